@@ -1,0 +1,275 @@
+"""Symbolic dimensions: integer polynomials over named sizes and floor divisions of them.
+
+A dimension is a Python int or a `Dim`. A `Dim` is kept in normal form, so two equal expressions built in different
+ways compare equal: it is a sum of monomials with integer coefficients, and a monomial is a product of atoms. An atom is
+a name (`B`) or a floor division `(dim)//int`. An expression that becomes constant is an int, never a `Dim`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import total_ordering
+from typing import Union
+
+from qcompiler.errors import ParseError, ShapeError
+
+DimLike = Union[int, "Dim"]
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@total_ordering
+class _Atom:
+    """A name, or `numerator // divisor` with a positive int divisor."""
+
+    __slots__ = ("name", "numerator", "divisor", "key")
+
+    def __init__(self, name: str | None, numerator: Dim | None = None, divisor: int = 1) -> None:
+        self.name = name
+        self.numerator = numerator
+        self.divisor = divisor
+        self.key = name if name is not None else f"({numerator})//{divisor}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Atom) and self.key == other.key
+
+    def __lt__(self, other: _Atom) -> bool:
+        return self.key < other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+_Monomial = tuple[_Atom, ...]
+
+
+class Dim:
+    """A symbolic size. Immutable and hashable; `+ - * //` build new ones; use `Dim.name("B")` to start."""
+
+    __slots__ = ("_terms", "_hash")
+
+    def __init__(self, terms: Mapping[_Monomial, int]) -> None:
+        self._terms = tuple(sorted((m, c) for m, c in terms.items() if c != 0))
+        self._hash = hash(self._terms)
+
+    @staticmethod
+    def name(name: str) -> Dim:
+        if not _NAME.fullmatch(name):
+            raise ShapeError(f"{name!r} is not a name for a dimension", expected="letters, digits, _")
+        return Dim({(_Atom(name),): 1})
+
+    @staticmethod
+    def _of(value: DimLike) -> dict[_Monomial, int]:
+        if isinstance(value, Dim):
+            return dict(value._terms)
+        return {(): int(value)}
+
+    @staticmethod
+    def _simplify(terms: dict[_Monomial, int]) -> DimLike:
+        terms = {m: c for m, c in terms.items() if c != 0}
+        if not terms:
+            return 0
+        if len(terms) == 1 and () in terms:
+            return terms[()]
+        return Dim(terms)
+
+    def __add__(self, other: DimLike) -> DimLike:
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        terms = self._of(self)
+        for monomial, coefficient in self._of(other).items():
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+        return self._simplify(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> DimLike:
+        return self * -1
+
+    def __sub__(self, other: DimLike) -> DimLike:
+        return self + (-other)
+
+    def __rsub__(self, other: DimLike) -> DimLike:
+        return (-self) + other
+
+    def __mul__(self, other: DimLike) -> DimLike:
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        terms: dict[_Monomial, int] = {}
+        for left, a in self._of(self).items():
+            for right, b in self._of(other).items():
+                monomial = tuple(sorted(left + right))
+                terms[monomial] = terms.get(monomial, 0) + a * b
+        return self._simplify(terms)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: DimLike) -> DimLike:
+        if isinstance(other, Dim):
+            return self._divide_by_dim(other)
+        if other <= 0:
+            raise ShapeError(f"a dimension cannot be divided by {other}", got=f"({self})//{other}")
+        exact: dict[_Monomial, int] = {}
+        rest: dict[_Monomial, int] = {}
+        for monomial, coefficient in self._terms:
+            quotient, remainder = divmod(coefficient, other)
+            exact[monomial] = quotient
+            rest[monomial] = remainder
+        remaining = self._simplify(rest)
+        if isinstance(remaining, int):
+            return self._simplify(exact) + remaining // other
+        atom = Dim({(_Atom(None, remaining, other),): 1})
+        return atom + self._simplify(exact)
+
+    def _divide_by_dim(self, other: Dim) -> DimLike:
+        """Exact division by a single monomial, as reshape needs it (`B*64 // B`)."""
+        if len(other._terms) == 1:
+            monomial, coefficient = other._terms[0]
+            terms: dict[_Monomial, int] = {}
+            for own, own_coefficient in self._terms:
+                left = list(own)
+                if own_coefficient % coefficient or any(own.count(a) < monomial.count(a) for a in monomial):
+                    break
+                for atom in monomial:
+                    left.remove(atom)
+                terms[tuple(left)] = own_coefficient // coefficient
+            else:
+                return self._simplify(terms)
+        if self == other:
+            return 1
+        raise ShapeError(f"cannot divide the dimension {self} by {other}", hint="give one of the sizes as an int")
+
+    def __rfloordiv__(self, other: int) -> DimLike:
+        if other == 0:
+            return 0
+        raise ShapeError(f"cannot divide {other} by the dimension {self}")
+
+    def __mod__(self, other: DimLike) -> DimLike:
+        return self - (self // other) * other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self._terms == other._terms
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def names(self) -> frozenset[str]:
+        """The free names of the expression."""
+        found: set[str] = set()
+        for monomial, _ in self._terms:
+            for atom in monomial:
+                found |= {atom.name} if atom.name is not None else atom.numerator.names()
+        return frozenset(found)
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        """The value under `sizes`; KeyError names a missing one."""
+        total = 0
+        for monomial, coefficient in self._terms:
+            product = coefficient
+            for atom in monomial:
+                if atom.name is not None:
+                    product *= sizes[atom.name]
+                else:
+                    product *= atom.numerator.evaluate(sizes) // atom.divisor
+            total += product
+        return total
+
+    def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
+        """The expression with some names replaced."""
+        total: DimLike = 0
+        for monomial, coefficient in self._terms:
+            product: DimLike = coefficient
+            for atom in monomial:
+                if atom.name is not None:
+                    product = product * sizes.get(atom.name, Dim.name(atom.name))
+                else:
+                    product = product * (substitute(atom.numerator, sizes) // atom.divisor)
+            total = total + product
+        return total
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        ordered = sorted(self._terms, key=lambda term: (term[0] == (), term[0]))
+        for monomial, coefficient in ordered:
+            atoms = "*".join(atom.key for atom in monomial)
+            magnitude = abs(coefficient)
+            if not monomial:
+                text = str(magnitude)
+            elif magnitude == 1:
+                text = atoms
+            else:
+                text = f"{magnitude}*{atoms}"
+            if not parts:
+                parts.append(text if coefficient > 0 else f"-{text}")
+            else:
+                parts.append(f"+{text}" if coefficient > 0 else f"-{text}")
+        return "".join(parts)
+
+    def __repr__(self) -> str:
+        return f"Dim({self})"
+
+
+def evaluate(dim: DimLike, sizes: Mapping[str, int]) -> int:
+    """The int value of an int or a Dim."""
+    return dim.evaluate(sizes) if isinstance(dim, Dim) else int(dim)
+
+
+def substitute(dim: DimLike, sizes: Mapping[str, DimLike]) -> DimLike:
+    """`dim` with names replaced; ints pass through."""
+    return dim.substitute(sizes) if isinstance(dim, Dim) else dim
+
+
+def parse_dim(text: str) -> DimLike:
+    """Read what `str(dim)` prints. Grammar: sum of products of ints, names and parenthesised sums, with `//int`.
+
+    Raises:
+        ParseError: at the first character that does not fit.
+    """
+    tokens = re.findall(r"\d+|[A-Za-z_]\w*|//|[-+*()]|\S", text)
+    position = 0
+
+    def peek() -> str:
+        return tokens[position] if position < len(tokens) else ""
+
+    def take(expected: str | None = None) -> str:
+        nonlocal position
+        token = peek()
+        if not token or (expected is not None and token != expected):
+            raise ParseError(f"malformed dimension {text!r}", expected=expected or "a size", got=token or "its end")
+        position += 1
+        return token
+
+    def factor() -> DimLike:
+        token = take()
+        if token == "(":
+            value = total()
+            take(")")
+        elif token.isdigit():
+            value = int(token)
+        elif _NAME.fullmatch(token):
+            value = Dim.name(token)
+        elif token == "-":
+            value = factor() * -1
+        else:
+            raise ParseError(f"malformed dimension {text!r}", expected="a name or an int", got=token)
+        return value
+
+    def product() -> DimLike:
+        value = factor()
+        while peek() in ("*", "//"):
+            if take() == "*":
+                value = value * factor()
+            else:
+                value = value // factor()
+        return value
+
+    def total() -> DimLike:
+        value = product()
+        while peek() in ("+", "-"):
+            value = value + product() if take() == "+" else value - product()
+        return value
+
+    result = total()
+    if position != len(tokens):
+        raise ParseError(f"malformed dimension {text!r}", expected="its end", got=peek())
+    return result

@@ -1,0 +1,101 @@
+"""Every error that qcompiler raises on purpose.
+
+Owns the classes and the one layout of their text: what happened, where, expected and got, what to do next. Does not own
+the carets drawn in printed IR (`qcompiler.text.printer`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QCompilerError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: what happened, one sentence.
+        where: the op, value and the user's `file:line`, or a file and position.
+        expected: what was expected, types in IR form.
+        got: what was found.
+        hint: what to do next.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = message
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.hint = hint
+        super().__init__(self._render())
+
+    def _render(self) -> str:
+        lines = [self.message]
+        if self.where is not None:
+            lines.append(f"  where:    {self.where}")
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.got is not None:
+            lines.append(f"  got:      {self.got}")
+        if self.hint is not None:
+            lines.append(f"  try:      {self.hint}")
+        return "\n".join(lines)
+
+    def located(self, where: object) -> QCompilerError:
+        """The same error with a place, unless it has one already."""
+        if self.where is None:
+            self.where = where
+            self.args = (self._render(),)
+        return self
+
+
+class TraceError(QCompilerError):
+    """A frontend cannot turn the user's model into a graph."""
+
+
+class ParseError(QCompilerError):
+    """Graph text, or a part of it, is malformed."""
+
+
+class VerifyError(QCompilerError):
+    """A graph or a kernel breaks a rule of its stage."""
+
+
+class ShapeError(VerifyError):
+    """Operand types do not fit an op."""
+
+
+class PassError(QCompilerError):
+    """A pass or a pipeline cannot do what it was asked for."""
+
+
+class QuantizationError(QCompilerError):
+    """A qconfig, an observer or calibration data cannot be used."""
+
+
+class LoweringError(QCompilerError):
+    """A target cannot run a graph, or is unknown."""
+
+
+class ArtifactError(QCompilerError):
+    """A saved file is damaged, unknown or of another version."""
+
+
+class InputError(QCompilerError):
+    """The inputs of a call do not fit the compiled model."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known spelling, then all known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = ", ".join(names)
+    return f"did you mean {close[0]!r}? known: {listed}" if close else f"known: {listed}"

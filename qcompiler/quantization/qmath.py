@@ -1,0 +1,102 @@
+"""All rounding of qcompiler. Every backend computes what these functions say, to the bit.
+
+    (1) real = scale * (q - zero_point)
+    (2) quantize:   q = clamp(rne(x / scale), qmin - zp, qmax - zp) + zp         x, scale f32; one IEEE division
+    (3) requantize: q = clamp(rne(f32(acc) * M), qmin - zp, qmax - zp) + zp      acc i32
+    (4)             M = f32(f64(sx) * f64(sw) / f64(sy))                         rounded once
+    (5) residual:   q = clamp(rne(f32(acc) * M + f32(qr - zr) * Mr), ...) + zp   two products, one sum, no fma
+
+rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
+commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is ONNX
+QuantizeLinear's rule; fake_quantize, the observers and the kernels share it. All float steps are single IEEE operations on
+f32, so a machine without fma contraction gives the same bits as numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.errors import QuantizationError
+from qcompiler.types import DType, QuantParams, TensorType
+
+F32 = np.float32
+
+
+def clamp(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """Clamp f32 values; NaN gives `low`. The order of the two selections is what backends emit."""
+    low, high = F32(low), F32(high)
+    x = np.where(x > low, x, low)
+    return np.where(x < high, x, high)
+
+
+def _round_clamped(x: np.ndarray, zero_point: np.ndarray | int, qmin: int, qmax: int, dtype: DType) -> np.ndarray:
+    zero_point = np.asarray(zero_point, np.int32)
+    low, high = (qmin - zero_point).astype(F32), (qmax - zero_point).astype(F32)
+    rounded = np.rint(np.where(x > low, np.where(x < high, x, high), low).astype(F32))
+    return (rounded.astype(np.int64) + zero_point).astype(dtype.numpy)
+
+
+def quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
+    """Rule (2). x: float array; returns integers of `dtype`, same shape. inf saturates, NaN gives qmin."""
+    scale, zero_point = quant.along(x.ndim)
+    with np.errstate(all="ignore"):
+        scaled = (np.asarray(x, F32) / scale).astype(F32)
+    return _round_clamped(scaled, zero_point, quant.qmin, quant.qmax, dtype)
+
+
+def quantize_reciprocal(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
+    """The second rule, for dynamic activations: one multiplication by f32(1/scale) in place of the division."""
+    scale, zero_point = quant.along(x.ndim)
+    with np.errstate(all="ignore"):
+        scaled = (np.asarray(x, F32) * (F32(1) / scale)).astype(F32)
+    return _round_clamped(scaled, zero_point, quant.qmin, quant.qmax, dtype)
+
+
+def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:
+    """Rule (1): f32(q - zero_point) * scale, one IEEE multiplication. i32 values beyond 2^24 round once on the way to f32."""
+    scale, zero_point = quant.along(q.ndim)
+    return (q.astype(np.int64) - zero_point).astype(F32) * scale
+
+
+def fake_quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
+    """dequantize(quantize(x)): the same rounding as deployment."""
+    return dequantize(quantize(x, quant, dtype), quant)
+
+
+def multiplier(*numerators: np.ndarray | float, over: np.ndarray | float = 1.0) -> np.ndarray:
+    """Rule (4): the float64 product of scales over a scale, rounded once to f32. Broadcasts."""
+    product = np.asarray(1.0, np.float64)
+    for factor in numerators:
+        product = product * np.asarray(factor, np.float64)
+    return np.asarray(product / np.asarray(over, np.float64), F32)
+
+
+def activation_range(activation: str, quant: QuantParams) -> tuple[int, int]:
+    """[low, high] of quantized results after a fused activation ("none", "relu", "relu6"), within [qmin, qmax]."""
+    zero = quant.zero_point[0]
+    low, high = quant.qmin, quant.qmax
+    if activation in ("relu", "relu6"):
+        low = max(low, zero)
+    if activation == "relu6":
+        high = min(high, int(np.rint(F32(6) / F32(quant.scale[0]))) + zero)
+    return low, max(low, high)
+
+
+def requantize(real: np.ndarray, out: TensorType, activation: str = "none") -> np.ndarray:
+    """Clamp, rne and shift f32 values that are in units of the output scale already (rules 3 and 5, last step)."""
+    quant = out.quant
+    if quant.axis is not None:
+        raise QuantizationError("activations are quantized per tensor", got=str(quant.axis))
+    low, high = activation_range(activation, quant)
+    return _round_clamped(real, quant.zero_point[0], low, high, out.dtype)
+
+
+def centered(q: np.ndarray, quant: QuantParams) -> np.ndarray:
+    """q - zero_point as int32 (exact for 8- and 16-bit q)."""
+    return q.astype(np.int32) - quant.along(q.ndim)[1]
+
+
+def exact_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Integer matmul through float64 BLAS: exact, since every partial sum stays below 2^53; wraps to i32 never, for
+    verify-integer-safety has proven the bounds."""
+    return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64).astype(np.int32)
