@@ -1,0 +1,1 @@
+"""Backends: kernels, targets, code emission, memory plan and runtime."""

@@ -1,0 +1,117 @@
+"""LLVM text to machine code: in this process, or as an object file or assembly for any target.
+
+Owns LLVM's engines: a `CompiledKernel` keeps its module's code alive. Code comes straight from instruction selection; LLVM's
+middle end is not run, since the builder writes what it would find. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from qcompiler.backends.emit_llvm import emit_module
+from qcompiler.backends.kernel_ir.ir import KernelFunction
+from qcompiler.backends.kernel_ir.verifier import verify_kernel
+from qcompiler.backends.target import Target
+from qcompiler.errors import LoweringError
+
+emitted_kernels: Counter[str] = Counter()
+"""Kernels compiled in this process, by target level: a run can prove which level executed."""
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledKernel:
+    """Machine code of a kernel. address: of the ABI entry, valid while this object lives."""
+
+    function: KernelFunction
+    address: int
+    engine: Any
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+
+@cache
+def _initialize(arch: str) -> None:
+    import llvmlite.binding as llvm
+
+    if arch == "host":
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+
+
+def _machine(target: Target, *, jit: bool) -> Any:
+    import llvmlite.binding as llvm
+
+    _initialize("host" if target.can_run() else "all")
+    found = llvm.Target.from_triple(target.triple)
+    return found.create_target_machine(
+        cpu=target.cpu, features=target.llvm_features, opt=3, reloc="pic", codemodel="small", jit=jit
+    )
+
+
+def symbols(functions: Sequence[KernelFunction]) -> list[str]:
+    """Unique symbol names, in order: the kernel's own, numbered where several share it."""
+    seen: Counter[str] = Counter()
+    names = []
+    for function in functions:
+        seen[function.name] += 1
+        names.append(function.name if seen[function.name] == 1 else f"{function.name}.{seen[function.name]}")
+    return names
+
+
+def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
+    import llvmlite.binding as llvm
+
+    if not functions:
+        raise LoweringError("no kernels to compile")
+    target = functions[0].target
+    for function in functions:
+        if function.target != target:
+            raise LoweringError("a module holds kernels of one target", expected=target.key, got=function.target.key)
+        verify_kernel(function)
+    module = llvm.parse_assembly(emit_module(functions, names))
+    module.verify()
+    return module
+
+
+def compile_kernels(functions: Sequence[KernelFunction]) -> list[CompiledKernel]:
+    """Compile kernels of one target into one module, for this process. LoweringError if it can't run here."""
+    import llvmlite.binding as llvm
+
+    functions = list(functions)
+    if not functions:
+        return []
+    target = functions[0].target
+    if not target.can_run():
+        raise LoweringError(f"this machine can't run {target.key}", hint='target="native", or emit_object for export')
+    names = symbols(functions)
+    with _lock:
+        module = _parsed(functions, names)
+        engine = llvm.create_mcjit_compiler(module, _machine(target, jit=True))
+        engine.finalize_object()
+        addresses = [engine.get_function_address(name) for name in names]
+        emitted_kernels[target.level] += len(functions)
+    return [CompiledKernel(function, address, engine) for function, address in zip(functions, addresses)]
+
+
+def emit_object(functions: Sequence[KernelFunction]) -> bytes:
+    """A relocatable object file with an entry for each kernel, for the kernels' target."""
+    with _lock:
+        return _machine(functions[0].target, jit=False).emit_object(_parsed(functions, symbols(functions)))
+
+
+def disassemble(function: KernelFunction) -> str:
+    """The kernel's machine code as assembly text."""
+    with _lock:
+        return _machine(function.target, jit=False).emit_assembly(_parsed([function], [function.name]))

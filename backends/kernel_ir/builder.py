@@ -1,0 +1,562 @@
+"""How to write a kernel.
+
+A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR, so a Python loop unrolls and a Python `if`
+chooses at build time. Keyword arguments are static and become part of the kernel's name; everything that varies between
+calls comes as a parameter:
+
+    @kernel(pointers=("x", "y"), extents=("n",), scalars=("alpha",))
+    def scale(b: KernelBuilder, *, unroll: int = 1) -> None:
+        x, y = b.pointer("x"), b.pointer("y")
+        lanes = b.target.f32_lanes
+        alpha = b.splat(b.scalar("alpha"), lanes)
+        lo, hi = b.share(b.extent("n"), lanes)                      # this thread's part, a multiple of `lanes` but the last
+        with b.loop(lo, hi, lanes) as loop:
+            count = b.extent("n") - loop.index                        # a prefix of `count` lanes: never past the end
+            value = b.load_prefix(vector(F32, lanes), x, loop.index * 4, count)
+            b.store_prefix(value * alpha, y, loop.index * 4, count)
+
+    function = scale.build(parse_target("native"), unroll=1)          # -> KernelFunction; print(function) shows the IR
+    args = scale.pack_args(x=(2, 0), y=(3, 0), n=100, alpha=0.5)      # pointer = (base index, byte offset)
+
+Values have types (`F32`, `vector(I8, 64)`), and operators as `ir.Value` says; a Python number takes the type of the other
+operand. Constants fold, and `x + 0`, `x * 1` and the like vanish; nothing else is optimised here, so hoist by hand what should
+not be in a loop. Loops carry values in any nesting of lists:
+
+    acc = [[b.zero(vector(I32, n)) for _ in range(nv)] for _ in range(mr)]
+    with b.loop(0, k, 4, carried=acc) as loop:
+        acc = loop.carried
+        ... acc[r][j] = b.target.dot4(b, acc[r][j], x, w[j]) ...
+        loop.yield_(acc)
+    acc = loop.results
+
+Memory: `b.load(type, pointer, offset, disp=, align=)`: byte offset (a value or an int) plus a constant displacement. Rows
+of a tile at a run-time stride are best addressed with `b.rows`. A kernel touches only what its caller gave it: no read past an
+end, tails by `load_prefix`/`store_prefix` (masked, or in steps of powers of two where the target has no mask for the type) or by
+`b.if_`. Pointers never alias, unless the decorator's `aliased=("x", "y")` says so (a kernel that may work in place).
+
+Threads: `b.thread` of `b.threads`; a kernel works on its own part, `b.share(total, grain)` gives one, and results must not
+depend on the number of threads. Vectors may be wider than the machine's registers: <16 x f32> is two registers on AVX2, so
+code that needs 16 logical lanes for equal bits says `vector(F32, 16)` on every target.
+
+The machine is reached only through `b.target`: sizes (`f32_lanes`, `i32_lanes`, `vector_bytes`, `register_count`), `has(...)`
+and primitives (`dot4`, `round_to_i32`, `narrow`, `lookup`, ...), which emit the target's instructions. Float arithmetic is
+single IEEE operations in the order written: nothing contracts, `b.fma` is explicit, `b.fmax`/`b.fmin` take the second operand
+for NaN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.backends.kernel_ir.control import If, Loop
+from qcompiler.backends.kernel_ir.ir import Block, KernelFunction, Number, Op, Parameter, Value, pack_args
+from qcompiler.backends.kernel_ir.ops import OPS
+from qcompiler.backends.kernel_ir.types import F32, I1, I8, I32, I64, PTR, Type, vector
+from qcompiler.errors import LoweringError, VerifyError, nearest
+
+if TYPE_CHECKING:
+    from qcompiler.backends.target import Instruction, Target
+
+Operand = Value | Number
+
+_OPERATORS = {  # operator -> (integer op, float op)
+    "+": ("add", "fadd"),
+    "-": ("sub", "fsub"),
+    "*": ("mul", "fmul"),
+    "/": (None, "fdiv"),
+    "//": ("udiv", None),
+    "%": ("urem", None),
+    "&": ("and", None),
+    "|": ("or", None),
+    "^": ("xor", None),
+    "<<": ("shl", None),
+    ">>": ("ashr", None),
+}
+_COMPARISONS = {
+    "<": ("icmp.slt", "fcmp.olt"),
+    "<=": ("icmp.sle", "fcmp.ole"),
+    ">": ("icmp.sgt", "fcmp.ogt"),
+    ">=": ("icmp.sge", "fcmp.oge"),
+    "==": ("icmp.eq", "fcmp.oeq"),
+    "!=": ("icmp.ne", "fcmp.une"),
+}
+_COMMUTATIVE = {"add", "mul", "and", "or", "xor"}
+_RIGHT_IDENTITY = {"add": 0, "sub": 0, "mul": 1, "udiv": 1, "sdiv": 1, "or": 0, "xor": 0, "shl": 0, "lshr": 0, "ashr": 0}
+_RIGHT_ZERO = {"mul", "and"}
+
+
+class Rows:
+    """Addresses of `count` rows, `stride` bytes apart: row r lies at `pointers[r // 3] + offsets[r % 3]`.
+
+    Groups of three, since x86 addresses base, base + index and base + 2 * index in the load itself: 14 rows need five
+    pointers and one stride. In a loop, carry `rows.pointers` and yield `rows.at(carried).moved(step)`.
+    """
+
+    def __init__(self, pointers: Sequence[Value], offsets: Sequence[Operand]) -> None:
+        self.pointers = list(pointers)
+        self.offsets = list(offsets)
+
+    def __getitem__(self, row: int) -> tuple[Value, Operand]:
+        """(pointer, offset) of a row, to be given to load or store: `b.load(F32, *rows[r])`."""
+        return self.pointers[row // 3], self.offsets[row % 3]
+
+    def at(self, pointers: Sequence[Value]) -> Rows:
+        """The same rows at other pointers (a loop's carried ones)."""
+        return Rows(pointers, self.offsets)
+
+    def moved(self, step: Operand) -> list[Value]:
+        """The pointers moved by `step` bytes."""
+        return [pointer + step for pointer in self.pointers]
+
+
+class KernelBuilder:
+    """Emits the kernel IR of one function; see the module's docstring."""
+
+    def __init__(self, name: str, parameters: Sequence[Parameter], target: Target) -> None:
+        self.name = name
+        self.target = target
+        hints = [parameter.name for parameter in parameters] + ["thread", "threads"]
+        types = [{"pointer": PTR, "extent": I64, "scalar": F32}[parameter.kind] for parameter in parameters] + [I64, I64]
+        body = Block(tuple(Value(type, self, hint=hint) for type, hint in zip(types, hints)))
+        self.blocks = [body]
+        self._parameters = {parameter.name: (parameter.kind, value) for parameter, value in zip(parameters, body.args)}
+        self.thread, self.threads = body.args[-2:]
+
+    # -- parameters -----------------------------------------------------------------------------------------------
+
+    def pointer(self, name: str) -> Value:
+        """The pointer parameter `name`."""
+        return self._parameter("pointer", name)
+
+    def extent(self, name: str) -> Value:
+        """The i64 parameter `name`."""
+        return self._parameter("extent", name)
+
+    def scalar(self, name: str) -> Value:
+        """The f32 parameter `name`."""
+        return self._parameter("scalar", name)
+
+    def _parameter(self, kind: str, name: str) -> Value:
+        known = {each: value for each, (its_kind, value) in self._parameters.items() if its_kind == kind}
+        if name not in known:
+            raise VerifyError(f"kernel {self.name} has no {kind} {name!r}", hint=nearest(name, known))
+        return known[name]
+
+    def share(self, total: Operand, grain: int = 1) -> tuple[Value, Value]:
+        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. Parts differ by one grain at most."""
+        total = self.like(total, self.thread)
+        units = (total + (grain - 1)) // grain
+        lo = units * self.thread // self.threads * grain
+        hi = units * (self.thread + 1) // self.threads * grain
+        return self.smin(lo, total), self.smin(hi, total)
+
+    # -- constants ------------------------------------------------------------------------------------------------
+
+    def const(self, type: Type, value: Number | Sequence[Number]) -> Value:
+        """A constant: a number (in every lane of a vector), or a sequence with a number a lane. Integers wrap."""
+        if type.is_pointer:
+            raise VerifyError("a pointer has no constants", where=self.name)
+        if isinstance(value, Sequence | np.ndarray):
+            lanes = tuple(_normalised(type, item) for item in value)
+            if len(lanes) != type.lanes:
+                raise VerifyError(f"{len(lanes)} constants for {type}", where=self.name)
+            uniform = all(repr(lane) == repr(lanes[0]) for lane in lanes)
+            return Value(type, self, lanes[0] if uniform else lanes)
+        return Value(type, self, _normalised(type, value))
+
+    def zero(self, type: Type) -> Value:
+        """0 in every lane."""
+        return self.const(type, 0)
+
+    def like(self, value: Operand, other: Value) -> Value:
+        """`value` as it is, or a Python number as a constant of the type of `other`."""
+        return value if isinstance(value, Value) else self.const(other.type, value)
+
+    def i64(self, value: Operand) -> Value:
+        """An offset or an extent: a Python int becomes an i64 constant."""
+        return value if isinstance(value, Value) else self.const(I64, value)
+
+    # -- arithmetic -----------------------------------------------------------------------------------------------
+
+    def arithmetic(self, operator: str, x: Value, y: Operand) -> Value:
+        """What `x + y` and the other operators of `ir.Value` emit."""
+        if x.type.is_pointer:
+            offset = self.i64(y)
+            if operator not in "+-":
+                raise VerifyError(f"no {operator!r} on pointers", where=self.name)
+            offset = offset if operator == "+" else self.const(I64, 0) - offset
+            return x if offset.const == 0 else self.emit("ptradd", x, offset, type=PTR)
+        name = _OPERATORS[operator][1 if x.type.is_float else 0]
+        if name is None:
+            raise VerifyError(f"no {operator!r} on {x.type}", where=self.name)
+        return self.binary(name, x, y)
+
+    def compare(self, operator: str, x: Value, y: Operand) -> Value:
+        """What `x < y` and the other comparisons emit: i1, or a mask."""
+        return self._compare(_COMPARISONS[operator][1 if x.type.is_float else 0], x, y)
+
+    def icmp(self, predicate: str, x: Value, y: Operand) -> Value:
+        """Integer comparison: eq ne slt sle sgt sge ult ule ugt uge."""
+        return self._compare(f"icmp.{predicate}", x, y)
+
+    def fcmp(self, predicate: str, x: Value, y: Operand) -> Value:
+        """Float comparison: ordered (oeq one olt ole ogt oge ord) or unordered (ueq une ult ule ugt uge uno)."""
+        return self._compare(f"fcmp.{predicate}", x, y)
+
+    def _compare(self, name: str, x: Value, y: Operand) -> Value:
+        if name not in OPS:
+            raise VerifyError(f"no comparison {name!r}", where=self.name, hint=nearest(name, OPS))
+        y = self.like(y, x)
+        folded = self._folded(name, x.type.of(I1), x, y)
+        return self.emit(name, x, y, type=x.type.of(I1)) if folded is None else folded
+
+    def binary(self, name: str, x: Value, y: Operand) -> Value:
+        """The binary op `name` of `ops.OPS`; constants fold, neutral operands vanish (integers only)."""
+        y = self.like(y, x)
+        if x.type.is_int:
+            if name in _COMMUTATIVE and x.const is not None:
+                x, y = y, x
+            folded = self._folded(name, x.type, x, y)
+            if folded is not None:
+                return folded
+            if y.const is not None and not isinstance(y.const, tuple):
+                if name in _RIGHT_IDENTITY and y.const == _RIGHT_IDENTITY[name] and x.type is not I1:
+                    return x
+                if name in _RIGHT_ZERO and y.const == 0:
+                    return y
+        return self.emit(name, x, y, type=x.type)
+
+    def _folded(self, name: str, type: Type, *operands: Value) -> Value | None:
+        """The constant that an integer op gives on uniform constants; None where it can't be known or would divide by 0."""
+        if any(each.const is None or isinstance(each.const, tuple) or not each.type.is_int for each in operands):
+            return None
+        if name in ("sdiv", "udiv", "srem", "urem") and operands[1].const == 0:
+            return None
+        meaning = OPS[name].meaning
+        assert meaning is not None
+        with np.errstate(all="ignore"):
+            result = meaning(*(np.array([each.const], each.type.numpy) for each in operands))
+        return self.const(type, result.item(0))
+
+    def negate(self, x: Value) -> Value:
+        return self.emit("fneg", x, type=x.type) if x.type.is_float else self.binary("sub", self.zero(x.type), x)
+
+    def sdiv(self, x: Value, y: Operand) -> Value:
+        return self.binary("sdiv", x, y)
+
+    def srem(self, x: Value, y: Operand) -> Value:
+        return self.binary("srem", x, y)
+
+    def lshr(self, x: Value, y: Operand) -> Value:
+        return self.binary("lshr", x, y)
+
+    def smin(self, x: Value, y: Operand) -> Value:
+        return self.binary("smin", x, y)
+
+    def smax(self, x: Value, y: Operand) -> Value:
+        return self.binary("smax", x, y)
+
+    def umin(self, x: Value, y: Operand) -> Value:
+        return self.binary("umin", x, y)
+
+    def umax(self, x: Value, y: Operand) -> Value:
+        return self.binary("umax", x, y)
+
+    def sqrt(self, x: Value) -> Value:
+        return self.emit("sqrt", x, type=x.type)
+
+    def rint(self, x: Value) -> Value:
+        return self.emit("rint", x, type=x.type)
+
+    def floor(self, x: Value) -> Value:
+        return self.emit("floor", x, type=x.type)
+
+    def fabs(self, x: Value) -> Value:
+        return self.emit("fabs", x, type=x.type)
+
+    def fma(self, x: Value, y: Operand, z: Operand) -> Value:
+        """x * y + z, rounded once."""
+        return self.emit("fma", x, self.like(y, x), self.like(z, x), type=x.type)
+
+    def fmax(self, x: Value, y: Operand) -> Value:
+        """x > y ? x : y. NaN in x gives y."""
+        y = self.like(y, x)
+        return self.select(x > y, x, y)
+
+    def fmin(self, x: Value, y: Operand) -> Value:
+        """x < y ? x : y. NaN in x gives y."""
+        y = self.like(y, x)
+        return self.select(x < y, x, y)
+
+    def clamp(self, x: Value, low: Operand, high: Operand) -> Value:
+        """Into [low, high]; a float NaN gives `low`, as in `quantization.qmath`."""
+        if x.type.is_int:
+            return self.smin(self.smax(x, low), high)
+        return self.fmin(self.fmax(x, low), high)
+
+    def select(self, condition: Value, x: Value, y: Operand) -> Value:
+        """x where the condition (i1, or a mask with as many lanes) holds, else y."""
+        return self.emit("select", condition, x, self.like(y, x), type=x.type)
+
+    # -- conversions and lanes ------------------------------------------------------------------------------------
+
+    def convert(self, name: str, x: Value, element: Type) -> Value:
+        """sext zext trunc sitofp uitofp fptosi lrint fpext fptrunc, lane by lane, to `element`."""
+        if OPS.get(name) is None or OPS[name].family != "convert":
+            raise VerifyError(f"no conversion {name!r}", where=self.name)
+        type = x.type.of(element.element)
+        if type is x.type:
+            return x
+        folded = self._folded(name, type, x)
+        return self.emit(name, x, type=type) if folded is None else folded
+
+    def sext(self, x: Value, element: Type) -> Value:
+        return self.convert("sext", x, element)
+
+    def zext(self, x: Value, element: Type) -> Value:
+        return self.convert("zext", x, element)
+
+    def trunc(self, x: Value, element: Type) -> Value:
+        return self.convert("trunc", x, element)
+
+    def sitofp(self, x: Value, element: Type = F32) -> Value:
+        return self.convert("sitofp", x, element)
+
+    def bitcast(self, x: Value, type: Type) -> Value:
+        """The same bits as another type of the same size."""
+        return x if type is x.type else self.emit("bitcast", x, type=type)
+
+    def splat(self, x: Value, lanes: int) -> Value:
+        """A scalar in every lane."""
+        type = vector(x.type, lanes)
+        return self.const(type, x.const) if x.const is not None else self.emit("splat", x, type=type)
+
+    def extract(self, x: Value, lane: Operand) -> Value:
+        """One lane, by a constant or an integer value below the number of lanes."""
+        return self.emit("extract", x, self.like(lane, Value(I32, self)), type=x.type.element)
+
+    def insert(self, x: Value, item: Operand, lane: Operand) -> Value:
+        """`x` with one lane replaced."""
+        item = item if isinstance(item, Value) else self.const(x.type.element, item)
+        return self.emit("insert", x, item, self.like(lane, Value(I32, self)), type=x.type)
+
+    def shuffle(self, x: Value, y: Value | None, lanes: Sequence[int]) -> Value:
+        """Lanes of x (0 ..) and y (after x's), picked by constants; y None repeats x."""
+        type = vector(x.type.element, len(lanes))
+        return self.emit("shuffle", x, x if y is None else y, type=type, lanes=tuple(int(lane) for lane in lanes))
+
+    def concat(self, parts: Sequence[Value]) -> Value:
+        """Vectors of one type joined; their number is a power of two."""
+        while len(parts) > 1:
+            lanes = range(2 * parts[0].type.lanes)
+            parts = [self.shuffle(x, y, lanes) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    def slice(self, x: Value, start: int, lanes: int) -> Value:
+        """`lanes` lanes of x from `start`."""
+        return x if lanes == x.type.lanes else self.shuffle(x, None, range(start, start + lanes))
+
+    def reduce(self, combine: Callable[[Value, Value], Value], x: Value) -> Value:
+        """Halves of a power-of-two vector combined until one lane is left: lane i with lane i + 8, + 4, + 2, + 1."""
+        lanes = x.type.lanes
+        while lanes > 1:
+            lanes //= 2
+            x = combine(self.slice(x, 0, lanes), self.slice(x, lanes, lanes))
+        return self.extract(x, 0)
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def load(self, type: Type, pointer: Value, offset: Operand = 0, *, disp: int = 0, align: int = 1) -> Value:
+        """The value of `type` at pointer + offset + disp bytes."""
+        return self.emit("load", pointer, self.i64(offset), type=type, disp=disp, align=align)
+
+    def store(self, value: Value, pointer: Value, offset: Operand = 0, *, disp: int = 0, align: int = 1) -> None:
+        """Write `value` at pointer + offset + disp bytes."""
+        self.append(Op("store", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": align}))
+
+    def masked_load(
+        self, type: Type, pointer: Value, offset: Operand, mask: Value, *, disp: int = 0, align: int = 1
+    ) -> Value:
+        """Like load; a lane whose mask bit is clear touches no memory and gives 0."""
+        return self.emit("masked_load", pointer, self.i64(offset), mask, type=type, disp=disp, align=align)
+
+    def masked_store(
+        self, value: Value, pointer: Value, offset: Operand, mask: Value, *, disp: int = 0, align: int = 1
+    ) -> None:
+        """Like store; a lane whose mask bit is clear touches no memory."""
+        self.append(Op("masked_store", (value, pointer, self.i64(offset), mask), (), {"disp": disp, "align": align}))
+
+    def prefetch(self, pointer: Value, offset: Operand = 0, *, disp: int = 0) -> None:
+        """Bring the line at pointer + offset + disp nearer. Never faults."""
+        self.append(Op("prefetch", (pointer, self.i64(offset)), (), {"disp": disp}))
+
+    def mask_below(self, count: Operand, lanes: int) -> Value:
+        """The mask of the first `count` lanes (count >= 0, i64)."""
+        if lanes > 128:
+            raise VerifyError("a prefix mask has 128 lanes at most", where=self.name)
+        limit = self.trunc(self.umin(self.i64(count), lanes), I8)
+        return self.icmp("ult", self.const(vector(I8, lanes), range(lanes)), self.splat(limit, lanes))
+
+    def load_prefix(self, type: Type, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> Value:
+        """The first `count` lanes at pointer + offset (all, if count is larger; count >= 0); the others are 0."""
+        offset, count = self.i64(offset), self.i64(count)
+        if self.target.masks(type):
+            return self.masked_load(type, pointer, offset, self.mask_below(count, type.lanes), align=align)
+        with self.if_(count >= type.lanes) as whole:
+            whole.yield_(self.load(type, pointer, offset, align=align))
+        with whole.else_():
+            whole.yield_(self._load_parts(type, pointer, offset, count))
+        return whole.results
+
+    def _load_parts(self, type: Type, pointer: Value, offset: Value, count: Value) -> Value:
+        """Parts of 1, 2, 4 ... lanes from the end of the prefix to its front, each shifted in below the ones before."""
+        size = type.element.bytes
+        result, left, part = self.zero(type), count, 1
+        while part < type.lanes:
+            with self.if_((count & part) != 0) as branch:
+                start = left - part
+                piece = self.load(vector(type.element, part), pointer, offset + start * size)
+                wide = self.shuffle(piece, None, [min(lane, part - 1) for lane in range(type.lanes)])
+                lanes = [lane if lane < part else type.lanes + lane - part for lane in range(type.lanes)]
+                branch.yield_([self.shuffle(wide, result, lanes), start])
+            with branch.else_():
+                branch.yield_([result, left])
+            result, left = branch.results
+            part *= 2
+        return result
+
+    def store_prefix(self, value: Value, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> None:
+        """Store the first `count` lanes (all, if count is larger; count >= 0)."""
+        offset, count, lanes = self.i64(offset), self.i64(count), value.type.lanes
+        if self.target.masks(value.type):
+            self.masked_store(value, pointer, offset, self.mask_below(count, lanes), align=align)
+            return
+        with self.if_(count >= lanes) as whole:
+            self.store(value, pointer, offset, align=align)
+        with whole.else_():
+            self._store_parts(value, pointer, offset, count)
+
+    def _store_parts(self, value: Value, pointer: Value, offset: Value, count: Value) -> None:
+        """Parts of ... 4, 2, 1 lanes from the front, the vector shifted down after each."""
+        lanes, size = value.type.lanes, value.type.element.bytes
+        start, part = self.i64(0), 1 << (lanes - 1).bit_length() - 1
+        while part:
+            with self.if_((count & part) != 0) as branch:
+                self.store(self.slice(value, 0, part), pointer, offset + start * size)
+                moved = self.shuffle(value, None, [min(lane + part, lanes - 1) for lane in range(lanes)])
+                branch.yield_([moved, start + part])
+            with branch.else_():
+                branch.yield_([value, start])
+            value, start = branch.results
+            part //= 2
+
+    def rows(self, pointer: Value, stride: Operand, count: int) -> Rows:
+        """Addresses of `count` rows at a run-time stride; see `Rows`."""
+        stride = self.i64(stride)
+        pointers = [pointer + stride * (3 * group) for group in range((count + 2) // 3)]
+        return Rows(pointers, [self.i64(0), stride, stride * 2][: min(count, 3)])
+
+    # -- control flow ---------------------------------------------------------------------------------------------
+
+    def loop(self, lo: Operand, hi: Operand, step: Operand = 1, *, carried: Any = ()) -> Loop:
+        """A counted loop over lo, lo + step, ... < hi (signed, step > 0); see `control.Loop`."""
+        return Loop(self, self.i64(lo), self.i64(hi), self.i64(step), carried)
+
+    def if_(self, condition: Value) -> If:
+        """A conditional; see `control.If`."""
+        return If(self, condition)
+
+    # -- emission -------------------------------------------------------------------------------------------------
+
+    def instr(self, instruction: str | Instruction, *operands: Value) -> Value:
+        """A target instruction, by name or declaration; its operand types must fit exactly."""
+        found = self.target.instruction(instruction) if isinstance(instruction, str) else instruction
+        op = Op("instr", operands, (Value(found.result, self),), instruction=found)
+        self.append(op)
+        return op.results[0]
+
+    def emit(self, name: str, *operands: Value, type: Type, **attrs: Any) -> Value:
+        """Append an op with one result."""
+        op = Op(name, operands, (Value(type, self),), attrs)
+        self.append(op)
+        return op.results[0]
+
+    def append(self, op: Op) -> None:
+        """Check an op's types and append it to the block being written."""
+        from qcompiler.backends.kernel_ir.verifier import check_op
+
+        block = self.blocks[-1]
+        if block.ops and block.ops[-1].name == "yield":
+            raise VerifyError("nothing may follow yield_ in a block", where=self.name, got=op.name)
+        check_op(op, self.target, self.name)
+        block.ops.append(op)
+
+
+def _normalised(type: Type, value: Number) -> Number:
+    """The number as the type holds it: i1 a bool, integers wrapped to signed, f32 rounded."""
+    if type.is_float:
+        return float(type.numpy.type(value))
+    if type.bits == 1:
+        return bool(int(value) & 1)
+    wrapped = int(value) & ((1 << type.bits) - 1)
+    return wrapped - (1 << type.bits) if wrapped >> (type.bits - 1) else wrapped
+
+
+class KernelDef:
+    """A kernel's definition: the Python function, its parameters in order, its name."""
+
+    def __init__(
+        self, body: Callable[..., None], parameters: tuple[Parameter, ...], aliased: frozenset[str] = frozenset()
+    ) -> None:
+        self.body = body
+        self.name = body.__name__
+        self.__doc__ = body.__doc__
+        self.parameters = parameters
+        self.aliased = aliased
+
+    def build(self, target: Target, **static: Any) -> KernelFunction:
+        """The verified kernel IR for a target and static arguments. Not cached here."""
+        from qcompiler.backends.kernel_ir.verifier import verify_kernel
+
+        suffix = "".join(f"_{name}{_plain(value)}" for name, value in sorted(static.items()))
+        builder = KernelBuilder(self.name + suffix, self.parameters, target)
+        self.body(builder, **static)
+        if len(builder.blocks) != 1:
+            raise LoweringError(f"kernel {builder.name} left a block open")
+        function = KernelFunction(builder.name, self.parameters, builder.blocks[0], target, self.aliased)
+        verify_kernel(function)
+        return function
+
+    def pack_args(self, **values: Any) -> np.ndarray:
+        """np.int64 argument block: {pointer: (base index, byte offset), extent: int, scalar: float}."""
+        return pack_args(self.name, self.parameters, values)
+
+
+def _plain(value: Any) -> str:
+    """A static argument as part of a symbol's name."""
+    text = str(int(value)) if isinstance(value, bool) else str(value)
+    return re.sub(r"\W+", "_", text.replace("-", "m"))
+
+
+def kernel(
+    *,
+    pointers: Sequence[str] = (),
+    extents: Sequence[str] = (),
+    scalars: Sequence[str] = (),
+    aliased: Sequence[str] = (),
+) -> Callable[[Callable[..., None]], KernelDef]:
+    """Declare a kernel. The argument block holds the pointers, then the extents, then the scalars, in this order.
+
+    aliased: pointers that may overlap others (a kernel that may work in place); all others never overlap.
+    """
+    named = [*((n, "pointer") for n in pointers), *((n, "extent") for n in extents), *((n, "scalar") for n in scalars)]
+    parameters = tuple(Parameter(name, kind) for name, kind in named)
+
+    def declare(body: Callable[..., None]) -> KernelDef:
+        return KernelDef(body, parameters, frozenset(aliased))
+
+    return declare

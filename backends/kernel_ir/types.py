@@ -1,0 +1,110 @@
+"""Types of the kernel IR: signless integers, floats, pointers, and vectors of integers and floats.
+
+Owns the types and their LLVM and numpy spellings. A type is interned: equal types are the same object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+_NUMPY = {"i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
+_UNSIGNED = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+_LLVM = {"f32": "float", "f64": "double"}
+
+
+@dataclass(frozen=True)
+class Type:
+    """A scalar (lanes 0) or a vector of `lanes` elements. kind: "i", "f" or "ptr"; bits of one element."""
+
+    kind: str
+    bits: int
+    lanes: int = 0
+
+    @cached_property
+    def name(self) -> str:
+        """`i32`, `ptr`, `<16 x f32>`: the printed form."""
+        scalar = "ptr" if self.kind == "ptr" else f"{self.kind}{self.bits}"
+        return f"<{self.lanes} x {scalar}>" if self.lanes else scalar
+
+    @cached_property
+    def llvm(self) -> str:
+        """The same type in LLVM text."""
+        scalar = _LLVM.get(self.element.name, self.element.name)
+        return f"<{self.lanes} x {scalar}>" if self.lanes else scalar
+
+    @cached_property
+    def mangled(self) -> str:
+        """The suffix that LLVM's overloaded intrinsics take: `v16i32`, `f32`, `p0`."""
+        scalar = "p0" if self.kind == "ptr" else f"{self.kind}{self.bits}"
+        return f"v{self.lanes}{scalar}" if self.lanes else scalar
+
+    @property
+    def element(self) -> Type:
+        """The type of one lane; a scalar is its own element."""
+        return _intern(self.kind, self.bits, 0) if self.lanes else self
+
+    @property
+    def is_int(self) -> bool:
+        return self.kind == "i"
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "f"
+
+    @property
+    def is_pointer(self) -> bool:
+        return self.kind == "ptr"
+
+    @property
+    def count(self) -> int:
+        """Number of lanes, 1 for a scalar."""
+        return self.lanes or 1
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size in memory. Masks (`i1` vectors) and `i1` don't live in memory."""
+        return self.count * self.bits // 8
+
+    @cached_property
+    def numpy(self) -> np.dtype:
+        """The numpy dtype of one lane; integers are held signed."""
+        return np.dtype(_NUMPY[self.element.name])
+
+    @cached_property
+    def unsigned(self) -> np.dtype:
+        """The unsigned numpy dtype of one lane."""
+        return np.dtype(_UNSIGNED[self.bits])
+
+    def of(self, element: Type) -> Type:
+        """A type with the same number of lanes and another element."""
+        return _intern(element.kind, element.bits, self.lanes)
+
+    def __str__(self) -> str:
+        return self.name
+
+    __repr__ = __str__
+
+
+@lru_cache(maxsize=None)
+def _intern(kind: str, bits: int, lanes: int) -> Type:
+    return Type(kind, bits, lanes)
+
+
+def vector(element: Type, lanes: int) -> Type:
+    """`<lanes x element>`; pointers have no vectors."""
+    if element.lanes or element.is_pointer or lanes < 1:
+        raise ValueError(f"no vector of {lanes} x {element}")
+    return _intern(element.kind, element.bits, lanes)
+
+
+I1 = _intern("i", 1, 0)
+I8 = _intern("i", 8, 0)
+I16 = _intern("i", 16, 0)
+I32 = _intern("i", 32, 0)
+I64 = _intern("i", 64, 0)
+F32 = _intern("f", 32, 0)
+F64 = _intern("f", 64, 0)
+PTR = _intern("ptr", 64, 0)

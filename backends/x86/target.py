@@ -1,0 +1,260 @@
+"""x86-64: its levels, what the CPU has, and the primitives that kernels are written with.
+
+Levels, each including those before it in its own line (avx2 -> avxvnni, avx2 -> avx512 -> avx512vnni):
+`avx2` (AVX2, FMA3, F16C and the rest of x86-64-v3), `avxvnni` (AVX-VNNI), `avx512` (F, BW, DQ, VL, CD), `avx512vnni`.
+VBMI is an extra feature, used where present: same bits with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcompiler.backends.kernel_ir.types import I8, I16, I32, Type, vector
+from qcompiler.backends.target import Target, host_arch, host_os, llvm_triple, pretended_level
+from qcompiler.backends.x86.instructions import INSTRUCTIONS
+from qcompiler.errors import LoweringError, nearest
+
+if TYPE_CHECKING:
+    from qcompiler.backends.kernel_ir.builder import KernelBuilder
+    from qcompiler.backends.kernel_ir.ir import Operand, Value
+
+
+@dataclass(frozen=True)
+class Level:
+    """An ISA level. cpu and needs in LLVM's names (needs: what the host must report); tiles as `Target` says."""
+
+    name: str
+    includes: tuple[str, ...]
+    cpu: str
+    needs: tuple[str, ...]
+    vector_bytes: int
+    register_count: int
+    gemm_tiles: tuple[tuple[int, int], ...]
+    gemm_tiles_f32: tuple[tuple[int, int], ...]
+
+
+_V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
+_V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
+_WIDE = ((14, 2), (12, 2), (9, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
+
+_LEVELS = {
+    level.name: level
+    for level in (
+        Level("avx2", ("avx2",), "x86-64-v3", _V3, 32, 16, ((4, 2), (8, 1), (2, 2), (1, 2)), ((6, 2), (4, 3), (12, 1), (1, 4))),
+        Level(
+            "avxvnni", ("avx2", "avxvnni", "vnni256"), "x86-64-v3", (*_V3, "avxvnni"), 32, 16,
+            ((6, 2), (4, 3), (12, 1), (1, 4)), ((6, 2), (4, 3), (12, 1), (1, 4)),
+        ),
+        Level("avx512", ("avx2", "avx512"), "x86-64-v4", (*_V3, *_V4), 64, 32, ((10, 2), (20, 1), (5, 3), (1, 4)), _WIDE),
+        Level(
+            "avx512vnni", ("avx2", "avx512", "avx512vnni", "vnni256"), "x86-64-v4", (*_V3, *_V4, "avx512vnni"), 64, 32,
+            _WIDE, _WIDE,
+        ),
+    )
+}  # fmt: skip
+LEVELS: tuple[str, ...] = tuple(_LEVELS)
+_PREFERENCE = ("avx512vnni", "avx512", "avxvnni", "avx2")
+_EXTRAS = {"vbmi": ("avx512vnni", "avx512vbmi")}  # extra -> (the level it needs, LLVM's name)
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """LLVM's names of what this CPU and its OS support; empty on another architecture."""
+    if host_arch() != "x86-64":
+        return frozenset()
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def _can_run(level: str) -> bool:
+    return set(_LEVELS[level].needs) <= cpu_features()
+
+
+def can_run(level: str) -> bool:
+    """Whether this process can execute code of the level. QC_ISA makes the levels that it doesn't include unavailable."""
+    if level not in _LEVELS:
+        raise LoweringError(f"unknown level {level!r}", hint=nearest(level, LEVELS))
+    pretended = pretended_level()
+    if pretended in _LEVELS and level not in _LEVELS[pretended].includes:
+        return False
+    return _can_run(level)
+
+
+def host_level() -> str:
+    """The highest level this process can run. QC_ISA pretends a weaker CPU; asking for more than there is is an error."""
+    pretended = pretended_level()
+    if pretended is not None:
+        if pretended not in _LEVELS:
+            raise LoweringError(f"QC_ISA names an unknown level {pretended!r}", hint=nearest(pretended, LEVELS))
+        if not _can_run(pretended):
+            raise LoweringError(f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level")
+        return pretended
+    for level in _PREFERENCE:
+        if _can_run(level):
+            return level
+    raise LoweringError("this CPU lacks AVX2, the lowest level", hint='target="reference" runs the interpreter')
+
+
+def make_target(level: str, os: str, *, native: bool) -> X86Target:
+    """The target of a level. native: take extras that the host has (QC_ISA hides them)."""
+    extras = set()
+    if native and pretended_level() is None:
+        extras = {name for name, (needs, llvm) in _EXTRAS.items() if level == needs and llvm in cpu_features()}
+    return X86Target(level, os, frozenset({*_LEVELS[level].includes, *extras}))
+
+
+@dataclass(frozen=True)
+class X86Target(Target):
+    """A level of x86-64. features: what `has` answers for."""
+
+    level: str
+    os: str
+    features: frozenset[str]
+    arch = "x86-64"
+    dot4_storage = "u8"
+    instructions = MappingProxyType(INSTRUCTIONS)
+
+    @property
+    def _facts(self) -> Level:
+        return _LEVELS[self.level]
+
+    @property
+    def vector_bytes(self) -> int:  # type: ignore[override]
+        return self._facts.vector_bytes
+
+    @property
+    def register_count(self) -> int:  # type: ignore[override]
+        return self._facts.register_count
+
+    @property
+    def gemm_tiles(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
+        return self._facts.gemm_tiles
+
+    @property
+    def gemm_tiles_f32(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
+        return self._facts.gemm_tiles_f32
+
+    @property
+    def triple(self) -> str:
+        return llvm_triple("x86_64", self.os)
+
+    @property
+    def cpu(self) -> str:
+        return self._facts.cpu
+
+    @property
+    def llvm_features(self) -> str:
+        extras = [llvm for name, (_, llvm) in _EXTRAS.items() if name in self.features]
+        return ",".join([*(f"+{name}" for name in (*self._facts.needs, *extras)), "-prefer-256-bit"])
+
+    @property
+    def function_attributes(self) -> str:
+        bits = self.vector_bytes * 8
+        return f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
+
+    def can_run(self) -> bool:
+        return (
+            host_arch() == "x86-64"
+            and self.os == host_os()
+            and can_run(self.level)
+            and all(llvm in cpu_features() for name, (_, llvm) in _EXTRAS.items() if name in self.features)
+        )
+
+    # -- primitives -----------------------------------------------------------------------------------------------
+
+    @property
+    def _bits(self) -> int:
+        return self.vector_bytes * 8
+
+    @property
+    def _vnni(self) -> bool:
+        return self.has("avx512vnni") if self.vector_bytes == 64 else self.has("vnni256")
+
+    def masks(self, type: Type) -> bool:
+        return self.has("avx512") or type.bits >= 32
+
+    def dot4_weights(self, b: KernelBuilder, w: Value) -> tuple[Value, ...]:
+        """VNNI takes bytes; else the even and the odd bytes, sign-extended to i16."""
+        if self._vnni:
+            return (w,)
+        pairs = b.bitcast(w, vector(I16, self.vector_bytes // 2))
+        return (pairs << 8) >> 8, pairs >> 8
+
+    def dot4_activations(self, b: KernelBuilder, x: Value) -> tuple[Value, ...]:
+        """VNNI takes bytes; else the even and the odd bytes, zero-extended to i16."""
+        if self._vnni:
+            return (x,)
+        pairs = b.bitcast(x, vector(I16, self.vector_bytes // 2))
+        return pairs & 255, b.lshr(pairs, 8)
+
+    def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+        """vpdpbusd; without VNNI two vpmaddwd, each a sum of two products below 2^15.99, so nothing saturates."""
+        xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
+        ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
+        if self._vnni:
+            return b.instr(f"x86.vpdpbusd.{self._bits}", acc, xs[0], ws[0])
+        for x_part, w_part in zip(xs, ws):
+            acc = acc + b.instr(f"x86.vpmaddwd.{self._bits}", x_part, w_part)
+        return acc
+
+    def pairs_safe(self, weights: np.ndarray) -> bool:
+        """255 * (w0 + w1) fits i16: the positive parts of each pair sum to 128 at most, the negative to -128 at least."""
+        pairs = np.ascontiguousarray(weights, np.int32).reshape(-1, 2)
+        return bool((np.maximum(pairs, 0).sum(1) <= 128).all() and (np.minimum(pairs, 0).sum(1) >= -128).all())
+
+    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
+        """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: same as dot4."""
+        if self._vnni:
+            return self.dot4(b, acc, x, w)
+        pairs = b.instr(f"x86.vpmaddubsw.{self._bits}", x, w)
+        ones = b.const(vector(I16, self.vector_bytes // 2), 1)
+        return acc + b.instr(f"x86.vpmaddwd.{self._bits}", pairs, ones)
+
+    def round_to_i32(self, b: KernelBuilder, x: Value) -> Value:
+        """vcvtps2dq in the default rounding mode."""
+        return b.convert("lrint", x, I32)
+
+    def narrow(self, b: KernelBuilder, parts: Sequence[Value], storage: str) -> Value:
+        """AVX2, whole registers: two packs and one vpermd that puts the 128-bit lanes right. AVX-512: vpmovdb."""
+        if storage not in ("u8", "i8"):
+            raise LoweringError(f"no storage {storage!r}", hint=nearest(storage, ["u8", "i8"]))
+        if self.vector_bytes == 32 and len(parts) == 4 and all(part.type is vector(I32, 8) for part in parts):
+            return self._narrow_by_packs(b, parts, "us" if storage == "u8" else "ss")
+        low, high = (0, 255) if storage == "u8" else (-128, 127)
+        return b.concat([b.trunc(b.clamp(part, low, high), I8) for part in parts])
+
+    def _narrow_by_packs(self, b: KernelBuilder, parts: Sequence[Value], sign: str) -> Value:
+        halves = [b.instr("x86.vpackssdw.256", parts[0], parts[1]), b.instr("x86.vpackssdw.256", parts[2], parts[3])]
+        packed = b.instr(f"x86.vpack{sign}wb.256", *halves)  # by 128-bit lane: 0 1 2 3 of the low lanes, then of the high
+        quads = b.shuffle(b.bitcast(packed, vector(I32, 8)), None, [0, 4, 1, 5, 2, 6, 3, 7])
+        return b.bitcast(quads, vector(I8, 32))
+
+    def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
+        """VBMI: four registers of 64 entries. Else sixteen rows of 16 entries, each in every 128-bit lane."""
+        if self.has("vbmi"):
+            return [b.load(vector(I8, 64), pointer, offset, disp=64 * part) for part in range(4)]
+        rows = [b.load(vector(I8, 16), pointer, offset, disp=16 * row) for row in range(16)]
+        lanes = [lane % 16 for lane in range(self.vector_bytes)]
+        return [b.shuffle(row, None, lanes) for row in rows]
+
+    def lookup(self, b: KernelBuilder, table: Sequence[Value], codes: Value) -> Value:
+        """VBMI: two vpermi2b and a blend by bit 7. Else, for each row of 16, vpshufb with indices that are moved so that only
+        codes of this row stay below 128: code - 16 * row + 0x70, the sum saturating."""
+        if self.has("vbmi"):
+            low, high = (b.instr("x86.vpermi2b.512", table[half], codes, table[half + 1]) for half in (0, 2))
+            return b.select(codes < 0, high, low)
+        shift = b.const(codes.type, 0x70)
+        found = None
+        for row, entries in enumerate(table):
+            picks = b.instr(f"x86.vpaddusb.{self._bits}", codes - 16 * row, shift)
+            part = b.instr(f"x86.vpshufb.{self._bits}", entries, picks)
+            found = part if found is None else found | part
+        assert found is not None
+        return found
