@@ -1,7 +1,8 @@
 """Kernel IR to LLVM text: one function a kernel, one block of text a module.
 
-Owns the spelling of every op in LLVM. It optimises nothing, and sets no fast-math or `contract` flag on any op. A kernel
-becomes two functions: the body, whose pointers are `noalias` arguments, and the ABI entry, which reads the argument block:
+Owns the spelling of every op in LLVM. It optimises nothing, and sets no fast-math or `contract` flag on any op. A
+kernel becomes two functions: the body, whose pointers are `noalias` arguments, and the ABI entry, which reads the
+argument block:
 
     void kernel(const i64* args, u8* const* bases, i64 thread, i64 threads)
 """
@@ -133,7 +134,7 @@ class _FunctionEmitter:
         self.result(op, f"getelementptr i8, {self.typed(pointer)}, {self.typed(offset)}")
 
     def load(self, op: Op) -> None:
-        place = self.address(*op.operands, op.attrs["disp"])
+        place = self.address(op.operands[0], op.operands[1], op.attrs["disp"])
         self.result(op, f"load {op.results[0].type.llvm}, ptr {place}, align {op.attrs['align']}")
 
     def store(self, op: Op) -> None:
@@ -158,7 +159,7 @@ class _FunctionEmitter:
         self.line(f"call void @{name}({self.typed(value)}, ptr align {op.attrs['align']} {place}, {self.typed(mask)})")
 
     def prefetch(self, op: Op) -> None:
-        place = self.address(*op.operands, op.attrs["disp"])
+        place = self.address(op.operands[0], op.operands[1], op.attrs["disp"])
         self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         self.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 3, i32 1)")
 
@@ -168,8 +169,8 @@ class _FunctionEmitter:
         self.result(op, self.call(instruction.llvm, instruction.result.llvm, op.operands))
 
     def loop(self, op: Op) -> None:
-        """do-while behind a guard, which is left out where the bounds are constants. The phis come first in their block,
-        but name the latch, so their text is filled in after the body."""
+        """do-while behind a guard, which is left out where the bounds are constants. The phis come first in their
+        block, but name the latch, so their text is filled in after the body."""
         lo, hi, step, *initial = op.operands
         body, before, number = op.blocks[0], self.label, self.fresh("loop")[1:]
         guarded = lo.const is None or hi.const is None

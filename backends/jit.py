@@ -1,7 +1,7 @@
 """LLVM text to machine code: in this process, or as an object file or assembly for any target.
 
-Owns LLVM's engines: a `CompiledKernel` keeps its module's code alive. Code comes straight from instruction selection; LLVM's
-middle end is not run, since the builder writes what it would find. Thread-safe.
+Owns LLVM's engines: a `CompiledKernel` keeps its module's code alive. Code comes straight from instruction selection;
+LLVM's middle end is not run, since the builder writes what it would find. Thread-safe.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ _SYSTEMS = {"linux": "unknown-linux-gnu", "macos": "apple-macosx11.0.0", "window
 class Instruction:
     """One hardware instruction: its name, the feature it needs, how LLVM spells it and what it computes.
 
-    llvm: an intrinsic with exactly `operands` -> `result`. meaning: on numpy arrays of the operands' types (integers held
-    signed), gives an array of the result's type.
+    llvm: an intrinsic with exactly `operands` -> `result`. meaning: on numpy arrays of the operands' types (integers
+    held signed), gives an array of the result's type.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Target(ABC):
     @abstractmethod
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """acc[i] + sum of x[4i + j] * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w <4n x i8>: x as
-        `dot4_storage` says, w i8; n is a multiple of `i32_lanes`... one register. x and w may come prepared."""
+        `dot4_storage` says, w i8; n is `i32_lanes`: one register. x and w may come prepared."""
 
     @abstractmethod
     def pairs_safe(self, weights: np.ndarray) -> bool:
@@ -207,7 +207,8 @@ def llvm_triple(llvm_arch: str, system: str) -> str:
 
 
 def _backend(arch: str):  # type: ignore[no-untyped-def]
-    """The module of an architecture: `LEVELS` (names, lowest first), `make_target(level, os, extras)`, `host_level()`."""
+    """The module of an architecture: `LEVELS` (names, lowest first), `make_target(level, os, extras)`,
+    `host_level()`."""
     try:
         return importlib.import_module(_ARCHITECTURES[arch])
     except ModuleNotFoundError as error:

@@ -1,26 +1,26 @@
 """How to write a kernel.
 
-A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR, so a Python loop unrolls and a Python `if`
-chooses at build time. Keyword arguments are static and become part of the kernel's name; everything that varies between
-calls comes as a parameter:
+A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR, so a Python loop unrolls and a Python
+`if` chooses at build time. Keyword arguments are static and become part of the kernel's name; everything that varies
+between calls comes as a parameter:
 
     @kernel(pointers=("x", "y"), extents=("n",), scalars=("alpha",))
-    def scale(b: KernelBuilder, *, unroll: int = 1) -> None:
+    def scale(b: KernelBuilder) -> None:
         x, y = b.pointer("x"), b.pointer("y")
         lanes = b.target.f32_lanes
         alpha = b.splat(b.scalar("alpha"), lanes)
-        lo, hi = b.share(b.extent("n"), lanes)                      # this thread's part, a multiple of `lanes` but the last
+        lo, hi = b.share(b.extent("n"), lanes)                     # this thread's part, cut at multiples of `lanes`
         with b.loop(lo, hi, lanes) as loop:
-            count = b.extent("n") - loop.index                        # a prefix of `count` lanes: never past the end
+            count = b.extent("n") - loop.index                     # a prefix of `count` lanes: never past the end
             value = b.load_prefix(vector(F32, lanes), x, loop.index * 4, count)
             b.store_prefix(value * alpha, y, loop.index * 4, count)
 
-    function = scale.build(parse_target("native"), unroll=1)          # -> KernelFunction; print(function) shows the IR
-    args = scale.pack_args(x=(2, 0), y=(3, 0), n=100, alpha=0.5)      # pointer = (base index, byte offset)
+    function = scale.build(parse_target("native"))                 # -> KernelFunction; print(function) shows the IR
+    args = scale.pack_args(x=(2, 0), y=(3, 0), n=100, alpha=0.5)   # pointer = (base index, byte offset)
 
-Values have types (`F32`, `vector(I8, 64)`), and operators as `ir.Value` says; a Python number takes the type of the other
-operand. Constants fold, and `x + 0`, `x * 1` and the like vanish; nothing else is optimised here, so hoist by hand what should
-not be in a loop. Loops carry values in any nesting of lists:
+Values have types (`F32`, `vector(I8, 64)`), and operators as `ir.Value` says; a Python number takes the type of the
+other operand. Constants fold, and `x + 0`, `x * 1` and the like vanish; nothing else is optimised here, so hoist by
+hand what should not be in a loop. Loops carry values in any nesting of lists:
 
     acc = [[b.zero(vector(I32, n)) for _ in range(nv)] for _ in range(mr)]
     with b.loop(0, k, 4, carried=acc) as loop:
@@ -29,39 +29,41 @@ not be in a loop. Loops carry values in any nesting of lists:
         loop.yield_(acc)
     acc = loop.results
 
-Memory: `b.load(type, pointer, offset, disp=, align=)`: byte offset (a value or an int) plus a constant displacement. Rows
-of a tile at a run-time stride are best addressed with `b.rows`. A kernel touches only what its caller gave it: no read past an
-end, tails by `load_prefix`/`store_prefix` (masked, or in steps of powers of two where the target has no mask for the type) or by
-`b.if_`. Pointers never alias, unless the decorator's `aliased=("x", "y")` says so (a kernel that may work in place).
+Memory: `b.load(type, pointer, offset, disp=, align=)`: byte offset (a value or an int) plus a constant displacement.
+Rows of a tile at a run-time stride are best addressed with `b.rows`. A kernel touches only what its caller gave it: no
+read past an end, tails by `load_prefix`/`store_prefix` (masked, or in steps of powers of two where the target has no
+mask for the type) or by `b.if_`. Pointers never alias, unless the decorator's `aliased=("x", "y")` says so (a kernel
+that may work in place).
 
-Threads: `b.thread` of `b.threads`; a kernel works on its own part, `b.share(total, grain)` gives one, and results must not
-depend on the number of threads. Vectors may be wider than the machine's registers: <16 x f32> is two registers on AVX2, so
-code that needs 16 logical lanes for equal bits says `vector(F32, 16)` on every target.
+Threads: `b.thread` of `b.threads`; a kernel works on its own part, `b.share(total, grain)` gives one, and results must
+not depend on the number of threads. Vectors may be wider than the machine's registers: <16 x f32> is two registers on
+AVX2, so code that needs 16 logical lanes for equal bits says `vector(F32, 16)` on every target.
 
-The machine is reached only through `b.target`: sizes (`f32_lanes`, `i32_lanes`, `vector_bytes`, `register_count`), `has(...)`
-and primitives (`dot4`, `round_to_i32`, `narrow`, `lookup`, ...), which emit the target's instructions. Float arithmetic is
-single IEEE operations in the order written: nothing contracts, `b.fma` is explicit, `b.fmax`/`b.fmin` take the second operand
-for NaN.
+The machine is reached only through `b.target`: sizes (`f32_lanes`, `i32_lanes`, `vector_bytes`, `register_count`),
+`has(...)` and primitives (`dot4`, `round_to_i32`, `narrow`, `lookup`, ...), which emit the target's instructions.
+Float arithmetic is single IEEE operations in the order written: nothing contracts, `b.fma` is explicit,
+`b.fmax`/`b.fmin` take the second operand for NaN.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcompiler.backends.kernel_ir.control import If, Loop
-from qcompiler.backends.kernel_ir.ir import Block, KernelFunction, Number, Op, Parameter, Value, pack_args
+from qcompiler.backends.kernel_ir.definition import KernelDef, kernel
+from qcompiler.backends.kernel_ir.ir import Block, Number, Op, Operand, Parameter, Value
 from qcompiler.backends.kernel_ir.ops import OPS
+from qcompiler.backends.kernel_ir.prefix import load_parts, store_parts
 from qcompiler.backends.kernel_ir.types import F32, I1, I8, I32, I64, PTR, Type, vector
-from qcompiler.errors import LoweringError, VerifyError, nearest
+from qcompiler.errors import VerifyError, nearest
 
 if TYPE_CHECKING:
     from qcompiler.backends.target import Instruction, Target
 
-Operand = Value | Number
+__all__ = ["KernelBuilder", "KernelDef", "Rows", "kernel"]
 
 _OPERATORS = {  # operator -> (integer op, float op)
     "+": ("add", "fadd"),
@@ -85,7 +87,18 @@ _COMPARISONS = {
     "!=": ("icmp.ne", "fcmp.une"),
 }
 _COMMUTATIVE = {"add", "mul", "and", "or", "xor"}
-_RIGHT_IDENTITY = {"add": 0, "sub": 0, "mul": 1, "udiv": 1, "sdiv": 1, "or": 0, "xor": 0, "shl": 0, "lshr": 0, "ashr": 0}
+_RIGHT_IDENTITY = {
+    "add": 0,
+    "sub": 0,
+    "mul": 1,
+    "udiv": 1,
+    "sdiv": 1,
+    "or": 0,
+    "xor": 0,
+    "shl": 0,
+    "lshr": 0,
+    "ashr": 0,
+}
 _RIGHT_ZERO = {"mul", "and"}
 
 
@@ -120,7 +133,10 @@ class KernelBuilder:
         self.name = name
         self.target = target
         hints = [parameter.name for parameter in parameters] + ["thread", "threads"]
-        types = [{"pointer": PTR, "extent": I64, "scalar": F32}[parameter.kind] for parameter in parameters] + [I64, I64]
+        types = [{"pointer": PTR, "extent": I64, "scalar": F32}[parameter.kind] for parameter in parameters] + [
+            I64,
+            I64,
+        ]
         body = Block(tuple(Value(type, self, hint=hint) for type, hint in zip(types, hints)))
         self.blocks = [body]
         self._parameters = {parameter.name: (parameter.kind, value) for parameter, value in zip(parameters, body.args)}
@@ -147,7 +163,8 @@ class KernelBuilder:
         return known[name]
 
     def share(self, total: Operand, grain: int = 1) -> tuple[Value, Value]:
-        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. Parts differ by one grain at most."""
+        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. Parts differ by one grain at
+        most."""
         total = self.like(total, self.thread)
         units = (total + (grain - 1)) // grain
         lo = units * self.thread // self.threads * grain
@@ -217,7 +234,7 @@ class KernelBuilder:
     def binary(self, name: str, x: Value, y: Operand) -> Value:
         """The binary op `name` of `ops.OPS`; constants fold, neutral operands vanish (integers only)."""
         y = self.like(y, x)
-        if x.type.is_int:
+        if x.type.is_int and x.type is y.type:  # a mismatch is for `append` to report
             if name in _COMMUTATIVE and x.const is not None:
                 x, y = y, x
             folded = self._folded(name, x.type, x, y)
@@ -231,8 +248,11 @@ class KernelBuilder:
         return self.emit(name, x, y, type=x.type)
 
     def _folded(self, name: str, type: Type, *operands: Value) -> Value | None:
-        """The constant that an integer op gives on uniform constants; None where it can't be known or would divide by 0."""
+        """The constant that an integer op gives on uniform constants; None where it can't be known or would divide by
+        0."""
         if any(each.const is None or isinstance(each.const, tuple) or not each.type.is_int for each in operands):
+            return None
+        if any(each.type is not operands[0].type for each in operands):
             return None
         if name in ("sdiv", "udiv", "srem", "urem") and operands[1].const == 0:
             return None
@@ -409,25 +429,8 @@ class KernelBuilder:
         with self.if_(count >= type.lanes) as whole:
             whole.yield_(self.load(type, pointer, offset, align=align))
         with whole.else_():
-            whole.yield_(self._load_parts(type, pointer, offset, count))
+            whole.yield_(load_parts(self, type, pointer, offset, count))
         return whole.results
-
-    def _load_parts(self, type: Type, pointer: Value, offset: Value, count: Value) -> Value:
-        """Parts of 1, 2, 4 ... lanes from the end of the prefix to its front, each shifted in below the ones before."""
-        size = type.element.bytes
-        result, left, part = self.zero(type), count, 1
-        while part < type.lanes:
-            with self.if_((count & part) != 0) as branch:
-                start = left - part
-                piece = self.load(vector(type.element, part), pointer, offset + start * size)
-                wide = self.shuffle(piece, None, [min(lane, part - 1) for lane in range(type.lanes)])
-                lanes = [lane if lane < part else type.lanes + lane - part for lane in range(type.lanes)]
-                branch.yield_([self.shuffle(wide, result, lanes), start])
-            with branch.else_():
-                branch.yield_([result, left])
-            result, left = branch.results
-            part *= 2
-        return result
 
     def store_prefix(self, value: Value, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> None:
         """Store the first `count` lanes (all, if count is larger; count >= 0)."""
@@ -438,27 +441,13 @@ class KernelBuilder:
         with self.if_(count >= lanes) as whole:
             self.store(value, pointer, offset, align=align)
         with whole.else_():
-            self._store_parts(value, pointer, offset, count)
-
-    def _store_parts(self, value: Value, pointer: Value, offset: Value, count: Value) -> None:
-        """Parts of ... 4, 2, 1 lanes from the front, the vector shifted down after each."""
-        lanes, size = value.type.lanes, value.type.element.bytes
-        start, part = self.i64(0), 1 << (lanes - 1).bit_length() - 1
-        while part:
-            with self.if_((count & part) != 0) as branch:
-                self.store(self.slice(value, 0, part), pointer, offset + start * size)
-                moved = self.shuffle(value, None, [min(lane + part, lanes - 1) for lane in range(lanes)])
-                branch.yield_([moved, start + part])
-            with branch.else_():
-                branch.yield_([value, start])
-            value, start = branch.results
-            part //= 2
+            store_parts(self, value, pointer, offset, count)
 
     def rows(self, pointer: Value, stride: Operand, count: int) -> Rows:
         """Addresses of `count` rows at a run-time stride; see `Rows`."""
         stride = self.i64(stride)
         pointers = [pointer + stride * (3 * group) for group in range((count + 2) // 3)]
-        return Rows(pointers, [self.i64(0), stride, stride * 2][: min(count, 3)])
+        return Rows(pointers, [stride * row for row in range(min(count, 3))])
 
     # -- control flow ---------------------------------------------------------------------------------------------
 
@@ -504,59 +493,3 @@ def _normalised(type: Type, value: Number) -> Number:
         return bool(int(value) & 1)
     wrapped = int(value) & ((1 << type.bits) - 1)
     return wrapped - (1 << type.bits) if wrapped >> (type.bits - 1) else wrapped
-
-
-class KernelDef:
-    """A kernel's definition: the Python function, its parameters in order, its name."""
-
-    def __init__(
-        self, body: Callable[..., None], parameters: tuple[Parameter, ...], aliased: frozenset[str] = frozenset()
-    ) -> None:
-        self.body = body
-        self.name = body.__name__
-        self.__doc__ = body.__doc__
-        self.parameters = parameters
-        self.aliased = aliased
-
-    def build(self, target: Target, **static: Any) -> KernelFunction:
-        """The verified kernel IR for a target and static arguments. Not cached here."""
-        from qcompiler.backends.kernel_ir.verifier import verify_kernel
-
-        suffix = "".join(f"_{name}{_plain(value)}" for name, value in sorted(static.items()))
-        builder = KernelBuilder(self.name + suffix, self.parameters, target)
-        self.body(builder, **static)
-        if len(builder.blocks) != 1:
-            raise LoweringError(f"kernel {builder.name} left a block open")
-        function = KernelFunction(builder.name, self.parameters, builder.blocks[0], target, self.aliased)
-        verify_kernel(function)
-        return function
-
-    def pack_args(self, **values: Any) -> np.ndarray:
-        """np.int64 argument block: {pointer: (base index, byte offset), extent: int, scalar: float}."""
-        return pack_args(self.name, self.parameters, values)
-
-
-def _plain(value: Any) -> str:
-    """A static argument as part of a symbol's name."""
-    text = str(int(value)) if isinstance(value, bool) else str(value)
-    return re.sub(r"\W+", "_", text.replace("-", "m"))
-
-
-def kernel(
-    *,
-    pointers: Sequence[str] = (),
-    extents: Sequence[str] = (),
-    scalars: Sequence[str] = (),
-    aliased: Sequence[str] = (),
-) -> Callable[[Callable[..., None]], KernelDef]:
-    """Declare a kernel. The argument block holds the pointers, then the extents, then the scalars, in this order.
-
-    aliased: pointers that may overlap others (a kernel that may work in place); all others never overlap.
-    """
-    named = [*((n, "pointer") for n in pointers), *((n, "extent") for n in extents), *((n, "scalar") for n in scalars)]
-    parameters = tuple(Parameter(name, kind) for name, kind in named)
-
-    def declare(body: Callable[..., None]) -> KernelDef:
-        return KernelDef(body, parameters, frozenset(aliased))
-
-    return declare

@@ -1,7 +1,7 @@
 """Structured control flow of the builder: counted loops with carried values, and conditionals with results.
 
-Owns the context managers that `KernelBuilder.loop` and `KernelBuilder.if_` return, and the flattening of nested lists of
-carried values.
+Owns the context managers that `KernelBuilder.loop` and `KernelBuilder.if_` return, and the flattening of nested lists
+of carried values.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class Loop:
         self._body.enter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._body.leave()
         if error is not None:
             return
@@ -142,7 +144,9 @@ class If:
         self._then.enter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._then.leave()
         if error is not None:
             return
@@ -168,7 +172,9 @@ class _Else:
         branch._else.enter()
         return branch
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         branch = self._branch
         branch._else.leave()
         if error is not None:
@@ -177,4 +183,6 @@ class _Else:
         found = [value.type for value in branch._else.block.ops[-1].operands]
         expected = [value.type for value in branch._op.results]
         if found != expected:
-            raise VerifyError("the branches of an if yield other types", where=branch.builder.name, expected=expected, got=found)
+            raise VerifyError(
+                "the branches of an if yield other types", where=branch.builder.name, expected=expected, got=found
+            )

@@ -1,4 +1,5 @@
-"""Values, operations, blocks and functions of the kernel IR. Made by `builder.KernelBuilder`; frozen by convention after.
+"""Values, operations, blocks and functions of the kernel IR. Made by `builder.KernelBuilder`; frozen by convention
+after.
 
 Owns the data, and the operators on values (which only call their builder). A constant is a value without an op.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.target import Instruction, Target
 
-Number = int | float | bool
-Operand = "Value | Number"
+Number: TypeAlias = int | float | bool
+Operand: TypeAlias = "Value | int | float | bool"
 
 
 class Value:
@@ -134,7 +135,8 @@ class Op:
 
 @dataclass(eq=False)
 class Block:
-    """A straight list of ops with arguments (a loop's index and carried values); the last op of an inner block is `yield`."""
+    """A straight list of ops with arguments (a loop's index and carried values); the last op of an inner block is
+    `yield`."""
 
     args: tuple[Value, ...] = ()
     ops: list[Op] = field(default_factory=list)
@@ -142,7 +144,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A kernel parameter. kind: "pointer" (two words: base index, byte offset), "extent" (i64) or "scalar" (f32 bits)."""
+    """A kernel parameter. kind: "pointer" (two words: base index, byte offset), "extent" (i64) or "scalar" (f32
+    bits)."""
 
     name: str
     kind: str

@@ -1,7 +1,7 @@
 """The operations of the kernel IR, each declared once: family, LLVM spelling and numpy meaning.
 
-Owns what an op is called, which types it takes (by its family; the rules are in `verifier`) and what it computes. Memory,
-shuffle and control-flow ops have a family of their own, and their meaning is in `interpreter`.
+Owns what an op is called, which types it takes (by its family; the rules are in `verifier`) and what it computes.
+Memory, shuffle and control-flow ops have a family of their own, and their meaning is in `interpreter`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Meaning = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class OpSpec:
-    """One op. llvm: an LLVM instruction, or an overloaded intrinsic (starts with `llvm.`). meaning: on arrays of the operands'
-    types, integers held signed; its result is cast to the result's type."""
+    """One op. llvm: an LLVM instruction, or an overloaded intrinsic (starts with `llvm.`). meaning: on arrays of the
+    operands' types, integers held signed; its result is cast to the result's type."""
 
     name: str
     family: str
@@ -37,8 +37,8 @@ def _truncated_division(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def fused_multiply_add(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """x * y + z, rounded once. f32: the exact f64 product, a sum rounded to odd (its error from Knuth's TwoSum), which a
-    second rounding to f32 can't spoil, since f64 has more than two bits to spare (Boldo and Melquiond, 2008)."""
+    """x * y + z, rounded once. f32: the exact f64 product, a sum rounded to odd (its error from Knuth's TwoSum), which
+    a second rounding to f32 can't spoil, since f64 has more than two bits to spare (Boldo and Melquiond, 2008)."""
     if x.dtype == np.float64:
         exact = [_exact_fma(float(a), float(b), float(c)) for a, b, c in np.nditer([x, y, z])]
         return np.array(exact, np.float64).reshape(np.broadcast_shapes(x.shape, y.shape, z.shape))
@@ -59,7 +59,7 @@ def _exact_fma(x: float, y: float, z: float) -> float:
     return float(exact) if exact else x * y + z
 
 
-_INTEGER = [
+_INTEGER: list[tuple[str, str, Meaning, str]] = [
     ("add", "add", lambda x, y: x + y, "sum, wraps"),
     ("sub", "sub", lambda x, y: x - y, "difference, wraps"),
     ("mul", "mul", lambda x, y: x * y, "product, wraps"),
@@ -78,20 +78,20 @@ _INTEGER = [
     ("umin", "llvm.umin", lambda x, y: np.minimum(_unsigned(x), _unsigned(y)), "unsigned minimum"),
     ("umax", "llvm.umax", lambda x, y: np.maximum(_unsigned(x), _unsigned(y)), "unsigned maximum"),
 ]
-_FLOAT = [
+_FLOAT: list[tuple[str, str, Meaning, str]] = [
     ("fadd", "fadd", lambda x, y: x + y, "sum"),
     ("fsub", "fsub", lambda x, y: x - y, "difference"),
     ("fmul", "fmul", lambda x, y: x * y, "product"),
     ("fdiv", "fdiv", lambda x, y: x / y, "quotient"),
 ]
-_FLOAT_UNARY = [
+_FLOAT_UNARY: list[tuple[str, str, Meaning, str]] = [
     ("fneg", "fneg", lambda x: -x, "sign flipped"),
     ("sqrt", "llvm.sqrt", np.sqrt, "square root, correctly rounded"),
     ("rint", "llvm.rint", np.rint, "nearest integer, ties to even, as a float"),
     ("floor", "llvm.floor", np.floor, "largest integer not above, as a float"),
     ("fabs", "llvm.fabs", np.abs, "sign cleared"),
 ]
-_COMPARE = {
+_COMPARE: dict[str, Meaning] = {
     "eq": lambda x, y: x == y,
     "ne": lambda x, y: x != y,
     "slt": lambda x, y: x < y,
@@ -103,7 +103,7 @@ _COMPARE = {
     "ugt": lambda x, y: _unsigned(x) > _unsigned(y),
     "uge": lambda x, y: _unsigned(x) >= _unsigned(y),
 }
-_FLOAT_COMPARE = {
+_FLOAT_COMPARE: dict[str, Meaning] = {
     "oeq": lambda x, y: x == y,
     "one": lambda x, y: (x != y) & (x == x) & (y == y),
     "olt": lambda x, y: x < y,
@@ -119,7 +119,9 @@ _FLOAT_COMPARE = {
     "ugt": lambda x, y: ~(x <= y),
     "uge": lambda x, y: ~(x < y),
 }
-_CONVERT = [  # the numpy meaning casts to the result's type by itself, but for the unsigned ones
+_CONVERT: list[
+    tuple[str, Meaning, str]
+] = [  # the numpy meaning casts to the result's type by itself, but for the unsigned ones
     ("trunc", lambda x: x, "low bits of an integer"),
     ("sext", lambda x: np.where(x, -1, 0) if x.dtype == np.bool_ else x, "wider integer, the sign repeated"),
     ("zext", _unsigned, "wider integer, zeros above"),
@@ -130,7 +132,7 @@ _CONVERT = [  # the numpy meaning casts to the result's type by itself, but for 
     ("fpext", lambda x: x, "f32 to f64"),
     ("fptrunc", lambda x: x, "f64 to f32, rounded to nearest even"),
 ]
-_STRUCTURE = [
+_STRUCTURE: list[tuple[str, str, str, Meaning | None, str]] = [
     ("fma", "float_ternary", "llvm.fma", fused_multiply_add, "x * y + z, rounded once"),
     ("select", "select", "select", np.where, "x where the condition holds, else y"),
     ("bitcast", "bitcast", "bitcast", None, "the same bits as another type of the same size"),
@@ -141,7 +143,13 @@ _STRUCTURE = [
     ("ptradd", "ptradd", "getelementptr", None, "a pointer moved by a number of bytes"),
     ("load", "load", "load", None, "a value at pointer + offset + displacement"),
     ("store", "store", "store", None, "write a value at pointer + offset + displacement"),
-    ("masked_load", "masked_load", "llvm.masked.load", None, "load; lanes without a mask bit touch nothing and give zero"),
+    (
+        "masked_load",
+        "masked_load",
+        "llvm.masked.load",
+        None,
+        "load; lanes without a mask bit touch nothing and give zero",
+    ),
     ("masked_store", "masked_store", "llvm.masked.store", None, "store; lanes without a mask bit touch nothing"),
     ("prefetch", "prefetch", "llvm.prefetch", None, "bring a line nearer; no meaning, never faults"),
     ("instr", "instr", "call", None, "a target instruction"),

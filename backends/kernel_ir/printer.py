@@ -1,10 +1,10 @@
 """Kernel IR as text: deterministic, one op a line, for people and golden files. It is not parsed back.
 
-    kernel scale_unroll1(%x: ptr, %n: i64, %alpha: f32, %thread: i64, %threads: i64) target=x86-64+avx2 {
-      %0 = splat %alpha : <8 x f32>
-      loop %1 = 0 to %n step 8 {
-        %2 = load %x[%1 + 64] align 1 : <8 x f32>
-        ...
+kernel scale_unroll1(%x: ptr, %n: i64, %alpha: f32, %thread: i64, %threads: i64) target=x86-64+avx2 {
+  %0 = splat %alpha : <8 x f32>
+  loop %1 = 0 to %n step 8 {
+    %2 = load %x[%1 + 64] align 1 : <8 x f32>
+    ...
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class _Printer:
         operands = list(op.operands)
         name = op.instruction.name if op.instruction is not None else op.name
         if op.name in ("load", "masked_load", "prefetch"):
-            text = f"{name} {self.place(*operands[:2], op.attrs['disp'])}"
+            text = f"{name} {self.place(operands[0], operands[1], op.attrs['disp'])}"
             operands = operands[2:]
         elif op.name in ("store", "masked_store"):
-            text = f"{name} {self.ref(operands[0])}, {self.place(*operands[1:3], op.attrs['disp'])}"
+            text = f"{name} {self.ref(operands[0])}, {self.place(operands[1], operands[2], op.attrs['disp'])}"
             operands = operands[3:]
         else:
             text = f"{name} {self.ref(operands[0])}" if operands else name
@@ -90,7 +90,9 @@ class _Printer:
         self.lines.append(f"{indent}}}")
         results = ", ".join(self.define(value) for value in op.results)
         head = f"{results} = " if results else ""
-        self.lines[position] = f"{indent}{head}loop {index} = {lo} to {hi} step {step} " + (f"({pairs}) {{" if pairs else "{")
+        self.lines[position] = f"{indent}{head}loop {index} = {lo} to {hi} step {step} " + (
+            f"({pairs}) {{" if pairs else "{"
+        )
 
     def if_(self, op: Op, indent: str, depth: int) -> None:
         condition = self.ref(op.operands[0])
@@ -111,7 +113,7 @@ def print_kernel(function: KernelFunction) -> str:
     for value in function.body.args:
         printer.names[value] = f"%{value.hint}"
     parameters = ", ".join(f"%{value.hint}: {value.type}" for value in function.body.args)
-    head = f"kernel {function.name}({parameters}) target={function.target.name}"
+    head = f"kernel {function.name}({parameters}) target={function.target.arch}+{function.target.level}"
     if function.aliased:
         head += f" aliased=({', '.join(sorted(function.aliased))})"
     printer.block(function.body, 1)

@@ -6,11 +6,19 @@ Owns the types and their LLVM and numpy spellings. A type is interned: equal typ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 
-_NUMPY = {"i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
+_NUMPY = {
+    "i1": np.bool_,
+    "i8": np.int8,
+    "i16": np.int16,
+    "i32": np.int32,
+    "i64": np.int64,
+    "f32": np.float32,
+    "f64": np.float64,
+}
 _UNSIGNED = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 _LLVM = {"f32": "float", "f64": "double"}
 
@@ -88,7 +96,7 @@ class Type:
     __repr__ = __str__
 
 
-@lru_cache(maxsize=None)
+@cache
 def _intern(kind: str, bits: int, lanes: int) -> Type:
     return Type(kind, bits, lanes)
 

@@ -1,7 +1,7 @@
 """The verifier of the kernel IR: operand types, structure, dominance, and instructions that the target has.
 
-`check_op` is what the builder runs on each op as it is appended; `verify_kernel` checks a whole function. An instruction that
-the target lacks must never reach LLVM: it ends the process.
+`check_op` is what the builder runs on each op as it is appended; `verify_kernel` checks a whole function. An
+instruction that the target lacks must never reach LLVM: it ends the process.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def _address(pointer: Type, offset: Type, op: Op, value: Type | None) -> None:
 
 def _load(op: Op) -> None:
     _arity(op, 2)
-    _address(*_types(op), op, op.results[0].type)
+    pointer, offset = _types(op)
+    _address(pointer, offset, op, op.results[0].type)
 
 
 def _store(op: Op) -> None:
@@ -163,7 +164,8 @@ def _masked_store(op: Op) -> None:
 
 def _prefetch(op: Op) -> None:
     _arity(op, 2, 0)
-    _address(*_types(op), op, None)
+    pointer, offset = _types(op)
+    _address(pointer, offset, op, None)
 
 
 def _loop(op: Op) -> None:
@@ -175,14 +177,19 @@ def _loop(op: Op) -> None:
     _need(step is None or step > 0, "the step is positive")
     expected = [value.type for value in carried]
     _need([value.type for value in op.results] == expected, "a result for each carried value")
-    _need([value.type for value in op.blocks[0].args] == [op.operands[0].type, *expected], "an argument for each carried value")
+    _need(
+        [value.type for value in op.blocks[0].args] == [op.operands[0].type, *expected],
+        "an argument for each carried value",
+    )
     _need([value.type for value in _yielded(op.blocks[0])] == expected, "yields the next carried values")
 
 
 def _if(op: Op) -> None:
     _need(_types(op) == [I1] and len(op.blocks) == 2, "takes an i1 and two blocks")
     expected = [value.type for value in op.results]
-    if not (op.blocks[1].ops and op.blocks[1].ops[-1].operands == () and expected):  # the else part may still be to come
+    if not (
+        op.blocks[1].ops and op.blocks[1].ops[-1].operands == () and expected
+    ):  # the else part may still be to come
         _need([value.type for value in _yielded(op.blocks[1])] == expected, "both branches yield the results")
     _need([value.type for value in _yielded(op.blocks[0])] == expected, "both branches yield the results")
 
@@ -198,9 +205,13 @@ def _instr(op: Op, target: Target) -> None:
         raise VerifyError("an instr names its instruction")
     if not target.has(instruction.feature):
         raise VerifyError(
-            f"{instruction.name} needs {instruction.feature}", got=target.name, hint="ask target.has(...) before emitting it"
+            f"{instruction.name} needs {instruction.feature}",
+            got=target.name,
+            hint="ask target.has(...) before emitting it",
         )
-    _need(target.instructions.get(instruction.name) is instruction, f"{instruction.name} is not declared by {target.name}")
+    _need(
+        target.instructions.get(instruction.name) is instruction, f"{instruction.name} is not declared by {target.name}"
+    )
     if _types(op) != list(instruction.operands):
         raise VerifyError(f"{instruction.name} on other types", expected=list(instruction.operands), got=_types(op))
     _need([value.type for value in op.results] == [instruction.result], "has the declared result")
@@ -255,7 +266,8 @@ def check_op(op: Op, target: Target, where: str) -> None:
 
 
 def verify_kernel(function: KernelFunction) -> None:
-    """Check every op, that values are defined once before their uses in an enclosing block, and that blocks end in a yield."""
+    """Check every op, that values are defined once before their uses in an enclosing block, and that blocks end in a
+    yield."""
     defined: set[Value] = set()
 
     def define(values: tuple[Value, ...]) -> None:
@@ -273,10 +285,14 @@ def verify_kernel(function: KernelFunction) -> None:
                 raise VerifyError("an inner block ends in its one yield", where=function.name, got=op.name)
             for value in op.operands:
                 if value.const is None and value not in defined:
-                    raise VerifyError(f"{op.name} uses a value that is not defined there", where=function.name, got=value.type)
+                    raise VerifyError(
+                        f"{op.name} uses a value that is not defined there", where=function.name, got=value.type
+                    )
             for nested in op.blocks:
                 visit(nested, True)
-            if op.name == "if" and [value.type for value in op.blocks[1].ops[-1].operands] != [v.type for v in op.results]:
+            if op.name == "if" and [value.type for value in op.blocks[1].ops[-1].operands] != [
+                v.type for v in op.results
+            ]:
                 raise VerifyError("if: both branches yield the results", where=function.name)
             define(op.results)
             scope += op.results

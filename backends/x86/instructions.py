@@ -1,7 +1,7 @@
 """The x86 instructions that kernels use by name; whatever LLVM selects by itself from plain IR is not here.
 
-Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives vcvtps2dq from `lrint`, vpmovdb
-from `trunc`, vmaxps from fcmp + select, vpmovb2m from a comparison with zero.)
+Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives vcvtps2dq from `lrint`,
+vpmovdb from `trunc`, vmaxps from fcmp + select, vpmovb2m from a comparison with zero.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def _madd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _pshufb(table: np.ndarray, codes: np.ndarray) -> np.ndarray:
     rows, picks = table.reshape(-1, 16), codes.view(np.uint8).reshape(-1, 16)
-    return np.where(picks < 128, np.take_along_axis(rows, (picks & 15).astype(np.intp), axis=1), 0).astype(np.int8).ravel()
+    return (
+        np.where(picks < 128, np.take_along_axis(rows, (picks & 15).astype(np.intp), axis=1), 0).astype(np.int8).ravel()
+    )
 
 
 def _permi2(low: np.ndarray, codes: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -67,26 +69,74 @@ def _declare() -> list[Instruction]:
     found = [
         Instruction(
             f"x86.vpdpbusd.{size * 8}", feature, f"llvm.x86.avx512.vpdpbusd.{size * 8}",
-            (ints(size), bytes_(size), bytes_(size)), ints(size), _dpbusd, "acc + dot product of four u8 x i8 pairs, wraps",
+            (ints(size), bytes_(size), bytes_(size)), ints(size), _dpbusd,
+            "acc + dot product of four u8 x i8 pairs, wraps",
         )
         for size, feature in ((64, "avx512vnni"), (32, "vnni256"))
     ]  # fmt: skip
-    for size, feature, prefix, suffix in ((64, "avx512", "llvm.x86.avx512.", ".512"), (32, "avx2", "llvm.x86.avx2.", "")):
+    for size, feature, prefix, suffix in (
+        (64, "avx512", "llvm.x86.avx512.", ".512"),
+        (32, "avx2", "llvm.x86.avx2.", ""),
+    ):
         b, h, i, wide = bytes_(size), words(size), ints(size), size * 8
         rows = [
-            ("vpmaddubsw", ("pmaddubs.w", "pmadd.ub.sw"), (b, b), h, _maddubs, "u8 x i8 products, pairs summed, saturated to i16"),
+            (
+                "vpmaddubsw",
+                ("pmaddubs.w", "pmadd.ub.sw"),
+                (b, b),
+                h,
+                _maddubs,
+                "u8 x i8 products, pairs summed, saturated to i16",
+            ),
             ("vpmaddwd", ("pmaddw.d", "pmadd.wd"), (h, h), i, _madd, "i16 products, pairs summed to i32"),
-            ("vpshufb", ("pshuf.b", "pshuf.b"), (b, b), b, _pshufb, "bytes of each 128-bit lane by index; bit 7 gives 0"),
-            ("vpackssdw", ("packssdw", "packssdw"), (i, i), h, _pack(np.int16, np.int16), "i32 to i16, signed saturation, by lane"),
-            ("vpackusdw", ("packusdw", "packusdw"), (i, i), h, _pack(np.uint16, np.int16), "i32 to u16, saturation, by lane"),
-            ("vpacksswb", ("packsswb", "packsswb"), (h, h), b, _pack(np.int8, np.int8), "i16 to i8, signed saturation, by lane"),
-            ("vpackuswb", ("packuswb", "packuswb"), (h, h), b, _pack(np.uint8, np.int8), "i16 to u8, saturation, by lane"),
+            (
+                "vpshufb",
+                ("pshuf.b", "pshuf.b"),
+                (b, b),
+                b,
+                _pshufb,
+                "bytes of each 128-bit lane by index; bit 7 gives 0",
+            ),
+            (
+                "vpackssdw",
+                ("packssdw", "packssdw"),
+                (i, i),
+                h,
+                _pack(np.int16, np.int16),
+                "i32 to i16, signed saturation, by lane",
+            ),
+            (
+                "vpackusdw",
+                ("packusdw", "packusdw"),
+                (i, i),
+                h,
+                _pack(np.uint16, np.int16),
+                "i32 to u16, saturation, by lane",
+            ),
+            (
+                "vpacksswb",
+                ("packsswb", "packsswb"),
+                (h, h),
+                b,
+                _pack(np.int8, np.int8),
+                "i16 to i8, signed saturation, by lane",
+            ),
+            (
+                "vpackuswb",
+                ("packuswb", "packuswb"),
+                (h, h),
+                b,
+                _pack(np.uint8, np.int8),
+                "i16 to u8, saturation, by lane",
+            ),
         ]
         for name, spellings, operands, result, meaning, doc in rows:
             llvm = prefix + spellings[0 if size == 64 else 1] + suffix
             found.append(Instruction(f"x86.{name}.{wide}", feature, llvm, operands, result, meaning, doc))
         generic = f"llvm.uadd.sat.v{size}i8"
-        found.append(Instruction(f"x86.vpaddusb.{wide}", feature, generic, (b, b), b, _adds_unsigned, "u8 sum, saturated"))
+        found.append(
+            Instruction(f"x86.vpaddusb.{wide}", feature, generic, (b, b), b, _adds_unsigned, "u8 sum, saturated")
+        )
     z = bytes_(64)
     found.append(
         Instruction(

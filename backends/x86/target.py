@@ -46,12 +46,18 @@ _WIDE = ((14, 2), (12, 2), (9, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
 _LEVELS = {
     level.name: level
     for level in (
-        Level("avx2", ("avx2",), "x86-64-v3", _V3, 32, 16, ((4, 2), (8, 1), (2, 2), (1, 2)), ((6, 2), (4, 3), (12, 1), (1, 4))),
+        Level(
+            "avx2", ("avx2",), "x86-64-v3", _V3, 32, 16,
+            ((4, 2), (8, 1), (2, 2), (1, 2)), ((6, 2), (4, 3), (12, 1), (1, 4)),
+        ),
         Level(
             "avxvnni", ("avx2", "avxvnni", "vnni256"), "x86-64-v3", (*_V3, "avxvnni"), 32, 16,
             ((6, 2), (4, 3), (12, 1), (1, 4)), ((6, 2), (4, 3), (12, 1), (1, 4)),
         ),
-        Level("avx512", ("avx2", "avx512"), "x86-64-v4", (*_V3, *_V4), 64, 32, ((10, 2), (20, 1), (5, 3), (1, 4)), _WIDE),
+        Level(
+            "avx512", ("avx2", "avx512"), "x86-64-v4", (*_V3, *_V4), 64, 32,
+            ((10, 2), (20, 1), (5, 3), (1, 4)), _WIDE,
+        ),
         Level(
             "avx512vnni", ("avx2", "avx512", "avx512vnni", "vnni256"), "x86-64-v4", (*_V3, *_V4, "avx512vnni"), 64, 32,
             _WIDE, _WIDE,
@@ -78,7 +84,8 @@ def _can_run(level: str) -> bool:
 
 
 def can_run(level: str) -> bool:
-    """Whether this process can execute code of the level. QC_ISA makes the levels that it doesn't include unavailable."""
+    """Whether this process can execute code of the level. QC_ISA makes the levels that it doesn't include
+    unavailable."""
     if level not in _LEVELS:
         raise LoweringError(f"unknown level {level!r}", hint=nearest(level, LEVELS))
     pretended = pretended_level()
@@ -88,13 +95,16 @@ def can_run(level: str) -> bool:
 
 
 def host_level() -> str:
-    """The highest level this process can run. QC_ISA pretends a weaker CPU; asking for more than there is is an error."""
+    """The highest level this process can run. QC_ISA pretends a weaker CPU; asking for more than there is is an
+    error."""
     pretended = pretended_level()
     if pretended is not None:
         if pretended not in _LEVELS:
             raise LoweringError(f"QC_ISA names an unknown level {pretended!r}", hint=nearest(pretended, LEVELS))
         if not _can_run(pretended):
-            raise LoweringError(f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level")
+            raise LoweringError(
+                f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level"
+            )
         return pretended
     for level in _PREFERENCE:
         if _can_run(level):
@@ -205,7 +215,8 @@ class X86Target(Target):
         return acc
 
     def pairs_safe(self, weights: np.ndarray) -> bool:
-        """255 * (w0 + w1) fits i16: the positive parts of each pair sum to 128 at most, the negative to -128 at least."""
+        """255 * (w0 + w1) fits i16: the positive parts of each pair sum to 128 at most, the negative to -128 at
+        least."""
         pairs = np.ascontiguousarray(weights, np.int32).reshape(-1, 2)
         return bool((np.maximum(pairs, 0).sum(1) <= 128).all() and (np.minimum(pairs, 0).sum(1) >= -128).all())
 
@@ -232,7 +243,9 @@ class X86Target(Target):
 
     def _narrow_by_packs(self, b: KernelBuilder, parts: Sequence[Value], sign: str) -> Value:
         halves = [b.instr("x86.vpackssdw.256", parts[0], parts[1]), b.instr("x86.vpackssdw.256", parts[2], parts[3])]
-        packed = b.instr(f"x86.vpack{sign}wb.256", *halves)  # by 128-bit lane: 0 1 2 3 of the low lanes, then of the high
+        packed = b.instr(
+            f"x86.vpack{sign}wb.256", *halves
+        )  # by 128-bit lane: 0 1 2 3 of the low lanes, then of the high
         quads = b.shuffle(b.bitcast(packed, vector(I32, 8)), None, [0, 4, 1, 5, 2, 6, 3, 7])
         return b.bitcast(quads, vector(I8, 32))
 
@@ -245,8 +258,8 @@ class X86Target(Target):
         return [b.shuffle(row, None, lanes) for row in rows]
 
     def lookup(self, b: KernelBuilder, table: Sequence[Value], codes: Value) -> Value:
-        """VBMI: two vpermi2b and a blend by bit 7. Else, for each row of 16, vpshufb with indices that are moved so that only
-        codes of this row stay below 128: code - 16 * row + 0x70, the sum saturating."""
+        """VBMI: two vpermi2b and a blend by bit 7. Else, for each row of 16, vpshufb with indices that are moved so
+        that only codes of this row stay below 128: code - 16 * row + 0x70, the sum saturating."""
         if self.has("vbmi"):
             low, high = (b.instr("x86.vpermi2b.512", table[half], codes, table[half + 1]) for half in (0, 2))
             return b.select(codes < 0, high, low)

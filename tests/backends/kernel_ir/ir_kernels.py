@@ -1,0 +1,85 @@
+"""Kernels of the tests: a u8 x i8 GEMM tile loop, and small ones for single ops. And ways to run them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.backends.jit import CompiledKernel
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+
+
+@kernel(pointers=("x", "w", "y"), extents=("m", "n", "k", "stride"))
+def gemm(b: KernelBuilder, *, mr: int, nv: int, safe: bool = False) -> None:
+    """y[m, n] i32 = x[m, k] u8 (rows `stride` bytes apart) times w packed [n / nr][k / 4][nr][4] i8, nr = nv
+    registers."""
+    target = b.target
+    x, w, y, n, k, stride = (
+        b.pointer("x"),
+        b.pointer("w"),
+        b.pointer("y"),
+        b.extent("n"),
+        b.extent("k"),
+        b.extent("stride"),
+    )
+    lanes, size = target.i32_lanes, target.vector_bytes
+
+    def tile(x: Value, w: Value, y: Value, mr: int) -> None:
+        rows = b.rows(x, stride, mr)
+        zeros = [[b.zero(vector(I32, lanes)) for _ in range(nv)] for _ in range(mr)]
+        with b.loop(0, k, 4, carried=[zeros, rows.pointers, w]) as loop:
+            acc, pointers, w = loop.carried
+            here = rows.at(pointers)
+            loaded = [b.load(vector(I8, size), w, disp=j * size) for j in range(nv)]
+            ws = loaded if safe else [target.dot4_weights(b, value) for value in loaded]
+            for r in range(mr):
+                four = target.broadcast4(b, *here[r])
+                if safe:
+                    acc[r] = [target.dot4_pairs_safe(b, acc[r][j], four, ws[j]) for j in range(nv)]
+                else:
+                    xs = target.dot4_activations(b, four)
+                    acc[r] = [target.dot4(b, acc[r][j], xs, ws[j]) for j in range(nv)]
+            loop.yield_([acc, here.moved(4), w + nv * size])
+        acc = loop.results[0]
+        for r in range(mr):
+            for j in range(nv):
+                b.store(acc[r][j], y, n * (4 * r), disp=j * size)
+
+    lo, hi = b.share(b.extent("m"), mr)
+    full = lo + (hi - lo) // mr * mr
+    with b.loop(0, n, nv * lanes) as columns:
+        panel = w + columns.index * k
+        for first, last, step in ((lo, full, mr), (full, hi, 1)):
+            with b.loop(first, last, step) as tiles:
+                tile(x + tiles.index * stride, panel, y + (tiles.index * n + columns.index) * 4, step)
+
+
+@kernel(pointers=("x", "y"), extents=("n",), scalars=("alpha",))
+def scale(b: KernelBuilder, *, lanes: int) -> None:
+    """y = x * alpha, f32, the last vector by its prefix."""
+    x, y, n = b.pointer("x"), b.pointer("y"), b.extent("n")
+    alpha = b.splat(b.scalar("alpha"), lanes)
+    lo, hi = b.share(n, lanes)
+    with b.loop(lo, hi, lanes) as loop:
+        value = b.load_prefix(vector(F32, lanes), x, loop.index * 4, n - loop.index)
+        b.store_prefix(value * alpha, y, loop.index * 4, n - loop.index)
+
+
+def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
+    """w[k, n] -> [n / nr][k / 4][nr][4]."""
+    k, n = w.shape
+    return np.ascontiguousarray(w.reshape(k // 4, 4, n // nr, nr).transpose(2, 0, 3, 1))
+
+
+def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: int = 1, **values: object) -> None:
+    """Run all threads' parts one after the other. buffers: of the pointer parameters, in order."""
+    names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
+    args = compiled.function.pack_args(**{name: (i, 0) for i, name in enumerate(names)}, **values)
+    bases = (ctypes.c_void_p * len(buffers))(*[buffer.ctypes.data for buffer in buffers])
+    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)
+    for thread in range(threads):
+        entry(args.ctypes.data, bases, thread, threads)

@@ -1,0 +1,227 @@
+"""The builder: folding, loops, conditionals, prefixes, shares; each by the interpreter and, where it runs, natively."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ir_kernels import call, scale
+
+from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.interpreter import interpret
+from qcompiler.backends.kernel_ir.ir import KernelFunction
+from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
+from qcompiler.backends.target import parse_target
+from qcompiler.backends.x86.target import LEVELS, can_run
+from qcompiler.errors import LoweringError, VerifyError
+
+TARGET = parse_target("x86-64-linux+avx2")
+RUNNABLE = [
+    pytest.param(level, marks=pytest.mark.skipif(not can_run(level), reason="not on this CPU")) for level in LEVELS
+]
+GUARD = 0xA5
+
+
+def _both(function: KernelFunction, inputs: dict[str, np.ndarray], result: np.ndarray, **values: float) -> np.ndarray:
+    """The result of the interpreter, after comparing machine code with it if this machine runs it."""
+    interpreted = result.copy()
+    interpret(function, {**inputs, "y": interpreted}, **values)
+    if function.target.can_run():
+        native = result.copy()
+        (compiled,) = compile_kernels([function])
+        call(compiled, [*inputs.values(), native], **values)
+        np.testing.assert_array_equal(native.view(np.uint8), interpreted.view(np.uint8))
+    return interpreted
+
+
+@kernel(pointers=("y",), extents=("n",))
+def folds(b: KernelBuilder) -> None:
+    n = b.extent("n")
+    same = [n + 0, 0 + n, n - 0, n * 1, 1 * n, n // 1, n << 0, n | 0]
+    assert all(each is n for each in same)
+    assert (n * 0).const == 0
+    assert (b.i64(6) * 7 - 2).const == 40
+    assert (b.const(I8, 100) + 100).const == -56
+    assert b.lshr(b.const(I8, -1), 4).const == 15
+    assert (b.const(I32, 3) < 4).const is True
+    assert b.sext(b.const(I8, -5), I64).const == -5
+    assert b.zext(b.const(I8, -1), I32).const == 255
+    assert b.const(vector(I8, 4), [2, 2, 2, 2]).const == 2
+    assert b.blocks[0].ops == []
+
+
+def test_constants_fold_and_neutral_operands_vanish() -> None:
+    assert folds.build(TARGET).body.ops == []
+
+
+@kernel(pointers=("y",), extents=("n",))
+def fibonacci(b: KernelBuilder) -> None:
+    y = b.pointer("y")
+    with b.loop(0, b.extent("n"), carried=(b.i64(0), [b.i64(1)])) as loop:
+        first, [second] = loop.carried
+        loop.yield_((second, [first + second]))
+    first, [second] = loop.results
+    b.store(first, y)
+    with b.if_(first % 2 == 0) as branch:
+        branch.yield_(second)
+    with branch.else_():
+        branch.yield_(-second)
+    b.store(branch.results, y, 8)
+    with b.if_(first > 100):
+        b.store(b.i64(1), y, disp=16)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(0, [0, 1, 7]), (1, [1, -1, 7]), (6, [8, 13, 7]), (20, [6765, -10946, 1]), (-3, [0, 1, 7])]
+)
+def test_loops_and_conditionals(n: int, expected: list[int]) -> None:
+    assert _both(fibonacci.build(TARGET), {}, np.full(3, 7, np.int64), n=n).tolist() == expected
+
+
+@kernel(pointers=("y",))
+def static_loops(b: KernelBuilder, *, lo: int, hi: int, step: int) -> None:
+    with b.loop(lo, hi, step, carried=b.i64(0)) as loop:
+        with b.loop(0, 3, carried=loop.carried) as inner:
+            inner.yield_(inner.carried + loop.index)
+        loop.yield_(inner.results)
+    b.store(loop.results, b.pointer("y"))
+
+
+@pytest.mark.parametrize(("lo", "hi", "step"), [(0, 10, 3), (0, 9, 3), (5, 5, 1), (7, 5, 1), (-4, 3, 2)])
+def test_static_bounds(lo: int, hi: int, step: int) -> None:
+    y = _both(static_loops.build(TARGET, lo=lo, hi=hi, step=step), {}, np.zeros(1, np.int64))
+    assert y[0] == 3 * sum(range(lo, hi, step))
+
+
+@kernel(pointers=("x", "y"), extents=("n",))
+def copy_prefix(b: KernelBuilder, *, element: str, lanes: int) -> None:
+    type: Type = vector({"i8": I8, "i32": I32, "f32": F32}[element], lanes)
+    value = b.load_prefix(type, b.pointer("x"), 0, b.extent("n"))
+    b.store_prefix(value, b.pointer("y"), 0, b.extent("n"))
+    b.store(value, b.pointer("y"), disp=2 * type.bytes)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("element", "dtype", "lanes"), [("i8", np.int8, 32), ("i32", np.int32, 8), ("f32", np.float32, 16)]
+)
+def test_prefixes_touch_nothing_else(level: str, element: str, dtype: type, lanes: int) -> None:
+    function = copy_prefix.build(parse_target(f"x86-64-linux+{level}"), element=element, lanes=lanes)
+    for n in (0, 1, 2, lanes // 2 - 1, lanes // 2, lanes - 1, lanes, lanes + 1, 1000):
+        count = min(n, lanes)
+        x = np.arange(1, count + 1).astype(dtype)  # the interpreter fails on a read past its end
+        guard = np.full(3 * lanes * x.itemsize, GUARD, np.uint8).view(dtype)
+        y = _both(function, {"x": x}, guard, n=n)
+        np.testing.assert_array_equal(y[:count], x)
+        np.testing.assert_array_equal(y[count : 2 * lanes].view(np.uint8), GUARD)
+        np.testing.assert_array_equal(y[2 * lanes :], np.concatenate([x, np.zeros(lanes - count, dtype)]))
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_scale_on_any_number_of_threads(level: str) -> None:
+    target = parse_target(f"x86-64+{level}")
+    (compiled,) = compile_kernels([scale.build(target, lanes=16)])
+    for n in (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100):
+        for threads in (1, 2, 3, 7):
+            x = np.random.default_rng(n).standard_normal(n + 1).astype(np.float32)
+            y = np.full(n + 1, 42, np.float32)
+            call(compiled, [x, y], threads=threads, n=n, alpha=0.3)
+            np.testing.assert_array_equal(y[:n], x[:n] * np.float32(0.3))
+            assert y[n] == 42
+
+
+def test_share_covers_everything_once() -> None:
+    @kernel(pointers=("y",), extents=("n",))
+    def shares(b: KernelBuilder) -> None:
+        lo, hi = b.share(b.extent("n"), 4)
+        b.store(lo, b.pointer("y"))
+        b.store(hi, b.pointer("y"), disp=8)
+
+    function = shares.build(TARGET)
+    for n in (0, 1, 3, 4, 5, 100, 103):
+        for threads in (1, 2, 3, 8):
+            parts = []
+            for thread in range(threads):
+                y = np.zeros(2, np.int64)
+                interpret(function, {"y": y}, thread=thread, threads=threads, n=n)
+                parts.append(y.tolist())
+            assert parts[0][0] == 0 and parts[-1][1] == n
+            assert all(before[1] == after[0] for before, after in zip(parts, parts[1:]))
+            assert all(lo % 4 == 0 or lo == n for lo, _ in parts)
+
+
+@kernel(pointers=("x", "y"))
+def tree(b: KernelBuilder) -> None:
+    b.store(b.reduce(lambda p, q: p + q, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
+
+
+def test_reduce_is_the_8_4_2_1_tree() -> None:
+    x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
+    y, lanes = _both(tree.build(TARGET), {"x": x}, np.zeros(1, np.float32)), x
+    for half in (8, 4, 2, 1):
+        lanes = lanes[:half] + lanes[half:]
+    assert y[0] == lanes[0]
+
+
+@kernel(pointers=("x", "y"), extents=("stride",))
+def row_sums(b: KernelBuilder, *, count: int) -> None:
+    rows = b.rows(b.pointer("x"), b.extent("stride"), count)
+    for row in range(count):
+        b.store(b.load(I32, *rows[row]), b.pointer("y"), 4 * row)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 14])
+def test_rows_at_a_stride(count: int) -> None:
+    x = np.arange(count * 5, dtype=np.int32).reshape(count, 5)
+    y = _both(row_sums.build(TARGET, count=count), {"x": x}, np.zeros(count, np.int32), stride=20)
+    np.testing.assert_array_equal(y, x[:, 0])
+
+
+@kernel(pointers=("x", "y"), aliased=("x", "y"))
+def shift(b: KernelBuilder) -> None:
+    for index in range(4):
+        b.store(b.load(I32, b.pointer("x"), 4 * index) + 1, b.pointer("y"), 4 * index)
+
+
+@pytest.mark.skipif(not TARGET.can_run(), reason="runs machine code")
+def test_aliased_pointers_may_overlap() -> None:
+    (compiled,) = compile_kernels([shift.build(TARGET)])
+    data = np.zeros(5, np.int32)
+    call(compiled, [data, data[1:]])
+    assert data.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_values_have_no_truth() -> None:
+    @kernel(extents=("n",))
+    def confused(b: KernelBuilder) -> None:
+        if b.extent("n") > 3:
+            b.i64(0)
+
+    with pytest.raises(LoweringError, match="b.if_"):
+        confused.build(TARGET)
+
+
+def test_unknown_parameters_name_the_nearest() -> None:
+    @kernel(extents=("width",))
+    def wrong(b: KernelBuilder) -> None:
+        b.extent("widht")
+
+    with pytest.raises(VerifyError, match="did you mean 'width'"):
+        wrong.build(TARGET)
+
+
+def test_pack_args() -> None:
+    words = scale.pack_args(x=(2, 64), y=(3, 0), n=-1, alpha=-1.5)
+    assert words.dtype == np.int64
+    assert words.tolist() == [2, 64, 3, 0, -1, int(np.float32(-1.5).view(np.uint32))]
+    with pytest.raises(LoweringError, match="arguments do not fit"):
+        scale.pack_args(x=(2, 64), y=(3, 0), n=1)
+
+
+def test_interpreter_refuses_to_leave_a_buffer() -> None:
+    @kernel(pointers=("x", "y"))
+    def past(b: KernelBuilder) -> None:
+        b.store(b.load(vector(F32, 8), b.pointer("x"), disp=4), b.pointer("y"))
+
+    with pytest.raises(LoweringError, match="outside its buffer"):
+        interpret(past.build(TARGET), {"x": np.zeros(8, np.float32), "y": np.zeros(8, np.float32)})

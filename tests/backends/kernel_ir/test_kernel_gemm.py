@@ -1,0 +1,93 @@
+"""A u8 x i8 GEMM loop equals numpy to the bit on every level that the CPU has, and in the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ir_kernels import call, gemm, pack_weights
+
+from qcompiler.backends.jit import compile_kernels, disassemble, emitted_kernels
+from qcompiler.backends.kernel_ir.interpreter import interpret
+from qcompiler.backends.target import parse_target
+from qcompiler.backends.x86.target import LEVELS, can_run
+
+RNG = np.random.default_rng(7)
+RUNNABLE = [
+    pytest.param(level, marks=pytest.mark.skipif(not can_run(level), reason="not on this CPU")) for level in LEVELS
+]
+
+
+def _data(m: int, n: int, k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    if kind == "random":
+        return RNG.integers(0, 256, (m, k)).astype(np.uint8), RNG.integers(-128, 128, (k, n)).astype(np.int8)
+    return np.full((m, k), 255, np.uint8), np.full((k, n), -128 if kind == "low" else 127, np.int8)
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_equals_numpy_on_every_tile(level: str) -> None:
+    target = parse_target(f"x86-64+{level}")
+    functions = [gemm.build(target, mr=mr, nv=nv) for mr, nv in target.gemm_tiles]
+    before = emitted_kernels[level]
+    compiled = compile_kernels(functions)
+    assert emitted_kernels[level] == before + len(functions)
+    for kernel, (mr, nv) in zip(compiled, target.gemm_tiles):
+        nr = nv * target.i32_lanes
+        for m in (1, mr - 1, mr, mr + 1, 3 * mr + 2):
+            for k, kind in ((4, "random"), (68, "random"), (8192, "low"), (8192, "high")):
+                x, w = _data(m, 2 * nr, k, kind)
+                y = np.full((m, 2 * nr), -1, np.int32)
+                call(kernel, [x, pack_weights(w, nr), y], m=m, n=2 * nr, k=k, stride=k, threads=3)
+                np.testing.assert_array_equal(y, np.matmul(x.astype(np.float64), w.astype(np.float64)).astype(np.int64))
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_pairs_safe_sequence(level: str) -> None:
+    target = parse_target(f"x86-64+{level}")
+    nr = 2 * target.i32_lanes
+    (kernel,) = compile_kernels([gemm.build(target, mr=2, nv=2, safe=True)])
+    x = np.full((2, 64), 255, np.uint8)
+    w = np.tile(np.array([[64], [64], [-64], [-64]], np.int8), (16, nr))
+    packed, y = pack_weights(w, nr), np.zeros((2, nr), np.int32)
+    assert target.pairs_safe(packed)
+    call(kernel, [x, packed, y], m=2, n=nr, k=64, stride=64)
+    np.testing.assert_array_equal(y, x.astype(np.int32) @ w.astype(np.int32))
+    w[0, 0] = 65
+    assert not target.pairs_safe(pack_weights(w, nr))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_interpreter_equals_numpy(level: str) -> None:
+    target = parse_target(f"x86-64-linux+{level}")
+    nr = target.i32_lanes
+    function = gemm.build(target, mr=2, nv=1)
+    x, w = _data(3, nr, 12, "random")
+    y = np.zeros((3, nr), np.int32)
+    interpret(function, {"x": x, "w": pack_weights(w, nr), "y": y}, m=3, n=nr, k=12, stride=12)
+    np.testing.assert_array_equal(y, x.astype(np.int32) @ w.astype(np.int32))
+
+
+def _innermost_loop(assembly: str, mnemonic: str) -> list[str]:
+    """The longest run of instructions between a label and a jump back to it that holds the mnemonic."""
+    lines = [line.strip() for line in assembly.splitlines()]
+    found: list[str] = []
+    for end, line in enumerate(lines):
+        if line.startswith("j") and "." in line:
+            label = line.split()[-1] + ":"
+            starts = [i for i in range(end) if lines[i].startswith(label)]
+            body = lines[starts[-1] : end] if starts else []
+            single = not any(each.startswith(".LBB") for each in body[1:])
+            if single and any(mnemonic in each for each in body) and len(body) > len(found):
+                found = body
+    return found
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_inner_loop_has_no_spills(level: str) -> None:
+    target = parse_target(f"x86-64-linux+{level}")
+    mr, nv = target.gemm_tiles[0]
+    mnemonic = "vpdpbusd" if "vnni" in level else "vpmaddwd"
+    loop = _innermost_loop(disassemble(gemm.build(target, mr=mr, nv=nv)), mnemonic)
+    assert sum(mnemonic in line for line in loop) == mr * nv * (1 if "vnni" in level else 2)
+    assert not any("%rsp" in line for line in loop)
+    register = "%zmm" if target.vector_bytes == 64 else "%ymm"
+    assert all(register in line for line in loop if mnemonic in line)
