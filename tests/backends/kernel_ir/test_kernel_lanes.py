@@ -1,0 +1,77 @@
+"""Ops on lanes and masks, prefetch, and concurrent compilation: machine code against the interpreter and numpy."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+from ir_kernels import call, scale
+
+from qcompiler.backends.jit import compile_kernels, emitted_kernels
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.interpreter import interpret
+from qcompiler.backends.kernel_ir.types import F32, I1, I16, I32, I64, vector
+from qcompiler.backends.target import parse_target
+from qcompiler.backends.x86.target import LEVELS, can_run
+
+RUNNABLE = [
+    pytest.param(level, marks=pytest.mark.skipif(not can_run(level), reason="not on this CPU")) for level in LEVELS
+]
+
+
+@kernel(pointers=("x", "y"), extents=("lane",))
+def lanes(b: KernelBuilder) -> None:
+    x, y = b.pointer("x"), b.pointer("y")
+    low, high = b.load(vector(I32, 8), x), b.load(vector(I32, 8), x, disp=32)
+    b.prefetch(x, b.extent("lane") << 20, disp=64)
+    b.store(b.shuffle(low, high, [0, 8, 1, 9, 7, 15, 6, 14]), y)
+    b.store(b.insert(b.insert(low, 77, b.extent("lane")), b.extract(high, 3), 0), y, disp=32)
+    b.store(b.extract(b.concat([low, high]), b.extent("lane") + 8), y, disp=64)
+    bits = b.bitcast(b.concat([low, high]) < 0, I16)
+    b.store(b.zext(bits, I32), y, disp=68)
+    negative = b.slice(b.bitcast(bits, vector(I1, 16)), 0, 8)
+    b.store(b.select(negative, -low, low), y, disp=72)
+    b.store(b.bitcast(b.slice(low, 2, 2), I64), y, disp=104)
+    with b.if_((b.extent("lane") > 2) & (b.extent("lane") < 5)):
+        b.store(b.bitcast(b.splat(b.const(F32, -0.0), 2), vector(I32, 2)), y, disp=112)
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("lane", [0, 3, 7])
+def test_lanes(level: str, lane: int) -> None:
+    function = lanes.build(parse_target(f"x86-64+{level}"))
+    x = np.random.default_rng(lane).integers(-(2**31), 2**31, 16).astype(np.int32)
+    expected = np.full(30, 5, np.int32)
+    expected[:8] = x[[0, 8, 1, 9, 7, 15, 6, 14]]
+    expected[8:16] = x[:8]
+    expected[8 + lane] = 77
+    expected[8] = x[11]
+    expected[16] = x[8 + lane]
+    expected[17] = sum(1 << i for i in range(16) if x[i] < 0)
+    expected[18:26] = np.abs(x[:8])
+    expected[26:28] = x[2:4]
+    if lane == 3:
+        expected[28:] = -(2**31)
+    interpreted, native = np.full(30, 5, np.int32), np.full(30, 5, np.int32)
+    interpret(function, {"x": x, "y": interpreted}, lane=lane)
+    np.testing.assert_array_equal(interpreted, expected)
+    (compiled,) = compile_kernels([function])
+    call(compiled, [x, native], lane=lane)
+    np.testing.assert_array_equal(native, expected)
+
+
+@pytest.mark.skipif(not can_run("avx2"), reason="runs machine code")
+def test_kernels_compile_on_many_threads() -> None:
+    target, before = parse_target("x86-64+avx2"), emitted_kernels["avx2"]
+
+    def work(lanes: int) -> bool:
+        first, second = compile_kernels([scale.build(target, lanes=lanes)] * 2)
+        x, y = np.arange(100, dtype=np.float32), np.zeros((2, 100), np.float32)
+        call(first, [x, y[0]], n=100, alpha=2)
+        call(second, [x, y[1]], n=100, alpha=2)
+        return first.address != second.address and (y == 2 * x).all()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, [4, 8, 16, 32] * 3))
+    assert emitted_kernels["avx2"] == before + 24
