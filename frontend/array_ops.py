@@ -1,0 +1,570 @@
+"""Array operations on traced values, with numpy's meaning: promotion, broadcasting, indexing, joining, reducing.
+
+Every frontend records through these: Proxy's methods, the numpy and torch function tables, and the importers. An argument may be
+a traced value, an array or a Python number; at least one is traced, or a trace is being recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.dims import Dim, DimLike
+from qcompiler.errors import TraceError
+from qcompiler.frontend.recorder import Trace, Traced, required_trace, shape_entry
+from qcompiler.frontend.sizes import Size, as_dim
+from qcompiler.frontend.source import user_place
+from qcompiler.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from qcompiler.frontend.proxy import Proxy
+
+FULL = 2**31 - 1  # a slice's stop that means "to the end", whatever the size
+_ORDER = {DType.BOOL: 0, DType.U8: 1, DType.I8: 1, DType.I16: 2, DType.I32: 3, DType.I64: 4, DType.F32: 5}
+COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
+_FLOAT_BINARY = frozenset({"div", "pow"})
+
+
+# -- operands
+
+
+def trace_of(*items: Any) -> Trace:
+    """The trace that any of the arguments belongs to, else the active one."""
+    for item in items:
+        if isinstance(item, Traced):
+            return item.trace
+        if isinstance(item, (list, tuple)):
+            for part in item:
+                if isinstance(part, Traced):
+                    return part.trace
+    return required_trace("this function")
+
+
+def is_number(item: Any) -> bool:
+    return isinstance(item, (bool, int, float, np.generic, Size))
+
+
+def lift(item: Any, trace: Trace | None = None, *, dtype: DType | None = None) -> Proxy:
+    """`item` as a traced value: constants for arrays and numbers. A float64 constant becomes f32."""
+    if isinstance(item, Traced):
+        return item if dtype is None else cast(item, dtype)
+    trace = trace or required_trace("a constant")
+    if is_number(item):
+        if isinstance(item, Size):
+            item = item.bake()
+        if dtype is None:
+            kind = np.asarray(item).dtype.kind
+            dtype = DType.BOOL if kind == "b" else DType.F32 if kind == "f" else DType.I64
+        return trace.scalar(item, dtype)
+    return trace.constant(item, dtype=dtype)
+
+
+def type_of(x: Proxy) -> TensorType:
+    return x.value.type
+
+
+def dims(x: Proxy) -> tuple[DimLike, ...]:
+    """The shape in Dims, as the IR holds it."""
+    return lift(x).value.type.shape
+
+
+def rank(x: Proxy) -> int:
+    return lift(x).value.type.rank
+
+
+def kind_of(item: Any) -> DType:
+    """The element type that an operand counts as in promotion."""
+    if isinstance(item, Traced):
+        return DType.F32 if item.value.type.is_quantized else item.value.type.dtype
+    if isinstance(item, Size):
+        return DType.I64
+    kind = np.asarray(item).dtype.kind if not hasattr(item, "detach") else np.asarray(item.detach()).dtype.kind
+    return DType.BOOL if kind == "b" else DType.F32 if kind == "f" else DType.I64
+
+
+def common_dtype(*items: Any) -> DType:
+    """The element type that arrays and numbers meet in: bool < ints < f32; a Python number never widens an int array."""
+    arrays = [kind_of(item) for item in items if not is_number(item)]
+    numbers = [kind_of(item) for item in items if is_number(item)]
+    best = max(arrays or numbers, key=lambda dtype: _ORDER.get(dtype, 5))
+    for number in numbers:
+        if number is DType.F32 and not best.is_float:
+            best = DType.F32
+        elif number.is_integer and best is DType.BOOL:
+            best = DType.I64
+    return best
+
+
+def check_axis(axis: Any, count: int, what: str) -> int:
+    """`axis` made non-negative; TraceError if there is no such axis."""
+    number = int(axis)
+    if not -count <= number < count:
+        raise TraceError(f"{what}: no axis {number}", where=user_place(), expected=f"{-count} to {count - 1}")
+    return number % count if count else 0
+
+
+def check_axes(axis: Any, count: int, what: str) -> tuple[int, ...]:
+    """None (all axes), an int or several, as sorted non-negative ints."""
+    if axis is None:
+        return tuple(range(count))
+    listed = axis if isinstance(axis, (tuple, list)) else (axis,)
+    found = [check_axis(item, count, what) for item in listed]
+    if len(set(found)) != len(found):
+        raise TraceError(f"{what}: an axis is named twice", where=user_place(), got=axis)
+    return tuple(sorted(found))
+
+
+# -- elementwise
+
+
+def binary(op: str, x: Any, y: Any, **attrs: Any) -> Proxy:
+    """An elementwise op of two operands after promotion."""
+    trace = trace_of(x, y)
+    dtype = common_dtype(x, y)
+    if op in ("logical_and", "logical_or"):
+        dtype = DType.BOOL
+    elif op in _FLOAT_BINARY and not dtype.is_float:
+        dtype = DType.F32
+    elif dtype is DType.BOOL and op not in COMPARISONS:
+        dtype = DType.I64
+    return trace.emit(op, (lift(x, trace, dtype=dtype), lift(y, trace, dtype=dtype)), attrs)
+
+
+def unary(op: str, x: Any, **attrs: Any) -> Proxy:
+    """An elementwise op of one operand; ints become f32 unless the op keeps them."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    keeps = ("neg", "abs", "sign", "square")
+    if not kind_of(x).is_float and not (op in keeps and kind_of(x).is_integer):
+        if op in ("floor", "ceil", "round"):
+            return x
+        x = cast(x, DType.F32)
+    return trace.emit(op, (x,), attrs)
+
+
+def logical_not(x: Any) -> Proxy:
+    trace = trace_of(x)
+    return trace.emit("logical_not", (lift(x, trace, dtype=DType.BOOL),))
+
+
+def cast(x: Proxy, dtype: DType) -> Proxy:
+    """Another element type; constants convert at once, the same type is no op."""
+    if kind_of(x) is dtype:
+        return x
+    if x.value.is_const:
+        return x.trace.derived(x.value, f"cast:{dtype}", x.value.data.astype(dtype.numpy), x.value.name)
+    if dtype is DType.BOOL:
+        return binary("not_equal", x, 0)
+    return x.trace.emit("cast", (x,), {"dtype": dtype})
+
+
+def where(condition: Any, x: Any, y: Any) -> Proxy:
+    trace = trace_of(condition, x, y)
+    dtype = common_dtype(x, y)
+    return trace.emit("where", (lift(condition, trace, dtype=DType.BOOL), lift(x, trace, dtype=dtype),
+                                lift(y, trace, dtype=dtype)))
+
+
+def clip(x: Any, low: Any, high: Any) -> Proxy:
+    """Bounds may be None, numbers or arrays; two numbers on a float give one hardtanh."""
+    if low is not None and high is not None and kind_of(x).is_float and is_number(low) and is_number(high):
+        return unary("hardtanh", x, min_value=float(low), max_value=float(high))
+    if low is not None:
+        x = binary("maximum", x, low)
+    return x if high is None else binary("minimum", x, high)
+
+
+# -- products
+
+
+def matmul(x: Any, y: Any) -> Proxy:
+    """numpy's matmul. A constant matrix on the right gives `linear` with the transposed weight, so that it is quantized by
+    channels like any layer."""
+    trace = trace_of(x, y)
+    x, y = lift(x, trace, dtype=DType.F32), lift(y, trace, dtype=DType.F32)
+    if rank(x) == 0 or rank(y) == 0:
+        raise TraceError("matmul needs axes", where=trace.place(), got=f"{type_of(x)}, {type_of(y)}")
+    if y.value.is_const and rank(y) == 2:
+        weight = trace.derived(y.value, "transposed", y.value.data.T, f"{y.value.name}.T")
+        return trace.emit("linear", (x, weight))
+    left, right = rank(x) == 1, rank(y) == 1
+    x = expand_dims(x, 0) if left else x
+    y = expand_dims(y, 1) if right else y
+    product = trace.emit("matmul", (x, y))
+    dropped = ([-2] if left else []) + ([-1] if right else [])
+    return squeeze(product, tuple(dropped)) if dropped else product
+
+
+# -- shape
+
+
+def reshape(x: Any, shape: Any) -> Proxy:
+    """numpy's reshape, C order; sizes may be symbolic, one may be -1."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    target = tuple(as_dim(size) for size in sizes)
+    if target == dims(x):
+        return x
+    return trace.emit("reshape", (x,), {"shape": tuple(shape_entry(size) for size in target)})
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Proxy:
+    trace = trace_of(x)
+    x = lift(x, trace)
+    perm = tuple(reversed(range(rank(x)))) if axes is None else tuple(check_axis(a, rank(x), "transpose") for a in axes)
+    if sorted(perm) != list(range(rank(x))):
+        raise TraceError("transpose: every axis once", where=trace.place(), expected=f"{rank(x)} axes", got=axes)
+    return x if perm == tuple(range(rank(x))) else trace.emit("transpose", (x,), {"perm": perm})
+
+
+def swapaxes(x: Proxy, first: int, second: int) -> Proxy:
+    perm = list(range(rank(x)))
+    a, b = check_axis(first, rank(x), "swapaxes"), check_axis(second, rank(x), "swapaxes")
+    perm[a], perm[b] = perm[b], perm[a]
+    return transpose(x, perm)
+
+
+def moveaxis(x: Proxy, source: Any, destination: Any) -> Proxy:
+    sources = [check_axis(a, rank(x), "moveaxis") for a in (source if isinstance(source, (tuple, list)) else [source])]
+    targets = [check_axis(a, rank(x), "moveaxis")
+               for a in (destination if isinstance(destination, (tuple, list)) else [destination])]
+    perm = [axis for axis in range(rank(x)) if axis not in sources]
+    for target, axis in sorted(zip(targets, sources)):
+        perm.insert(target, axis)
+    return transpose(x, perm)
+
+
+def expand_dims(x: Any, axis: Any) -> Proxy:
+    x = lift(x, trace_of(x))
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    total = rank(x) + len(axes)
+    new = {check_axis(a, total, "expand_dims") for a in axes}
+    rest = iter(dims(x))
+    return reshape(x, tuple(1 if i in new else next(rest) for i in range(total)))
+
+
+def squeeze(x: Proxy, axis: Any = None) -> Proxy:
+    """Drop axes of size 1; with `axis`, those alone (another size is an error)."""
+    shape = dims(x)
+    axes = [i for i, size in enumerate(shape) if size == 1] if axis is None else check_axes(axis, rank(x), "squeeze")
+    for i in axes:
+        if shape[i] != 1:
+            raise TraceError(f"squeeze: axis {i} is not of size 1", where=x.trace.place(), got=str(type_of(x)))
+    return reshape(x, tuple(size for i, size in enumerate(shape) if i not in axes))
+
+
+def flatten(x: Any, start: int = 0, end: int = -1) -> Proxy:
+    """torch's flatten: the axes from start to end become one."""
+    x = lift(x, trace_of(x))
+    if rank(x) == 0:
+        return reshape(x, (1,))
+    first, last = check_axis(start, rank(x), "flatten"), check_axis(end, rank(x), "flatten")
+    joined: DimLike = 1
+    for size in dims(x)[first:last + 1]:
+        joined = joined * size
+    return reshape(x, (*dims(x)[:first], joined, *dims(x)[last + 1:]))
+
+
+def expand(x: Any, shape: Sequence[Any]) -> Proxy:
+    """Broadcast to a shape; -1 keeps an axis (torch)."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    target = [as_dim(size) for size in shape]
+    own = (None,) * (len(target) - rank(x)) + dims(x)
+    target = [own[i] if size == -1 and own[i] is not None else size for i, size in enumerate(target)]
+    if tuple(target) == dims(x):
+        return x
+    return trace.emit("expand", (x,), {"shape": tuple(shape_entry(size) for size in target)})
+
+
+def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
+    """Slices with numpy's meaning on some axes, as few ops as possible."""
+    axes, starts, stops, steps, flips_before, flips_after = [], [], [], [], [], []
+    for axis, wanted in sorted(ranges.items()):
+        start, stop, step, before, after = _normalise(x, axis, wanted)
+        if before:
+            flips_before.append(axis)
+        if after:
+            flips_after.append(axis)
+        if (start, stop, step) != (0, FULL, 1):
+            axes.append(axis)
+            starts.append(start)
+            stops.append(stop)
+            steps.append(step)
+    if flips_before:
+        x = flip(x, flips_before)
+    if axes:
+        x = x.trace.emit("slice", (x,), {"axes": tuple(axes), "starts": tuple(starts), "stops": tuple(stops),
+                                         "steps": tuple(steps)})
+    return flip(x, flips_after) if flips_after else x
+
+
+def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool, bool]:
+    """(start, stop, step, flip before, flip after) with a positive step and starts >= 0. An axis of symbolic size counts from
+    its end by flipping, so the slice stays right for every size."""
+    size = dims(x)[axis]
+    step = 1 if wanted.step is None else int(wanted.step)
+    if step == 0:
+        raise TraceError("a slice's step is 0", where=x.trace.place())
+    if not isinstance(size, Dim):
+        start, stop, step = slice(_index(wanted.start), _index(wanted.stop), step).indices(size)
+        count = len(range(start, stop, step))
+        if step < 0:
+            start, stop, step = size - 1 - start, size - 1 - start + max(count - 1, 0) * -step + (count > 0), -step
+            return (0, FULL, 1, True, False) if (start, stop, step) == (0, size, 1) else (start, stop, step, True, False)
+        return (0, FULL, 1, False, False) if (start, stop, step) == (0, size, 1) else (start, max(stop, start), step,
+                                                                                    False, False)
+    start, stop = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
+    if step < 0:
+        flipped = flip_bound(start), flip_bound(stop)
+        inner = _normalise_forward(x, *flipped, -step)
+        return (inner[0], inner[1], inner[2], not inner[3], inner[4])
+    return _normalise_forward(x, start, stop, step)
+
+
+def flip_bound(bound: int | None) -> int | None:
+    """A bound counted from the other end of the axis."""
+    return None if bound is None else -1 - bound
+
+
+def _normalise_forward(x: Proxy, start: int | None, stop: int | None, step: int) -> tuple[int, int, int, bool, bool]:
+    start = 0 if start is None else start
+    stop = FULL if stop is None else stop
+    if start >= 0 and stop >= 0:
+        return start, max(stop, start), step, False, False
+    if step != 1:
+        raise TraceError("a stepped slice that counts from the end of a symbolic axis", where=x.trace.place(),
+                         hint="slice twice: first x[-n:], then [::step]")
+    if start >= 0 and start == 0:  # [:-n]: flip, drop the first n, flip back
+        return -stop, FULL, 1, True, True
+    if start < 0 and stop == FULL:  # [-n:]: flip, keep the first n, flip back
+        return 0, -start, 1, True, start != -1
+    if start < 0 and stop < 0:  # [-n:-m]
+        return -stop, max(-start, -stop), 1, True, stop - start > 1
+    raise TraceError("a slice with bounds from both ends of a symbolic axis", where=x.trace.place(),
+                     hint="slice twice: first x[n:], then [:-m]")
+
+
+def _index(bound: Any) -> int | None:
+    return None if bound is None else int(bound)
+
+
+def _symbolic(x: Proxy, size: Dim, bound: Any) -> int | None:
+    """A slice bound on an axis of symbolic size: the axis' own size is "to the end", `size - n` counts from the end."""
+    if isinstance(bound, Size):
+        rest = bound.dim - size
+        if isinstance(rest, Dim):
+            return bound.bake()
+        return rest if rest < 0 else FULL
+    return _index(bound)
+
+
+def flip(x: Any, axis: Any = None) -> Proxy:
+    trace = trace_of(x)
+    x = lift(x, trace)
+    axes = check_axes(axis, rank(x), "flip")
+    return trace.emit("flip", (x,), {"axes": axes}) if axes else x
+
+
+def select(x: Proxy, axis: int, index: int) -> Proxy:
+    """torch's select: one position of an axis, the axis dropped."""
+    return getitem(x, (slice(None),) * check_axis(axis, rank(x), "select") + (int(index),))
+
+
+def getitem(x: Proxy, index: Any) -> Proxy:
+    """numpy's basic indexing, and one list or array of indices (a gather)."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    used = sum(1 for part in parts if part is not None and part is not Ellipsis)
+    if sum(1 for part in parts if part is Ellipsis) > 1 or used > rank(x):
+        raise TraceError("too many indices", where=x.trace.place(), expected=f"at most {rank(x)}", got=len(parts))
+    if not any(part is Ellipsis for part in parts):
+        parts.append(Ellipsis)
+    at = next(i for i, part in enumerate(parts) if part is Ellipsis)
+    parts[at:at + 1] = [slice(None)] * (rank(x) - used)
+    ranges: dict[int, slice] = {}
+    gathers: list[tuple[int, Any]] = []
+    dropped: set[int] = set()
+    axis = 0
+    for part in parts:
+        if part is None:
+            continue
+        if isinstance(part, slice):
+            ranges[axis] = part
+        elif isinstance(part, (int, np.integer, Size)) and not isinstance(part, bool):
+            ranges[axis] = _single(x, axis, part)
+            dropped.add(axis)
+        else:
+            gathers.append((axis, part))
+        axis += 1
+    if len(gathers) > 1:
+        raise TraceError("indexing with several arrays at once is not supported", where=x.trace.place(),
+                         hint="index one axis after the other, or use np.take_along_axis")
+    result = slice_axes(x, ranges)
+    if dropped or any(part is None for part in parts):
+        kept, axis = [], 0
+        for part in parts:
+            if part is None:
+                kept.append(1)
+                continue
+            if axis not in dropped:
+                kept.append(dims(result)[axis])
+            axis += 1
+        result = reshape(result, tuple(kept))
+    for axis, part in gathers:
+        before = sum(1 for p in parts[:next(i for i, p in enumerate(parts) if p is part)] if p is None)
+        result = take(result, part, axis + before - sum(1 for d in dropped if d < axis))
+    return result
+
+
+def _single(x: Proxy, axis: int, part: Any) -> slice:
+    size = dims(x)[axis]
+    if isinstance(part, Size):
+        rest = part.dim - size
+        part = rest if not isinstance(rest, Dim) and rest < 0 else part.bake()
+    index = int(part)
+    if not isinstance(size, Dim) and not -size <= index < size:
+        raise TraceError(f"index {index} is outside of axis {axis}", where=x.trace.place(), got=str(type_of(x)))
+    return slice(index, index + 1 if index != -1 else None)
+
+
+def take(x: Any, indices: Any, axis: int | None) -> Proxy:
+    """numpy's take: indices of any rank along one axis (None: of the flattened array)."""
+    trace = trace_of(x, indices)
+    x = lift(x, trace)
+    if kind_of(indices) is DType.BOOL:
+        raise TraceError("indexing with a mask gives a shape that depends on data", where=trace.place(),
+                         hint="np.where(mask, x, y) keeps the shape")
+    if kind_of(indices).is_float:
+        raise TraceError("indices must be ints", where=trace.place())
+    if axis is None:
+        x, axis = reshape(x, (-1,)), 0
+    axis = check_axis(axis, rank(x), "take")
+    if not isinstance(indices, Traced):
+        indices = _wrapped_indices(np.asarray(indices), dims(x)[axis], trace)
+    return trace.emit("gather", (x, lift(indices, trace, dtype=DType.I64)), {"axis": axis})
+
+
+def _wrapped_indices(indices: np.ndarray, size: DimLike, trace: Trace) -> np.ndarray:
+    """Negative constant indices made positive, and checked, where the size is known."""
+    if isinstance(size, Dim) or not indices.size:
+        return indices
+    if indices.min() < -size or indices.max() >= size:
+        raise TraceError("an index is outside of its axis", where=trace.place(), expected=f"{-size} to {size - 1}",
+                         got=f"{indices.min()} to {indices.max()}")
+    return np.where(indices < 0, indices + size, indices) if indices.min() < 0 else indices
+
+
+# -- joining
+
+
+def concat(xs: Sequence[Any], axis: int = 0) -> Proxy:
+    trace = trace_of(list(xs))
+    if not xs:
+        raise TraceError("nothing to concatenate", where=trace.place())
+    dtype = common_dtype(*xs)
+    parts = [lift(x, trace, dtype=dtype) for x in xs]
+    if len(parts) == 1:
+        return parts[0]
+    return trace.emit("concat", parts, {"axis": check_axis(axis, rank(parts[0]), "concat")})
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Proxy:
+    trace = trace_of(list(xs))
+    parts = [lift(x, trace) for x in xs]
+    axis = check_axis(axis, rank(parts[0]) + 1, "stack")
+    return concat([expand_dims(x, axis) for x in parts], axis)
+
+
+def split_at(x: Proxy, bounds: Sequence[int], axis: int) -> list[Proxy]:
+    """The pieces between consecutive bounds; the last one runs to the end."""
+    axis = check_axis(axis, rank(x), "split")
+    edges = [0, *bounds, None]
+    return [slice_axes(x, {axis: slice(low, high)}) for low, high in zip(edges, edges[1:])]
+
+
+def static_size(x: Proxy, axis: int, what: str) -> int:
+    """The int size of an axis; a symbolic one is taken from the example, and guarded."""
+    size = dims(x)[axis]
+    return Size(size, x.trace).bake() if isinstance(size, Dim) else size
+
+
+def pad(x: Any, padding: Sequence[tuple[int, int]], mode: str = "constant", value: float = 0.0) -> Proxy:
+    """(before, after) for every axis."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    pairs = tuple((int(before), int(after)) for before, after in padding)
+    if all(pair == (0, 0) for pair in pairs):
+        return x
+    return trace.emit("pad", (x,), {"padding": pairs, "mode": mode, "value": float(value)})
+
+
+def tile(x: Any, repeats: Sequence[int]) -> Proxy:
+    trace = trace_of(x)
+    x = lift(x, trace)
+    repeats = tuple(int(r) for r in repeats)
+    total = max(len(repeats), rank(x))
+    repeats = (1,) * (total - len(repeats)) + repeats
+    if total > rank(x):
+        x = reshape(x, (1,) * (total - rank(x)) + dims(x))
+    return x if set(repeats) <= {1} else trace.emit("tile", (x,), {"repeats": repeats})
+
+
+def roll(x: Proxy, shift: Any, axis: Any) -> Proxy:
+    """Each axis in turn: the two pieces around the cut change places."""
+    if axis is None:
+        return reshape(roll(reshape(x, (-1,)), shift, 0), dims(x))
+    shifts = shift if isinstance(shift, (tuple, list)) else [shift]
+    axes = axis if isinstance(axis, (tuple, list)) else [axis]
+    for amount, where_ in zip(shifts, axes):
+        where_ = check_axis(where_, rank(x), "roll")
+        size = dims(x)[where_]
+        amount = int(amount) if isinstance(size, Dim) else int(amount) % size
+        if amount:
+            x = concat([slice_axes(x, {where_: slice(-amount, None)}), slice_axes(x, {where_: slice(None, -amount)})],
+                       where_)
+    return x
+
+
+# -- reducing
+
+
+def reduce(op: str, x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
+    """mean, sum, max, min, prod. Bools are counted as ints, means of ints are f32."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    if op in ("mean", "prod") and not kind_of(x).is_float:
+        x = cast(x, DType.F32)
+    elif kind_of(x) is DType.BOOL:
+        x = cast(x, DType.I64)
+    axes = check_axes(axis, rank(x), op)
+    return trace.emit(op, (x,), {"axes": axes, "keepdims": bool(keepdims)}) if axes else x
+
+
+def variance(x: Any, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Proxy:
+    """The mean of squared distances from the mean; `correction` as numpy's ddof."""
+    centered = binary("sub", x, reduce("mean", x, axis, True))
+    squared = unary("square", centered)
+    if not correction:
+        return reduce("mean", squared, axis, keepdims)
+    count = 1
+    for a in check_axes(axis, rank(squared), "var"):
+        count *= static_size(squared, a, "var")
+    return binary("div", reduce("sum", squared, axis, keepdims), max(count - correction, 0))
+
+
+def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Proxy:
+    trace = trace_of(x)
+    x = lift(x, trace)
+    if axis is None:
+        flat = trace.emit("argmax", (reshape(x, (-1,)),), {"axis": 0, "keepdims": False})
+        return reshape(flat, (1,) * rank(x)) if keepdims else flat
+    return trace.emit("argmax", (x,), {"axis": check_axis(axis, rank(x), "argmax"), "keepdims": bool(keepdims)})
+
+
+def softmax(x: Any, axis: int, op: str = "softmax") -> Proxy:
+    trace = trace_of(x)
+    x = lift(x, trace, dtype=DType.F32)
+    return trace.emit(op, (x,), {"axis": check_axis(axis, rank(x), op)})

@@ -1,0 +1,40 @@
+"""Initial parameters: torch's distributions, drawn from one seeded generator."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.frontend.nn.module import Parameter
+
+_generator = np.random.default_rng(0)
+
+
+def manual_seed(seed: int) -> None:
+    """Start the generator of all following layers anew."""
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+def uniform(shape: tuple[int, ...], bound: float) -> Parameter:
+    return Parameter(_generator.uniform(-bound, bound, shape).astype(np.float32))
+
+
+def normal(shape: tuple[int, ...]) -> Parameter:
+    return Parameter(_generator.standard_normal(shape, np.float32))
+
+
+def kaiming_uniform(shape: tuple[int, ...]) -> Parameter:
+    """torch's default for weights, kaiming_uniform(a=sqrt(5)): bound 1/sqrt(fan_in), fan_in = all sizes but the first."""
+    return uniform(shape, _bound(shape))
+
+
+def bias_for(weight_shape: tuple[int, ...], size: int) -> Parameter:
+    """torch's default for biases: the same bound as the weight's."""
+    return uniform((size,), _bound(weight_shape))
+
+
+def _bound(weight_shape: tuple[int, ...]) -> float:
+    fan_in = math.prod(weight_shape[1:])
+    return 1.0 / math.sqrt(fan_in) if fan_in else 0.0

@@ -1,0 +1,106 @@
+"""The user's place in their own source: file:line of a traced op, and the text of a condition that cannot be traced.
+
+Frames inside qcompiler and numpy are skipped. Paths are relative to the working directory, or the file's bare name outside
+of it, so that graphs never carry a machine's paths.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+import os
+import sys
+import textwrap
+from itertools import islice
+from types import FrameType
+
+import numpy as np
+
+import qcompiler
+from qcompiler.ir import Loc
+
+_OWN = tuple(
+    os.path.join(os.path.abspath(root), "")
+    for root in (
+        os.path.dirname(qcompiler.__file__),
+        os.path.dirname(os.path.abspath(__file__)),
+        os.path.dirname(np.__file__),
+        *(os.path.join(path, folder) for path in qcompiler.__path__ for folder in ("passes", "backends")
+          if os.path.isdir(os.path.join(path, folder))),
+    )
+)
+_LIBRARY = tuple(os.path.abspath(module.__file__) for module in (functools, __import__("contextlib")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_internal(filename: str) -> bool:
+    return filename.startswith(_OWN) or filename in _LIBRARY or filename.startswith("<frozen")
+
+
+def display_path(filename: str) -> str:
+    """`filename` relative to the working directory if inside it, else its bare name."""
+    if filename.startswith("<"):
+        return filename
+    absolute, here = os.path.abspath(filename), os.path.join(os.getcwd(), "")
+    shown = absolute[len(here):] if absolute.startswith(here) else os.path.basename(absolute)
+    return shown.replace(os.sep, "/")
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame that is neither ours nor numpy's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_internal(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def user_loc() -> Loc | None:
+    """The user's line that is running now."""
+    frame = user_frame()
+    return None if frame is None else Loc(display_path(frame.f_code.co_filename), frame.f_lineno)
+
+
+def user_place() -> str:
+    """`file:line: source` of the user's line, and the part of it that is being evaluated; for messages."""
+    frame = user_frame()
+    if frame is None:
+        return "unknown source line"
+    filename, line = frame.f_code.co_filename, frame.f_lineno
+    place = f"{display_path(filename)}:{line}"
+    text = linecache.getline(filename, line, frame.f_globals).strip()
+    return f"{place}: {text}" if text else place
+
+
+def user_expression() -> str | None:
+    """The source text of the expression that the user's frame is evaluating, where Python recorded its columns. For a
+    statement with a condition (`if`, `while`, `assert`) the condition."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    positions = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
+    if positions is None or None in positions:
+        return None
+    first, last, start, end = positions
+    lines = [linecache.getline(frame.f_code.co_filename, number, frame.f_globals).encode()
+             for number in range(first, last + 1)]
+    lines[-1] = lines[-1][:end] if len(lines) > 1 else lines[-1][start:end]
+    if len(lines) > 1:
+        lines[0] = lines[0][start:]
+    text = b"".join(lines).decode(errors="replace").strip()
+    return _condition(text) or (text if len(lines) == 1 and text else None)
+
+
+def _condition(text: str) -> str | None:
+    """The condition of the `if`, `while` or `assert` that `text` starts with."""
+    text = text.removeprefix("el") if text.startswith("elif") else text
+    if not text.startswith(("if", "while", "assert")):
+        return None
+    for source in (textwrap.dedent(text), text.splitlines()[0] + " pass"):
+        try:
+            statement = ast.parse(source).body[0]
+        except (SyntaxError, IndexError):
+            continue
+        if isinstance(statement, (ast.If, ast.While, ast.Assert)):
+            return ast.get_source_segment(source, statement.test)
+    return None
