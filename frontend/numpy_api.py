@@ -1,0 +1,380 @@
+"""numpy on traced values: the tables behind `__array_ufunc__` and `__array_function__`.
+
+A function outside of the tables raises TraceError that names it and the nearest supported one; an argument without meaning in
+a graph (`out=`, Fortran order) too. What the operations mean is in `array_ops.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import TraceError, nearest
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
+from qcompiler.frontend.einsum import einsum
+from qcompiler.frontend.proxy import power
+from qcompiler.frontend.source import user_place
+from qcompiler.types import DType
+
+_UNSET = np._NoValue if hasattr(np, "_NoValue") else object()
+
+UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
+    np.positive: lambda x: x,
+    np.matmul: ops.matmul,
+    np.power: power,
+    np.float_power: power,
+    np.floor_divide: lambda x, y: unary("floor", binary("div", x, y)),
+    np.remainder: lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y)),
+    np.logical_not: ops.logical_not,
+    np.invert: ops.logical_not,
+    np.logical_xor: lambda x, y: binary("not_equal", _truth(x), _truth(y)),
+    np.bitwise_xor: lambda x, y: binary("not_equal", _truth(x), _truth(y)),
+    np.exp2: lambda x: unary("exp", binary("mul", x, math.log(2))),
+    np.expm1: lambda x: binary("sub", unary("exp", x), 1.0),
+    np.log1p: lambda x: unary("log", binary("add", x, 1.0)),
+    np.log2: lambda x: binary("mul", unary("log", x), 1 / math.log(2)),
+    np.log10: lambda x: binary("mul", unary("log", x), 1 / math.log(10)),
+    np.sinh: lambda x: binary("mul", binary("sub", unary("exp", x), unary("exp", unary("neg", x))), 0.5),
+    np.cosh: lambda x: binary("mul", binary("add", unary("exp", x), unary("exp", unary("neg", x))), 0.5),
+    np.tan: lambda x: binary("div", unary("sin", x), unary("cos", x)),
+    np.hypot: lambda x, y: unary("sqrt", binary("add", unary("square", x), unary("square", y))),
+    np.logaddexp: lambda x, y: _logaddexp(x, y),
+    np.isnan: lambda x: binary("not_equal", x, x),
+    np.isfinite: lambda x: binary("less", unary("abs", x), math.inf),
+    np.isinf: lambda x: binary("equal", unary("abs", x), math.inf),
+    np.trunc: lambda x: binary("mul", unary("sign", x), unary("floor", unary("abs", x))),
+    np.heaviside: lambda x, y: ops.where(binary("equal", x, 0.0), y, cast(binary("greater", x, 0.0), DType.F32)),
+}
+for _ufunc, _op in ((np.add, "add"), (np.subtract, "sub"), (np.multiply, "mul"), (np.true_divide, "div"),
+                    (np.minimum, "minimum"), (np.maximum, "maximum"), (np.equal, "equal"), (np.not_equal, "not_equal"),
+                    (np.less, "less"), (np.less_equal, "less_equal"), (np.greater, "greater"),
+                    (np.greater_equal, "greater_equal"), (np.logical_and, "logical_and"), (np.logical_or, "logical_or"),
+                    (np.bitwise_and, "logical_and"), (np.bitwise_or, "logical_or")):
+    UFUNCS[_ufunc] = lambda x, y, _op=_op: binary(_op, x, y)
+for _ufunc, _op in ((np.negative, "neg"), (np.absolute, "abs"), (np.fabs, "abs"), (np.sqrt, "sqrt"),
+                    (np.reciprocal, "reciprocal"), (np.exp, "exp"), (np.log, "log"), (np.sin, "sin"), (np.cos, "cos"),
+                    (np.tanh, "tanh"), (np.floor, "floor"), (np.ceil, "ceil"), (np.rint, "round"), (np.sign, "sign"),
+                    (np.square, "square")):
+    UFUNCS[_ufunc] = lambda x, _op=_op: unary(_op, x)
+_REDUCTIONS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
+
+
+def _truth(x: Any) -> Any:
+    return cast(lift(x), DType.BOOL)
+
+
+def _logaddexp(x: Any, y: Any) -> Any:
+    high, low = binary("maximum", x, y), binary("minimum", x, y)
+    return binary("add", high, unary("softplus", binary("sub", low, high)))
+
+
+def apply_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Record a call of a ufunc, or its `reduce`."""
+    name = f"np.{ufunc.__name__}"
+    kwargs = {key: value for key, value in kwargs.items() if value is not None and value is not _UNSET}
+    if "out" in kwargs:
+        raise TraceError(f"{name} into an existing array", where=user_place(),
+                         hint=f"assign the result instead: y = {name}(...); augmented assignment of an array to a "
+                              "traced value does this too")
+    if method == "reduce" and ufunc in _REDUCTIONS:
+        axis = kwargs.get("axis", inputs[1] if len(inputs) > 1 else 0)
+        return reduce(_REDUCTIONS[ufunc], inputs[0], axis, bool(kwargs.get("keepdims", False)))
+    if method != "__call__" or ufunc not in UFUNCS:
+        raise unsupported(name if method == "__call__" else f"{name}.{method}")
+    dtype = kwargs.pop("dtype", None)
+    rest = {key: value for key, value in kwargs.items() if key not in ("casting", "subok", "order")}
+    if rest:
+        raise TraceError(f"{name}: unsupported argument {', '.join(rest)}=", where=user_place())
+    result = UFUNCS[ufunc](*inputs)
+    return result if dtype is None else result.astype(dtype)
+
+
+def apply_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Record a call of a numpy function that dispatches through `__array_function__`."""
+    name = f"{(function.__module__ or 'numpy').replace('numpy', 'np', 1)}.{function.__name__}"
+    meaning = FUNCTIONS.get(function)
+    if meaning is None:
+        raise unsupported(name)
+    given = {key: value for key, value in kwargs.items() if value is not _UNSET}
+    if given.get("out") is not None:
+        raise TraceError(f"{name} into an existing array", where=user_place(), hint=f"y = {name}(...)")
+    given.pop("out", None)
+    try:
+        bound = inspect.signature(meaning).bind(*args, **given)
+    except TypeError as error:
+        raise TraceError(f"{name}: {error}", where=user_place(),
+                         expected=f"arguments {inspect.signature(meaning)}") from None
+    return meaning(*bound.args, **bound.kwargs)
+
+
+def unsupported(name: str) -> TraceError:
+    """The error for a numpy function outside of the tables."""
+    known = sorted({f"np.{f.__name__}" for f in UFUNCS} | {
+        f"{f.__module__.replace('numpy', 'np', 1)}.{f.__name__}" for f in FUNCTIONS})
+    return TraceError(f"{name} is not supported in a trace", where=user_place(), hint=nearest(name, known))
+
+
+# -- functions
+
+
+def _mean(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    return _as(reduce("mean", a, axis, keepdims), dtype)
+
+
+def _sum(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    return _as(reduce("sum", a, axis, keepdims), dtype)
+
+
+def _prod(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    return _as(reduce("prod", a, axis, keepdims), dtype)
+
+
+def _max(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return reduce("max", a, axis, keepdims)
+
+
+def _min(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return reduce("min", a, axis, keepdims)
+
+
+def _var(a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
+    return _as(ops.variance(a, axis, keepdims, ddof), dtype)
+
+
+def _std(a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
+    return _as(unary("sqrt", ops.variance(a, axis, keepdims, ddof)), dtype)
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    return x if dtype is None else x.astype(dtype)
+
+
+def _any(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return binary("greater", reduce("max", cast(_truth(a), DType.F32), axis, keepdims), 0.0)
+
+
+def _all(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return binary("greater", reduce("min", cast(_truth(a), DType.F32), axis, keepdims), 0.0)
+
+
+def _average(a: Any, axis: Any = None, weights: Any = None, keepdims: bool = False) -> Any:
+    if weights is None:
+        return reduce("mean", a, axis, keepdims)
+    weighted = reduce("sum", binary("mul", a, weights), axis, keepdims)
+    return binary("div", weighted, reduce("sum", ops.expand(weights, dims(a)), axis, keepdims))
+
+
+def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    if ord in (None, 2, "fro"):
+        return unary("sqrt", reduce("sum", unary("square", x), axis, keepdims))
+    if ord == 1 and isinstance(axis, int):
+        return reduce("sum", unary("abs", x), axis, keepdims)
+    if ord == np.inf and isinstance(axis, int):
+        return reduce("max", unary("abs", x), axis, keepdims)
+    raise TraceError("np.linalg.norm: unsupported ord", where=user_place(), expected="2, or 1 and inf with an int axis",
+                     got=ord)
+
+
+def _reshape(a: Any, shape: Any = None, order: str = "C", *, newshape: Any = None, copy: Any = None) -> Any:
+    _c_order("np.reshape", order)
+    return reshape(a, newshape if shape is None else shape)
+
+
+def _ravel(a: Any, order: str = "C") -> Any:
+    _c_order("np.ravel", order)
+    return ops.flatten(a)
+
+
+def _c_order(name: str, order: str) -> None:
+    if order not in ("C", "K"):
+        raise TraceError(f"{name} in another order than C", where=user_place(), got=order)
+
+
+def _split(ary: Any, indices_or_sections: Any, axis: int = 0, *, exact: bool = True) -> list[Any]:
+    x = lift(ary)
+    axis = ops.check_axis(axis, rank(x), "split")
+    if not isinstance(indices_or_sections, (int, np.integer)):
+        return ops.split_at(x, [int(i) for i in indices_or_sections], axis)
+    size, sections = ops.static_size(x, axis, "split"), int(indices_or_sections)
+    if sections < 1 or (exact and size % sections):
+        raise TraceError("np.split: the axis does not divide evenly", where=user_place(), got=f"{size} into {sections}",
+                         hint="np.array_split")
+    each, extra = divmod(size, sections)
+    lengths = [each + 1] * extra + [each] * (sections - extra)
+    return ops.split_at(x, list(np.cumsum(lengths)[:-1]), axis)
+
+
+def _concatenate(arrays: Sequence[Any], axis: Any = 0, dtype: Any = None, casting: str = "same_kind") -> Any:
+    parts = [lift(x) for x in arrays]
+    if axis is None:
+        parts, axis = [ops.flatten(x) for x in parts], 0
+    return _as(ops.concat(parts, axis), dtype)
+
+
+def _vstack(tup: Sequence[Any]) -> Any:
+    return ops.concat([x if rank(x) > 1 else ops.expand_dims(x, 0) for x in map(lift, tup)], 0)
+
+
+def _hstack(tup: Sequence[Any]) -> Any:
+    parts = [lift(x) for x in tup]
+    return ops.concat(parts, 0 if rank(parts[0]) <= 1 else 1)
+
+
+def _column_stack(tup: Sequence[Any]) -> Any:
+    return ops.concat([x if rank(x) > 1 else ops.expand_dims(x, 1) for x in map(lift, tup)], 1)
+
+
+def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    if x is None or y is None:
+        raise TraceError("np.where with one argument gives a shape that depends on data", where=user_place(),
+                         hint="np.where(condition, x, y)")
+    return ops.where(condition, x, y)
+
+
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    return ops.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
+
+
+def _pad(array: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> Any:
+    modes = {"constant": "constant", "reflect": "reflect", "edge": "edge"}
+    if mode not in modes:
+        raise TraceError("np.pad: unsupported mode", where=user_place(), got=mode, hint=nearest(mode, modes))
+    if not isinstance(constant_values, (int, float)):
+        raise TraceError("np.pad: constant_values is one number", where=user_place(), got=constant_values)
+    widths = np.broadcast_to(np.asarray(pad_width, int), (rank(array), 2)).tolist()
+    return ops.pad(array, widths, modes[mode], float(constant_values))
+
+
+def _take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Any:
+    if mode != "raise":
+        raise TraceError("np.take: only mode='raise'", where=user_place(), got=mode)
+    return ops.take(a, indices, axis)
+
+
+def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
+    x, axis = (ops.flatten(arr), 0) if axis is None else (lift(arr), axis)
+    return x.trace.emit("gather_elements", (x, lift(indices, x.trace, dtype=DType.I64)),
+                        {"axis": ops.check_axis(axis, rank(x), "take_along_axis")})
+
+
+def _repeat(a: Any, repeats: Any, axis: Any = None) -> Any:
+    x, axis = (ops.flatten(a), 0) if axis is None else (lift(a), ops.check_axis(axis, rank(a), "repeat"))
+    if not isinstance(repeats, (int, np.integer)):
+        size = ops.static_size(x, axis, "repeat")
+        return ops.take(x, np.repeat(np.arange(size), repeats), axis)
+    shape = dims(x)
+    tiled = ops.expand(ops.expand_dims(x, axis + 1), (*shape[:axis + 1], int(repeats), *shape[axis + 1:]))
+    return reshape(tiled, (*shape[:axis], shape[axis] * int(repeats), *shape[axis + 1:]))
+
+
+def _tile(A: Any, reps: Any) -> Any:
+    return ops.tile(A, reps if isinstance(reps, (tuple, list)) else (reps,))
+
+
+def _dot(a: Any, b: Any) -> Any:
+    if rank(a) == 0 or rank(b) == 0:
+        return binary("mul", a, b)
+    if rank(b) <= 2:
+        return ops.matmul(a, b)
+    return _tensordot(a, b, ((rank(a) - 1,), (rank(b) - 2,)))
+
+
+def _inner(a: Any, b: Any) -> Any:
+    if rank(a) == 0 or rank(b) == 0:
+        return binary("mul", a, b)
+    return _tensordot(a, b, ((rank(a) - 1,), (rank(b) - 1,)))
+
+
+def _outer(a: Any, b: Any) -> Any:
+    return binary("mul", ops.expand_dims(ops.flatten(a), 1), ops.expand_dims(ops.flatten(b), 0))
+
+
+def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    a, b = lift(a), lift(b)
+    if isinstance(axes, int):
+        axes = (tuple(range(rank(a) - axes, rank(a))), tuple(range(axes)))
+    first, second = ((item,) if isinstance(item, int) else tuple(item) for item in axes)
+    first = tuple(ops.check_axis(i, rank(a), "tensordot") for i in first)
+    second = tuple(ops.check_axis(i, rank(b), "tensordot") for i in second)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    left = list(letters[:rank(a)])
+    right = list(letters[rank(a):rank(a) + rank(b)])
+    for i, j in zip(first, second):
+        right[j] = left[i]
+    kept = [left[i] for i in range(rank(a)) if i not in first] + [right[j] for j in range(rank(b)) if j not in second]
+    return einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+
+
+def _full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> Any:
+    kind = kind_of(a) if dtype is None else DType.F32 if np.dtype(dtype).kind == "f" else DType.from_numpy(dtype)
+    return ops.expand(lift(fill_value, dtype=kind), dims(a) if shape is None else shape)
+
+
+def _nan_to_num(x: Any, copy: bool = True, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
+    limits = np.finfo(np.float32)
+    y = ops.where(binary("not_equal", x, x), float(nan), x)
+    y = ops.where(binary("equal", x, math.inf), float(limits.max if posinf is None else posinf), y)
+    return ops.where(binary("equal", x, -math.inf), float(limits.min if neginf is None else neginf), y)
+
+
+def _round(a: Any, decimals: int = 0) -> Any:
+    return a.round(decimals)
+
+
+def _stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    return ops.stack([lift(x) for x in arrays], axis)
+
+
+def _broadcast_to(array: Any, shape: Any, subok: bool = False) -> Any:
+    return ops.expand(array, shape if isinstance(shape, (tuple, list)) else (shape,))
+
+
+def _argmin(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
+    return ops.argmax(unary("neg", a), axis, keepdims)
+
+
+def _diff(a: Any, n: int = 1, axis: int = -1) -> Any:
+    axis = ops.check_axis(axis, rank(a), "diff")
+    for _ in range(n):
+        a = binary("sub", ops.slice_axes(a, {axis: slice(1, None)}), ops.slice_axes(a, {axis: slice(None, -1)}))
+    return a
+
+
+def _atleast(count: int) -> Callable[..., Any]:
+    def atleast(*arrays: Any) -> Any:
+        found = [x if rank(x) >= count else reshape(x, (1,) * (count - rank(x)) + dims(x)) for x in map(lift, arrays)]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return atleast
+
+
+FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    np.mean: _mean, np.sum: _sum, np.prod: _prod, np.max: _max, np.amax: _max, np.min: _min, np.amin: _min,
+    np.var: _var, np.std: _std, np.any: _any, np.all: _all, np.average: _average, np.linalg.norm: _norm,
+    np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims), np.argmin: _argmin,
+    np.reshape: _reshape, np.ravel: _ravel, np.transpose: lambda a, axes=None: ops.transpose(a, axes),
+    np.swapaxes: lambda a, axis1, axis2: ops.swapaxes(a, axis1, axis2),
+    np.moveaxis: lambda a, source, destination: ops.moveaxis(a, source, destination),
+    np.squeeze: lambda a, axis=None: ops.squeeze(a, axis), np.expand_dims: lambda a, axis: ops.expand_dims(a, axis),
+    np.broadcast_to: _broadcast_to, np.flip: lambda m, axis=None: ops.flip(m, axis),
+    np.fliplr: lambda m: ops.flip(m, 1), np.flipud: lambda m: ops.flip(m, 0),
+    np.roll: lambda a, shift, axis=None: ops.roll(lift(a), shift, axis), np.tile: _tile, np.repeat: _repeat,
+    np.concatenate: _concatenate, np.stack: _stack, np.vstack: _vstack, np.hstack: _hstack,
+    np.column_stack: _column_stack, np.split: _split,
+    np.array_split: lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, exact=False),
+    np.where: _where, np.clip: _clip, np.pad: _pad, np.take: _take, np.take_along_axis: _take_along_axis,
+    np.dot: _dot, np.inner: _inner, np.outer: _outer, np.tensordot: _tensordot,
+    np.einsum: lambda subscripts, *operands, optimize=False: einsum(subscripts, *operands),
+    np.zeros_like: lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, 0, dtype, shape=shape),
+    np.ones_like: lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, 1, dtype, shape=shape),
+    np.full_like: _full_like, np.nan_to_num: _nan_to_num, np.round: _round, np.around: _round, np.diff: _diff,
+    np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim,
+    np.size: lambda a, axis=None: a.numel() if axis is None else a.shape[axis],
+    np.copy: lambda a, order="K", subok=False: a, np.real: lambda val: val,
+    np.atleast_1d: _atleast(1), np.atleast_2d: _atleast(2),
+}

@@ -1,0 +1,404 @@
+"""Import a torch.nn.Module through torch.export into the float graph that the tracer would give.
+
+Owns the export call, which ATen ops are decomposed, parameter names (those of the state dict), origins, source lines and dynamic
+sizes. What each op means is in `torch_ops.py`. torch is an optional extra and loads on the first import of a module.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.dims import Dim, DimLike
+from qcompiler.errors import QCompilerError, TraceError, nearest
+from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.frontend.sizes import Size
+from qcompiler.frontend.source import display_path
+from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
+from qcompiler.frontend.tracer import Dynamic, input_types, set_outputs
+from qcompiler.ir import Graph, Loc
+from qcompiler.signature import Guard
+from qcompiler.types import TensorType
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
+
+
+def is_torch_module(model: Any) -> bool:
+    """Whether `model` is a torch.nn.Module; does not import torch."""
+    return any(f"{base.__module__}.{base.__qualname__}" == "torch.nn.modules.module.Module" for base in type(model).__mro__)
+
+
+def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = None, name: str | None = None) -> Graph:
+    """The float graph of a torch module in eval mode.
+
+    Args:
+        module: a torch.nn.Module; every part of it must be in eval mode.
+        example_inputs: a tensor or array, a tuple by position, or a dict by parameter name (TensorTypes too).
+        dynamic: {input name or position: {axis: size name}}.
+        name: the graph's name; the module's class by default.
+
+    Raises:
+        TraceError: torch is missing, the module trains, torch.export refuses it, or it has ATen ops without a meaning here
+            (all of them listed, with counts and a source line each).
+    """
+    torch = _torch()
+    if not isinstance(module, torch.nn.Module):
+        raise TraceError("import_torch takes a torch.nn.Module", got=type(module).__name__)
+    training = [path or "the module itself" for path, part in module.named_modules() if part.training]
+    if training:
+        raise TraceError("the torch module is in training mode", got=", ".join(training[:5]) + (
+            f" and {len(training) - 5} more" if len(training) > 5 else ""), hint="module.eval()")
+    recorder = Trace(name or type(module).__name__)
+    examples = _examples(module, example_inputs)
+    types = input_types(examples, dynamic, recorder)
+    by_name = isinstance(example_inputs, Mapping)
+    program = _export(torch, module, _tensors(torch, examples, types, recorder), types, by_name)
+    program = _decompose(torch, program)
+    with recorder.recording():
+        _Importer(torch, program, recorder, types).run()
+    return recorder.graph
+
+
+def _torch() -> Any:
+    try:
+        import torch
+        import torch.export  # noqa: F401
+    except ImportError as error:
+        raise TraceError("importing a torch module needs torch", got=str(error),
+                         hint="pip install 'qcompiler-ir[torch]'") from None
+    return torch
+
+
+# -- inputs
+
+
+def _examples(module: Any, example_inputs: Any) -> dict[str, Any]:
+    """Example inputs by the parameter names of `forward`."""
+    if isinstance(example_inputs, Mapping):
+        return dict(example_inputs)
+    listed = list(example_inputs) if isinstance(example_inputs, (tuple, list)) else [example_inputs]
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    if len(listed) > len(plain) and variadic is None:
+        raise TraceError("more example inputs than parameters", expected=f"({', '.join(plain)})",
+                         got=f"{len(listed)} inputs")
+    names = plain[:len(listed)] + [f"{variadic}_{i}" for i in range(len(listed) - len(plain))]
+    return dict(zip(names, listed))
+
+
+def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace) -> dict[str, Any]:
+    """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for constants.
+    Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each other."""
+    sizes = {name: max(size, 2) for name, size in recorder.sizes.items()}
+    for type in types.values():
+        for dim_name in sorted(type.dim_names):
+            sizes.setdefault(dim_name, 4 + 2 * len(sizes))
+    kinds = {"f32": torch.float32, "i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8,
+             "u8": torch.uint8, "bool": torch.bool}
+    made = {}
+    for name, type in types.items():
+        example = examples[name]
+        dtype = example.dtype if isinstance(example, torch.Tensor) else kinds.get(str(type.dtype))
+        if dtype is None or type.is_quantized:
+            raise TraceError(f"input {name!r} has a type that torch models don't take", got=str(type.dtype))
+        made[name] = torch.zeros(type.bind(sizes).shape, dtype=dtype)
+    return made
+
+
+def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[str, TensorType], by_name: bool) -> Any:
+    shapes = {name: _dynamic_shape(torch, type, {}) for name, type in types.items()}
+    shared: dict[str, Any] = {}
+    shapes = {name: _dynamic_shape(torch, type, shared) for name, type in types.items()}
+    args = () if by_name else tuple(tensors.values())
+    kwargs = dict(tensors) if by_name else None
+    parameters = inspect.signature(module.forward).parameters.values()
+    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    dynamic_shapes: Any = None
+    if shared:
+        dynamic_shapes = shapes if by_name or variadic else tuple(shapes.values())
+        if variadic and not by_name:
+            fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}
+            dynamic_shapes = {**fixed, variadic: tuple(s for n, s in shapes.items() if n not in fixed)}
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as error:  # torch.export raises many classes; all of them mean that it refuses the model
+        raise TraceError(f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
+                         where=_place_of(error), hint="take control flow on data out of forward(), and see that dynamic "
+                         "sizes are really free") from error
+
+
+def _dynamic_shape(torch: Any, type: TensorType, shared: dict[str, Any]) -> dict[int, Any] | None:
+    found = {}
+    for axis, size in enumerate(type.shape):
+        if isinstance(size, Dim):
+            if str(size) not in size.names():
+                raise TraceError(f"the size {size} of an input must be a plain name for a torch module",
+                                 hint="name it, and let the model's own arithmetic relate it to others")
+            found[axis] = shared.setdefault(str(size), torch.export.Dim(str(size), min=1))
+    return found or None
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """torch.export logs its own failures before raising them; the raised text is enough."""
+    import logging
+
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_lines(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:4])}"[:600]
+
+
+def _place_of(error: BaseException) -> str | None:
+    """The user's line in an exception's traceback."""
+    trace = error.__traceback__
+    place = None
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if not _is_library(filename):
+            place = f"{display_path(filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def _is_library(filename: str) -> bool:
+    normal = filename.replace(os.sep, "/")
+    return filename.startswith("<") or "/torch/" in normal or "/contextlib.py" in normal or normal.startswith(
+        os.path.dirname(os.path.abspath(__file__)).replace(os.sep, "/"))
+
+
+# -- decomposition and unsupported ops
+
+
+_MAY_ALIAS = frozenset(
+    "reshape contiguous flatten unflatten to dropout feature_dropout alpha_dropout feature_alpha_dropout type_as expand_as view_as "
+    "chunk split tensor_split unbind narrow movedim moveaxis swapaxes squeeze detach alias positive lift_fresh numpy_T "
+    "broadcast_to getitem _reshape_alias".split()
+)
+
+
+def _decompose(torch: Any, program: Any) -> Any:
+    """Make the graph functional, and ops outside the table core ATen ones.
+
+    torch's own pass loses some of the modules that views belong to, so it runs only where it must: for unknown ops, and
+    where an in-place op could be seen through another name.
+    """
+    unknown = any(not _known(node.target) for node in _calls(program) if isinstance(node.target, torch._ops.OpOverload))
+    if not unknown and _inplace_is_private(program):
+        return program
+    table: dict[Any, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if unknown:
+            table = {op: rule for op, rule in torch.export.default_decompositions().items() if str(op) not in TABLE}
+        return program.run_decompositions(table)
+
+
+def _calls(program: Any) -> list[Any]:
+    return [node for node in program.graph.nodes if node.op == "call_function"]
+
+
+def _functional_name(target: Any) -> str:
+    """The op's printed name; of an in-place one (`aten.relu_.default`) the functional op's."""
+    name = str(target)
+    head, dot, overload = name.rpartition(".")
+    return f"{head[:-1]}.{overload}" if dot and head.endswith("_") and not head.endswith("__") else name
+
+
+def _is_inplace(target: Any) -> bool:
+    return str(target) != _functional_name(target)
+
+
+def _known(target: Any) -> bool:
+    name = getattr(target, "__name__", "")
+    return _functional_name(target) in TABLE or target in SIZE_FUNCTIONS or name in SIZE_NAMES
+
+
+def _may_alias(node: Any) -> bool:
+    """Whether a node's result could share memory with its operand."""
+    if node.op != "call_function":
+        return True
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or str(node.target).split(".")[1:2] and str(node.target).split(".")[1] in _MAY_ALIAS:
+        return True
+    return any(result.alias_info is not None for result in schema.returns) and not _is_inplace(node.target)
+
+
+def _inplace_is_private(program: Any) -> bool:
+    """Whether every in-place op changes a value that nothing else reads afterwards, under no other name."""
+    order = {node: position for position, node in enumerate(program.graph.nodes)}
+    for node in _calls(program):
+        if _is_inplace(node.target):
+            changed = node.args[0]
+            others = [user for user in changed.users if user is not node]
+            if _may_alias(changed) or any(order[user] > order[node] or _may_alias(user) for user in others):
+                return False
+    return True
+
+
+def _check_supported(program: Any) -> None:
+    """Raises TraceError that lists every op without a meaning, each with its count and first source line."""
+    unknown: collections.Counter[str] = collections.Counter()
+    first: dict[str, str] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and not _known(node.target):
+            name = str(node.target)
+            unknown[name] += 1
+            loc = _loc(node)
+            first.setdefault(name, f" (first at {loc.file}:{loc.line})" if loc else "")
+    if unknown:
+        listed = "\n            ".join(f"{count} x {op}{first[op]}" for op, count in unknown.most_common())
+        hint = nearest(unknown.most_common(1)[0][0], TABLE).split(" known:")[0]
+        raise TraceError(f"{len(unknown)} kinds of torch ops are not supported", got=listed,
+                         hint=hint if hint.startswith("did") else None)
+
+
+def _loc(node: Any) -> Loc | None:
+    """The user's innermost line in an fx node's stack trace, outside of torch; torch's caller where there is none."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    for filename, line in reversed(frames):
+        if not _is_library(filename):
+            return Loc(display_path(filename), int(line))
+    return None
+
+
+def _module(node: Any) -> tuple[str, str, str]:
+    """(path, class, key of this call) of the innermost module that an fx node belongs to."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return "", "", ""
+    key, (path, kind) = list(stack.items())[-1]
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    return re.sub(r"@\d+$", "", path), kind, key
+
+
+# -- recording
+
+
+class _Importer:
+    """Plays an exported program on a Trace."""
+
+    def __init__(self, torch: Any, program: Any, recorder: Trace, types: Mapping[str, TensorType]) -> None:
+        self.torch = torch
+        self.program = program
+        self.recorder = recorder
+        self.types = types
+        self.environment: dict[Any, Any] = {}
+        self.symbols: dict[str, DimLike] = {}
+        self._arrays: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def run(self) -> None:
+        _check_supported(self.program)
+        self._inputs()
+        calls = [node for node in self.program.graph.nodes if node.op == "call_function"]
+        for node, following in zip(calls, [*calls[1:], None]):
+            self._call(node, following)
+        self.recorder.loc = None
+        self._outputs()
+        self._guards()
+
+    def _inputs(self) -> None:
+        """Graph inputs and constants for the placeholders."""
+        kinds = self.torch.export.graph_signature.InputKind
+        values = iter(self.types.items())
+        placeholders = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
+        for spec in self.program.graph_signature.input_specs:
+            node = placeholders[spec.arg.name]
+            if spec.kind is kinds.USER_INPUT:
+                name, type = next(values)
+                self.environment[node] = self.recorder.wrap(self.recorder.graph.add_input(name, type))
+                shape = node.meta["val"].shape if isinstance(node.meta.get("val"), self.torch.Tensor) else ()
+                for actual, dim in zip(shape, type.shape):
+                    if isinstance(dim, Dim) and not isinstance(actual, int):
+                        self.symbols.setdefault(str(actual.node.expr), dim)
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind is not kinds.USER_INPUT:
+                self.environment[placeholders[spec.arg.name]] = self._constant(spec.target)
+
+    def _constant(self, target: str) -> Any:
+        """The parameter, buffer or lifted tensor of that name; tied ones are one constant under the first name."""
+        for source in (self.program.state_dict, self.program.constants):
+            if target in source:
+                tensor = source[target]
+                break
+        else:
+            raise TraceError(f"the exported program lacks the tensor {target!r}")
+        if not isinstance(tensor, self.torch.Tensor):
+            raise TraceError(f"{target!r} is no tensor", got=type(tensor).__name__)
+        tensor = tensor.detach().cpu()
+        if tensor.dtype in (self.torch.bfloat16, self.torch.float16):
+            tensor = tensor.float()
+        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
+        array = self._arrays.setdefault(key, tensor.numpy()) if tensor.numel() else tensor.numpy()
+        return self.recorder.constant(array, name=target)
+
+    def _call(self, node: Any, following: Any) -> None:
+        path, kind, call = _module(node)
+        self.recorder.loc = _loc(node)
+        args = self.torch.fx.map_arg(node.args, self._value)
+        kwargs = self.torch.fx.map_arg(dict(node.kwargs), self._value)
+        name = getattr(node.target, "__name__", "")
+        meaning = TABLE.get(_functional_name(node.target)) or SIZE_FUNCTIONS.get(node.target) or SIZE_NAMES[name]
+        with self.recorder.scope(path, kind) if kind else contextlib.nullcontext():
+            try:
+                result = meaning(*args, **kwargs)
+            except QCompilerError as error:
+                raise error.located(f"{node.target} at {self.recorder.place()}") from None
+            except TypeError as error:
+                raise TraceError(f"{node.target} with these arguments is not supported: {error}",
+                                 where=self.recorder.place()) from error
+        self.environment[node] = result
+        ends = following is None or _module(following)[2] != call
+        if ends and kind.startswith("torch.nn.") and not kind.startswith("torch.nn.modules.container."):
+            produced = result[0] if isinstance(result, tuple) and result else result
+            if isinstance(produced, Traced):
+                self.recorder.adopt_name(produced, path)
+
+    def _value(self, node: Any) -> Any:
+        return self.environment[node]
+
+    def _outputs(self) -> None:
+        """The module's results, nested as it returned them."""
+        output = next(node for node in self.program.graph.nodes if node.op == "output")
+        specs = self.program.graph_signature.output_specs
+        kinds = self.torch.export.graph_signature.OutputKind
+        leaves = []
+        for spec, value in zip(specs, output.args[0]):
+            if spec.kind is not kinds.USER_OUTPUT:
+                raise TraceError("the module changes its own state in forward()", got=f"{spec.kind.name}: {spec.target}",
+                                 hint="module.eval(), and no assignment to buffers")
+            found = self.environment[value] if isinstance(value, self.torch.fx.Node) else value
+            leaves.append(int(found) if isinstance(found, Size) else found)
+        returned = self.torch.utils._pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
+        set_outputs(self.recorder, returned)
+
+    def _guards(self) -> None:
+        """torch's own bounds on dynamic sizes become guards."""
+        for symbol, bounds in self.program.range_constraints.items():
+            dim = self.symbols.get(str(symbol))
+            if not isinstance(dim, Dim):
+                continue
+            lower, upper = (int(b) if getattr(b, "is_Integer", False) else None for b in (bounds.lower, bounds.upper))
+            if lower is not None and lower > 2:
+                self.recorder.guard(Guard(dim, ">=", lower))
+            if upper is not None and upper < 2**31:
+                self.recorder.guard(Guard(dim, "<=", upper))
