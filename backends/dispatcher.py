@@ -1,22 +1,23 @@
 """The native side of the runtime as LLVM text: the dispatcher that runs a step table, and the pool's two ends.
 
-Owns the layout of the control block and the protocol between the threads; `qcompiler.backends.runtime` compiles the text
-and drives it. What differs between architectures is one `Dialect`, everything else is plain LLVM IR.
+Owns the layout of the control block and the protocol between the threads; `qcompiler.backends.runtime` compiles the
+text and drives it. What differs between architectures is one `Dialect`, everything else is plain LLVM IR.
 
     i64 qc_run(const Step* steps, i64 count, u8* const* bases, i64 thread, i64 threads, Control* control, u64* times)
     i64 qc_call(Control*, const Step* steps, i64 count, u8* const* bases, i64 threads, u64* times, i64 patience_ns)
     i64 qc_worker(Control*, i64 thread)
     i64 qc_stop(Control*, i64 threads)
 
-Step = {i64 kernel address, i64 argument block address, i64 flags}. `qc_run` runs all the steps for one thread and gives
-the number of steps done: fewer than count when the time slice is over, so that the caller can look for signals and go on
-from there (all threads stop after the same step). times, if not null, gets thread 0's nanoseconds for each step.
+Step = {i64 kernel address, i64 argument block address, i64 flags}. `qc_run` runs all the steps for one thread and
+gives the number of steps done: fewer than count when the time slice is over, so that the caller can look for signals
+and go on from there (all threads stop after the same step). times, if not null, gets thread 0's nanoseconds for each
+step.
 
-`qc_call` runs a table on threads 0 .. threads-1, thread 0 in the caller. Each worker has a mailbox word: IDLE (it spins),
-ARMED (it waits for a job that is about to come), JOB, PARKED (it waits in Python), STOP. The caller arms all the workers
-before it posts to the first one. If one is parked they go back to IDLE and the call gives CALL_PARKED: nothing has begun,
-so Python may wake the sleepers, or be interrupted, in peace. From the first job posted to the last worker done no Python
-runs in the caller.
+`qc_call` runs a table on threads 0 .. threads-1, thread 0 in the caller. Each worker has a mailbox word: IDLE (it
+spins), ARMED (it waits for a job that is about to come), JOB, PARKED (it waits in Python), STOP. The caller arms all
+the workers before it posts to the first one. If one is parked they go back to IDLE and the call gives CALL_PARKED:
+nothing has begun, so Python may wake the sleepers, or be interrupted, in peace. From the first job posted to the last
+worker done no Python runs in the caller.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ MAILBOXES, MAILBOX_STRIDE = 768, 128
 SCORE, LIMIT = 8, 16
 """In a thread's mailbox lines, its own: see `await` below."""
 FIRST_LIMIT, LAST_LIMIT = 8, 4096
+GRACE_NS = 20_000_000
+"""A worker that was woken spins at least so long for its first job."""
 YIELD_NS = 100_000
 """A caller that waits for parked workers to wake yields so long, then naps."""
 CONTROL_BYTES = MAILBOXES + MAILBOX_STRIDE * MAX_THREADS
@@ -85,14 +88,17 @@ declare void @llvm.x86.sse.ldmxcsr(ptr)""",
 )
 
 AARCH64 = Dialect(
-    pause='call void asm sideeffect "yield", ""()',
-    ticks='call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()',
+    pause="call void @llvm.aarch64.hint(i32 1)",
+    ticks="call i64 @llvm.read_volatile_register.i64(metadata !0)",
     slice_ticks=1 << 22,
     enter="""\
   %fp.saved = call i64 @llvm.aarch64.get.fpcr()
   call void @llvm.aarch64.set.fpcr(i64 0)""",
     leave="  call void @llvm.aarch64.set.fpcr(i64 %fp.saved)",
     declarations="""\
+declare void @llvm.aarch64.hint(i32)
+declare i64 @llvm.read_volatile_register.i64(metadata)
+!0 = !{!"cntvct_el0"}
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)""",
 )
@@ -115,7 +121,8 @@ def emit_dispatcher(dialect: Dialect) -> str:
         "OWNER": OWNER, "DONE": DONE, "JOB_STEPS": JOB_STEPS, "JOB_COUNT": JOB_COUNT, "JOB_BASES": JOB_BASES,
         "JOB_THREADS": JOB_THREADS, "MAILBOXES": MAILBOXES, "MAILBOX_STRIDE": MAILBOX_STRIDE,
         "SLEEP": SLEEP, "SCORE": SCORE, "LIMIT": LIMIT, "FIRST_LIMIT": FIRST_LIMIT, "LAST_LIMIT": LAST_LIMIT,
-        "YIELD_NS": YIELD_NS, "BARRIER_AFTER": BARRIER_AFTER, "IDLE": IDLE, "JOB": JOB, "PARKED": PARKED, "STOP": STOP, "ARMED": ARMED,
+        "YIELD_NS": YIELD_NS, "GRACE_NS": GRACE_NS, "BARRIER_AFTER": BARRIER_AFTER,
+        "IDLE": IDLE, "JOB": JOB, "PARKED": PARKED, "STOP": STOP, "ARMED": ARMED,
         "CALL_PARKED": CALL_PARKED, "CALL_BUSY": CALL_BUSY,
     }  # fmt: skip
     replacements.update({f"@{name}@": str(value) for name, value in names.items()})
@@ -164,10 +171,11 @@ define internal void @nap(ptr %control) {
   ret void
 }
 
-; Wait until *word >= target: spin a while, then yield the processor between looks. Two threads that the scheduler put on
-; one processor hand it to each other forever that way, with another one idle beside them. The sign is that the first
-; yield already brings what was waited for, wait after wait (the score). At the limit the thread naps once instead, which
-; gets it placed on the idle processor; where there is none the limit doubles, so that naps become rare.
+; Wait until *word >= target: spin a while, then yield the processor between looks. Two threads that the scheduler
+; put on one processor hand it to each other forever that way, with another one idle beside them. The sign is that
+; the first yield already brings what was waited for, wait after wait (the score). At the limit the thread naps once
+; instead, which gets it placed on the idle processor; where there is none the limit doubles, so that naps become
+; rare.
 define internal void @await(ptr %word, i64 %target, ptr %control, i64 %thread) {
 entry:
   %mine.offset = mul i64 %thread, @MAILBOX_STRIDE@
@@ -394,7 +402,8 @@ lead:
   ret i64 %result
 }
 
-; One worker: runs jobs as they come; gives PARKED when none came for a while, STOP when it shall end.
+; One worker: runs jobs as they come; gives PARKED when none came for a while, STOP when it shall end. A worker that was
+; woken waits longer for its first job, so that it isn't asleep again before the last of its fellows is up.
 define i64 @qc_worker(ptr %control, i64 %thread) {
 entry:
   %offset = mul i64 %thread, @MAILBOX_STRIDE@
@@ -403,9 +412,14 @@ entry:
   %done.p = getelementptr i8, ptr %control, i64 @DONE@
   %spin.p = getelementptr i8, ptr %control, i64 @WORKER_SPIN_NS@
   %spin = load i64, ptr %spin.p, align 8
-  %woken = cmpxchg ptr %box, i64 @PARKED@, i64 @IDLE@ acq_rel acquire
+  %unpark = cmpxchg ptr %box, i64 @PARKED@, i64 @IDLE@ acq_rel acquire
+  %woken = extractvalue { i64, i1 } %unpark, 1
+  %hasty = icmp ult i64 %spin, @GRACE_NS@
+  %graced = and i1 %woken, %hasty
+  %first.spin = select i1 %graced, i64 @GRACE_NS@, i64 %spin
   br label %wait
 wait:
+  %patience = phi i64 [ %first.spin, %entry ], [ %patience, %look.again ], [ %spin, %job ]
   %since = call i64 @now(ptr %control)
   br label %look
 look:
@@ -426,7 +440,7 @@ late.maybe:
 clock:
   %now = call i64 @now(ptr %control)
   %waited = sub i64 %now, %since
-  %late = icmp uge i64 %waited, %spin
+  %late = icmp uge i64 %waited, %patience
   br i1 %late, label %park, label %rest
 rest:
   call void @pass_on(ptr %control)

@@ -1,6 +1,7 @@
 """Memory of compiled programs: the static plan of the arena, and blocks of pages that hold arenas and constants.
 
-Owns offsets and page mappings. Does not know programs: lifetimes come in as step numbers (`qcompiler.backends.program`).
+Owns offsets and page mappings. Does not know programs: lifetimes come in as step numbers
+(`qcompiler.backends.program`).
 """
 
 from __future__ import annotations
@@ -260,5 +261,3 @@ def overlapping(buffers: Sequence[Buffer], plan: Plan) -> tuple[int, int] | None
         if clash.any():
             return int(representative[g]), int(representative[np.argmax(clash)])
     return None
-
-

@@ -1,0 +1,65 @@
+"""The constants of a program: arrays packed once into one block, shared by all calls and bindings.
+
+Owns packing and sharing of equal bytes. The pages come from `qcompiler.backends.memory`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import numpy as np
+
+from qcompiler.backends.memory import ALIGNMENT, Block, aligned_block
+from qcompiler.errors import LoweringError
+
+_MAX_ALIGNMENT = 4096
+
+
+class Constants:
+    """Arrays packed into one read-only block. Equal bytes are stored once. Thread-safe.
+
+    An array must not change between `add` and `seal`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: list[tuple[int, np.ndarray]] = []
+        self._known: dict[bytes, list[int]] = {}
+        self._end = 0
+        self._block: Block | None = None
+
+    def add(self, array: np.ndarray, alignment: int = ALIGNMENT) -> int | None:
+        """The byte offset of the array's bytes (C order); None if they are new and the block is sealed."""
+        if alignment < 1 or alignment & (alignment - 1) or alignment > _MAX_ALIGNMENT:
+            raise LoweringError(
+                "a bad alignment of a constant", expected=f"a power of two up to {_MAX_ALIGNMENT}", got=alignment
+            )
+        if array.dtype.hasobject:
+            raise LoweringError("a constant needs plain numbers", got=array.dtype)
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        digest = hashlib.blake2b(flat, digest_size=32).digest()
+        alignment = max(alignment, ALIGNMENT)
+        with self._lock:
+            for offset in self._known.get(digest, ()):
+                if offset % alignment == 0:
+                    return offset
+            if self._block is not None:
+                return None
+            offset = -(-self._end // alignment) * alignment
+            self._entries.append((offset, flat))
+            self._known.setdefault(digest, []).append(offset)
+            self._end = offset + flat.nbytes
+            return offset
+
+    def seal(self) -> Block:
+        """The block: packed at the first call, fixed from then on."""
+        with self._lock:
+            if self._block is None:
+                block = aligned_block(self._end)
+                for offset, flat in self._entries:
+                    block.data[offset : offset + flat.nbytes] = flat
+                block.freeze()
+                self._entries.clear()
+                self._block = block
+            return self._block
