@@ -1,0 +1,27 @@
+# `make test` and `make demo` need a machine with Python >= 3.11 only: they make a virtual environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: all test demo lint setup clean
+all: test
+
+$(BIN)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip "setuptools>=68" wheel
+	$(BIN)/python -m pip install -q -e ".[test]"
+	touch $@
+
+setup: $(BIN)/.ready
+
+test: $(BIN)/.ready
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+demo: $(BIN)/.ready
+	$(BIN)/python examples/fashion_mnist/demo.py
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build
