@@ -123,7 +123,7 @@ def debug_memory() -> tuple[bool, bool]:
 def address_of(array: np.ndarray) -> int:
     """The address of an array's first byte; several times faster than `array.ctypes.data` where it is writable."""
     if array.flags.writeable and array.nbytes:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
     return array.__array_interface__["data"][0]
 
 

@@ -38,7 +38,7 @@ class Constants:
         if array.dtype.hasobject:
             raise LoweringError("a constant needs plain numbers", got=array.dtype)
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        digest = hashlib.blake2b(flat, digest_size=32).digest()
+        digest = hashlib.blake2b(flat.data, digest_size=32).digest()
         alignment = max(alignment, ALIGNMENT)
         with self._lock:
             for offset in self._known.get(digest, ()):

@@ -1,4 +1,4 @@
-"""The dispatcher and the thread pool: same results on any number of threads, signals, forks, exits, float environment."""
+"""The dispatcher and the thread pool: equal results on any number of threads, signals, forks, exits, float mode."""
 
 import ctypes
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from native_kernels import kernel
+
 from qcompiler.backends import dispatcher, runtime
 from qcompiler.backends.bound_program import address_of
 from qcompiler.errors import LoweringError
@@ -88,15 +89,6 @@ def test_barriers_hold_under_stress(threads, make_pool):
     for seed in range(60):
         table = Table(100, n=64, seed=seed)
         assert np.array_equal(table.run(threads, pool), table.expected(seed))
-
-
-def test_a_missing_barrier_would_be_seen():
-    """The stress test above can fail: thread 1 alone, without its partner, leaves the work of thread 0 undone."""
-    table = Table(4, n=64)
-    control = runtime.make_control(runtime.native().dialect)
-    table.table[:, 2] = 0
-    runtime.native().run(*table.addresses(), 1, 2, control.address, 0)
-    assert not np.array_equal(table.arrays[0], table.expected())
 
 
 def test_short_time_slices_change_nothing(make_pool):
@@ -381,7 +373,12 @@ def test_a_storm_of_signals_never_breaks_the_pool():
 
 @pytest.mark.parametrize("spin", ["0", "100", "1000000"])
 def test_the_process_ends_at_once(spin):
-    code = _LONG.format(threads=3) + "runtime.run_steps(address_of(table), 3, address_of(bases), 3); print('done')"
+    code = _LONG.format(threads=3) + textwrap.dedent("""
+        for _ in range(20):
+            time.sleep(0.001)  # workers with a short spin park in between
+            runtime.run_steps(address_of(table), 2, address_of(bases), 3)
+        print("done")
+    """)
     began = time.monotonic()
     done = python(code, QC_SPIN_US=spin)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
