@@ -543,6 +543,18 @@ def reduce(op: str, x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
     return trace.emit(op, (x,), {"axes": axes, "keepdims": bool(keepdims)}) if axes else x
 
 
+def any_of(x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
+    """Whether any element is not 0."""
+    mask = cast(lift(x, trace_of(x), dtype=DType.BOOL), DType.F32)
+    return binary("greater", reduce("max", mask, axis, keepdims), 0.0)
+
+
+def all_of(x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
+    """Whether no element is 0."""
+    mask = cast(lift(x, trace_of(x), dtype=DType.BOOL), DType.F32)
+    return binary("greater", reduce("min", mask, axis, keepdims), 0.0)
+
+
 def variance(x: Any, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Proxy:
     """The mean of squared distances from the mean; `correction` as numpy's ddof."""
     centered = binary("sub", x, reduce("mean", x, axis, True))

@@ -70,7 +70,7 @@ def _truth(x: Any) -> Any:
 
 def _logaddexp(x: Any, y: Any) -> Any:
     high, low = binary("maximum", x, y), binary("minimum", x, y)
-    return binary("add", high, unary("softplus", binary("sub", low, high)))
+    return binary("add", high, unary("softplus", binary("sub", low, high), beta=1.0, threshold=20.0))
 
 
 def apply_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -152,14 +152,6 @@ def _std(a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims:
 
 def _as(x: Any, dtype: Any) -> Any:
     return x if dtype is None else x.astype(dtype)
-
-
-def _any(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    return binary("greater", reduce("max", cast(_truth(a), DType.F32), axis, keepdims), 0.0)
-
-
-def _all(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    return binary("greater", reduce("min", cast(_truth(a), DType.F32), axis, keepdims), 0.0)
 
 
 def _average(a: Any, axis: Any = None, weights: Any = None, keepdims: bool = False) -> Any:
@@ -355,7 +347,8 @@ def _atleast(count: int) -> Callable[..., Any]:
 
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.mean: _mean, np.sum: _sum, np.prod: _prod, np.max: _max, np.amax: _max, np.min: _min, np.amin: _min,
-    np.var: _var, np.std: _std, np.any: _any, np.all: _all, np.average: _average, np.linalg.norm: _norm,
+    np.var: _var, np.std: _std, np.any: lambda a, axis=None, keepdims=False: ops.any_of(a, axis, keepdims),
+    np.all: lambda a, axis=None, keepdims=False: ops.all_of(a, axis, keepdims), np.average: _average, np.linalg.norm: _norm,
     np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims), np.argmin: _argmin,
     np.reshape: _reshape, np.ravel: _ravel, np.transpose: lambda a, axes=None: ops.transpose(a, axes),
     np.swapaxes: lambda a, axis1, axis2: ops.swapaxes(a, axis1, axis2),

@@ -231,6 +231,12 @@ class Proxy(Traced):
     def argmax(self, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None) -> Proxy:
         return ops.argmax(self, dim if axis is None else axis, keepdims)
 
+    def any(self, axis: Any = None, keepdims: bool = False) -> Proxy:
+        return ops.any_of(self, axis, keepdims)
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> Proxy:
+        return ops.all_of(self, axis, keepdims)
+
     def softmax(self, dim: int) -> Proxy:
         return ops.softmax(self, dim)
 

@@ -7,6 +7,7 @@ of it, so that graphs never carry a machine's paths.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import linecache
 import os
@@ -30,7 +31,7 @@ _OWN = tuple(
           if os.path.isdir(os.path.join(path, folder))),
     )
 )
-_LIBRARY = tuple(os.path.abspath(module.__file__) for module in (functools, __import__("contextlib")))
+_LIBRARY = tuple(os.path.abspath(module.__file__) for module in (functools, contextlib))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -92,7 +93,12 @@ def user_expression() -> str | None:
 
 
 def _condition(text: str) -> str | None:
-    """The condition of the `if`, `while` or `assert` that `text` starts with."""
+    """The condition in an `if`, `while`, `assert` or `x if condition else y`."""
+    if " if " in text and " else " in text:
+        with contextlib.suppress(SyntaxError):
+            choice = ast.parse(f"({text})", mode="eval").body
+            if isinstance(choice, ast.IfExp):
+                return ast.get_source_segment(f"({text})", choice.test)
     text = text.removeprefix("el") if text.startswith("elif") else text
     if not text.startswith(("if", "while", "assert")):
         return None

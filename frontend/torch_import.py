@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import inspect
+import operator
 import os
 import re
 import warnings
@@ -115,15 +116,13 @@ def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, Tensor
 
 
 def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[str, TensorType], by_name: bool) -> Any:
-    shapes = {name: _dynamic_shape(torch, type, {}) for name, type in types.items()}
-    shared: dict[str, Any] = {}
-    shapes = {name: _dynamic_shape(torch, type, shared) for name, type in types.items()}
+    shapes = {name: _dynamic_shape(torch, type) for name, type in types.items()}
     args = () if by_name else tuple(tensors.values())
     kwargs = dict(tensors) if by_name else None
     parameters = inspect.signature(module.forward).parameters.values()
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     dynamic_shapes: Any = None
-    if shared:
+    if any(shapes.values()):
         dynamic_shapes = shapes if by_name or variadic else tuple(shapes.values())
         if variadic and not by_name:
             fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}
@@ -138,15 +137,13 @@ def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[
                          "sizes are really free") from error
 
 
-def _dynamic_shape(torch: Any, type: TensorType, shared: dict[str, Any]) -> dict[int, Any] | None:
-    found = {}
-    for axis, size in enumerate(type.shape):
-        if isinstance(size, Dim):
-            if str(size) not in size.names():
-                raise TraceError(f"the size {size} of an input must be a plain name for a torch module",
-                                 hint="name it, and let the model's own arithmetic relate it to others")
-            found[axis] = shared.setdefault(str(size), torch.export.Dim(str(size), min=1))
-    return found or None
+def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
+    """Which axes torch keeps symbolic. Its own names and bounds don't matter: ours go by position, and guards by who asked."""
+    for size in type.dim_names:
+        if any(isinstance(dim, Dim) and size in dim.names() and str(dim) != size for dim in type.shape):
+            raise TraceError(f"a size of an input must be a plain name for a torch module, not an expression of {size}",
+                             hint="name it, and let the model's own arithmetic relate it to others")
+    return {axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size, Dim)} or None
 
 
 @contextlib.contextmanager
@@ -304,6 +301,7 @@ class _Importer:
         self.types = types
         self.environment: dict[Any, Any] = {}
         self.symbols: dict[str, DimLike] = {}
+        self.environments: set[Any] = set()
         self._arrays: dict[tuple[Any, ...], np.ndarray] = {}
 
     def run(self) -> None:
@@ -329,7 +327,10 @@ class _Importer:
                 shape = node.meta["val"].shape if isinstance(node.meta.get("val"), self.torch.Tensor) else ()
                 for actual, dim in zip(shape, type.shape):
                     if isinstance(dim, Dim) and not isinstance(actual, int):
-                        self.symbols.setdefault(str(actual.node.expr), dim)
+                        self.environments.add(actual.node.shape_env)
+                        known = self.symbols.setdefault(str(actual.node.expr), dim)
+                        if known != dim:
+                            self.recorder.guard(Guard(dim, "==", known))
         for spec in self.program.graph_signature.input_specs:
             if spec.kind is not kinds.USER_INPUT:
                 self.environment[placeholders[spec.arg.name]] = self._constant(spec.target)
@@ -392,13 +393,49 @@ class _Importer:
         set_outputs(self.recorder, returned)
 
     def _guards(self) -> None:
-        """torch's own bounds on dynamic sizes become guards."""
-        for symbol, bounds in self.program.range_constraints.items():
-            dim = self.symbols.get(str(symbol))
-            if not isinstance(dim, Dim):
-                continue
-            lower, upper = (int(b) if getattr(b, "is_Integer", False) else None for b in (bounds.lower, bounds.upper))
-            if lower is not None and lower > 2:
-                self.recorder.guard(Guard(dim, ">=", lower))
-            if upper is not None and upper < 2**31:
-                self.recorder.guard(Guard(dim, "<=", upper))
+        """Decisions that the user's own code took on sizes become guards; torch's inner ones concern its strides alone."""
+        for environment in self.environments:
+            for asked in environment.guards:
+                frame = getattr(getattr(asked, "sloc", None), "framework_loc", None)
+                if frame is not None and _is_library(frame.filename):
+                    continue
+                guard = self._guard(asked.expr.xreplace(environment.replacements))
+                if guard is not None and not guard.is_static:
+                    self.recorder.guard(guard)
+
+    def _guard(self, relation: Any) -> Guard | None:
+        """torch's relation of symbols as ours; None for a plain truth."""
+        sign = _RELATIONS.get(type(relation).__name__)
+        if sign is None:
+            if not relation.free_symbols:
+                return None
+            raise TraceError("the module decides by sizes in a way that can't be noted", got=str(relation),
+                             hint="leave those sizes static")
+        left, right = (size_expression(side, self.symbols) for side in (relation.lhs, relation.rhs))
+        return Guard(left, sign, right)
+
+
+_RELATIONS = {
+    "Equality": "==", "Unequality": "!=", "StrictGreaterThan": ">", "GreaterThan": ">=", "StrictLessThan": "<", "LessThan": "<=",
+}
+
+
+def size_expression(expression: Any, symbols: Mapping[str, DimLike]) -> DimLike:
+    """A sympy expression of torch's symbols as a Dim."""
+    kind = type(expression).__name__
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol and str(expression) in symbols:
+        return symbols[str(expression)]
+    parts = [size_expression(part, symbols) for part in expression.args] if kind in _ARITHMETIC else []
+    if not parts:
+        raise TraceError("the module computes with sizes in a way that can't be noted", got=str(expression),
+                         hint="leave those sizes static")
+    result = parts[0]
+    for part in parts[1:]:
+        result = _ARITHMETIC[kind](result, part)
+    return result
+
+
+_ARITHMETIC = {"Add": operator.add, "Mul": operator.mul, "FloorDiv": operator.floordiv, "Mod": operator.mod,
+               "PythonMod": operator.mod}

@@ -244,7 +244,8 @@ aten("std.correction")(
 aten("var.dim")(lambda x, dim, unbiased=True, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
 aten("std.dim")(
     lambda x, dim, unbiased=True, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, int(unbiased))))
-aten("any.dim")(lambda x, dim, keepdim=False: binary("greater", reduce("max", cast(x, DType.F32), dim, keepdim), 0.0))
+aten("any", "any.dim", "any.dims")(ops.any_of)
+aten("all", "all.dim", "all.dims")(ops.all_of)
 aten("logsumexp")(lambda x, dim, keepdim=False: _logsumexp(x, dim, keepdim))
 
 
@@ -337,6 +338,30 @@ def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int =
     axis = ops.check_axis(dim, rank(x), "slice")
     stop = None if isinstance(end, int) and end >= ops.FULL else end
     return ops.slice_axes(x, {axis: slice(start, stop, step)})
+
+
+@aten("select_scatter")
+def _select_scatter(x: Any, source: Any, dim: int, index: int) -> Any:
+    axis = ops.check_axis(dim, rank(x), "select_scatter")
+    at = index if index >= 0 else index + ops.static_size(x, axis, "select_scatter")
+    return _slice_scatter(x, ops.expand_dims(source, axis), axis, at, at + 1)
+
+
+@aten("slice_scatter")
+def _slice_scatter(x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    """x with a slice replaced by `source`."""
+    axis = ops.check_axis(dim, rank(x), "slice_scatter")
+    low, high, step = slice(start, end, step).indices(ops.static_size(x, axis, "slice_scatter"))
+    if step != 1:
+        raise _unsupported("assignment to a stepped slice is not supported")
+    parts = [ops.slice_axes(x, {axis: slice(0, low)})] if low > 0 else []
+    parts.append(cast(source, kind_of(x)))
+    if high < ops.static_size(x, axis, "slice_scatter"):
+        parts.append(ops.slice_axes(x, {axis: slice(high, None)}))
+    return ops.concat(parts, axis)
+
+
+aten("copy")(lambda x, source, non_blocking=False: ops.expand(cast(source, kind_of(x)), dims(x)))
 
 
 @aten("unflatten.int")
