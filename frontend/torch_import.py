@@ -308,8 +308,13 @@ class _Importer:
         _check_supported(self.program)
         self._inputs()
         calls = [node for node in self.program.graph.nodes if node.op == "call_function"]
-        for node, following in zip(calls, [*calls[1:], None]):
-            self._call(node, following)
+        following = None
+        nexts: dict[Any, Any] = {}
+        for node in reversed(calls):  # the next real op: parts of a tuple belong to the op that made it
+            nexts[node] = following
+            following = following if node.target is operator.getitem else node
+        for node in calls:
+            self._call(node, nexts[node])
         self.recorder.loc = None
         self._outputs()
         self._guards()
@@ -317,23 +322,29 @@ class _Importer:
     def _inputs(self) -> None:
         """Graph inputs and constants for the placeholders."""
         kinds = self.torch.export.graph_signature.InputKind
-        values = iter(self.types.items())
         placeholders = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
-        for spec in self.program.graph_signature.input_specs:
-            node = placeholders[spec.arg.name]
-            if spec.kind is kinds.USER_INPUT:
-                name, type = next(values)
-                self.environment[node] = self.recorder.wrap(self.recorder.graph.add_input(name, type))
-                shape = node.meta["val"].shape if isinstance(node.meta.get("val"), self.torch.Tensor) else ()
-                for actual, dim in zip(shape, type.shape):
-                    if isinstance(dim, Dim) and not isinstance(actual, int):
-                        self.environments.add(actual.node.shape_env)
-                        known = self.symbols.setdefault(str(actual.node.expr), dim)
-                        if known != dim:
-                            self.recorder.guard(Guard(dim, "==", known))
+        users = [placeholders[spec.arg.name] for spec in self.program.graph_signature.input_specs
+                 if spec.kind is kinds.USER_INPUT]
+        for node, (name, type) in zip(users, self.types.items()):
+            type = type.substitute(self._read_symbols(node, type))
+            self.environment[node] = self.recorder.wrap(self.recorder.graph.add_input(name, type))
         for spec in self.program.graph_signature.input_specs:
             if spec.kind is not kinds.USER_INPUT:
                 self.environment[placeholders[spec.arg.name]] = self._constant(spec.target)
+
+    def _read_symbols(self, node: Any, type: TensorType) -> dict[str, DimLike]:
+        """Learn which of torch's symbols stands for which size. Two of our sizes under one symbol are equal by the module's own
+        code: the second is replaced by the first, and so checked when inputs bind it."""
+        replaced: dict[str, DimLike] = {}
+        value = node.meta.get("val")
+        for actual, dim in zip(value.shape if isinstance(value, self.torch.Tensor) else (), type.shape):
+            if isinstance(dim, Dim) and not isinstance(actual, int):
+                self.environments.add(actual.node.shape_env)
+                known = self.symbols.setdefault(str(actual.node.expr), dim)
+                if known != dim:
+                    replaced[str(dim)] = known
+                    self.recorder.note(f"size {dim} is {known}")
+        return replaced
 
     def _constant(self, target: str) -> Any:
         """The parameter, buffer or lifted tensor of that name; tied ones are one constant under the first name."""

@@ -191,8 +191,9 @@ class Dim:
         parts: list[str] = []
         ordered = sorted(self._terms, key=lambda term: (term[0] == (), term[0]))
         for monomial, coefficient in ordered:
-            atoms = "*".join(atom.key for atom in monomial)
             magnitude = abs(coefficient)
+            alone = len(monomial) == 1 and coefficient == 1  # 2*((B)//2) needs its brackets: 2*(B)//2 reads as (2*B)//2
+            atoms = "*".join(atom.key if alone or atom.name is not None else f"({atom.key})" for atom in monomial)
             if not monomial:
                 text = str(magnitude)
             elif magnitude == 1:
