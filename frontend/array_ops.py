@@ -1,7 +1,8 @@
-"""Array operations on traced values, with numpy's meaning: promotion, broadcasting, indexing, joining, reducing.
+"""Array operations on traced values, with numpy's meaning: promotion, broadcasting, shapes, joining, reducing. Slices
+and indices are in `indexing.py`.
 
-Every frontend records through these: Proxy's methods, the numpy and torch function tables, and the importers. An argument may be
-a traced value, an array or a Python number; at least one is traced, or a trace is being recorded.
+Every frontend records through these: Proxy's methods, the numpy and torch function tables, and the importers. An
+argument may be a traced value, an array or a Python number; at least one is traced, or a trace is being recorded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from qcompiler.types import DType, TensorType
 if TYPE_CHECKING:
     from qcompiler.frontend.proxy import Proxy
 
-FULL = 2**31 - 1  # a slice's stop that means "to the end", whatever the size
 _ORDER = {DType.BOOL: 0, DType.U8: 1, DType.I8: 1, DType.I16: 2, DType.I32: 3, DType.I64: 4, DType.F32: 5}
 COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
 _FLOAT_BINARY = frozenset({"div", "pow"})
@@ -85,7 +85,8 @@ def kind_of(item: Any) -> DType:
 
 
 def common_dtype(*items: Any) -> DType:
-    """The element type that arrays and numbers meet in: bool < ints < f32; a Python number never widens an int array."""
+    """The element type that arrays and numbers meet in: bool < ints < f32; a Python number never widens an int
+    array."""
     arrays = [kind_of(item) for item in items if not is_number(item)]
     numbers = [kind_of(item) for item in items if is_number(item)]
     best = max(arrays or numbers, key=lambda dtype: _ORDER.get(dtype, 5))
@@ -180,8 +181,8 @@ def clip(x: Any, low: Any, high: Any) -> Proxy:
 
 
 def matmul(x: Any, y: Any) -> Proxy:
-    """numpy's matmul. A constant matrix on the right gives `linear` with the transposed weight, so that it is quantized by
-    channels like any layer."""
+    """numpy's matmul. A constant matrix on the right gives `linear` with the transposed weight, so that it is
+    quantized by channels like any layer."""
     trace = trace_of(x, y)
     x, y = lift(x, trace, dtype=DType.F32), lift(y, trace, dtype=DType.F32)
     if rank(x) == 0 or rank(y) == 0:
@@ -280,181 +281,11 @@ def expand(x: Any, shape: Sequence[Any]) -> Proxy:
     return trace.emit("expand", (x,), {"shape": tuple(shape_entry(size) for size in target)})
 
 
-def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
-    """Slices with numpy's meaning on some axes, as few ops as possible."""
-    axes, starts, stops, steps, flips_before, flips_after = [], [], [], [], [], []
-    for axis, wanted in sorted(ranges.items()):
-        start, stop, step, before, after = _normalise(x, axis, wanted)
-        if before:
-            flips_before.append(axis)
-        if after:
-            flips_after.append(axis)
-        if (start, stop, step) != (0, FULL, 1):
-            axes.append(axis)
-            starts.append(start)
-            stops.append(stop)
-            steps.append(step)
-    if flips_before:
-        x = flip(x, flips_before)
-    if axes:
-        x = x.trace.emit("slice", (x,), {"axes": tuple(axes), "starts": tuple(starts), "stops": tuple(stops),
-                                         "steps": tuple(steps)})
-    return flip(x, flips_after) if flips_after else x
-
-
-def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool, bool]:
-    """(start, stop, step, flip before, flip after) with a positive step and starts >= 0. An axis of symbolic size counts from
-    its end by flipping, so the slice stays right for every size."""
-    size = dims(x)[axis]
-    step = 1 if wanted.step is None else int(wanted.step)
-    if step == 0:
-        raise TraceError("a slice's step is 0", where=x.trace.place())
-    if not isinstance(size, Dim):
-        start, stop, step = slice(_index(wanted.start), _index(wanted.stop), step).indices(size)
-        count = len(range(start, stop, step))
-        if step < 0:
-            start, stop, step = size - 1 - start, size - 1 - start + max(count - 1, 0) * -step + (count > 0), -step
-            return (0, FULL, 1, True, False) if (start, stop, step) == (0, size, 1) else (start, stop, step, True, False)
-        return (0, FULL, 1, False, False) if (start, stop, step) == (0, size, 1) else (start, max(stop, start), step,
-                                                                                    False, False)
-    start, stop = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
-    if step < 0:
-        flipped = flip_bound(start), flip_bound(stop)
-        inner = _normalise_forward(x, *flipped, -step)
-        return (inner[0], inner[1], inner[2], not inner[3], inner[4])
-    return _normalise_forward(x, start, stop, step)
-
-
-def flip_bound(bound: int | None) -> int | None:
-    """A bound counted from the other end of the axis."""
-    return None if bound is None else -1 - bound
-
-
-def _normalise_forward(x: Proxy, start: int | None, stop: int | None, step: int) -> tuple[int, int, int, bool, bool]:
-    start = 0 if start is None else start
-    stop = FULL if stop is None else stop
-    if start >= 0 and stop >= 0:
-        return start, max(stop, start), step, False, False
-    if step != 1:
-        raise TraceError("a stepped slice that counts from the end of a symbolic axis", where=x.trace.place(),
-                         hint="slice twice: first x[-n:], then [::step]")
-    if start >= 0 and start == 0:  # [:-n]: flip, drop the first n, flip back
-        return -stop, FULL, 1, True, True
-    if start < 0 and stop == FULL:  # [-n:]: flip, keep the first n, flip back
-        return 0, -start, 1, True, start != -1
-    if start < 0 and stop < 0:  # [-n:-m]
-        return -stop, max(-start, -stop), 1, True, stop - start > 1
-    raise TraceError("a slice with bounds from both ends of a symbolic axis", where=x.trace.place(),
-                     hint="slice twice: first x[n:], then [:-m]")
-
-
-def _index(bound: Any) -> int | None:
-    return None if bound is None else int(bound)
-
-
-def _symbolic(x: Proxy, size: Dim, bound: Any) -> int | None:
-    """A slice bound on an axis of symbolic size: the axis' own size is "to the end", `size - n` counts from the end."""
-    if isinstance(bound, Size):
-        rest = bound.dim - size
-        if isinstance(rest, Dim):
-            return bound.bake()
-        return rest if rest < 0 else FULL
-    return _index(bound)
-
-
 def flip(x: Any, axis: Any = None) -> Proxy:
     trace = trace_of(x)
     x = lift(x, trace)
     axes = check_axes(axis, rank(x), "flip")
     return trace.emit("flip", (x,), {"axes": axes}) if axes else x
-
-
-def select(x: Proxy, axis: int, index: int) -> Proxy:
-    """torch's select: one position of an axis, the axis dropped."""
-    return getitem(x, (slice(None),) * check_axis(axis, rank(x), "select") + (int(index),))
-
-
-def getitem(x: Proxy, index: Any) -> Proxy:
-    """numpy's basic indexing, and one list or array of indices (a gather)."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    used = sum(1 for part in parts if part is not None and part is not Ellipsis)
-    if sum(1 for part in parts if part is Ellipsis) > 1 or used > rank(x):
-        raise TraceError("too many indices", where=x.trace.place(), expected=f"at most {rank(x)}", got=len(parts))
-    if not any(part is Ellipsis for part in parts):
-        parts.append(Ellipsis)
-    at = next(i for i, part in enumerate(parts) if part is Ellipsis)
-    parts[at:at + 1] = [slice(None)] * (rank(x) - used)
-    ranges: dict[int, slice] = {}
-    gathers: list[tuple[int, Any]] = []
-    dropped: set[int] = set()
-    axis = 0
-    for part in parts:
-        if part is None:
-            continue
-        if isinstance(part, slice):
-            ranges[axis] = part
-        elif isinstance(part, (int, np.integer, Size)) and not isinstance(part, bool):
-            ranges[axis] = _single(x, axis, part)
-            dropped.add(axis)
-        else:
-            gathers.append((axis, part))
-        axis += 1
-    if len(gathers) > 1:
-        raise TraceError("indexing with several arrays at once is not supported", where=x.trace.place(),
-                         hint="index one axis after the other, or use np.take_along_axis")
-    result = slice_axes(x, ranges)
-    if dropped or any(part is None for part in parts):
-        kept, axis = [], 0
-        for part in parts:
-            if part is None:
-                kept.append(1)
-                continue
-            if axis not in dropped:
-                kept.append(dims(result)[axis])
-            axis += 1
-        result = reshape(result, tuple(kept))
-    for axis, part in gathers:
-        before = sum(1 for p in parts[:next(i for i, p in enumerate(parts) if p is part)] if p is None)
-        result = take(result, part, axis + before - sum(1 for d in dropped if d < axis))
-    return result
-
-
-def _single(x: Proxy, axis: int, part: Any) -> slice:
-    size = dims(x)[axis]
-    if isinstance(part, Size):
-        rest = part.dim - size
-        part = rest if not isinstance(rest, Dim) and rest < 0 else part.bake()
-    index = int(part)
-    if not isinstance(size, Dim) and not -size <= index < size:
-        raise TraceError(f"index {index} is outside of axis {axis}", where=x.trace.place(), got=str(type_of(x)))
-    return slice(index, index + 1 if index != -1 else None)
-
-
-def take(x: Any, indices: Any, axis: int | None) -> Proxy:
-    """numpy's take: indices of any rank along one axis (None: of the flattened array)."""
-    trace = trace_of(x, indices)
-    x = lift(x, trace)
-    if kind_of(indices) is DType.BOOL:
-        raise TraceError("indexing with a mask gives a shape that depends on data", where=trace.place(),
-                         hint="np.where(mask, x, y) keeps the shape")
-    if kind_of(indices).is_float:
-        raise TraceError("indices must be ints", where=trace.place())
-    if axis is None:
-        x, axis = reshape(x, (-1,)), 0
-    axis = check_axis(axis, rank(x), "take")
-    if not isinstance(indices, Traced):
-        indices = _wrapped_indices(np.asarray(indices), dims(x)[axis], trace)
-    return trace.emit("gather", (x, lift(indices, trace, dtype=DType.I64)), {"axis": axis})
-
-
-def _wrapped_indices(indices: np.ndarray, size: DimLike, trace: Trace) -> np.ndarray:
-    """Negative constant indices made positive, and checked, where the size is known."""
-    if isinstance(size, Dim) or not indices.size:
-        return indices
-    if indices.min() < -size or indices.max() >= size:
-        raise TraceError("an index is outside of its axis", where=trace.place(), expected=f"{-size} to {size - 1}",
-                         got=f"{indices.min()} to {indices.max()}")
-    return np.where(indices < 0, indices + size, indices) if indices.min() < 0 else indices
 
 
 # -- joining
@@ -476,13 +307,6 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Proxy:
     parts = [lift(x, trace) for x in xs]
     axis = check_axis(axis, rank(parts[0]) + 1, "stack")
     return concat([expand_dims(x, axis) for x in parts], axis)
-
-
-def split_at(x: Proxy, bounds: Sequence[int], axis: int) -> list[Proxy]:
-    """The pieces between consecutive bounds; the last one runs to the end."""
-    axis = check_axis(axis, rank(x), "split")
-    edges = [0, *bounds, None]
-    return [slice_axes(x, {axis: slice(low, high)}) for low, high in zip(edges, edges[1:])]
 
 
 def static_size(x: Proxy, axis: int, what: str) -> int:
@@ -510,22 +334,6 @@ def tile(x: Any, repeats: Sequence[int]) -> Proxy:
     if total > rank(x):
         x = reshape(x, (1,) * (total - rank(x)) + dims(x))
     return x if set(repeats) <= {1} else trace.emit("tile", (x,), {"repeats": repeats})
-
-
-def roll(x: Proxy, shift: Any, axis: Any) -> Proxy:
-    """Each axis in turn: the two pieces around the cut change places."""
-    if axis is None:
-        return reshape(roll(reshape(x, (-1,)), shift, 0), dims(x))
-    shifts = shift if isinstance(shift, (tuple, list)) else [shift]
-    axes = axis if isinstance(axis, (tuple, list)) else [axis]
-    for amount, where_ in zip(shifts, axes):
-        where_ = check_axis(where_, rank(x), "roll")
-        size = dims(x)[where_]
-        amount = int(amount) if isinstance(size, Dim) else int(amount) % size
-        if amount:
-            x = concat([slice_axes(x, {where_: slice(-amount, None)}), slice_axes(x, {where_: slice(None, -amount)})],
-                       where_)
-    return x
 
 
 # -- reducing

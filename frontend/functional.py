@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, dims, lift, rank, reshape, trace_of, unary
 from qcompiler.frontend.recorder import current_trace
 from qcompiler.frontend.source import user_place
@@ -99,7 +100,8 @@ def conv_padding(padding: Any, kernel: Sequence[int], stride: Sequence[int], dil
 
 
 def _conv(spatial: int) -> Callable[..., Any]:
-    def conv(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    def conv(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+             groups: int = 1
              ) -> Any:
         weight = lift(weight, trace_of(x, weight), dtype=DType.F32)
         strides, dilations = ints(stride, spatial, "stride"), ints(dilation, spatial, "dilation")
@@ -137,7 +139,7 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv
 def embedding(indices: Any, weight: Any) -> Any:
     """Rows of `weight` [n, d] at integer indices of any shape."""
     trace = trace_of(indices, weight)
-    return ops.take(lift(weight, trace, dtype=DType.F32), indices, 0)
+    return indexing.take(lift(weight, trace, dtype=DType.F32), indices, 0)
 
 
 @traceable
@@ -246,7 +248,7 @@ def glu(x: Any, dim: int = -1) -> Any:
     size = ops.static_size(x, axis, "glu")
     if size % 2:
         raise TraceError("glu halves its axis", where=x.trace.place(), expected="an even size", got=size)
-    first, second = ops.split_at(x, [size // 2], axis)
+    first, second = indexing.split_at(x, [size // 2], axis)
     return binary("mul", first, unary("sigmoid", second))
 
 
@@ -281,7 +283,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = False, inplace: bool = Fals
 
 
 @traceable
-def batch_norm(x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+def batch_norm(x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+               training: bool = False,
                momentum: float = 0.1, eps: float = 1e-5) -> Any:
     _no_training("batch_norm", training)
     return _emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
@@ -291,7 +294,8 @@ def batch_norm(x: Any, running_mean: Any, running_var: Any, weight: Any = None, 
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if tuple(dims(lift(x))[-len(shape):]) != shape:
-        raise TraceError("layer_norm: the last axes don't fit normalized_shape", where=user_place(), expected=list(shape),
+        raise TraceError("layer_norm: the last axes don't fit normalized_shape", where=user_place(),
+                         expected=list(shape),
                          got=repr(x))
     return _emit("layer_norm", x, weight, bias, normalized_rank=len(shape), eps=float(eps))
 
@@ -384,8 +388,10 @@ def _adaptive_pool(op: str, spatial: int) -> Callable[..., Any]:
 
 max_pool1d, max_pool2d, max_pool3d = (_max_pool(n) for n in (1, 2, 3))
 avg_pool1d, avg_pool2d, avg_pool3d = (_avg_pool(n) for n in (1, 2, 3))
-adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_pool("adaptive_avg_pool", n) for n in (1, 2, 3))
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_adaptive_pool("adaptive_max_pool", n) for n in (1, 2, 3))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_pool("adaptive_avg_pool", n) for n in (1, 2,
+                                                                                                                  3))
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_adaptive_pool("adaptive_max_pool", n) for n in (1, 2,
+                                                                                                                  3))
 
 
 # -- resampling, padding, rearranging
@@ -440,12 +446,12 @@ def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None 
     crops = {i: slice(max(-before, 0), -max(-after, 0) or None) for i, (before, after) in enumerate(pairs)
              if before < 0 or after < 0}
     if crops:
-        x = ops.slice_axes(x, crops)
+        x = indexing.slice_axes(x, crops)
         pairs = [(max(before, 0), max(after, 0)) for before, after in pairs]
     if mode == "circular":
         for axis, (before, after) in enumerate(pairs):
-            parts = ([ops.slice_axes(x, {axis: slice(-before, None)})] if before else []) + [x]
-            parts += [ops.slice_axes(x, {axis: slice(0, after)})] if after else []
+            parts = ([indexing.slice_axes(x, {axis: slice(-before, None)})] if before else []) + [x]
+            parts += [indexing.slice_axes(x, {axis: slice(0, after)})] if after else []
             x = ops.concat(parts, axis)
         return x
     modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}

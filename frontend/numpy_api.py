@@ -1,7 +1,7 @@
 """numpy on traced values: the tables behind `__array_ufunc__` and `__array_function__`.
 
-A function outside of the tables raises TraceError that names it and the nearest supported one; an argument without meaning in
-a graph (`out=`, Fortran order) too. What the operations mean is in `array_ops.py`.
+A function outside of the tables raises TraceError that names it and the nearest supported one; an argument without
+meaning in a graph (`out=`, Fortran order) too. What the operations mean is in `array_ops.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.proxy import power
@@ -191,14 +192,14 @@ def _split(ary: Any, indices_or_sections: Any, axis: int = 0, *, exact: bool = T
     x = lift(ary)
     axis = ops.check_axis(axis, rank(x), "split")
     if not isinstance(indices_or_sections, (int, np.integer)):
-        return ops.split_at(x, [int(i) for i in indices_or_sections], axis)
+        return indexing.split_at(x, [int(i) for i in indices_or_sections], axis)
     size, sections = ops.static_size(x, axis, "split"), int(indices_or_sections)
     if sections < 1 or (exact and size % sections):
         raise TraceError("np.split: the axis does not divide evenly", where=user_place(), got=f"{size} into {sections}",
                          hint="np.array_split")
     each, extra = divmod(size, sections)
     lengths = [each + 1] * extra + [each] * (sections - extra)
-    return ops.split_at(x, list(np.cumsum(lengths)[:-1]), axis)
+    return indexing.split_at(x, list(np.cumsum(lengths)[:-1]), axis)
 
 
 def _concatenate(arrays: Sequence[Any], axis: Any = 0, dtype: Any = None, casting: str = "same_kind") -> Any:
@@ -245,7 +246,7 @@ def _pad(array: Any, pad_width: Any, mode: str = "constant", constant_values: An
 def _take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Any:
     if mode != "raise":
         raise TraceError("np.take: only mode='raise'", where=user_place(), got=mode)
-    return ops.take(a, indices, axis)
+    return indexing.take(a, indices, axis)
 
 
 def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
@@ -258,7 +259,7 @@ def _repeat(a: Any, repeats: Any, axis: Any = None) -> Any:
     x, axis = (ops.flatten(a), 0) if axis is None else (lift(a), ops.check_axis(axis, rank(a), "repeat"))
     if not isinstance(repeats, (int, np.integer)):
         size = ops.static_size(x, axis, "repeat")
-        return ops.take(x, np.repeat(np.arange(size), repeats), axis)
+        return indexing.take(x, np.repeat(np.arange(size), repeats), axis)
     shape = dims(x)
     tiled = ops.expand(ops.expand_dims(x, axis + 1), (*shape[:axis + 1], int(repeats), *shape[axis + 1:]))
     return reshape(tiled, (*shape[:axis], shape[axis] * int(repeats), *shape[axis + 1:]))
@@ -302,7 +303,8 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     return einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
 
 
-def _full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> Any:
+def _full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True,
+               shape: Any = None) -> Any:
     kind = kind_of(a) if dtype is None else DType.F32 if np.dtype(dtype).kind == "f" else DType.from_numpy(dtype)
     return ops.expand(lift(fill_value, dtype=kind), dims(a) if shape is None else shape)
 
@@ -333,7 +335,8 @@ def _argmin(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
 def _diff(a: Any, n: int = 1, axis: int = -1) -> Any:
     axis = ops.check_axis(axis, rank(a), "diff")
     for _ in range(n):
-        a = binary("sub", ops.slice_axes(a, {axis: slice(1, None)}), ops.slice_axes(a, {axis: slice(None, -1)}))
+        a = binary("sub", indexing.slice_axes(a, {axis: slice(1, None)}),
+                   indexing.slice_axes(a, {axis: slice(None, -1)}))
     return a
 
 
@@ -348,7 +351,8 @@ def _atleast(count: int) -> Callable[..., Any]:
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.mean: _mean, np.sum: _sum, np.prod: _prod, np.max: _max, np.amax: _max, np.min: _min, np.amin: _min,
     np.var: _var, np.std: _std, np.any: lambda a, axis=None, keepdims=False: ops.any_of(a, axis, keepdims),
-    np.all: lambda a, axis=None, keepdims=False: ops.all_of(a, axis, keepdims), np.average: _average, np.linalg.norm: _norm,
+    np.all: lambda a, axis=None, keepdims=False: ops.all_of(a, axis, keepdims), np.average: _average,
+    np.linalg.norm: _norm,
     np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims), np.argmin: _argmin,
     np.reshape: _reshape, np.ravel: _ravel, np.transpose: lambda a, axes=None: ops.transpose(a, axes),
     np.swapaxes: lambda a, axis1, axis2: ops.swapaxes(a, axis1, axis2),
@@ -356,7 +360,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.squeeze: lambda a, axis=None: ops.squeeze(a, axis), np.expand_dims: lambda a, axis: ops.expand_dims(a, axis),
     np.broadcast_to: _broadcast_to, np.flip: lambda m, axis=None: ops.flip(m, axis),
     np.fliplr: lambda m: ops.flip(m, 1), np.flipud: lambda m: ops.flip(m, 0),
-    np.roll: lambda a, shift, axis=None: ops.roll(lift(a), shift, axis), np.tile: _tile, np.repeat: _repeat,
+    np.roll: lambda a, shift, axis=None: indexing.roll(lift(a), shift, axis), np.tile: _tile, np.repeat: _repeat,
     np.concatenate: _concatenate, np.stack: _stack, np.vstack: _vstack, np.hstack: _hstack,
     np.column_stack: _column_stack, np.split: _split,
     np.array_split: lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, exact=False),

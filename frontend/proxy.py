@@ -1,7 +1,8 @@
-"""What stands for an array while a model is traced: operators, numpy's protocols, and methods of numpy arrays and torch tensors.
+"""What stands for an array while a model is traced: operators, numpy's protocols, and methods of numpy arrays and
+torch tensors.
 
-A Proxy knows its shape and element type, never its data: whatever would need data raises TraceError with the user's source line.
-What the operations mean is in `array_ops.py`.
+A Proxy knows its shape and element type, never its data: whatever would need data raises TraceError with the user's
+source line. What the operations mean is in `array_ops.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import indexing
 from qcompiler.frontend.recorder import Traced
 from qcompiler.frontend.sizes import CallableInt, CallableSize, sized
 from qcompiler.frontend.source import user_expression, user_place
@@ -131,7 +133,7 @@ class Proxy(Traced):
     # -- indexing and shape
 
     def __getitem__(self, index: Any) -> Proxy:
-        return ops.getitem(self, index)
+        return indexing.getitem(self, index)
 
     def reshape(self, *shape: Any, order: str = "C") -> Proxy:
         if order != "C":
@@ -188,14 +190,14 @@ class Proxy(Traced):
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Proxy, ...]:
         size = ops.static_size(self, ops.check_axis(dim, self.ndim, "chunk"), "chunk")
         each = -(-size // chunks)
-        return tuple(ops.split_at(self, range(each, size, each), dim))
+        return tuple(indexing.split_at(self, range(each, size, each), dim))
 
     def split(self, sizes: Any, dim: int = 0) -> tuple[Proxy, ...]:
         """torch's split: one piece size, or a list of sizes."""
         if isinstance(sizes, int):
             size = ops.static_size(self, ops.check_axis(dim, self.ndim, "split"), "split")
-            return tuple(ops.split_at(self, range(sizes, size, sizes), dim))
-        return tuple(ops.split_at(self, list(np.cumsum(sizes)[:-1]), dim))
+            return tuple(indexing.split_at(self, range(sizes, size, sizes), dim))
+        return tuple(indexing.split_at(self, list(np.cumsum(sizes)[:-1]), dim))
 
     # -- reductions
 
@@ -373,7 +375,8 @@ for _symbol, _op in (("and", "logical_and"), ("or", "logical_or")):
     setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True, masks=True))
 Proxy.__neg__ = _unary_method("neg")
 Proxy.__abs__ = _unary_method("abs")
-for _op in ("abs", "neg", "exp", "log", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "erf", "floor", "ceil", "sign", "square",
+for _op in ("abs", "neg", "exp", "log", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "erf", "floor", "ceil", "sign",
+            "square",
             "relu", "sigmoid", "tanh"):
     setattr(Proxy, _op, _unary_method(_op))
 for _method, _op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("div", "div")):

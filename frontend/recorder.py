@@ -1,7 +1,7 @@
 """The recorder behind every frontend: it appends ops to one float graph and knows names, source lines and constants.
 
-Owns the active trace, the module scopes (names and origins of results), the constants (one for each array object), and the
-inlining of other graphs. Does not own what values look like to the user (`proxy.py`) nor what numpy calls mean
+Owns the active trace, the module scopes (names and origins of results), the constants (one for each array object),
+and the inlining of other graphs. Does not own what values look like to the user (`proxy.py`) nor what numpy calls mean
 (`array_ops.py`).
 """
 
@@ -215,8 +215,8 @@ class Trace:
     def inline(self, callee: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
         """Record the ops of a graph, or of an object whose `__qc_graph__` is one, applied to `args`.
 
-        The same ops with the same types, quantized ones too: so the result has the same bits. Symbolic sizes of the callee
-        take the sizes of the arguments.
+        The same ops with the same types, quantized ones too: so the result has the same bits. Symbolic sizes of the
+        callee take the sizes of the arguments.
         """
         from qcompiler.frontend.array_ops import lift
 

@@ -1,7 +1,7 @@
 """Sizes as a traced model sees them: `x.shape[0]` of a dynamic axis.
 
-Arithmetic stays symbolic. Whatever needs a number (a comparison, `range`, `float`) is decided by the example's size, and
-the trace notes the guard under which that decision holds.
+Arithmetic stays symbolic. Whatever needs a number (a comparison, `range`, `float`) is decided by the example's size,
+and the trace notes the guard under which that decision holds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Decides(Protocol):
 
 
 class Size:
-    """A symbolic size inside one trace. `+ - * // %` give Sizes or ints; all else takes the example's number and guards it."""
+    """A symbolic size inside one trace. `+ - * // %` give Sizes or ints; all else takes the example's number and
+    guards it."""
 
     __slots__ = ("dim", "trace")
     __array_ufunc__ = None

@@ -1,7 +1,7 @@
 """The user's place in their own source: file:line of a traced op, and the text of a condition that cannot be traced.
 
-Frames inside qcompiler and numpy are skipped. Paths are relative to the working directory, or the file's bare name outside
-of it, so that graphs never carry a machine's paths.
+Frames inside qcompiler and numpy are skipped. Paths are relative to the working directory, or the file's bare name
+outside of it, so that graphs never carry a machine's paths.
 """
 
 from __future__ import annotations

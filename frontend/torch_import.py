@@ -1,7 +1,8 @@
 """Import a torch.nn.Module through torch.export into the float graph that the tracer would give.
 
-Owns the export call, which ATen ops are decomposed, parameter names (those of the state dict), origins, source lines and dynamic
-sizes. What each op means is in `torch_ops.py`. torch is an optional extra and loads on the first import of a module.
+Owns the export call, which ATen ops are decomposed, parameter names (those of the state dict), origins, source lines
+and dynamic sizes. What each op means is in `torch_ops.py`. torch is an optional extra and loads on the first import
+of a module.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
 
 def is_torch_module(model: Any) -> bool:
     """Whether `model` is a torch.nn.Module; does not import torch."""
-    return any(f"{base.__module__}.{base.__qualname__}" == "torch.nn.modules.module.Module" for base in type(model).__mro__)
+    return any((base.__module__, base.__qualname__) == ("torch.nn.modules.module", "Module")
+               for base in type(model).__mro__)
 
 
 def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = None, name: str | None = None) -> Graph:
@@ -47,8 +49,8 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
         name: the graph's name; the module's class by default.
 
     Raises:
-        TraceError: torch is missing, the module trains, torch.export refuses it, or it has ATen ops without a meaning here
-            (all of them listed, with counts and a source line each).
+        TraceError: torch is missing, the module trains, torch.export refuses it, or it has ATen ops without a meaning
+            here (all of them listed, with counts and a source line each).
     """
     torch = _torch()
     if not isinstance(module, torch.nn.Module):
@@ -96,9 +98,11 @@ def _examples(module: Any, example_inputs: Any) -> dict[str, Any]:
     return dict(zip(names, listed))
 
 
-def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace) -> dict[str, Any]:
-    """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for constants.
-    Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each other."""
+def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace) -> dict[str,
+                                                                                                                Any]:
+    """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for
+    constants. Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each
+    other."""
     sizes = {name: max(size, 2) for name, size in recorder.sizes.items()}
     for type in types.values():
         for dim_name in sorted(type.dim_names):
@@ -133,17 +137,20 @@ def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # torch.export raises many classes; all of them mean that it refuses the model
         raise TraceError(f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
-                         where=_place_of(error), hint="take control flow on data out of forward(), and see that dynamic "
+                         where=_place_of(error),
+                         hint="take control flow on data out of forward(), and see that dynamic "
                          "sizes are really free") from error
 
 
 def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
-    """Which axes torch keeps symbolic. Its own names and bounds don't matter: ours go by position, and guards by who asked."""
+    """Which axes torch keeps symbolic. Its own names and bounds don't matter: ours go by position, and guards by who
+    asked."""
     for size in type.dim_names:
         if any(isinstance(dim, Dim) and size in dim.names() and str(dim) != size for dim in type.shape):
             raise TraceError(f"a size of an input must be a plain name for a torch module, not an expression of {size}",
                              hint="name it, and let the model's own arithmetic relate it to others")
-    return {axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size, Dim)} or None
+    return {axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size,
+                                                                                                        Dim)} or None
 
 
 @contextlib.contextmanager
@@ -186,11 +193,12 @@ def _is_library(filename: str) -> bool:
 # -- decomposition and unsupported ops
 
 
-_MAY_ALIAS = frozenset(
-    "reshape contiguous flatten unflatten to dropout feature_dropout alpha_dropout feature_alpha_dropout type_as expand_as view_as "
-    "chunk split tensor_split unbind narrow movedim moveaxis swapaxes squeeze detach alias positive lift_fresh numpy_T "
-    "broadcast_to getitem _reshape_alias".split()
-)
+_MAY_ALIAS = frozenset((  # ops whose schema says nothing, but which may hand out their operand's memory
+    "reshape", "contiguous", "flatten", "unflatten", "to", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "type_as", "expand_as", "view_as", "chunk", "split", "tensor_split", "unbind", "narrow",
+    "movedim", "moveaxis", "swapaxes", "squeeze", "detach", "alias", "positive", "lift_fresh", "numpy_T",
+    "broadcast_to",
+))
 
 
 def _decompose(torch: Any, program: Any) -> Any:
@@ -235,7 +243,7 @@ def _may_alias(node: Any) -> bool:
     if node.op != "call_function":
         return True
     schema = getattr(node.target, "_schema", None)
-    if schema is None or str(node.target).split(".")[1:2] and str(node.target).split(".")[1] in _MAY_ALIAS:
+    if schema is None or schema.name.removeprefix("aten::") in _MAY_ALIAS:
         return True
     return any(result.alias_info is not None for result in schema.returns) and not _is_inplace(node.target)
 
@@ -333,7 +341,8 @@ class _Importer:
                 self.environment[placeholders[spec.arg.name]] = self._constant(spec.target)
 
     def _read_symbols(self, node: Any, type: TensorType) -> dict[str, DimLike]:
-        """Learn which of torch's symbols stands for which size. Two of our sizes under one symbol are equal by the module's own
+        """Learn which of torch's symbols stands for which size. Two of our sizes under one symbol are equal by the
+        module's own
         code: the second is replaced by the first, and so checked when inputs bind it."""
         replaced: dict[str, DimLike] = {}
         value = node.meta.get("val")
@@ -396,7 +405,8 @@ class _Importer:
         leaves = []
         for spec, value in zip(specs, output.args[0]):
             if spec.kind is not kinds.USER_OUTPUT:
-                raise TraceError("the module changes its own state in forward()", got=f"{spec.kind.name}: {spec.target}",
+                raise TraceError("the module changes its own state in forward()",
+                                 got=f"{spec.kind.name}: {spec.target}",
                                  hint="module.eval(), and no assignment to buffers")
             found = self.environment[value] if isinstance(value, self.torch.fx.Node) else value
             leaves.append(int(found) if isinstance(found, Size) else found)
@@ -404,7 +414,8 @@ class _Importer:
         set_outputs(self.recorder, returned)
 
     def _guards(self) -> None:
-        """Decisions that the user's own code took on sizes become guards; torch's inner ones concern its strides alone."""
+        """Decisions that the user's own code took on sizes become guards; torch's inner ones concern its strides
+        alone."""
         for environment in self.environments:
             for asked in environment.guards:
                 frame = getattr(getattr(asked, "sloc", None), "framework_loc", None)
@@ -427,7 +438,8 @@ class _Importer:
 
 
 _RELATIONS = {
-    "Equality": "==", "Unequality": "!=", "StrictGreaterThan": ">", "GreaterThan": ">=", "StrictLessThan": "<", "LessThan": "<=",
+    "Equality": "==", "Unequality": "!=", "StrictGreaterThan": ">", "GreaterThan": ">=", "StrictLessThan": "<",
+    "LessThan": "<=",
 }
 
 

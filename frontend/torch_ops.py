@@ -1,7 +1,7 @@
 """What each ATen op means in the graph IR: the table behind `import_torch`.
 
-Keys are printed names of torch's overloads ("aten.conv2d.default"); a meaning takes the op's own arguments, traced values in
-place of tensors. Ops that stand for a whole layer arrive as one IR op. torch itself is not imported here.
+Keys are printed names of torch's overloads ("aten.conv2d.default"); a meaning takes the op's own arguments, traced
+values in place of tensors. Ops that stand for a whole layer arrive as one IR op. torch itself is not imported here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
+from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.proxy import power
@@ -104,7 +105,8 @@ aten("clamp_min", "clamp_min.Tensor")(lambda x, min: ops.clip(x, min, None))
 aten("clamp_max", "clamp_max.Tensor")(lambda x, max: ops.clip(x, None, max))
 aten("addcmul")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("mul", a, b), value)))
 aten("addcdiv")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("div", a, b), value)))
-aten("lerp.Scalar", "lerp.Tensor")(lambda x, end, weight: binary("add", x, binary("mul", weight, binary("sub", end, x))))
+aten("lerp.Scalar", "lerp.Tensor")(lambda x, end, weight: binary("add", x,
+                                                                 binary("mul", weight, binary("sub", end, x))))
 aten("remainder.Scalar", "remainder.Tensor")(
     lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y)))
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
@@ -138,12 +140,14 @@ TABLE["aten.floor_divide.default"] = lambda x, y: _div(x, y, "floor")
 
 # -- element types, identities
 
-aten("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "lift_fresh", "positive", "view_as_real_copy", "to.device",
+aten("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "lift_fresh", "positive", "view_as_real_copy",
+     "to.device",
      "dropout_identity")(lambda x, *args, **kwargs: x)
 aten("type_as")(lambda x, other: cast(x, kind_of(other)))
 aten("to.other")(lambda x, other, *args, **kwargs: cast(x, kind_of(other)))
 aten("_to_copy")(lambda x, dtype=None, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
-aten("to.dtype", "to.dtype_layout")(lambda x, dtype=None, *args, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
+aten("to.dtype", "to.dtype_layout")(
+    lambda x, dtype=None, *args, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
 
 
 # -- products, convolution
@@ -155,14 +159,15 @@ aten("bilinear")(F.bilinear)
 aten("embedding")(lambda weight, indices, *args: F.embedding(indices, weight))
 
 
-@aten("addmm", "baddbmm", "addbmm")
+@aten("addmm", "baddbmm")
 def _addmm(bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Any:
     return binary("add", _scaled_by(ops.matmul(x, y), alpha), _scaled_by(bias, beta))
 
 
 for _spatial in (1, 2, 3):
     aten(f"conv{_spatial}d", f"conv{_spatial}d.padding")(getattr(F, f"conv{_spatial}d"))
-    aten(f"conv_transpose{_spatial}d" + {1: "", 2: ".input", 3: ".input"}[_spatial])(getattr(F, f"conv_transpose{_spatial}d"))
+    _overload = f"conv_transpose{_spatial}d" + ("" if _spatial == 1 else ".input")
+    aten(_overload)(getattr(F, f"conv_transpose{_spatial}d"))
 
 
 @aten("convolution")
@@ -170,7 +175,8 @@ def _convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dila
                  output_padding: Any, groups: int) -> Any:
     spatial = rank(weight) - 2
     if transposed:
-        return getattr(F, f"conv_transpose{spatial}d")(x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return getattr(F, f"conv_transpose{spatial}d")(x, weight, bias, stride, padding, output_padding, groups,
+                                                       dilation)
     return getattr(F, f"conv{spatial}d")(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -184,7 +190,8 @@ def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_
 
 # -- normalization, reductions
 
-aten("group_norm")(lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps))
+aten("group_norm")(lambda x, groups, weight=None, bias=None, eps=1e-5,
+                   cudnn=True: F.group_norm(x, groups, weight, bias, eps))
 aten("rms_norm")(F.rms_norm)
 aten("softmax.int", "_softmax", "_safe_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
 aten("log_softmax.int", "_log_softmax")(lambda x, dim, dtype=None: F.log_softmax(x, dim))
@@ -211,7 +218,8 @@ def _native_batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, mome
 
 
 @aten("instance_norm")
-def _instance_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, momentum: float, eps: float,
+def _instance_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, momentum: float,
+                   eps: float,
                    cudnn_enabled: bool = False) -> Any:
     return F.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
 
@@ -233,12 +241,14 @@ aten("amin")(lambda x, dim=(), keepdim=False: reduce("min", x, _axes(x, dim), ke
 aten("max")(lambda x: reduce("max", x))
 aten("min")(lambda x: reduce("min", x))
 aten("max.dim")(lambda x, dim, keepdim=False: (reduce("max", x, dim, keepdim), ops.argmax(x, dim, keepdim)))
-aten("min.dim")(lambda x, dim, keepdim=False: (reduce("min", x, dim, keepdim), ops.argmax(unary("neg", x), dim, keepdim)))
+aten("min.dim")(lambda x, dim, keepdim=False: (reduce("min", x, dim, keepdim),
+                                               ops.argmax(unary("neg", x), dim, keepdim)))
 aten("prod")(lambda x, dtype=None: reduce("prod", x))
 aten("prod.dim_int")(lambda x, dim, keepdim=False, dtype=None: reduce("prod", x, dim, keepdim))
 aten("argmax")(lambda x, dim=None, keepdim=False: ops.argmax(x, dim, keepdim))
 aten("argmin")(lambda x, dim=None, keepdim=False: ops.argmax(unary("neg", x), dim, keepdim))
-aten("var.correction")(lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, correction))
+aten("var.correction")(lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim,
+                                                                                     correction))
 aten("std.correction")(
     lambda x, dim=None, correction=1, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, correction)))
 aten("var.dim")(lambda x, dim, unbiased=True, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
@@ -278,7 +288,8 @@ for _spatial in (1, 2, 3):
     aten(f"max_pool{_spatial}d_with_indices")(
         lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), None))
     aten(f"upsample_nearest{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest"))
-    aten(f"_upsample_nearest_exact{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact"))
+    aten(f"_upsample_nearest_exact{_spatial}d.vec")(
+    lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact"))
 for _name in ("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"):
     aten(_name)(lambda x, size, align, scales: F.interpolate(x, size, scales, "bilinear", align))
 aten("pixel_shuffle")(F.pixel_shuffle)
@@ -306,17 +317,17 @@ aten("expand_as")(lambda x, other: ops.expand(x, dims(other)))
 aten("broadcast_to")(ops.expand)
 aten("repeat", "tile")(ops.tile)
 aten("flip")(ops.flip)
-aten("roll")(lambda x, shifts, dims=(): ops.roll(x, shifts, list(dims) or None))
-aten("select.int")(ops.select)
+aten("roll")(lambda x, shifts, dims=(): indexing.roll(x, shifts, list(dims) or None))
+aten("select.int")(indexing.select)
 aten("cat")(lambda xs, dim=0: _cat(xs, dim))
 aten("stack")(ops.stack)
 aten("chunk")(lambda x, chunks, dim=0: x.chunk(chunks, dim))
 aten("split.Tensor")(lambda x, size, dim=0: x.split(int(size), dim))
 aten("split_with_sizes", "split.sizes")(lambda x, sizes, dim=0: x.split(list(sizes), dim))
-aten("unbind.int")(lambda x, dim=0: tuple(ops.select(x, dim, i) for i in range(
+aten("unbind.int")(lambda x, dim=0: tuple(indexing.select(x, dim, i) for i in range(
     ops.static_size(x, ops.check_axis(dim, rank(x), "unbind"), "unbind"))))
 aten("narrow")(lambda x, dim, start, length: _slice(x, dim, start, start + length))
-aten("index_select")(lambda x, dim, index: ops.take(x, index, dim))
+aten("index_select")(lambda x, dim, index: indexing.take(x, index, dim))
 aten("gather")(lambda x, dim, index, sparse_grad=False: _gather(x, dim, index))
 
 
@@ -336,8 +347,8 @@ def _squeeze(x: Any, dim: Any) -> Any:
 @aten("slice.Tensor")
 def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     axis = ops.check_axis(dim, rank(x), "slice")
-    stop = None if isinstance(end, int) and end >= ops.FULL else end
-    return ops.slice_axes(x, {axis: slice(start, stop, step)})
+    stop = None if isinstance(end, int) and end >= indexing.FULL else end
+    return indexing.slice_axes(x, {axis: slice(start, stop, step)})
 
 
 @aten("select_scatter")
@@ -354,10 +365,10 @@ def _slice_scatter(x: Any, source: Any, dim: int = 0, start: Any = None, end: An
     low, high, step = slice(start, end, step).indices(ops.static_size(x, axis, "slice_scatter"))
     if step != 1:
         raise _unsupported("assignment to a stepped slice is not supported")
-    parts = [ops.slice_axes(x, {axis: slice(0, low)})] if low > 0 else []
+    parts = [indexing.slice_axes(x, {axis: slice(0, low)})] if low > 0 else []
     parts.append(cast(source, kind_of(x)))
     if high < ops.static_size(x, axis, "slice_scatter"):
-        parts.append(ops.slice_axes(x, {axis: slice(high, None)}))
+        parts.append(indexing.slice_axes(x, {axis: slice(high, None)}))
     return ops.concat(parts, axis)
 
 
@@ -380,7 +391,7 @@ def _index(x: Any, indices: Sequence[Any]) -> Any:
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1:
         raise _unsupported("indexing with several tensors at once is not supported")
-    return ops.take(x, given[0][1], given[0][0])
+    return indexing.take(x, given[0][1], given[0][0])
 
 
 # -- new tensors
@@ -404,8 +415,10 @@ aten("scalar_tensor")(lambda value, dtype=None, **kwargs: lift(value, dtype=_new
 aten("full_like", "new_full")(lambda x, *args, **kwargs: _full_like(x, *args, **kwargs))
 aten("zeros_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
 aten("ones_like")(lambda x, dtype=None, **kwargs: _full_like(x, 1, dtype=dtype))
-aten("new_zeros")(lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype)))
-aten("new_ones")(lambda x, size, dtype=None, **kwargs: _filled(size, 1, kind_of(x) if dtype is None else dtype_of(dtype)))
+aten("new_zeros")(lambda x, size, dtype=None, **kwargs: _filled(size, 0,
+                                                                kind_of(x) if dtype is None else dtype_of(dtype)))
+aten("new_ones")(lambda x, size, dtype=None, **kwargs: _filled(size, 1,
+                                                               kind_of(x) if dtype is None else dtype_of(dtype)))
 TABLE["aten.new_full.default"] = lambda x, size, value, dtype=None, **kwargs: _filled(
     size, value, kind_of(x) if dtype is None else dtype_of(dtype))
 
@@ -443,15 +456,18 @@ aten("triu")(_triangle(False))
 
 aten("sym_size.int")(lambda x, dim: x.shape[dim])
 aten("sym_numel")(lambda x: x.numel())
-aten("_assert_scalar", "_assert_async.msg", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_tensor_metadata")(
+aten("_assert_scalar", "_assert_async.msg", "sym_constrain_range", "sym_constrain_range_for_size",
+     "_assert_tensor_metadata")(
     lambda *args, **kwargs: None)
 SIZE_FUNCTIONS: dict[Any, Meaning] = {
-    operator.getitem: operator.getitem, operator.add: operator.add, operator.sub: operator.sub, operator.mul: operator.mul,
+    operator.getitem: operator.getitem, operator.add: operator.add, operator.sub: operator.sub,
+    operator.mul: operator.mul,
     operator.floordiv: operator.floordiv, operator.mod: operator.mod, operator.truediv: operator.truediv,
     operator.neg: operator.neg, operator.pow: operator.pow, operator.eq: operator.eq, operator.ne: operator.ne,
     operator.lt: operator.lt, operator.le: operator.le, operator.gt: operator.gt, operator.ge: operator.ge,
     math.ceil: math.ceil, math.floor: math.floor, math.trunc: math.trunc,
 }
 SIZE_NAMES: dict[str, Meaning] = {
-    "sym_max": max, "sym_min": min, "sym_float": float, "sym_int": int, "sym_not": operator.not_, "_sym_sqrt": math.sqrt,
+    "sym_max": max, "sym_min": min, "sym_float": float, "sym_int": int, "sym_not": operator.not_,
+    "_sym_sqrt": math.sqrt,
 }

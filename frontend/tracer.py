@@ -1,8 +1,9 @@
 """`trace`: run a Python model on proxies and get its float graph.
 
-The model is a qcompiler.nn module, or any Python function on arrays (numpy functions and operators, qcompiler.frontend.functional,
-other modules and compiled models). Control flow on shapes and Python values just runs. Owns the calling convention: inputs and
-their names, dynamic sizes, outputs and their structure. Recording itself is in `recorder.py`.
+The model is a qcompiler.nn module, or any Python function on arrays (numpy functions and operators,
+qcompiler.frontend.functional, other modules and compiled models). Control flow on shapes and Python values just runs.
+Owns the calling convention: inputs and their names, dynamic sizes, outputs and their structure. Recording itself is
+in `recorder.py`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = N
 
     Args:
         model: a qcompiler.nn module or a Python function. A Graph gives a copy of itself.
-        example_inputs: an array, a tuple by position, or a dict by parameter name; arrays or TensorTypes. Only shapes and
-            element types are read. float64 arrays stand for f32.
+        example_inputs: an array, a tuple by position, or a dict by parameter name; arrays or TensorTypes. Only shapes
+            and element types are read. float64 arrays stand for f32.
         dynamic: {input name or position: {axis: size name}}.
         input_names: names of the graph's inputs; the function's parameter names by default.
         name: the graph's name; the function's or class's by default.
@@ -70,7 +71,8 @@ def inline(callee: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function of the frontend on arrays outside of any trace: record it on constants and interpret the graph."""
+    """Call a function of the frontend on arrays outside of any trace: record it on constants and interpret the
+    graph."""
     from qcompiler.interpreter import run
 
     recorder = Trace("eager")

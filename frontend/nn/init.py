@@ -26,7 +26,8 @@ def normal(shape: tuple[int, ...]) -> Parameter:
 
 
 def kaiming_uniform(shape: tuple[int, ...]) -> Parameter:
-    """torch's default for weights, kaiming_uniform(a=sqrt(5)): bound 1/sqrt(fan_in), fan_in = all sizes but the first."""
+    """torch's default for weights, kaiming_uniform(a=sqrt(5)): bound 1/sqrt(fan_in), fan_in = all sizes but the
+    first."""
     return uniform(shape, _bound(shape))
 
 

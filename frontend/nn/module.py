@@ -1,7 +1,8 @@
 """Module: the base of layers, with torch's names for parameters, buffers, children and state dicts.
 
-Modules start in eval mode, since there is no training yet; `train()` is kept for code written for torch, and tracing a module in
-training mode that would behave differently there is an error. Outside of a trace a call runs the interpreter on arrays.
+Modules start in eval mode, since there is no training yet; `train()` is kept for code written for torch, and tracing
+a module in training mode that would behave differently there is an error. Outside of a trace a call runs the
+interpreter on arrays.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class Module:
     # -- state
 
     def _slots(self) -> Iterator[tuple[str, Module, dict[str, Any], str]]:
-        """(state-dict name, module, registry, name there) of all that is saved; shared modules under each of their names."""
+        """(state-dict name, module, registry, name there) of all that is saved; shared modules under each of their
+        names."""
 
         def visit(module: Module, prefix: str) -> Iterator[tuple[str, Module, dict[str, Any], str]]:
             transient = module.__dict__.get("_transient", set())

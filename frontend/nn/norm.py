@@ -91,7 +91,8 @@ class InstanceNorm3d(_InstanceNorm):
 class LayerNorm(Module):
     """Over the last axes, whose sizes are `normalized_shape`."""
 
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+    def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True,
+                 bias: bool = True) -> None:
         super().__init__()
         self.normalized_shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) \
             else (normalized_shape,)

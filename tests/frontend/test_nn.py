@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -125,7 +127,8 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-@pytest.mark.parametrize(("name", "args", "kwargs", "shape"), LAYERS, ids=[f"{i}-{case[0]}" for i, case in enumerate(LAYERS)])
+@pytest.mark.parametrize(("name", "args", "kwargs", "shape"), LAYERS,
+                         ids=[f"{i}-{case[0]}" for i, case in enumerate(LAYERS)])
 def test_layer_equals_torch(name: str, args: tuple, kwargs: dict, shape: tuple) -> None:
     theirs = randomize(getattr(torch.nn, name)(*args, **kwargs))
     ours = getattr(nn, name)(*args, **kwargs)
@@ -166,7 +169,8 @@ def test_every_public_layer_is_compared_with_torch() -> None:
     layers = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
     containers = {"Module", "Sequential", "ModuleList", "ModuleDict", "Parameter"}
     tested = {case[0] for case in LAYERS} | {"Embedding", "Bilinear"} | containers
-    related = {"Dropout1d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "UpsamplingNearest2d", "ConstantPad2d", "ZeroPad1d",
+    related = {"Dropout1d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "UpsamplingNearest2d", "ConstantPad2d",
+               "ZeroPad1d",
                "ZeroPad3d", "ReflectionPad3d", "ReplicationPad1d", "CircularPad1d", "CircularPad3d"}
     assert layers - tested == related
 
@@ -204,7 +208,7 @@ def test_names_and_origins_follow_the_modules() -> None:
     assert {"stem.weight", "stage1.0.conv1.weight", "stage1.1.bn1.running_var", "fc.bias", "shift"} <= set(graph.consts)
     add = next(node for node in graph.nodes if node.name == "stage1.0.add")
     assert add.origin[0].path == "stage1.0" and add.origin[0].kind.endswith("test_nn.Block")
-    assert add.loc.file.endswith("test_nn.py") and "+ x" in open(__file__).read().splitlines()[add.loc.line - 1]
+    assert add.loc.file.endswith("test_nn.py") and "+ x" in Path(__file__).read_text().splitlines()[add.loc.line - 1]
     assert any("float64" in note for note in graph.notes)
 
 
@@ -241,7 +245,8 @@ def test_load_state_dict_reports_everything_and_changes_nothing() -> None:
     with pytest.raises(TraceError) as caught:
         model.load_state_dict(state)
     text = str(caught.value)
-    assert "missing: 0.bias" in text and "unexpected: 0.bais" in text and "1.weight: expected shape [1, 3], got [2, 3]" in text
+    assert "missing: 0.bias" in text and "unexpected: 0.bais" in text
+    assert "1.weight: expected shape [1, 3], got [2, 3]" in text
     assert "did you mean '0.bias'" in text
     np.testing.assert_array_equal(model[0].weight, before)
     model.load_state_dict({"0.weight": np.ones((3, 2))}, strict=False)
@@ -307,7 +312,8 @@ def test_errors_name_the_users_line() -> None:
 
 
 @pytest.mark.parametrize("build", [
-    lambda: nn.Conv2d(3, 4, 3, groups=2), lambda: nn.Conv2d(3, 4, (3, 3, 3)), lambda: nn.Conv2d(3, 4, 3, padding_mode="x"),
+    lambda: nn.Conv2d(3, 4, 3, groups=2), lambda: nn.Conv2d(3, 4, (3, 3, 3)),
+    lambda: nn.Conv2d(3, 4, 3, padding_mode="x"),
     lambda: nn.GroupNorm(2, 3), lambda: nn.Sequential(3), lambda: nn.Conv2d(1, 1, 3, stride=2, padding="same")(
         np.zeros((1, 1, 4, 4), np.float32)), lambda: nn.Upsample(scale_factor=2, mode="bicubic")(
         np.zeros((1, 1, 4, 4), np.float32)), lambda: nn.BatchNorm2d(3)(np.zeros((2, 3), np.float32)),

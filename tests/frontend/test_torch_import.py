@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,18 +158,22 @@ def test_layer(name: str) -> None:
 EXPRESSIONS = {
     "arithmetic": lambda x, y: (x + y) * 2 - 1 / (y * y + 1) - x.div(3) + (2 - x) - torch.add(x, y, alpha=3),
     "powers": lambda x, y: x ** 2 + (y.abs() + 1) ** 0.5 + (y.abs() + 1).rsqrt() + 2 ** x + torch.pow(y.abs() + 1, x),
-    "unary": lambda x, y: x.neg() + x.abs() + x.exp() + (x.abs() + 1).log() + x.sin() + x.cos() + x.erf() + x.floor() + x.ceil()
-    + x.round() + x.sign() + x.square() + torch.log1p(x.abs()) + torch.expm1(x) + torch.reciprocal(x.abs() + 1),
-    "clamps": lambda x, y: x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y) + torch.minimum(x, y),
-    "masks": lambda x, y: torch.where((x > 0) & ~(y < 1) | (x <= -1), x, y) + (x >= y) * 2.0 + (x != y).float() + (x == y),
+    "unary": lambda x, y: x.neg() + x.abs() + x.exp() + (x.abs() + 1).log() + x.sin() + x.cos() + x.erf() + x.floor()
+    + x.ceil() + x.round() + x.sign() + x.square() + torch.log1p(x.abs()) + torch.expm1(x) + torch.reciprocal(x.abs() + 1),
+    "clamps": lambda x, y: x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y) + torch.minimum(x,
+                                                                                                                    y),
+    "masks": lambda x, y: torch.where((x > 0) & ~(y < 1) | (x <= -1), x,
+                                      y) + (x >= y) * 2.0 + (x != y).float() + (x == y),
     "masked_fill": lambda x, y: x.masked_fill(x > 0, -1.0),
     "where scalar": lambda x, y: torch.where(x > 0, x, 0.0),
-    "rounding div": lambda x, y: torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, 0.7, rounding_mode="trunc") + x // 0.5,
+    "rounding div": lambda x, y: torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, 0.7,
+                                                                                      rounding_mode="trunc") + x // 0.5,
     "remainder": lambda x, y: torch.remainder(x, 0.7),
     "matmul": lambda x, y: x @ y.transpose(-1, -2) + torch.bmm(x, y.mT),
     "baddbmm": lambda x, y: torch.baddbmm(x[:, :, :3], x, y.mT, beta=0.5, alpha=2),
     "einsum": lambda x, y: torch.einsum("bij,bkj->bik", x, y),
-    "reductions": lambda x, y: (x.mean(), x.mean((0, 2)), x.sum(1, keepdim=True), x.sum(), x.amax(2), x.amin((0, 1)), x.max(),
+    "reductions": lambda x, y: (x.mean(), x.mean((0, 2)), x.sum(1, keepdim=True), x.sum(), x.amax(2), x.amin((0, 1)),
+                                x.max(),
                                 x.prod(1), x.argmax(1), x.argmin(2, keepdim=True)),
     "max dim": lambda x, y: (*x.max(1), *x.min(2, keepdim=True)),
     "variance": lambda x, y: (x.var(1), x.std((1, 2), unbiased=False), x.var(2, keepdim=True, correction=0)),
@@ -181,7 +186,8 @@ EXPRESSIONS = {
     "join": lambda x, y: (torch.cat([x, y], 1), torch.stack([x, y], -1), torch.hstack([x, y])),
     "pieces": lambda x, y: (*x.chunk(2, 2), *x.split(2, 1), *x.split([1, 3], -1), *x.unbind(0), x.narrow(2, 1, 2)),
     "indexing": lambda x, y: (x[0], x[:, -1], x[..., 1:], x[:, ::2], x[:, None, 1], x[:, :, -2:], x.select(1, 2)),
-    "gathers": lambda x, y: (x.index_select(1, torch.tensor([2, 0])), x[:, [0, 2]], x.gather(2, y.argmax(1)[:, None, :3]),
+    "gathers": lambda x, y: (x.index_select(1, torch.tensor([2, 0])), x[:, [0, 2]],
+                             x.gather(2, y.argmax(1)[:, None, :3]),
                              torch.take_along_dim(x, y.argmax(1, keepdim=True), 1)),
     "roll flip": lambda x, y: x.roll(1, 1) + x.roll((1, -1), (0, 2)) + x.flip(1, 2),
     "new tensors": lambda x, y: x + torch.zeros_like(x) + torch.ones(3, 4) * torch.full((4,), 2.0) + torch.arange(4)
@@ -272,9 +278,11 @@ class InvertedResidual(nn.Module):
         hidden = channels * 4
         self.block = nn.Sequential(
             nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True),
-            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.Hardswish(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden),
+            nn.Hardswish(inplace=True),
         )
-        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(hidden, 4, 1), nn.ReLU(), nn.Conv2d(4, hidden, 1),
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(hidden, 4, 1), nn.ReLU(),
+                                     nn.Conv2d(4, hidden, 1),
                                      nn.Hardsigmoid())
         self.project = nn.Sequential(nn.Conv2d(hidden, out, 1, bias=False), nn.BatchNorm2d(out))
         self.residual = stride == 1 and channels == out
@@ -298,21 +306,23 @@ class MobileNet(nn.Module):
 
 def test_resnet() -> None:
     model = randomize(ResNet())
-    graph = check(model, data(2, 3, 32, 32), dynamic={"x": {0: "B"}}, others=[(data(1, 3, 32, 32),), (data(5, 3, 32, 32),)],
+    graph = check(model, data(2, 3, 32, 32), dynamic={"x": {0: "B"}},
+                  others=[(data(1, 3, 32, 32),), (data(5, 3, 32, 32),)],
                   rtol=1e-4)
     counts: dict[str, int] = {}
     for node in graph.nodes:
         counts[node.op] = counts.get(node.op, 0) + 1
-    assert counts == {"conv": 10, "batch_norm": 10, "relu": 9, "max_pool": 1, "add": 4, "adaptive_avg_pool": 1, "reshape": 1,
+    assert counts == {"conv": 10, "batch_norm": 10, "relu": 9, "max_pool": 1, "add": 4, "adaptive_avg_pool": 1,
+                      "reshape": 1,
                       "linear": 1}
     names = [node.name for node in graph.nodes]
     assert names[:7] == ["conv1", "bn1", "relu", "maxpool", "layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu"]
-    assert "layer2.0.downsample.1" in names and "layer1.0.add" in names and "layer1.0.relu_1" in names and names[-1] == "fc"
+    assert {"layer2.0.downsample.1", "layer1.0.add", "layer1.0.relu_1"} <= set(names) and names[-1] == "fc"
     assert set(graph.consts) == {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     assert graph.outputs[0].type.shape == (Dim.name("B"), 10) and not guards(graph)
     add = next(node for node in graph.nodes if node.name == "layer1.0.add")
     assert add.loc.file.endswith("test_torch_import.py")
-    assert open(__file__).read().splitlines()[add.loc.line - 1].strip() == "y += identity"
+    assert Path(__file__).read_text().splitlines()[add.loc.line - 1].strip() == "y += identity"
     assert add.origin[0].path == "layer1.0" and add.origin[0].kind.endswith("BasicBlock")
 
 
@@ -434,7 +444,8 @@ def test_unsupported_ops_are_listed_together() -> None:
     with pytest.raises(TraceError) as caught:
         import_torch(Model().eval(), torch.eye(3) * 2)
     text = str(caught.value)
-    assert "2 x aten.linalg_inv_ex.default" in text and "1 x aten.special_bessel_j0.default" in text and "aten.sort" in text
+    assert "2 x aten.linalg_inv_ex.default" in text and "1 x aten.special_bessel_j0.default" in text
+    assert "aten.sort" in text
     assert "test_torch_import.py:" in text
 
 
@@ -469,7 +480,8 @@ def test_state_changes_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(("inputs", "message"), [
-    ((data(1, 2), data(1, 2)), "more example inputs"), (("text",), "no array"), ({"z": data(1, 2)}, "refuses|parameter"),
+    ((data(1, 2), data(1, 2)), "more example inputs"), (("text",), "no array"),
+    ({"z": data(1, 2)}, "refuses|parameter"),
 ])
 def test_bad_inputs(inputs, message: str) -> None:
     with pytest.raises(TraceError, match=message):
@@ -496,4 +508,5 @@ def test_without_torch_the_error_says_how_to_install_it() -> None:
 
 def test_the_importer_module_does_not_load_torch() -> None:
     program = "import sys, qcompiler.frontend.torch_import; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          check=True).stdout == "False\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_graph_of_a_function() -> None:
 
 def test_source_lines_are_the_users() -> None:
     graph = trace(affine, (X,))
-    lines = open(__file__).read().splitlines()
+    lines = Path(__file__).read_text().splitlines()
     for node in graph.nodes:
         assert node.loc.file.endswith("test_tracer.py") and not node.loc.file.startswith("/")
         assert "np.maximum" in lines[node.loc.line - 1]
@@ -200,7 +201,8 @@ def test_plain_results_have_no_structure_note() -> None:
     assert structure_of(trace(lambda x: [x + 1], (X,))) == {"list": [0]}
 
 
-@pytest.mark.parametrize("note", ["{", '{"tuple": [0, 9]}', '{"tuple": 3}', '{"set": [0]}', "true", '{"tuple": [0], "list": []}',
+@pytest.mark.parametrize("note", ["{", '{"tuple": [0, 9]}', '{"tuple": 3}', '{"set": [0]}', "true",
+                                  '{"tuple": [0], "list": []}',
                                   '{"tuple": [' * 100 + "0" + "]}" * 100, "-1"])
 def test_a_damaged_structure_is_an_error(note: str) -> None:
     graph = trace(lambda x: x + 1, (X,))
