@@ -388,10 +388,12 @@ def _adaptive_pool(op: str, spatial: int) -> Callable[..., Any]:
 
 max_pool1d, max_pool2d, max_pool3d = (_max_pool(n) for n in (1, 2, 3))
 avg_pool1d, avg_pool2d, avg_pool3d = (_avg_pool(n) for n in (1, 2, 3))
-adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_pool("adaptive_avg_pool", n) for n in (1, 2,
-                                                                                                                  3))
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_adaptive_pool("adaptive_max_pool", n) for n in (1, 2,
-                                                                                                                  3))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
+    _adaptive_pool("adaptive_avg_pool", n) for n in (1, 2, 3)
+)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (
+    _adaptive_pool("adaptive_max_pool", n) for n in (1, 2, 3)
+)
 
 
 # -- resampling, padding, rearranging

@@ -54,13 +54,14 @@ def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool,
         raise TraceError("a slice's step is 0", where=x.trace.place())
     if not isinstance(size, Dim):
         start, stop, step = slice(_index(wanted.start), _index(wanted.stop), step).indices(size)
-        count = len(range(start, stop, step))
-        if step < 0:
-            start, stop, step = size - 1 - start, size - 1 - start + max(count - 1, 0) * -step + (count > 0), -step
-            return (0, FULL, 1, True, False) if (start, stop, step) == (0, size, 1) else (start, stop, step, True,
-                                                                                          False)
-        return (0, FULL, 1, False, False) if (start, stop, step) == (0, size, 1) else (start, max(stop, start), step,
-                                                                                    False, False)
+        backwards = step < 0
+        if backwards:  # the same elements of the flipped axis
+            count = len(range(start, stop, step))
+            start, step = size - 1 - start, -step
+            stop = start + max(count - 1, 0) * step + (count > 0)
+        if (start, stop, step) == (0, size, 1):
+            stop = FULL
+        return start, max(stop, start), step, backwards, False
     start, stop = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
     if step < 0:
         flipped = flip_bound(start), flip_bound(stop)

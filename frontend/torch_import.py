@@ -98,8 +98,8 @@ def _examples(module: Any, example_inputs: Any) -> dict[str, Any]:
     return dict(zip(names, listed))
 
 
-def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace) -> dict[str,
-                                                                                                                Any]:
+def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
+             ) -> dict[str, Any]:
     """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for
     constants. Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each
     other."""

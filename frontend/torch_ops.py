@@ -105,8 +105,8 @@ aten("clamp_min", "clamp_min.Tensor")(lambda x, min: ops.clip(x, min, None))
 aten("clamp_max", "clamp_max.Tensor")(lambda x, max: ops.clip(x, None, max))
 aten("addcmul")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("mul", a, b), value)))
 aten("addcdiv")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("div", a, b), value)))
-aten("lerp.Scalar", "lerp.Tensor")(lambda x, end, weight: binary("add", x,
-                                                                 binary("mul", weight, binary("sub", end, x))))
+aten("lerp.Scalar", "lerp.Tensor")(
+    lambda x, end, weight: binary("add", x, binary("mul", weight, binary("sub", end, x))))
 aten("remainder.Scalar", "remainder.Tensor")(
     lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y)))
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
@@ -175,8 +175,8 @@ def _convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dila
                  output_padding: Any, groups: int) -> Any:
     spatial = rank(weight) - 2
     if transposed:
-        return getattr(F, f"conv_transpose{spatial}d")(x, weight, bias, stride, padding, output_padding, groups,
-                                                       dilation)
+        convolve = getattr(F, f"conv_transpose{spatial}d")
+        return convolve(x, weight, bias, stride, padding, output_padding, groups, dilation)
     return getattr(F, f"conv{spatial}d")(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -247,8 +247,8 @@ aten("prod")(lambda x, dtype=None: reduce("prod", x))
 aten("prod.dim_int")(lambda x, dim, keepdim=False, dtype=None: reduce("prod", x, dim, keepdim))
 aten("argmax")(lambda x, dim=None, keepdim=False: ops.argmax(x, dim, keepdim))
 aten("argmin")(lambda x, dim=None, keepdim=False: ops.argmax(unary("neg", x), dim, keepdim))
-aten("var.correction")(lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim,
-                                                                                     correction))
+aten("var.correction")(
+    lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, correction))
 aten("std.correction")(
     lambda x, dim=None, correction=1, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, correction)))
 aten("var.dim")(lambda x, dim, unbiased=True, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
@@ -415,10 +415,10 @@ aten("scalar_tensor")(lambda value, dtype=None, **kwargs: lift(value, dtype=_new
 aten("full_like", "new_full")(lambda x, *args, **kwargs: _full_like(x, *args, **kwargs))
 aten("zeros_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
 aten("ones_like")(lambda x, dtype=None, **kwargs: _full_like(x, 1, dtype=dtype))
-aten("new_zeros")(lambda x, size, dtype=None, **kwargs: _filled(size, 0,
-                                                                kind_of(x) if dtype is None else dtype_of(dtype)))
-aten("new_ones")(lambda x, size, dtype=None, **kwargs: _filled(size, 1,
-                                                               kind_of(x) if dtype is None else dtype_of(dtype)))
+aten("new_zeros")(
+    lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype)))
+aten("new_ones")(
+    lambda x, size, dtype=None, **kwargs: _filled(size, 1, kind_of(x) if dtype is None else dtype_of(dtype)))
 TABLE["aten.new_full.default"] = lambda x, size, value, dtype=None, **kwargs: _filled(
     size, value, kind_of(x) if dtype is None else dtype_of(dtype))
 

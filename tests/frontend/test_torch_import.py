@@ -159,11 +159,12 @@ EXPRESSIONS = {
     "arithmetic": lambda x, y: (x + y) * 2 - 1 / (y * y + 1) - x.div(3) + (2 - x) - torch.add(x, y, alpha=3),
     "powers": lambda x, y: x ** 2 + (y.abs() + 1) ** 0.5 + (y.abs() + 1).rsqrt() + 2 ** x + torch.pow(y.abs() + 1, x),
     "unary": lambda x, y: x.neg() + x.abs() + x.exp() + (x.abs() + 1).log() + x.sin() + x.cos() + x.erf() + x.floor()
-    + x.ceil() + x.round() + x.sign() + x.square() + torch.log1p(x.abs()) + torch.expm1(x) + torch.reciprocal(x.abs() + 1),
-    "clamps": lambda x, y: x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y) + torch.minimum(x,
-                                                                                                                    y),
-    "masks": lambda x, y: torch.where((x > 0) & ~(y < 1) | (x <= -1), x,
-                                      y) + (x >= y) * 2.0 + (x != y).float() + (x == y),
+    + x.ceil() + x.round() + x.sign() + x.square() + torch.log1p(x.abs()) + torch.expm1(x)
+    + torch.reciprocal(x.abs() + 1),
+    "clamps": lambda x, y: x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y)
+    + torch.minimum(x, y),
+    "masks": lambda x, y: torch.where((x > 0) & ~(y < 1) | (x <= -1), x, y) + (x >= y) * 2.0
+    + (x != y).float() + (x == y),
     "masked_fill": lambda x, y: x.masked_fill(x > 0, -1.0),
     "where scalar": lambda x, y: torch.where(x > 0, x, 0.0),
     "rounding div": lambda x, y: torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, 0.7,
