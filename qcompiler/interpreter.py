@@ -1,0 +1,156 @@
+"""The meaning of every graph: runs it in numpy, node by node, in order.
+
+Integer graphs give the same bits here and on every backend. Does not own the meaning of single ops (qcompiler/ops).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from qcompiler.dims import Dim, evaluate, parse_dim
+from qcompiler.errors import InputError, QCompilerError, VerifyError
+from qcompiler.ir import AttrValue, Graph, Node, Value
+from qcompiler.opdef import OpDef, Trait, opdef
+from qcompiler.quantization.tables import build_table
+from qcompiler.types import TensorType, type_of
+
+Hook = Callable[[Node, Sequence[np.ndarray]], None]
+
+
+def bind_inputs(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+    """Inputs in signature order, and the symbolic sizes that they bind.
+
+    Raises:
+        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared.
+    """
+    arrays = _by_position(graph, inputs)
+    sizes: dict[str, int] = {}
+    for value, array in zip(graph.inputs, arrays):
+        _bind_one(value, array, sizes)
+    for value, array in zip(graph.inputs, arrays):
+        expected = value.type.bind(sizes)
+        if array.shape != expected.shape:
+            raise InputError(f"input {value.name!r} has another shape", expected=str(value.type), got=str(type_of(array)),
+                             hint=f"sizes bound by the inputs: {sizes}")
+    return arrays, sizes
+
+
+def _by_position(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    names = [value.name for value in graph.inputs]
+    if isinstance(inputs, Mapping):
+        missing = [name for name in names if name not in inputs]
+        unknown = [name for name in inputs if name not in names]
+        if missing or unknown:
+            raise InputError("input names do not fit the model", expected=", ".join(names), got=", ".join(inputs))
+        inputs = [inputs[name] for name in names]
+    if len(inputs) != len(names):
+        raise InputError("wrong number of inputs", expected=f"{len(names)} ({', '.join(names)})", got=len(inputs))
+    return [np.asarray(array) for array in inputs]
+
+
+def _bind_one(value: Value, array: np.ndarray, sizes: dict[str, int]) -> None:
+    type = value.type
+    if array.dtype != type.dtype.numpy:
+        raise InputError(f"input {value.name!r} has another dtype", expected=str(type), got=f"{array.dtype}{list(array.shape)}",
+                         hint=f"pass {value.name}.astype(np.{type.dtype.numpy})")
+    if array.ndim != type.rank:
+        raise InputError(f"input {value.name!r} has another rank", expected=str(type), got=str(type_of(array)))
+    for axis, size in enumerate(type.shape):
+        got = array.shape[axis]
+        if isinstance(size, Dim):
+            name = str(size)
+            if name in size.names() and sizes.setdefault(name, got) != got:
+                raise InputError(f"the size {name} is given twice", where=f"input {value.name!r}, axis {axis}",
+                                 expected=f"{name} = {sizes[name]}", got=got)
+        elif size != got:
+            raise InputError(f"input {value.name!r} has another shape", expected=str(type), got=str(type_of(array)),
+                             hint=f'compile with dynamic={{"{value.name}": {{{axis}: "B"}}}} to let axis {axis} vary')
+
+
+def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mapping[str, int]) -> dict[str, AttrValue]:
+    """Attrs with symbolic sizes (kind "shape") evaluated to ints."""
+    bound = dict(attrs)
+    for spec in definition.attrs:
+        value = bound[spec.name]
+        if spec.kind == "shape" and value is not None:
+            bound[spec.name] = tuple(evaluate(parse_dim(v), sizes) if isinstance(v, str) else v for v in value)
+    return bound
+
+
+def evaluate_node(node: Node, arrays: Sequence[np.ndarray | None], sizes: Mapping[str, int] | None = None) -> tuple[np.ndarray, ...]:
+    """The results of one node for given operand arrays."""
+    definition = opdef(node.op)
+    attrs = bound_attrs(definition, node.attrs, sizes or {})
+    types = [None if value is None else value.type for value in node.operands]
+    if node.op in ("quantize", "dequantize"):
+        return (definition.integer(arrays, types, node.result.type),)
+    if any(value.type.is_quantized for value in node.results):
+        return (_run_quantized(definition, node, arrays, types, attrs),)
+    if any(type is not None and type.is_quantized for type in types):
+        raise VerifyError("a float op reads a quantized value", where=node.describe(), hint="insert dequantize")
+    return tuple(_as_declared(array, value.type) for array, value in
+                 zip(definition.run_reference(arrays, attrs), node.results))
+
+
+def _as_declared(array: np.ndarray, type: TensorType) -> np.ndarray:
+    return np.asarray(array, type.dtype.numpy)
+
+
+def _run_quantized(definition: OpDef, node: Node, arrays: Sequence[np.ndarray | None],
+                   types: Sequence[TensorType | None], attrs: dict[str, AttrValue]) -> np.ndarray:
+    out = node.result.type
+    if definition.integer is not None:
+        padded_arrays, padded_types = list(arrays), list(types)
+        fixed = sum(1 for spec in definition.operands if not spec.variadic)
+        while len(padded_arrays) < fixed:
+            padded_arrays.append(None)
+            padded_types.append(None)
+        with np.errstate(all="ignore"):
+            return definition.integer(padded_arrays, padded_types, out, **attrs)
+    if Trait.MOVES_DATA in definition.traits:
+        return definition.run_reference(arrays, attrs)[0]
+    if Trait.UNARY in definition.traits:
+        table = build_table(unary_function(definition, attrs), types[0], out)
+        return table[arrays[0].astype(np.int32) - types[0].dtype.min]
+    raise VerifyError(f"{definition.name} has no meaning on quantized values", where=node.describe())
+
+
+def unary_function(definition: OpDef, attrs: Mapping[str, AttrValue]) -> Callable[[np.ndarray], np.ndarray]:
+    """The op as a function of one float64 array."""
+    return lambda x: definition.run_reference([x], attrs)[0]
+
+
+def run(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray], *, hook: Hook | None = None,
+        keep: dict[str, np.ndarray] | None = None) -> list[np.ndarray]:
+    """Outputs of the graph, in order. Values are dropped after their last use.
+
+    hook: called with each node and its results. keep: filled with every value by name.
+
+    Raises:
+        InputError: inputs that do not fit. QCompilerError: what a node raises, with its place.
+    """
+    arrays, sizes = bind_inputs(graph, inputs)
+    found: dict[int, np.ndarray] = {id(value): array for value, array in zip(graph.inputs, arrays)}
+    found.update((id(const), const.data) for const in graph.consts.values())
+    left = {id(value): len(value.uses) + (1 if graph.is_output(value) else 0) for value in graph.values()}
+    for node in graph.node_list:
+        try:
+            results = evaluate_node(node, [None if v is None else found[id(v)] for v in node.operands], sizes)
+        except QCompilerError as error:
+            raise error.located(node.describe()) from None
+        if hook is not None:
+            hook(node, results)
+        for value, array in zip(node.results, results):
+            found[id(value)] = array
+            if keep is not None:
+                keep[value.name] = array
+        for value in node.operands:
+            if value is not None:
+                left[id(value)] -= 1
+                if left[id(value)] == 0:
+                    found.pop(id(value), None)
+    return [np.array(found[id(value)], copy=True) for value in graph.outputs]
+
+

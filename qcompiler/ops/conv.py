@@ -1,0 +1,206 @@
+"""conv and conv_transpose over 1, 2 or 3 spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.errors import ShapeError
+from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
+from qcompiler.ops.linear import ACTIVATION_ATTR, apply_activation, requantize_accumulator
+from qcompiler.ops.windows import check_geometry, output_size, windows
+from qcompiler.quantization import qmath
+from qcompiler.types import DType, TensorType, tensor
+
+_GEOMETRY = (
+    AttrSpec("stride", "ints", REQUIRED, "one a spatial axis"),
+    AttrSpec("padding", "pairs", REQUIRED, "(before, after) a spatial axis"),
+    AttrSpec("dilation", "ints", REQUIRED, "one a spatial axis"),
+    AttrSpec("groups", "int", 1),
+)
+
+
+def _check_conv(op: str, x: TensorType, weight: TensorType, channels: int, groups: int) -> None:
+    if not 3 <= x.rank <= 5 or weight.rank != x.rank:
+        raise ShapeError(f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank", got=f"{x}, {weight}")
+    if groups < 1 or x.shape[1] != channels:
+        raise ShapeError(f"channels of {op}", expected=f"{channels} (weight {weight}, groups={groups})", got=str(x))
+
+
+def _infer_conv(x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *, stride, padding,
+                dilation, groups: int, activation: str) -> TensorType:
+    _check_conv("conv", x, weight, weight.shape[1] * groups if weight.rank > 1 else -1, groups)
+    if weight.shape[0] % groups:
+        raise ShapeError("output channels of conv", expected=f"a multiple of groups={groups}", got=weight.shape[0])
+    check_geometry("conv", x.rank - 2, stride=stride, padding=padding, dilation=dilation)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError("bias of conv", expected=f"[{weight.shape[0]}]", got=str(bias))
+    spatial = [output_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i])
+               for i in range(x.rank - 2)]
+    result = TensorType(DType.F32, (x.shape[0], weight.shape[0], *spatial))
+    if residual is not None and residual.shape != result.shape:
+        raise ShapeError("residual of conv", expected=str(result), got=str(residual))
+    return result
+
+
+def _dot(x: np.ndarray, weight: np.ndarray, stride, padding, dilation, groups: int) -> np.ndarray:
+    """Convolution by windows and one matmul a sample; computes in the dtype of its operands. Padding is zero."""
+    out_channels, kernel = weight.shape[0], weight.shape[2:]
+    outputs = [int(output_size(x.shape[i + 2], kernel[i], stride[i], padding[i], dilation[i])) for i in range(len(kernel))]
+    view = windows(x, kernel, stride, padding, dilation, outputs, 0)
+    spatial = len(kernel)
+    pixels = int(np.prod(outputs))
+    per_group = x.shape[1] // groups
+    result = np.empty((x.shape[0], out_channels, pixels), np.result_type(x, weight))
+    rows = weight.reshape(groups, out_channels // groups, -1)
+    order = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))
+    for n in range(x.shape[0]):
+        columns = view[n].transpose(order).reshape(groups, per_group * int(np.prod(kernel)), pixels)
+        result[n] = np.matmul(rows, columns).reshape(out_channels, pixels)
+    return result.reshape(x.shape[0], out_channels, *outputs)
+
+
+def _along_channels(bias: np.ndarray, rank: int) -> np.ndarray:
+    return bias.reshape(1, -1, *([1] * (rank - 2)))
+
+
+def _conv(x, weight, bias, residual, *, stride, padding, dilation, groups, activation) -> np.ndarray:
+    y = _dot(x, weight, stride, padding, dilation, groups)
+    if bias is not None:
+        y = y + _along_channels(bias, y.ndim)
+    if residual is not None:
+        y = y + residual
+    return apply_activation(y, activation)
+
+
+def _conv_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, stride, padding,
+                  dilation, groups, activation) -> np.ndarray:
+    x, weight, bias, residual = arrays
+    acc = _dot(qmath.centered(x, types[0].quant).astype(np.float64), qmath.centered(weight, types[1].quant).astype(np.float64),
+               stride, padding, dilation, groups).astype(np.int64)
+    if bias is not None:
+        acc = acc + _along_channels(bias, acc.ndim)
+    return requantize_accumulator(acc.astype(np.int32), types, out, activation, 1, residual)
+
+
+def _attrs(spatial: int, **given: object) -> dict[str, object]:
+    return {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, **given}
+
+
+register(OpDef(
+    name="conv",
+    doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added before the "
+        "fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv.",
+    family="conv",
+    operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True),
+              OperandSpec("residual", optional=True)),
+    attrs=(*_GEOMETRY, ACTIVATION_ATTR),
+    infer=_infer_conv, reference=_conv, integer=_conv_integer,
+    quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
+    samples=lambda: [
+        Sample((tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)), _attrs(2, padding=((1, 1), (1, 1)))),
+        Sample((tensor("f32", 1, 8, 9, 9), tensor("f32", 16, 8, 3, 3)), _attrs(2, stride=(2, 2), activation="relu")),
+        Sample((tensor("f32", 1, 6, 8, 5), tensor("f32", 6, 1, 3, 3), tensor("f32", 6)),
+               _attrs(2, groups=6, padding=((1, 1), (1, 1)), activation="relu6")),
+        Sample((tensor("f32", 2, 4, 11), tensor("f32", 4, 2, 3), tensor("f32", 4)),
+               _attrs(1, groups=2, dilation=(2,), padding=((2, 1),))),
+        Sample((tensor("f32", 1, 2, 4, 5, 6), tensor("f32", 3, 2, 2, 3, 3), tensor("f32", 3)), _attrs(3)),
+        Sample((tensor("f32", 1, 33, 5, 5), tensor("f32", 33, 33, 1, 1), tensor("f32", 33), tensor("f32", 1, 33, 5, 5)),
+               _attrs(2, activation="relu")),
+        Sample((tensor("f32", 1, 1, 12, 12), tensor("f32", 16, 1, 7, 7), tensor("f32", 16)),
+               _attrs(2, stride=(2, 2), padding=((3, 3), (3, 3)))),
+    ],
+))
+
+
+def _transposed_size(size, kernel: int, stride: int, padding: tuple[int, int], dilation: int, extra: int):
+    return (size - 1) * stride - padding[0] - padding[1] + dilation * (kernel - 1) + extra + 1
+
+
+def _infer_conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> TensorType:
+    _check_conv("conv_transpose", x, weight, weight.shape[0], groups)
+    check_geometry("conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation,
+                   output_padding=output_padding)
+    channels = weight.shape[1] * groups
+    if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
+        raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
+    spatial = [_transposed_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i], output_padding[i])
+               for i in range(x.rank - 2)]
+    return TensorType(DType.F32, (x.shape[0], channels, *spatial))
+
+
+def stuffed_input(x: np.ndarray, stride: Sequence[int], fill: float | int = 0) -> np.ndarray:
+    """x with stride-1 zeros between neighbours along every spatial axis."""
+    shape = [*x.shape[:2], *((size - 1) * s + 1 for size, s in zip(x.shape[2:], stride))]
+    stuffed = np.full(shape, fill, x.dtype)
+    stuffed[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
+    return stuffed
+
+
+def mirrored_weight(weight: np.ndarray, groups: int) -> np.ndarray:
+    """[I, O/g, *K] of conv_transpose -> [O, I/g, *K] of the convolution over the stuffed input."""
+    inputs, per_group = weight.shape[:2]
+    kernel = weight.shape[2:]
+    flipped = np.flip(weight, axis=tuple(range(2, weight.ndim)))
+    grouped = flipped.reshape(groups, inputs // groups, per_group, *kernel).swapaxes(1, 2)
+    return np.ascontiguousarray(grouped).reshape(groups * per_group, inputs // groups, *kernel)
+
+
+def transposed_padding(kernel, padding, dilation, output_padding) -> tuple[tuple[int, int], ...]:
+    """Padding of the convolution over the stuffed input; may be negative (cropping)."""
+    return tuple((d * (k - 1) - p[0], d * (k - 1) - p[1] + extra)
+                 for k, p, d, extra in zip(kernel, padding, dilation, output_padding))
+
+
+def _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding) -> np.ndarray:
+    pads = transposed_padding(weight.shape[2:], padding, dilation, output_padding)
+    stuffed = stuffed_input(x, stride)
+    crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
+    stuffed = stuffed[(slice(None), slice(None), *crop)]
+    ones = (1,) * len(stride)
+    return _dot(stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads), dilation,
+                groups)
+
+
+def _conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> np.ndarray:
+    y = _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding)
+    if bias is not None:
+        y = y + _along_channels(bias, y.ndim)
+    return apply_activation(y, activation)
+
+
+def _conv_transpose_integer(arrays, types, out: TensorType, *, stride, padding, dilation, groups, output_padding,
+                            activation) -> np.ndarray:
+    x, weight, bias = arrays
+    acc = _transposed_dot(qmath.centered(x, types[0].quant).astype(np.float64),
+                          qmath.centered(weight, types[1].quant).astype(np.float64), stride, padding, dilation, groups,
+                          output_padding).astype(np.int64)
+    if bias is not None:
+        acc = acc + _along_channels(bias, acc.ndim)
+    params, target = types[1].quant, out.quant
+    scale = np.tile(params.scales, groups) if params.axis is not None else params.scales
+    multiplier = qmath.multiplier(types[0].quant.scales, scale, over=target.scales)
+    real = acc.astype(np.int32).astype(np.float32) * (_along_channels(multiplier, acc.ndim) if multiplier.size > 1 else multiplier)
+    return qmath.requantize(real, out, activation)
+
+
+register(OpDef(
+    name="conv_transpose",
+    doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]; per-channel weights along axis 1. "
+        "torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose.",
+    family="conv",
+    operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True)),
+    attrs=(*_GEOMETRY, AttrSpec("output_padding", "ints", REQUIRED), ACTIVATION_ATTR),
+    infer=_infer_conv_transpose, reference=_conv_transpose, integer=_conv_transpose_integer,
+    quant=QuantRule(QuantKind.WEIGHTED, weight_axis=1),
+    samples=lambda: [
+        Sample((tensor("f32", 1, 3, 4, 5), tensor("f32", 3, 4, 3, 3), tensor("f32", 4)),
+               _attrs(2, stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(1, 1))),
+        Sample((tensor("f32", 2, 4, 6), tensor("f32", 4, 2, 4)), _attrs(1, groups=2, output_padding=(0,))),
+        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 3, 2, 2), tensor("f32", 3)),
+               _attrs(2, stride=(2, 2), output_padding=(0, 0), activation="relu")),
+        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 2, 3, 3)), _attrs(2, dilation=(2, 1), output_padding=(0, 0))),
+        Sample((tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)), _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0))),
+    ],
+))

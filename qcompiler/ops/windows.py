@@ -1,0 +1,61 @@
+"""Sliding windows: output sizes and views shared by convolution and pooling. Works on ints and Dims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.dims import Dim, DimLike
+from qcompiler.errors import ShapeError
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def check_geometry(op: str, spatial: int, **attrs: Sequence[object]) -> None:
+    """Every attr has one entry a spatial axis; ShapeError names the one that has not."""
+    for name, value in attrs.items():
+        if len(value) != spatial:
+            raise ShapeError(f"{name} of {op}", expected=f"{spatial} entries", got=str(value))
+
+
+def output_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int,
+                ceil_mode: bool = False) -> DimLike:
+    """Windows along one axis. ceil_mode follows torch: the last window starts inside the input or the left padding."""
+    if stride < 1 or dilation < 1 or kernel < 1:
+        raise ShapeError("stride, dilation and kernel are positive", got=f"{stride}, {dilation}, {kernel}")
+    span = size + padding[0] + padding[1] - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        result = span // stride + 1
+    elif isinstance(size, Dim):
+        if stride != 1:
+            raise ShapeError("ceil_mode needs a fixed size", got=f"size {size}", hint="declare the axis static")
+        result = span + 1
+    else:
+        result = -(-span // stride) + 1
+        if (result - 1) * stride >= size + padding[0]:
+            result -= 1
+    if not isinstance(result, Dim) and result < 1:
+        raise ShapeError("the window is larger than the padded input", expected=f"at least {dilation * (kernel - 1) + 1}",
+                         got=size + padding[0] + padding[1])
+    return result
+
+
+def windows(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Pairs, dilation: Sequence[int],
+            outputs: Sequence[int], fill: float | int) -> np.ndarray:
+    """x [N, C, *S] -> view [N, C, *outputs, *kernel]; padding (and what ceil_mode needs beyond) holds `fill`."""
+    pads = [(0, 0), (0, 0)]
+    for axis, out in enumerate(outputs):
+        need = (out - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
+        before = padding[axis][0]
+        pads.append((before, max(padding[axis][1], need - before - x.shape[axis + 2])))
+    padded = np.pad(x, pads, constant_values=fill) if any(p != (0, 0) for p in pads) else x
+    strides = padded.strides
+    spatial = len(outputs)
+    return np.lib.stride_tricks.as_strided(
+        padded,
+        (*padded.shape[:2], *outputs, *kernel),
+        (*strides[:2], *(strides[i + 2] * stride[i] for i in range(spatial)),
+         *(strides[i + 2] * dilation[i] for i in range(spatial))),
+        writeable=False,
+    )
