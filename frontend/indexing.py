@@ -12,7 +12,19 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import TraceError
-from qcompiler.frontend.array_ops import check_axis, concat, dims, flip, kind_of, lift, rank, reshape, trace_of, type_of
+from qcompiler.frontend.array_ops import (
+    check_axis,
+    concat,
+    dims,
+    expand,
+    flip,
+    kind_of,
+    lift,
+    rank,
+    reshape,
+    trace_of,
+    type_of,
+)
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.types import DType
@@ -183,6 +195,34 @@ def take(x: Any, indices: Any, axis: int | None) -> Proxy:
     if not isinstance(indices, Traced):
         indices = _wrapped_indices(np.asarray(indices), dims(x)[axis], trace)
     return trace.emit("gather", (x, lift(indices, trace, dtype=DType.I64)), {"axis": axis})
+
+
+def gather_elements(x: Any, indices: Any, axis: int) -> Proxy:
+    """torch's gather: one index an element along `axis`. On the other axes, indices may be fewer: x is cut to them."""
+    trace = trace_of(x, indices)
+    x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
+    axis = check_axis(axis, rank(x), "gather")
+    if rank(indices) != rank(x):
+        raise TraceError("gather: indices and array differ in rank", where=trace.place(), got=repr(indices),
+                         expected=f"rank {rank(x)}")
+    pairs = zip(dims(x), dims(indices))
+    x = slice_axes(x, {i: slice(0, count) for i, (size, count) in enumerate(pairs)
+                       if i != axis and size != count and not isinstance(count, Dim)})
+    return trace.emit("gather_elements", (x, indices), {"axis": axis})
+
+
+def take_along_axis(x: Any, indices: Any, axis: int) -> Proxy:
+    """numpy's: as gather_elements, but the other axes broadcast against each other."""
+    trace = trace_of(x, indices)
+    x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
+    axis = check_axis(axis, rank(x), "take_along_axis")
+    if rank(indices) != rank(x):
+        raise TraceError("take_along_axis: indices and array differ in rank", where=trace.place(), got=repr(indices),
+                         expected=f"rank {rank(x)}")
+    common = [a if b == 1 else b for a, b in zip(dims(x), dims(indices))]
+    x = expand(x, [*common[:axis], dims(x)[axis], *common[axis + 1:]])
+    indices = expand(indices, [*common[:axis], dims(indices)[axis], *common[axis + 1:]])
+    return trace.emit("gather_elements", (x, indices), {"axis": axis})
 
 
 def _wrapped_indices(indices: np.ndarray, size: DimLike, trace: Trace) -> np.ndarray:

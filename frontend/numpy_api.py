@@ -250,9 +250,8 @@ def _take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Any:
 
 
 def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
-    x, axis = (ops.flatten(arr), 0) if axis is None else (lift(arr), axis)
-    return x.trace.emit("gather_elements", (x, lift(indices, x.trace, dtype=DType.I64)),
-                        {"axis": ops.check_axis(axis, rank(x), "take_along_axis")})
+    return indexing.take_along_axis(ops.flatten(arr), indices, 0) if axis is None else indexing.take_along_axis(
+        arr, indices, axis)
 
 
 def _repeat(a: Any, repeats: Any, axis: Any = None) -> Any:

@@ -328,7 +328,7 @@ aten("unbind.int")(lambda x, dim=0: tuple(indexing.select(x, dim, i) for i in ra
     ops.static_size(x, ops.check_axis(dim, rank(x), "unbind"), "unbind"))))
 aten("narrow")(lambda x, dim, start, length: _slice(x, dim, start, start + length))
 aten("index_select")(lambda x, dim, index: indexing.take(x, index, dim))
-aten("gather")(lambda x, dim, index, sparse_grad=False: _gather(x, dim, index))
+aten("gather")(lambda x, dim, index, sparse_grad=False: indexing.gather_elements(x, index, dim))
 
 
 def _cat(xs: Sequence[Any], dim: int) -> Any:
@@ -379,11 +379,6 @@ aten("copy")(lambda x, source, non_blocking=False: ops.expand(cast(source, kind_
 def _unflatten(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
     axis = ops.check_axis(dim, rank(x), "unflatten")
     return reshape(x, (*dims(x)[:axis], *sizes, *dims(x)[axis + 1:]))
-
-
-def _gather(x: Any, dim: int, index: Any) -> Any:
-    return x.trace.emit("gather_elements", (x, lift(index, x.trace, dtype=DType.I64)),
-                        {"axis": ops.check_axis(dim, rank(x), "gather")})
 
 
 @aten("index.Tensor")

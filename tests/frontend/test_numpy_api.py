@@ -78,6 +78,7 @@ EXPRESSIONS = {
     "pad": lambda x, y: (np.pad(x, ((0, 0), (1, 2), (0, 1)), constant_values=1.5), np.pad(x, 1, mode="reflect")[1:-1],
                          np.pad(x, ((0, 0), (0, 0), (2, 0)), "edge")),
     "take": lambda x, y: (np.take(x, I, axis=1), np.take(x, [0, -1], axis=2), np.take(x, [5, 7])),
+    "take_along_axis broadcast": lambda x, y: np.take_along_axis(x, np.argmax(y, axis=1)[:1, None, :1], axis=1),
     "take_along_axis": lambda x, y: np.take_along_axis(x, np.argmax(y, axis=1)[:, None], axis=1),
     "repeat": lambda x, y: (np.repeat(x, 2, axis=1), np.repeat(x, [1, 0, 2], axis=1), np.repeat(x, 2)),
     "tile": lambda x, y: (np.tile(x, (2, 1, 3)), np.tile(x, 2), np.tile(x[0, 0], (2, 3))),
