@@ -1,0 +1,258 @@
+"""compile(): from a user's model to a program, and the steps it is made of: trace, prepare, calibrate, convert.
+
+Nothing works in place: each step takes a graph and gives a new one. Frontends, passes and backends are imported when a step
+needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import InputError, LoweringError, QuantizationError, TraceError
+from qcompiler.interpreter import bind_inputs
+from qcompiler.interpreter import run as interpret
+from qcompiler.ir import Graph
+from qcompiler.passmanager import Instrument, PassManager
+from qcompiler.types import QuantParams
+
+Dynamic = Mapping[str | int, Mapping[int, str]]
+
+
+def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
+    """The float graph of a qcompiler.nn module, a Python function or a torch.nn.Module; a Graph is copied.
+
+    Raises:
+        TraceError: the model or its inputs cannot be traced.
+    """
+    if isinstance(model, Graph):
+        return model.clone()
+    if any(base.__module__.startswith("torch.") for base in type(model).__mro__):
+        from qcompiler.frontend.torch_import import import_torch
+
+        return import_torch(model, example_inputs, dynamic=dynamic)
+    if isinstance(model, (str, pathlib.Path)):
+        raise TraceError("files are not imported yet", got=str(model), hint="pass a qcompiler.nn module, a function or a torch module")
+    from qcompiler.frontend.tracer import trace as trace_python
+
+    return trace_python(model, example_inputs, dynamic=dynamic)
+
+
+def fuse(graph: Graph) -> Graph:
+    """The float graph simplified: batchnorm folded, residual adds and activations fused."""
+    from qcompiler.passes.pipelines import float_pipeline
+
+    return PassManager(float_pipeline()).run(graph)
+
+
+@dataclass
+class Prepared:
+    """An observed graph, and the table of qconfigs that its nodes resolved to."""
+
+    graph: Graph
+    table: Any
+    configs: dict[str, Any]
+
+
+def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instrument] = ()) -> Prepared:
+    """Resolve qconfigs on the traced graph, fuse, and insert observers.
+
+    Raises:
+        QuantizationError: an unknown qconfig, or a rule that matches nothing.
+    """
+    from qcompiler.passes.pipelines import float_pipeline, observe_pipeline
+    from qcompiler.quantization.resolution import resolve
+
+    table = resolve(graph, qconfig)
+    configs = {node.name: table[node.name] for node in graph.nodes}
+    fused = PassManager(float_pipeline(lambda a, b: configs.get(a.name) == configs.get(b.name)), instruments).run(graph)
+    observed = PassManager(observe_pipeline(configs), instruments).run(fused)
+    return Prepared(observed, table, configs)
+
+
+def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[Any], Any] | None = None,
+              progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Run the observed graph on every item of `data`; group name -> observer. An item is the inputs of one call.
+
+    Raises:
+        QuantizationError: no items, NaN, or an item that is not the inputs of a call.
+    """
+    from qcompiler.quantization.calibration import iterate_items
+    from qcompiler.quantization.observers import make_observer
+    from qcompiler.quantization.spec import QuantSpec
+
+    observers: dict[str, Any] = {}
+    for node in prepared.graph.nodes:
+        if node.op == "observe" and node.attrs["group"] not in observers:
+            observers[node.attrs["group"]] = make_observer(QuantSpec.parse(node.attrs["spec"]))
+
+    def collect(node: Any, results: Sequence[np.ndarray]) -> None:
+        if node.op == "observe":
+            observers[node.attrs["group"]].observe(results[0], node.name)
+
+    count = 0
+    for item in iterate_items(data, prepared.graph.inputs, transform):
+        interpret(prepared.graph, item, hook=collect)
+        count += 1
+        if progress is not None:
+            progress(count)
+    return observers
+
+
+def convert(prepared: Prepared, observers: Mapping[str, Any], *, instruments: Sequence[Instrument] = ()) -> Graph:
+    """The integer graph that the calibrated ranges give."""
+    from qcompiler.passes.pipelines import convert_pipeline
+
+    params: dict[str, QuantParams] = {group: observer.qparams() for group, observer in observers.items()}
+    return PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
+
+
+@dataclass
+class CompiledModel:
+    """A graph ready to be called.
+
+    Attributes:
+        graph: the float or integer graph that runs.
+        target: "reference" (the interpreter), or a level such as "x86-64+avx512vnni".
+    """
+
+    graph: Graph
+    target: str
+    threads: int
+    program: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Outputs in the model's own structure.
+
+        Raises:
+            InputError: inputs that do not fit the signature.
+        """
+        from qcompiler.signature import restore_outputs, structure_of
+
+        names = [value.name for value in self.graph.inputs]
+        if len(inputs) > len(names) or any(name in names[:len(inputs)] for name in named):
+            raise InputError("wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}")
+        given: dict[str, np.ndarray] = {**dict(zip(names, inputs)), **named}
+        arrays, sizes = bind_inputs(self.graph, given)
+        outputs = interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
+        return restore_outputs(structure_of(self.graph), outputs)
+
+    @property
+    def __qc_graph__(self) -> Graph:
+        return self.graph
+
+    def report(self) -> str:
+        """How many nodes run in int8, what stayed float and why, and the bytes of the constants."""
+        integer, real = count_nodes(self.graph)
+        lines = [f"target {self.target}, {integer} integer nodes, {real} float nodes",
+                 f"constants: {constant_bytes(self.graph)} bytes"]
+        lines += [note for note in self.graph.notes if note.startswith("float: ")]
+        return "\n".join(lines)
+
+    def draw(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """A picture of the graph: SVG, PNG, PDF or .dot by suffix."""
+        from qcompiler.draw import draw
+
+        return draw(self.graph, path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One safetensors file; the old file stays if anything fails."""
+        from qcompiler.artifact import save_graph
+
+        save_graph(self.graph, path)
+
+
+def count_nodes(graph: Graph) -> tuple[int, int]:
+    """(nodes with a quantized result, other nodes); quantize and dequantize count as neither."""
+    nodes = [node for node in graph.nodes if node.op not in ("quantize", "dequantize")]
+    integer = sum(1 for node in nodes if any(value.type.is_quantized for value in node.results))
+    return integer, len(nodes) - integer
+
+
+def constant_bytes(graph: Graph) -> int:
+    """Bytes of all constants, scales included."""
+    scales = sum(4 * len(const.type.quant.scale) for const in graph.consts.values() if const.type.quant is not None)
+    return sum(const.data.nbytes for const in graph.consts.values()) + scales
+
+
+def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
+    if target == "reference":
+        return target, None
+    try:
+        from qcompiler.backends.lower import lower_graph
+    except ModuleNotFoundError as error:
+        raise LoweringError("no native backend is installed", hint='compile with target="reference"') from error
+    from qcompiler.backends.target import parse_target
+
+    chosen = parse_target(target)
+    return chosen.key, lower_graph(graph, chosen)
+
+
+def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,
+            dynamic: Dynamic | None = None, target: str = "native", threads: int | None = None,
+            transform: Callable[[Any], Any] | None = None, progress: Callable[[int], None] | None = None,
+            instruments: Sequence[Instrument] = ()) -> CompiledModel:
+    """Trace, quantize and lower a model.
+
+    Args:
+        model: a qcompiler.nn module, a function, a torch.nn.Module or a Graph. A graph at the integer stage is only lowered.
+        qconfig: None (float), "int8", "torch:<backend>", a QConfig or a QConfigMapping.
+        example_inputs: a tuple of arrays; shapes and dtypes are read.
+        calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
+        dynamic: {input: {axis: size name}}.
+        target: "native", "reference", or a level ("x86-64+avx2", ...).
+        threads: at most this many; the CPU's cores by default.
+        transform: applied to each calibration item first.
+
+    Raises:
+        QuantizationError, TraceError, LoweringError, all QCompilerError.
+    """
+    if threads is not None and threads < 1:
+        raise LoweringError("threads", expected="at least 1", got=threads)
+    _check_target(target)
+    is_integer = isinstance(model, Graph) and model.stage == "integer"
+    if qconfig is not None and not is_integer:
+        if isinstance(qconfig, str):
+            from qcompiler.quantization.qconfig import get_qconfig
+
+            get_qconfig(qconfig)
+        if calibration_data is None:
+            raise QuantizationError("static quantization needs calibration data",
+                                    hint="compile(..., calibration_data=batches), or qconfig=None for float")
+    graph = trace(model, example_inputs, dynamic=dynamic)
+    if is_integer:
+        pass
+    elif qconfig is None:
+        graph = fuse(graph)
+    else:
+        prepared = prepare(graph, qconfig, instruments=instruments)
+        observers = calibrate(prepared, calibration_data, transform=transform, progress=progress)
+        graph = convert(prepared, observers, instruments=instruments)
+    name, program = _lowered(graph, target)
+    return CompiledModel(graph, name, threads or len(os.sched_getaffinity(0)), program)
+
+
+def _check_target(target: str) -> None:
+    if target != "reference":
+        from qcompiler.backends.target import parse_target
+
+        parse_target(target)
+
+
+def load(path: str | os.PathLike[str], *, target: str = "native", threads: int | None = None) -> CompiledModel:
+    """A saved model, lowered for `target`. Runs no code from the file."""
+    from qcompiler.artifact import load_graph
+
+    graph = load_graph(path)
+    name, program = _lowered(graph, target)
+    return CompiledModel(graph, name, threads or len(os.sched_getaffinity(0)), program)
+
+
+__all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "convert", "fuse", "load", "prepare", "trace"]

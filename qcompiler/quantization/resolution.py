@@ -1,0 +1,101 @@
+"""Which qconfig each node gets, and by which rule: decided on the traced graph, before anything is fused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qcompiler.errors import QuantizationError, nearest
+from qcompiler.ir import Graph, Node
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_qconfig
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """One row: the node, its qconfig and the rule that won."""
+
+    node: str
+    op: str
+    qconfig: QConfig | None
+    rule: str
+
+
+class ResolutionTable:
+    """Node name -> QConfig or None; prints as a table."""
+
+    def __init__(self, rows: list[Resolution]) -> None:
+        self.rows = rows
+        self._by_name = {row.node: row for row in rows}
+
+    def __getitem__(self, name: str) -> QConfig | None:
+        return self._by_name[name].qconfig
+
+    def __str__(self) -> str:
+        width = max((len(row.node) for row in self.rows), default=4)
+        ops = max((len(row.op) for row in self.rows), default=2)
+        return "\n".join(f"{row.node:<{width}}  {row.op:<{ops}}  {'float' if row.qconfig is None else 'int8 '}  {row.rule}"
+                         for row in self.rows)
+
+
+def _paths(node: Node) -> list[str]:
+    """Module paths of the node and of everything it lies in, and its own name."""
+    found = [node.name]
+    for origin in node.origin:
+        parts = origin.path.split(".")
+        found += [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+    return found
+
+
+def _kinds(node: Node) -> list[str]:
+    kinds = [node.op]
+    for origin in node.origin:
+        kinds += [origin.kind, origin.kind.rsplit(".", 1)[-1]]
+    return kinds
+
+
+def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> ResolutionTable:
+    """The table for a traced graph.
+
+    Raises:
+        QuantizationError: an unknown name, or a rule that matches no node.
+    """
+    if isinstance(qconfig, str):
+        mapping = QConfigMapping(get_qconfig(qconfig))
+        label = f"global {qconfig}"
+    elif isinstance(qconfig, QConfigMapping):
+        mapping, label = qconfig, "global"
+    elif isinstance(qconfig, QConfig):
+        mapping, label = QConfigMapping(qconfig), "global"
+    else:
+        raise QuantizationError("not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__)
+    matched: set[str] = set()
+    rows = [_row(node, mapping, label, matched) for node in graph.nodes]
+    _check_matched(graph, mapping, matched)
+    return ResolutionTable(rows)
+
+
+def _row(node: Node, mapping: QConfigMapping, label: str, matched: set[str]) -> Resolution:
+    row = Resolution(node.name, node.op, mapping.default, label)
+    paths, kinds = _paths(node), _kinds(node)
+    for kind, config in mapping.object_types.items():
+        if kind in kinds:
+            matched.add(f"object type {kind}")
+            row = Resolution(node.name, node.op, config, f"object type {kind}")
+    hits = [pattern for pattern in mapping.regexes if any(re.match(pattern, path) for path in paths)]
+    matched.update(f"regex {pattern}" for pattern in hits)
+    if hits:
+        row = Resolution(node.name, node.op, mapping.regexes[hits[0]], f"regex {hits[0]}")
+    for path in paths[::-1]:
+        if path in mapping.names:
+            matched.add(f"name {path}")
+            row = Resolution(node.name, node.op, mapping.names[path], f"name {path}")
+    return row
+
+
+def _check_matched(graph: Graph, mapping: QConfigMapping, matched: set[str]) -> None:
+    wanted = [("object type", kind) for kind in mapping.object_types]
+    wanted += [("regex", pattern) for pattern in mapping.regexes] + [("name", name) for name in mapping.names]
+    for kind, key in wanted:
+        if f"{kind} {key}" not in matched:
+            known = {path for node in graph.nodes for path in (_paths(node) if kind != "object type" else _kinds(node))}
+            raise QuantizationError(f"the rule for {kind} {key!r} matches no node", hint=nearest(key, known))

@@ -1,0 +1,59 @@
+"""QuantSpec: how one kind of tensor is to be quantized, with a text form that parses back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qcompiler.errors import QuantizationError
+from qcompiler.types import DType
+
+TORCH_EPS = 2.0**-23
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """Element type, range, scheme and observer.
+
+    Attributes:
+        dtype, qmin, qmax: of the quantized tensor.
+        symmetric: zero point fixed (0 for signed types, the middle for unsigned ones).
+        per_channel: one scale a channel; the op says along which axis.
+        observer: name of a registered observer.
+        eps: the least scale.
+    """
+
+    dtype: DType = DType.U8
+    qmin: int = 0
+    qmax: int = 255
+    symmetric: bool = False
+    per_channel: bool = False
+    observer: str = "histogram"
+    eps: float = TORCH_EPS
+
+    def __post_init__(self) -> None:
+        if not self.dtype.is_integer or not self.dtype.min <= self.qmin < self.qmax <= self.dtype.max:
+            raise QuantizationError("quantized range", expected=f"within {self.dtype}", got=f"[{self.qmin}, {self.qmax}]")
+        if not self.eps > 0:
+            raise QuantizationError("eps of a QuantSpec", expected="a positive number", got=self.eps)
+
+    def __str__(self) -> str:
+        scheme = "symmetric" if self.symmetric else "affine"
+        granularity = "per_channel" if self.per_channel else "per_tensor"
+        return f"{self.dtype} [{self.qmin},{self.qmax}] {scheme} {granularity} {self.observer} eps={self.eps!r}"
+
+    @staticmethod
+    def parse(text: str) -> QuantSpec:
+        """Read what `str(spec)` prints.
+
+        Raises:
+            QuantizationError: malformed text.
+        """
+        try:
+            dtype, bounds, scheme, granularity, observer, eps = text.split()
+            low, high = bounds.strip("[]").split(",")
+            if scheme not in ("symmetric", "affine") or granularity not in ("per_tensor", "per_channel"):
+                raise ValueError(scheme)
+            return QuantSpec(DType(dtype), int(low), int(high), scheme == "symmetric", granularity == "per_channel", observer,
+                             float(eps.removeprefix("eps=")))
+        except ValueError:
+            raise QuantizationError("malformed quantization spec", expected=str(QuantSpec()), got=text) from None
