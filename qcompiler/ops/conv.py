@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
 from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
 from qcompiler.ops.linear import ACTIVATION_ATTR, apply_activation, requantize_accumulator
-from qcompiler.ops.windows import check_geometry, output_size, windows
+from qcompiler.ops.windows import Pairs, check_geometry, output_size, windows
 from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
+
+_COLUMN_BYTES = 32 << 20
+"""About how large a matrix of window contents the reference builds at a time."""
 
 _GEOMETRY = (
     AttrSpec("stride", "ints", REQUIRED, "one a spatial axis"),
@@ -23,13 +29,15 @@ _GEOMETRY = (
 
 def _check_conv(op: str, x: TensorType, weight: TensorType, channels: int, groups: int) -> None:
     if not 3 <= x.rank <= 5 or weight.rank != x.rank:
-        raise ShapeError(f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank", got=f"{x}, {weight}")
+        raise ShapeError(f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank",
+                         got=f"{x}, {weight}")
     if groups < 1 or x.shape[1] != channels:
         raise ShapeError(f"channels of {op}", expected=f"{channels} (weight {weight}, groups={groups})", got=str(x))
 
 
-def _infer_conv(x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *, stride, padding,
-                dilation, groups: int, activation: str) -> TensorType:
+def _infer_conv(x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *,
+                stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int, activation: str
+                ) -> TensorType:
     _check_conv("conv", x, weight, weight.shape[1] * groups if weight.rank > 1 else -1, groups)
     if weight.shape[0] % groups:
         raise ShapeError("output channels of conv", expected=f"a multiple of groups={groups}", got=weight.shape[0])
@@ -45,20 +53,25 @@ def _infer_conv(x: TensorType, weight: TensorType, bias: TensorType | None, resi
 
 
 def _dot(x: np.ndarray, weight: np.ndarray, stride, padding, dilation, groups: int) -> np.ndarray:
-    """Convolution by windows and one matmul a sample; computes in the dtype of its operands. Padding is zero."""
+    """Convolution by windows and matmul, in the dtype of its operands. Padding is zero.
+
+    Goes sample by sample, and by as many output rows at a time as fit _COLUMN_BYTES, so memory is bounded and a
+    sample's result does not depend on its batch.
+    """
     out_channels, kernel = weight.shape[0], weight.shape[2:]
-    outputs = [int(output_size(x.shape[i + 2], kernel[i], stride[i], padding[i], dilation[i])) for i in range(len(kernel))]
+    outputs = [int(output_size(*axis)) for axis in zip(x.shape[2:], kernel, stride, padding, dilation)]
     view = windows(x, kernel, stride, padding, dilation, outputs, 0)
     spatial = len(kernel)
-    pixels = int(np.prod(outputs))
-    per_group = x.shape[1] // groups
-    result = np.empty((x.shape[0], out_channels, pixels), np.result_type(x, weight))
-    rows = weight.reshape(groups, out_channels // groups, -1)
+    depth = weight.shape[1] * math.prod(kernel)
+    result = np.empty((x.shape[0], out_channels, *outputs), np.result_type(x, weight))
+    matrix = weight.reshape(groups, out_channels // groups, depth)
+    row_bytes = groups * depth * math.prod(outputs[1:]) * x.itemsize
+    rows = max(1, _COLUMN_BYTES // max(row_bytes, 1))
     order = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))
-    for n in range(x.shape[0]):
-        columns = view[n].transpose(order).reshape(groups, per_group * int(np.prod(kernel)), pixels)
-        result[n] = np.matmul(rows, columns).reshape(out_channels, pixels)
-    return result.reshape(x.shape[0], out_channels, *outputs)
+    for n, start in itertools.product(range(x.shape[0]), range(0, outputs[0], rows)):
+        columns = view[n, :, start:start + rows].transpose(order).reshape(groups, depth, -1)
+        result[n, :, start:start + rows] = np.matmul(matrix, columns).reshape(out_channels, -1, *outputs[1:])
+    return result
 
 
 def _along_channels(bias: np.ndarray, rank: int) -> np.ndarray:
@@ -74,10 +87,11 @@ def _conv(x, weight, bias, residual, *, stride, padding, dilation, groups, activ
     return apply_activation(y, activation)
 
 
-def _conv_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, stride, padding,
-                  dilation, groups, activation) -> np.ndarray:
+def _conv_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *,
+                  stride, padding, dilation, groups, activation) -> np.ndarray:
     x, weight, bias, residual = arrays
-    acc = _dot(qmath.centered(x, types[0].quant).astype(np.float64), qmath.centered(weight, types[1].quant).astype(np.float64),
+    acc = _dot(qmath.centered(x, types[0].quant).astype(np.float64),
+               qmath.centered(weight, types[1].quant).astype(np.float64),
                stride, padding, dilation, groups).astype(np.int64)
     if bias is not None:
         acc = acc + _along_channels(bias, acc.ndim)
@@ -90,8 +104,8 @@ def _attrs(spatial: int, **given: object) -> dict[str, object]:
 
 register(OpDef(
     name="conv",
-    doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added before the "
-        "fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv.",
+    doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added "
+        "before the fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv.",
     family="conv",
     operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True),
               OperandSpec("residual", optional=True)),
@@ -99,7 +113,8 @@ register(OpDef(
     infer=_infer_conv, reference=_conv, integer=_conv_integer,
     quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
     samples=lambda: [
-        Sample((tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)), _attrs(2, padding=((1, 1), (1, 1)))),
+        Sample((tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)),
+               _attrs(2, padding=((1, 1), (1, 1)))),
         Sample((tensor("f32", 1, 8, 9, 9), tensor("f32", 16, 8, 3, 3)), _attrs(2, stride=(2, 2), activation="relu")),
         Sample((tensor("f32", 1, 6, 8, 5), tensor("f32", 6, 1, 3, 3), tensor("f32", 6)),
                _attrs(2, groups=6, padding=((1, 1), (1, 1)), activation="relu6")),
@@ -114,19 +129,30 @@ register(OpDef(
 ))
 
 
-def _transposed_size(size, kernel: int, stride: int, padding: tuple[int, int], dilation: int, extra: int):
-    return (size - 1) * stride - padding[0] - padding[1] + dilation * (kernel - 1) + extra + 1
+def _transposed_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int, extra: int
+                     ) -> DimLike:
+    if stride < 1 or dilation < 1 or min(padding) < 0:
+        raise ShapeError("stride and dilation of conv_transpose are positive, padding is not negative",
+                         got=f"{stride}, {dilation}, {padding}")
+    if not 0 <= extra < max(stride, dilation):
+        raise ShapeError("output_padding of conv_transpose", expected=f"0 to {max(stride, dilation) - 1}", got=extra)
+    result = (size - 1) * stride - padding[0] - padding[1] + dilation * (kernel - 1) + extra + 1
+    if not isinstance(result, Dim) and result < 1:
+        raise ShapeError("conv_transpose without output", expected="a size of at least 1", got=result)
+    return result
 
 
-def _infer_conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> TensorType:
+def _infer_conv_transpose(x: TensorType, weight: TensorType, bias: TensorType | None, *, stride: Sequence[int],
+                          padding: Pairs, dilation: Sequence[int], groups: int, output_padding: Sequence[int],
+                          activation: str) -> TensorType:
     _check_conv("conv_transpose", x, weight, weight.shape[0], groups)
     check_geometry("conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation,
                    output_padding=output_padding)
     channels = weight.shape[1] * groups
     if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
         raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
-    spatial = [_transposed_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i], output_padding[i])
-               for i in range(x.rank - 2)]
+    spatial = [_transposed_size(*axis)
+               for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding)]
     return TensorType(DType.F32, (x.shape[0], channels, *spatial))
 
 
@@ -159,8 +185,8 @@ def _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding
     crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
     stuffed = stuffed[(slice(None), slice(None), *crop)]
     ones = (1,) * len(stride)
-    return _dot(stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads), dilation,
-                groups)
+    return _dot(stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads),
+                dilation, groups)
 
 
 def _conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> np.ndarray:
@@ -180,15 +206,16 @@ def _conv_transpose_integer(arrays, types, out: TensorType, *, stride, padding, 
         acc = acc + _along_channels(bias, acc.ndim)
     params, target = types[1].quant, out.quant
     scale = np.tile(params.scales, groups) if params.axis is not None else params.scales
-    multiplier = qmath.multiplier(types[0].quant.scales, scale, over=target.scales)
-    real = acc.astype(np.int32).astype(np.float32) * (_along_channels(multiplier, acc.ndim) if multiplier.size > 1 else multiplier)
+    multiplier = _along_channels(qmath.multiplier(types[0].quant.scales, scale, over=target.scales), acc.ndim)
+    real = acc.astype(np.int32).astype(np.float32) * multiplier
     return qmath.requantize(real, out, activation)
 
 
 register(OpDef(
     name="conv_transpose",
-    doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]; per-channel weights along axis 1. "
-        "torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose.",
+    doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie "
+        "along axis 1 of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX "
+        "ConvTranspose.",
     family="conv",
     operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True)),
     attrs=(*_GEOMETRY, AttrSpec("output_padding", "ints", REQUIRED), ACTIVATION_ATTR),
@@ -200,7 +227,9 @@ register(OpDef(
         Sample((tensor("f32", 2, 4, 6), tensor("f32", 4, 2, 4)), _attrs(1, groups=2, output_padding=(0,))),
         Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 3, 2, 2), tensor("f32", 3)),
                _attrs(2, stride=(2, 2), output_padding=(0, 0), activation="relu")),
-        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 2, 3, 3)), _attrs(2, dilation=(2, 1), output_padding=(0, 0))),
-        Sample((tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)), _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0))),
+        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 2, 3, 3)),
+               _attrs(2, dilation=(2, 1), output_padding=(0, 0))),
+        Sample((tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)),
+               _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0))),
     ],
 ))

@@ -21,24 +21,31 @@ def check_geometry(op: str, spatial: int, **attrs: Sequence[object]) -> None:
 
 def output_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int,
                 ceil_mode: bool = False) -> DimLike:
-    """Windows along one axis. ceil_mode follows torch: the last window starts inside the input or the left padding."""
+    """Windows along one axis, with extent = dilation * (kernel - 1) + 1 and span = size + before + after - extent:
+
+        floor: span // stride + 1
+        ceil:  torch lets the last window reach past the end if it starts inside the input or the padding before it:
+               min((span + stride - 1) // stride, (size + before - 1) // stride) + 1. The numerators differ by a
+               constant, so the smaller one is known for a symbolic size too.
+
+    Raises:
+        ShapeError: no window fits; a kernel, stride or dilation below 1; negative padding.
+    """
     if stride < 1 or dilation < 1 or kernel < 1:
         raise ShapeError("stride, dilation and kernel are positive", got=f"{stride}, {dilation}, {kernel}")
-    span = size + padding[0] + padding[1] - dilation * (kernel - 1) - 1
+    if min(padding) < 0:
+        raise ShapeError("padding is not negative", got=str(padding))
+    extent = dilation * (kernel - 1) + 1
+    span = size + padding[0] + padding[1] - extent
     if not ceil_mode:
-        result = span // stride + 1
-    elif isinstance(size, Dim):
-        if stride != 1:
-            raise ShapeError("ceil_mode needs a fixed size", got=f"size {size}", hint="declare the axis static")
-        result = span + 1
+        reach = span
+    elif padding[1] - extent + stride > 0:  # the first numerator less the second
+        reach = size + padding[0] - 1
     else:
-        result = -(-span // stride) + 1
-        if (result - 1) * stride >= size + padding[0]:
-            result -= 1
-    if not isinstance(result, Dim) and result < 1:
-        raise ShapeError("the window is larger than the padded input", expected=f"at least {dilation * (kernel - 1) + 1}",
-                         got=size + padding[0] + padding[1])
-    return result
+        reach = span + stride - 1
+    if not isinstance(reach, Dim) and reach < 0:
+        raise ShapeError("the window is larger than the padded input", expected=f"at least {extent}", got=span + extent)
+    return reach // stride + 1
 
 
 def windows(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Pairs, dilation: Sequence[int],
