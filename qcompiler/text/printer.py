@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.errors import VerifyError
 from qcompiler.ir import Const, Graph, Module, Node, Value
 from qcompiler.types import DType, Layout, QuantParams, TensorType
 
@@ -28,6 +29,10 @@ _CONTEXT = 2
 def format_name(name: str) -> str:
     """A value's name as it stands after % or @: bare, or quoted if it has odd characters."""
     return name if _BARE_NAME.fullmatch(name) else json.dumps(name)
+
+
+def _format_word(name: str) -> str:
+    return name if _BARE_WORD.fullmatch(name) else json.dumps(name)
 
 
 def format_scale(scale: float) -> str:
@@ -133,7 +138,7 @@ class _Printer:
 
     def header(self) -> str:
         graph = self.graph
-        name = graph.name if _BARE_NAME.fullmatch(graph.name) else json.dumps(graph.name)
+        name = _format_word(graph.name)
         inputs = ", ".join(f"{self.ref(value)}: {self.type(value)}" for value in graph.inputs)
         return f"graph {name}({inputs}) stage={graph.stage} {{"
 
@@ -154,10 +159,14 @@ class _Printer:
         return text
 
     def attrs(self, node: Node) -> str:
-        from qcompiler.opdef import find_opdef
+        from qcompiler.opdef import opdef
 
-        definition = find_opdef(node.op)
-        defaults = {spec.name: spec.default for spec in definition.attrs} if definition is not None else {}
+        if not node.attrs:
+            return ""
+        try:
+            defaults = {spec.name: spec.default for spec in opdef(node.op).attrs}
+        except VerifyError:
+            defaults = {}  # an unknown op prints all its attrs
         return ", ".join(
             f"{name}={format_attr(value)}" for name, value in node.attrs.items()
             if name not in defaults or not _same(defaults[name], value)
@@ -192,7 +201,7 @@ def print_graph(graph: Graph, *, rename: Callable[[Value], str] | None = None) -
 
 def print_module(module: Module) -> str:
     """The text of a module: its entry, then its graphs in order."""
-    parts = [f"qcompiler {VERSION}", f"entry {format_name(module.entry)}"]
+    parts = [f"qcompiler {VERSION}", f"entry {_format_word(module.entry)}"]
     for graph in module.graphs.values():
         parts.extend(_Printer(graph).lines())
     return "\n".join(parts) + "\n"
