@@ -43,6 +43,11 @@ class _Atom:
 _Monomial = tuple[_Atom, ...]
 
 
+def _graded(monomial: _Monomial) -> tuple[int, tuple[str, ...]]:
+    """A key that orders monomials by degree, then by name; multiplying by a monomial keeps the order."""
+    return len(monomial), tuple(atom.key for atom in monomial)
+
+
 class Dim:
     """A symbolic size. Immutable and hashable; `+ - * //` build new ones; use `Dim.name("B")` to start."""
 
@@ -122,22 +127,25 @@ class Dim:
         return atom + self._simplify(exact)
 
     def _divide_by_dim(self, other: Dim) -> DimLike:
-        """Exact division by a single monomial, as reshape needs it (`B*64 // B`)."""
-        if len(other._terms) == 1:
-            monomial, coefficient = other._terms[0]
-            terms: dict[_Monomial, int] = {}
-            for own, own_coefficient in self._terms:
-                left = list(own)
-                if own_coefficient % coefficient or any(own.count(a) < monomial.count(a) for a in monomial):
-                    break
-                for atom in monomial:
-                    left.remove(atom)
-                terms[tuple(left)] = own_coefficient // coefficient
-            else:
-                return self._simplify(terms)
-        if self == other:
-            return 1
-        raise ShapeError(f"cannot divide the dimension {self} by {other}", hint="give one of the sizes as an int")
+        """Exact division, as reshape needs it (`B*64 // B`, `(B*S+B) // (S+1)`): long division of polynomials.
+
+        Raises:
+            ShapeError: a remainder is left.
+        """
+        lead, lead_coefficient = max(other._terms, key=lambda term: _graded(term[0]))
+        quotient: DimLike = 0
+        rest: DimLike = self
+        while rest != 0:
+            monomial, coefficient = max(self._of(rest).items(), key=lambda term: _graded(term[0]))
+            left = list(monomial)
+            if coefficient % lead_coefficient or any(left.count(atom) < lead.count(atom) for atom in lead):
+                raise ShapeError(f"cannot divide the dimension {self} by {other}", hint="give one of the sizes as an int")
+            for atom in lead:
+                left.remove(atom)
+            step = self._simplify({tuple(left): coefficient // lead_coefficient})
+            quotient = quotient + step
+            rest = rest - step * other
+        return quotient
 
     def __rfloordiv__(self, other: int) -> DimLike:
         if other == 0:

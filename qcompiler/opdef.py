@@ -277,6 +277,12 @@ def opdef(name: str) -> OpDef:
     return found
 
 
+def find_opdef(name: str) -> OpDef | None:
+    """The declaration of an op, or None if there is none."""
+    _load()
+    return _REGISTRY.get(name)
+
+
 def all_ops() -> tuple[OpDef, ...]:
     """Every op, in the order of families and declaration."""
     _load()

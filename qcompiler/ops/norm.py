@@ -1,166 +1,251 @@
-"""Normalization: batch_norm at inference, layer, group and instance norm."""
+"""Normalisations.
+
+batch_norm at inference is one multiply-add a channel; on codes
+    y = f32(q - zx) * A + B,   A = f32(sx * g / sy),  B = f32((bias - mean * g) / sy),  g = weight / sqrt(var + eps) in float64.
+
+layer_norm, group_norm and instance_norm take mean and variance over n elements of a group. On codes, with c = q - zx,
+    s1 = sum c (i32)    s2 = sum c^2 (i64)    both exact
+    mean = f32(s1) / f32(n)
+    var  = f32(n * s2 - s1 * s1) / f32(n * n)              exact up to the two conversions and the quotient: no cancellation
+    inv  = f32(1) / sqrt(var + f32(eps / sx^2))
+    y    = ((f32(c) - mean) * inv) * f32(weight / sy) + f32(bias / sy)
+all in units of sx, which cancels. Bounds: |c| <= D, so |s1| <= n * D < 2^31 is asked for (n <= 8,421,504 for 8 bits, 32,768 for
+16); then n * s2 <= (n * D)^2 < 2^62 fits i64, and 0 <= n * s2 - s1^2 (Cauchy-Schwarz). |y| * sy differs from the real value by
+the f32 roundings alone: about 10 units of 2^-24 relative to |(c - mean) * inv * weight| + |bias|, where |(c - mean) * inv| < sqrt(n).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
 from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
+from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
 
+F32 = np.float32
 _OWN = QuantRule(QuantKind.OWN_RANGE)
-_EPS = AttrSpec("eps", "float", 1e-5)
-_GAIN = (OperandSpec("weight", Role.PARAMETER, optional=True), OperandSpec("bias", Role.PARAMETER, optional=True))
+_EPS = AttrSpec("eps", "float", 1e-5, "added to the variance")
+_AFFINE = (OperandSpec("weight", Role.PARAMETER, optional=True), OperandSpec("bias", Role.PARAMETER, optional=True))
 
 
-def _channels(array: np.ndarray, rank: int) -> np.ndarray:
-    return array.reshape(1, -1, *([1] * (rank - 2)))
+def _check(op: str, x: TensorType, least_rank: int, eps: float) -> None:
+    if x.rank < least_rank or not x.dtype.is_float:
+        raise ShapeError(f"operand of {op}", expected=f"float, rank {least_rank} or more", got=str(x))
+    if not eps >= 0 or math.isinf(eps):
+        raise ShapeError(f"eps of {op}", expected="0 or more, finite", got=eps)
 
 
-def _infer_batch_norm(x: TensorType, mean: TensorType, var: TensorType, weight, bias, *, eps: float) -> TensorType:
-    if x.rank < 2:
-        raise ShapeError("operand of batch_norm", expected="[N,C,...]", got=str(x))
-    for parameter in (mean, var, weight, bias):
-        if parameter is not None and parameter.shape != (x.shape[1],):
-            raise ShapeError("parameters of batch_norm", expected=f"[{x.shape[1]}]", got=str(parameter))
+def _check_parameters(op: str, shape: tuple[DimLike, ...], **parameters: TensorType | None) -> None:
+    for name, type in parameters.items():
+        if type is not None and (type.shape != shape or not type.dtype.is_float):
+            raise ShapeError(f"{name} of {op}", expected=f"f32[{','.join(map(str, shape))}]", got=str(type))
+
+
+def per_channel(parameter: np.ndarray, rank: int) -> np.ndarray:
+    """[C] shaped to broadcast along axis 1."""
+    return parameter.reshape(1, -1, *([1] * (rank - 2)))
+
+
+# batch_norm
+
+
+def _infer_batch(x: TensorType, mean: TensorType, var: TensorType, weight: TensorType | None, bias: TensorType | None, *,
+                 eps: float) -> TensorType:
+    _check("batch_norm", x, 2, eps)
+    _check_parameters("batch_norm", (x.shape[1],), mean=mean, var=var, weight=weight, bias=bias)
     return x
 
 
-def _batch_norm_factors(mean, var, weight, bias, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """(factor, shift) in float64 so that y = x * factor + shift."""
-    factor = 1.0 / np.sqrt(var.astype(np.float64) + eps)
+def batch_norm_terms(mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float,
+                     input_scale: float = 1.0, output_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [C]: (factor, shift) such that y = x * factor + shift, for x and y in units of the scales."""
+    gain = 1.0 / np.sqrt(var.astype(np.float64) + eps)
     if weight is not None:
-        factor = factor * weight
-    shift = -mean.astype(np.float64) * factor
-    return factor, shift if bias is None else shift + bias
+        gain = gain * weight.astype(np.float64)
+    shift = -mean.astype(np.float64) * gain
+    if bias is not None:
+        shift = shift + bias.astype(np.float64)
+    return np.float64(input_scale) * gain / np.float64(output_scale), shift / np.float64(output_scale)
 
 
-def _batch_norm(x, mean, var, weight, bias, *, eps) -> np.ndarray:
-    factor, shift = _batch_norm_factors(mean, var, weight, bias, eps)
-    return (x * _channels(factor, x.ndim).astype(x.dtype) + _channels(shift, x.ndim).astype(x.dtype)).astype(x.dtype)
+def _batch(x: np.ndarray, mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, *,
+           eps: float) -> np.ndarray:
+    rank = x.ndim
+    y = (x.astype(np.float64) - per_channel(mean, rank)) / np.sqrt(per_channel(var, rank).astype(np.float64) + eps)
+    return _affine(y, weight, bias, lambda p: per_channel(p, rank)).astype(x.dtype)
 
 
-def _batch_norm_integer(arrays, types, out: TensorType, *, eps) -> np.ndarray:
-    x, mean, var, weight, bias = arrays
-    factor, shift = _batch_norm_factors(mean, var, weight, bias, eps)
-    scale = qmath.multiplier(types[0].quant.scales, factor, over=out.quant.scales)
-    offset = qmath.multiplier(shift, over=out.quant.scales)
-    real = qmath.centered(x, types[0].quant).astype(np.float32) * _channels(scale, x.ndim) + _channels(offset, x.ndim)
-    return qmath.requantize(real, out)
+def _affine(y: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, along: Callable[[np.ndarray], np.ndarray]
+            ) -> np.ndarray:
+    if weight is not None:
+        y = y * along(weight)
+    return y if bias is None else y + along(bias)
+
+
+def _batch_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *,
+                   eps: float) -> np.ndarray:
+    q, mean, var, weight, bias = arrays
+    factor, shift = batch_norm_terms(mean, var, weight, bias, eps, types[0].quant.scale[0], out.quant.scale[0])
+    real = qmath.centered(q, types[0].quant).astype(F32) * per_channel(factor.astype(F32), q.ndim)
+    return qmath.requantize(real + per_channel(shift.astype(F32), q.ndim), out)
+
+
+def _parameters(channels: int, variance: float = 1.5) -> tuple[np.ndarray, ...]:
+    """(mean, var, weight, bias) of a sample."""
+    ramp = np.linspace(-1, 1, channels, dtype=F32)
+    return ramp * F32(0.5), np.abs(ramp) + F32(variance), F32(1) + ramp * F32(0.5), ramp * F32(0.25)
 
 
 register(OpDef(
-    name="batch_norm", doc="(x - mean) / sqrt(var + eps) * weight + bias a channel (axis 1), with given statistics.", family="norm",
-    operands=(OperandSpec("x"), OperandSpec("mean", Role.PARAMETER), OperandSpec("var", Role.PARAMETER), *_GAIN), attrs=(_EPS,),
-    infer=_infer_batch_norm, reference=_batch_norm, integer=_batch_norm_integer, quant=_OWN,
-    samples=lambda: [Sample((tensor("f32", *shape), *(tensor("f32", shape[1]),) * count), low=0.5, high=2.0)
-                     for shape, count in (((2, 3, 4, 4), 4), ((4, 5), 4), ((1, 33, 3), 2), ((1, 2, 2, 2, 2), 4), ((1, 1, 1, 1), 3))],
+    name="batch_norm",
+    doc="(x - mean) / sqrt(var + eps) * weight + bias with the running statistics, one a channel (axis 1). "
+        "torch.nn.functional.batch_norm(training=False); ONNX BatchNormalization.",
+    family="norm",
+    operands=(OperandSpec("x"), OperandSpec("mean", Role.PARAMETER), OperandSpec("var", Role.PARAMETER), *_AFFINE),
+    attrs=(_EPS,), infer=_infer_batch, reference=_batch, integer=_batch_integer, quant=_OWN,
+    samples=lambda: [
+        Sample((tensor("f32", 2, 3, 5, 5), *_parameters(3))),
+        Sample((tensor("f32", 4, 33), *_parameters(33)[:2])),
+        Sample((tensor("f32", 1, 16, 9), *_parameters(16)[:3]), {"eps": 1e-3}),
+        Sample((tensor("f32", 1, 2, 3, 4, 5), *_parameters(2, 0.0)[:2], None, _parameters(2)[3])),
+        Sample((tensor("f32", 3, 1, 7, 1), *_parameters(1))),
+    ],
 ))
 
 
-def _normalized(x: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
-    wide = x.astype(np.float64)
-    centered = wide - wide.mean(axis=axes, keepdims=True)
-    return centered / np.sqrt((centered**2).mean(axis=axes, keepdims=True) + eps)
+# normalisation by the operand's own statistics
 
 
-def _affine(y: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
-    if weight is not None:
-        y = y * weight
+def _normalise(x: np.ndarray, eps: float) -> np.ndarray:
+    """float64 x normalised over its last axis."""
+    centered = x - x.mean(axis=-1, keepdims=True)
+    return centered / np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + eps)
+
+
+def _normalise_codes(op: str, q: np.ndarray, source: TensorType, eps: float) -> np.ndarray:
+    """f32 (c - mean) * inv over the last axis of q, as the module's docstring writes it."""
+    n = q.shape[-1]
+    check_sum_fits(op, source, n)
+    c = qmath.centered(q, source.quant).astype(np.int64)
+    s1 = c.sum(axis=-1, keepdims=True)
+    s2 = np.square(c).sum(axis=-1, keepdims=True)
+    mean = s1.astype(F32) / F32(n)
+    var = (n * s2 - s1 * s1).astype(F32) / F32(n * n)
+    inv = F32(1) / np.sqrt(var + normalised_eps(eps, source))
+    return (c.astype(F32) - mean) * inv
+
+
+def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
+    """f32(eps / sx^2): eps in squared units of the operand's scale."""
+    scale = np.float64(source.quant.scale[0])
+    return np.asarray(np.float64(eps) / (scale * scale), F32)
+
+
+def _scale_and_shift(y: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, out: TensorType,
+                     along: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    scale = out.quant.scale[0]
+    y = y * (qmath.multiplier(1.0, over=scale) if weight is None else along(qmath.multiplier(weight, over=scale)))
     if bias is not None:
-        y = y + bias
-    return y.astype(dtype)
+        y = y + along(qmath.multiplier(bias, over=scale))
+    return qmath.requantize(y, out)
 
 
-def normalized_codes(q: np.ndarray, source: TensorType, axes: tuple[int, ...], eps: float) -> np.ndarray:
-    """f32 (q - mean) / sqrt(var + eps / s^2) from exact integer sums: mean = s1 / n, var = (n * s2 - s1^2) / n^2."""
-    centered = qmath.centered(q, source.quant).astype(np.int64)
-    n = int(np.prod([q.shape[axis] for axis in axes]))
-    s1 = centered.sum(axis=axes, keepdims=True)
-    s2 = (centered * centered).sum(axis=axes, keepdims=True)
-    mean = s1.astype(np.float32) / np.float32(n)
-    var = (n * s2 - s1 * s1).astype(np.float32) / np.float32(n * n)
-    inverse = np.float32(1) / np.sqrt(var + np.float32(eps / np.float64(source.quant.scale[0]) ** 2))
-    return (centered.astype(np.float32) - mean) * inverse
+def _register(name: str, doc: str, attrs: tuple[AttrSpec, ...], infer: Callable[..., TensorType],
+              grouped: Callable[..., tuple[int, ...]], channels: bool, samples: Callable[[], list[Sample]]) -> None:
+    """Declare a norm. grouped(shape, **attrs) is the shape with the elements of a group on its last axis; the parameters lie
+    along axis 1 (channels) or on the last axes."""
+
+    def along(rank: int) -> Callable[[np.ndarray], np.ndarray]:
+        return (lambda p: per_channel(p, rank)) if channels else (lambda p: p)
+
+    def reference(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, *, eps: float, **given: int) -> np.ndarray:
+        y = _normalise(x.astype(np.float64).reshape(grouped(x.shape, **given)), eps).reshape(x.shape)
+        return _affine(y, weight, bias, along(x.ndim)).astype(x.dtype)
+
+    def integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, eps: float,
+                **given: int) -> np.ndarray:
+        q, weight, bias = arrays
+        y = _normalise_codes(name, q.reshape(grouped(q.shape, **given)), types[0], eps).reshape(q.shape)
+        return _scale_and_shift(y, weight, bias, out, along(q.ndim))
+
+    register(OpDef(
+        name=name, doc=doc, family="norm", operands=(OperandSpec("x"), *_AFFINE), attrs=(*attrs, _EPS), infer=infer,
+        reference=reference, integer=integer, quant=_OWN, samples=samples,
+    ))
 
 
-def _affine_codes(real: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, out: TensorType) -> np.ndarray:
-    """real * f32(gamma / sy) + f32(beta / sy), requantized."""
-    real = real * qmath.multiplier(1.0 if weight is None else weight, over=out.quant.scale[0])
-    if bias is not None:
-        real = real + qmath.multiplier(bias, over=out.quant.scale[0])
-    return qmath.requantize(real, out)
-
-
-def _infer_layer_norm(x: TensorType, weight, bias, *, normalized_rank: int, eps: float) -> TensorType:
+def _infer_layer(x: TensorType, weight: TensorType | None, bias: TensorType | None, *, normalized_rank: int,
+                 eps: float) -> TensorType:
+    _check("layer_norm", x, 1, eps)
     if not 1 <= normalized_rank <= x.rank:
-        raise ShapeError("normalized_rank of layer_norm", expected=f"1..{x.rank}", got=normalized_rank)
-    for parameter in (weight, bias):
-        if parameter is not None and parameter.shape != x.shape[-normalized_rank:]:
-            raise ShapeError("parameters of layer_norm", expected=str(x.shape[-normalized_rank:]), got=str(parameter))
+        raise ShapeError("normalized_rank of layer_norm", expected=f"1 to {x.rank}", got=normalized_rank)
+    _check_parameters("layer_norm", x.shape[-normalized_rank:], weight=weight, bias=bias)
+    _check_not_empty("layer_norm", x.shape[-normalized_rank:], x)
     return x
 
 
-def _last(rank: int, count: int) -> tuple[int, ...]:
-    return tuple(range(rank - count, rank))
-
-
-register(OpDef(
-    name="layer_norm", doc="Zero mean and unit variance over the last normalized_rank axes, then weight and bias.", family="norm",
-    operands=(OperandSpec("x"), *_GAIN), attrs=(AttrSpec("normalized_rank", "int", 1), _EPS), infer=_infer_layer_norm,
-    reference=lambda x, weight, bias, normalized_rank, eps: _affine(
-        _normalized(x, _last(x.ndim, normalized_rank), eps), weight, bias, x.dtype),
-    integer=lambda arrays, types, out, normalized_rank, eps: _affine_codes(
-        normalized_codes(arrays[0], types[0], _last(arrays[0].ndim, normalized_rank), eps), arrays[1], arrays[2], out),
-    quant=_OWN,
-    samples=lambda: [Sample((tensor("f32", *shape), *(tensor("f32", *shape[-rank:]),) * count), {"normalized_rank": rank})
-                     for shape, rank, count in (((2, 8), 1, 2), ((2, 3, 33), 1, 2), ((1, 4, 5), 2, 2), ((3, 7), 1, 0), ((1, 16), 1, 1))],
-))
-
-
-def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
-    return x.reshape(x.shape[0], groups, -1)
-
-
-def _infer_group_norm(x: TensorType, weight, bias, *, eps: float, groups: int = 1) -> TensorType:
-    if x.rank < 3 and groups == 0 or x.rank < 2 or (groups and isinstance(x.shape[1], int) and x.shape[1] % groups):
-        raise ShapeError("group norm", expected=f"[N,C,...] with C a multiple of {groups}", got=str(x))
-    for parameter in (weight, bias):
-        if parameter is not None and parameter.shape != (x.shape[1],):
-            raise ShapeError("parameters of group norm", expected=f"[{x.shape[1]}]", got=str(parameter))
+def _infer_group(x: TensorType, weight: TensorType | None, bias: TensorType | None, *, groups: int, eps: float) -> TensorType:
+    _check("group_norm", x, 2, eps)
+    if groups < 1 or x.shape[1] % groups != 0:
+        raise ShapeError("groups of group_norm", expected=f"a divisor of the {x.shape[1]} channels", got=groups)
+    _check_parameters("group_norm", (x.shape[1],), weight=weight, bias=bias)
+    _check_not_empty("group_norm", x.shape[1:], x)
     return x
 
 
-def _reference_group(x, weight, bias, groups: int, eps: float) -> np.ndarray:
-    y = _normalized(_grouped(x, groups), (2,), eps).reshape(x.shape)
-    return _affine(y, None if weight is None else _channels(weight, x.ndim), None if bias is None else _channels(bias, x.ndim), x.dtype)
+def _infer_instance(x: TensorType, weight: TensorType | None, bias: TensorType | None, *, eps: float) -> TensorType:
+    _check("instance_norm", x, 3, eps)
+    _check_parameters("instance_norm", (x.shape[1],), weight=weight, bias=bias)
+    _check_not_empty("instance_norm", x.shape[2:], x)
+    return x
 
 
-def _integer_group(arrays, types, out: TensorType, groups: int, eps: float) -> np.ndarray:
-    x, weight, bias = arrays
-    real = normalized_codes(_grouped(x, groups), types[0], (2,), eps).reshape(x.shape)
-    return _affine_codes(real, None if weight is None else _channels(weight, x.ndim), None if bias is None else _channels(bias, x.ndim), out)
+def _check_not_empty(op: str, sizes: Sequence[DimLike], x: TensorType) -> None:
+    if any(not isinstance(size, Dim) and size == 0 for size in sizes):
+        raise ShapeError(f"{op} of no elements", expected="sizes above 0", got=str(x))
 
 
-def _group_samples(**attrs: int) -> Callable[[], list[Sample]]:
-    shapes = ((2, 4, 3, 3), (1, 8, 5), (1, 4, 33), (2, 2, 2, 2, 2), (1, 16, 2, 2))
-    return lambda: [Sample((tensor("f32", *s), tensor("f32", s[1]), tensor("f32", s[1])), attrs) for s in shapes]
-
-
-register(OpDef(
-    name="group_norm", doc="Zero mean and unit variance over each group of channels and all spatial axes, a sample.", family="norm",
-    operands=(OperandSpec("x"), *_GAIN), attrs=(AttrSpec("groups", "int", REQUIRED), _EPS), infer=_infer_group_norm,
-    reference=lambda x, weight, bias, groups, eps: _reference_group(x, weight, bias, groups, eps),
-    integer=lambda arrays, types, out, groups, eps: _integer_group(arrays, types, out, groups, eps), quant=_OWN,
-    samples=_group_samples(groups=2),
-))
-register(OpDef(
-    name="instance_norm", doc="Zero mean and unit variance over the spatial axes of each channel, a sample.", family="norm",
-    operands=(OperandSpec("x"), *_GAIN), attrs=(_EPS,), infer=lambda x, weight, bias, eps: _infer_group_norm(x, weight, bias, eps=eps),
-    reference=lambda x, weight, bias, eps: _reference_group(x, weight, bias, x.shape[1], eps),
-    integer=lambda arrays, types, out, eps: _integer_group(arrays, types, out, arrays[0].shape[1], eps), quant=_OWN,
-    samples=_group_samples(),
-))
+_register(
+    "layer_norm",
+    "Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes). "
+    "torch.nn.functional.layer_norm; ONNX LayerNormalization.",
+    (AttrSpec("normalized_rank", "int", REQUIRED, "how many trailing axes are normalised"),), _infer_layer,
+    lambda shape, normalized_rank: (*shape[:len(shape) - normalized_rank], math.prod(shape[len(shape) - normalized_rank:])), False,
+    lambda: [
+        Sample((tensor("f32", 2, 7, 33), *_parameters(33)[2:]), {"normalized_rank": 1}),
+        Sample((tensor("f32", 4, 16),), {"normalized_rank": 1, "eps": 1e-6}),
+        Sample((tensor("f32", 2, 3, 4, 5), tensor("f32", 4, 5), tensor("f32", 4, 5)), {"normalized_rank": 2}),
+        Sample((tensor("f32", 129), _parameters(129)[2]), {"normalized_rank": 1}),
+        Sample((tensor("f32", 3, 1), None, _parameters(1)[3]), {"normalized_rank": 1, "eps": 1e-3}),
+    ])
+_register(
+    "group_norm",
+    "Normalised over groups of channels (axis 1) and all spatial axes, then * weight + bias a channel. "
+    "torch.nn.functional.group_norm; ONNX GroupNormalization.",
+    (AttrSpec("groups", "int", REQUIRED, "into how many parts the channels are divided"),), _infer_group,
+    lambda shape, groups: (shape[0], groups, shape[1] // groups * math.prod(shape[2:])), True,
+    lambda: [
+        Sample((tensor("f32", 2, 6, 5, 5), *_parameters(6)[2:]), {"groups": 3}),
+        Sample((tensor("f32", 1, 33, 7),), {"groups": 1}),
+        Sample((tensor("f32", 3, 8), *_parameters(8)[2:]), {"groups": 2, "eps": 1e-3}),
+        Sample((tensor("f32", 1, 4, 2, 3, 3), _parameters(4)[2]), {"groups": 4}),
+        Sample((tensor("f32", 2, 32, 4, 4), None, _parameters(32)[3]), {"groups": 8}),
+    ])
+_register(
+    "instance_norm",
+    "Each channel of each sample normalised over its spatial axes, then * weight + bias a channel. "
+    "torch.nn.functional.instance_norm; ONNX InstanceNormalization.",
+    (), _infer_instance, lambda shape: (*shape[:2], math.prod(shape[2:])), True,
+    lambda: [
+        Sample((tensor("f32", 2, 3, 5, 7), *_parameters(3)[2:])),
+        Sample((tensor("f32", 1, 17, 33),), {"eps": 1e-3}),
+        Sample((tensor("f32", 1, 2, 3, 4, 5), _parameters(2)[2])),
+        Sample((tensor("f32", 2, 4, 16), None, _parameters(4)[3])),
+        Sample((tensor("f32", 1, 1, 8, 16), *_parameters(1)[2:])),
+    ])

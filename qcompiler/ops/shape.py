@@ -1,7 +1,8 @@
-"""Ops that move elements without computing: legal on every dtype, quantized or not."""
+"""Ops that move elements without computing. On quantized operands the codes move; parameters stay the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,217 +10,354 @@ import numpy as np
 from qcompiler.dims import Dim, DimLike, parse_dim
 from qcompiler.errors import ShapeError
 from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Sample, Trait, register
-from qcompiler.ops.linear import broadcast_shapes
-from qcompiler.ops.rescale import share_or_requantize
+from qcompiler.ops.axes import check_axes, check_axis
 from qcompiler.quantization import qmath
-from qcompiler.types import TensorType, tensor
+from qcompiler.types import MAX_ELEMENTS, DType, TensorType, tensor
 
-_SHARED = QuantRule(QuantKind.SHARES_INPUT)
-_X = (OperandSpec("x"),)
+Shape = tuple[DimLike, ...]
+SizeEntries = Sequence[int | str]
 
-
-def _sizes(shape: Sequence[int | str]) -> list[DimLike]:
-    return [parse_dim(size) if isinstance(size, str) else size for size in shape]
+_PAD_MODES = ("constant", "reflect", "edge")
 
 
-def _product(sizes: Sequence[DimLike]) -> DimLike:
-    total: DimLike = 1
-    for size in sizes:
-        total = total * size
-    return total
-
-
-def moves(name: str, doc: str, infer: Callable[..., tuple], reference: Callable[..., np.ndarray], attrs: tuple[AttrSpec, ...],
-          samples: Sequence[tuple[tuple[int, ...], dict]]) -> None:
-    """Declare an op of one operand that only moves elements. `infer(shape, **attrs)` gives the result's shape."""
+def _register(name: str, doc: str, attrs: tuple[AttrSpec, ...], infer: Callable[..., TensorType],
+              reference: Callable[..., np.ndarray], samples: Callable[[], list[Sample]],
+              integer: Callable[..., np.ndarray] | None = None, operand: OperandSpec = OperandSpec("x")) -> None:
     register(OpDef(
-        name=name, doc=doc, family="shape", operands=_X, attrs=attrs,
-        infer=lambda x, **attrs: TensorType(x.dtype, tuple(infer(x.shape, **attrs))), reference=reference, quant=_SHARED,
-        traits=frozenset({Trait.MOVES_DATA}),
-        samples=lambda: [Sample((tensor("f32", *shape),), given) for shape, given in samples],
+        name=name, doc=doc, family="shape", operands=(operand,), attrs=attrs, infer=infer, reference=reference, integer=integer,
+        quant=QuantRule(QuantKind.SHARES_INPUT), traits=frozenset({Trait.MOVES_DATA}), samples=samples,
     ))
 
 
-def _reshape(source: tuple, shape) -> list[DimLike]:
-    sizes = _sizes(shape)
-    unknown = [i for i, size in enumerate(sizes) if not isinstance(size, Dim) and size == -1]
-    if len(unknown) > 1:
-        raise ShapeError("reshape solves one -1 only", got=str(shape))
-    total = _product(source)
-    if unknown:
-        rest = _product([size for i, size in enumerate(sizes) if i != unknown[0]])
-        if not isinstance(rest, Dim) and rest == 0:
-            raise ShapeError("reshape cannot solve -1 beside a size 0", got=str(shape))
-        sizes[unknown[0]] = total // rest
-    if _product(sizes) != total:
-        raise ShapeError("reshape keeps the number of elements", expected=f"{total} elements", got=f"[{','.join(map(str, sizes))}]")
-    return sizes
+def sizes_of(entries: SizeEntries) -> Shape:
+    """The entries of a "shape" attr as ints and Dims."""
+    return tuple(parse_dim(entry) if isinstance(entry, str) else entry for entry in entries)
 
 
-moves("reshape", "Another shape of as many elements, row-major. One -1 is solved.", _reshape,
-      lambda x, shape: np.reshape(x, shape), (AttrSpec("shape", "shape", REQUIRED),),
-      [((2, 3, 4), {"shape": (6, 4)}), ((2, 3, 4), {"shape": (2, -1)}), ((8,), {"shape": (2, 2, 2)}), ((1, 5, 1, 1), {"shape": (1, 5)}),
-       ((4, 4), {"shape": (16,)})])
+def _text(shape: Sequence[DimLike]) -> str:
+    return f"[{','.join(map(str, shape))}]"
 
 
-def _permuted(shape: tuple, perm) -> list[DimLike]:
-    if sorted(perm) != list(range(len(shape))):
-        raise ShapeError("perm of transpose", expected=f"a permutation of 0..{len(shape) - 1}", got=str(perm))
-    return [shape[axis] for axis in perm]
+# reshape, transpose, expand
 
 
-moves("transpose", "Axes in another order; result axis i is operand axis perm[i].", _permuted, lambda x, perm: np.transpose(x, perm),
-      (AttrSpec("perm", "ints", REQUIRED),),
-      [((2, 3), {"perm": (1, 0)}), ((2, 3, 4), {"perm": (0, 2, 1)}), ((1, 2, 3, 4), {"perm": (0, 2, 3, 1)}), ((3, 1, 2), {"perm": (2, 0, 1)}),
-       ((5,), {"perm": (0,)})])
+def reshaped(shape: Shape, entries: SizeEntries) -> Shape:
+    """The shape that reshape gives: -1 solved by exact division, the number of elements unchanged.
+
+    Raises:
+        ShapeError: two -1, a negative size, a division with a remainder, another number of elements.
+    """
+    target = sizes_of(entries)
+    if any(not isinstance(size, Dim) and size < -1 for size in target) or target.count(-1) > 1:
+        raise ShapeError("shape of reshape", expected="sizes of 0 or more, and at most one -1", got=_text(target))
+    total: DimLike = math.prod(shape)
+    known: DimLike = math.prod(size for size in target if size != -1)
+    if -1 in target:
+        solved = _divided(total, known, shape, target)
+        return tuple(solved if size == -1 else size for size in target)
+    if known != total:
+        raise ShapeError("reshape changes the number of elements", expected=f"{total} elements, as {_text(shape)} has",
+                         got=f"{known} in {_text(target)}")
+    return target
 
 
-def _slice_sizes(shape: tuple, axes, starts, stops, steps) -> list[DimLike]:
+def _divided(total: DimLike, known: DimLike, shape: Shape, target: Shape) -> DimLike:
+    failure = ShapeError("reshape cannot solve -1", expected=f"a divisor of {total}, the elements of {_text(shape)}",
+                         got=f"{known} in {_text(target)}")
+    if known == 0:
+        raise failure
+    try:
+        solved = total // known
+    except ShapeError:
+        raise failure from None
+    if solved * known != total:
+        raise failure
+    return solved
+
+
+_register(
+    "reshape",
+    "The same elements in C order under another shape. Sizes are ints or the text of symbolic ones; at most one is -1. "
+    "torch.reshape, flatten, squeeze, unsqueeze; ONNX Reshape, Flatten, Squeeze, Unsqueeze.",
+    (AttrSpec("shape", "shape", REQUIRED, 'sizes: ints or Dim text such as "B" or "2*S"'),),
+    lambda x, shape: x.with_shape(reshaped(x.shape, shape)),
+    lambda x, shape: np.reshape(x, tuple(shape)),
+    lambda: [
+        Sample((tensor("f32", 2, 3, 4),), {"shape": (2, 12)}),
+        Sample((tensor("f32", 2, 3, 4),), {"shape": (-1, 2)}),
+        Sample((tensor("f32", 1, 33),), {"shape": (33,)}),
+        Sample((tensor("f32", 5),), {"shape": (1, 5, 1)}),
+        Sample((tensor("f32", 2, 3, 2, 2),), {"shape": (2, 3, 2, 2)}),
+        Sample((tensor("f32", 1, 1),), {"shape": ()}),
+    ])
+
+
+def _infer_transpose(x: TensorType, *, perm: Sequence[int]) -> TensorType:
+    if sorted(perm) != list(range(x.rank)):
+        raise ShapeError("perm of transpose", expected=f"every axis from 0 to {x.rank - 1} once", got=str(tuple(perm)))
+    return x.with_shape([x.shape[axis] for axis in perm])
+
+
+_register(
+    "transpose", "Axis i of the result is axis perm[i] of x. torch.permute, numpy.transpose; ONNX Transpose.",
+    (AttrSpec("perm", "ints", REQUIRED),), _infer_transpose, lambda x, perm: np.transpose(x, perm),
+    lambda: [Sample((tensor("f32", *shape),), {"perm": perm}) for shape, perm in
+             (((2, 3), (1, 0)), ((2, 3, 4, 5), (0, 2, 3, 1)), ((2, 33, 7), (0, 2, 1)), ((4,), (0,)), ((2, 3, 4), (2, 0, 1)))])
+
+
+def _infer_expand(x: TensorType, *, shape: SizeEntries) -> TensorType:
+    target = sizes_of(shape)
+    own = (1,) * (len(target) - x.rank) + x.shape
+    if len(own) != len(target) or any(have not in (1, want) or want == -1 for have, want in zip(own, target)):
+        raise ShapeError("shape of expand", expected=f"a shape that {_text(x.shape)} broadcasts to", got=_text(target))
+    return x.with_shape(target)
+
+
+_register(
+    "expand", "Broadcast to a shape: axes of size 1, and new axes in front, are repeated. torch.expand, numpy.broadcast_to; ONNX Expand.",
+    (AttrSpec("shape", "shape", REQUIRED, "sizes: ints or Dim text; no -1"),), _infer_expand,
+    lambda x, shape: np.ascontiguousarray(np.broadcast_to(x, tuple(shape))),
+    lambda: [Sample((tensor("f32", *own),), {"shape": shape}) for own, shape in
+             (((1, 3), (4, 3)), ((3, 1), (2, 3, 5)), ((), (7,)), ((1, 1, 33), (1, 2, 33)), ((2, 3), (2, 3)))])
+
+
+# slice, concat, flip, tile
+
+
+def _infer_slice(x: TensorType, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int],
+                 steps: Sequence[int]) -> TensorType:
+    check_axes("slice", axes, x)
     if not len(axes) == len(starts) == len(stops) == len(steps):
-        raise ShapeError("slice: one start, stop and step an axis", expected=len(axes), got=f"{starts}, {stops}, {steps}")
-    sizes = list(shape)
+        raise ShapeError("attrs of slice", expected=f"{len(axes)} starts, stops and steps",
+                         got=f"{len(starts)}, {len(stops)}, {len(steps)}")
+    shape = list(x.shape)
     for axis, start, stop, step in zip(axes, starts, stops, steps):
-        if not 0 <= axis < len(shape) or step == 0:
-            raise ShapeError("axis or step of slice", expected=f"axis 0..{len(shape) - 1}, step not 0", got=f"axis {axis}, step {step}")
-        size = shape[axis]
-        if isinstance(size, Dim):
-            open_end = stop >= 2**31 - 1
-            if step < 1 or start < 0 or (stop < 0 and not open_end):
-                raise ShapeError("slice of a symbolic axis", expected="start >= 0, step >= 1", got=f"{start}:{stop}:{step} of {size}")
-            sizes[axis] = -((start - size) // step) if open_end else -(-(stop - start) // step)
-        else:
-            sizes[axis] = len(range(*slice(start, stop, step).indices(size)))
-    return sizes
+        if start < 0 or stop < 0 or step < 1:
+            raise ShapeError("bounds of slice", expected="start and stop of 0 or more, step of 1 or more",
+                             got=f"{start}:{stop}:{step}")
+        shape[axis] = _sliced(shape[axis], start, stop, step)
+    return x.with_shape(shape)
 
 
-def _slice(x: np.ndarray, axes, starts, stops, steps) -> np.ndarray:
+def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
+    """Elements of start:stop:step. A symbolic size is taken to reach `stop`, unless stop is MAX_ELEMENTS or more: to the end."""
+    if not isinstance(size, Dim):
+        return len(range(start, min(stop, size), step))
+    if stop >= MAX_ELEMENTS:
+        return (size - start + step - 1) // step
+    return len(range(start, stop, step))
+
+
+def _slice(x: np.ndarray, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> np.ndarray:
     index = [slice(None)] * x.ndim
     for axis, start, stop, step in zip(axes, starts, stops, steps):
-        index[axis] = slice(start, None if stop < -x.shape[axis] else stop, step)
+        index[axis] = slice(start, stop, step)
     return x[tuple(index)]
 
 
-moves("slice", "x[start:stop:step] along some axes; Python's rules, stop may exceed the size.", _slice_sizes, _slice,
-      tuple(AttrSpec(n, "ints", REQUIRED) for n in ("axes", "starts", "stops", "steps")),
-      [((6, 4), {"axes": (0,), "starts": (1,), "stops": (5,), "steps": (2,)}), ((3, 8), {"axes": (1,), "starts": (2,), "stops": (99,), "steps": (1,)}),
-       ((2, 3, 4), {"axes": (0, 2), "starts": (0, 1), "stops": (1, 3), "steps": (1, 1)}),
-       ((5,), {"axes": (0,), "starts": (-3,), "stops": (5,), "steps": (1,)}), ((1, 33), {"axes": (1,), "starts": (0,), "stops": (17,), "steps": (1,)})])
+def _slice_attrs(*ranges: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
+    return dict(zip(("axes", "starts", "stops", "steps"), zip(*ranges)))
+
+
+_register(
+    "slice",
+    "Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, and from "
+    "2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, split, x[a:b:c]; ONNX Slice.",
+    (AttrSpec("axes", "ints", REQUIRED), AttrSpec("starts", "ints", REQUIRED), AttrSpec("stops", "ints", REQUIRED),
+     AttrSpec("steps", "ints", REQUIRED)),
+    _infer_slice, _slice,
+    lambda: [
+        Sample((tensor("f32", 3, 8),), _slice_attrs((1, 2, 6, 1))),
+        Sample((tensor("f32", 4, 33),), _slice_attrs((0, 1, 3, 1), (1, 0, MAX_ELEMENTS, 2))),
+        Sample((tensor("f32", 7),), _slice_attrs((0, 1, 100, 3))),
+        Sample((tensor("f32", 2, 3, 8, 8),), _slice_attrs((2, 1, 7, 2), (3, 0, 5, 1))),
+        Sample((tensor("f32", 2, 5),), _slice_attrs((1, 4, 5, 1))),
+    ])
 
 
 def _infer_concat(*xs: TensorType, axis: int) -> TensorType:
+    if not xs:
+        raise ShapeError("operands of concat", expected="one or more", got="none")
     first = xs[0]
-    if not 0 <= axis < first.rank:
-        raise ShapeError("axis of concat", expected=f"0..{first.rank - 1}", got=axis)
+    check_axis("concat", axis, first)
     total: DimLike = 0
     for x in xs:
-        if x.rank != first.rank or any(a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis):
-            raise ShapeError("operands of concat differ off the axis", expected=str(first), got=str(x))
+        if x.dtype is not first.dtype or x.rank != first.rank or any(
+                a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis):
+            raise ShapeError("operands of concat", expected=f"like {first} but for axis {axis}", got=str(x))
         total = total + x.shape[axis]
-    return TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1:]))
+    return first.with_shape([total if i == axis else size for i, size in enumerate(first.shape)])
 
 
-register(OpDef(
-    name="concat", doc="Operands one after another along `axis`.", family="shape", operands=(OperandSpec("xs", variadic=True),),
-    attrs=(AttrSpec("axis", "int", REQUIRED),), infer=_infer_concat, reference=lambda *xs, axis: np.concatenate(xs, axis),
-    integer=lambda arrays, types, out, axis: np.concatenate(
-        [share_or_requantize(a, t, out) for a, t in zip(arrays, types)], axis),
-    quant=_SHARED, traits=frozenset({Trait.MOVES_DATA}),
-    samples=lambda: [Sample(tuple(tensor("f32", *s) for s in shapes), {"axis": axis}) for shapes, axis in (
-        (((1, 3, 4, 4), (1, 5, 4, 4)), 1), (((2, 3), (1, 3)), 0), (((4,), (5,), (1,)), 0), (((1, 2, 3), (1, 2, 1)), 2), (((2, 2),), 1))],
-))
+_register(
+    "concat", "Operands one after another along an axis. torch.cat, stack; ONNX Concat.", (AttrSpec("axis", "int", REQUIRED),),
+    _infer_concat, lambda *xs, axis: np.concatenate(xs, axis=axis),
+    lambda: [Sample(tuple(tensor("f32", *shape) for shape in shapes), {"axis": axis}) for shapes, axis in
+             ((((2, 3), (2, 5)), 1), (((1, 3, 4, 4), (1, 13, 4, 4), (1, 1, 4, 4)), 1), (((7,), (9,)), 0), (((2, 4),), 0),
+              (((2, 3, 8), (2, 3, 1)), 2))],
+    operand=OperandSpec("xs", variadic=True))
 
 
-def _padded_sizes(shape: tuple, padding, mode, value) -> list[DimLike]:
-    if len(padding) != len(shape):
-        raise ShapeError("padding of pad", expected=f"{len(shape)} pairs", got=str(padding))
-    return [size + before + after for size, (before, after) in zip(shape, padding)]
+def _infer_flip(x: TensorType, *, axes: Sequence[int]) -> TensorType:
+    check_axes("flip", axes, x)
+    return x
 
 
-def _pad(x: np.ndarray, padding, mode: str, value: float) -> np.ndarray:
-    crop = tuple(slice(max(0, -a), x.shape[i] - max(0, -b)) for i, (a, b) in enumerate(padding))
-    grown = [(max(0, a), max(0, b)) for a, b in padding]
+_register(
+    "flip", "Reversed along axes. torch.flip, numpy.flip.", (AttrSpec("axes", "ints", REQUIRED),), _infer_flip,
+    lambda x, axes: np.flip(x, axes),
+    lambda: [Sample((tensor("f32", *shape),), {"axes": axes}) for shape, axes in
+             (((5,), (0,)), ((2, 33), (1,)), ((2, 3, 4), (0, 2)), ((1, 1), (0,)), ((2, 3, 5, 5), (2, 3)))])
+
+
+def _infer_tile(x: TensorType, *, repeats: Sequence[int]) -> TensorType:
+    if len(repeats) != x.rank or any(count < 1 for count in repeats):
+        raise ShapeError("repeats of tile", expected=f"{x.rank} counts of 1 or more", got=str(tuple(repeats)))
+    return x.with_shape([size * count for size, count in zip(x.shape, repeats)])
+
+
+_register(
+    "tile", "The whole repeated along each axis. torch.Tensor.repeat, numpy.tile; ONNX Tile.", (AttrSpec("repeats", "ints", REQUIRED),),
+    _infer_tile, lambda x, repeats: np.tile(x, repeats),
+    lambda: [Sample((tensor("f32", *shape),), {"repeats": repeats}) for shape, repeats in
+             (((3,), (4,)), ((2, 3), (2, 1)), ((1, 5, 3), (3, 1, 2)), ((2, 33), (1, 2)), ((1, 1), (1, 1)))])
+
+
+# pad
+
+
+def _infer_pad(x: TensorType, *, padding: Sequence[tuple[int, int]], mode: str, value: float) -> TensorType:
+    if len(padding) != x.rank or any(not isinstance(n, int) or n < 0 for pair in padding for n in pair):
+        raise ShapeError("padding of pad", expected=f"{x.rank} pairs of ints of 0 or more", got=str(padding), hint="crop with slice")
+    if mode == "constant" and not x.dtype.is_float:
+        _fill(x.dtype, value)
+    for size, pair in zip(x.shape, padding):
+        if not isinstance(size, Dim):
+            _check_border(size, pair, mode)
+    return x.with_shape([size + before + after for size, (before, after) in zip(x.shape, padding)])
+
+
+def _check_border(size: int, pair: tuple[int, int], mode: str) -> None:
+    """ShapeError where there is nothing to reflect or repeat."""
+    most = size - 1 if mode == "reflect" else MAX_ELEMENTS if mode == "constant" or size > 0 else 0
+    if max(pair) > max(most, 0):
+        raise ShapeError(f"pad with mode {mode}", expected=f"at most {max(most, 0)} on an axis of size {size}", got=str(pair))
+
+
+def _fill(dtype: DType, value: float) -> np.generic:
+    """`value` as an element of a plain integer or bool tensor; ShapeError if it is none."""
+    low, high = (0, 1) if dtype is DType.BOOL else (dtype.min, dtype.max)
+    if not (math.isfinite(value) and value == int(value) and low <= value <= high):
+        raise ShapeError(f"value of pad on {dtype}", expected=f"an integer from {low} to {high}", got=value)
+    return dtype.numpy.type(int(value))
+
+
+def _padded(x: np.ndarray, padding: Sequence[tuple[int, int]], mode: str, fill: np.generic) -> np.ndarray:
     if mode == "constant":
-        return np.pad(x[crop], grown, constant_values=value)
-    return np.pad(x[crop], grown, mode=mode)
+        return np.pad(x, padding, constant_values=fill)
+    for size, pair in zip(x.shape, padding):
+        _check_border(size, pair, mode)
+    return np.pad(x, padding, mode=mode)
 
 
-def _pad_integer(arrays, types, out: TensorType, *, padding, mode, value) -> np.ndarray:
-    fill = int(qmath.quantize(np.float32([value]), types[0].quant, types[0].dtype)[0])
-    return share_or_requantize(_pad(arrays[0], padding, mode, fill), types[0], out)
+def _pad(x: np.ndarray, *, padding: Sequence[tuple[int, int]], mode: str, value: float) -> np.ndarray:
+    fill = x.dtype.type(value) if np.issubdtype(x.dtype, np.floating) else _fill(DType.from_numpy(x.dtype), value)
+    return _padded(x, padding, mode, fill)
 
 
-register(OpDef(
-    name="pad", doc="A border on any axis: constant, reflect or edge; negative sizes crop.", family="shape", operands=_X,
-    attrs=(AttrSpec("padding", "pairs", REQUIRED), AttrSpec("mode", "str", "constant", choices=("constant", "reflect", "edge")),
-           AttrSpec("value", "float", 0.0)),
-    infer=lambda x, padding, mode, value: TensorType(x.dtype, tuple(_padded_sizes(x.shape, padding, mode, value))),
-    reference=_pad, integer=_pad_integer, quant=_SHARED, traits=frozenset({Trait.MOVES_DATA}),
-    samples=lambda: [
-        Sample((tensor("f32", 1, 2, 4, 4),), {"padding": ((0, 0), (0, 0), (1, 2), (1, 0))}), Sample((tensor("f32", 5),), {"padding": ((2, 1),), "mode": "reflect"}),
-        Sample((tensor("f32", 3, 4),), {"padding": ((1, 1), (0, 2)), "mode": "edge"}), Sample((tensor("f32", 6),), {"padding": ((-1, 2),), "value": 0.5}),
-        Sample((tensor("f32", 2, 3),), {"padding": ((0, 0), (0, 0))})],
-))
+def _pad_integer(arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType, *,
+                 padding: Sequence[tuple[int, int]], mode: str, value: float) -> np.ndarray:
+    return _padded(arrays[0], padding, mode, qmath.quantize(np.float32(value), out.quant, out.dtype)[()])
 
 
-def _expanded(shape: tuple, target) -> list[DimLike]:
-    sizes = _sizes(target)
-    if broadcast_shapes(shape, tuple(sizes), "expand") != tuple(sizes):
-        raise ShapeError("expand", expected=f"a shape that [{','.join(map(str, shape))}] broadcasts to", got=str(target))
-    return sizes
+_register(
+    "pad",
+    "A border on every axis: a constant, the elements mirrored without the edge, or the edge repeated. On codes the constant "
+    "is quantized, so 0.0 gives the zero point. torch.nn.functional.pad; ONNX Pad.",
+    (AttrSpec("padding", "pairs", REQUIRED, "(before, after) for every axis"), AttrSpec("mode", "str", "constant", choices=_PAD_MODES),
+     AttrSpec("value", "float", 0.0, "the constant")),
+    _infer_pad, _pad,
+    lambda: [
+        Sample((tensor("f32", 2, 3, 4, 4),), {"padding": ((0, 0), (0, 0), (1, 1), (2, 0))}),
+        Sample((tensor("f32", 1, 2, 5),), {"padding": ((0, 0), (0, 0), (4, 3)), "mode": "reflect"}),
+        Sample((tensor("f32", 2, 33),), {"padding": ((1, 0), (3, 2)), "mode": "edge"}),
+        Sample((tensor("f32", 7),), {"padding": ((1, 2),), "value": 1.5}),
+        Sample((tensor("f32", 1, 1, 3, 3),), {"padding": ((0, 0), (0, 0), (2, 2), (1, 2)), "mode": "reflect"}),
+    ],
+    integer=_pad_integer)
 
 
-moves("expand", "numpy broadcasting to a larger shape.", lambda source, shape: _expanded(source, shape),
-      lambda x, shape: np.ascontiguousarray(np.broadcast_to(x, shape)), (AttrSpec("shape", "shape", REQUIRED),),
-      [((1, 3), {"shape": (4, 3)}), ((3, 1, 1), {"shape": (2, 3, 4, 4)}), ((5,), {"shape": (5,)}), ((1,), {"shape": (7,)}), ((2, 1), {"shape": (2, 9)})])
+# shuffles of channels and pixels
 
 
-def _infer_shuffle(shape: tuple, factor: int) -> list[DimLike]:
-    if len(shape) != 4 or factor < 1 or (not isinstance(shape[1], Dim) and shape[1] % (factor * factor)):
-        raise ShapeError("pixel_shuffle", expected=f"[N, C*{factor}*{factor}, H, W]", got=str(shape))
-    return [shape[0], shape[1] // (factor * factor), shape[2] * factor, shape[3] * factor]
+def _divisible(op: str, what: str, size: DimLike, divisor: int) -> DimLike:
+    """size / divisor; ShapeError unless exact for every value of a symbolic size."""
+    if divisor < 1 or size % divisor != 0:
+        raise ShapeError(f"{what} of {op}", expected=f"a multiple of {divisor}" if divisor > 0 else "a positive divisor", got=size)
+    return size // divisor
 
 
-def _pixel_shuffle(x: np.ndarray, factor: int) -> np.ndarray:
-    n, c, h, w = x.shape
-    split = x.reshape(n, c // factor**2, factor, factor, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return np.ascontiguousarray(split).reshape(n, c // factor**2, h * factor, w * factor)
+def _check_image(op: str, x: TensorType, factor: int) -> None:
+    if x.rank < 3 or factor < 1:
+        raise ShapeError(f"operand of {op}", expected="[...,C,H,W] and a factor of 1 or more", got=f"{x}, factor {factor}")
 
 
-moves("pixel_shuffle", "Channels to space: [N, C*r*r, H, W] to [N, C, H*r, W*r].", _infer_shuffle, _pixel_shuffle,
-      (AttrSpec("factor", "int", REQUIRED),), [((1, 4, 3, 3), {"factor": 2}), ((2, 9, 2, 1), {"factor": 3}), ((1, 8, 1, 1), {"factor": 2}),
-                                              ((1, 3, 2, 2), {"factor": 1}), ((1, 16, 4, 5), {"factor": 4})])
+def _infer_pixel_shuffle(x: TensorType, *, factor: int) -> TensorType:
+    _check_image("pixel_shuffle", x, factor)
+    *lead, c, h, w = x.shape
+    return x.with_shape((*lead, _divisible("pixel_shuffle", "channels", c, factor * factor), h * factor, w * factor))
 
 
-def _infer_unshuffle(shape: tuple, factor: int) -> list[DimLike]:
-    if len(shape) != 4 or factor < 1 or any(not isinstance(s, Dim) and s % factor for s in shape[2:]):
-        raise ShapeError("pixel_unshuffle", expected=f"H and W multiples of {factor}", got=str(shape))
-    return [shape[0], shape[1] * factor * factor, shape[2] // factor, shape[3] // factor]
+def _pixel_shuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
+    *lead, c, h, w = x.shape
+    c = c // (factor * factor)
+    n = len(lead)
+    split = x.reshape(*lead, c, factor, factor, h, w)
+    return split.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2).reshape(*lead, c, h * factor, w * factor)
 
 
-def _pixel_unshuffle(x: np.ndarray, factor: int) -> np.ndarray:
-    n, c, h, w = x.shape
-    split = x.reshape(n, c, h // factor, factor, w // factor, factor).transpose(0, 1, 3, 5, 2, 4)
-    return np.ascontiguousarray(split).reshape(n, c * factor**2, h // factor, w // factor)
+def _infer_pixel_unshuffle(x: TensorType, *, factor: int) -> TensorType:
+    _check_image("pixel_unshuffle", x, factor)
+    *lead, c, h, w = x.shape
+    return x.with_shape((*lead, c * (factor * factor), _divisible("pixel_unshuffle", "height", h, factor),
+                         _divisible("pixel_unshuffle", "width", w, factor)))
 
 
-moves("pixel_unshuffle", "Space to channels: the inverse of pixel_shuffle.", _infer_unshuffle, _pixel_unshuffle,
-      (AttrSpec("factor", "int", REQUIRED),), [((1, 1, 4, 4), {"factor": 2}), ((2, 1, 6, 3), {"factor": 3}), ((1, 2, 2, 2), {"factor": 2}),
-                                              ((1, 3, 2, 2), {"factor": 1}), ((1, 1, 8, 8), {"factor": 4})])
+def _pixel_unshuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
+    *lead, c, h, w = x.shape
+    h, w = h // factor, w // factor
+    n = len(lead)
+    split = x.reshape(*lead, c, h, factor, w, factor)
+    return split.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3).reshape(*lead, c * factor * factor, h, w)
 
 
-def _check_groups(shape: tuple, groups: int) -> tuple:
-    if groups < 1 or (not isinstance(shape[1], Dim) and shape[1] % groups):
-        raise ShapeError("groups of channel_shuffle", expected=f"a divisor of {shape[1]}", got=groups)
-    return shape
+def _shuffle_samples(cases: Sequence[tuple[tuple[int, ...], int]], name: str) -> Callable[[], list[Sample]]:
+    return lambda: [Sample((tensor("f32", *shape),), {name: value}) for shape, value in cases]
 
 
-moves("channel_shuffle", "Channels [g, C/g] transposed to [C/g, g].", _check_groups,
-      lambda x, groups: np.ascontiguousarray(x.reshape(x.shape[0], groups, -1, *x.shape[2:]).swapaxes(1, 2)).reshape(x.shape),
-      (AttrSpec("groups", "int", REQUIRED),), [((1, 4, 3, 3), {"groups": 2}), ((2, 6, 2), {"groups": 3}), ((1, 8, 1, 1), {"groups": 4}),
-                                              ((1, 3, 2, 2), {"groups": 1}), ((1, 9, 2, 2), {"groups": 3})])
-moves("flip", "Reversed along some axes.", lambda shape, axes: shape, lambda x, axes: np.ascontiguousarray(np.flip(x, axes)),
-      (AttrSpec("axes", "ints", REQUIRED),), [((4,), {"axes": (0,)}), ((2, 3), {"axes": (1,)}), ((2, 3, 4), {"axes": (0, 2)}), ((1, 5), {"axes": (0,)}),
-                                             ((33,), {"axes": (0,)})])
-moves("tile", "Repeated along every axis.", lambda shape, repeats: [s * r for s, r in zip(shape, repeats)], lambda x, repeats: np.tile(x, repeats),
-      (AttrSpec("repeats", "ints", REQUIRED),), [((4,), {"repeats": (2,)}), ((2, 3), {"repeats": (1, 3)}), ((1, 1), {"repeats": (5, 7)}), ((3,), {"repeats": (1,)}),
-                                                ((1, 2, 3), {"repeats": (2, 2, 2)})])
+_register(
+    "pixel_shuffle", "[..., C*r*r, H, W] -> [..., C, H*r, W*r]. torch.pixel_shuffle; ONNX DepthToSpace(mode=CRD).",
+    (AttrSpec("factor", "int", REQUIRED),), _infer_pixel_shuffle, _pixel_shuffle,
+    _shuffle_samples((((1, 4, 3, 5), 2), ((2, 9, 2, 2), 3), ((1, 5, 3, 3), 1), ((8, 4, 4), 2), ((1, 64, 2, 3), 2)), "factor"))
+_register(
+    "pixel_unshuffle", "[..., C, H*r, W*r] -> [..., C*r*r, H, W]. torch.pixel_unshuffle.",
+    (AttrSpec("factor", "int", REQUIRED),), _infer_pixel_unshuffle, _pixel_unshuffle,
+    _shuffle_samples((((1, 1, 6, 10), 2), ((2, 3, 6, 6), 3), ((1, 5, 3, 3), 1), ((2, 8, 8), 2), ((1, 16, 4, 6), 2)), "factor"))
+
+
+def _infer_channel_shuffle(x: TensorType, *, groups: int) -> TensorType:
+    if x.rank < 2:
+        raise ShapeError("operand of channel_shuffle", expected="[N,C,...]", got=str(x))
+    _divisible("channel_shuffle", "channels", x.shape[1], groups)
+    return x
+
+
+def _channel_shuffle(x: np.ndarray, *, groups: int) -> np.ndarray:
+    n, c, *rest = x.shape
+    return x.reshape(n, groups, c // groups, *rest).swapaxes(1, 2).reshape(x.shape)
+
+
+_register(
+    "channel_shuffle", "Channels (axis 1) as a [groups, C/groups] matrix, transposed. torch.nn.functional.channel_shuffle.",
+    (AttrSpec("groups", "int", REQUIRED),), _infer_channel_shuffle, _channel_shuffle,
+    _shuffle_samples((((1, 6, 3, 5), 2), ((2, 9, 2), 3), ((1, 5, 3, 3), 1), ((3, 8), 4), ((1, 64, 2, 3), 8)), "groups"))

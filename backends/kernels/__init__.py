@@ -1,0 +1,1 @@
+"""Kernels, written once for every target: Python functions over the kernel builder."""
