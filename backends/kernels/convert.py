@@ -1,101 +1,102 @@
-"""Kernels that change representation or place: quantize, dequantize, copies into a padded border."""
+"""Kernels between real and quantized tensors, and byte tables. Flat ones run over storage, gaps included."""
 
 from __future__ import annotations
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
 
 
-@kernel(pointers=("x", "y"), extents=("rows", "row_count", "row_bytes", "padded_rows", "before", "left", "right", "fill"))
-def pad_rows(b: KernelBuilder) -> None:
-    """Copy images of `row_count` rows of `row_bytes` into images of `padded_rows`, `before` rows down and `left` bytes in, and fill the
-    border with one byte. rows: padded rows of all images; threads share them."""
-    x, y, fill = b.pointer("x"), b.pointer("y"), b.trunc(b.extent("fill"), I8)
-    row_count, row_bytes, padded, before, left = (b.extent(n) for n in ("row_count", "row_bytes", "padded_rows", "before", "left"))
-    total = left + row_bytes + b.extent("right")
-    step = 32
-    block = b.splat(fill, step)
+class _Quantizer:
+    """Rule (2) of qmath on one register."""
 
-    def filled(start: object, count: object) -> None:
-        whole = count // step * step
-        with b.loop(0, whole, step) as loop:
-            b.store(block, start, loop.index)
-        with b.loop(whole, count) as tail:
-            b.store(fill, start, tail.index)
+    def __init__(self, b: KernelBuilder) -> None:
+        self.b, self.lanes = b, b.target.f32_lanes
+        self.scale, self.low, self.high = (b.splat(b.scalar(n), self.lanes) for n in ("scale", "low", "high"))
+        self.zero = b.splat(b.trunc(b.extent("zero"), I32), self.lanes)
 
-    lo, hi = b.share(b.extent("rows"))
-    with b.loop(lo, hi) as row:
-        image, line = row.index // padded, row.index % padded - before
-        out = y + row.index * total
-        inside = (line >= 0) & (line < row_count)
-        with b.if_(inside) as branch:
-            filled(out, left)
-            source = x + (image * row_count + line) * row_bytes
-            target = out + left
-            whole = row_bytes // step * step
-            with b.loop(0, whole, step) as loop:
-                b.store(b.load(vector(I8, step), source, loop.index), target, loop.index)
-            with b.loop(whole, row_bytes) as tail:
-                b.store(b.load(I8, source, tail.index), target, tail.index)
-            filled(target + row_bytes, b.extent("right"))
-            branch.yield_([])
-        with branch.else_():
-            filled(out, total)
-            branch.yield_([])
+    def codes(self, x: Value) -> Value:
+        """<lanes x i32>."""
+        b = self.b
+        return b.target.round_to_i32(b, b.clamp(x / self.scale, self.low, self.high)) + self.zero
+
+
+@kernel(pointers=("x", "y"), extents=("count", "zero"), scalars=("scale", "low", "high"))
+def quantize_flat(b: KernelBuilder) -> None:
+    """f32 [count] -> bytes [count]."""
+    quantizer, lanes = _Quantizer(b), b.target.f32_lanes
+    lo, hi = b.share(b.extent("count"), lanes)
+    with b.loop(lo, hi, lanes) as loop:
+        left = b.extent("count") - loop.index
+        x = b.load_prefix(vector(F32, lanes), b.pointer("x"), loop.index * 4, left)
+        b.store_prefix(b.trunc(quantizer.codes(x), I8), b.pointer("y"), loop.index, left)
 
 
 @kernel(pointers=("x", "y"), extents=("images", "channels", "pixels", "stride", "zero"), scalars=("scale", "low", "high"))
-def quantize_channels_last(b: KernelBuilder) -> None:
-    """f32 [images, channels, pixels] -> u8 [images, pixels, stride], rule (2) of qmath; bytes past the channels become 0."""
-    x, y, channels, pixels, stride = b.pointer("x"), b.pointer("y"), b.extent("channels"), b.extent("pixels"), b.extent("stride")
+def quantize_channels_last(b: KernelBuilder, *, packed: bool) -> None:
+    """f32 [images, channels, pixels] -> bytes [images, pixels, stride], stride a multiple of 4; bytes past the channels become 0. Four
+    channels of a register of pixels make i32 lanes. packed: stride is 4, so these lie side by side."""
+    quantizer, lanes = _Quantizer(b), b.target.f32_lanes
+    channels, pixels, stride = b.extent("channels"), b.extent("pixels"), b.extent("stride")
+    groups = stride // 4
+    blocks = (pixels + (lanes - 1)) // lanes
+    lo, hi = b.share(b.extent("images") * groups * blocks)
+    with b.loop(lo, hi) as loop:
+        start, plane = loop.index % blocks * lanes, loop.index // blocks
+        image, channel = plane // groups, plane % groups * 4
+        left = pixels - start
+        x = b.pointer("x") + ((image * channels + channel) * pixels + start) * 4
+        quad = b.zero(vector(I32, lanes))
+        for j in range(4):
+            with b.if_(channel + j < channels) as there:
+                codes = quantizer.codes(b.load_prefix(vector(F32, lanes), x, pixels * (4 * j), left))
+                there.yield_(codes << (8 * j) if j else codes)
+            with there.else_():
+                there.yield_(b.zero(vector(I32, lanes)))
+            quad = quad | there.results
+        y = b.pointer("y") + ((image * pixels + start) * stride + channel)
+        if packed:
+            b.store_prefix(quad, y, 0, left)
+        else:
+            for lane in range(lanes):
+                with b.if_(left > lane) as there:
+                    b.store(b.extract(quad, lane), y, stride * lane)
+                    there.yield_([])
+
+
+@kernel(pointers=("x", "y"), extents=("count", "zero"), scalars=("scale",))
+def dequantize_flat(b: KernelBuilder) -> None:
+    """bytes [count] -> f32 [count], rule (1)."""
+    lanes = b.target.f32_lanes
+    scale, zero = b.splat(b.scalar("scale"), lanes), b.splat(b.trunc(b.extent("zero"), I32), lanes)
+    lo, hi = b.share(b.extent("count"), lanes)
+    with b.loop(lo, hi, lanes) as loop:
+        left = b.extent("count") - loop.index
+        codes = b.zext(b.load_prefix(vector(I8, lanes), b.pointer("x"), loop.index, left), I32)
+        b.store_prefix(b.sitofp(codes - zero) * scale, b.pointer("y"), loop.index * 4, left)
+
+
+@kernel(pointers=("x", "y"), extents=("count", "in_zero", "zero"), scalars=("scale", "low", "high"))
+def requantize_flat(b: KernelBuilder) -> None:
+    """bytes [count] -> bytes [count] with other parameters."""
     lanes = b.target.f32_lanes
     scale, low, high = (b.splat(b.scalar(n), lanes) for n in ("scale", "low", "high"))
-    zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
-    lo, hi = b.share(b.extent("images") * channels)
-    with b.loop(lo, hi) as plane:
-        image, channel = plane.index // channels, plane.index % channels
-        source = x + plane.index * pixels * 4
-        out = y + (image * pixels * stride + channel)
-        with b.loop(0, pixels, lanes) as loop:
-            left = pixels - loop.index
-            value = b.load_prefix(vector(F32, lanes), source, loop.index * 4, left)
-            codes = b.target.round_to_i32(b, b.clamp(value / scale, low, high)) + zero
-            bytes_ = b.trunc(codes, I8)
-            for lane in range(lanes):
-                with b.if_(left > lane) as branch:
-                    b.store(b.extract(bytes_, lane), out, (loop.index + lane) * stride)
-                    branch.yield_([])
-        with b.if_(channel < 1) as first, b.loop(0, pixels) as pixel, b.loop(channels, stride) as gap:
-            b.store(b.const(I8, 0), y, (image * pixels + pixel.index) * stride + gap.index)
+    in_zero, zero = (b.splat(b.trunc(b.extent(n), I32), lanes) for n in ("in_zero", "zero"))
+    lo, hi = b.share(b.extent("count"), lanes)
+    with b.loop(lo, hi, lanes) as loop:
+        left = b.extent("count") - loop.index
+        codes = b.zext(b.load_prefix(vector(I8, lanes), b.pointer("x"), loop.index, left), I32)
+        real = b.sitofp(codes - in_zero) * scale
+        b.store_prefix(b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8), b.pointer("y"), loop.index, left)
 
 
-@kernel(pointers=("x", "y"), extents=("images", "channels", "pixels", "stride", "zero"), scalars=("scale",))
-def dequantize_channels_last(b: KernelBuilder) -> None:
-    """u8 [images, pixels, stride] -> f32 [images, channels, pixels]: f32(q - zero_point) * scale."""
-    x, y, channels, pixels, stride = b.pointer("x"), b.pointer("y"), b.extent("channels"), b.extent("pixels"), b.extent("stride")
-    zero, scale = b.trunc(b.extent("zero"), I32), b.scalar("scale")
-    lo, hi = b.share(b.extent("images") * channels)
-    with b.loop(lo, hi) as plane:
-        image, channel = plane.index // channels, plane.index % channels
-        with b.loop(0, pixels) as pixel:
-            code = b.zext(b.load(I8, x, (image * pixels + pixel.index) * stride + channel), I32)
-            b.store(b.sitofp(code - zero) * scale, y, (plane.index * pixels + pixel.index) * 4)
-
-
-@kernel(pointers=("x", "y"), extents=("images", "pixels", "stride", "in_zero", "zero"), scalars=("scale", "low", "high"))
-def global_average(b: KernelBuilder) -> None:
-    """u8 [images, pixels, stride] -> u8 [images, stride]: the i32 sum of q - zero point, times M, requantized."""
-    x, y, pixels, stride = b.pointer("x"), b.pointer("y"), b.extent("pixels"), b.extent("stride")
-    in_zero, zero = b.trunc(b.extent("in_zero"), I32), b.trunc(b.extent("zero"), I32)
-    scale, low, high = b.scalar("scale"), b.scalar("low"), b.scalar("high")
-    lanes = 4
-    lo, hi = b.share(b.extent("images"))
-    with b.loop(lo, hi) as image:
-        source = x + image.index * pixels * stride
-        with b.loop(0, stride, lanes) as channel:
-            with b.loop(0, pixels, carried=[b.zero(vector(I32, lanes))]) as pixel:
-                codes = b.load(vector(I8, lanes), source, pixel.index * stride + channel.index)
-                pixel.yield_([pixel.carried[0] + (b.zext(codes, I32) - b.splat(in_zero, lanes))])
-            real = b.sitofp(pixel.results[0]) * b.splat(scale, lanes)
-            rounded = b.convert("lrint", b.clamp(real, b.splat(low, lanes), b.splat(high, lanes)), I32)
-            b.store(b.trunc(rounded + b.splat(zero, lanes), I8), y, image.index * stride + channel.index)
+@kernel(pointers=("x", "table", "y"), extents=("count",))
+def lookup_flat(b: KernelBuilder) -> None:
+    """y = table[x], bytes; table: 256 bytes by unsigned code."""
+    size = b.target.vector_bytes
+    table = b.target.load_table(b, b.pointer("table"))
+    lo, hi = b.share(b.extent("count"), size)
+    with b.loop(lo, hi, size) as loop:
+        left = b.extent("count") - loop.index
+        codes = b.load_prefix(vector(I8, size), b.pointer("x"), loop.index, left)
+        b.store_prefix(b.target.lookup(b, table, codes), b.pointer("y"), loop.index, left)

@@ -1,0 +1,220 @@
+"""Convolution as an implicit matrix product, for bytes and for f32; a linear layer is the case of one tap.
+
+x: pixels of channels, padded beforehand. A *row* is a run of `columns` output pixels at equal distances; `rows` holds for each row of
+one image the byte offsets of its first pixel in x, y and other. A *tap* is a run of `kc` channels (of as many pixels as lie side by
+side in the window); `taps` holds the byte offset of each from the row's pixel.
+Tiles are mr pixels by nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it.
+w is packed [panels][taps * kc / 4][nr][4] i8, or [panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
+
+POINTERS = ("x", "w", "taps", "rows", "bias", "scale", "other", "y")
+EXTENTS = ("row_total", "row_count", "row_block", "columns", "x_image", "y_image", "other_image", "x_pixel", "y_pixel", "other_pixel",
+           "tap_count", "kc", "panels", "channels")
+
+
+class _Arithmetic(Protocol):
+    """What differs between bytes and f32. item: bytes of an element; step: elements of K that one step takes."""
+
+    item: int
+    step: int
+    start: Type
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]: ...
+
+    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value: ...
+
+
+class _Bytes:
+    """u8 x i8 dot products, requantized: rules (3) and (5) of qmath."""
+
+    item, step = 1, 4
+
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
+        lanes = b.target.i32_lanes
+        self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
+        self.low, self.high = b.splat(b.scalar("low"), lanes), b.splat(b.scalar("high"), lanes)
+        self.zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
+        if residual:
+            self.other_zero = b.splat(b.trunc(b.extent("other_zero"), I32), lanes)
+            self.other_scale = b.splat(b.scalar("other_scale"), lanes)
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
+        b, target, size = self.b, self.b.target, self.b.target.vector_bytes
+        ws = [target.dot4_weights(b, b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
+        found = []
+        for r, row in enumerate(acc):
+            xs = target.dot4_activations(b, target.broadcast4(b, *rows[r]))
+            found.append([target.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
+        return found
+
+    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value:
+        b = self.b
+        real = b.sitofp(acc) * b.load(vector(F32, self.lanes), b.pointer("scale"), at, disp=lane * 4)
+        if other is not None:
+            real = real + b.sitofp(b.zext(other, I32) - self.other_zero) * self.other_scale
+        return b.trunc(b.target.round_to_i32(b, b.clamp(real, self.low, self.high)) + self.zero, I8)
+
+
+class _Floats:
+    """f32 products added by fma in the order of K, starting from the bias; NaN passes the activation, as in torch."""
+
+    item, step = 4, 1
+
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
+        self.b, self.nv, self.lanes = b, nv, b.target.f32_lanes
+        self.start = vector(F32, self.lanes)
+        self.low, self.high = b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes)
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
+        b = self.b
+        ws = [b.load(self.start, weights, disp=j * 4 * self.lanes) for j in range(self.nv)]
+        found = []
+        for r, row in enumerate(acc):
+            x = b.splat(b.load(F32, *rows[r]), self.lanes)
+            found.append([b.fma(x, ws[j], row[j]) for j in range(self.nv)])
+        return found
+
+    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value:
+        b = self.b
+        real = acc if other is None else acc + other
+        real = b.select(real < self.low, self.low, real)
+        return b.select(real > self.high, self.high, real)
+
+
+@dataclass
+class _Loops:
+    """The loops around tiles, the same for both arithmetics."""
+
+    b: KernelBuilder
+    math: _Bytes | _Floats
+    mr: int
+    nv: int
+    residual: bool
+
+    @property
+    def nr(self) -> int:
+        return self.nv * self.math.lanes
+
+    def emit(self) -> None:
+        b, panels = self.b, self.b.extent("panels")
+        row_block, row_total = b.extent("row_block"), b.extent("row_total")
+        blocks = (row_total + (row_block - 1)) // row_block
+        lo, hi = b.share(blocks * panels)
+        panel_bytes = b.extent("tap_count") * b.extent("kc") * (self.nr * self.math.item)
+        with b.loop(lo, hi) as unit:
+            first = unit.index // panels * row_block
+            panel = unit.index % panels
+            weights = b.pointer("w") + panel * panel_bytes
+            with b.loop(first, b.smin(first + row_block, row_total)) as row:
+                self._row(row.index, weights, panel * self.nr)
+
+    def _row(self, row: Value, weights: Value, channel: Value) -> None:
+        b, columns, item = self.b, self.b.extent("columns"), self.math.item
+        image, line = row // b.extent("row_count"), row % b.extent("row_count") * 24
+        x, y, other = (
+            b.pointer(name) + (image * b.extent(f"{name}_image") + b.load(I64, b.pointer("rows"), line, disp=8 * i))
+            for i, name in enumerate(("x", "y", "other"))
+        )
+        y, other = y + channel * item, other + channel * item
+
+        def tile(start: Value, count: int) -> None:
+            self._tile(x + start * b.extent("x_pixel"), y + start * b.extent("y_pixel"), other + start * b.extent("other_pixel"),
+                       weights, channel, count)
+
+        if self.mr == 1:
+            with b.loop(0, columns) as tiles:
+                tile(tiles.index, 1)
+            return
+        with b.if_(columns >= self.mr) as wide:
+            with b.loop(0, columns, self.mr) as tiles:
+                tile(b.smin(tiles.index, columns - self.mr), self.mr)
+            wide.yield_([])
+        with wide.else_():
+            with b.loop(0, columns) as tiles:
+                tile(tiles.index, 1)
+            wide.yield_([])
+
+    def _tile(self, x: Value, y: Value, other: Value, weights: Value, channel: Value, count: int) -> None:
+        b, math, lanes = self.b, self.math, self.math.lanes
+        start = [b.load(math.start, b.pointer("bias"), channel * 4, disp=j * 4 * lanes) for j in range(self.nv)]
+        rows = b.rows(x, b.extent("x_pixel"), count)
+        kc, step = b.extent("kc"), math.step
+        with b.loop(0, b.extent("tap_count"), carried=[[list(start) for _ in range(count)], weights]) as taps:
+            acc, panel = taps.carried
+            offset = b.load(I64, b.pointer("taps"), taps.index * 8)
+            with b.loop(0, kc, step, carried=[acc, rows.moved(offset), panel]) as inner:
+                acc, pointers, panel = inner.carried
+                here = rows.at(pointers)
+                inner.yield_([math.dots(acc, here, panel), here.moved(4), panel + self.nr * 4])
+            taps.yield_([inner.results[0], inner.results[2]])
+        self._store(taps.results[0], y, other, channel)
+
+    def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
+        b, math, lanes = self.b, self.math, self.math.lanes
+        element = vector(I8 if math.item == 1 else F32, lanes)
+        y_pixel, other_pixel = b.extent("y_pixel"), b.extent("other_pixel")
+        left = b.extent("channels") - channel
+        with b.if_(left >= self.nr) as whole:
+            for r, row in enumerate(acc):
+                for j, value in enumerate(row):
+                    disp = j * lanes * math.item
+                    loaded = b.load(element, other, other_pixel * r, disp=disp) if self.residual else None
+                    b.store(math.finish(value, channel * 4, j * lanes, loaded), y, y_pixel * r, disp=disp)
+            whole.yield_([])
+        with whole.else_():
+            for j in range(self.nv):
+                with b.if_(left > j * lanes) as some:
+                    count = left - j * lanes
+                    for r, row in enumerate(acc):
+                        disp = j * lanes * math.item
+                        loaded = b.load_prefix(element, other, other_pixel * r + disp, count) if self.residual else None
+                        b.store_prefix(math.finish(row[j], channel * 4, j * lanes, loaded), y, y_pixel * r + disp, count)
+                    some.yield_([])
+            whole.yield_([])
+
+
+@kernel(pointers=POINTERS, extents=(*EXTENTS, "zero", "other_zero"), scalars=("low", "high", "other_scale"))
+def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool) -> None:
+    """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4); both [panels * nr]."""
+    _Loops(b, _Bytes(b, nv, residual), mr, nv, residual).emit()
+
+
+@kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))
+def conv_f32(b: KernelBuilder, *, mr: int, nv: int, residual: bool) -> None:
+    """f32 pixels. bias: f32 [panels * nr]; scale is not read; low, high: the fused activation's bounds."""
+    _Loops(b, _Floats(b, nv, residual), mr, nv, residual).emit()
+
+
+def pack_bytes(w: np.ndarray, nr: int) -> np.ndarray:
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], missing channels and elements zero."""
+    outputs, depth = w.shape
+    panels, quads = -(-outputs // nr), -(-depth // 4)
+    padded = np.zeros((panels * nr, quads * 4), np.int8)
+    padded[:outputs, :depth] = w
+    return np.ascontiguousarray(padded.reshape(panels, nr, quads, 4).transpose(0, 2, 1, 3))
+
+
+def pack_floats(w: np.ndarray, nr: int) -> np.ndarray:
+    """f32 [O, K] -> [ceil(O / nr)][K][nr], missing channels zero."""
+    outputs, depth = w.shape
+    panels = -(-outputs // nr)
+    padded = np.zeros((panels * nr, depth), np.float32)
+    padded[:outputs] = w
+    return np.ascontiguousarray(padded.reshape(panels, nr, depth).transpose(0, 2, 1))
+
+
+def pad_channels(values: np.ndarray, nr: int) -> np.ndarray:
+    """One value a channel, zeros behind, up to whole panels."""
+    return np.concatenate([values, np.zeros(-len(values) % nr, values.dtype)])

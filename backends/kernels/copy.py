@@ -1,0 +1,81 @@
+"""Kernels that move elements: strided copies, and copies into a border."""
+
+from __future__ import annotations
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
+
+ELEMENTS: dict[int, Type] = {1: I8, 2: I16, 4: I32, 8: I64}
+OUTER = 5
+"""Axes around the innermost one."""
+
+
+@kernel(pointers=("x", "y"), extents=("count", "x_step", "y_step", *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
+                                      *(f"xs{i}" for i in range(OUTER)), *(f"ys{i}" for i in range(OUTER))))
+def copy_strided_nd(b: KernelBuilder, *, itemsize: int, contiguous: bool) -> None:
+    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. contiguous: both innermost steps are one element.
+    Threads share the outer elements."""
+    element = ELEMENTS[itemsize]
+    sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
+    total = sizes[0]
+    for size in sizes[1:]:
+        total = total * size
+    count = b.extent("count")
+    lo, hi = b.share(total)
+    with b.loop(lo, hi) as outer:
+        rest, x, y = outer.index, b.pointer("x"), b.pointer("y")
+        for axis in reversed(range(OUTER)):
+            place = rest % sizes[axis] if axis else rest
+            rest = rest // sizes[axis] if axis else rest
+            x, y = x + place * b.extent(f"xs{axis}"), y + place * b.extent(f"ys{axis}")
+        if contiguous:
+            copy_run(b, x, y, count, element)
+        else:
+            with b.loop(0, count) as inner:
+                b.store(b.load(element, x, inner.index * b.extent("x_step")), y, inner.index * b.extent("y_step"))
+
+
+def copy_run(b: KernelBuilder, x: Value, y: Value, count: Value, element: Type) -> None:
+    """Copy `count` adjacent elements."""
+    lanes = b.target.vector_bytes // (element.bits // 8)
+    size = element.bits // 8
+    whole = count // lanes * lanes
+    with b.loop(0, whole, lanes) as loop:
+        b.store(b.load(vector(element, lanes), x, loop.index * size), y, loop.index * size)
+    with b.loop(whole, count) as tail:
+        b.store(b.load(element, x, tail.index * size), y, tail.index * size)
+
+
+def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
+    """Write `value` `count` times."""
+    size = value.type.bits // 8
+    lanes = b.target.vector_bytes // size
+    block = b.splat(value, lanes)
+    whole = count // lanes * lanes
+    with b.loop(0, whole, lanes) as loop:
+        b.store(block, y, loop.index * size)
+    with b.loop(whole, count) as tail:
+        b.store(value, y, tail.index * size)
+
+
+@kernel(pointers=("x", "rows", "y"), extents=("row_total", "row_count", "x_image", "y_image", "y_row", "before", "inside", "after", "fill"))
+def pad_rows(b: KernelBuilder, *, itemsize: int) -> None:
+    """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a row of the border.
+    A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the element's bits. Threads share rows."""
+    element = ELEMENTS[itemsize]
+    fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
+    before, inside, after = (b.extent(name) for name in ("before", "inside", "after"))
+    lo, hi = b.share(b.extent("row_total"))
+    with b.loop(lo, hi) as row:
+        image, line = row.index // b.extent("row_count"), row.index % b.extent("row_count")
+        y = b.pointer("y") + (image * b.extent("y_image") + line * b.extent("y_row"))
+        source = b.load(I64, b.pointer("rows"), line * 8)
+        with b.if_(source < 0) as border:
+            fill_run(b, fill, y, before + inside + after)
+            border.yield_([])
+        with border.else_():
+            fill_run(b, fill, y, before)
+            copy_run(b, b.pointer("x") + (image * b.extent("x_image") + source), y + before * itemsize, inside, element)
+            fill_run(b, fill, y + (before + inside) * itemsize, after)
+            border.yield_([])

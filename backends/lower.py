@@ -1,0 +1,132 @@
+"""From an integer or float graph to a program: layouts, kernels, memory.
+
+`lower_graph` is what compile() calls. Each node becomes steps by the first rule that fits it (backends/rules); what no rule fits
+runs as a Python step and is named in `python_nodes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcompiler.backends.kernel_cache import kernels
+from qcompiler.backends.placement import Placed, row_major_strides
+from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
+from qcompiler.backends.steps import Call, Lowering, PythonCall, Rule, Steps, find_rule
+from qcompiler.backends.target import Target
+from qcompiler.dims import Dim
+from qcompiler.errors import LoweringError, QCompilerError
+from qcompiler.ir import Graph, Node, Value
+from qcompiler.passes.assign_layout import AssignLayout
+from qcompiler.passmanager import PassManager
+
+SMALL_PROGRAM_MACS = 4_000_000
+"""A thread more for each so many multiply-adds: below, waking and waiting cost more than they save."""
+
+
+def lower_graph(graph: Graph, target: Target) -> LoweredModel:
+    """A program for `target`. Kernels are emitted now if every size is known, else at the first call.
+
+    Raises:
+        LoweringError: this machine can't run the target.
+    """
+    if not target.can_run():
+        raise LoweringError(f"this machine can't run {target.name}", hint='target="native", or "reference" for the interpreter')
+    lowered = LoweredModel(PassManager([AssignLayout()]).run(graph), target)
+    if all(not isinstance(size, Dim) for value in lowered.graph.values() for size in value.type.shape):
+        lowered.program.bind({})
+    return lowered
+
+
+@dataclass(eq=False)
+class LoweredModel:
+    """A graph of stage lowered, and the program of each binding of its sizes.
+
+    Attributes:
+        graph: with physical layouts.
+        target: what its kernels were emitted for.
+        python_nodes: node name -> why no kernel serves it.
+    """
+
+    graph: Graph
+    target: Target
+    program: Program = field(init=False)
+    python_nodes: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rules: dict[Node, Rule | str] = {node: find_rule(node, self.target) for node in self.graph.node_list}
+        self._packed: dict[tuple[str, str], np.ndarray] = {}
+        self.python_nodes = {node.name: rule for node, rule in self._rules.items() if isinstance(rule, str)}
+        self.program = Program(self.graph.name, self._lower)
+
+    def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
+        """Outputs for inputs in signature order; sizes as the inputs bind them."""
+        bound = self.program.bind(sizes)
+        macs = sum(step.macs for step in bound.steps)
+        useful = min(threads, 1 + macs // SMALL_PROGRAM_MACS)
+        return bound.run([np.ascontiguousarray(array) for array in arrays], threads=useful)
+
+    def _lower(self, constants: Constants, sizes: Mapping[str, int]) -> BoundProgram:
+        graph, sizes = self.graph, dict(sizes)
+
+        def spec(value: Value) -> ArraySpec:
+            bound = value.type.bind(sizes)
+            return ArraySpec(bound.dtype.numpy, bound.shape, value.name)
+
+        builder = ProgramBuilder([spec(v) for v in graph.inputs], [spec(v) for v in graph.outputs], constants, graph.name)
+        lowering = Lowering(builder, self.target, sizes, self._packed)
+        for index, value in enumerate(graph.inputs):
+            array = spec(value)
+            lowering.places[value] = Placed(builder.input(index), array.dtype, array.shape,
+                                            row_major_strides(array.shape, array.dtype.itemsize))
+        direct = self._place_outputs(lowering)
+        for node in graph.node_list:
+            steps, rule = Steps(lowering, node), self._rules[node]
+            try:
+                steps.python() if isinstance(rule, str) else rule.function(steps)
+            except QCompilerError as error:
+                raise error.located(node.describe()) from None
+        self._copy_outputs(lowering, direct)
+        self._emit(lowering)
+        return builder.finish()
+
+    def _place_outputs(self, lowering: Lowering) -> set[int]:
+        """Outputs that a node can write where the caller gets them; the numbers of those."""
+        direct: set[int] = set()
+        for index, value in enumerate(self.graph.outputs):
+            if value.producer is None or value in lowering.places or value.type.layout is not None:
+                continue
+            if any(user.op in VIEWS for user in (value.producer,)) or any(use.node.op in VIEWS for use in value.uses):
+                continue
+            array = value.type.bind(lowering.sizes)
+            lowering.places[value] = Placed(lowering.builder.output(index), array.dtype.numpy, array.shape,
+                                            row_major_strides(array.shape, array.dtype.numpy.itemsize))
+            direct.add(index)
+        return direct
+
+    def _copy_outputs(self, lowering: Lowering, direct: set[int]) -> None:
+        for index, value in enumerate(self.graph.outputs):
+            if index in direct:
+                continue
+            place = lowering.place(value)
+            node = value.producer or (self.graph.node_list[0] if len(self.graph) else None)
+            if node is None:
+                raise LoweringError("a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"')
+            out = Placed(lowering.builder.output(index), place.dtype, place.shape,
+                         row_major_strides(place.shape, place.dtype.itemsize))
+            Steps(lowering, node).copy(place, out)
+
+    def _emit(self, lowering: Lowering) -> None:
+        compiled = kernels([call.key for call in lowering.calls if isinstance(call, Call)], self.target)
+        for call in lowering.calls:
+            if isinstance(call, PythonCall):
+                lowering.builder.python_step(call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name)
+            else:
+                lowering.builder.step(compiled[call.key], call.args, reads=call.reads, writes=call.writes, node=call.node, macs=call.macs,
+                                      bytes=call.bytes)
+
+
+VIEWS = frozenset({"reshape", "dropout"})
+"""Ops whose result may share its operand's memory: such values are not placed in a caller's array."""

@@ -1,0 +1,15 @@
+"""Rules that turn nodes into steps, one file a family (see qcompiler.backends.steps)."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+_FAMILIES = ("conv", "linear", "convert", "shape")
+
+
+@cache
+def load() -> None:
+    """Import every family once; each declares its rules."""
+    for family in _FAMILIES:
+        importlib.import_module(f"qcompiler.backends.rules.{family}")

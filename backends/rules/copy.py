@@ -1,0 +1,48 @@
+"""Copies between places of one shape and any strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qcompiler.backends.kernels.copy import OUTER, copy_strided_nd
+from qcompiler.backends.placement import Placed
+from qcompiler.errors import LoweringError
+
+if TYPE_CHECKING:
+    from qcompiler.backends.steps import Steps
+
+Axis = tuple[int, int, int]
+"""Elements, bytes between them in x, bytes between them in y."""
+
+
+def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> list[Axis]:
+    """The same copy with as few axes as possible, the one with the smallest step in y last."""
+    axes = sorted(((n, i, j) for n, i, j in zip(shape, x, y) if n != 1), key=lambda axis: (-axis[2], -axis[1]))
+    merged: list[Axis] = []
+    for n, i, j in axes:
+        if merged and merged[-1][1] == n * i and merged[-1][2] == n * j:
+            merged[-1] = (merged[-1][0] * n, i, j)
+        else:
+            merged.append((n, i, j))
+    return merged or [(1, 0, 0)]
+
+
+def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
+    """Append the copy y[...] = x[...]."""
+    if x.shape != y.shape or x.dtype.itemsize != y.dtype.itemsize:
+        raise LoweringError("a copy between different arrays", expected=f"{y.dtype}{y.shape}", got=f"{x.dtype}{x.shape}")
+    size = x.dtype.itemsize
+    if x.elements == 0:
+        return
+    axes = merged_axes(x.shape, x.strides, y.strides)
+    contiguous = axes[-1][1:] in ((size, size), (0, 0))
+    if not contiguous:
+        axes.append(axes.pop(max(range(len(axes)), key=lambda i: axes[i][0])))
+    if len(axes) > OUTER + 1:
+        raise LoweringError("a copy over too many axes", expected=f"at most {OUTER + 1} that do not merge", got=len(axes))
+    outer = [(1, 0, 0)] * (OUTER + 1 - len(axes)) + axes[:-1]
+    extents = {f"{prefix}{i}": axis[k] for i, axis in enumerate(outer) for k, prefix in enumerate(("n", "xs", "ys"))}
+    count, x_step, y_step = axes[-1]
+    s.call(copy_strided_nd, {"itemsize": size, "contiguous": contiguous}, x=x, y=y, count=count, x_step=x_step, y_step=y_step,
+           writes=("y",), bytes=2 * x.elements * size, **extents)

@@ -1,0 +1,336 @@
+"""How rules turn nodes into steps: the registry of rules, and what a rule sees of its node.
+
+A rule is a function of `Steps`, declared with the ops that it lowers and a predicate that says why it does not fit a node:
+
+    @lowers("global_avg_pool", unless=not_u8)
+    def global_average(s: Steps) -> None:
+        x, y = s.operand(0), s.result()
+        s.call(average, x=x, y=y, pixels=..., writes=("y",))
+
+Rules are tried in the order of declaration. A node that none fits runs as a Python step, the op's numpy reference, and the
+report says so. Kernels must not depend on symbolic sizes: everything that varies with a binding is an extent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.backends.kernel_cache import KernelKey
+from qcompiler.backends.kernel_ir.definition import KernelDef
+from qcompiler.backends.placement import SLACK, Placed, bound_shape, layout_strides, row_major_strides, storage_bytes
+from qcompiler.backends.program import BufferHandle, BufferRef, ProgramBuilder, View
+from qcompiler.backends.target import Target
+from qcompiler.errors import LoweringError
+from qcompiler.interpreter import bound_attrs, evaluate_node
+from qcompiler.ir import Const, Node, Value
+from qcompiler.opdef import opdef
+from qcompiler.types import DType, Layout, TensorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RuleFunction = Callable[["Steps"], None]
+Refusal = Callable[[Node, Target], "str | None"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to lower some ops. unless: why it does not fit a node, or None."""
+
+    name: str
+    function: RuleFunction
+    unless: Refusal
+
+
+_RULES: dict[str, list[Rule]] = {}
+
+
+def lowers(*ops: str, unless: Refusal = lambda node, target: None) -> Callable[[RuleFunction], RuleFunction]:
+    """Declare a rule for ops; see the module's docstring."""
+
+    def declare(function: RuleFunction) -> RuleFunction:
+        for op in ops:
+            opdef(op)
+            _RULES.setdefault(op, []).append(Rule(function.__name__, function, unless))
+        return function
+
+    return declare
+
+
+def find_rule(node: Node, target: Target) -> Rule | str:
+    """The first rule that fits, or why none does."""
+    from qcompiler.backends import rules
+
+    rules.load()
+    reasons = []
+    for rule in _RULES.get(node.op, ()):
+        reason = rule.unless(node, target)
+        if reason is None:
+            return rule
+        reasons.append(f"{rule.name}: {reason}")
+    return "; ".join(reasons) or f"no kernel for {node.op}"
+
+
+def lowered_ops() -> frozenset[str]:
+    """Ops that some rule lowers."""
+    from qcompiler.backends import rules
+
+    rules.load()
+    return frozenset(_RULES)
+
+
+# -- reasons that several rules share
+
+
+def not_float(node: Node, target: Target) -> str | None:
+    """Fits nodes whose operands and results are all plain f32 (index and optional operands aside)."""
+    types = [v.type for v in (*node.operands, *node.results) if v is not None]
+    wrong = [t for t in types if t.is_quantized or t.dtype is not DType.F32]
+    return f"{wrong[0]} is not f32" if wrong else None
+
+
+def not_u8(node: Node, target: Target) -> str | None:
+    """Fits nodes whose first operand and results are u8 with per-tensor parameters."""
+    for type in (node.operands[0].type, *(value.type for value in node.results)):
+        if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
+            return f"{type} is not u8 with per-tensor parameters"
+    return None
+
+
+# -- what a rule sees
+
+
+@dataclass
+class Call:
+    """A kernel call that waits for its kernel."""
+
+    key: KernelKey
+    args: list[Any]
+    reads: list[Any]
+    writes: list[Any]
+    node: str
+    macs: int
+    bytes: int
+
+
+@dataclass
+class PythonCall:
+    """A node that runs as its numpy reference."""
+
+    node: Node
+    function: Callable[..., None]
+    reads: list[View]
+    writes: list[View]
+
+
+@dataclass
+class Lowering:
+    """One binding being lowered: places of values, and calls in order. packed: arrays made from constants, shared by bindings."""
+
+    builder: ProgramBuilder
+    target: Target
+    sizes: dict[str, int]
+    packed: dict[tuple[str, str], np.ndarray]
+    places: dict[Value, Placed] = field(default_factory=dict)
+    row_major: dict[Value, Placed] = field(default_factory=dict)
+    calls: list[Call | PythonCall] = field(default_factory=list)
+
+    def shape(self, type: TensorType) -> tuple[int, ...]:
+        return bound_shape(type, self.sizes)
+
+    def place(self, value: Value) -> Placed:
+        """Where a value lies; constants are placed when first asked for."""
+        if value not in self.places and isinstance(value, Const):
+            ref = self.builder.constant(value.data)
+            self.places[value] = Placed(ref, value.data.dtype, value.data.shape,
+                                        row_major_strides(value.data.shape, value.data.itemsize))
+        return self.places[value]
+
+    def new(self, type: TensorType, name: str, layout: Layout | None) -> Placed:
+        """A buffer of the arena for a value of this type."""
+        shape, dtype = self.shape(type), type.dtype.numpy
+        handle = self.builder.buffer(storage_bytes(shape, dtype.itemsize, layout) + SLACK, name)
+        return Placed(handle, dtype, shape, layout_strides(shape, dtype.itemsize, layout))
+
+
+class Steps:
+    """One node, as its rule sees it: where its operands lie, its attrs and types with sizes bound, and calls of kernels.
+
+    Attributes:
+        node: the node. attrs: its attrs, symbolic sizes evaluated. target: what to emit for.
+    """
+
+    def __init__(self, lowering: Lowering, node: Node) -> None:
+        self.lowering = lowering
+        self.node = node
+        self.target = lowering.target
+        self.attrs: Mapping[str, Any] = bound_attrs(opdef(node.op), node.attrs, lowering.sizes)
+
+    # -- operands and results
+
+    def has(self, index: int) -> bool:
+        """Whether operand `index` is given."""
+        return index < len(self.node.operands) and self.node.operands[index] is not None
+
+    def type(self, index: int) -> TensorType:
+        """An operand's type, as in the graph (its shape may be symbolic)."""
+        return self.node.operands[index].type
+
+    @property
+    def out(self) -> TensorType:
+        """The first result's type."""
+        return self.node.results[0].type
+
+    def operand(self, index: int) -> Placed:
+        """An operand where it lies, in the layout of its type."""
+        return self.lowering.place(self.node.operands[index])
+
+    def row_major(self, index: int) -> Placed:
+        """An operand without gaps in the order of its shape; copied if it lies otherwise, once for all users."""
+        value = self.node.operands[index]
+        placed = self.lowering.place(value)
+        if placed.is_row_major:
+            return placed
+        if value not in self.lowering.row_major:
+            copy = self.lowering.new(value.type, f"{value.name}.row_major", None)
+            self.copy(placed, copy)
+            self.lowering.row_major[value] = copy
+        return self.lowering.row_major[value]
+
+    def channels_last(self, index: int, channel_stride: int) -> Placed:
+        """An operand of rank 3 or more with axis 1 innermost and pixels without gaps; copied if it lies otherwise."""
+        value = self.node.operands[index]
+        placed = self.lowering.place(value)
+        layout = Layout("channels_last", channel_stride)
+        if placed.strides == layout_strides(placed.shape, placed.dtype.itemsize, layout):
+            return placed
+        copy = self.lowering.new(value.type, f"{value.name}.channels_last", layout)
+        self.copy(placed, copy)
+        return copy
+
+    def is_constant(self, index: int) -> bool:
+        return isinstance(self.node.operands[index], Const)
+
+    def constant(self, index: int) -> np.ndarray:
+        """The data of a constant operand."""
+        value = self.node.operands[index]
+        if not isinstance(value, Const):
+            raise LoweringError("an operand is not constant", where=self.node.describe(), got=str(value))
+        return value.data
+
+    def result(self, index: int = 0) -> Placed:
+        """Where to write a result, in the layout of its type. The same place at every call."""
+        value = self.node.results[index]
+        if value not in self.lowering.places:
+            self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
+        return self.lowering.places[value]
+
+    def share(self, placed: Placed, index: int = 0) -> None:
+        """A result is a view of memory that is written already. Its strides must be those of its type's layout."""
+        value = self.node.results[index]
+        strides = layout_strides(placed.shape, placed.dtype.itemsize, value.type.layout)
+        if any(size != 1 and have != want for size, have, want in zip(placed.shape, placed.strides, strides)):
+            raise LoweringError("a view in another layout", where=self.node.describe(), expected=strides, got=placed.strides)
+        self.lowering.places[value] = placed
+
+    # -- memory
+
+    def scratch(self, nbytes: int, name: str = "scratch") -> BufferHandle:
+        """Memory of the arena for this node."""
+        return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
+
+    def table(self, array: np.ndarray) -> BufferRef:
+        """A constant made for this binding."""
+        return self.lowering.builder.constant(np.ascontiguousarray(array))
+
+    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
+        """A constant made once for all bindings (packed weights). role: unique within the node."""
+        key = (self.node.name, role)
+        if key not in self.lowering.packed:
+            self.lowering.packed[key] = np.ascontiguousarray(make())
+        return self.lowering.builder.constant(self.lowering.packed[key])
+
+    # -- steps
+
+    def call(self, kernel: KernelDef, static: Mapping[str, Any] | None = None, *, writes: Sequence[str], macs: int = 0,
+             bytes: int = 0, **arguments: Any) -> None:
+        """Append a call of a kernel.
+
+        Args:
+            static: its static arguments; must not depend on symbolic sizes.
+            writes: the pointers that it writes; the others are read.
+            arguments: every parameter by name: Placed, BufferRef, BufferHandle or (buffer, byte offset) for a pointer; None for a
+                pointer that this call does not use; ints for extents, floats for scalars.
+        """
+        names = [parameter.name for parameter in kernel.parameters]
+        if set(names) != set(arguments) or not set(writes) <= set(names):
+            raise LoweringError(f"arguments do not fit kernel {kernel.name}", where=self.node.describe(),
+                                expected=", ".join(names), got=", ".join(arguments))
+        args, reads, written = [], [], []
+        for parameter in kernel.parameters:
+            argument = arguments[parameter.name]
+            if parameter.kind == "pointer":
+                argument = _pointer(argument)
+                if not isinstance(argument, int):
+                    (written if parameter.name in writes else reads).append(argument[0])
+                else:
+                    args.append(0)
+            elif parameter.kind == "scalar":
+                argument = float(np.float32(argument))
+            else:
+                argument = int(argument)
+            args.append(argument)
+        self.lowering.calls.append(Call(KernelKey.of(kernel, static or {}), args, reads, written, self.node.name, macs, bytes))
+
+    def copy(self, x: Placed, y: Placed) -> None:
+        """Copy elements between two places of one shape, whatever their strides."""
+        from qcompiler.backends.rules.copy import copy_strided
+
+        copy_strided(self, x, y)
+
+    def python(self) -> None:
+        """Run the node as its numpy reference."""
+        node, sizes = self.node, dict(self.lowering.sizes)
+        given = [None if value is None else self.row_major(i) for i, value in enumerate(node.operands)]
+        results = []
+        for index, value in enumerate(node.results):
+            place = self.result(index)
+            results.append(place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None))
+
+        def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
+            arrays: Iterator[np.ndarray] = iter(reads)
+            operands = [None if place is None else next(arrays) for place in given]
+            for array, found in zip(writes, evaluate_node(node, operands, sizes)):
+                array[...] = found
+
+        views = [[View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)]
+        self.lowering.calls.append(PythonCall(node, run, *views))
+        for index, place in enumerate(results):
+            if place is not self.result(index):
+                self.copy(place, self.result(index))
+
+
+def _pointer(argument: Any) -> Any:
+    if argument is None:
+        return 0
+    if isinstance(argument, Placed):
+        return argument.pointer
+    if isinstance(argument, BufferRef | BufferHandle):
+        return argument, 0
+    buffer, offset = argument
+    return buffer, int(offset)
+
+
+def like(placed: Placed, **changes: Any) -> Placed:
+    """A place with some fields changed."""
+    return replace(placed, **changes)
+
+
+def pixels(placed: Placed) -> int:
+    """Elements of the spatial axes (2 and on)."""
+    return math.prod(placed.shape[2:])
