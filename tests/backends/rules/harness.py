@@ -1,0 +1,195 @@
+"""Compiles one-node graphs for every level that this CPU has, and compares with the interpreter.
+
+Quantized results are compared to the bit. Float results must have equal bits on every level and thread count, and lie within `bound`
+of the interpreter: relative to the largest value of the result, by default 64 roundings of f32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.lower import LoweredModel, lower_graph
+from qcompiler.backends.target import known_targets, parse_target
+from qcompiler.interpreter import bind_inputs
+from qcompiler.interpreter import run as interpret
+from qcompiler.ir import Graph
+from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
+from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.qmath import quantize
+from qcompiler.quantization.spec import QuantSpec
+from qcompiler.types import DType, QuantParams, TensorType, type_of
+from qcompiler.verify import verify
+
+FLOAT_BOUND = 64 * 2.0**-24
+Operand = TensorType | np.ndarray | None
+
+
+@cache
+def levels() -> tuple[str, ...]:
+    """Every x86 target that this process can run."""
+    return tuple(name for name in known_targets() if parse_target(name).can_run())
+
+
+def is_quantizable(op: OpDef) -> bool:
+    """Whether the op has a meaning on codes."""
+    return op.integer is not None or bool({Trait.MOVES_DATA, Trait.UNARY} & op.traits)
+
+
+def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, high: float = 2.0) -> np.ndarray:
+    """Floats in [low, high), integers in the dtype's range, bools."""
+    if type.dtype.is_float:
+        return rng.uniform(low, high, type.shape).astype(type.dtype.numpy)
+    if type.dtype is DType.BOOL:
+        return rng.integers(0, 2, type.shape).astype(bool)
+    return rng.integers(type.dtype.min, type.dtype.max, type.shape, endpoint=True).astype(type.dtype.numpy)
+
+
+def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, Any], *, quantized: bool = False,
+             params: Mapping[int, QuantParams] | None = None, out: QuantParams | None = None, dynamic: bool = False,
+             constants: Sequence[int] = ()) -> tuple[Graph, list[np.ndarray]]:
+    """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are inputs.
+
+    quantized: activations are quantized by us to u8, weights to i8 per channel, the bias to i32; inputs are codes. params: parameters of
+    operands by position, instead of chosen ones; out: of the result. dynamic: axis 0 of the activations is symbolic, if all agree.
+    constants: operands that are constant as well.
+    """
+    op = opdef(op_name)
+    complete = op.complete_attrs(attrs)
+    graph = Graph("test")
+    graph.stage = "integer"
+    params = dict(params or {})
+    shared: QuantParams | None = None
+    operands, inputs, real = [], [], []
+    for position, array in enumerate(arrays):
+        if array is None:
+            operands.append(None)
+            real.append(None)
+            continue
+        role = op.spec(position).role
+        type = type_of(array)
+        real.append(array)
+        if quantized and type.dtype.is_float and role is Role.WEIGHT:
+            spec = QuantSpec(DType.I8, -127, 127, symmetric=True)
+            axis = op.quant.weight_axis
+            flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+            chosen = params.get(position) or QuantParams.per_channel(
+                np.maximum(np.abs(flat).max(axis=1), 1e-3) / 127, 0, axis, DType.I8, -127, 127)
+            array, type = quantize(array, chosen, spec.dtype), TensorType(DType.I8, array.shape, chosen)
+            weight_params = chosen
+        elif quantized and type.dtype.is_float and role is Role.BIAS:
+            scales = np.float32(operands[0].type.quant.scale[0]) * weight_params.scales
+            scales = np.tile(scales, array.shape[0] // len(scales)) if len(scales) not in (1, array.shape[0]) else scales
+            scales = np.broadcast_to(scales, array.shape)
+            chosen = QuantParams.per_channel(scales, 0, 0, DType.I32)
+            array = np.rint(array / scales.astype(np.float64)).astype(np.int32)
+            type = TensorType(DType.I32, array.shape, chosen)
+        elif quantized and type.dtype.is_float and role is Role.ACTIVATION:
+            chosen = params.get(position)
+            if chosen is None and op.quant.kind is QuantKind.SHARES_INPUT and shared is not None:
+                chosen = shared
+            if chosen is None:
+                low, high = (array.min(), array.max()) if array.size else (-1.0, 1.0)
+                chosen = choose_qparams(low, high, QuantSpec())
+            shared = shared or chosen
+            array, type = quantize(array, chosen, DType.U8), TensorType(DType.U8, array.shape, chosen)
+        if role in (Role.ACTIVATION, Role.INDEX) and position not in constants and not _must_be_constant(op, position):
+            operands.append(graph.add_input(op.spec(position).name + str(position), type))
+            inputs.append(array)
+        else:
+            operands.append(graph.add_const(f"c{position}", array, type))
+    if dynamic:
+        _make_dynamic(graph)
+    types = op.infer_types([None if v is None else v.type for v in operands], complete)
+    if quantized:
+        value = op.run_reference(real, complete)[0]
+        if out is None:
+            if op.quant.kind is QuantKind.FIXED:
+                out = op.quant.fixed_params()
+            elif op.quant.kind is QuantKind.SHARES_INPUT or (op.integer is None and Trait.MOVES_DATA in op.traits):
+                out = shared
+            else:
+                finite = value[np.isfinite(value)]
+                low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
+                out = choose_qparams(low, high, QuantSpec())
+        types = tuple(t.quantized(DType.U8, out) for t in types)
+    node = graph.create(op_name, operands, complete, types=types)
+    graph.set_outputs(node.results)
+    return graph, inputs
+
+
+def _must_be_constant(op: OpDef, position: int) -> bool:
+    return op.spec(position).role in (Role.WEIGHT, Role.BIAS, Role.PARAMETER)
+
+
+def _make_dynamic(graph: Graph) -> None:
+    from qcompiler.dims import Dim
+
+    rank = max(value.type.rank for value in graph.inputs)
+    for value in graph.inputs:
+        if value.type.rank == rank:
+            graph.set_type(value, TensorType(value.type.dtype, (Dim.name("B"), *value.type.shape[1:]), value.type.quant))
+
+
+def check_graph(graph: Graph, inputs: Sequence[np.ndarray], *, bound: float = FLOAT_BOUND, allow_python: bool = False,
+                threads: Sequence[int] = (1, 2, 3)) -> list[np.ndarray]:
+    """Compare every level and thread count with the interpreter; returns the interpreter's outputs."""
+    verify(graph)
+    expected = interpret(graph, inputs)
+    arrays, sizes = bind_inputs(graph, inputs)
+    first: list[np.ndarray] | None = None
+    for name in levels():
+        lowered = lower_graph(graph, parse_target(name))
+        if not allow_python:
+            assert not lowered.python_nodes, f"{name}: Python steps {lowered.python_nodes}"
+        for count in threads:
+            got = lowered.run(arrays, sizes, count)
+            for value, want, have in zip(graph.outputs, expected, got):
+                assert have.dtype == want.dtype and have.shape == want.shape, (name, have.dtype, have.shape, want.dtype, want.shape)
+                if value.type.is_quantized or not want.dtype.kind == "f":
+                    assert np.array_equal(want, have), f"{name}, {count} threads: {_difference(want, have)}"
+                else:
+                    _check_close(want, have, bound, f"{name}, {count} threads")
+            if first is None:
+                first = got
+            for one, other in zip(first, got):
+                assert one.tobytes() == other.tobytes(), f"bits of {name}, {count} threads differ from {levels()[0]}: {_difference(one, other)}"
+        if any(array.size for array in expected) and _has_kernels(lowered, sizes):
+            assert emitted_kernels[parse_target(name).level] > 0
+    return expected
+
+
+def _has_kernels(lowered: LoweredModel, sizes: Mapping[str, int]) -> bool:
+    return any(step.kernel != "python" for step in lowered.program.bind(sizes).steps)
+
+
+def _check_close(want: np.ndarray, have: np.ndarray, bound: float, where: str) -> None:
+    assert np.array_equal(np.isnan(want), np.isnan(have)), f"{where}: NaN in other places"
+    infinite = np.isinf(want)
+    assert np.array_equal(want[infinite], have[infinite]), f"{where}: infinities differ"
+    finite = np.isfinite(want)
+    scale = float(np.abs(want[finite]).max(initial=2.0**-100))
+    error = float(np.abs(want[finite].astype(np.float64) - have[finite]).max(initial=0.0))
+    assert error <= bound * scale, f"{where}: off by {error:.3g}, {error / scale * 2**24:.1f} roundings of the largest value"
+
+
+def _difference(want: np.ndarray, have: np.ndarray) -> str:
+    places = np.argwhere(want != have)
+    if not len(places):
+        return "signs of zero or NaN payloads"
+    at = tuple(places[0])
+    return f"{len(places)} of {want.size} differ, the first at {at}: {want[at]} expected, {have[at]} got"
+
+
+def check_op(op_name: str, operands: Sequence[Operand], attrs: Mapping[str, Any] | None = None, *, quantized: bool = False, seed: int = 0,
+             low: float = -2.0, high: float = 2.0, bound: float = FLOAT_BOUND, allow_python: bool = False,
+             threads: Sequence[int] = (1, 2, 3), **options: Any) -> list[np.ndarray]:
+    """One node on every level. operands: as in an op's samples (types get random data); options: of `one_node`."""
+    rng = np.random.default_rng(seed)
+    arrays = [o if o is None or isinstance(o, np.ndarray) else random_array(o, rng, low, high) for o in operands]
+    graph, inputs = one_node(op_name, arrays, attrs or {}, quantized=quantized, **options)
+    return check_graph(graph, inputs, bound=bound, allow_python=allow_python, threads=threads)
