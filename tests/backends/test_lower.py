@@ -1,0 +1,107 @@
+"""Whole models through lowering: the demo's network on every level, symbolic batches, outputs in odd places."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qcompiler as qc
+from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.target import known_targets, parse_target
+from qcompiler.errors import LoweringError
+from qcompiler.interpreter import bind_inputs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"))
+
+from dataset import load_split  # noqa: E402
+from model import trained_model  # noqa: E402
+from preprocess import preprocess  # noqa: E402
+
+LEVELS = [name for name in known_targets() if parse_target(name).can_run()]
+DYNAMIC = {"x": {0: "B"}}
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return preprocess(load_split("test")[0][:64])
+
+
+@pytest.fixture(scope="module")
+def quantized() -> qc.CompiledModel:
+    """The demo's integer graph, on the interpreter."""
+    calibration = preprocess(load_split("calib")[0][:64])
+    return qc.compile(trained_model(), "int8", (calibration[:1],), calibration_data=[calibration], dynamic=DYNAMIC,
+                      target="reference")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_integer_graph_has_the_bits_of_the_interpreter(level: str, quantized: qc.CompiledModel, images: np.ndarray) -> None:
+    expected = quantized(images)
+    before = emitted_kernels[parse_target(level).level]
+    lowered = lower_graph(quantized.graph, parse_target(level))
+    assert not lowered.python_nodes
+    for threads in (1, 2, 3):
+        arrays, sizes = bind_inputs(quantized.graph, [images])
+        assert np.array_equal(lowered.run(arrays, sizes, threads)[0], expected)
+    assert emitted_kernels[parse_target(level).level] >= before
+    assert all(step.kernel != "python" for step in lowered.program.bind(sizes).steps)
+
+
+@pytest.mark.parametrize("qconfig", ["int8", None])
+def test_a_symbolic_batch_has_the_bits_of_each_size_and_emits_no_kernel_again(
+    qconfig: str | None, quantized: qc.CompiledModel, images: np.ndarray
+) -> None:
+    source = quantized.graph if qconfig else trained_model()
+    options = {} if qconfig else {"dynamic": DYNAMIC}
+    symbolic = qc.compile(source, qconfig, (images[:1],), **options) if not qconfig else qc.compile(source)
+    whole = symbolic(images)
+    emitted = sum(emitted_kernels.values())
+    found = {size: symbolic(images[:size]) for size in (1, 3, 7, 64)}
+    assert sum(emitted_kernels.values()) == emitted
+    for size, got in found.items():
+        assert np.array_equal(got, whole[:size])
+    for size in (1, 3, 7):
+        fixed = quantized.graph.clone() if qconfig else None
+        if fixed is None:
+            static = qc.compile(trained_model(), None, (images[:size],))
+        else:
+            for value in fixed.values():
+                if not value.is_const:
+                    fixed.set_type(value, value.type.bind({"B": size}))
+            static = qc.compile(fixed)
+        assert np.array_equal(static(images[:size]), found[size])
+
+
+def test_float_bits_are_equal_on_every_level(images: np.ndarray) -> None:
+    outputs = {level: qc.compile(trained_model(), None, (images,), target=level)(images) for level in LEVELS}
+    first = outputs[LEVELS[0]]
+    assert all(np.array_equal(first, other) for other in outputs.values())
+    reference = qc.compile(trained_model(), None, (images,), target="reference")(images)
+    assert np.abs(first - reference).max() <= 2**-24 * 4096 * np.abs(reference).max()
+
+
+def test_outputs_may_be_inputs_constants_shared_and_repeated() -> None:
+    graph = qc.parse("""qcompiler 1
+graph main(%x: f32[2,6]) stage=float {
+  %a = add(%x, %x) : f32[2,6]
+  %b = reshape(%a) {shape=(3, 4)} : f32[3,4]
+  return %x, %a, %b, %a
+}
+""")
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    compiled = qc.compile(graph, None)
+    outputs = compiled(x)
+    assert [np.array_equal(o, w) for o, w in zip(outputs, (x, x + x, (x + x).reshape(3, 4), x + x))] == [True] * 4
+    assert all(o.flags.owndata or o.base is None for o in outputs)
+    outputs[1][:] = -1
+    assert np.array_equal(outputs[3], x + x)
+
+
+def test_a_foreign_or_too_high_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QC_ISA", "avx2")
+    with pytest.raises(LoweringError, match="can't run"):
+        qc.compile(trained_model(), None, (np.zeros((1, 1, 28, 28), np.float32),), target="x86-64+avx512vnni")
