@@ -1,0 +1,88 @@
+"""Float graphs of the benchmarks' networks as ONNX models, for the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from qcompiler.errors import LoweringError
+from qcompiler.ir import Graph, Node
+
+OPSET = 17
+
+
+def _pads(pairs: Any) -> list[int]:
+    return [before for before, _ in pairs] + [after for _, after in pairs]
+
+
+def _conv(node: Node) -> tuple[str, dict[str, Any]]:
+    a = node.attrs
+    return "Conv", {"strides": a["stride"], "pads": _pads(a["padding"]), "dilations": a["dilation"], "group": a["groups"]}
+
+
+def _max_pool(node: Node) -> tuple[str, dict[str, Any]]:
+    a = node.attrs
+    return "MaxPool", {"kernel_shape": a["kernel"], "strides": a["stride"], "pads": _pads(a["padding"]),
+                       "dilations": a["dilation"], "ceil_mode": int(a["ceil_mode"])}
+
+
+def _global_pool(node: Node) -> tuple[str, dict[str, Any]]:
+    if set(node.attrs["output_size"]) != {1}:
+        raise LoweringError("adaptive_avg_pool is written for one output pixel", got=node.attrs["output_size"])
+    return "GlobalAveragePool", {}
+
+
+_WRITERS: dict[str, Callable[[Node], tuple[str, dict[str, Any]]]] = {
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "adaptive_avg_pool": _global_pool,
+    "batch_norm": lambda node: ("BatchNormalization", {"epsilon": node.attrs["eps"]}),
+    "relu": lambda node: ("Relu", {}),
+    "sigmoid": lambda node: ("Sigmoid", {}),
+    "hardswish": lambda node: ("HardSwish", {}),
+    "hardsigmoid": lambda node: ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "add": lambda node: ("Add", {}),
+    "mul": lambda node: ("Mul", {}),
+    "concat": lambda node: ("Concat", {"axis": node.attrs["axis"]}),
+    "linear": lambda node: ("Gemm", {"transB": 1}),
+}
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """The ONNX model of a float graph with static sizes."""
+    nodes, extra = [], []
+
+    def constant(name: str, array: Any) -> str:
+        extra.append(numpy_helper.from_array(array, name))
+        return name
+
+    for node in graph.nodes:
+        names = ["" if value is None else value.name for value in node.operands]
+        out = [value.name for value in node.results]
+        if node.op == "reshape":
+            import numpy as np
+
+            nodes.append(helper.make_node("Reshape", [names[0], constant(f"{out[0]}.shape", np.array(node.attrs["shape"], np.int64))], out))
+        elif node.op == "relu6":
+            import numpy as np
+
+            low, high = constant(f"{out[0]}.low", np.float32(0)), constant(f"{out[0]}.high", np.float32(6))
+            nodes.append(helper.make_node("Clip", [names[0], low, high], out))
+        elif node.op in _WRITERS:
+            kind, attrs = _WRITERS[node.op](node)
+            if kind == "BatchNormalization":  # ours: x, mean, var, weight, bias
+                names = [names[0], names[3], names[4], names[1], names[2]]
+            nodes.append(helper.make_node(kind, names, out, name=node.name, **attrs))
+        else:
+            raise LoweringError(f"{node.op} is not written as ONNX here", where=node.describe())
+
+    def info(value: Any) -> Any:
+        return helper.make_tensor_value_info(value.name, TensorProto.FLOAT, value.type.shape)
+
+    initializers = [numpy_helper.from_array(const.data, name) for name, const in graph.consts.items()]
+    proto = helper.make_graph(nodes, graph.name, [info(v) for v in graph.inputs], [info(v) for v in graph.outputs],
+                              initializers + extra)
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
