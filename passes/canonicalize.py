@@ -1,4 +1,4 @@
-"""canonicalize: drop what does nothing. constant-fold, cse and dce clean up after every other pass."""
+"""canonicalize: drop what does nothing, and give clamps their names. constant-fold, cse and dce clean up after every other pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ MAX_FOLDED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """Erase identities.
+    """Erase identities; call a clamp to [0, inf) relu, and one to [0, 6] relu6.
 
     Before: `%y = dropout(%x) {rate=0.5}`; After: users of %y read %x. Likewise reshape, expand and cast to the type that the
     operand has already.
+    Before: `%y = hardtanh(%x) {min_value=0.0, max_value=6.0}`; After: `%y = relu6(%x)`.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -28,7 +29,14 @@ class Canonicalize:
             if same or Trait.IDENTITY_AT_INFERENCE in opdef(node.op).traits:
                 graph.replace_uses(node.result, node.operands[0])
                 graph.erase(node)
+            elif node.op == "hardtanh":
+                named = _CLAMPS.get((node.attrs["min_value"], node.attrs["max_value"]))
+                if named is not None:
+                    graph.replace(node, named, node.operands)
         return graph
+
+
+_CLAMPS = {(0.0, 6.0): "relu6", (0.0, float("inf")): "relu"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from qcompiler.ir import Node
 from qcompiler.passes.canonicalize import Canonicalize, ConstantFold, Cse, Dce
 from qcompiler.passes.fold_batchnorm import FoldBatchnorm
+from qcompiler.passes.fold_pad import FoldPad
 from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
@@ -22,6 +23,7 @@ def float_pipeline(agree: Callable[[Node, Node], bool] | None = None) -> list[Pa
         Canonicalize(),
         ConstantFold(),
         Cse(),
+        FoldPad(),
         FoldBatchnorm(),
         Fuse(agree) if agree is not None else Fuse(),
         Dce(),
