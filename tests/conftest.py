@@ -1,0 +1,72 @@
+"""Fixtures for all tests: golden files, and the demo's graph at each stage.
+
+`pytest --update-golden` writes what the tests produce over tests/golden; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from qcompiler.ir import Graph
+
+TESTS = pathlib.Path(__file__).resolve().parent
+DEMO = TESTS.parent / "examples" / "fashion_mnist"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the texts that tests produce to tests/golden")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`golden(text)` compares with tests/golden/<file of the test>/<name of the test>.txt; `golden(text, "qir")` says the suffix."""
+
+    def check(text: str, suffix: str = "txt") -> None:
+        name = request.node.name.removeprefix("test_").replace("[", "-").replace("]", "").replace("/", "_")
+        path = TESTS / "golden" / request.path.stem.removeprefix("test_") / f"{name}.{suffix}"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return
+        assert path.exists(), f"{path.relative_to(TESTS)} is missing: run with --update-golden"
+        assert text == path.read_text(encoding="utf-8")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def demo_stages() -> dict[str, Graph]:
+    """The demo's network, trained weights, calibrated on 4 images: stage -> graph, as the real pipelines leave it."""
+    from qcompiler import compiler
+
+    sys.path.insert(0, str(DEMO))
+    try:
+        from dataset import load_split
+        from model import trained_model
+        from preprocess import preprocess
+    finally:
+        sys.path.remove(str(DEMO))
+        for name in ("dataset", "model", "preprocess"):
+            sys.modules.pop(name, None)
+    images = preprocess(load_split("calib")[0][:4])
+    traced = compiler.trace(trained_model(), (images[:1],), dynamic={"x": {0: "B"}})
+    prepared = compiler.prepare(traced, "int8")
+    after: dict[str, Graph] = {}
+
+    class Keep:
+        def after(self, index: int, step: object, before: Graph, graph: Graph, seconds: float) -> None:
+            after[graph.stage] = graph.clone()
+
+    integer = compiler.convert(prepared, compiler.calibrate(prepared, [images]), instruments=[Keep()])
+    return {"float": traced, "fused": compiler.fuse(traced), "observed": prepared.graph, "qdq": after["qdq"], "integer": integer}
+
+
+@pytest.fixture(scope="session")
+def demo_images() -> np.ndarray:
+    """f32[4,1,28,28] inputs for `demo_stages`, deterministic."""
+    return np.random.default_rng(7).uniform(-1, 2, (4, 1, 28, 28)).astype(np.float32)
