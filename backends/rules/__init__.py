@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-_FAMILIES = ("conv", "linear", "convert", "shape")
+_FAMILIES = ("conv", "linear", "convert", "shape", "pool")
 
 
 @cache

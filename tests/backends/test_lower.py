@@ -31,9 +31,13 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def quantized() -> qc.CompiledModel:
+def calibration() -> np.ndarray:
+    return preprocess(load_split("calib")[0][:63])
+
+
+@pytest.fixture(scope="module")
+def quantized(calibration: np.ndarray) -> qc.CompiledModel:
     """The demo's integer graph, on the interpreter."""
-    calibration = preprocess(load_split("calib")[0][:64])
     return qc.compile(trained_model(), "int8", (calibration[:1],), calibration_data=[calibration], dynamic=DYNAMIC,
                       target="reference")
 
@@ -53,11 +57,15 @@ def test_integer_graph_has_the_bits_of_the_interpreter(level: str, quantized: qc
 
 @pytest.mark.parametrize("qconfig", ["int8", None])
 def test_a_symbolic_batch_has_the_bits_of_each_size_and_emits_no_kernel_again(
-    qconfig: str | None, quantized: qc.CompiledModel, images: np.ndarray
+    qconfig: str | None, calibration: np.ndarray, images: np.ndarray
 ) -> None:
-    source = quantized.graph if qconfig else trained_model()
-    options = {} if qconfig else {"dynamic": DYNAMIC}
-    symbolic = qc.compile(source, qconfig, (images[:1],), **options) if not qconfig else qc.compile(source)
+    observers = qc.calibrate(qc.prepare(qc.trace(trained_model(), (images[:1],), dynamic=DYNAMIC)), [calibration])
+
+    def compiled(size: int, **options: object) -> qc.CompiledModel:
+        graph = qc.trace(trained_model(), (images[:size],), **options)
+        return qc.compile(qc.convert(qc.prepare(graph), observers)) if qconfig else qc.compile(graph, None)
+
+    symbolic = compiled(1, dynamic=DYNAMIC)
     whole = symbolic(images)
     emitted = sum(emitted_kernels.values())
     found = {size: symbolic(images[:size]) for size in (1, 3, 7, 64)}
@@ -65,15 +73,7 @@ def test_a_symbolic_batch_has_the_bits_of_each_size_and_emits_no_kernel_again(
     for size, got in found.items():
         assert np.array_equal(got, whole[:size])
     for size in (1, 3, 7):
-        fixed = quantized.graph.clone() if qconfig else None
-        if fixed is None:
-            static = qc.compile(trained_model(), None, (images[:size],))
-        else:
-            for value in fixed.values():
-                if not value.is_const:
-                    fixed.set_type(value, value.type.bind({"B": size}))
-            static = qc.compile(fixed)
-        assert np.array_equal(static(images[:size]), found[size])
+        assert np.array_equal(compiled(size)(images[:size]), found[size])
 
 
 def test_float_bits_are_equal_on_every_level(images: np.ndarray) -> None:
