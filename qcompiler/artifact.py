@@ -2,11 +2,11 @@
 
     u64 little endian: bytes of the header | header: JSON, padded with spaces to 8 | the tensors, without holes
 
-The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters stand beside it under their
-names. The metadata holds the version of this format, a digest of the data, and what the caller adds. The header is checked
-here, before anything is allocated for it and by stricter rules than the safetensors library's, which accepts duplicate
-names. Nothing in a file is ever run, and no name in it is used as a path. Does not own the text form or what is a legal
-graph (`verify.py`).
+The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters stand beside it under
+their names. The metadata holds the version of this format, a digest of the data, and what the caller adds. The header is
+checked here, before anything is allocated for it and by stricter rules than the safetensors library's, which accepts
+duplicate names. Nothing in a file is ever run, and no name in it is used as a path. Does not own the text form or what is
+a legal graph (`verify.py`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,15 @@ _CHUNK = 2**24
 Path = str | os.PathLike[str]
 
 _DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
 _SPELLED = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -115,7 +122,7 @@ def _parts(array: np.ndarray) -> Iterator[memoryview]:
     """The bytes of an array, little endian, without a second copy of all of it."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
     for start in range(0, little.size, _CHUNK):
-        yield little[start:start + _CHUNK].data
+        yield little[start : start + _CHUNK].data
 
 
 def _written_header(path: Path, arrays: Mapping[str, np.ndarray], names: list[str], metadata: dict[str, str]) -> bytes:
@@ -129,16 +136,23 @@ def _written_header(path: Path, arrays: Mapping[str, np.ndarray], names: list[st
         array = arrays[name]
         for part in _parts(array):
             digest.update(part)
-        entries[name] = {"dtype": _SPELLED[array.dtype.newbyteorder("<")], "shape": list(array.shape),
-                         "data_offsets": [position, position + array.nbytes]}
+        entries[name] = {
+            "dtype": _SPELLED[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + array.nbytes],
+        }
         position += array.nbytes
     own = {_VERSION_KEY: str(FORMAT_VERSION), _DIGEST_KEY: digest.hexdigest()}
     header = {_METADATA: {**own, **dict(sorted(metadata.items()))}, **entries}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > MAX_HEADER or len(entries) > MAX_ENTRIES:
-        _fail(path, "the graph is too large for the format", expected=f"{MAX_ENTRIES} arrays, a header of {MAX_HEADER} bytes",
-              got=f"{len(entries)} arrays, {len(encoded)} bytes")
+        _fail(
+            path,
+            "the graph is too large for the format",
+            expected=f"{MAX_ENTRIES} arrays, a header of {MAX_HEADER} bytes",
+            got=f"{len(entries)} arrays, {len(encoded)} bytes",
+        )
     return encoded
 
 
@@ -170,7 +184,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(folder)
     except OSError as error:
         hint = None if os.path.isdir(folder) else f"the folder {folder} does not exist"
-        raise ArtifactError("the file cannot be written", where=_shown(path), got=error.strerror or str(error), hint=hint) from error
+        raise ArtifactError(
+            "the file cannot be written", where=_shown(path), got=error.strerror or str(error), hint=hint
+        ) from error
     finally:
         if made:
             with contextlib.suppress(OSError):
@@ -217,8 +233,13 @@ def load_artifact(path: Path) -> Artifact:
     except QCompilerError as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"the graph in the file is not valid: {error.message}", where=f"{_shown(path)}, {TEXT}\n{error.where or ''}",
-                            expected=error.expected, got=error.got, hint=error.hint) from error
+        raise ArtifactError(
+            f"the graph in the file is not valid: {error.message}",
+            where=f"{_shown(path)}, {TEXT}\n{error.where or ''}",
+            expected=error.expected,
+            got=error.got,
+            hint=error.hint,
+        ) from error
     extra = sorted(set(arrays) - set(graph_data(graph)))
     if extra:
         _fail(path, "the file holds arrays that the graph does not name", got=", ".join(extra[:5]))
@@ -242,11 +263,21 @@ def _read(path: Path) -> tuple[_Header, bytes]:
     except OSError as error:
         raise ArtifactError("the file cannot be read", where=_shown(path), got=error.strerror or str(error)) from error
     if len(data) != header.data_bytes:
-        _fail(path, "the file became shorter while it was read", expected=f"{header.data_bytes} bytes of data", got=len(data))
+        _fail(
+            path,
+            "the file became shorter while it was read",
+            expected=f"{header.data_bytes} bytes of data",
+            got=len(data),
+        )
     digest = hashlib.sha256(data).hexdigest()
     if digest != header.metadata[_DIGEST_KEY]:
-        _fail(path, "the data is damaged: its digest differs from the recorded one", expected=header.metadata[_DIGEST_KEY][:80],
-              got=digest, hint="copy or save the file again")
+        _fail(
+            path,
+            "the data is damaged: its digest differs from the recorded one",
+            expected=header.metadata[_DIGEST_KEY][:80],
+            got=digest,
+            hint="copy or save the file again",
+        )
     return header, data
 
 
@@ -256,16 +287,29 @@ def _read_header(path: Path, file: BinaryIO, total: int) -> _Header:
         _fail(path, "the file is too short to be a saved model", expected="at least 8 bytes", got=total)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > MAX_HEADER or length > total - 8:
-        _fail(path, "the header's length is impossible: not a saved model, or cut off",
-              expected=f"at most {min(MAX_HEADER, total - 8)} bytes", got=length)
+        _fail(
+            path,
+            "the header's length is impossible: not a saved model, or cut off",
+            expected=f"at most {min(MAX_HEADER, total - 8)} bytes",
+            got=length,
+        )
     entries, metadata = _parsed_header(path, file.read(length))
     version = metadata.get(_VERSION_KEY)
     if version is None:
-        _fail(path, "a safetensors file, but no saved model: its metadata has no format version",
-              expected=f"{_VERSION_KEY}: {FORMAT_VERSION}", hint="qcompiler reads files that CompiledModel.save wrote")
+        _fail(
+            path,
+            "a safetensors file, but no saved model: its metadata has no format version",
+            expected=f"{_VERSION_KEY}: {FORMAT_VERSION}",
+            hint="qcompiler reads files that CompiledModel.save wrote",
+        )
     if version != str(FORMAT_VERSION):
-        _fail(path, "the file has another version of the format", expected=FORMAT_VERSION, got=version[:40],
-              hint="load it with the qcompiler that saved it, or a newer one")
+        _fail(
+            path,
+            "the file has another version of the format",
+            expected=FORMAT_VERSION,
+            got=version[:40],
+            hint="load it with the qcompiler that saved it, or a newer one",
+        )
     if _DIGEST_KEY not in metadata:
         _fail(path, "the metadata has no digest of the data", expected=_DIGEST_KEY)
     if TEXT not in entries:
@@ -310,16 +354,28 @@ def _entry(path: Path, name: str, given: Any) -> Entry:
     dtype, shape, offsets = given["dtype"], given["shape"], given["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         bad("unknown dtype", expected=", ".join(_DTYPES), got=repr(dtype)[:80])
-    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(type(size) is int and size >= 0 for size in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_RANK
+        or not all(type(size) is int and size >= 0 for size in shape)
+    ):
         bad("malformed shape", expected=f"at most {MAX_RANK} sizes, none negative", got=repr(shape)[:200])
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int and offset >= 0 for offset in offsets):
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(offset) is int and offset >= 0 for offset in offsets)
+    ):
         bad("malformed data_offsets", expected="[begin, end]", got=repr(offsets)[:200])
     elements = math.prod(shape)
     nbytes = elements * _DTYPES[dtype].itemsize
     if elements > MAX_ELEMENTS or nbytes > MAX_BYTES:
         bad("the tensor is too large", expected=f"at most {MAX_ELEMENTS} elements", got=repr(shape)[:200])
     if offsets[1] - offsets[0] != nbytes:
-        bad("the shape does not fit the bytes", expected=f"{nbytes} bytes for {dtype}{shape}", got=f"{offsets[1] - offsets[0]}")
+        bad(
+            "the shape does not fit the bytes",
+            expected=f"{nbytes} bytes for {dtype}{shape}",
+            got=f"{offsets[1] - offsets[0]}",
+        )
     return Entry(name, _DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
 
 
@@ -332,8 +388,12 @@ def _check_layout(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> 
             _fail(path, f"the tensor {problem}", tensor=entry.name, expected=f"begins at {position}", got=entry.begin)
         position = entry.end
     if position != data_bytes:
-        _fail(path, "the file's size does not fit its tensors: cut off, or followed by something else",
-              expected=f"{position} bytes of data", got=data_bytes)
+        _fail(
+            path,
+            "the file's size does not fit its tensors: cut off, or followed by something else",
+            expected=f"{position} bytes of data",
+            got=data_bytes,
+        )
 
 
 def _array(path: Path, entry: Entry, data: bytes) -> np.ndarray:
@@ -351,20 +411,34 @@ def _array(path: Path, entry: Entry, data: bytes) -> np.ndarray:
 
 def _text(path: Path, array: np.ndarray) -> str:
     if array.dtype != np.uint8 or array.ndim != 1 or array.size > MAX_TEXT:
-        _fail(path, "the graph's text is malformed", tensor=TEXT, expected=f"U8[n], at most {MAX_TEXT} bytes",
-              got=f"{_SPELLED[array.dtype.newbyteorder('<')]}{list(array.shape)}")
+        _fail(
+            path,
+            "the graph's text is malformed",
+            tensor=TEXT,
+            expected=f"U8[n], at most {MAX_TEXT} bytes",
+            got=f"{_SPELLED[array.dtype.newbyteorder('<')]}{list(array.shape)}",
+        )
     try:
         return array.tobytes().decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError("the graph's text is not UTF-8", where=f"{_shown(path)}, tensor {TEXT}", got=str(error)) from None
+        raise ArtifactError(
+            "the graph's text is not UTF-8", where=f"{_shown(path)}, tensor {TEXT}", got=str(error)
+        ) from None
 
 
 def _shown(path: Path) -> str:
     return f"file {os.fspath(path)}"
 
 
-def _fail(path: Path, message: str, *, tensor: str | None = None, expected: object = None, got: object = None,
-          hint: str | None = None) -> NoReturn:
+def _fail(
+    path: Path,
+    message: str,
+    *,
+    tensor: str | None = None,
+    expected: object = None,
+    got: object = None,
+    hint: str | None = None,
+) -> NoReturn:
     where = _shown(path) if tensor is None else f"{_shown(path)}, tensor {tensor[:200]!r}"
     raise ArtifactError(message, where=where, expected=expected, got=got, hint=hint)
 

@@ -24,7 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`golden(text)` compares with tests/golden/<file of the test>/<name of the test>.txt; `golden(text, "qir")` says the suffix."""
+    """`golden(text)` compares with tests/golden/<file of the test>/<name of the test>.txt; `golden(text, "qir")` says
+    the suffix."""
 
     def check(text: str, suffix: str = "txt") -> None:
         name = request.node.name.removeprefix("test_").replace("[", "-").replace("]", "").replace("/", "_")
@@ -63,7 +64,13 @@ def demo_stages() -> dict[str, Graph]:
             after[graph.stage] = graph.clone()
 
     integer = compiler.convert(prepared, compiler.calibrate(prepared, [images]), instruments=[Keep()])
-    return {"float": traced, "fused": compiler.fuse(traced), "observed": prepared.graph, "qdq": after["qdq"], "integer": integer}
+    return {
+        "float": traced,
+        "fused": compiler.fuse(traced),
+        "observed": prepared.graph,
+        "qdq": after["qdq"],
+        "integer": integer,
+    }
 
 
 @pytest.fixture(scope="session")

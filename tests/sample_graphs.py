@@ -1,4 +1,4 @@
-"""Small valid graphs for generic tests: every op's samples as one-node graphs, and chains that hypothesis draws from them."""
+"""Small valid graphs for generic tests: every op's samples and what hypothesis builds of them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def append_sample(graph: Graph, op: OpDef, index: int, rng: np.random.Generator,
         role, name = op.spec(position).role, f"{op.name}.{op.spec(position).name}"
         if isinstance(given, TensorType) and role in (Role.ACTIVATION, Role.INDEX):
             fitting = [value for value in reuse if value.type == given]
-            operands.append(fitting[rng.integers(len(fitting))] if fitting
-                            else graph.add_input(graph.fresh_name(name), given))
+            operands.append(
+                fitting[rng.integers(len(fitting))] if fitting else graph.add_input(graph.fresh_name(name), given)
+            )
         else:
             operands.append(graph.add_const(name, given if isinstance(given, np.ndarray) else random_array(given, rng)))
     if op.name == "observe":
@@ -57,8 +58,14 @@ def append_sample(graph: Graph, op: OpDef, index: int, rng: np.random.Generator,
     inferred = op.infer_types([None if v is None else v.type for v in operands], complete)
     if op.name in ("quantize", "requantize"):
         types = [t.quantized(DType.U8, QuantParams.per_tensor(0.05, 3, DType.U8)) for t in inferred]
-    node = graph.create(op.name, operands, complete, types=types, loc=Loc('model "x".py', 1 + index),
-                        origin=[Origin(f"net.{op.name}", op.family)])
+    node = graph.create(
+        op.name,
+        operands,
+        complete,
+        types=types,
+        loc=Loc('model "x".py', 1 + index),
+        origin=[Origin(f"net.{op.name}", op.family)],
+    )
     reuse.extend(node.results)
 
 
@@ -75,14 +82,14 @@ def graphs(draw: st.DrawFn) -> Graph:
         append_sample(graph, op, index, rng, reuse)
     if not graph.node_list:
         append_sample(graph, *UNQUANTIZED[0], rng, reuse)
-    for value in list(graph.values())[:draw(st.integers(0, 3))]:
+    for value in list(graph.values())[: draw(st.integers(0, 3))]:
         wanted = draw(st.text(min_size=1, max_size=8).filter(lambda s: s.isprintable()))
         if not value.is_const:
             graph.rename(value, graph.fresh_name(wanted))
-    graph.notes.extend(draw(st.lists(st.text(max_size=12).filter(lambda s: all(c < "\ud800" or c > "\udfff" for c in s)), max_size=2)))
+    graph.notes.extend(
+        draw(st.lists(st.text(max_size=12).filter(lambda s: all(c < "\ud800" or c > "\udfff" for c in s)), max_size=2))
+    )
     outputs = [value for value in reuse if not value.uses] or reuse[-1:]
     graph.set_outputs(outputs, draw(st.sampled_from([None, [f"out {i}" for i in range(len(outputs))]])))
     verify(graph)
     return graph
-
-

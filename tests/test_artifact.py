@@ -39,7 +39,9 @@ def small_graph() -> Graph:
     quant = QuantParams.per_tensor(0.0625, 128, DType.U8)
     xq = graph.create("quantize", [x], types=tensor("f32", "B", 4).quantized(DType.U8, quant), names="xq").result
     weight = QuantParams.per_channel([0.5, 0.25, 0.125], 0, 0, DType.I8, -127, 127)
-    w = graph.add_const("fc.weight", np.arange(-6, 6, dtype=np.int8).reshape(3, 4), TensorType(DType.I8, (3, 4), weight))
+    w = graph.add_const(
+        "fc.weight", np.arange(-6, 6, dtype=np.int8).reshape(3, 4), TensorType(DType.I8, (3, 4), weight)
+    )
     bias = QuantParams.per_channel(0.0625 * weight.scales, 0, 0, DType.I32)
     b = graph.add_const("fc bias", np.array([-7, 0, 1000], np.int32), TensorType(DType.I32, (3,), bias))
     out = tensor("f32", "B", 3).quantized(DType.U8, QuantParams.per_tensor(0.1, 7, DType.U8))
@@ -58,8 +60,8 @@ def saved(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    length, = struct.unpack("<Q", raw[:8])
-    return json.loads(raw[8:8 + length]), raw[8 + length:]
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
 
 
 def join(header: dict[str, Any] | str, data: bytes) -> bytes:
@@ -109,7 +111,9 @@ def test_every_ops_samples(case, tmp_path):
     assert first_difference(graph, load_graph(tmp_path / "g")) is None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(graph=graphs())
 def test_generated_graphs(graph, tmp_path):
     save_graph(graph, tmp_path / "g")
@@ -126,7 +130,9 @@ def test_the_safetensors_library_reads_what_we_write(saved):
     assert text == str(small_graph())
     expected = graph_data(small_graph())
     assert arrays.keys() == expected.keys()
-    assert all(np.array_equal(arrays[name], expected[name]) and arrays[name].dtype == expected[name].dtype for name in arrays)
+    assert all(
+        np.array_equal(arrays[name], expected[name]) and arrays[name].dtype == expected[name].dtype for name in arrays
+    )
 
 
 def test_every_dtype_empty_arrays_and_scalars(tmp_path):
@@ -139,11 +145,17 @@ def test_every_dtype_empty_arrays_and_scalars(tmp_path):
     graph.set_outputs([x])
     save_graph(graph, tmp_path / "g")
     assert first_difference(graph, load_graph(tmp_path / "g")) is None
-    lengths = {len(header["data_offsets"]) for name, header in parts((tmp_path / "g").read_bytes())[0].items() if name != "__metadata__"}
+    lengths = {
+        len(header["data_offsets"])
+        for name, header in parts((tmp_path / "g").read_bytes())[0].items()
+        if name != "__metadata__"
+    }
     assert lengths == {2}
 
 
-@pytest.mark.parametrize("name", ["graph.qir", "__metadata__", "const:x", "const:", "graph.qir2", "../../etc/passwd", "/tmp/x", "ü" * 500])
+@pytest.mark.parametrize(
+    "name", ["graph.qir", "__metadata__", "const:x", "const:", "graph.qir2", "../../etc/passwd", "/tmp/x", "ü" * 500]
+)
 def test_names_that_the_format_needs_or_that_look_like_paths(tmp_path, name):
     graph = Graph()
     x = graph.add_input("x", tensor("f32", 2))
@@ -180,13 +192,19 @@ def test_an_illegal_graph_is_not_saved(tmp_path):
 
 
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
-    code = ("import sys; sys.path[:0] = sys.argv[2:]\nfrom test_artifact import small_graph, save_graph\n"
-            "save_graph(small_graph(), sys.argv[1], {'b': '1', 'a': '2', 'c': '3'})")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\nfrom test_artifact import small_graph, save_graph\n"
+        "save_graph(small_graph(), sys.argv[1], {'b': '1', 'a': '2', 'c': '3'})"
+    )
     found = set()
     for seed in ("0", "1", "4711"):
         path = tmp_path / seed
-        subprocess.run([sys.executable, "-c", code, str(path), str(HERE), str(HERE.parent)], check=True,
-                       env={**os.environ, "PYTHONHASHSEED": seed}, timeout=120)
+        subprocess.run(
+            [sys.executable, "-c", code, str(path), str(HERE), str(HERE.parent)],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            timeout=120,
+        )
         found.add(path.read_bytes())
     assert len(found) == 1
 
@@ -270,7 +288,9 @@ def test_mode_and_symlinks_are_kept(saved, tmp_path):
     assert stat.S_IMODE(saved.stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("path, message", [("no/such/folder/m", "folder .* does not exist"), (".", "cannot be written")])
+@pytest.mark.parametrize(
+    "path, message", [("no/such/folder/m", "folder .* does not exist"), (".", "cannot be written")]
+)
 def test_paths_that_cannot_be_written(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match=message):
@@ -338,10 +358,23 @@ def test_the_entry_limit_itself(saved, monkeypatch):
     assert "too many tensors" in refused(saved, saved.read_bytes()).message
 
 
-@pytest.mark.parametrize("text", [
-    "", "[]", "null", "{", '{"a":1}{', "{}x", '{"__metadata__":{"qcompiler":NaN}}', '{"a":' + "[" * 100_000, "\xff\xfe", '"' * 10,
-    '{"a":' + "9" * 10_000 + "}", " {}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"a":1}{',
+        "{}x",
+        '{"__metadata__":{"qcompiler":NaN}}',
+        '{"a":' + "[" * 100_000,
+        "\xff\xfe",
+        '"' * 10,
+        '{"a":' + "9" * 10_000 + "}",
+        " {}",
+    ],
+)
 def test_headers_that_are_not_json_objects(saved, text):
     refused(saved, join(text, b""))
 
@@ -350,10 +383,13 @@ def test_duplicate_names_at_every_level(saved):
     header, data = parts(saved.read_bytes())
     good = json.dumps(header)
     entry = json.dumps(header["fc.weight"])
-    for bad in (good[:-1] + f', "fc.weight": {entry}}}', good[:-1] + f', "fc\\u002eweight": {entry}}}',
-                good.replace('"dtype": "I8"', '"dtype": "I8", "dtype": "I8"'),
-                good.replace('"qcompiler": "1"', '"qcompiler": "1", "qcompiler": "1"'),
-                good[:-1] + ', "__metadata__": {}}'):
+    for bad in (
+        good[:-1] + f', "fc.weight": {entry}}}',
+        good[:-1] + f', "fc\\u002eweight": {entry}}}',
+        good.replace('"dtype": "I8"', '"dtype": "I8", "dtype": "I8"'),
+        good.replace('"qcompiler": "1"', '"qcompiler": "1", "qcompiler": "1"'),
+        good[:-1] + ', "__metadata__": {}}',
+    ):
         assert bad != good
         assert "twice" in refused(saved, join(bad, data)).message
 
@@ -446,19 +482,31 @@ def test_reserved_names_that_were_never_written(saved):
     assert "reserved" in refused(saved, sealed(header, data + b"abc")).message
 
 
-@pytest.mark.parametrize("text, message", [
-    (b"qcompiler 1\ngraph", "unexpected end"), (b"qcompiler 2\n", "not valid"), (b"\xff\xfe", "UTF-8"), (b"", "unexpected end"),
-    (b"qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  return\n}\n", "returns something"),
-    (b"qcompiler 1\nentry g\ngraph g(%x: f32[2]) stage=float {\n  return %x\n}\n", "several graphs"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"qcompiler 1\ngraph", "unexpected end"),
+        (b"qcompiler 2\n", "not valid"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"", "unexpected end"),
+        (b"qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  return\n}\n", "returns something"),
+        (b"qcompiler 1\nentry g\ngraph g(%x: f32[2]) stage=float {\n  return %x\n}\n", "several graphs"),
+    ],
+)
 def test_text_that_is_no_legal_graph(saved, text, message):
-    header = {"__metadata__": {"qcompiler": "1"}, "graph.qir": {"dtype": "U8", "shape": [len(text)], "data_offsets": [0, len(text)]}}
+    header = {
+        "__metadata__": {"qcompiler": "1"},
+        "graph.qir": {"dtype": "U8", "shape": [len(text)], "data_offsets": [0, len(text)]},
+    }
     assert message in refused(saved, sealed(header, text)).message
 
 
 @pytest.mark.parametrize("change", [{"dtype": "I8"}, {"shape": [1, 100]}])
 def test_text_of_another_type(saved, change):
-    header = {"__metadata__": {"qcompiler": "1"}, "graph.qir": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100], **change}}
+    header = {
+        "__metadata__": {"qcompiler": "1"},
+        "graph.qir": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100], **change},
+    }
     assert "text is malformed" in refused(saved, sealed(header, bytes(100))).message
 
 
@@ -470,7 +518,7 @@ def test_bools_are_0_or_1(tmp_path):
     save_graph(graph, tmp_path / "g")
     header, data = parts((tmp_path / "g").read_bytes())
     begin = header["mask"]["data_offsets"][0]
-    assert "bool" in refused(tmp_path / "g", sealed(header, data[:begin] + b"\2\1" + data[begin + 2:])).message
+    assert "bool" in refused(tmp_path / "g", sealed(header, data[:begin] + b"\2\1" + data[begin + 2 :])).message
 
 
 def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path):
@@ -486,7 +534,7 @@ def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path):
 def test_codes_outside_the_quantized_range(saved):
     header, data = parts(saved.read_bytes())
     begin = header["fc.weight"]["data_offsets"][0]
-    error = refused(saved, sealed(header, data[:begin] + b"\x80" + data[begin + 1:]))
+    error = refused(saved, sealed(header, data[:begin] + b"\x80" + data[begin + 1 :]))
     assert "quantized range" in error.message
 
 
