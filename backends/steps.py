@@ -248,12 +248,16 @@ class Steps:
         """A constant made for this binding."""
         return self.lowering.builder.constant(np.ascontiguousarray(array))
 
-    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
-        """A constant made once for all bindings (packed weights). role: unique within the node."""
+    def once(self, role: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made from constants once for all bindings. role: unique within the node."""
         key = (self.node.name, role)
         if key not in self.lowering.packed:
             self.lowering.packed[key] = np.ascontiguousarray(make())
-        return self.lowering.builder.constant(self.lowering.packed[key])
+        return self.lowering.packed[key]
+
+    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
+        """A constant made once for all bindings (packed weights). role: unique within the node."""
+        return self.lowering.builder.constant(self.once(role, make))
 
     # -- steps
 

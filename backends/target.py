@@ -166,6 +166,11 @@ class Target(ABC):
         """<n x i32> vectors to one vector of bytes, in order, saturating to "u8" or "i8". 1, 2 or 4 parts."""
 
     @abstractmethod
+    def pack_words(self, b: KernelBuilder, x: Value, y: Value) -> Value:
+        """Two registers of i32 to one of i16, saturating. Within each 128 bits of the result come four lanes of x, then four of y: so
+        if x and y hold channels in `pair_order`, the result holds them in order."""
+
+    @abstractmethod
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
         """A table of 256 bytes, as values for `lookup`; do it once, outside the loop."""
 
@@ -179,6 +184,22 @@ class Target(ABC):
 
         four = b.load(I32, pointer, offset, disp=disp)
         return b.bitcast(b.splat(four, self.i32_lanes), vector(I8, self.vector_bytes))
+
+    def pair_order(self) -> list[int]:
+        """Which of 2n channels each lane of two registers of n lanes holds, so that `pack_words` brings them in order."""
+        blocks = self.i32_lanes // 4
+        return [8 * block + 4 * half + lane for half in range(2) for block in range(blocks) for lane in range(4)]
+
+    def words_above_2_23(self, b: KernelBuilder, words: Value) -> tuple[Value, Value]:
+        """2^23 + word in f32 for a register of unsigned i16 lanes, exact, as two registers in `pair_order`: the words become the low
+        halves of floats whose exponent is 23."""
+        exponent = b.const(words.type, 0x4B00)
+        lanes = words.type.lanes
+        found = []
+        for half in range(2):
+            picks = [8 * block + 4 * half + lane + side * lanes for block in range(lanes // 8) for lane in range(4) for side in range(2)]
+            found.append(b.bitcast(b.shuffle(words, exponent, picks), vector(F32, lanes // 2)))
+        return found[0], found[1]
 
     def f32_vector(self) -> Type:
         """One register of f32."""

@@ -9,46 +9,41 @@ w is packed [panels][taps * kc / 4][nr][4] i8, or [panels][taps * kc][nr] f32. W
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.target import Target
 
 POINTERS = ("x", "w", "taps", "rows", "bias", "scale", "other", "y")
 EXTENTS = ("row_total", "row_count", "row_block", "columns", "x_image", "y_image", "other_image", "x_pixel", "y_pixel", "other_pixel",
            "tap_count", "kc", "panels", "channels")
 
 
-class _Arithmetic(Protocol):
-    """What differs between bytes and f32. item: bytes of an element; step: elements of K that one step takes."""
+Load = Callable[[Type, int], Value]
+"""Reads a vector of the residual, from a channel of the tile on."""
 
-    item: int
-    step: int
-    start: Type
-
-    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]: ...
-
-    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value: ...
+Part = tuple[int, Value]
+"""(channel of the tile, the vector to store from there on)."""
 
 
 class _Bytes:
-    """u8 x i8 dot products, requantized: rules (3) and (5) of qmath."""
+    """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
+
+    Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32 (`proven`, by the
+    caller, from the real weights); else floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+    """
 
     item, step = 1, 4
 
-    def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool) -> None:
         lanes = b.target.i32_lanes
         self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
-        self.low, self.high = b.splat(b.scalar("low"), lanes), b.splat(b.scalar("high"), lanes)
-        self.zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
-        if residual:
-            self.other_zero = b.splat(b.trunc(b.extent("other_zero"), I32), lanes)
-            self.other_scale = b.splat(b.scalar("other_scale"), lanes)
+        self.residual, self.proven = residual, proven
 
     def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
@@ -59,12 +54,44 @@ class _Bytes:
             found.append([target.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
         return found
 
-    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value:
+    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
+        """One pixel's accumulators as bytes. at: byte offset of the tile's first multiplier."""
+        parts = []
+        for j in range(0, self.nv - 1, 2):
+            parts.append((j * self.lanes, self._pair(row[j:j + 2], at, j, load)))
+        if self.nv % 2:
+            parts.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
+        return parts
+
+    def _real(self, acc: Value, at: Value, lane: int) -> Value:
+        return self.b.sitofp(acc) * self.b.load(vector(F32, self.lanes), self.b.pointer("scale"), at, disp=lane * 4)
+
+    def _rounded(self, real: Value) -> Value:
         b = self.b
-        real = b.sitofp(acc) * b.load(vector(F32, self.lanes), b.pointer("scale"), at, disp=lane * 4)
-        if other is not None:
-            real = real + b.sitofp(b.zext(other, I32) - self.other_zero) * self.other_scale
-        return b.trunc(b.target.round_to_i32(b, b.clamp(real, self.low, self.high)) + self.zero, I8)
+        if not self.proven:
+            real = b.clamp(real, b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes))
+        return b.target.round_to_i32(b, real)
+
+    def _pair(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
+        b, lanes = self.b, self.lanes
+        reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
+        if self.residual:
+            words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
+            zero = b.splat(b.scalar("other_zero") + 2.0**23, lanes)
+            scale = b.splat(b.scalar("other_scale"), lanes)
+            reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
+        words = b.target.pack_words(b, *(self._rounded(real) for real in reals))
+        low, high, zero = (b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero"))
+        return b.trunc(b.clamp(words, low, high) + zero, I8)
+
+    def _single(self, acc: Value, at: Value, load: Load) -> Value:
+        b, lanes, first = self.b, self.lanes, (self.nv - 1) * self.lanes
+        real = self._real(acc, at, first)
+        if self.residual:
+            other = b.sitofp(b.zext(load(vector(I8, lanes), first), I32)) - b.splat(b.scalar("other_zero"), lanes)
+            real = real + other * b.splat(b.scalar("other_scale"), lanes)
+        low, high, zero = (b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("low_code", "high_code", "zero"))
+        return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
 
 
 class _Floats:
@@ -73,7 +100,7 @@ class _Floats:
     item, step = 4, 1
 
     def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
-        self.b, self.nv, self.lanes = b, nv, b.target.f32_lanes
+        self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual
         self.start = vector(F32, self.lanes)
         self.low, self.high = b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes)
 
@@ -86,11 +113,15 @@ class _Floats:
             found.append([b.fma(x, ws[j], row[j]) for j in range(self.nv)])
         return found
 
-    def finish(self, acc: Value, at: Value, lane: int, other: Value | None) -> Value:
-        b = self.b
-        real = acc if other is None else acc + other
-        real = b.select(real < self.low, self.low, real)
-        return b.select(real > self.high, self.high, real)
+    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
+        """One pixel's sums after residual and activation."""
+        b, parts = self.b, []
+        for j, real in enumerate(row):
+            if self.residual:
+                real = real + load(self.start, j * self.lanes)
+            real = b.select(real < self.low, self.low, real)
+            parts.append((j * self.lanes, b.select(real > self.high, self.high, real)))
+        return parts
 
 
 @dataclass
@@ -101,7 +132,6 @@ class _Loops:
     math: _Bytes | _Floats
     mr: int
     nv: int
-    residual: bool
 
     @property
     def nr(self) -> int:
@@ -162,48 +192,53 @@ class _Loops:
         self._store(taps.results[0], y, other, channel)
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
-        b, math, lanes = self.b, self.math, self.math.lanes
-        element = vector(I8 if math.item == 1 else F32, lanes)
+        b, math = self.b, self.math
         y_pixel, other_pixel = b.extent("y_pixel"), b.extent("other_pixel")
         left = b.extent("channels") - channel
         with b.if_(left >= self.nr) as whole:
             for r, row in enumerate(acc):
-                for j, value in enumerate(row):
-                    disp = j * lanes * math.item
-                    loaded = b.load(element, other, other_pixel * r, disp=disp) if self.residual else None
-                    b.store(math.finish(value, channel * 4, j * lanes, loaded), y, y_pixel * r, disp=disp)
+                for first, value in math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)):
+                    b.store(value, y, y_pixel * r, disp=first * math.item)
             whole.yield_([])
         with whole.else_():
-            for j in range(self.nv):
-                with b.if_(left > j * lanes) as some:
-                    count = left - j * lanes
-                    for r, row in enumerate(acc):
-                        disp = j * lanes * math.item
-                        loaded = b.load_prefix(element, other, other_pixel * r + disp, count) if self.residual else None
-                        b.store_prefix(math.finish(row[j], channel * 4, j * lanes, loaded), y, y_pixel * r + disp, count)
-                    some.yield_([])
+            for r, row in enumerate(acc):
+
+                def load(type: Type, first: int, r: int = r) -> Value:
+                    return b.load_prefix(type, other, other_pixel * r + first * math.item, b.smax(left - first, 0))
+
+                for first, value in math.finish(row, channel * 4, load):
+                    b.store_prefix(value, y, y_pixel * r + first * math.item, b.smax(left - first, 0))
             whole.yield_([])
 
 
-@kernel(pointers=POINTERS, extents=(*EXTENTS, "zero", "other_zero"), scalars=("low", "high", "other_scale"))
-def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool) -> None:
-    """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4); both [panels * nr]."""
-    _Loops(b, _Bytes(b, nv, residual), mr, nv, residual).emit()
+@kernel(pointers=POINTERS, extents=(*EXTENTS, "low_code", "high_code", "zero"), scalars=("low", "high", "other_zero", "other_scale"))
+def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool) -> None:
+    """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4); both [panels * nr],
+    in the order of the packed channels. low, high: bounds of codes less the zero point, as floats and as codes."""
+    _Loops(b, _Bytes(b, nv, residual, proven), mr, nv).emit()
 
 
 @kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))
 def conv_f32(b: KernelBuilder, *, mr: int, nv: int, residual: bool) -> None:
     """f32 pixels. bias: f32 [panels * nr]; scale is not read; low, high: the fused activation's bounds."""
-    _Loops(b, _Floats(b, nv, residual), mr, nv, residual).emit()
+    _Loops(b, _Floats(b, nv, residual), mr, nv).emit()
 
 
-def pack_bytes(w: np.ndarray, nr: int) -> np.ndarray:
-    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], missing channels and elements zero."""
+def channel_order(target: Target, nv: int) -> np.ndarray:
+    """Which channel of a panel each packed one is: pairs of registers in the target's `pair_order`."""
+    lanes = target.i32_lanes
+    order = [2 * pair * lanes + channel for pair in range(nv // 2) for channel in target.pair_order()]
+    return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
+
+
+def pack_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], missing channels and elements zero; nr = len(order)."""
     outputs, depth = w.shape
+    nr = len(order)
     panels, quads = -(-outputs // nr), -(-depth // 4)
     padded = np.zeros((panels * nr, quads * 4), np.int8)
     padded[:outputs, :depth] = w
-    return np.ascontiguousarray(padded.reshape(panels, nr, quads, 4).transpose(0, 2, 1, 3))
+    return np.ascontiguousarray(padded.reshape(panels, nr, quads, 4)[:, order].transpose(0, 2, 1, 3))
 
 
 def pack_floats(w: np.ndarray, nr: int) -> np.ndarray:
@@ -215,6 +250,7 @@ def pack_floats(w: np.ndarray, nr: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(panels, nr, depth).transpose(0, 2, 1))
 
 
-def pad_channels(values: np.ndarray, nr: int) -> np.ndarray:
+def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     """One value a channel, zeros behind, up to whole panels."""
-    return np.concatenate([values, np.zeros(-len(values) % nr, values.dtype)])
+    padded = np.concatenate([values, np.zeros(-len(values) % len(order), values.dtype)])
+    return padded.reshape(-1, len(order))[:, order].reshape(-1)

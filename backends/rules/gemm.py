@@ -108,35 +108,38 @@ def product(s: Steps, window: Window, tile: Tile, weight: np.ndarray, bias: np.n
         low, high = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}[s.attrs["activation"]]
         start = np.zeros(channels, np.float32) if bias is None else bias
         s.call(kernels.conv_f32, static, w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_floats(weight, tile.nr)),
-               bias=s.packed(f"bias{role}{tile}", lambda: kernels.pad_channels(start, tile.nr)), scale=None, low=low, high=high, **common)
+               bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start, np.arange(tile.nr))), scale=None, low=low, high=high,
+               **common)
 
 
 def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: np.ndarray, bias: np.ndarray | None, role: str,
                 common: dict[str, object]) -> None:
     x, w = s.type(0).quant, s.type(1).quant
     channels = weight.shape[0]
-
-    def start() -> np.ndarray:
-        """bias - zero point of x * sum of the weights, modulo 2^32 as the accumulator."""
-        total = (np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64))
-        total = total - np.int64(x.zero_point[0]) * weight.astype(np.int64).sum(axis=1)
-        return kernels.pad_channels(total.astype(np.int32), tile.nr)
-
-    def scales() -> np.ndarray:
-        multiplier = np.broadcast_to(qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), (len(w.scales),))
-        if w.axis is not None and len(multiplier) != channels:
-            index = int(role or 0)
-            multiplier = multiplier[index * channels:(index + 1) * channels]
-        return kernels.pad_channels(np.broadcast_to(multiplier, (channels,)).astype(np.float32), tile.nr)
-
+    sums, magnitudes = s.once(f"sums{role}", lambda: np.stack([weight.sum(axis=1, dtype=np.int64),
+                                                               np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64)]))
+    # the accumulator starts from the bias less the zero point of x times the sum of the weights
+    start = (np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
+    multiplier = np.broadcast_to(qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), (len(w.scales),))
+    if w.axis is not None and len(multiplier) != channels:
+        index = int(role or 0)
+        multiplier = multiplier[index * channels:(index + 1) * channels]
+    multiplier = np.broadcast_to(multiplier, (channels,)).astype(np.float32)
+    reach = (255 * magnitudes + np.abs(start)) * multiplier.astype(np.float64)
     other_zero, other_scale = 0, 0.0
     if static["residual"]:
         other = s.type(3).quant
         other_zero = other.zero_point[0]
         other_scale = float(qmath.multiplier(other.scales, over=s.out.quant.scales)[0])
-    s.call(kernels.conv_u8, static, w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_bytes(weight, tile.nr)),
-           bias=s.packed(f"bias{role}{tile}", start), scale=s.packed(f"scale{role}{tile}", scales), zero=zero_point(s.out),
-           other_zero=other_zero, other_scale=other_scale, **bounds(s.out, s.attrs["activation"]), **common)
+        reach = reach + 255 * other_scale
+    order = kernels.channel_order(s.target, tile.nv)
+    limits = bounds(s.out, s.attrs["activation"])
+    s.call(kernels.conv_u8, {**static, "proven": bool(reach.max(initial=0) < 2**30)},
+           w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_bytes(weight, order)),
+           bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start.astype(np.int32), order)),
+           scale=s.packed(f"scale{role}{tile}", lambda: kernels.pack_channels(multiplier, order)), zero=zero_point(s.out),
+           low_code=int(limits["low"]), high_code=int(limits["high"]), other_zero=float(other_zero), other_scale=other_scale, **limits,
+           **common)
 
 
 def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:

@@ -41,7 +41,7 @@ class Level:
 
 _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
-_WIDE = ((14, 2), (12, 2), (9, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
+_WIDE = ((14, 2), (12, 2), (9, 3), (7, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
 
 _LEVELS = {
     level.name: level
@@ -248,6 +248,10 @@ class X86Target(Target):
         )  # by 128-bit lane: 0 1 2 3 of the low lanes, then of the high
         quads = b.shuffle(b.bitcast(packed, vector(I32, 8)), None, [0, 4, 1, 5, 2, 6, 3, 7])
         return b.bitcast(quads, vector(I8, 32))
+
+    def pack_words(self, b: KernelBuilder, x: Value, y: Value) -> Value:
+        """vpackssdw."""
+        return b.instr(f"x86.vpackssdw.{self._bits}", x, y)
 
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
         """VBMI: four registers of 64 entries. Else sixteen rows of 16 entries, each in every 128-bit lane."""
