@@ -3,10 +3,10 @@
     u64 little endian: bytes of the header | header: JSON, padded with spaces to 8 | the tensors, without holes
 
 The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters stand beside it under
-their names. The metadata holds the version of this format, a digest of the data, and what the caller adds. The header is
-checked here, before anything is allocated for it and by stricter rules than the safetensors library's, which accepts
-duplicate names. Nothing in a file is ever run, and no name in it is used as a path. Does not own the text form or what is
-a legal graph (`verify.py`).
+their names. The metadata holds the version of this format, a digest of the data, and what the caller adds. The header
+is checked here, before anything is allocated for it and by stricter rules than the safetensors library's, which accepts
+duplicate names. Nothing in a file is ever run, and no name in it is used as a path. Does not own the text form or what
+is a legal graph (`verify.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The verifier: whether a graph is well formed and legal in its stage. Every pass takes and leaves a verified graph.
 
-Order of checks: structure (names, links, SSA, uses), ops (operands, attrs, inferred types), quantization (the op's rule),
-stage. A violation is a VerifyError that shows the line of IR with a caret. Nothing here recurses on the depth of a graph.
+Order of checks: structure (names, links, SSA, uses), ops (operands, attrs, inferred types), quantization (the op's
+rule), stage. A violation is a VerifyError that shows the line of IR with a caret. Nothing here recurses on the depth of
+a graph.
 """
 
 from __future__ import annotations
@@ -21,24 +22,44 @@ from qcompiler.types import DType, TensorType
 
 MAX_NODES = 100_000
 MAX_NAME_BYTES = 1024
-_CONVERSIONS = ("quantize", "dequantize", "requantize")
-_INTERNAL = (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError, RecursionError)
+_CONVERTING = ("quantize", "dequantize", "requantize", "lookup", "observe")
+_INTERNAL = (
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    ZeroDivisionError,
+    RecursionError,
+)
 
 
-def _fail(graph: Graph, node: Node | None, message: str, *, expected: object = None, got: object = None,
-          hint: str | None = None) -> NoReturn:
+def _fail(
+    graph: Graph,
+    node: Node | None,
+    message: str,
+    *,
+    expected: object = None,
+    got: object = None,
+    hint: str | None = None,
+) -> NoReturn:
     from qcompiler.text.printer import annotate
 
     if node is None:
         raise VerifyError(message, where=f"graph {graph.name}", expected=expected, got=got, hint=hint)
-    raise VerifyError(message, where=f"{node.describe()}\n{annotate(graph, node, message)}", expected=expected, got=got, hint=hint)
+    raise VerifyError(
+        message, where=f"{node.describe()}\n{annotate(graph, node, message)}", expected=expected, got=got, hint=hint
+    )
 
 
 def verify(graph: Graph) -> None:
     """Raises VerifyError for the first rule that `graph` breaks."""
     stage = STAGES.get(graph.stage)
     if stage is None:
-        raise VerifyError(f"unknown stage {graph.stage!r}", where=f"graph {graph.name}", hint=nearest(str(graph.stage), STAGES))
+        raise VerifyError(
+            f"unknown stage {graph.stage!r}", where=f"graph {graph.name}", hint=nearest(str(graph.stage), STAGES)
+        )
     nodes = _linked_nodes(graph)
     _check_values(graph, nodes)
     _check_order_and_uses(graph, nodes)
@@ -128,8 +149,13 @@ def _check_const(graph: Graph, key: str, const: Const) -> None:
     elif type.dtype in (DType.I4, DType.U4):
         low, high = type.dtype.min, type.dtype.max
     if low is not None and data.size and (data.min() < low or data.max() > high):
-        _fail(graph, None, f"codes of @{key} leave the quantized range", expected=f"[{low}, {high}]",
-              got=f"[{data.min()}, {data.max()}]")
+        _fail(
+            graph,
+            None,
+            f"codes of @{key} leave the quantized range",
+            expected=f"[{low}, {high}]",
+            got=f"[{data.min()}, {data.max()}]",
+        )
 
 
 def _check_order_and_uses(graph: Graph, nodes: Sequence[Node]) -> None:
@@ -147,8 +173,13 @@ def _check_order_and_uses(graph: Graph, nodes: Sequence[Node]) -> None:
     for value in defined.values():
         recorded = {(id(use.node), use.index) for use in value.uses}
         if recorded != read.get(id(value), set()) or recorded != set(value._uses):
-            _fail(graph, value.producer, f"the uses of {value!r} are stale", expected=f"{len(read.get(id(value), ()))} uses",
-                  got=f"{len(recorded)}")
+            _fail(
+                graph,
+                value.producer,
+                f"the uses of {value!r} are stale",
+                expected=f"{len(read.get(id(value), ()))} uses",
+                got=f"{len(recorded)}",
+            )
     if not graph.outputs:
         _fail(graph, None, "a graph returns something", got="no outputs")
     for value in graph.outputs:
@@ -176,8 +207,13 @@ def _check_type(graph: Graph, node: Node | None, value: Value, stage: Stage, bou
     type = value.type
     free = type.dim_names - bound
     if free:
-        _fail(graph, node, f"{value!r}: no input has the size {', '.join(sorted(free))}", got=str(type),
-              hint="each symbolic size stands alone as a size of some input")
+        _fail(
+            graph,
+            node,
+            f"{value!r}: no input has the size {', '.join(sorted(free))}",
+            got=str(type),
+            hint="each symbolic size stands alone as a size of some input",
+        )
     if type.quant is not None and not stage.quantized_types:
         _fail(graph, node, f"{value!r} is quantized in a graph of stage {stage.name}", got=str(type))
     if type.layout is not None and not stage.layouts:
@@ -196,14 +232,21 @@ def _check_op(graph: Graph, node: Node, stage: Stage) -> None:
         _fail(graph, node, f"operands or attrs of {node.op} do not fit: {error}")
     if list(complete) != list(node.attrs) or repr(complete) != repr(dict(node.attrs)):
         _fail(graph, node, f"attrs of {node.op} are incomplete or not frozen", expected=complete, got=dict(node.attrs))
-    if any(isinstance(v, int) and not -2**63 <= v < 2**63 for v in complete.values()):
+    if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in complete.values()):
         _fail(graph, node, "an attr does not fit 64 bits")
     if len(inferred) != len(node.results):
         _fail(graph, node, f"{node.op} has {len(inferred)} results", got=len(node.results))
+    if node.op in _CONVERTING:
+        _check_conversion(graph, node)
     for value, type in zip(node.results, inferred):
         if value.type.expressed() != type.expressed():
-            _fail(graph, node, f"the type of %{value.name} is not what {node.op} gives", expected=str(type),
-                  got=str(value.type))
+            _fail(
+                graph,
+                node,
+                f"the type of %{value.name} is not what {node.op} gives",
+                expected=str(type),
+                got=str(value.type),
+            )
     if node.op in stage.forbidden_ops:
         _fail(graph, node, f"{node.op} in a graph of stage {stage.name}")
     _check_quantization(graph, node, definition, stage)
@@ -217,13 +260,17 @@ def _check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stag
     outs = [value.type for value in node.results]
     reads = any(type is not None and type.quant is not None for type in types)
     writes = any(type.quant is not None for type in outs)
-    if node.op in (*_CONVERSIONS, "lookup", "observe"):
-        _check_conversion(graph, node)
+    if node.op in _CONVERTING:
         return
     if not reads and not writes:
         return
     if not stage.integer_ops:
-        _fail(graph, node, f"{node.op} works on quantized values in a graph of stage {stage.name}", hint="insert dequantize")
+        _fail(
+            graph,
+            node,
+            f"{node.op} works on quantized values in a graph of stage {stage.name}",
+            hint="insert dequantize",
+        )
     if not all(type.quant is not None for type in outs):
         _fail(graph, node, f"{node.op} reads quantized values but gives real ones", hint="insert dequantize before it")
     if not reads:
@@ -232,8 +279,13 @@ def _check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stag
         spec = definition.spec(index)
         wants = spec.role in (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
         if type is not None and (type.quant is not None) != wants:
-            _fail(graph, node, f"operand {spec.name} of an integer {node.op}", expected="quantized" if wants else "not quantized",
-                  got=str(type))
+            _fail(
+                graph,
+                node,
+                f"operand {spec.name} of an integer {node.op}",
+                expected="quantized" if wants else "not quantized",
+                got=str(type),
+            )
     if definition.integer is None and not definition.traits & {Trait.MOVES_DATA, Trait.UNARY}:
         _fail(graph, node, f"{node.op} has no meaning on quantized values", hint="insert dequantize before it")
     _check_rule(graph, node, definition, types, outs[0])
@@ -247,8 +299,15 @@ def _check_conversion(graph: Graph, node: Node) -> None:
         return
     reads, writes = source.quant is not None, out.quant is not None
     if (reads, writes) != {"quantize": (False, True), "dequantize": (True, False)}.get(node.op, (True, True)):
-        _fail(graph, node, f"operand and result of {node.op}", got=f"{source}, {out}",
-              expected={"quantize": "real, quantized", "dequantize": "quantized, real"}.get(node.op, "quantized, quantized"))
+        _fail(
+            graph,
+            node,
+            f"operand and result of {node.op}",
+            got=f"{source}, {out}",
+            expected={"quantize": "real, quantized", "dequantize": "quantized, real"}.get(
+                node.op, "quantized, quantized"
+            ),
+        )
     if node.op == "quantize" and source.dtype is not DType.F32:
         _fail(graph, node, "quantize reads f32", got=str(source))
     if writes and out.dtype.bits > 16:
@@ -260,26 +319,50 @@ def _check_conversion(graph: Graph, node: Node) -> None:
     if node.op == "lookup":
         table = node.operands[1].type
         if source.dtype not in (DType.U8, DType.I8) or table.dtype is not out.dtype or table.quant is not None:
-            _fail(graph, node, "lookup reads 8 bits, and a table of plain codes of the result's dtype",
-                  expected=f"{out.dtype}[256]", got=f"{source}, {table}")
+            _fail(
+                graph,
+                node,
+                "lookup reads 8 bits, and a table of plain codes of the result's dtype",
+                expected=f"{out.dtype}[256]",
+                got=f"{source}, {table}",
+            )
 
 
-def _check_rule(graph: Graph, node: Node, definition: OpDef, types: Sequence[TensorType | None], out: TensorType) -> None:
+def _check_rule(
+    graph: Graph, node: Node, definition: OpDef, types: Sequence[TensorType | None], out: TensorType
+) -> None:
     rule = definition.quant
     activations = [(i, t) for i, t in enumerate(types) if t is not None and definition.spec(i).role is Role.ACTIVATION]
     if definition.integer is None and Trait.MOVES_DATA in definition.traits:
         for index, type in activations:
-            if type.dtype is not out.dtype or type.quant.moved(None if len(type.quant.scale) == 1 else 0) != out.quant.moved(
-                    None if len(out.quant.scale) == 1 else 0):
-                _fail(graph, node, f"{node.op} moves codes: operand {index} and result have equal parameters",
-                      expected=str(type), got=str(out))
+            if type.dtype is not out.dtype or type.quant.moved(
+                None if len(type.quant.scale) == 1 else 0
+            ) != out.quant.moved(None if len(out.quant.scale) == 1 else 0):
+                _fail(
+                    graph,
+                    node,
+                    f"{node.op} moves codes: operand {index} and result have equal parameters",
+                    expected=str(type),
+                    got=str(out),
+                )
         return
     for index, type in activations:
         if type.quant.axis is not None or type.dtype.bits > 16:
-            _fail(graph, node, "activations are per tensor and have at most 16 bits",
-                  expected=f"operand {index} per tensor", got=str(type))
+            _fail(
+                graph,
+                node,
+                "activations are per tensor and have at most 16 bits",
+                expected=f"operand {index} per tensor",
+                got=str(type),
+            )
     if out.quant.axis is not None or out.dtype.bits > 16:
-        _fail(graph, node, "activations are per tensor and have at most 16 bits", expected="a per-tensor result", got=str(out))
+        _fail(
+            graph,
+            node,
+            "activations are per tensor and have at most 16 bits",
+            expected="a per-tensor result",
+            got=str(out),
+        )
     if definition.integer is None and activations[0][1].dtype not in (DType.U8, DType.I8):
         _fail(graph, node, f"{node.op} becomes a table of 256 entries", expected="u8 or i8", got=str(activations[0][1]))
     if rule.kind is QuantKind.WEIGHTED:
@@ -306,8 +389,13 @@ def _check_weighted(graph: Graph, node: Node, definition: OpDef, types: Sequence
     except ValueError:
         equal = False
     if not equal:
-        _fail(graph, node, "the scale of a bias is scale(x) * scale(weight), rounded once to float32",
-              expected=_shown(scales), got=_shown(bias.quant.scales))
+        _fail(
+            graph,
+            node,
+            "the scale of a bias is scale(x) * scale(weight), rounded once to float32",
+            expected=_shown(scales),
+            got=_shown(bias.quant.scales),
+        )
 
 
 def _shown(scales: np.ndarray) -> str:

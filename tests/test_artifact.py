@@ -24,7 +24,7 @@ from qcompiler.artifact import load_artifact, load_graph, save_graph
 from qcompiler.errors import ArtifactError, VerifyError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
-from qcompiler.text.parser import first_difference
+from qcompiler.text.compare import first_difference
 from qcompiler.text.printer import graph_data
 from qcompiler.types import DType, QuantParams, TensorType, tensor
 

@@ -19,13 +19,14 @@ import numpy as np
 from qcompiler.dims import DimLike, parse_dim
 from qcompiler.errors import ParseError, QCompilerError, nearest
 from qcompiler.ir import Graph, Loc, Module, Origin, Value
-from qcompiler.text.printer import VERSION, graph_data, module_data, print_graph, print_module
+from qcompiler.text.printer import VERSION
 from qcompiler.types import DType, Layout, QuantParams, TensorType
 
 MAX_BYTES = 64 * 2**20
 MAX_TOKEN = 64 * 2**10
 MAX_NESTING = 200
 MAX_NODES = 100_000
+MAX_NAME = 1024
 MAX_DIM_NESTING = 32
 MAX_DIM_TERMS = 1000
 _INT64 = 2**63
@@ -209,8 +210,13 @@ def _lark() -> Any:
 
     grammar = pathlib.Path(__file__).with_name("grammar.lark").read_text()
     names = ("VALUE", "CONST", "STRING", "SHAPED", "WORD", "INT", "FLOAT")
-    return Lark(grammar, parser="lalr", transformer=_actions(), maybe_placeholders=False,
-                lexer_callbacks={name: short for name in names})
+    return Lark(
+        grammar,
+        parser="lalr",
+        transformer=_actions(),
+        maybe_placeholders=False,
+        lexer_callbacks={name: short for name in names},
+    )
 
 
 class _Builder:
@@ -237,10 +243,15 @@ class _Builder:
         if self.missing:
             self.missing = list(dict.fromkeys(self.missing))
             shown = ", ".join(f"@{name}" for name in self.missing[:5])
-            raise ParseError(f"{len(self.missing)} arrays of graph {graph.name} have no data", got=shown,
-                             hint='pass data={"name": array}, or data="zeros" for text alone')
+            raise ParseError(
+                f"{len(self.missing)} arrays of graph {graph.name} have no data",
+                got=shown,
+                hint='pass data={"name": array}, or data="zeros" for text alone',
+            )
         values = [self.find(token) for token, _ in outputs]
-        graph.set_outputs(values, [name if name is not None else value.name for value, (_, name) in zip(values, outputs)])
+        graph.set_outputs(
+            values, [name if name is not None else value.name for value, (_, name) in zip(values, outputs)]
+        )
         return graph
 
     def claim(self, token: Any, make: Callable[[], Value | None]) -> None:
@@ -254,7 +265,9 @@ class _Builder:
         found = self.values.get(str(token))
         if found is None:
             known = list(self.values)[-1000:]
-            raise _Failure(token, f"{token} is not defined here", hint=nearest(str(token), known) if len(known) < 50 else None)
+            raise _Failure(
+                token, f"{token} is not defined here", hint=nearest(str(token), known) if len(known) < 50 else None
+            )
         return found
 
     def array(self, name: str) -> np.ndarray | None:
@@ -277,7 +290,7 @@ class _Builder:
             if type.nbytes > MAX_BYTES:
                 raise _Failure(token, "constant too large to fill with zeros", expected=f"at most {MAX_BYTES} bytes")
             data = np.zeros(type.shape, type.dtype.numpy)
-        if len(name.encode()) > 1024 or self.graph.fresh_name(name) != name:
+        if len(name.encode()) > MAX_NAME or self.graph.fresh_name(name) != name:
             raise _Failure(token, f"{token} is defined twice or its name is too long")
         return self.graph.add_const(name, data, type)
 
@@ -304,8 +317,9 @@ class _Builder:
 
         def make() -> Any:
             opdef(str(phrase.op)).check_operands(len(operands))
-            return graph.create(str(phrase.op), operands, attrs, types=types or None, names=names, loc=phrase.loc,
-                                origin=phrase.origin)
+            return graph.create(
+                str(phrase.op), operands, attrs, types=types or None, names=names, loc=phrase.loc, origin=phrase.origin
+            )
 
         node = _at(phrase.op, make)
         if len(node.results) != len(names):
@@ -323,7 +337,9 @@ class _Builder:
         if len(made) != len(fields):
             raise _Failure(token, "a field of this type is given twice", got=", ".join(name for name, _ in fields))
         shape = tuple(_dim(token, size) for size in sizes.split(",")) if sizes.strip() else ()
-        type = _at(token, lambda: TensorType(DType(dtype), shape, self.quant(token, DType(dtype), made), self.layout(made)))
+        type = _at(
+            token, lambda: TensorType(DType(dtype), shape, self.quant(token, DType(dtype), made), self.layout(made))
+        )
         if not fields:
             self.types[str(token)] = type
         return type
@@ -338,7 +354,8 @@ class _Builder:
         halo = given.pop("halo", ())
         stride = given.pop("channel_stride", 0)
         pairs = isinstance(halo, tuple) and all(
-            isinstance(p, tuple) and len(p) == 2 and all(type(i) is int for i in p) for p in halo)
+            isinstance(p, tuple) and len(p) == 2 and all(type(i) is int for i in p) for p in halo
+        )
         if given or type(stride) is not int or not pairs:
             raise _Failure(order, "malformed layout", expected="channel_stride=int, halo=((int,int),...)")
         return Layout(str(order), stride, halo)
@@ -371,8 +388,12 @@ class _Builder:
                 count = int(size) if size.isdigit() and len(size) < 8 else 1
                 return ((1.0,) if kind is np.float32 else (0,)) * count
             if array.ndim != 1 or array.dtype != kind:
-                raise _Failure(given, f"{given} is not an array of parameters", expected=f"{np.dtype(kind)}[n]",
-                               got=f"{array.dtype}{list(array.shape)}")
+                raise _Failure(
+                    given,
+                    f"{given} is not an array of parameters",
+                    expected=f"{np.dtype(kind)}[n]",
+                    got=f"{array.dtype}{list(array.shape)}",
+                )
             given = tuple(array.tolist())
         if not all(isinstance(item, (int, float) if kind is np.float32 else int) for item in given):
             raise _Failure(token, "malformed parameters", expected="numbers")
@@ -391,7 +412,11 @@ def _dim(token: Any, text: str) -> DimLike:
     if text.isdigit():
         return _int(type(token).new_borrow_pos(token.type, text, token))
     if _dim_cost(text) > MAX_DIM_TERMS or any(len(part) > 18 for part in _digits(text)):
-        raise _Failure(token, "size expression too large", expected=f"at most {MAX_DIM_TERMS} terms, {MAX_DIM_NESTING} brackets")
+        raise _Failure(
+            token, "size expression too large", expected=f"at most {MAX_DIM_TERMS} terms, {MAX_DIM_NESTING} brackets"
+        )
+    if any(len(name) > MAX_NAME for name in re.findall(r"\w+", text)):
+        raise _Failure(token, "name of a size too long", expected=f"at most {MAX_NAME} characters")
     return _at(token, lambda: parse_dim(text))
 
 
@@ -429,8 +454,17 @@ def _at(token: Any, make: Callable[[], Any]) -> Any:
         return make()
     except QCompilerError as error:
         raise _Failure(token, error.message, expected=error.expected, got=error.got, hint=error.hint) from error
-    except (ValueError, OverflowError, MemoryError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError,
-            RecursionError) as error:
+    except (
+        ValueError,
+        OverflowError,
+        MemoryError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        ZeroDivisionError,
+        RecursionError,
+    ) as error:
         raise _Failure(token, f"cannot be built: {error}") from error
 
 
@@ -439,7 +473,7 @@ def _raise(text: str, line: int, column: int, message: str, **details: Any) -> N
     lines = text.split("\n")
     excerpt = lines[line - 1] if 0 < line <= len(lines) else ""
     start = max(0, column - 60)
-    shown = excerpt[start:start + 120].replace("\t", " ")
+    shown = excerpt[start : start + 120].replace("\t", " ")
     where = f"line {line}, column {column}\n    {shown}\n    {' ' * (column - 1 - start)}^"
     error = ParseError(message, where=where, **details)
     error.line, error.column = line, column
@@ -455,9 +489,13 @@ def _phrases(text: str) -> list[Any]:
         if error.token.type == "$END":
             lines = text.rstrip("\n").split("\n")
             _raise(text, len(lines), len(lines[-1]) + 1, "unexpected end of text", expected=_expected(error.expected))
-        _raise(text, error.line, error.column, f"unexpected {str(error.token)[:80]!r}", expected=_expected(error.expected))
+        _raise(
+            text, error.line, error.column, f"unexpected {str(error.token)[:80]!r}", expected=_expected(error.expected)
+        )
     except UnexpectedCharacters as error:
-        _raise(text, error.line, error.column, f"unexpected character {error.char!r}", expected=_expected(error.allowed))
+        _raise(
+            text, error.line, error.column, f"unexpected character {error.char!r}", expected=_expected(error.allowed)
+        )
     except UnexpectedInput as error:
         _raise(text, getattr(error, "line", 1), getattr(error, "column", 1), "malformed text")
     except VisitError as error:
@@ -473,9 +511,25 @@ def _place(text: str, failure: _Failure) -> NoReturn:
     _raise(text, getattr(token, "line", 1) or 1, getattr(token, "column", 1) or 1, failure.message, **failure.details)
 
 
-_SPELLED = {"VALUE": "%name", "CONST": "@name", "STRING": '"text"', "SHAPED": "a type", "INT": "an int", "FLOAT": "a float",
-            "WORD": "a word", "DTYPE": "a dtype", "LPAR": "(", "RPAR": ")", "LBRACE": "{", "RBRACE": "}", "COMMA": ",",
-            "COLON": ":", "_EQUAL": "=", "$END": "the end", "RETURN": "return"}
+_SPELLED = {
+    "VALUE": "%name",
+    "CONST": "@name",
+    "STRING": '"text"',
+    "SHAPED": "a type",
+    "INT": "an int",
+    "FLOAT": "a float",
+    "WORD": "a word",
+    "DTYPE": "a dtype",
+    "LPAR": "(",
+    "RPAR": ")",
+    "LBRACE": "{",
+    "RBRACE": "}",
+    "COMMA": ",",
+    "COLON": ":",
+    "_EQUAL": "=",
+    "$END": "the end",
+    "RETURN": "return",
+}
 
 
 def _expected(names: Any) -> str:
@@ -498,7 +552,14 @@ def parse(text: str, data: Data = None) -> Graph | Module:
         raise ParseError("text too long", expected=f"at most {MAX_BYTES} bytes", got=len(text))
     version, *graphs = _phrases(text)
     if str(version) != str(VERSION):
-        _raise(text, version.line, version.column, "unknown version of the text form", expected=VERSION, got=str(version)[:40])
+        _raise(
+            text,
+            version.line,
+            version.column,
+            "unknown version of the text form",
+            expected=VERSION,
+            got=str(version)[:40],
+        )
     entry = None
     if graphs and graphs[0][0] == "entry":
         entry = graphs.pop(0)[1]
@@ -518,40 +579,3 @@ def parse(text: str, data: Data = None) -> Graph | Module:
     if module.entry not in module.graphs:
         raise ParseError(f"the entry graph {module.entry!r} is missing", hint=nearest(module.entry, module.graphs))
     return module
-
-
-def first_difference(a: Graph | Module, b: Graph | Module, *, names: bool = True, data: bool = True) -> str | None:
-    """The first line or array in which two graphs differ, or None. names=False ignores the names of values."""
-    left, right = (_text(item, names).split("\n") for item in (a, b))
-    for number, (one, other) in enumerate(zip(left, right), 1):
-        if one != other:
-            return f"line {number}:\n  - {one.strip()}\n  + {other.strip()}"
-    if len(left) != len(right):
-        longer = left if len(left) > len(right) else right
-        return f"line {min(len(left), len(right)) + 1}: {longer[min(len(left), len(right))].strip()} is on one side only"
-    return _array_difference(_arrays(a), _arrays(b)) if data else None
-
-
-def _array_difference(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> str | None:
-    for (name, one), other in zip(left.items(), right.values()):
-        if one.dtype != other.dtype or one.shape != other.shape or one.tobytes() != other.tobytes():
-            return f"@{name} has other data"
-    return None
-
-
-def _arrays(item: Graph | Module) -> dict[str, np.ndarray]:
-    return module_data(item) if isinstance(item, Module) else graph_data(item)
-
-
-def _text(item: Graph | Module, names: bool) -> str:
-    if isinstance(item, Module):
-        return print_module(item)
-    if names:
-        return print_graph(item)
-    order = {id(value): f"v{index}" for index, value in enumerate(item.values())}
-    return print_graph(item, rename=lambda value: order.get(id(value), "undefined"))
-
-
-def structurally_equal(a: Graph | Module, b: Graph | Module, *, names: bool = True, data: bool = True) -> bool:
-    """Whether two graphs are the same in text and data."""
-    return first_difference(a, b, names=names, data=data) is None

@@ -1,7 +1,7 @@
 """Graphs as text: the one form that people read, tests compare and artifacts store.
 
-`grammar.lark` is the language reference and `parser.py` reads what this prints. Array data is not in the text: constants
-and per-channel parameters are named there, and `graph_data` gives the arrays under those names.
+`grammar.lark` is the language reference and `parser.py` reads what this prints. Array data is not in the text:
+constants and per-channel parameters are named there, and `graph_data` gives the arrays under those names.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def _format_word(name: str) -> str:
 
 def format_scale(scale: float) -> str:
     """The shortest decimal that reads back to the same float32."""
-    text = str(np.float32(scale))
-    return text if float(np.float32(float(text))) == float(np.float32(scale)) else repr(float(scale))
+    single = np.float32(scale)
+    text = repr(float(np.format_float_scientific(single)))  # numpy's shortest digits, in Python's spelling
+    return text if np.float32(float(text)) == single else repr(float(single))
 
 
 def format_attr(value: AttrValue) -> str:
@@ -58,7 +59,7 @@ def format_attr(value: AttrValue) -> str:
 
 
 class ArrayNames:
-    """Names of the per-channel parameter arrays of one graph: equal arrays share the name of the first value that has them."""
+    """Names of the per-channel parameter arrays of one graph: equal arrays share the name of the first value."""
 
     def __init__(self, taken: set[str]) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -86,7 +87,9 @@ def _format_quant(quant: QuantParams, dtype: DType, owner: str, arrays: ArrayNam
     elif arrays is not None:
         fields.append(f"scale=@{format_name(arrays.name(owner, 'scale', quant.scales))}")
     else:
-        fields.append(f"scale=({', '.join(format_scale(s) for s in quant.scale[:3])}{', ...' if len(quant.scale) > 3 else ''})")
+        fields.append(
+            f"scale=({', '.join(format_scale(s) for s in quant.scale[:3])}{', ...' if len(quant.scale) > 3 else ''})"
+        )
     if len(set(quant.zero_point)) == 1:
         if quant.zero_point[0] != 0:
             fields.append(f"zero_point={quant.zero_point[0]}")
@@ -168,7 +171,8 @@ class _Printer:
         except VerifyError:
             defaults = {}  # an unknown op prints all its attrs
         return ", ".join(
-            f"{name}={format_attr(value)}" for name, value in node.attrs.items()
+            f"{name}={format_attr(value)}"
+            for name, value in node.attrs.items()
             if name not in defaults or not _same(defaults[name], value)
         )
 
@@ -217,7 +221,9 @@ def graph_data(graph: Graph) -> dict[str, np.ndarray]:
 
 def module_data(module: Module) -> dict[str, np.ndarray]:
     """All arrays of a module, each under `graph::name`."""
-    return {f"{name}::{key}": array for name, graph in module.graphs.items() for key, array in graph_data(graph).items()}
+    return {
+        f"{name}::{key}": array for name, graph in module.graphs.items() for key, array in graph_data(graph).items()
+    }
 
 
 def format_node(graph: Graph, node: Node) -> str:
