@@ -85,6 +85,10 @@ class LoweredModel:
         for node in graph.node_list:
             steps, rule = Steps(lowering, node), self._rules[node]
             try:
+                if all(0 in lowering.shape(value.type) for value in node.results):
+                    for index in range(len(node.results)):
+                        steps.result(index)
+                    continue
                 steps.python() if isinstance(rule, str) else rule.function(steps)
             except QCompilerError as error:
                 raise error.located(node.describe()) from None

@@ -213,6 +213,16 @@ class Steps:
         self.copy(placed, copy)
         return copy
 
+    def channels_last_in_arena(self, index: int, channel_stride: int) -> Placed:
+        """The same, in memory of ours: a register may be read past its end."""
+        placed = self.channels_last(index, channel_stride)
+        if getattr(placed.buffer, "kind", "") == "arena":
+            return placed
+        value = self.node.operands[index]
+        copy = self.lowering.new(value.type, f"{value.name}.copy", Layout("channels_last", channel_stride))
+        self.copy(placed, copy)
+        return copy
+
     def is_constant(self, index: int) -> bool:
         return isinstance(self.node.operands[index], Const)
 

@@ -171,6 +171,10 @@ class Target(ABC):
         if x and y hold channels in `pair_order`, the result holds them in order."""
 
     @abstractmethod
+    def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
+        """Two registers of i16, 0 to 255, to one of bytes. Within each 128 bits of the result come eight lanes of x, then eight of y."""
+
+    @abstractmethod
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
         """A table of 256 bytes, as values for `lookup`; do it once, outside the loop."""
 

@@ -1,4 +1,4 @@
-"""conv with whole channels or groups of them; depthwise convolution has rules of its own."""
+"""conv over all channels or groups of them; depthwise convolution has a rule of its own."""
 
 from __future__ import annotations
 
@@ -34,14 +34,6 @@ def not_conv(node: Node, target: Target) -> str | None:
         return "the weight's zero point is not 0"
     residual = node.operands[3] if len(node.operands) > 3 else None
     return None if residual is None or residual.type.dtype is DType.U8 else f"{residual.type} is not u8"
-
-
-def _not_grouped_conv(node: Node, target: Target) -> str | None:
-    reason = not_conv(node, target)
-    per_group = node.operands[1].type.shape[1]
-    if reason is None and node.attrs["groups"] > 1 and node.result.type.is_quantized and per_group % 4:
-        return f"{per_group} input channels a group are not a multiple of 4"
-    return reason
 
 
 def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
@@ -96,9 +88,21 @@ def weight_matrix(weight: np.ndarray, channel_stride: int) -> np.ndarray:
     return np.pad(moved, gaps).reshape(outputs, -1)
 
 
-@lowers("conv", unless=_not_grouped_conv)
+def dense_weight(weight: np.ndarray, groups: int) -> np.ndarray:
+    """[O, C/groups, *K] -> [O, C, *K] with zeros between the groups: for groups too narrow to be dotted by fours."""
+    outputs, per_group = weight.shape[:2]
+    dense = np.zeros((outputs, per_group * groups, *weight.shape[2:]), weight.dtype)
+    for group in range(groups):
+        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        dense[rows, group * per_group:(group + 1) * per_group] = weight[rows]
+    return dense
+
+
+@lowers("conv", unless=not_conv)
 def convolution(s: Steps) -> None:
     weight, groups, y = s.constant(1), s.attrs["groups"], s.result()
+    if groups > 1 and s.out.is_quantized and weight.shape[1] % 4:
+        weight, groups = s.once("dense", lambda: dense_weight(weight, s.attrs["groups"])), 1
     bias = s.constant(2) if s.has(2) else None
     quantized, size = s.out.is_quantized, y.dtype.itemsize
     channels = s.type(0).shape[1]

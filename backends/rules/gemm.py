@@ -105,41 +105,64 @@ def product(s: Steps, window: Window, tile: Tile, weight: np.ndarray, bias: np.n
     if s.out.is_quantized:
         _product_u8(s, static, tile, weight, bias, role, common)
     else:
-        low, high = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}[s.attrs["activation"]]
         start = np.zeros(channels, np.float32) if bias is None else bias
         s.call(kernels.conv_f32, static, w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_floats(weight, tile.nr)),
-               bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start, np.arange(tile.nr))), scale=None, low=low, high=high,
-               **common)
+               bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start, np.arange(tile.nr))), scale=None,
+               **activation_bounds(s), **common)
 
 
-def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: np.ndarray, bias: np.ndarray | None, role: str,
-                common: dict[str, object]) -> None:
+def activation_bounds(s: Steps) -> dict[str, float]:
+    """`low` and `high` of a float result's fused activation."""
+    low, high = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}[s.attrs["activation"]]
+    return {"low": low, "high": high}
+
+
+@dataclass(frozen=True)
+class RequantizeTerms:
+    """What the epilogue of a weighted node needs.
+
+    start: i32 [channels], the bias less the zero point of x times the sum of the weights; multiplier: f32 [channels], M of rule (4);
+    proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
+    """
+
+    start: np.ndarray
+    multiplier: np.ndarray
+    proven: bool
+    arguments: dict[str, float]
+
+
+def requantize_terms(s: Steps, weight: np.ndarray, bias: np.ndarray | None, role: str = "") -> RequantizeTerms:
+    """For `weight` i8 [channels, K] (a group's share, if `role` is the group's number) and its bias."""
     x, w = s.type(0).quant, s.type(1).quant
     channels = weight.shape[0]
     sums, magnitudes = s.once(f"sums{role}", lambda: np.stack([weight.sum(axis=1, dtype=np.int64),
                                                                np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64)]))
-    # the accumulator starts from the bias less the zero point of x times the sum of the weights
     start = (np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
-    multiplier = np.broadcast_to(qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), (len(w.scales),))
+    multiplier = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales)
     if w.axis is not None and len(multiplier) != channels:
-        index = int(role or 0)
-        multiplier = multiplier[index * channels:(index + 1) * channels]
+        multiplier = multiplier[int(role) * channels:(int(role) + 1) * channels]
     multiplier = np.broadcast_to(multiplier, (channels,)).astype(np.float32)
     reach = (255 * magnitudes + np.abs(start)) * multiplier.astype(np.float64)
     other_zero, other_scale = 0, 0.0
-    if static["residual"]:
+    if s.has(3):
         other = s.type(3).quant
         other_zero = other.zero_point[0]
         other_scale = float(qmath.multiplier(other.scales, over=s.out.quant.scales)[0])
         reach = reach + 255 * other_scale
-    order = kernels.channel_order(s.target, tile.nv)
     limits = bounds(s.out, s.attrs["activation"])
-    s.call(kernels.conv_u8, {**static, "proven": bool(reach.max(initial=0) < 2**30)},
+    arguments = {"zero": zero_point(s.out), "low_code": int(limits["low"]), "high_code": int(limits["high"]),
+                 "other_zero": float(other_zero), "other_scale": other_scale, **limits}
+    return RequantizeTerms(start.astype(np.int32), multiplier, bool(reach.max(initial=0) < 2**30), arguments)
+
+
+def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: np.ndarray, bias: np.ndarray | None, role: str,
+                common: dict[str, object]) -> None:
+    terms = requantize_terms(s, weight, bias, role)
+    order = kernels.channel_order(s.target, tile.nv)
+    s.call(kernels.conv_u8, {**static, "proven": terms.proven},
            w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_bytes(weight, order)),
-           bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start.astype(np.int32), order)),
-           scale=s.packed(f"scale{role}{tile}", lambda: kernels.pack_channels(multiplier, order)), zero=zero_point(s.out),
-           low_code=int(limits["low"]), high_code=int(limits["high"]), other_zero=float(other_zero), other_scale=other_scale, **limits,
-           **common)
+           bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(terms.start, order)),
+           scale=s.packed(f"scale{role}{tile}", lambda: kernels.pack_channels(terms.multiplier, order)), **terms.arguments, **common)
 
 
 def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:

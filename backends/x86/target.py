@@ -253,6 +253,10 @@ class X86Target(Target):
         """vpackssdw."""
         return b.instr(f"x86.vpackssdw.{self._bits}", x, y)
 
+    def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
+        """vpackuswb."""
+        return b.instr(f"x86.vpackuswb.{self._bits}", x, y)
+
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
         """VBMI: four registers of 64 entries. Else sixteen rows of 16 entries, each in every 128-bit lane."""
         if self.has("vbmi"):
