@@ -19,6 +19,8 @@ from qcompiler.ir import Const, Node
 from qcompiler.types import DType, Layout
 
 Pairs = Sequence[tuple[int, int]]
+MOST_TAPS = 32
+"""Rows and columns of a depthwise window that are unrolled."""
 
 
 def not_conv(node: Node, target: Target) -> str | None:
@@ -34,6 +36,17 @@ def not_conv(node: Node, target: Target) -> str | None:
         return "the weight's zero point is not 0"
     residual = node.operands[3] if len(node.operands) > 3 else None
     return None if residual is None or residual.type.dtype is DType.U8 else f"{residual.type} is not u8"
+
+
+def is_depthwise(node: Node) -> bool:
+    """One filter a channel, and a window that unrolls."""
+    weight, groups = node.operands[1].type, node.attrs["groups"]
+    small = math.prod(weight.shape[2:-1]) <= MOST_TAPS and weight.shape[-1] <= MOST_TAPS
+    return groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1 and small
+
+
+def _not_dense(node: Node, target: Target) -> str | None:
+    return "depthwise" if is_depthwise(node) else not_conv(node, target)
 
 
 def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
@@ -98,7 +111,7 @@ def dense_weight(weight: np.ndarray, groups: int) -> np.ndarray:
     return dense
 
 
-@lowers("conv", unless=not_conv)
+@lowers("conv", unless=_not_dense)
 def convolution(s: Steps) -> None:
     weight, groups, y = s.constant(1), s.attrs["groups"], s.result()
     if groups > 1 and s.out.is_quantized and weight.shape[1] % 4:

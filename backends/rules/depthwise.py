@@ -11,22 +11,15 @@ from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import pack_channels
 from qcompiler.backends.placement import SLACK, Placed
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.conv import not_conv
+from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.gemm import activation_bounds, requantize_terms
 from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 
-_MOST_TAPS = 32
-
 
 def _not_depthwise(node: Node, target: Target) -> str | None:
-    weight, groups = node.operands[1].type, node.attrs["groups"]
-    if groups == 1 or groups != weight.shape[0] or weight.shape[1] != 1:
-        return "not one filter a channel"
-    if math.prod(weight.shape[2:-1]) > _MOST_TAPS or weight.shape[-1] > _MOST_TAPS:
-        return f"the window has more than {_MOST_TAPS} rows or columns"
-    return not_conv(node, target)
+    return not_conv(node, target) if is_depthwise(node) else "not one filter a channel"
 
 
 def _tap_rows(s: Steps, x: Placed, y: Placed, other: Placed) -> np.ndarray:
