@@ -20,6 +20,7 @@ from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
+from qcompiler.report import Report, constant_bytes, count_nodes, report
 from qcompiler.types import QuantParams
 
 Dynamic = Mapping[str | int, Mapping[int, str]]
@@ -148,13 +149,9 @@ class CompiledModel:
     def __qc_graph__(self) -> Graph:
         return self.graph
 
-    def report(self) -> str:
-        """How many nodes run in int8, what stayed float and why, and the bytes of the constants."""
-        integer, real = count_nodes(self.graph)
-        lines = [f"target {self.target}, {integer} integer nodes, {real} float nodes",
-                 f"constants: {constant_bytes(self.graph)} bytes"]
-        lines += [note for note in self.graph.notes if note.startswith("float: ")]
-        return "\n".join(lines)
+    def report(self) -> Report:
+        """How many nodes run in int8, what stayed float and why, and the bytes of the constants; prints as text."""
+        return report(self)
 
     def draw(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """A picture of the graph: SVG, PNG, PDF or .dot by suffix."""
@@ -167,19 +164,6 @@ class CompiledModel:
         from qcompiler.artifact import save_graph
 
         save_graph(self.graph, path)
-
-
-def count_nodes(graph: Graph) -> tuple[int, int]:
-    """(nodes with a quantized result, other nodes); quantize and dequantize count as neither."""
-    nodes = [node for node in graph.nodes if node.op not in ("quantize", "dequantize")]
-    integer = sum(1 for node in nodes if any(value.type.is_quantized for value in node.results))
-    return integer, len(nodes) - integer
-
-
-def constant_bytes(graph: Graph) -> int:
-    """Bytes of all constants, scales included."""
-    scales = sum(4 * len(const.type.quant.scale) for const in graph.consts.values() if const.type.quant is not None)
-    return sum(const.data.nbytes for const in graph.consts.values()) + scales
 
 
 def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
@@ -255,4 +239,5 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
     return CompiledModel(graph, name, threads or len(os.sched_getaffinity(0)), program)
 
 
-__all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "convert", "fuse", "load", "prepare", "trace"]
+__all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",
+           "prepare", "trace"]

@@ -12,12 +12,12 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.errors import QCompilerError, nearest
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.module_scopes import Scope, module_tree
+from qcompiler.report import NodeKind, node_kind
 from qcompiler.types import TensorType
 
 _log = logging.getLogger(__name__)
@@ -28,21 +28,13 @@ _MANY_NODES = 400  # beyond, Graphviz's best effort takes minutes
 _LONGEST = 40
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A class of nodes: its words in the legend, its fill and its border."""
-
-    name: str
-    fill: str
-    border: str
-
-
-_INTEGER = _Kind("int8", "#d9efdc", "#3f8f55")
-_FLOAT = _Kind("float", "#fbe3c8", "#c07a28")
-_CONVERSION = _Kind("conversion", "#d6e6f7", "#4577a8")
-_OBSERVER = _Kind("observer", "#f3ecc0", "#a3932c")
-_PLAIN = _Kind("indices", "#ececec", "#8a8a8a")
-_KINDS = (_INTEGER, _FLOAT, _CONVERSION, _OBSERVER, _PLAIN)
+_COLOURS = {  # kind -> (fill, border)
+    NodeKind.INTEGER: ("#d9efdc", "#3f8f55"),
+    NodeKind.FLOAT: ("#fbe3c8", "#c07a28"),
+    NodeKind.CONVERSION: ("#d6e6f7", "#4577a8"),
+    NodeKind.OBSERVER: ("#f3ecc0", "#a3932c"),
+    NodeKind.INDEX: ("#ececec", "#8a8a8a"),
+}
 
 
 def draw(graph: Graph, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -159,8 +151,8 @@ def dot_source(graph: Graph) -> str:
                 f"const{index}",
                 _label(f"{_shown('@' + value.name)}<BR/>{_shown(_short(value.type))}"),
                 style="filled",
-                fillcolor=_PLAIN.fill,
-                color=_PLAIN.border,
+                fillcolor=_COLOURS[NodeKind.INDEX][0],
+                color=_COLOURS[NodeKind.INDEX][1],
             )
             sources[id(value)] = f"const{index}"
         _add_edge(dot, sources[id(value)], f"out{index}", value, labelled)
@@ -173,12 +165,15 @@ def _add_edge(dot: Any, tail: str, head: str, value: Value, labelled: set[int]) 
 
     label = "" if id(value) in labelled else f" {_printable(_short(value.type))} "
     labelled.add(id(value))
-    real = value.type.quant is None and value.type.dtype.is_float
+    kind = (
+        NodeKind.INTEGER if value.type.is_quantized else NodeKind.FLOAT if value.type.dtype.is_float else NodeKind.INDEX
+    )
+    color = _COLOURS[kind][1]
     dot.edge(
         tail,
         head,
         label=graphviz.escape(label),
-        color=_FLOAT.border if real else _INTEGER.border if value.type.quant else "#777777",
+        color=color,
         tooltip=_tooltip(f"{value!r}: {value.type}"),
         labeltooltip=_tooltip(f"{value!r}: {value.type}"),
     )
@@ -210,7 +205,7 @@ def _add_scope(dot: Any, scope: Scope, graph: Graph, ids: dict[int, str], path: 
 def _add_node(dot: Any, node: Node, graph: Graph, name: str) -> None:
     from qcompiler.text.printer import format_node
 
-    kind = _kind(node)
+    fill, border = _COLOURS[node_kind(node)]
     lines = [f"<B>{_shown(node.op)}</B>{_fused(node)}"]
     details = _attrs(node)
     if details:
@@ -220,20 +215,10 @@ def _add_node(dot: Any, node: Node, graph: Graph, name: str) -> None:
     dot.node(
         name,
         _label("<BR/>".join(lines)),
-        fillcolor=kind.fill,
-        color=kind.border,
+        fillcolor=fill,
+        color=border,
         tooltip=_tooltip(format_node(graph, node)),
     )
-
-
-def _kind(node: Node) -> _Kind:
-    if node.op in ("quantize", "dequantize", "requantize"):
-        return _CONVERSION
-    if node.op in ("observe", "fake_quantize"):
-        return _OBSERVER
-    if any(value.type.quant is not None for value in node.results):
-        return _INTEGER
-    return _FLOAT if any(value.type.dtype.is_float for value in node.results) else _PLAIN
 
 
 def _fused(node: Node) -> str:
@@ -316,11 +301,11 @@ def _short(type: TensorType, *, scale: bool = True) -> str:
 
 
 def _title(graph: Graph, nodes: Sequence[Node]) -> str:
-    counts = Counter(_kind(node).name for node in nodes)
+    counts = Counter(node_kind(node) for node in nodes)
     cells = "".join(
-        f'<TD BGCOLOR="{kind.fill}" COLOR="{kind.border}">{counts[kind.name]} {kind.name}</TD>'
-        for kind in _KINDS
-        if counts[kind.name]
+        f'<TD BGCOLOR="{fill}" COLOR="{border}">{counts[kind]} {kind.value}</TD>'
+        for kind, (fill, border) in _COLOURS.items()
+        if counts[kind]
     )
     name = f'<FONT POINT-SIZE="16"><B>{_shown(graph.name)}</B></FONT>'
     body = f'<TR><TD BORDER="0">{name}  stage {_shown(graph.stage)}</TD>{cells}</TR>'

@@ -1,0 +1,196 @@
+"""What became of a model: nodes in int8 and in float, why the latter, conversions, and the bytes of constants.
+
+Counts what stands in the graph; reasons are the graph's notes, which the passes wrote (`float: %name = op: reason`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from qcompiler.ir import Graph, Node
+
+_FLOAT_NOTE = "float: "
+_NO_REASON = "no reason is recorded"
+
+
+class NodeKind(Enum):
+    """How a node counts. The value is the word that reports and drawings use."""
+
+    INTEGER = "int8"
+    FLOAT = "float"
+    CONVERSION = "conversion"
+    OBSERVER = "observer"
+    INDEX = "index"
+
+
+def node_kind(node: Node) -> NodeKind:
+    """INTEGER: a quantized result; INDEX: plain integers or bools; FLOAT: real numbers."""
+    if node.op in ("quantize", "dequantize", "requantize"):
+        return NodeKind.CONVERSION
+    if node.op in ("observe", "fake_quantize"):
+        return NodeKind.OBSERVER
+    if any(value.type.is_quantized for value in node.results):
+        return NodeKind.INTEGER
+    return NodeKind.FLOAT if any(value.type.dtype.is_float for value in node.results) else NodeKind.INDEX
+
+
+def count_nodes(graph: Graph) -> tuple[int, int]:
+    """(integer nodes, float nodes); conversions, observers and plain integers count as neither."""
+    kinds = Counter(node_kind(node) for node in graph.nodes)
+    return kinds[NodeKind.INTEGER], kinds[NodeKind.FLOAT]
+
+
+def constant_bytes(graph: Graph) -> int:
+    """Bytes of all constants, scales included."""
+    scales = sum(4 * len(const.type.quant.scale) for const in graph.consts.values() if const.type.quant is not None)
+    return sum(const.data.nbytes for const in graph.consts.values()) + scales
+
+
+def float_constant_bytes(graph: Graph) -> int:
+    """Bytes of the same constants with every quantized one in f32."""
+    return sum(4 * const.data.size if const.type.is_quantized else const.data.nbytes for const in graph.consts.values())
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """How many nodes of one op run in int8, and how many not."""
+
+    op: str
+    int8: int
+    float: int
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """A float node of a quantized graph, why, and the user's source line ("" if unknown)."""
+
+    node: str
+    op: str
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a model. `str()` is the text, `to_dict()` the same for JSON.
+
+    Attributes:
+        name, stage: of the graph; target: what it was compiled for, "" if it was not.
+        inputs, outputs: `name: type`.
+        ops: one row an op, in the order of first use; conversions, observers and plain integers apart.
+        conversions: op -> count.
+        kept_float: float nodes; empty at stage float, where all are.
+        constant_bytes, float_constant_bytes: as they are, and with every quantized constant in f32.
+        python_nodes: node -> why no kernel serves it; these run in numpy.
+    """
+
+    name: str
+    stage: str
+    target: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ops: tuple[OpCount, ...]
+    conversions: Mapping[str, int]
+    kept_float: tuple[KeptFloat, ...]
+    constant_bytes: int
+    float_constant_bytes: int
+    python_nodes: Mapping[str, str]
+
+    @property
+    def int8_nodes(self) -> int:
+        return sum(row.int8 for row in self.ops)
+
+    @property
+    def float_nodes(self) -> int:
+        return sum(row.float for row in self.ops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, totals included."""
+        return {"int8_nodes": self.int8_nodes, "float_nodes": self.float_nodes, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    def __str__(self) -> str:
+        target = f", target {self.target}" if self.target else ""
+        lines = [
+            f"{self.name}: stage {self.stage}{target}",
+            f"  {', '.join(self.inputs)} -> {', '.join(self.outputs)}",
+            f"  {self.int8_nodes} int8 nodes, {self.float_nodes} float nodes, {self._conversions()}",
+            f"  constants: {self.constant_bytes:,} bytes{self._saved()}",
+        ]
+        if self.ops:
+            width = max(len("op"), *(len(row.op) for row in self.ops))
+            lines.append(f"  {'op':<{width}}  int8  float")
+            lines += [f"  {row.op:<{width}}  {row.int8:>4}  {row.float:>5}" for row in self.ops]
+        if self.kept_float:
+            lines.append("  stayed float:")
+            for row in self.kept_float:
+                lines.append(f"    %{row.node} = {row.op}: {row.reason}" + (f" at {row.where}" if row.where else ""))
+        if self.python_nodes:
+            lines.append("  run in numpy, not by a kernel:")
+            lines += [f"    %{node}: {reason}" for node, reason in self.python_nodes.items()]
+        return "\n".join(lines)
+
+    def _conversions(self) -> str:
+        return ", ".join(f"{count} {op}" for op, count in self.conversions.items()) or "no conversions"
+
+    def _saved(self) -> str:
+        if self.constant_bytes >= self.float_constant_bytes:
+            return ""
+        return f", {self.float_constant_bytes:,} in f32 ({self.float_constant_bytes / self.constant_bytes:.2f} times as many)"
+
+
+def report(model: Any) -> Report:
+    """The report of a Graph, or of a compiled model (anything with `graph`, `target` and `program`)."""
+    graph: Graph = model if isinstance(model, Graph) else model.graph
+    rows: dict[str, list[int]] = {}
+    conversions: Counter[str] = Counter()
+    for node in graph.nodes:
+        kind = node_kind(node)
+        if kind is NodeKind.CONVERSION:
+            conversions[node.op] += 1
+        elif kind in (NodeKind.INTEGER, NodeKind.FLOAT):
+            rows.setdefault(node.op, [0, 0])[kind is NodeKind.FLOAT] += 1
+    return Report(
+        name=graph.name,
+        stage=graph.stage,
+        target="" if isinstance(model, Graph) else model.target,
+        inputs=tuple(f"{value.name}: {value.type}" for value in graph.inputs),
+        outputs=tuple(f"{name}: {value.type}" for name, value in zip(graph.output_names, graph.outputs)),
+        ops=tuple(OpCount(op, *counts) for op, counts in rows.items()),
+        conversions=dict(conversions),
+        kept_float=_kept_float(graph),
+        constant_bytes=constant_bytes(graph),
+        float_constant_bytes=float_constant_bytes(graph),
+        python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
+    )
+
+
+def _kept_float(graph: Graph) -> tuple[KeptFloat, ...]:
+    if graph.stage not in ("qdq", "integer", "lowered"):
+        return ()
+    reasons = noted_reasons(graph)
+    quantizing = graph.stage == "qdq"
+    found = []
+    for node in graph.nodes:
+        if node_kind(node) is NodeKind.FLOAT and not (quantizing and node.name not in reasons):
+            where = f"{node.loc.file}:{node.loc.line}" if node.loc else ""
+            found.append(KeptFloat(node.name, node.op, reasons.get(node.name, _NO_REASON), where))
+    return tuple(found)
+
+
+def noted_reasons(graph: Graph) -> dict[str, str]:
+    """Node name -> why it stayed float, from notes of the form `float: %name = op: reason`."""
+    found = {}
+    for note in graph.notes:
+        name, equals, rest = note.removeprefix(_FLOAT_NOTE).partition(" = ")
+        if note.startswith(_FLOAT_NOTE + "%") and equals:
+            found.setdefault(name[1:], rest.partition(": ")[2] or rest)
+    return found
