@@ -66,7 +66,7 @@ class LoweredModel:
         bound = self.program.bind(sizes)
         macs = sum(step.macs for step in bound.steps)
         useful = min(threads, 1 + macs // SMALL_PROGRAM_MACS)
-        return bound.run([np.ascontiguousarray(array) for array in arrays], threads=useful)
+        return bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
 
     def _lower(self, constants: Constants, sizes: Mapping[str, int]) -> BoundProgram:
         graph, sizes = self.graph, dict(sizes)

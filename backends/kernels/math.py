@@ -1,0 +1,140 @@
+"""Elementary functions over the kernel builder, the same bits on every target.
+
+All take and give f64 vectors, for an f32 argument that was extended, and are built from IEEE operations in a fixed order. Each is within
+2^-40 relative of the true value (bounds below), so that the f32 result, rounded once at the end, is the correctly rounded one but for
+arguments within 2^-16 of a tie: at most 0.50002 units in the last place. tests/backends/kernel_ir/test_math.py measures them.
+
+    exp     x = n ln 2 + r, |r| <= ln 2 / 2: Taylor's polynomial of degree 11 has a remainder below r^12 / 12! < 7e-15
+    log     x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: remainder of ten terms below 1e-16
+    erf     |x| < 1/2: Taylor's series to x^25, remainder below 1e-16; else 1 - erfc
+    erfc    x >= 0: exp(-x^2) F(u) / (1 + 2x), u = (x - 3.75) / (x + 3.75), F by interpolation at the Chebyshev nodes, 4e-14
+            (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); the coefficients were computed for this file)
+    expm1, log1p, tanh: from exp and log, with a series or a correction where these would cancel
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import I64
+
+_MAGIC = 1.5 * 2.0**52  # adding it leaves an integer in the low bits of the mantissa
+_MAGIC_BITS = 0x4338000000000000
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the first has 33 bits: n * it is exact
+_ERFCX = (
+    1.2375126308377915, -0.14024059858554283, 0.0035854154926866794, 0.08227673848931104, -0.10880393038105107, 0.09230432118803242,
+    -0.0586933955029517, 0.028362277062466166, -0.009746599867453102, 0.0017556281950203902, 0.0002937908947438146,
+    -0.000290162963565538, 5.146862546160263e-05, 2.2404904161843304e-05, -1.1178933930496505e-05, -1.0036810708023523e-06,
+    1.508764525004148e-06, -3.0076196603233585e-08, -1.2638209701187094e-07, 9.015143789207673e-09,
+)
+
+
+def polynomial(b: KernelBuilder, x: Value, coefficients: Sequence[float]) -> Value:
+    """c[0] + x (c[1] + x (...)), by fma."""
+    total = b.const(x.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = b.fma(total, x, b.const(x.type, coefficient))
+    return total
+
+
+def exp(b: KernelBuilder, x: Value) -> Value:
+    """e^x; 0 below -708 (far below f32's range), e^709 above 709, NaN for NaN."""
+    inside = b.fmin(b.fmax(x, -708.0), 709.0)
+    shifted = b.fma(inside, b.const(x.type, 1 / math.log(2)), b.const(x.type, _MAGIC))
+    n = shifted - _MAGIC
+    r = b.fma(n, b.const(x.type, -_LN2_HIGH), inside)
+    r = b.fma(n, b.const(x.type, -_LN2_LOW), r)
+    p = polynomial(b, r, [1 / math.factorial(k) for k in range(12)])
+    integers = x.type.of(I64)
+    power = b.bitcast((b.bitcast(shifted, integers) + 1023) << 52, x.type)
+    return b.select(x != x, x, p * power)
+
+
+def log(b: KernelBuilder, x: Value) -> Value:
+    """Natural logarithm of a normal f64; -inf at 0, NaN below 0, inf at inf."""
+    integers = x.type.of(I64)
+    bits = b.bitcast(x, integers)
+    base = b.const(integers, 0x3FE6A09E667F3BCD)  # sqrt(1/2)
+    exponent = (bits - base) & b.const(integers, -(1 << 52))
+    m = b.bitcast(bits - exponent, x.type)
+    k_bits = b.lshr(exponent, 52)  # k modulo 2^12
+    k_bits = (k_bits ^ 0x800) - 0x800
+    k = b.bitcast(k_bits + _MAGIC_BITS, x.type) - _MAGIC
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    series = polynomial(b, z, [1 / (2 * i + 1) for i in range(1, 11)])
+    artanh = b.fma(z * s, series, s)
+    result = b.fma(k, b.const(x.type, _LN2_HIGH), b.fma(k, b.const(x.type, _LN2_LOW), artanh * 2.0))
+    result = b.select(x < math.inf, result, x)
+    result = b.select(x > 0.0, result, b.const(x.type, math.nan))
+    return b.select(x == 0.0, b.const(x.type, -math.inf), result)
+
+
+def log1p(b: KernelBuilder, x: Value) -> Value:
+    """log(1 + x) for x >= 0: with w = 1 + x rounded, log(w) x / (w - 1) (Higham's and Kahan's correction); x itself where w is 1."""
+    w = x + 1.0
+    rounded = w - 1.0
+    safe = b.select(rounded == 0.0, b.const(x.type, 1.0), rounded)
+    return b.select(rounded == 0.0, x, b.select(w < math.inf, log(b, w) * x / safe, w))
+
+
+def expm1(b: KernelBuilder, x: Value) -> Value:
+    """e^x - 1; by its series below 1e-4."""
+    series = x * polynomial(b, x, [1.0, 1 / 2, 1 / 6, 1 / 24])
+    return b.select(b.fabs(x) < 1e-4, series, exp(b, x) - 1.0)
+
+
+def sigmoid(b: KernelBuilder, x: Value) -> Value:
+    """1 / (1 + e^-x)."""
+    return b.const(x.type, 1.0) / (exp(b, -x) + 1.0)
+
+
+def tanh(b: KernelBuilder, x: Value) -> Value:
+    """1 - 2 / (e^2x + 1); by its series below 1e-3."""
+    z = x * x
+    series = x * polynomial(b, z, [1.0, -1 / 3, 2 / 15, -17 / 315])
+    whole = b.const(x.type, 1.0) - b.const(x.type, 2.0) / (exp(b, x * 2.0) + 1.0)
+    return b.select(b.fabs(x) < 1e-3, series, whole)
+
+
+def _erfc_positive(b: KernelBuilder, x: Value) -> Value:
+    x = b.fmin(x, 40.0)
+    one = b.const(x.type, 1.0)
+    u = (x - 3.75) / (x + 3.75)
+    return exp(b, -(x * x)) * polynomial(b, u, _ERFCX) / b.fma(x, b.const(x.type, 2.0), one)
+
+
+def erfc(b: KernelBuilder, x: Value) -> Value:
+    """1 - erf(x), accurate in its tail."""
+    tail = _erfc_positive(b, b.fabs(x))
+    result = b.select(x < 0.0, b.const(x.type, 2.0) - tail, tail)
+    return b.select(x != x, x, result)
+
+
+def erf(b: KernelBuilder, x: Value) -> Value:
+    """The error function."""
+    z = x * x
+    terms = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(13)]
+    small = x * polynomial(b, z, terms)
+    large = b.const(x.type, 1.0) - _erfc_positive(b, b.fabs(x))
+    large = b.select(x < 0.0, -large, large)
+    return b.select(b.fabs(x) < 0.5, small, b.select(x != x, x, large))
+
+
+def power(b: KernelBuilder, x: Value, y: Value) -> Value:
+    """x^y with the special cases of C's pow, as numpy has them."""
+    one, infinity = b.const(x.type, 1.0), math.inf
+    size = b.fabs(x)
+    result = exp(b, y * log(b, size))
+    whole = b.floor(y) == y
+    half = y * 0.5
+    odd = whole & (b.floor(half) != half) & (b.fabs(y) < 2.0**53)
+    negative = b.bitcast(x, x.type.of(I64)) < 0
+    result = b.select(odd & negative, -result, result)
+    imaginary = (x < 0.0) & (size < infinity) & (b.fabs(y) < infinity) & (b.floor(y) != y)
+    result = b.select(imaginary, b.const(x.type, math.nan), result)
+    result = b.select((size == 1.0) & (b.fabs(y) == infinity), one, result)
+    return b.select((y == 0.0) | (x == 1.0), one, result)
