@@ -7,7 +7,6 @@ Owns execution. Is made by `ProgramBuilder.finish` (`qcompiler.backends.program`
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler import knobs
 from qcompiler.backends.dispatcher import BARRIER_AFTER
 from qcompiler.backends.memory import POISON, Block, aligned_block
 from qcompiler.backends.runtime import STEP_BYTES, run_steps
@@ -116,8 +116,8 @@ class _State:
 
 
 def debug_memory() -> tuple[bool, bool]:
-    """(poison, guard) from QC_POISON and QC_GUARD: any value but "" and "0" turns them on."""
-    return tuple(os.environ.get(name, "0").strip() not in ("", "0") for name in ("QC_POISON", "QC_GUARD"))  # type: ignore[return-value]
+    """(poison, guard) as QC_POISON and QC_GUARD say."""
+    return knobs.POISON.get(), knobs.GUARD.get()
 
 
 def address_of(array: np.ndarray) -> int:

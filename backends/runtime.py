@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler import knobs
 from qcompiler.backends import dispatcher
 from qcompiler.backends.memory import Block, aligned_block
 from qcompiler.errors import LoweringError
@@ -232,15 +233,9 @@ def run_alone(functions: Native, steps: int, count: int, bases: int, times: int 
 
 
 def spin_microseconds() -> float:
-    """QC_SPIN_US: how long idle workers spin. LoweringError if it is no number from 0 to a million."""
-    text = os.environ.get("QC_SPIN_US", "").strip()
-    try:
-        value = float(text) if text else DEFAULT_SPIN_US
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1e6:
-        raise LoweringError("a bad knob", where="QC_SPIN_US", expected="0 to 1000000 (microseconds)", got=text)
-    return value
+    """QC_SPIN_US: how long idle workers spin. QCompilerError if it is no number from 0 to a million."""
+    given = knobs.SPIN_US.get()
+    return DEFAULT_SPIN_US if given is None else given
 
 
 def pool() -> ThreadPool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import re
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler import knobs
 from qcompiler.backends.kernel_ir.types import F32, I1, Type, vector
 from qcompiler.errors import LoweringError, nearest
 
@@ -283,5 +283,4 @@ def parse_target(text: str) -> Target:
 
 def pretended_level() -> str | None:
     """The level that QC_ISA names (`avx2` or `x86-64+avx2`), read at each call."""
-    text = os.environ.get("QC_ISA", "").strip()
-    return text.rpartition("+")[2] or None
+    return (knobs.ISA.get() or "").rpartition("+")[2] or None

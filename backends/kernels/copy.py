@@ -13,9 +13,9 @@ OUTER = 5
 
 @kernel(pointers=("x", "y"), extents=("count", "x_step", "y_step", *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
                                       *(f"xs{i}" for i in range(OUTER)), *(f"ys{i}" for i in range(OUTER))))
-def copy_strided_nd(b: KernelBuilder, *, itemsize: int, contiguous: bool) -> None:
-    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. contiguous: both innermost steps are one element.
-    Threads share the outer elements."""
+def copy_strided_nd(b: KernelBuilder, *, itemsize: int, inner: str) -> None:
+    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. inner: "run" where both innermost steps are one element,
+    "fill" where x stands still, else "any". Threads share the outer elements."""
     element = ELEMENTS[itemsize]
     sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
     total = sizes[0]
@@ -29,8 +29,10 @@ def copy_strided_nd(b: KernelBuilder, *, itemsize: int, contiguous: bool) -> Non
             place = rest % sizes[axis] if axis else rest
             rest = rest // sizes[axis] if axis else rest
             x, y = x + place * b.extent(f"xs{axis}"), y + place * b.extent(f"ys{axis}")
-        if contiguous:
+        if inner == "run":
             copy_run(b, x, y, count, element)
+        elif inner == "fill":
+            fill_run(b, b.load(element, x), y, count)
         else:
             with b.loop(0, count) as inner:
                 b.store(b.load(element, x, inner.index * b.extent("x_step")), y, inner.index * b.extent("y_step"))

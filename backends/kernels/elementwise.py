@@ -293,18 +293,18 @@ WHERE = _declare("map_where", 3, _where_body)
 _BOUNDS = {"i8": (-128, 127), "u8": (0, 255), "i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}
 
 
-def _cast_body(b: KernelBuilder, *, inner: str, source: str, target: str) -> None:
+def _cast_body(b: KernelBuilder, *, inner: str, source: str, to: str) -> None:
     read = F32 if source == "f32" else INTEGERS[source]
-    write = F32 if target == "f32" else INTEGERS[target]
+    write = F32 if to == "f32" else INTEGERS[to]
 
     def compute(x: Value) -> Value:
-        if target == "bool":
+        if to == "bool":
             return b.zext(x != 0, I8)
         if source == "f32":
-            return x if target == "f32" else _saturated(b, x, target, write)
+            return x if to == "f32" else _saturated(b, x, to, write)
         if source in ("u8", "bool") and write is not read:
             x = b.zext(x, I32)
-        if target == "f32":
+        if to == "f32":
             return b.sitofp(x)
         bits = x.type.element.bits
         return x if bits == write.bits else b.trunc(x, write) if bits > write.bits else b.sext(x, write)
@@ -312,11 +312,11 @@ def _cast_body(b: KernelBuilder, *, inner: str, source: str, target: str) -> Non
     _map(b, [read], [c == "1" for c in inner], write, b.target.f32_lanes, compute)
 
 
-def _saturated(b: KernelBuilder, x: Value, target: str, write: Type) -> Value:
+def _saturated(b: KernelBuilder, x: Value, to: str, write: Type) -> Value:
     """Truncated, saturating, NaN to 0; through f64, which holds every i32. An i64 is made where |x| < 2^63."""
-    low, high = _BOUNDS[target]
+    low, high = _BOUNDS[to]
     zero = b.select(x != x, b.const(x.type, 0.0), x)
-    if target != "i64":
+    if to != "i64":
         inside = b.clamp(b.convert("fpext", zero, F64), float(low), float(high))
         whole = b.convert("fptosi", inside, I32)
         return whole if write is I32 else b.trunc(whole, write)

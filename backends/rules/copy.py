@@ -36,13 +36,13 @@ def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
     if x.elements == 0:
         return
     axes = merged_axes(x.shape, x.strides, y.strides)
-    contiguous = axes[-1][1:] in ((size, size), (0, 0))
-    if not contiguous:
+    inner = {(size, size): "run", (0, size): "fill", (0, 0): "run"}.get(axes[-1][1:], "any")
+    if inner == "any":
         axes.append(axes.pop(max(range(len(axes)), key=lambda i: axes[i][0])))
     if len(axes) > OUTER + 1:
         raise LoweringError("a copy over too many axes", expected=f"at most {OUTER + 1} that do not merge", got=len(axes))
     outer = [(1, 0, 0)] * (OUTER + 1 - len(axes)) + axes[:-1]
     extents = {f"{prefix}{i}": axis[k] for i, axis in enumerate(outer) for k, prefix in enumerate(("n", "xs", "ys"))}
     count, x_step, y_step = axes[-1]
-    s.call(copy_strided_nd, {"itemsize": size, "contiguous": contiguous}, x=x, y=y, count=count, x_step=x_step, y_step=y_step,
+    s.call(copy_strided_nd, {"itemsize": size, "inner": inner}, x=x, y=y, count=count, x_step=x_step, y_step=y_step,
            writes=("y",), bytes=2 * x.elements * size, **extents)

@@ -193,7 +193,7 @@ def _not_castable(node: Node, target: Target) -> str | None:
 
 @lowers("cast", unless=_not_castable)
 def cast(s: Steps) -> None:
-    run_map(s, kernels.CAST, [s.operand(0)], {"source": _dtype(s.node), "target": str(s.out.dtype)})
+    run_map(s, kernels.CAST, [s.operand(0)], {"source": _dtype(s.node), "to": str(s.out.dtype)})
 
 
 # -- codes

@@ -1,0 +1,201 @@
+"""Ops that move elements: each is a few strided copies between views of its operand and views of its result.
+
+Views are taken with numpy on arrays that stand for the places (`shadow`), so an op's own indexing says where its elements lie.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.backends.placement import Placed
+from qcompiler.backends.steps import Steps, lowers
+from qcompiler.backends.target import Target
+from qcompiler.errors import InputError
+from qcompiler.ir import Node
+from qcompiler.quantization import qmath
+
+_BASE = np.empty(1, np.uint8)
+
+
+def shadow(place: Placed) -> np.ndarray:
+    """An array with the place's shape and strides. Only its geometry means something: it must never be read."""
+    return np.lib.stride_tricks.as_strided(_BASE, place.shape, place.strides)
+
+
+def view(place: Placed, array: np.ndarray) -> Placed:
+    """The place that a view of `shadow(place)` stands for."""
+    offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
+    return place.moved(offset if array.size else 0, array.shape, array.strides)
+
+
+def _split(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
+    """An axis divided into several, the first outermost; always a view."""
+    step, strides = array.strides[axis], []
+    for size in reversed(sizes):
+        strides.append(step)
+        step *= size
+    shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1:])
+    return np.lib.stride_tricks.as_strided(array, shape, (*array.strides[:axis], *reversed(strides), *array.strides[axis + 1:]))
+
+
+def _copy_views(s: Steps, x: Placed, x_view: np.ndarray, y: Placed, y_view: np.ndarray) -> None:
+    if x_view.shape != y_view.shape:
+        raise InputError(f"the sizes of this call do not fit {s.node.op}", where=s.node.describe(), expected=y_view.shape, got=x_view.shape)
+    s.copy(view(x, x_view), view(y, y_view))
+
+
+@lowers("transpose")
+def transpose(s: Steps) -> None:
+    x, y = s.operand(0), s.result()
+    _copy_views(s, x, shadow(x).transpose(s.attrs["perm"]), y, shadow(y))
+
+
+@lowers("expand")
+def expand(s: Steps) -> None:
+    x, y = s.operand(0), s.result()
+    _copy_views(s, x, np.broadcast_to(shadow(x), y.shape), y, shadow(y))
+
+
+@lowers("slice")
+def slice_(s: Steps) -> None:
+    x, y, a = s.operand(0), s.result(), s.attrs
+    index = [slice(None)] * len(x.shape)
+    for axis, start, stop, step in zip(a["axes"], a["starts"], a["stops"], a["steps"]):
+        index[axis] = slice(start, stop, step)
+    _copy_views(s, x, shadow(x)[tuple(index)], y, shadow(y))
+
+
+@lowers("flip")
+def flip(s: Steps) -> None:
+    x, y = s.operand(0), s.result()
+    _copy_views(s, x, np.flip(shadow(x), s.attrs["axes"]), y, shadow(y))
+
+
+@lowers("concat")
+def concat(s: Steps) -> None:
+    y, axis = s.result(), s.attrs["axis"]
+    start, whole = 0, shadow(y)
+    for index in range(len(s.node.operands)):
+        x = s.operand(index)
+        stop = start + x.shape[axis]
+        _copy_views(s, x, shadow(x), y, whole[(slice(None),) * axis + (slice(start, stop),)])
+        start = stop
+
+
+@lowers("tile")
+def tile(s: Steps) -> None:
+    x, y = s.operand(0), s.result()
+    source, target = shadow(x), shadow(y)
+    for axis in reversed(range(len(x.shape))):
+        count = s.attrs["repeats"][axis]
+        if count != 1:
+            target = _split(target, axis, count, x.shape[axis])
+            source = np.expand_dims(source, axis)
+    _copy_views(s, x, np.broadcast_to(source, target.shape), y, target)
+
+
+@lowers("pixel_shuffle")
+def pixel_shuffle(s: Steps) -> None:
+    x, y, r = s.operand(0), s.result(), s.attrs["factor"]
+    *_, channels, height, width = y.shape
+    n = len(x.shape) - 3
+    source = _split(shadow(x), n, channels, r, r)  # ..., C, r, r, H, W
+    target = _split(_split(shadow(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
+    _copy_views(s, x, source, y, target.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3))
+
+
+@lowers("pixel_unshuffle")
+def pixel_unshuffle(s: Steps) -> None:
+    x, y, r = s.operand(0), s.result(), s.attrs["factor"]
+    *_, channels, height, width = x.shape
+    n = len(x.shape) - 3
+    source = _split(_split(shadow(x), n + 2, width // r, r), n + 1, height // r, r)
+    _copy_views(s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, _split(shadow(y), n, channels, r, r))
+
+
+@lowers("channel_shuffle")
+def channel_shuffle(s: Steps) -> None:
+    x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
+    per_group = x.shape[1] // groups
+    _copy_views(s, x, _split(shadow(x), 1, groups, per_group), y, _split(shadow(y), 1, per_group, groups).swapaxes(1, 2))
+
+
+# -- pad
+
+
+def _fill(s: Steps, y: Placed) -> np.ndarray:
+    value = s.attrs["value"]
+    if s.out.is_quantized:
+        return np.asarray(qmath.quantize(np.float32(value), s.out.quant, s.out.dtype))
+    return np.asarray(value, y.dtype)
+
+
+def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice, slice | None, bool]]:
+    """(part of the result, part of the operand or None for a constant, repeated) along one axis."""
+    found: list[tuple[slice, slice | None, bool]] = [(slice(before, before + size), slice(0, size), False)]
+    if before:
+        source = {"constant": None, "edge": slice(0, 1), "reflect": slice(before, 0, -1)}[mode]
+        found.append((slice(0, before), source, mode == "edge"))
+    if after:
+        last = size - 2 - after
+        source = {"constant": None, "edge": slice(size - 1, size), "reflect": slice(size - 2, last if last >= 0 else None, -1)}[mode]
+        found.append((slice(before + size, before + size + after), source, mode == "edge"))
+    return found
+
+
+@lowers("pad")
+def pad(s: Steps) -> None:
+    x, y, mode = s.operand(0), s.result(), s.attrs["mode"]
+    axes = [_regions(size, before, after, mode) for size, (before, after) in zip(x.shape, s.attrs["padding"])]
+    source, target = shadow(x), shadow(y)
+    fill: Placed | None = None
+    for parts in itertools.product(*axes):
+        part = target[tuple(p[0] for p in parts)]
+        if part.size == 0:
+            continue
+        if any(p[1] is None for p in parts):
+            if fill is None:
+                value = _fill(s, y)
+                fill = Placed(s.table(value.reshape(1)), y.dtype, (), ())
+            s.copy(fill.moved(0, part.shape, (0,) * part.ndim), view(y, part))
+        else:
+            taken = source[tuple(p[1] for p in parts)]
+            _copy_views(s, x, np.broadcast_to(taken, part.shape), y, part)
+
+
+# -- gathers
+
+
+def _not_movable(node: Node, target: Target) -> str | None:
+    kind = str(node.operands[1].type.dtype)
+    return None if kind in ("i64", "i32") else f"indices are {kind}"
+
+
+def _extents(shape: Sequence[int], axis: int) -> tuple[int, int]:
+    return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis + 1:], dtype=np.int64))
+
+
+@lowers("gather", unless=_not_movable)
+def gather(s: Steps) -> None:
+    from qcompiler.backends.kernels.gather import gather_rows
+
+    x, indices, y = s.row_major(0), s.row_major(1), s.result()
+    before, after = _extents(x.shape, s.attrs["axis"])
+    s.call(gather_rows, {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8}, x=x, indices=indices, y=y, outer=before,
+           size=x.shape[s.attrs["axis"]], picks=indices.elements, inner=after, writes=("y",), bytes=2 * y.elements * y.dtype.itemsize)
+
+
+@lowers("gather_elements", unless=_not_movable)
+def gather_elements(s: Steps) -> None:
+    from qcompiler.backends.kernels.gather import OUTER, gather_single
+
+    x, indices, y, axis = s.operand(0), s.row_major(1), s.result(), s.attrs["axis"]
+    rank = len(y.shape)
+    shape = (1,) * (OUTER - rank) + y.shape
+    steps = (0,) * (OUTER - rank) + tuple(0 if i == axis else step for i, step in enumerate(x.strides))
+    extents = {f"n{i}": n for i, n in enumerate(shape)} | {f"s{i}": step for i, step in enumerate(steps)}
+    s.call(gather_single, {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8}, x=x, indices=indices, y=y,
+           size=x.shape[axis], step=x.strides[axis], writes=("y",), bytes=2 * y.elements * y.dtype.itemsize, **extents)
