@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler import knobs
 from qcompiler.errors import InputError, LoweringError, QuantizationError, TraceError
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
@@ -220,7 +221,12 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         observers = calibrate(prepared, calibration_data, transform=transform, progress=progress)
         graph = convert(prepared, observers, instruments=instruments)
     name, program = _lowered(graph, target)
-    return CompiledModel(graph, name, threads or len(os.sched_getaffinity(0)), program)
+    return CompiledModel(graph, name, threads or default_threads(), program)
+
+
+def default_threads() -> int:
+    """QC_THREADS, or the cores that this process may use."""
+    return knobs.THREADS.get() or len(os.sched_getaffinity(0))
 
 
 def _check_target(target: str) -> None:
@@ -236,7 +242,7 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
 
     graph = load_graph(path)
     name, program = _lowered(graph, target)
-    return CompiledModel(graph, name, threads or len(os.sched_getaffinity(0)), program)
+    return CompiledModel(graph, name, threads or default_threads(), program)
 
 
 __all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",

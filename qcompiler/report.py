@@ -144,7 +144,8 @@ class Report:
     def _saved(self) -> str:
         if self.constant_bytes >= self.float_constant_bytes:
             return ""
-        return f", {self.float_constant_bytes:,} in f32 ({self.float_constant_bytes / self.constant_bytes:.2f} times as many)"
+        times = self.float_constant_bytes / self.constant_bytes
+        return f", {self.float_constant_bytes:,} in f32 ({times:.2f} times as many)"
 
 
 def report(model: Any) -> Report:

@@ -16,7 +16,7 @@ from native_kernels import kernel
 
 from qcompiler.backends import dispatcher, runtime
 from qcompiler.backends.bound_program import address_of
-from qcompiler.errors import LoweringError
+from qcompiler.errors import LoweringError, QCompilerError
 
 HERE = Path(__file__).parent
 
@@ -200,7 +200,7 @@ def test_no_steps_are_no_trouble():
 @pytest.mark.parametrize("text", ["-1", "soon", "1e9", "nan"])
 def test_a_bad_spin_knob(monkeypatch, text):
     monkeypatch.setenv("QC_SPIN_US", text)
-    with pytest.raises(LoweringError, match="QC_SPIN_US"):
+    with pytest.raises(QCompilerError, match="QC_SPIN_US"):
         runtime.spin_microseconds()
 
 

@@ -1,0 +1,213 @@
+"""Every environment variable that qcompiler reads: one typed table.
+
+A knob is for debugging and experiments, never needed for correct results. Its value is, first, that of the innermost
+`with knob(value):` in this process; else the environment's, read at each use; else the default. `docs/knobs.md` is made
+from this table: `python -m qcompiler.knobs > docs/knobs.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from qcompiler.errors import QCompilerError
+
+T = TypeVar("T")
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Knob(Generic[T]):
+    """One environment variable.
+
+    Attributes:
+        name: of the variable.
+        kind: what its text must be, as messages and the docs say it.
+        default: the value where the variable is unset or empty.
+        doc: one sentence.
+        parse: text to value; ValueError for text that is not of the kind.
+    """
+
+    name: str
+    kind: str
+    default: T
+    doc: str
+    parse: Callable[[str], T]
+    _overrides: list[tuple[object, T]] = field(default_factory=list, repr=False)
+
+    def get(self) -> T:
+        """The value now. QCompilerError that names the variable for text of another kind."""
+        with _lock:
+            if self._overrides:
+                return self._overrides[-1][1]
+        text = os.environ.get(self.name, "").strip()
+        if not text:
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise QCompilerError(
+                f"the environment variable {self.name} has a bad value",
+                expected=self.kind,
+                got=text[:80],
+                hint=f"unset {self.name} for the default",
+            ) from None
+
+    @contextlib.contextmanager
+    def __call__(self, value: T) -> Iterator[T]:
+        """`with knob(value):` the process sees this value, all its threads too. Checked like the variable's text."""
+        text = str(value).strip()
+        try:
+            checked = self.default if value is None or not text else self.parse(text)
+        except ValueError:
+            raise QCompilerError(f"a bad value for the knob {self.name}", expected=self.kind, got=text[:80]) from None
+        entry = (object(), checked)
+        with _lock:
+            self._overrides.append(entry)
+        try:
+            yield checked
+        finally:
+            with _lock:
+                self._overrides[:] = [other for other in self._overrides if other[0] is not entry[0]]
+
+
+def _flag(text: str) -> bool:
+    """False: 0, false, no or off; True: 1, true, yes or on."""
+    word = text.lower()
+    if word in ("0", "false", "no", "off"):
+        return False
+    if word in ("1", "true", "yes", "on"):
+        return True
+    raise ValueError(text)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise ValueError(text)
+        return float(text)
+
+    return parse
+
+
+DEBUG: Knob[int] = Knob(
+    "QC_DEBUG",
+    "0, 1 or 2",
+    0,
+    "1: tracebacks of errors on the command line, each pass with its time in the log; 2: the graph after it too.",
+    _whole(0, 2),
+)
+DUMP: Knob[pathlib.Path | None] = Knob(
+    "QC_DUMP",
+    "a folder",
+    None,
+    "The graph after each pass is written there, as NN_pass.qir and, up to 400 nodes, NN_pass.svg.",
+    pathlib.Path,
+)
+VERIFY: Knob[bool] = Knob("QC_VERIFY", "0 or 1", True, "0: the graph is not verified after each pass.", _flag)
+STOP_AFTER: Knob[str | None] = Knob(
+    "QC_STOP_AFTER", "the name of a pass", None, "Each pipeline ends after the pass of this name.", str
+)
+PASS_LIMIT: Knob[int | None] = Knob(
+    "QC_PASS_LIMIT",
+    "a whole number from 0",
+    None,
+    "Each pipeline ends after so many passes, to bisect what breaks a graph.",
+    _whole(0, 2**31),
+)
+ISA: Knob[str | None] = Knob(
+    "QC_ISA",
+    "a level, as avx2 or x86-64+avx2",
+    None,
+    "Pretend a weaker CPU: higher levels are unavailable, and native is this one.",
+    str,
+)
+THREADS: Knob[int | None] = Knob(
+    "QC_THREADS",
+    "a whole number from 1 to 256",
+    None,
+    "Threads of a compiled model where threads= is not given; else all cores.",
+    _whole(1, 256),
+)
+SEED: Knob[int] = Knob(
+    "QC_SEED",
+    "a whole number from 0",
+    0,
+    "Seed of the random inputs that the command line makes.",
+    _whole(0, 2**63 - 1),
+)
+SPIN_US: Knob[float | None] = Knob(
+    "QC_SPIN_US",
+    "0 to 1000000 (microseconds)",
+    None,
+    "How long idle workers spin for the next call before they sleep.",
+    _number(0, 1e6),
+)
+POISON: Knob[bool] = Knob(
+    "QC_POISON",
+    "0 or 1",
+    False,
+    "1: intermediate memory and fresh outputs are filled with 0xA5 before each run.",
+    _flag,
+)
+GUARD: Knob[bool] = Knob(
+    "QC_GUARD",
+    "0 or 1",
+    False,
+    "1: every buffer stands between pages that fault, and the bytes up to them are checked; poisons too.",
+    _flag,
+)
+REQUIRE_ALL: Knob[bool] = Knob(
+    "QC_REQUIRE_ALL", "0 or 1", False, "1: tests fail where they would skip for want of an optional tool.", _flag
+)
+
+KNOBS: tuple[Knob[Any], ...] = (
+    DEBUG,
+    DUMP,
+    VERIFY,
+    STOP_AFTER,
+    PASS_LIMIT,
+    ISA,
+    THREADS,
+    SEED,
+    SPIN_US,
+    POISON,
+    GUARD,
+    REQUIRE_ALL,
+)
+
+
+def knobs_page() -> str:
+    """docs/knobs.md."""
+    lines = [
+        "# Knobs",
+        "",
+        "Environment variables for debugging and experiments. This page is what `python -m qcompiler.knobs` prints.",
+        "",
+        'In Python each is a context manager too: `from qcompiler import knobs`, then `with knobs.DUMP("folder"): ...`.',
+        "",
+        "| variable | value | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for knob in KNOBS:
+        default = "" if knob.default is None else int(knob.default) if isinstance(knob.default, bool) else knob.default
+        lines.append(f"| `{knob.name}` | {knob.kind} | {default} | {knob.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(knobs_page(), end="")
