@@ -23,7 +23,7 @@ _KEEPS_INTEGERS = frozenset({"neg", "abs", "sign", "square", "relu", "relu6", "h
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function in float64, rounded to the dtype of x."""
     x = np.asarray(x)
-    return _erf(x.astype(np.float64)).astype(np.float64).astype(x.dtype)
+    return np.asarray(_erf(x.astype(np.float64)), np.float64).astype(x.dtype)
 
 
 def in_float64(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:

@@ -145,7 +145,7 @@ def _transposed_size(size: DimLike, kernel: int, stride: int, padding: tuple[int
 def _infer_conv_transpose(x: TensorType, weight: TensorType, bias: TensorType | None, *, stride: Sequence[int],
                           padding: Pairs, dilation: Sequence[int], groups: int, output_padding: Sequence[int],
                           activation: str) -> TensorType:
-    _check_conv("conv_transpose", x, weight, weight.shape[0], groups)
+    _check_conv("conv_transpose", x, weight, weight.shape[0] if weight.rank else -1, groups)
     check_geometry("conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation,
                    output_padding=output_padding)
     channels = weight.shape[1] * groups

@@ -208,5 +208,5 @@ register(OpDef(
         "torch.log_softmax; ONNX LogSoftmax.",
     family="reduce", operands=_X, attrs=(AttrSpec("axis", "int", REQUIRED),),
     infer=lambda x, axis: _infer_softmax("log_softmax", x, axis), reference=_log_softmax,
-    quant=QuantRule(QuantKind.OWN_RANGE), samples=_softmax_samples,
+    quant=QuantRule(QuantKind.FLOAT_ONLY), samples=_softmax_samples,
 ))
