@@ -376,6 +376,31 @@ def _prelu_body(b: KernelBuilder, *, inner: str) -> None:
 PRELU_CODES = _declare("map_prelu_codes", 2, _prelu_body, ("in_zero", "zero"), ("scale", "low", "high"))
 
 
+def _affine_body(b: KernelBuilder, *, inner: str) -> None:
+    """x * factor + shift, through f64."""
+    compute = _wide(lambda b, x, factor, shift: x * factor + shift)
+    _map(b, [F32] * 3, [c == "1" for c in inner], F32, b.target.f32_lanes, lambda *values: compute(b, *values))
+
+
+AFFINE = _declare("map_affine", 3, _affine_body)
+
+
+def _affine_codes_body(b: KernelBuilder, *, inner: str) -> None:
+    """f32(q - in_zero) * factor + shift, requantized; factor and shift in units of the scales."""
+    lanes = b.target.i32_lanes
+    in_zero, zero = (b.splat(b.trunc(b.extent(n), I32), lanes) for n in ("in_zero", "zero"))
+    low, high = (b.splat(b.scalar(n), lanes) for n in ("low", "high"))
+
+    def compute(codes: Value, factor: Value, shift: Value) -> Value:
+        real = b.sitofp(b.zext(codes, I32) - in_zero) * factor + shift
+        return b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8)
+
+    _map(b, [I8, F32, F32], [c == "1" for c in inner], I8, lanes, compute)
+
+
+AFFINE_CODES = _declare("map_affine_codes", 3, _affine_codes_body, ("in_zero", "zero"), ("low", "high"))
+
+
 def static_inner(varies: Sequence[bool]) -> str:
     """The static argument `inner`."""
     return "".join("1" if v else "0" for v in varies)

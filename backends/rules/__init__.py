@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-_FAMILIES = ("depthwise", "conv", "linear", "convert", "shape", "pool", "elementwise", "movement", "reduce")
+_FAMILIES = ("depthwise", "conv", "linear", "convert", "shape", "pool", "elementwise", "movement", "reduce", "softmax", "norm")
 
 
 @cache

@@ -64,12 +64,15 @@ def _physical(s: Steps, places: Sequence[Placed], y: Placed) -> tuple[list[Place
 
 def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dict[str, Any], **arguments: Any) -> None:
     """Append a map of the operands, broadcast to the result's shape."""
-    y = s.result()
+    y = result = s.result()
     places = [broadcast(place, y.shape) for place in operands]
     run = _physical(s, places, y)
     if run is not None:
         places, y = run
     axes = _axes([*places, y], y.shape)
+    if axes[-1][-1] != y.dtype.itemsize:  # one channel a pixel, and gaps between the pixels
+        y = s.lowering.new(s.out, f"{s.node.name}.row_major", None)
+        axes = _axes([*places, y], y.shape)
     for index, place in enumerate(places):
         if axes[-1][1 + index] not in (0, place.dtype.itemsize):
             places[index] = _in_order_of(s, place, y)
@@ -78,7 +81,7 @@ def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dic
         places = [_in_order_of(s, place, y) for place in places]
         axes = _axes([*places, y], y.shape)
     size, *steps = axes[-1]
-    if steps[-1] != y.dtype.itemsize or len(axes) > kernels.OUTER + 1:
+    if len(axes) > kernels.OUTER + 1:
         raise LoweringError("an elementwise result lies in too many pieces", where=s.node.describe())
     outer = [(1,) + (0,) * len(steps)] * (kernels.OUTER + 1 - len(axes)) + axes[:-1]
     names = [*(f"x{i}" for i in range(len(places))), "y"]
@@ -88,6 +91,8 @@ def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dic
     moved = sum(place.elements * place.dtype.itemsize for place in (*operands, s.result()))
     s.call(kernel, {**static, "inner": inner}, count=size, writes=("y",), bytes=moved, **dict(zip(names, [*places, y])), **extents,
            **arguments)
+    if run is None and y is not result:
+        s.copy(y, result)
 
 
 def _in_order_of(s: Steps, place: Placed, y: Placed) -> Placed:

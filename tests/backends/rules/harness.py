@@ -17,7 +17,7 @@ from qcompiler.backends.lower import LoweredModel, lower_graph
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Value
 from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qmath import quantize
@@ -51,12 +51,13 @@ def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, 
 
 def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, Any], *, quantized: bool = False,
              params: Mapping[int, QuantParams] | None = None, out: QuantParams | None = None, dynamic: bool = False,
-             constants: Sequence[int] = ()) -> tuple[Graph, list[np.ndarray]]:
+             constants: Sequence[int] = (), behind_a_pool: bool = False) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are inputs.
 
     quantized: activations are quantized by us to u8, weights to i8 per channel, the bias to i32; inputs are codes. params: parameters of
     operands by position, instead of chosen ones; out: of the result. dynamic: axis 0 of the activations is symbolic, if all agree.
-    constants: operands that are constant as well.
+    constants: operands that are constant as well. behind_a_pool: activations of rank 3 to 5 go through a max_pool of one pixel first, so
+    that they lie channels last.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
@@ -104,6 +105,8 @@ def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[s
             operands.append(graph.add_const(f"c{position}", array, type))
     if dynamic:
         _make_dynamic(graph)
+    if behind_a_pool:
+        operands = [_pooled(graph, v) if v in graph.inputs and 3 <= v.type.rank <= 5 else v for v in operands]
     types = op.infer_types([None if v is None else v.type for v in operands], complete)
     if quantized:
         value = op.run_reference(real, complete)[0]
@@ -120,6 +123,15 @@ def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[s
     node = graph.create(op_name, operands, complete, types=types)
     graph.set_outputs(node.results)
     return graph, inputs
+
+
+def _pooled(graph: Graph, value: Value) -> Value:
+    """max_pool with a window of one pixel: the identity."""
+    if value.type.dtype not in (DType.F32, DType.U8):
+        return value
+    spatial = value.type.rank - 2
+    attrs = {"kernel": (1,) * spatial, "stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial}
+    return graph.create("max_pool", [value], attrs, types=value.type, names=f"{value.name}.pooled").result
 
 
 def _must_be_constant(op: OpDef, position: int) -> bool:

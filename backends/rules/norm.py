@@ -1,0 +1,88 @@
+"""batch_norm, layer_norm, group_norm and instance_norm."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.backends.kernels import norm as kernels
+from qcompiler.backends.kernels.elementwise import AFFINE, AFFINE_CODES
+from qcompiler.backends.placement import Placed, row_major_strides
+from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.rules.elementwise import run_map
+from qcompiler.backends.steps import Steps, lowers, not_float
+from qcompiler.backends.target import Target
+from qcompiler.ir import Const, Node
+from qcompiler.ops.norm import batch_norm_terms, normalised_eps
+from qcompiler.ops.reduce import check_sum_fits
+from qcompiler.quantization import qmath
+from qcompiler.types import DType
+
+
+def _not_norm(node: Node, target: Target) -> str | None:
+    """Fits constant parameters, f32 or u8 activations."""
+    if any(v is not None and not isinstance(v, Const) for v in node.operands[1:]):
+        return "parameters are not constant"
+    x, out = node.operands[0].type, node.result.type
+    if not out.is_quantized:
+        return not_float(node, target)
+    for type in (x, out):
+        if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
+            return f"{type} is not u8 with per-tensor parameters"
+    return None
+
+
+def _parameter(s: Steps, index: int) -> np.ndarray | None:
+    return s.constant(index) if s.has(index) else None
+
+
+def _along_channels(s: Steps, role: str, values: np.ndarray) -> Placed:
+    """[C] as a constant seen along axis 1."""
+    rank = len(s.operand(0).shape)
+    ref = s.packed(role, lambda: values)
+    return Placed(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
+
+
+@lowers("batch_norm", unless=_not_norm)
+def batch_norm(s: Steps) -> None:
+    mean, var, weight, bias = (_parameter(s, i) for i in range(1, 5))
+    scales = (s.type(0).quant.scale[0], s.out.quant.scale[0]) if s.out.is_quantized else (1.0, 1.0)
+    factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
+    terms = [_along_channels(s, role, values.astype(np.float32)) for role, values in (("factor", factor), ("shift", shift))]
+    if s.out.is_quantized:
+        run_map(s, AFFINE_CODES, [s.operand(0), *terms], {}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out), **bounds(s.out))
+    else:
+        run_map(s, AFFINE, [s.operand(0), *terms], {})
+
+
+@lowers("layer_norm", "group_norm", "instance_norm", unless=_not_norm)
+def norm(s: Steps) -> None:
+    x, y = s.row_major(0), s.result()
+    shape, each = x.shape, s.node.op == "layer_norm"
+    if each:
+        rank = s.attrs["normalized_rank"]
+        rows, groups, parts, run = math.prod(shape[:-rank]), 1, 1, math.prod(shape[-rank:])
+        parameters = run
+    else:
+        groups = s.attrs["groups"] if s.node.op == "group_norm" else shape[1]
+        rows, parts, run = shape[0] * groups, shape[1] // groups, math.prod(shape[2:])
+        parameters = shape[1]
+    out = y if y.is_row_major else s.lowering.new(s.out, f"{s.node.name}.row_major", None)
+    scale = s.out.quant.scale[0] if s.out.is_quantized else 1.0
+    weight, bias = _parameter(s, 1), _parameter(s, 2)
+    gain = np.ones(parameters, np.float32) if weight is None else weight.reshape(-1)
+    shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
+    common = dict(
+        x=x, gain=s.table(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
+        shift=s.table(np.asarray(qmath.multiplier(shift, over=scale), np.float32)), y=out, rows=rows, groups=groups, parts=parts, run=run,
+        writes=("y",), bytes=2 * x.elements * x.dtype.itemsize,
+    )
+    if s.out.is_quantized:
+        check_sum_fits(s.node.op, s.type(0), parts * run)
+        s.call(kernels.norm_codes, {"each": each}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out),
+               eps=float(normalised_eps(s.attrs["eps"], s.type(0))), **bounds(s.out), **common)
+    else:
+        s.call(kernels.norm_real, {"each": each}, eps=s.attrs["eps"], **common)
+    if out is not y:
+        s.copy(Placed(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)
