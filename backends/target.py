@@ -171,6 +171,10 @@ class Target(ABC):
         if x and y hold channels in `pair_order`, the result holds them in order."""
 
     @abstractmethod
+    def dot2(self, b: KernelBuilder, acc: Value, x: Value, y: Value) -> Value:
+        """acc[i] + x[2i] * y[2i] + x[2i + 1] * y[2i + 1]: registers of i32 and of i16, exact for terms of 15 bits."""
+
+    @abstractmethod
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
         """Two registers of i16, 0 to 255, to one of bytes. Within each 128 bits of the result come eight lanes of x, then eight of y."""
 
@@ -194,16 +198,21 @@ class Target(ABC):
         blocks = self.i32_lanes // 4
         return [8 * block + 4 * half + lane for half in range(2) for block in range(blocks) for lane in range(4)]
 
+    def interleaved(self, b: KernelBuilder, x: Value, y: Value) -> tuple[Value, Value]:
+        """x and y lane by lane, within each 128 bits: the low halves of all blocks, then the high halves. Words give pairs in `pair_order`."""
+        lanes, per_block = x.type.lanes, 128 // x.type.element.bits
+        found = []
+        for half in range(2):
+            first = [per_block * block + per_block // 2 * half + lane for block in range(lanes // per_block) for lane in range(per_block // 2)]
+            found.append(b.shuffle(x, y, [lane + side * lanes for lane in first for side in range(2)]))
+        return found[0], found[1]
+
     def words_above_2_23(self, b: KernelBuilder, words: Value) -> tuple[Value, Value]:
         """2^23 + word in f32 for a register of unsigned i16 lanes, exact, as two registers in `pair_order`: the words become the low
         halves of floats whose exponent is 23."""
-        exponent = b.const(words.type, 0x4B00)
-        lanes = words.type.lanes
-        found = []
-        for half in range(2):
-            picks = [8 * block + 4 * half + lane + side * lanes for block in range(lanes // 8) for lane in range(4) for side in range(2)]
-            found.append(b.bitcast(b.shuffle(words, exponent, picks), vector(F32, lanes // 2)))
-        return found[0], found[1]
+        floats = vector(F32, words.type.lanes // 2)
+        low, high = self.interleaved(b, words, b.const(words.type, 0x4B00))
+        return b.bitcast(low, floats), b.bitcast(high, floats)
 
     def f32_vector(self) -> Type:
         """One register of f32."""

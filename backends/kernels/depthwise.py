@@ -45,11 +45,11 @@ class _Bytes:
         for group in range(self.groups):
             rows = [*loaded[4 * group:4 * group + 4]]
             rows += [zero] * (4 - len(rows))
-            first, second = _interleaved(self.b, rows[0], rows[1]), _interleaved(self.b, rows[2], rows[3])
+            first, second = self.b.target.interleaved(self.b, rows[0], rows[1]), self.b.target.interleaved(self.b, rows[2], rows[3])
             for low, high in zip(first, second):
                 words = vector(I16, self.block // 2)
                 quads += [self.b.bitcast(v, self.element) for v in
-                          _interleaved(self.b, self.b.bitcast(low, words), self.b.bitcast(high, words))]
+                          self.b.target.interleaved(self.b, self.b.bitcast(low, words), self.b.bitcast(high, words))]
         return quads
 
     def start(self, bias: Value) -> list[Value]:
@@ -70,7 +70,7 @@ class _Bytes:
         reals = [b.sitofp(a) * b.load(vector(F32, lanes), scales, disp=i * 4 * lanes) for i, a in enumerate(acc)]
         if self.residual:
             zero, scale = b.splat(b.scalar("other_zero") + 2.0**23, lanes), b.splat(b.scalar("other_scale"), lanes)
-            words = _interleaved(b, load(self.element), b.zero(self.element))
+            words = target.interleaved(b, load(self.element), b.zero(self.element))
             others = [v for word in words for v in target.words_above_2_23(b, b.bitcast(word, vector(I16, self.block // 2)))]
             reals = [real + (other - zero) * scale for real, other in zip(reals, others)]
         if not self.proven:
@@ -113,17 +113,6 @@ class _Floats:
         low, high = b.splat(b.scalar("low"), self.block), b.splat(b.scalar("high"), self.block)
         real = b.select(real < low, low, real)
         return b.select(real > high, high, real)
-
-
-def _interleaved(b: KernelBuilder, x: Value, y: Value) -> tuple[Value, Value]:
-    """x and y lane by lane: the low halves of all 128-bit blocks, and the high halves."""
-    lanes = x.type.lanes
-    per_block = 16 // (x.type.element.bits // 8)
-    picks: list[list[int]] = []
-    for half in range(2):
-        picks.append([per_block * block + per_block // 2 * half + lane + side * lanes
-                      for block in range(lanes // per_block) for lane in range(per_block // 2) for side in range(2)])
-    return b.shuffle(x, y, picks[0]), b.shuffle(x, y, picks[1])
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-_FAMILIES = ("depthwise", "conv", "linear", "convert", "shape", "pool", "elementwise", "movement", "reduce", "softmax", "norm")
+_FAMILIES = ("depthwise", "conv", "conv_transpose", "linear", "matmul", "convert", "shape", "pool", "resize", "elementwise", "movement",
+             "reduce", "softmax", "norm")
 
 
 @cache

@@ -113,34 +113,43 @@ def dense_weight(weight: np.ndarray, groups: int) -> np.ndarray:
 
 @lowers("conv", unless=_not_dense)
 def convolution(s: Steps) -> None:
-    weight, groups, y = s.constant(1), s.attrs["groups"], s.result()
+    stride = channel_stride_of(s)
+    x = padded(s, s.channels_last(0, stride), s.attrs["padding"], stride)
+    other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
+    convolve(s, x, s.constant(1), other, Geometry(s.constant(1).shape[2:], s.attrs["stride"], s.attrs["dilation"]))
+
+
+def channel_stride_of(s: Steps) -> int:
+    """Elements from pixel to pixel that the product wants of its operand."""
+    channels = s.type(0).shape[1]
+    return -(-channels // 4) * 4 if s.out.is_quantized else channels
+
+
+def convolve(s: Steps, x: Placed, weight: np.ndarray, other: Placed | None, geometry: Geometry) -> None:
+    """Append the products of a convolution of x, which has its border already. weight: [O, C/groups, *K]."""
+    groups, y, stride = s.attrs["groups"], s.result(), channel_stride_of(s)
     if groups > 1 and s.out.is_quantized and weight.shape[1] % 4:
         weight, groups = s.once("dense", lambda: dense_weight(weight, s.attrs["groups"])), 1
     bias = s.constant(2) if s.has(2) else None
-    quantized, size = s.out.is_quantized, y.dtype.itemsize
-    channels = s.type(0).shape[1]
-    stride = -(-channels // 4) * 4 if quantized else channels
-    x = padded(s, s.channels_last(0, stride), s.attrs["padding"], stride)
-    other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
-    geometry = Geometry(weight.shape[2:], s.attrs["stride"], s.attrs["dilation"])
+    size = y.dtype.itemsize
     per_group = stride if groups == 1 else weight.shape[1]
     merged = side_by_side(geometry, per_group, stride)
     outputs = weight.shape[0] // groups
     dense = all(k == 1 for k in geometry.kernel) and all(step == 1 for step in geometry.stride)
-    static_spatial = s.out.shape[2:]
-    columns = math.prod(static_spatial) if dense else static_spatial[-1]
+    columns = math.prod(s.out.shape[2:]) if dense else s.out.shape[-1]
     tile = choose_tile(tiles_of(s), lanes_of(s), columns, outputs)
     rows, columns = _rows(geometry, dense, x, y, other, tile.mr)
+    step = x.strides[-1] * geometry.stride[-1]
+    row_bytes = columns * step if dense else x.strides[-2] * geometry.stride[-1] if len(x.shape) > 3 else x.strides[0]
     window = Window(rows, tap_offsets(geometry, x, merged), columns, per_group * (geometry.kernel[-1] if merged else 1),
-                    (x.strides[-1] * geometry.stride[-1], y.strides[-1], other.strides[-1] if other else 0), y.shape[0],
-                    (x.strides[0], y.strides[0], other.strides[0] if other else 0),
-                    columns * x.strides[-1] * geometry.stride[-1] if dense else x.strides[-2] * geometry.stride[-1]
-                    if len(x.shape) > 3 else x.strides[0])
+                    (step, y.strides[-1], other.strides[-1] if other else 0), y.shape[0],
+                    (x.strides[0], y.strides[0], other.strides[0] if other else 0), row_bytes)
     for group in range(groups):
         chosen = slice(group * outputs, (group + 1) * outputs)
-        product(s, window, tile, weight_matrix(weight[chosen], per_group), None if bias is None else bias[chosen],
-                shifted(x, group * weight.shape[1] * size if groups > 1 else 0), shifted(y, group * outputs * size),
-                None if other is None else shifted(other, group * outputs * size), "" if groups == 1 else str(group))
+        product(s, window, tile, s.once(f"matrix{group}", lambda c=chosen: weight_matrix(weight[c], per_group)),
+                None if bias is None else bias[chosen], shifted(x, group * weight.shape[1] * size if groups > 1 else 0),
+                shifted(y, group * outputs * size), None if other is None else shifted(other, group * outputs * size),
+                "" if groups == 1 else str(group))
 
 
 def _rows(geometry: Geometry, dense: bool, x: Placed, y: Placed, other: Placed | None, mr: int) -> tuple[np.ndarray, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import KernelDef
-from qcompiler.backends.kernels import convert
+from qcompiler.backends.kernels import convert, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.rules.convert import bounds, in_result_layout, run_length, zero_point
@@ -123,6 +123,13 @@ def real_map(s: Steps) -> None:
     operands = [s.operand(i) for i in range(len(s.node.operands))]
     run_map(s, kernels.REAL[len(operands)], operands,
             {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none")}, **values)
+
+
+@lowers("sin", "cos", unless=_not_f32)
+def trigonometric(s: Steps) -> None:
+    x = in_result_layout(s, 0)
+    s.call(trigonometry.trigonometric, {"op": s.node.op}, x=x, table=s.packed("table", trigonometry.reduction_table), y=s.result(),
+           count=run_length(s), writes=("y",), bytes=8 * x.elements)
 
 
 @lowers("prelu", unless=_not_f32)

@@ -139,7 +139,9 @@ def requantize_terms(s: Steps, weight: np.ndarray, bias: np.ndarray | None, role
                                                                np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64)]))
     start = (np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
     multiplier = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales)
-    if w.axis is not None and len(multiplier) != channels:
+    if s.node.op == "conv_transpose" and w.axis is not None:  # the scales of one group serve all
+        multiplier = np.tile(multiplier, channels // len(multiplier))
+    elif w.axis is not None and len(multiplier) != channels:
         multiplier = multiplier[int(role) * channels:(int(role) + 1) * channels]
     multiplier = np.broadcast_to(multiplier, (channels,)).astype(np.float32)
     reach = (255 * magnitudes + np.abs(start)) * multiplier.astype(np.float64)

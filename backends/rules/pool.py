@@ -108,3 +108,8 @@ def adaptive_avg_pool(s: Steps) -> None:
     for i, axis in enumerate(axes):
         counts = counts * np.array([n for _, n in axis]).reshape([-1 if j == i else 1 for j in range(len(axes))])
     _average(s, axes, counts)
+
+
+def copy_places(s: Steps, places: Sequence[np.ndarray]) -> None:
+    """Each result pixel is the operand's pixel at these places, one array an axis: a maximum over one tap."""
+    _max(s, [[(int(place), 1) for place in axis] for axis in places], (1,) * len(places))

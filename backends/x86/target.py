@@ -253,6 +253,10 @@ class X86Target(Target):
         """vpackssdw."""
         return b.instr(f"x86.vpackssdw.{self._bits}", x, y)
 
+    def dot2(self, b: KernelBuilder, acc: Value, x: Value, y: Value) -> Value:
+        """vpmaddwd."""
+        return acc + b.instr(f"x86.vpmaddwd.{self._bits}", x, y)
+
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
         """vpackuswb."""
         return b.instr(f"x86.vpackuswb.{self._bits}", x, y)
