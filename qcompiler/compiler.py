@@ -39,6 +39,10 @@ def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = N
         from qcompiler.frontend.torch_import import import_torch
 
         return import_torch(model, example_inputs, dynamic=dynamic)
+    if isinstance(model, (str, pathlib.Path)) and str(model).endswith(".safetensors"):
+        from qcompiler.artifact import load_graph
+
+        return load_graph(model)
     if isinstance(model, (str, pathlib.Path)):
         raise TraceError("files are not imported yet", got=str(model), hint="pass a qcompiler.nn module, a function or a torch module")
     from qcompiler.frontend.tracer import trace as trace_python
@@ -202,6 +206,8 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     if threads is not None and threads < 1:
         raise LoweringError("threads", expected="at least 1", got=threads)
     _check_target(target)
+    if isinstance(model, (str, pathlib.Path)):
+        model = trace(model, example_inputs, dynamic=dynamic)
     is_integer = isinstance(model, Graph) and model.stage == "integer"
     if qconfig is not None and not is_integer:
         if isinstance(qconfig, str):

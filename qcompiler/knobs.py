@@ -196,7 +196,7 @@ def knobs_page() -> str:
     lines = [
         "# Knobs",
         "",
-        "Environment variables for debugging and experiments. This page is what `python -m qcompiler.knobs` prints.",
+        "Environment variables for debugging and experiments. The page is what `python -m qcompiler.knobs` prints.",
         "",
         'In Python each is a context manager too: `from qcompiler import knobs`, then `with knobs.DUMP("folder"): ...`.',
         "",

@@ -1,0 +1,7 @@
+"""`python -m qcompiler`."""
+
+import sys
+
+from qcompiler.cli import main
+
+sys.exit(main())
