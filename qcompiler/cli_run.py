@@ -84,7 +84,7 @@ def bench(options: argparse.Namespace) -> None:
         "p10_ms": float(np.percentile(times, 10)),
         "p90_ms": float(np.percentile(times, 90)),
     }
-    steps = _profile(model, arrays) if options.profile else []
+    steps = _profile(model, arrays, options.threads or 1) if options.profile else []
     if options.json:
         print_json({**found, **({"steps": steps} if options.profile else {})})
         return
@@ -95,22 +95,19 @@ def bench(options: argparse.Namespace) -> None:
         left=0,
     )
     if options.profile:
-        total = sum(step["us"] for step in steps) or 1.0
-        print_table(
-            ("node", "op", "kernel", "us", "%", "GMAC/s"),
-            [
-                (
-                    step["node"],
-                    step["op"],
-                    step["kernel"],
-                    step["us"],
-                    100 * step["us"] / total,
-                    step["macs"] / step["us"] / 1e3 if step["macs"] and step["us"] else None,
-                )
-                for step in steps
-            ],
-            left=3,
+        print(f"steps, threads: {options.threads or 1}")
+        _print_steps(steps)
+
+
+def _print_steps(steps: Sequence[dict[str, Any]]) -> None:
+    total = sum(step["us"] for step in steps) or 1.0
+    rows = []
+    for step in steps:
+        speed = f"{step['macs'] / step['us'] / 1e3:.1f}" if step["macs"] and step["us"] else None
+        rows.append(
+            (step["node"], step["op"], step["kernel"], f"{step['us']:.2f}", f"{100 * step['us'] / total:.1f}", speed)
         )
+    print_table(("node", "op", "kernel", "us", "%", "GMAC/s"), rows, left=3)
 
 
 def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
@@ -126,16 +123,25 @@ def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def _profile(model: compiler.CompiledModel, arrays: Sequence[np.ndarray], rounds: int = 11) -> list[dict[str, Any]]:
-    """Median microseconds of each step (of each node, on the interpreter)."""
+def _profile(
+    model: compiler.CompiledModel, arrays: Sequence[np.ndarray], threads: int, rounds: int = 11
+) -> list[dict[str, Any]]:
+    """Median microseconds of each step; of each node on the interpreter. A step before a barrier includes the wait."""
     if model.program is None:
         return _profile_interpreter(model.graph, arrays, rounds)
     bound, sizes = bind_inputs(model.graph, list(arrays))
     program = model.program.program.bind(sizes)
+    ops = {node.name: node.op for node in model.program.graph.nodes}
     inputs = [np.ascontiguousarray(array) for array in bound]
-    times = np.median([program.profile(inputs, threads=model.threads) for _ in range(rounds)], axis=0) / 1e3
+    times = np.median([program.profile(inputs, threads=threads) for _ in range(rounds)], axis=0) / 1e3
     return [
-        {"node": step.node, "op": step.name, "kernel": step.kernel, "us": float(us), "macs": step.macs}
+        {
+            "node": step.node,
+            "op": ops.get(step.node, step.name),
+            "kernel": step.kernel,
+            "us": float(us),
+            "macs": step.macs,
+        }
         for step, us in zip(program.steps, times)
     ]
 
@@ -195,7 +201,7 @@ def targets(options: argparse.Namespace) -> None:
     from qcompiler.backends.target import known_targets, native_target, parse_target
 
     try:
-        native = native_target().key
+        native = native_target().name
     except QCompilerError as error:
         native, note = None, error.message
     else:
@@ -203,7 +209,7 @@ def targets(options: argparse.Namespace) -> None:
     rows = [{"target": "reference", "runs_here": True, "native": False}]
     for name in known_targets():
         target = parse_target(name)
-        rows.append({"target": name, "runs_here": target.can_run(), "native": target.key == native})
+        rows.append({"target": name, "runs_here": target.can_run(), "native": target.name == native})
     if options.json:
         print_json({"targets": rows, "native": native, "note": note})
         return

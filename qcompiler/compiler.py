@@ -181,7 +181,7 @@ def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
     from qcompiler.backends.target import parse_target
 
     chosen = parse_target(target)
-    return chosen.key, lower_graph(graph, chosen)
+    return chosen.name, lower_graph(graph, chosen)
 
 
 def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,

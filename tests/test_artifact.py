@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from sample_graphs import CASE_IDS, CASES, graphs, sample_graph
 
-import qcompiler.artifact as artifact
+from qcompiler import artifact, artifact_header
 from qcompiler.artifact import load_artifact, load_graph, save_graph
 from qcompiler.errors import ArtifactError, VerifyError
 from qcompiler.interpreter import run
@@ -342,9 +342,9 @@ def test_header_lengths_near_the_true_one(saved, shift):
 def test_the_header_limit_itself(saved, monkeypatch):
     raw = saved.read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
-    monkeypatch.setattr(artifact, "MAX_HEADER", length)
+    monkeypatch.setattr(artifact_header, "MAX_HEADER", length)
     load_graph(saved)
-    monkeypatch.setattr(artifact, "MAX_HEADER", length - 1)
+    monkeypatch.setattr(artifact_header, "MAX_HEADER", length - 1)
     assert "length is impossible" in refused(saved, raw).message
     with pytest.raises(ArtifactError, match="too large for the format"):
         save_graph(small_graph(), saved)
@@ -352,9 +352,9 @@ def test_the_header_limit_itself(saved, monkeypatch):
 
 def test_the_entry_limit_itself(saved, monkeypatch):
     count = len(parts(saved.read_bytes())[0]) - 1
-    monkeypatch.setattr(artifact, "MAX_ENTRIES", count)
+    monkeypatch.setattr(artifact_header, "MAX_ENTRIES", count)
     load_graph(saved)
-    monkeypatch.setattr(artifact, "MAX_ENTRIES", count - 1)
+    monkeypatch.setattr(artifact_header, "MAX_ENTRIES", count - 1)
     assert "too many tensors" in refused(saved, saved.read_bytes()).message
 
 
