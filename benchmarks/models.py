@@ -151,7 +151,19 @@ class SqueezeNet(nn.Module):
         return self.flatten(self.pool(self.features(x)))
 
 
+def fashion_resnet() -> nn.Module:
+    """The demo's network: a tiny one."""
+    import pathlib
+    import sys
+
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples" / "fashion_mnist"))
+    from model import FashionResNet
+
+    return FashionResNet()
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "fashion_resnet": (fashion_resnet, (1, 28, 28)),
     "resnet18": (resnet18, (3, 224, 224)),
     "resnet50": (resnet50, (3, 224, 224)),
     "mobilenet_v2": (mobilenet_v2, (3, 224, 224)),
