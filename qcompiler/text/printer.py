@@ -150,7 +150,10 @@ class _Printer:
 
     def node(self, node: Node) -> str:
         results = ", ".join(self.ref(value) for value in node.results)
-        text = f"  {results} = {node.op}({', '.join(self.ref(value) for value in node.operands)})"
+        operands = list(node.operands)
+        while operands and operands[-1] is None:
+            operands.pop()
+        text = f"  {results} = {node.op}({', '.join(self.ref(value) for value in operands)})"
         attrs = self.attrs(node)
         if attrs:
             text += f" {{{attrs}}}"

@@ -201,6 +201,10 @@ def test_absent_operands_print_as_none_and_trailing_ones_not_at_all():
     text = print_graph(graph)
     assert "%a = linear(%x, @w, none, %r) :" in text and "%b = linear(%x, @w) :" in text
     check_round_trip(graph)
+    graph.set_operand(graph.node_list[0], 3, None)
+    verify(graph)
+    assert "%a = linear(%x, @w) :" in print_graph(graph)
+    assert first_difference(graph, parse(print_graph(graph), graph_data(graph))) is None
 
 
 def quantized_const(scales: list[float], points: list[int] | int, axis: int = 0) -> TensorType:
