@@ -127,7 +127,7 @@ def _parsed_header(path: Path, raw: bytes) -> tuple[dict[str, Entry], dict[str, 
 
 
 def _entry(path: Path, name: str, given: Any) -> Entry:
-    def bad(message: str, **details: object) -> NoReturn:
+    def bad(message: str, **details: Any) -> NoReturn:
         fail(path, message, tensor=name, **details)
 
     if not isinstance(given, dict) or given.keys() != {"dtype", "shape", "data_offsets"}:

@@ -133,9 +133,9 @@ def dot_source(graph: Graph) -> str:
     _add_scope(dot, module_tree(nodes), graph, ids, "")
     labelled: set[int] = set()
     for node in nodes:
-        for value in node.operands:
-            if value is not None and not value.is_const:
-                _add_edge(dot, sources[id(value)], ids[id(node)], value, labelled)
+        for operand in node.operands:
+            if operand is not None and not operand.is_const:
+                _add_edge(dot, sources[id(operand)], ids[id(node)], operand, labelled)
     for index, (value, name) in enumerate(zip(graph.outputs, graph.output_names)):
         dot.node(
             f"out{index}",
@@ -241,7 +241,7 @@ def _attrs(node: Node) -> str:
     defaults = {spec.name: spec.default for spec in opdef(node.op).attrs}
     left = {name: value for name, value in node.attrs.items() if value != defaults.get(name) and name != "activation"}
     words = []
-    kernel = left.pop("kernel", None)
+    kernel: Any = left.pop("kernel", None)
     weight = next((value for value in node.operands[1:2] if value is not None), None)
     if node.op in ("conv", "conv_transpose") and weight is not None:
         kernel = tuple(weight.type.shape[2:])

@@ -189,7 +189,7 @@ def _kept_float(graph: Graph) -> tuple[KeptFloat, ...]:
 
 def noted_reasons(graph: Graph) -> dict[str, str]:
     """Node name -> why it stayed float, from notes of the form `float: %name = op: reason`."""
-    found = {}
+    found: dict[str, str] = {}
     for note in graph.notes:
         name, equals, rest = note.removeprefix(_FLOAT_NOTE).partition(" = ")
         if note.startswith(_FLOAT_NOTE + "%") and equals:
