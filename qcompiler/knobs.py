@@ -198,7 +198,7 @@ def knobs_page() -> str:
         "",
         "Environment variables for debugging and experiments. The page is what `python -m qcompiler.knobs` prints.",
         "",
-        'In Python each is a context manager too: `from qcompiler import knobs`, then `with knobs.DUMP("folder"): ...`.',
+        'Each is a context manager too: `from qcompiler import knobs`, then `with knobs.DUMP("folder"): ...`.',
         "",
         "| variable | value | default | meaning |",
         "|---|---|---|---|",
