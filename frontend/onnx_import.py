@@ -1,0 +1,248 @@
+"""ONNX files as float graphs; models with QuantizeLinear or QLinear ops as graphs of stage qdq.
+
+Owns the file, the inputs and the walk over nodes; what an op means is in onnx_ops/. Values keep their names; a node's line in messages
+is its number in the file.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qcompiler.dims import Dim
+from qcompiler.errors import QCompilerError, TraceError
+from qcompiler.frontend.onnx_ops import table
+from qcompiler.frontend.onnx_ops.node import OnnxNode
+from qcompiler.frontend.onnx_ops.shapes import moves_codes
+from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.frontend.tracer import Dynamic, set_outputs
+from qcompiler.ir import Graph, Loc
+from qcompiler.types import DType, TensorType
+
+_OLDEST_OPSET = 11
+_DTYPES = {1: DType.F32, 2: DType.U8, 3: DType.I8, 5: DType.I16, 6: DType.I32, 7: DType.I64, 9: DType.BOOL, 10: DType.F32, 11: DType.F32}
+
+
+def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
+    """The graph of an ONNX model.
+
+    Args:
+        model: a path, or an onnx.ModelProto.
+        example_inputs: arrays by name or position; they give numbers to sizes that the file leaves open, where `dynamic` does not name them.
+        dynamic: {input: {axis: size name}}. By default the file's own: named dimensions by their names, open ones by input and axis.
+
+    Raises:
+        TraceError: onnx is not installed, no ONNX file, an opset below 11, inputs that don't fit; all unsupported ops at once, with counts.
+    """
+    proto, name = _load(model)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    if opsets.get("ai.onnx", _OLDEST_OPSET) < _OLDEST_OPSET:
+        raise TraceError("the opset is too old", where=name, expected=f"{_OLDEST_OPSET} or newer", got=opsets["ai.onnx"],
+                         hint="onnx.version_converter.convert_version")
+    _check_supported(proto, name)
+    return _Importer(proto, name, opsets, example_inputs, dynamic).run()
+
+
+def _load(model: Any) -> tuple[Any, str]:
+    """(ModelProto with its external data, a name for messages)."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ModuleNotFoundError as error:
+        raise TraceError("reading ONNX needs the package onnx", got=str(error), hint="pip install qcompiler-ir[onnx]") from None
+    if not isinstance(model, (str, os.PathLike)):
+        if not isinstance(model, onnx.ModelProto):
+            raise TraceError("not an ONNX model", expected="a path or an onnx.ModelProto", got=type(model).__name__)
+        return model, model.graph.name or "model"
+    path = pathlib.Path(model)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TraceError("the model cannot be read", where=str(path), got=error.strerror or str(error)) from None
+    try:
+        proto = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise TraceError("not an ONNX file, or a truncated one", where=str(path), got=str(error)[:200]) from None
+    if not proto.graph.node and not proto.graph.output:
+        raise TraceError("the file holds no ONNX graph", where=str(path))
+    external = [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if external:
+        try:
+            onnx.load_external_data_for_model(proto, str(path.parent))  # refuses places outside of the folder
+        except Exception as error:
+            raise TraceError(f"the external data of {external[0]!r} cannot be read", where=str(path), got=str(error)[:200]) from None
+    return proto, path.name
+
+
+def _key(node: Any) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def _check_supported(proto: Any, name: str) -> None:
+    """Raises TraceError that lists every op without a meaning, with its count and first node."""
+    unknown: collections.Counter[str] = collections.Counter()
+    first: dict[str, str] = {}
+    for index, node in enumerate(proto.graph.node):
+        key = _key(node)
+        if key not in table():
+            unknown[key] += 1
+            first.setdefault(key, f" (first: node {index} {node.name})")
+    if unknown:
+        listed = "\n            ".join(f"{count} x {op}{first[op]}" for op, count in unknown.most_common())
+        raise TraceError(f"{len(unknown)} kinds of ONNX ops are not supported", where=name, got=listed)
+
+
+class _Importer:
+    """Plays an ONNX graph on a Trace."""
+
+    def __init__(self, proto: Any, name: str, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None) -> None:
+        self.proto, self.file, self.opsets = proto, name, opsets
+        self.trace = Trace(_identifier(proto.graph.name) or "main")
+        self.examples = self._by_name(examples)
+        self.dynamic = dynamic
+        self.values: dict[str, Any] = {"": None}
+
+    def run(self) -> Graph:
+        graph = self.proto.graph
+        self._initializers()
+        with self.trace.recording():
+            for name, type in self._input_types().items():
+                self.values[name] = self.trace.wrap(self.trace.graph.add_input(name, type))
+            for index, node in enumerate(graph.node):
+                self._node(index, node)
+            self.trace.loc = None
+            outputs = {}
+            for output in graph.output:
+                if output.name not in self.values:
+                    raise TraceError("no node makes an output", where=self.file, got=output.name)
+                value = self.values[output.name]
+                outputs[output.name] = value if isinstance(value, Traced) else self.trace.constant(OnnxNode.sizes_as_ints(value), name=output.name)
+            set_outputs(self.trace, outputs)
+        return self.trace.graph
+
+    # -- inputs and constants
+
+    def _by_name(self, examples: Any) -> dict[str, np.ndarray]:
+        names = self._input_names()
+        if examples is None:
+            return {}
+        if isinstance(examples, Mapping):
+            unknown = [key for key in examples if key not in names]
+            if unknown:
+                raise TraceError(f"the model has no input {unknown[0]!r}", where=self.file, expected=", ".join(names))
+            return {key: np.asarray(value) for key, value in examples.items()}
+        listed = list(examples) if isinstance(examples, (tuple, list)) else [examples]
+        if len(listed) > len(names):
+            raise TraceError("more example inputs than inputs", where=self.file, expected=", ".join(names), got=len(listed))
+        return {name: np.asarray(value) for name, value in zip(names, listed)}
+
+    def _input_names(self) -> list[str]:
+        held = {tensor.name for tensor in self.proto.graph.initializer}
+        return [value.name for value in self.proto.graph.input if value.name not in held]
+
+    def _initializers(self) -> None:
+        from onnx import numpy_helper
+
+        if self.proto.graph.sparse_initializer:
+            raise TraceError("sparse initializers are not supported", where=self.file)
+        for tensor in self.proto.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype.kind == "f" or array.dtype.kind == "V" or str(array.dtype) == "bfloat16":
+                array = array.astype(np.float32)
+            self.values[tensor.name] = array
+            self.trace.names[id(array)] = tensor.name
+
+    def _input_types(self) -> dict[str, TensorType]:
+        held = {tensor.name for tensor in self.proto.graph.initializer}
+        found = {}
+        for value in self.proto.graph.input:
+            if value.name in held:
+                continue
+            tensor = value.type.tensor_type
+            if not value.type.HasField("tensor_type") or tensor.elem_type not in _DTYPES:
+                raise TraceError(f"input {value.name!r} has an unsupported type", where=self.file, got=str(tensor.elem_type))
+            if not tensor.HasField("shape"):
+                raise TraceError(f"input {value.name!r} has no shape", where=self.file,
+                                 hint="set it in the file: onnx.helper.make_tensor_value_info")
+            if tensor.elem_type in (10, 11):
+                self.trace.note(f"input {value.name}: float{16 if tensor.elem_type == 10 else 64} became f32")
+            shape = [self._size(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
+            found[value.name] = TensorType(_DTYPES[tensor.elem_type], tuple(shape))
+        return found
+
+    def _size(self, name: str, axis: int, dim: Any) -> Any:
+        example = self.examples.get(name)
+        number = None if example is None or axis >= example.ndim else int(example.shape[axis])
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            return dim.dim_value
+        wanted = _identifier(dim.dim_param) or f"{_identifier(name)}_{axis}"
+        if self.dynamic is not None:
+            wanted = (self.dynamic.get(name) or {}).get(axis)
+            if wanted is None:
+                if number is None:
+                    raise TraceError(f"axis {axis} of input {name!r} is open", where=self.file,
+                                     hint=f'dynamic={{"{name}": {{{axis}: "B"}}}}, or example_inputs')
+                return number
+        size = wanted if isinstance(wanted, Dim) else Dim.name(wanted)
+        if number is not None:
+            self.trace.sizes.setdefault(str(size), number)
+        return size
+
+    # -- nodes
+
+    def _node(self, index: int, proto: Any) -> None:
+        from onnx import helper, numpy_helper
+
+        attrs = {}
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            if attribute.type == attribute.TENSOR:
+                value = numpy_helper.to_array(value)
+            attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
+        for name in proto.input:
+            if name not in self.values:
+                raise TraceError(f"{proto.op_type} reads {name!r}, which nothing before it makes", where=f"{self.file}, node {index} {proto.name}")
+        key = _key(proto)
+        self.trace.loc = Loc(self.file, index)
+        opset = self.opsets.get(proto.domain or "ai.onnx", 1)
+        node = OnnxNode(key, proto.name or proto.output[0], [self.values[name] for name in proto.input], attrs, list(proto.output), opset,
+                        self.trace)
+        before = len(self.trace.graph)
+        with self.trace.scope(_path(proto), f"onnx.{key}"):
+            try:
+                results = table()[key](node)
+                if node.requantize is not None and moves_codes(key):
+                    results = node.quantize(results, *node.requantize)
+            except QCompilerError as error:
+                raise error.located(f"{self.file}, node {index} {proto.op_type} {proto.name}") from None
+            except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+                raise TraceError(f"{proto.op_type} with these operands and attributes is not supported: {error}",
+                                 where=f"{self.file}, node {index} {proto.name}") from error
+        results = results if isinstance(results, tuple) else (results,)
+        for name, result in zip(proto.output, results):
+            if not name:
+                continue
+            self.values[name] = result
+            self._name(name, result, len(self.trace.graph) > before)
+
+    def _name(self, name: str, result: Any, made: bool) -> None:
+        """The value goes by its name in the file, if this node made it."""
+        if isinstance(result, np.ndarray):
+            self.trace.names.setdefault(id(result), name)
+        elif made and isinstance(result, Traced) and result.value.producer is not None:
+            self.trace.graph.rename(result.value, self.trace.graph.fresh_name(name) if result.value.name != name else name)
+
+
+def _path(proto: Any) -> str:
+    return re.sub(r"[^\w.]+", ".", proto.name).strip(".") if proto.name else ""
+
+
+def _identifier(name: str) -> str:
+    cleaned = re.sub(r"\W+", "_", name).strip("_")
+    return f"n{cleaned}" if cleaned[:1].isdigit() else cleaned

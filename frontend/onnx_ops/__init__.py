@@ -1,0 +1,18 @@
+"""What each ONNX op means in the graph IR, one file a family. `TABLE` is filled when the families load."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+from qcompiler.frontend.onnx_ops.node import TABLE, Meaning
+
+_FAMILIES = ("elementwise", "layers", "shapes", "quantized")
+
+
+@cache
+def table() -> dict[str, Meaning]:
+    """Op type (with its domain in front, if it is not ONNX's own) -> meaning."""
+    for family in _FAMILIES:
+        importlib.import_module(f"qcompiler.frontend.onnx_ops.{family}")
+    return TABLE

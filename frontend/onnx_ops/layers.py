@@ -1,0 +1,234 @@
+"""Convolutions, products, pooling, normalisation, reductions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qcompiler.dims import Dim
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.array_ops import binary, dims, rank, unary
+from qcompiler.frontend.einsum import einsum
+from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def spatial_padding(n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Pairs:
+    """pads or auto_pad as (before, after) a spatial axis."""
+    auto, count = n.attr("auto_pad", "NOTSET"), len(kernel)
+    if auto == "VALID":
+        return ((0, 0),) * count
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pairs = []
+        for size, k, s, d in zip(dims(x)[2:], kernel, stride, dilation):
+            if isinstance(size, Dim):
+                raise n.refuse(f"auto_pad={auto} of a symbolic size", got=str(size), hint="give the size as an int")
+            total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+            pairs.append((total // 2, total - total // 2) if auto == "SAME_UPPER" else (total - total // 2, total // 2))
+        return tuple(pairs)
+    pads = n.attr("pads", [0] * (2 * count))
+    return tuple((int(pads[i]), int(pads[i + count])) for i in range(count))
+
+
+def conv_geometry(n: OnnxNode, x: Any, weight_shape: tuple[int, ...]) -> dict[str, Any]:
+    kernel = tuple(int(k) for k in weight_shape[2:])
+    stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+    return {"stride": stride, "padding": spatial_padding(n, x, kernel, stride, dilation), "dilation": dilation,
+            "groups": int(n.attr("group", 1))}
+
+
+@onnx("Conv")
+def _conv(n: OnnxNode) -> Any:
+    x, weight = n.x(0), n.x(1)
+    return n.emit("conv", (x, weight, n.optional(2)), **conv_geometry(n, x, dims(weight)))
+
+
+@onnx("ConvTranspose")
+def _conv_transpose(n: OnnxNode) -> Any:
+    x, weight = n.x(0), n.x(1)
+    geometry = conv_geometry(n, x, dims(weight))
+    count = len(geometry["stride"])
+    extra = tuple(int(p) for p in n.attr("output_padding", [0] * count))
+    wanted, auto = n.attr("output_shape", None), n.attr("auto_pad", "NOTSET")
+    if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+        pairs = []
+        for i, (size, k, s, d) in enumerate(zip(dims(x)[2:], dims(weight)[2:], geometry["stride"], geometry["dilation"])):
+            target = wanted[i] if wanted is not None else size * s
+            total = s * (size - 1) + extra[i] + d * (k - 1) + 1 - target
+            if isinstance(total, Dim) or total < 0:
+                raise n.refuse("output_shape is larger than the kernel reaches, or symbolic", got=str(target))
+            small, large = total // 2, total - total // 2
+            pairs.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        geometry["padding"] = tuple(pairs)
+    return n.emit("conv_transpose", (x, weight, n.optional(2)), output_padding=extra, **geometry)
+
+
+@onnx("Gemm")
+def _gemm(n: OnnxNode) -> Any:
+    a, b, c = n.x(0), n.raw(1), n.raw(2)
+    alpha, beta = float(n.attr("alpha", 1.0)), float(n.attr("beta", 1.0))
+    a = ops.transpose(a, (1, 0)) if n.attr("transA", 0) else a
+    if isinstance(b, np.ndarray) and b.ndim == 2 and b.dtype.kind == "f":
+        weight = b if n.attr("transB", 0) else b.T
+        weight = weight if alpha == 1 else weight * np.float32(alpha)
+        simple = c is None or (isinstance(c, np.ndarray) and c.size == weight.shape[0] and c.shape in ((c.size,), (1, c.size)))
+        if simple:
+            bias = None if c is None else (c.reshape(-1) if beta == 1 else c.reshape(-1) * np.float32(beta))
+            weight = n.raw(1) if weight is b else np.ascontiguousarray(weight)
+            return n.emit("linear", (a, weight, bias))
+    b = n.x(1)
+    product = ops.matmul(a, ops.transpose(b, (1, 0)) if n.attr("transB", 0) else b)
+    product = product if alpha == 1 else binary("mul", product, alpha)
+    if c is None:
+        return product
+    return binary("add", product, n.x(2) if beta == 1 else binary("mul", n.x(2), beta))
+
+
+@onnx("MatMul")
+def _matmul(n: OnnxNode) -> Any:
+    return ops.matmul(n.x(0), n.x(1))
+
+
+@onnx("Einsum")
+def _einsum(n: OnnxNode) -> Any:
+    return einsum(n.attr("equation"), *(n.x(i) for i in range(len(n.values))))
+
+
+# -- pooling
+
+
+@onnx("MaxPool")
+def _max_pool(n: OnnxNode) -> Any:
+    n.unused(1)
+    n.only("storage_order", 0)
+    kernel = tuple(n.attr("kernel_shape"))
+    stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+    x = n.x(0)
+    return n.emit("max_pool", (x,), kernel=kernel, stride=stride, dilation=dilation, ceil_mode=bool(n.attr("ceil_mode", 0)),
+                  padding=spatial_padding(n, x, kernel, stride, dilation))
+
+
+@onnx("AveragePool")
+def _average_pool(n: OnnxNode) -> Any:
+    kernel = tuple(n.attr("kernel_shape"))
+    ones = [1] * len(kernel)
+    n.only("dilations", ones)
+    stride, x = tuple(n.attr("strides", ones)), n.x(0)
+    return n.emit("avg_pool", (x,), kernel=kernel, stride=stride, padding=spatial_padding(n, x, kernel, stride, tuple(ones)),
+                  ceil_mode=bool(n.attr("ceil_mode", 0)), count_include_pad=bool(n.attr("count_include_pad", 0)))
+
+
+@onnx("GlobalAveragePool", "GlobalMaxPool")
+def _global_pool(n: OnnxNode) -> Any:
+    x = n.x(0)
+    op = "adaptive_avg_pool" if n.op == "GlobalAveragePool" else "adaptive_max_pool"
+    return n.emit(op, (x,), output_size=(1,) * (rank(x) - 2))
+
+
+# -- normalisation
+
+
+@onnx("BatchNormalization")
+def _batch_norm(n: OnnxNode) -> Any:
+    n.only("training_mode", 0)
+    n.unused(1, 2, 3, 4)
+    return n.emit("batch_norm", (n.x(0), n.x(3), n.x(4), n.x(1), n.x(2)), eps=float(n.attr("epsilon", 1e-5)))
+
+
+@onnx("InstanceNormalization")
+def _instance_norm(n: OnnxNode) -> Any:
+    return n.emit("instance_norm", (n.x(0), n.x(1), n.x(2)), eps=float(n.attr("epsilon", 1e-5)))
+
+
+@onnx("GroupNormalization")
+def _group_norm(n: OnnxNode) -> Any:
+    x, groups = n.x(0), int(n.attr("num_groups"))
+    scale, bias = n.known(1), n.known(2)
+    if n.opset < 21:  # one gain and shift a group
+        repeat = dims(x)[1] // groups
+        scale, bias = np.repeat(scale, repeat), np.repeat(bias, repeat)
+    return n.emit("group_norm", (x, scale, bias), groups=groups, eps=float(n.attr("epsilon", 1e-5)))
+
+
+@onnx("LayerNormalization")
+def _layer_norm(n: OnnxNode) -> Any:
+    n.unused(1, 2)
+    x = n.x(0)
+    axis = n.attr("axis", -1) % rank(x)
+    shape = dims(x)[axis:]
+
+    def parameter(index: int) -> Any:
+        value = n.optional(index)
+        return None if value is None or dims(value) == shape else ops.expand(value, shape)
+
+    weight, bias = (n.optional(i) if n.has(i) and dims(n.x(i)) == shape else parameter(i) for i in (1, 2))
+    return n.emit("layer_norm", (x, weight, bias), normalized_rank=rank(x) - axis, eps=float(n.attr("epsilon", 1e-5)))
+
+
+@onnx("LpNormalization")
+def _lp_norm(n: OnnxNode) -> Any:
+    x, axis = n.x(0), n.attr("axis", -1)
+    if n.attr("p", 2) == 1:
+        size = ops.reduce("sum", unary("abs", x), axis, True)
+    else:
+        size = unary("sqrt", ops.reduce("sum", unary("square", x), axis, True))
+    return binary("div", x, size)
+
+
+@onnx("Softmax", "LogSoftmax")
+def _softmax(n: OnnxNode) -> Any:
+    x, op = n.x(0), "softmax" if n.op == "Softmax" else "log_softmax"
+    if n.opset >= 13:
+        return ops.softmax(x, n.attr("axis", -1), op)
+    axis = n.attr("axis", 1) % max(rank(x), 1)  # before 13: over all axes from `axis` on
+    if axis == rank(x) - 1:
+        return ops.softmax(x, axis, op)
+    return ops.reshape(ops.softmax(ops.flatten(x, axis, -1), axis, op), dims(x))
+
+
+# -- reductions
+
+
+@onnx("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum",
+      "ReduceLogSumExp")
+def _reduce(n: OnnxNode) -> Any:
+    axes, keepdims = n.axes(1), bool(n.attr("keepdims", 1))
+    if n.op == "ReduceProd" and isinstance(n.raw(0), np.ndarray):
+        values = n.raw(0)
+        return np.asarray(math.prod(values.ravel().tolist()), values.dtype).reshape((1,) * values.ndim if keepdims else ())
+    x = n.x(0)
+    if not axes:
+        if n.attr("noop_with_empty_axes", 0):
+            return x
+        axes = list(range(rank(x)))
+    if rank(x) == 0:
+        return x
+
+    def over(op: str, value: Any) -> Any:
+        return ops.reduce(op, value, tuple(axes), keepdims)
+
+    kind = n.op.removeprefix("Reduce")
+    if kind in ("Mean", "Sum", "Max", "Min", "Prod"):
+        return over(kind.lower(), x)
+    if kind == "SumSquare":
+        return over("sum", binary("mul", x, x))
+    if kind == "L1":
+        return over("sum", unary("abs", x))
+    if kind == "L2":
+        return unary("sqrt", over("sum", binary("mul", x, x)))
+    if kind == "LogSum":
+        return unary("log", over("sum", x))
+    top = ops.reduce("max", x, tuple(axes), True)
+    total = unary("log", ops.reduce("sum", unary("exp", binary("sub", x, top)), tuple(axes), True))
+    whole = binary("add", total, top)
+    return whole if keepdims else ops.squeeze(whole, tuple(axes))
+
+
+@onnx("ArgMax", "ArgMin")
+def _argmax(n: OnnxNode) -> Any:
+    n.only("select_last_index", 0)
+    x = n.x(0)
+    return ops.argmax(x if n.op == "ArgMax" else unary("neg", x), n.attr("axis", 0), bool(n.attr("keepdims", 1)))

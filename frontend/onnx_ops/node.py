@@ -1,0 +1,149 @@
+"""One ONNX node as a meaning sees it, and the table of meanings.
+
+A value is a Proxy, or a numpy array that is known at import: initializers, constants, and sizes computed from shapes (arrays of
+objects, where a size is symbolic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import TraceError
+from qcompiler.frontend.array_ops import lift
+from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.types import DType, QuantParams, TensorType
+
+Meaning = Callable[["OnnxNode"], Any]
+TABLE: dict[str, Meaning] = {}
+REQUIRED = object()
+
+
+def onnx(*names: str) -> Callable[[Meaning], Meaning]:
+    """Register a meaning under op types."""
+
+    def add(meaning: Meaning) -> Meaning:
+        for name in names:
+            TABLE[name] = meaning
+        return meaning
+
+    return add
+
+
+@dataclass
+class OnnxNode:
+    """Operands, attributes and the place of one node.
+
+    Attributes:
+        op, name: as in the file. values: operands in order, None where absent. attrs: as Python values. outputs: names, "" where unused.
+        opset: of the op's domain. requantize: parameters of the quantized operand that a float op was given, if any.
+    """
+
+    op: str
+    name: str
+    values: Sequence[Any]
+    attrs: dict[str, Any]
+    outputs: Sequence[str]
+    opset: int
+    trace: Trace
+    requantize: tuple[QuantParams, DType] | None = field(default=None)
+
+    # -- operands
+
+    def has(self, index: int) -> bool:
+        return index < len(self.values) and self.values[index] is not None
+
+    def raw(self, index: int) -> Any:
+        """An operand as it is; None if absent."""
+        return self.values[index] if index < len(self.values) else None
+
+    def x(self, index: int) -> Any:
+        """An operand as a traced real value; a quantized one is dequantized first."""
+        value = self.raw(index)
+        if value is None:
+            raise self.refuse(f"operand {index} is missing")
+        traced = lift(self.sizes_as_ints(value), self.trace)
+        if traced.value.type.is_quantized:
+            self.requantize = traced.value.type.quant, traced.value.type.dtype
+            return self.trace.emit("dequantize", (traced,))
+        return traced
+
+    def optional(self, index: int) -> Any:
+        return self.x(index) if self.has(index) else None
+
+    def known(self, index: int, default: Any = REQUIRED) -> Any:
+        """An operand that must be known at import, as a numpy array."""
+        value = self.raw(index)
+        if value is None and default is not REQUIRED:
+            return default
+        if isinstance(value, Traced) and value.value.is_const:
+            value = value.value.data
+        if not isinstance(value, np.ndarray):
+            raise self.refuse(f"operand {index} is computed from data", expected="a constant, or sizes of an input")
+        return value
+
+    def ints(self, index: int, default: Any = REQUIRED) -> list[Any] | None:
+        """A known operand as a list of ints (or symbolic sizes)."""
+        value = self.known(index, default)
+        return None if value is None else [v.item() if isinstance(v, np.generic) else v for v in np.ravel(value)]
+
+    def is_known(self) -> bool:
+        """Whether every operand is known at import."""
+        return all(value is None or isinstance(value, np.ndarray) for value in self.values)
+
+    @staticmethod
+    def sizes_as_ints(value: Any) -> Any:
+        """Arrays of objects as i64 arrays: symbolic sizes become the example's numbers, guarded."""
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            return np.array([int(item) for item in value.ravel()], np.int64).reshape(value.shape)
+        return value
+
+    # -- attributes
+
+    def attr(self, name: str, default: Any = REQUIRED) -> Any:
+        if name in self.attrs:
+            return self.attrs[name]
+        if default is REQUIRED:
+            raise self.refuse(f"the attribute {name} is missing")
+        return default
+
+    def axes(self, index: int, name: str = "axes") -> list[int] | None:
+        """Axes from operand `index` (newer opsets) or an attribute (older ones)."""
+        if self.has(index):
+            return [int(axis) for axis in self.ints(index)]
+        found = self.attr(name, None)
+        return None if found is None else [int(axis) for axis in found]
+
+    def only(self, name: str, *values: Any) -> None:
+        """Refuse another value of an attribute than these (the first is its default)."""
+        found = self.attr(name, values[0])
+        if found not in values:
+            raise self.refuse(f"{name}={found!r} is not supported", expected=" | ".join(map(repr, values)))
+
+    def unused(self, *indices: int) -> None:
+        """Refuse if one of these outputs is used."""
+        for index in indices:
+            if index < len(self.outputs) and self.outputs[index]:
+                raise self.refuse(f"output {index} ({self.outputs[index]}) is not supported")
+
+    # -- results
+
+    def emit(self, op: str, operands: Sequence[Any], **attrs: Any) -> Any:
+        return self.trace.emit(op, [None if o is None else lift(o, self.trace) for o in operands], attrs)
+
+    def quantized_constant(self, data: np.ndarray, quant: QuantParams, dtype: DType) -> Any:
+        return self.trace.wrap(self.trace.graph.add_const(f"{self.name or self.op}.q", data, TensorType(dtype, data.shape, quant)))
+
+    def quantize(self, x: Any, quant: QuantParams, dtype: DType) -> Any:
+        """x as codes."""
+        traced = lift(x, self.trace)
+        self.trace.graph.stage = "qdq"
+        node = self.trace.graph.create("quantize", [traced.value], types=TensorType(dtype, traced.value.type.shape, quant),
+                                       names=f"{self.outputs[0]}", loc=self.trace.loc)
+        return self.trace.wrap(node.result)
+
+    def refuse(self, what: str, **details: Any) -> TraceError:
+        return TraceError(f"{self.op}: {what}", where=self.trace.place(), **details)

@@ -1,0 +1,282 @@
+"""Ops that move elements, and computation with shapes at import."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qcompiler.dims import Dim
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import functional as F
+from qcompiler.frontend import indexing
+from qcompiler.frontend.array_ops import dims, rank
+from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+from qcompiler.frontend.sizes import sized
+
+
+def sizes(values: list[Any]) -> np.ndarray:
+    """i64 if all are ints, else objects."""
+    return np.array(values, np.int64 if all(isinstance(v, int) for v in values) else object)
+
+
+def _shape(n: OnnxNode, value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return list(value.shape)
+    return [sized(size, n.trace) for size in dims(value)]
+
+
+@onnx("Shape")
+def _shape_op(n: OnnxNode) -> Any:
+    found = _shape(n, n.raw(0))
+    return sizes(found[slice(n.attr("start", 0), n.attr("end", None))])
+
+
+@onnx("Size")
+def _size(n: OnnxNode) -> Any:
+    total = math.prod(_shape(n, n.raw(0)))
+    return sizes([total]).reshape(())
+
+
+@onnx("Constant")
+def _constant(n: OnnxNode) -> Any:
+    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        if name in n.attrs:
+            value = n.attrs[name]
+            return value if isinstance(value, np.ndarray) else np.asarray(value, np.float32 if "float" in name else np.int64)
+    raise n.refuse("only values of numbers are supported", got=", ".join(n.attrs))
+
+
+@onnx("ConstantOfShape")
+def _constant_of_shape(n: OnnxNode) -> Any:
+    value = np.ravel(n.attr("value", np.zeros(1, np.float32)))[0]
+    shape = n.ints(0)
+    if all(isinstance(size, int) for size in shape):
+        return np.full(shape, value)
+    return ops.expand(np.asarray(value), shape)
+
+
+@onnx("Range")
+def _range(n: OnnxNode) -> Any:
+    start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
+    dtype = n.known(0).dtype
+    return np.arange(*(int(v) if dtype == object or dtype.kind == "i" else v for v in (start, stop, step)),
+                     dtype=np.int64 if dtype == object else dtype)
+
+
+@onnx("Reshape")
+def _reshape(n: OnnxNode) -> Any:
+    x = n.raw(0)
+    target = n.ints(1)
+    own = _shape(n, x)
+    if not n.attr("allowzero", 0):
+        target = [own[i] if isinstance(size, int) and size == 0 else size for i, size in enumerate(target)]
+    if isinstance(x, np.ndarray):
+        return x.reshape([int(size) for size in target])
+    return ops.reshape(n.x(0), target)
+
+
+@onnx("Flatten")
+def _flatten(n: OnnxNode) -> Any:
+    x = n.x(0)
+    axis = n.attr("axis", 1)
+    axis = axis + rank(x) if axis < 0 else axis
+    shape = dims(x)
+    return ops.reshape(x, (math.prod(shape[:axis]), math.prod(shape[axis:])))
+
+
+@onnx("Squeeze", "Unsqueeze")
+def _squeeze(n: OnnxNode) -> Any:
+    axes, x = n.axes(1), n.raw(0)
+    if isinstance(x, np.ndarray):
+        if n.op == "Squeeze":
+            return np.squeeze(x, None if axes is None else tuple(axes))
+        return np.expand_dims(x, tuple(axes))
+    return ops.squeeze(n.x(0), None if axes is None else tuple(axes)) if n.op == "Squeeze" else ops.expand_dims(n.x(0), tuple(axes))
+
+
+@onnx("Transpose")
+def _transpose(n: OnnxNode) -> Any:
+    perm = n.attr("perm", None)
+    if isinstance(n.raw(0), np.ndarray):
+        return np.transpose(n.raw(0), perm)
+    return ops.transpose(n.x(0), perm)
+
+
+@onnx("Slice")
+def _slice(n: OnnxNode) -> Any:
+    value = n.raw(0)
+    if n.opset < 10:
+        starts, ends, axes, steps = n.attr("starts"), n.attr("ends"), n.attr("axes", None), None
+    else:
+        starts, ends, axes, steps = n.ints(1), n.ints(2), n.ints(3, None), n.ints(4, None)
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    count = value.ndim if isinstance(value, np.ndarray) else rank(value)
+    ranges = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps):
+        step = int(step)
+        ranges[int(axis) % count] = slice(_bound(start), _end(end, step), step)
+    if isinstance(value, np.ndarray):
+        return value[tuple(ranges.get(axis, slice(None)) for axis in range(count))]
+    return indexing.slice_axes(n.x(0), ranges)
+
+
+def _bound(value: Any) -> Any:
+    """Bounds beyond any size mean the end; numpy's None."""
+    return None if isinstance(value, int) and value <= -(2**31) else value
+
+
+def _end(value: Any, step: int) -> Any:
+    if isinstance(value, int) and (value >= 2**31 - 1 or (step < 0 and value <= -(2**31) + 1)):
+        return None
+    return value
+
+
+@onnx("Split")
+def _split(n: OnnxNode) -> Any:
+    value = n.raw(0)
+    parts = n.ints(1, None) if n.has(1) else n.attr("split", None)
+    count = len(n.outputs)
+    if isinstance(value, np.ndarray):
+        axis = n.attr("axis", 0)
+        size = value.shape[axis]
+        parts = parts or _even(size, count)
+        return tuple(np.split(value, np.cumsum(parts)[:-1], axis))
+    x = n.x(0)
+    axis = n.attr("axis", 0) % rank(x)
+    if parts is None:
+        size = dims(x)[axis]
+        if isinstance(size, Dim):
+            raise n.refuse("an even split of a symbolic axis", got=str(size), hint="give the sizes of the parts")
+        parts = _even(size, count)
+    bounds = [int(sum(parts[:i])) for i in range(len(parts) + 1)]
+    return tuple(indexing.slice_axes(x, {axis: slice(a, b)}) for a, b in zip(bounds, bounds[1:]))
+
+
+def _even(size: int, count: int) -> list[int]:
+    """Parts of one size, the last one smaller (opset 18)."""
+    part = -(-size // count)
+    return [min(part, size - part * i) for i in range(count)]
+
+
+@onnx("Concat")
+def _concat(n: OnnxNode) -> Any:
+    axis = n.attr("axis")
+    if n.is_known():
+        return np.concatenate(n.values, axis)
+    return ops.concat([n.x(i) for i in range(len(n.values))], axis)
+
+
+@onnx("Pad")
+def _pad(n: OnnxNode) -> Any:
+    pads = n.ints(1) if n.has(1) else n.attr("pads")
+    value = float(np.ravel(n.known(2))[0]) if n.has(2) else float(n.attr("value", 0.0))
+    n.only("mode", "constant", "reflect", "edge")
+    x = n.x(0)
+    axes = [int(a) % rank(x) for a in n.ints(3)] if n.has(3) else list(range(rank(x)))
+    pairs = [(0, 0)] * rank(x)
+    for i, axis in enumerate(axes):
+        pairs[axis] = (int(pads[i]), int(pads[i + len(axes)]))
+    cut = {axis: slice(max(0, -before), None if after >= 0 else after) for axis, (before, after) in enumerate(pairs) if min(before, after) < 0}
+    x = indexing.slice_axes(x, cut) if cut else x
+    return ops.pad(x, [(max(0, before), max(0, after)) for before, after in pairs], n.attr("mode", "constant"), value)
+
+
+@onnx("Expand")
+def _expand(n: OnnxNode) -> Any:
+    x, target = n.x(0), n.ints(1)
+    own = [1] * (len(target) - rank(x)) + [sized(size, n.trace) for size in dims(x)]
+    target = [1] * (len(own) - len(target)) + target
+    shape = [have if isinstance(want, int) and want == 1 else want for have, want in zip(own, target)]
+    return ops.expand(x, shape)
+
+
+@onnx("Tile")
+def _tile(n: OnnxNode) -> Any:
+    return ops.tile(n.x(0), [int(count) for count in n.ints(1)])
+
+
+@onnx("Gather")
+def _gather(n: OnnxNode) -> Any:
+    axis, value, indices = n.attr("axis", 0), n.raw(0), n.raw(1)
+    if n.is_known():
+        return np.asarray(np.take(value, indices.astype(np.int64), axis))
+    if isinstance(indices, np.ndarray) and indices.ndim == 0:
+        return indexing.select(n.x(0), axis % rank(n.raw(0)), int(indices))
+    return indexing.take(n.x(0), indices if isinstance(indices, np.ndarray) else n.x(1), axis)
+
+
+@onnx("GatherElements")
+def _gather_elements(n: OnnxNode) -> Any:
+    indices = n.raw(1)
+    return indexing.gather_elements(n.x(0), indices if isinstance(indices, np.ndarray) else n.x(1), n.attr("axis", 0))
+
+
+@onnx("DepthToSpace")
+def _depth_to_space(n: OnnxNode) -> Any:
+    n.only("mode", "DCR", "CRD")
+    x, b = n.x(0), int(n.attr("blocksize"))
+    if n.attr("mode", "DCR") == "CRD":
+        return F.pixel_shuffle(x, b)
+    batch, channels, height, width = dims(x)
+    split = ops.transpose(ops.reshape(x, (batch, b, b, channels // (b * b), height, width)), (0, 3, 4, 1, 5, 2))
+    return ops.reshape(split, (batch, channels // (b * b), height * b, width * b))
+
+
+@onnx("SpaceToDepth")
+def _space_to_depth(n: OnnxNode) -> Any:
+    x, b = n.x(0), int(n.attr("blocksize"))
+    batch, channels, height, width = dims(x)
+    split = ops.transpose(ops.reshape(x, (batch, channels, height // b, b, width // b, b)), (0, 3, 5, 1, 2, 4))
+    return ops.reshape(split, (batch, channels * b * b, height // b, width // b))
+
+
+_COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+_ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+@onnx("Resize")
+def _resize(n: OnnxNode) -> Any:
+    n.only("mode", "nearest", "linear")
+    n.only("coordinate_transformation_mode", *_COORDINATES)
+    n.only("nearest_mode", *_ROUNDINGS)
+    n.only("antialias", 0)
+    n.only("keep_aspect_ratio_policy", "stretch")
+    x = n.x(0)
+    axes = [axis % rank(x) for axis in n.attr("axes", list(range(rank(x))))]
+    scales = n.known(2, None)
+    size = n.ints(3, None) if n.has(3) else None
+    own = dims(x)
+    if size is None and (scales is None or scales.size == 0):
+        raise n.refuse("neither scales nor sizes are given")
+    given = dict(zip(axes, size if size is not None else [float(v) for v in np.ravel(scales)]))
+    for axis in (0, 1):
+        kept = given.get(axis, own[axis] if size is not None else 1.0)
+        if getattr(kept, "dim", kept) != (own[axis] if size is not None else 1.0):
+            raise n.refuse(f"axis {axis} is resized", expected="spatial axes alone", got=str(kept))
+    attrs = {"mode": "nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
+             "coordinates": n.attr("coordinate_transformation_mode", "half_pixel"), "rounding": n.attr("nearest_mode", "round_prefer_floor")}
+    if size is not None:
+        return n.emit("resize", (x,), size=tuple(int(given.get(axis, own[axis])) for axis in range(2, rank(x))), **attrs)
+    return n.emit("resize", (x,), scales=tuple(float(given.get(axis, 1.0)) for axis in range(2, rank(x))), **attrs)
+
+
+@onnx("Upsample")
+def _upsample(n: OnnxNode) -> Any:
+    n.only("mode", "nearest", "linear")
+    x = n.x(0)
+    scales = [float(v) for v in (np.ravel(n.known(1)) if n.has(1) else n.attr("scales"))]
+    if scales[:2] != [1.0, 1.0]:
+        raise n.refuse("batch or channels are resized", got=scales)
+    return n.emit("resize", (x,), scales=tuple(scales[2:]), mode="nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
+                  coordinates="asymmetric", rounding="floor")
+
+
+def moves_codes(op: str) -> bool:
+    """Whether an op gives codes back unchanged where it is fed codes (integer ONNX models)."""
+    return op in ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "GlobalMaxPool", "Relu", "Expand",
+                  "Tile", "DepthToSpace", "SpaceToDepth", "Clip")
+
+
