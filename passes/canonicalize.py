@@ -1,91 +1,121 @@
-"""canonicalize: drop what does nothing, and give clamps their names. constant-fold, cse and dce clean up after every other pass."""
+"""canonicalize: drop what does nothing, merge what moves data twice, and give clamps their names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcompiler.interpreter import evaluate_node
-from qcompiler.ir import Graph, Node
+import numpy as np
+
+from qcompiler.ir import Const, Graph, Node
 from qcompiler.opdef import Trait, opdef
-
-MAX_FOLDED_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Canonicalize:
-    """Erase identities; call a clamp to [0, inf) relu, and one to [0, 6] relu6.
-
-    Before: `%y = dropout(%x) {rate=0.5}`; After: users of %y read %x. Likewise reshape, expand and cast to the type that the
-    operand has already.
-    Before: `%y = hardtanh(%x) {min_value=0.0, max_value=6.0}`; After: `%y = relu6(%x)`.
-    """
-
-    name: ClassVar[str] = "canonicalize"
-
-    def run(self, graph: Graph) -> Graph:
-        for node in graph.nodes:
-            same = node.op in ("reshape", "expand", "cast") and node.operands[0].type == node.result.type
-            if same or Trait.IDENTITY_AT_INFERENCE in opdef(node.op).traits:
-                graph.replace_uses(node.result, node.operands[0])
-                graph.erase(node)
-            elif node.op == "hardtanh":
-                named = _CLAMPS.get((node.attrs["min_value"], node.attrs["max_value"]))
-                if named is not None:
-                    graph.replace(node, named, node.operands)
-        return graph
-
+from qcompiler.passes.rewrite import Rewrite, RewritePass
 
 _CLAMPS = {(0.0, 6.0): "relu6", (0.0, float("inf")): "relu"}
 
 
+class _Identity:
+    """Nodes that give their operand back."""
+
+    rule = "identity"
+    ops = ("reshape", "expand", "cast", "dropout", "transpose", "pad", "slice", "tile", "concat", "resize", "mul", "div", "relu", "relu6")
+
+    def check(self, graph: Graph, node: Node) -> str | None:
+        return None if self._same(node) else "it changes its operand"
+
+    def rewrite(self, graph: Graph, node: Node) -> None:
+        graph.replace_uses(node.result, node.operands[0])
+        graph.erase(node)
+
+    @staticmethod
+    def _same(node: Node) -> bool:
+        source = node.operands[0]
+        if source is None or source.type != node.result.type:
+            return False
+        if Trait.IDENTITY_AT_INFERENCE in opdef(node.op).traits:
+            return True
+        if node.op in ("reshape", "expand", "cast"):
+            return True
+        if node.op == "transpose":
+            return node.attrs["perm"] == tuple(range(source.type.rank))
+        if node.op == "pad":
+            return all(pair == (0, 0) for pair in node.attrs["padding"])
+        if node.op == "slice":  # of a static type the same shape means all elements in order
+            return source.type.is_static
+        if node.op == "resize":
+            return node.attrs["mode"] == "nearest" and all(scale == 1.0 for scale in node.attrs["scales"] or ())
+        if node.op == "tile":
+            return all(count == 1 for count in node.attrs["repeats"])
+        if node.op == "concat":
+            return len(node.operands) == 1
+        if node.op in ("mul", "div"):
+            return node.attrs.get("activation", "none") == "none" and _is_one(node.operands[1])
+        if node.op in ("relu", "relu6"):
+            return source.producer is not None and source.producer.op == node.op
+        return False
+
+
+def _is_one(value: object) -> bool:
+    return isinstance(value, Const) and value.type.dtype.is_float and bool(np.all(value.data == 1.0))
+
+
+class _Clamp:
+    """`hardtanh(%x) {min_value=0.0, max_value=6.0}` is relu6."""
+
+    rule = "named clamp"
+    ops = ("hardtanh",)
+
+    def check(self, graph: Graph, node: Node) -> str | None:
+        return None if self._name(node) is not None else "its bounds are not those of relu or relu6"
+
+    def rewrite(self, graph: Graph, node: Node) -> None:
+        graph.replace(node, self._name(node), node.operands)
+
+    @staticmethod
+    def _name(node: Node) -> str | None:
+        return _CLAMPS.get((node.attrs["min_value"], node.attrs["max_value"]))
+
+
+class _MovedTwice:
+    """reshape of reshape, transpose of transpose: the second alone."""
+
+    rule = "merge of moves"
+    ops = ("reshape", "transpose")
+
+    def check(self, graph: Graph, node: Node) -> str | None:
+        producer = node.operands[0].producer
+        return None if producer is not None and producer.op == node.op else f"its operand is not made by {node.op}"
+
+    def rewrite(self, graph: Graph, node: Node) -> None:
+        first = node.operands[0].producer
+        attrs = dict(node.attrs)
+        if node.op == "transpose":
+            attrs["perm"] = tuple(first.attrs["perm"][axis] for axis in node.attrs["perm"])
+        elif -1 in attrs["shape"]:
+            attrs["shape"] = tuple(s if isinstance(s, int) else str(s) for s in node.result.type.shape)
+        graph.replace(node, node.op, first.operands, attrs, types=node.result.type)
+        if not first.result.uses and not graph.is_output(first.result):
+            graph.erase(first)
+
+
 @dataclass(frozen=True)
-class ConstantFold:
-    """Evaluate nodes whose operands are all constants, in the interpreter; results up to 64 MiB."""
+class Canonicalize(RewritePass):
+    """Merge moves of moves, name clamps, erase identities.
 
-    name: ClassVar[str] = "constant-fold"
+    transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);
+    x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is the identity.
 
-    def run(self, graph: Graph) -> Graph:
-        for node in graph.nodes:
-            if node.op == "dequantize" or not all(v is None or v.is_const for v in node.operands):
-                continue
-            if not all(v.type.is_static and v.type.nbytes <= MAX_FOLDED_BYTES for v in node.results):
-                continue
-            results = evaluate_node(node, [None if v is None else v.data for v in node.operands])
-            for value, array in zip(node.results, results):
-                graph.replace_uses(value, graph.add_const(f"{value.name}.folded", array, value.type))
-            graph.erase(node)
-        graph.erase_unused_consts()
-        return graph
+    Before:
+        %a = reshape(%x) {shape=(2, 12)} : f32[2,12]
+        %b = reshape(%a) {shape=(24,)} : f32[24]
+        %y = hardtanh(%b) {min_value=0.0, max_value=6.0} : f32[24]
+    After:
+        %b = reshape(%x) {shape=(24,)} : f32[24]
+        %y = relu6(%b) : f32[24]
+    """
 
+    name: ClassVar[str] = "canonicalize"
 
-@dataclass(frozen=True)
-class Cse:
-    """Merge nodes of the same op, operands, attrs and types: the later ones' users read the first one."""
-
-    name: ClassVar[str] = "cse"
-
-    def run(self, graph: Graph) -> Graph:
-        seen: dict[tuple, Node] = {}
-        for node in graph.nodes:
-            key = (node.op, tuple(id(v) for v in node.operands), tuple(node.attrs.items()), tuple(v.type for v in node.results))
-            first = seen.setdefault(key, node)
-            if first is not node:
-                for value, kept in zip(node.results, first.results):
-                    graph.replace_uses(value, kept)
-                graph.erase(node)
-        return graph
-
-
-@dataclass(frozen=True)
-class Dce:
-    """Erase nodes and constants that no output depends on."""
-
-    name: ClassVar[str] = "dce"
-
-    def run(self, graph: Graph) -> Graph:
-        for node in reversed(graph.node_list):
-            if not any(value.uses or graph.is_output(value) for value in node.results):
-                graph.erase(node)
-        graph.erase_unused_consts()
-        return graph
+    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+        return _MovedTwice(), _Clamp(), _Identity()

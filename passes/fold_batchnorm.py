@@ -1,81 +1,99 @@
-"""fold-batchnorm: a batch norm after conv, conv_transpose or linear moves into its weight and bias.
-
-    y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
-      = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
-
-Computed in float64 and rounded once. The folded weight is a new constant, so a weight shared by several nodes is never folded twice.
-
-Before: `%c = conv(%x, @w)`, `%y = batch_norm(%c, @mean, @var, @gamma, @beta)`
-After:  `%y = conv(%x, @w.folded, @y.bias)`
-"""
+"""fold-batchnorm: a batch norm after conv, conv_transpose or linear moves into its weight and bias."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node
+from qcompiler.ops.norm import batch_norm_terms
+from qcompiler.passes.agreement import agree
+from qcompiler.passes.rewrite import Rewrite, RewritePass, why_not_alone
+from qcompiler.quantization.qconfig import QConfig
 
 _WEIGHTED = ("conv", "conv_transpose", "linear")
 
 
-@dataclass(frozen=True)
-class FoldBatchnorm:
-    name: ClassVar[str] = "fold-batchnorm"
+class _FoldBatchnorm:
+    rule = "folding of batch norm"
+    ops = ("batch_norm",)
 
-    def run(self, graph: Graph) -> Graph:
-        for node in graph.nodes:
-            if node.op == "batch_norm" and self.check(graph, node) is None:
-                self._rewrite(graph, node)
-        graph.erase_unused_consts()
-        return graph
+    def __init__(self, configs: Mapping[str, QConfig | None] | None) -> None:
+        self.configs = configs
 
     def check(self, graph: Graph, node: Node) -> str | None:
-        """Why this batch_norm cannot be folded, or None."""
-        producer = node.operands[0].producer
+        value = node.operands[0]
+        producer = value.producer
         if producer is None or producer.op not in _WEIGHTED:
             return "its operand is not made by conv, conv_transpose or linear"
-        if len(node.operands[0].uses) != 1 or graph.is_output(node.operands[0]):
-            return "the value before it has other users"
-        if producer.attrs["activation"] != "none" or producer.operand("bias") is not None and not producer.operand("bias").is_const:
-            return "an activation stands between, or the bias is no constant"
-        if not all(v is None or isinstance(v, Const) for v in (*node.operands[1:], producer.operand("weight"))):
-            return "weight or statistics are no constants"
-        if producer.op == "linear" and node.operands[0].type.rank != 2:
+        if producer.attrs["activation"] != "none":
+            return f"the activation {producer.attrs['activation']} stands between"
+        if producer.op != "conv_transpose" and producer.operand("residual") is not None:
+            return "a residual is added between"
+        constant = (*node.operands[1:], producer.operand("weight"), producer.operand("bias"))
+        variable = next((v for v in constant if v is not None and not v.is_const), None)
+        if variable is not None:
+            return f"%{variable.name} is not constant"
+        if producer.op == "linear" and value.type.rank != 2:
             return "channels of linear are not on axis 1"
-        if producer.op != "linear" or len(producer.operands) < 4:
-            residual = producer.op == "conv" and producer.operand("residual") is not None
-            return "a residual is added between" if residual else None
-        return "a residual is added between"
+        if not agree(self.configs, producer, node):
+            return f"%{producer.name} has another qconfig"
+        return why_not_alone(graph, value, node)
 
-    def _rewrite(self, graph: Graph, node: Node) -> None:
+    def rewrite(self, graph: Graph, node: Node) -> None:
         producer = node.operands[0].producer
         mean, var, gamma, beta = (_data(node, name) for name in ("mean", "var", "weight", "bias"))
-        factor = 1.0 / np.sqrt(var + node.attrs["eps"])
-        if gamma is not None:
-            factor = factor * gamma
+        factor, shift = batch_norm_terms(mean, var, gamma, beta, node.attrs["eps"])
         weight, bias = producer.operand("weight"), _data(producer, "bias")
-        shift = (0.0 if bias is None else bias) - mean
-        folded_bias = shift * factor + (0.0 if beta is None else beta)
-        folded = _scaled(weight.data.astype(np.float64), factor, producer)
-        operands = [producer.operands[0], graph.add_const(f"{weight.name}.folded", folded.astype(np.float32)),
-                    graph.add_const(f"{producer.name}.bias", folded_bias.astype(np.float32))]
+        if bias is not None:
+            shift = shift + bias.astype(np.float64) * factor
+        folded = scaled_weight(weight.data.astype(np.float64), factor, producer).astype(weight.data.dtype)
+        operands = [
+            producer.operands[0],
+            graph.add_const(f"{weight.name}.folded", folded),
+            graph.add_const(f"{producer.name}.bias", shift.astype(np.float32)),
+        ]
         graph.replace(node, producer.op, operands, producer.attrs, origin=(*producer.origin, *node.origin))
         graph.erase(producer)
 
 
 def _data(node: Node, name: str) -> np.ndarray | None:
     const = node.operand(name)
-    return None if const is None else const.data.astype(np.float64)
+    return const.data if isinstance(const, Const) else None
 
 
-def _scaled(weight: np.ndarray, factor: np.ndarray, producer: Node) -> np.ndarray:
-    """weight times factor along its output channels; [C, O/groups, *K] for conv_transpose."""
-    if producer.op != "conv_transpose":
+def scaled_weight(weight: np.ndarray, factor: np.ndarray, node: Node) -> np.ndarray:
+    """`weight` times `factor` [output channels] along its output channels; conv_transpose has [I, O/groups, *K]."""
+    if node.op != "conv_transpose":
         return weight * factor.reshape(-1, *([1] * (weight.ndim - 1)))
-    groups = producer.attrs["groups"]
+    groups = node.attrs["groups"]
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     scaled = grouped * factor.reshape(groups, 1, -1, *([1] * (weight.ndim - 2)))
     return scaled.reshape(weight.shape)
+
+
+@dataclass(frozen=True)
+class FoldBatchnorm(RewritePass):
+    """Batch norm at inference is one multiply-add a channel, and so is a change of weight and bias:
+
+        y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
+          = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
+
+    Computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes share is copied for
+    each, never folded twice.
+
+    Before:
+        %c = conv(%x, @w) {...} : f32[1,4,8,8]
+        %y = batch_norm(%c, @mean, @var, @gamma, @beta) : f32[1,4,8,8]
+    After:
+        %y = conv(%x, @w.folded, @c.bias) {...} : f32[1,4,8,8]
+    """
+
+    configs: Mapping[str, QConfig | None] | None = None
+    name: ClassVar[str] = "fold-batchnorm"
+
+    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+        return (_FoldBatchnorm(self.configs),)

@@ -1,36 +1,20 @@
-"""fold-pad: a border of zeros before a convolution becomes the convolution's own padding.
-
-    conv(pad(x, p), padding=q) = conv(x, padding=p + q), since both borders hold real zero
-
-Before: `%p = pad(%x) {padding=((0, 0), (0, 0), (0, 1), (0, 1))}`, `%y = conv(%p, @w) {padding=((0, 0), (0, 0))}`
-After:  `%y = conv(%x, @w) {padding=((0, 1), (0, 1))}`
-"""
+"""fold-pad: a border of zeros before a convolution becomes the convolution's own padding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node
+from qcompiler.passes.rewrite import Rewrite, RewritePass
 
 
-@dataclass(frozen=True)
-class FoldPad:
-    name: ClassVar[str] = "fold-pad"
+class _FoldPad:
+    rule = "folding of pad"
+    ops = ("conv",)
 
-    def run(self, graph: Graph) -> Graph:
-        for node in graph.nodes:
-            if node.op == "conv" and self.check(node) is None:
-                pad = node.operands[0].producer
-                padding = tuple((own[0] + more[0], own[1] + more[1]) for own, more in zip(node.attrs["padding"], pad.attrs["padding"][2:]))
-                graph.set_attr(node, "padding", padding)
-                graph.set_operand(node, 0, pad.operands[0])
-                if not pad.result.uses and not graph.is_output(pad.result):
-                    graph.erase(pad)
-        return graph
-
-    def check(self, node: Node) -> str | None:
-        """Why the operand of this convolution is no border to fold, or None."""
+    def check(self, graph: Graph, node: Node) -> str | None:
         pad = node.operands[0].producer
         if pad is None or pad.op != "pad":
             return "its operand is not made by pad"
@@ -38,6 +22,30 @@ class FoldPad:
             return "the border does not hold zeros"
         if any(pair != (0, 0) for pair in pad.attrs["padding"][:2]):
             return "the batch or the channels are padded"
-        if any(before < 0 or after < 0 for before, after in pad.attrs["padding"]):
-            return "the border is cut away, not added"
         return None
+
+    def rewrite(self, graph: Graph, node: Node) -> None:
+        pad = node.operands[0].producer
+        border = pad.attrs["padding"][2:]
+        padding = tuple((own[0] + more[0], own[1] + more[1]) for own, more in zip(node.attrs["padding"], border))
+        graph.set_attr(node, "padding", padding)
+        graph.set_operand(node, 0, pad.operands[0])
+        if not pad.result.uses and not graph.is_output(pad.result):
+            graph.erase(pad)
+
+
+@dataclass(frozen=True)
+class FoldPad(RewritePass):
+    """conv(pad(x, p), padding=q) = conv(x, padding=p + q), since both borders hold real zero.
+
+    Before:
+        %p = pad(%x) {padding=((0, 0), (0, 0), (0, 1), (0, 1))} : f32[1,3,9,9]
+        %y = conv(%p, @w) {stride=(2, 2), padding=((0, 0), (0, 0)), dilation=(1, 1)} : f32[1,4,4,4]
+    After:
+        %y = conv(%x, @w) {stride=(2, 2), padding=((0, 1), (0, 1)), dilation=(1, 1)} : f32[1,4,4,4]
+    """
+
+    name: ClassVar[str] = "fold-pad"
+
+    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+        return (_FoldPad(),)

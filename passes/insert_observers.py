@@ -1,12 +1,4 @@
-"""insert-observers: mark every value whose range calibration has to find.
-
-A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that only move or
-share values follow their operand. Values tied by sharing ops form one group with one observer. A value with a known range
-(sigmoid: [0, 1)) needs none.
-
-Before: `%y = conv(%x, @w)`
-After:  `%x.obs = observe(%x) {group="x", ...}`, `%y = conv(%x.obs, @w)`, `%y.obs = observe(%y) {group="y", ...}`
-"""
+"""insert-observers: mark every value whose range calibration has to find."""
 
 from __future__ import annotations
 
@@ -14,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
+from qcompiler.passes.agreement import agree
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import DType
 
 _SCALAR_OPS = ("add", "sub", "mul", "div", "minimum", "maximum", "pow")
+_MASKING = ("add", "sub", "mul", "where", "minimum", "maximum", "concat")
+_CARRIES_MASKS = (*_MASKING, "neg", "div", "cast")
+MASK = -1e4  # constants of nothing but zeros and values below this are masks, as models without -inf write them
 
 
 def scalar_operand(node: Node) -> int | None:
@@ -33,13 +31,17 @@ def scalar_operand(node: Node) -> int | None:
 
 def is_unary(node: Node) -> bool:
     """Whether the node is a function of one activation, element by element: it can become a table."""
-    return Trait.UNARY in opdef(node.op).traits or (scalar_operand(node) is not None and node.attrs.get("activation", "none") == "none")
+    scalar = scalar_operand(node)
+    if scalar is not None:
+        keeps_shape = node.operands[1 - scalar].type.shape == node.result.type.shape
+        return keeps_shape and node.attrs.get("activation", "none") == "none" and not node.operands[1 - scalar].is_const
+    return Trait.UNARY in opdef(node.op).traits
 
 
 def activations(node: Node) -> list[tuple[int, Value]]:
     """(position, value) of the operands that carry activations."""
     definition = opdef(node.op)
-    skip = scalar_operand(node)
+    skip = scalar_operand(node) if is_unary(node) else None
     return [(i, v) for i, v in enumerate(node.operands)
             if v is not None and i != skip and definition.spec(i).role is Role.ACTIVATION]
 
@@ -51,7 +53,7 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
         return "its qconfig is None"
     if definition.quant.kind is QuantKind.FLOAT_ONLY and not is_unary(node):
         return f"{node.op} has no integer form"
-    if node.result.type.dtype is not DType.F32 or any(v.type.dtype is not DType.F32 for _, v in activations(node)):
+    if len(node.results) != 1 or any(v.type.dtype is not DType.F32 for v in (*node.results, *(v for _, v in activations(node)))):
         return "its values are not f32"
     if definition.quant.kind is QuantKind.WEIGHTED:
         if config.weight is None:
@@ -59,10 +61,10 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
         others = [v for i, v in enumerate(node.operands) if v is not None and definition.spec(i).role in (Role.WEIGHT, Role.BIAS)]
         if not all(isinstance(v, Const) for v in others):
             return "its weight is not constant"
-    if any(isinstance(v, Const) for _, v in activations(node)) and not _has_meaning(definition):
-        return "it reads a constant"
     if not (_has_meaning(definition) or is_unary(node)):
         return f"{node.op} has no integer meaning"
+    if all(value.is_const for _, value in activations(node)):
+        return "it reads constants only"
     return None
 
 
@@ -74,29 +76,53 @@ def _shares(node: Node) -> bool:
     return opdef(node.op).quant.kind is QuantKind.SHARES_INPUT
 
 
+def _follows(node: Node) -> bool:
+    """Whether a node is quantized only where its operands are: it computes nothing worth a conversion."""
+    return _shares(node) or (is_unary(node) and opdef(node.op).quant.kind is not QuantKind.WEIGHTED)
+
+
+def masked_values(graph: Graph) -> set[int]:
+    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and what adds them.
+
+    They would stretch a quantized range until nothing is left of the rest.
+    """
+    found = {id(const) for const in graph.consts.values() if const.type.dtype.is_float and _is_mask(const.data)}
+    for node in graph.nodes:
+        masks = [value for value in node.operands if value is not None and id(value) in found]
+        filled = node.op == "pad" and node.attrs["value"] <= MASK
+        carries = node.op in _CARRIES_MASKS or Trait.MOVES_DATA in opdef(node.op).traits
+        if filled or masks and carries:
+            found.update(id(value) for value in node.results if value.type.dtype.is_float)
+    return found
+
+
+def _is_mask(data: np.ndarray) -> bool:
+    return bool(np.isneginf(data).any() or (data <= MASK).any() and ((data <= MASK) | (data == 0)).all())
+
+
 @dataclass(frozen=True)
 class InsertObservers:
-    """configs: node name -> QConfig or None, from the resolution table."""
+    """float -> observed. configs: node name -> QConfig or None, from the resolution table.
+
+    A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that only move or
+    share values follow their operands. Values tied by sharing ops form one group with one observer. Values between unary ops that
+    will become one table have none, nor have nodes that read a mask. A node that stays float is noted with its reason.
+
+    Before:
+        %y = conv(%x, @w) {...} : f32[1,4,8,8]
+    After:
+        %x.obs = observe(%x) {spec="u8 [0,255] affine per_tensor histogram ...", group="x"} : f32[1,3,8,8]
+        %y = conv(%x.obs, @w) {...} : f32[1,4,8,8]
+        %y.obs = observe(%y) {spec="u8 [0,255] affine per_tensor histogram ...", group="y"} : f32[1,4,8,8]
+    """
 
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
     name: ClassVar[str] = "insert-observers"
 
     def run(self, graph: Graph) -> Graph:
-        quantized: set[int] = set()  # ids of values that will be quantized
-        chosen: list[Node] = []
-        for node in graph.node_list:
-            reason = why_float(node, self.configs.get(node.name))
-            follows = _shares(node) or (is_unary(node) and opdef(node.op).quant.kind is not QuantKind.WEIGHTED)
-            if reason is None and follows and not all(id(v) in quantized for _, v in activations(node)):
-                reason = "its operand is float"
-            if reason is not None:
-                graph.notes.append(f"float: %{node.name} = {node.op}: {reason}")
-                continue
-            chosen.append(node)
-            quantized.update(id(value) for _, value in activations(node))
-            quantized.add(id(node.result))
+        chosen = self._choose(graph)
         groups = _Groups()
-        for node in chosen:
+        for node in chosen.values():
             if _shares(node):
                 for _, value in activations(node):
                     groups.join(value, node.result)
@@ -104,38 +130,57 @@ class InsertObservers:
         graph.stage = "observed"
         return graph
 
-    def _insert(self, graph: Graph, chosen: list[Node], groups: _Groups) -> None:
-        names = {id(node) for node in chosen}
+    def _choose(self, graph: Graph) -> dict[int, Node]:
+        """id -> node of those to be quantized; notes why the others are not."""
+        quantized: set[int] = set()  # ids of values that will be quantized
+        masked = masked_values(graph)
+        chosen: dict[int, Node] = {}
+        for node in graph.nodes:
+            reason = why_float(node, self.configs.get(node.name))
+            mask = next((v for v in (*node.operands, *node.results) if v is not None and id(v) in masked), None)
+            if reason is None and mask is not None:
+                reason = f"{mask!r} holds a mask: -inf, or a number that stands for it"
+            if reason is None and _follows(node) and not all(id(v) in quantized for _, v in activations(node)):
+                reason = "its operand is float"
+            if reason is not None:
+                graph.notes.append(f"float: %{node.name} = {node.op}: {reason}")
+                continue
+            chosen[id(node)] = node
+            quantized.update(id(value) for _, value in activations(node))
+            quantized.add(id(node.result))
+        return chosen
+
+    def _insert(self, graph: Graph, chosen: dict[int, Node], groups: _Groups) -> None:
         specs: dict[int, str] = {}
         values: dict[int, Value] = {}
-        for node in chosen:
+        for node in chosen.values():
             spec = str(self.configs[node.name].activation)
             for value in (*(v for _, v in activations(node)), node.result):
                 values.setdefault(id(value), value)
                 specs.setdefault(id(value), spec)
+        first = next(iter(graph.nodes), None)
         for key, value in values.items():
-            if _inside_table(graph, value, names):
+            if self._inside_table(graph, value, chosen):
                 continue
-            uses = [use for use in value.uses if id(use.node) in names]
-            first = graph.node_list[0]
+            uses = [use for use in value.uses if id(use.node) in chosen]
             place = {"after": value.producer} if value.producer is not None else {"before": first}
+            loc = value.producer.loc if value.producer is not None else None
             node = graph.create("observe", [value], {"spec": specs[key], "group": groups.name(value)}, types=value.type,
-                                names=f"{value.name}.obs", loc=value.producer.loc if value.producer else None, **place)
+                                names=f"{value.name}.obs", loc=loc, **place)
             for use in uses:
                 graph.set_operand(use.node, use.index, node.result)
-            made_here = value.producer is not None and id(value.producer) in names
-            if made_here:
+            if value.producer is not None and id(value.producer) in chosen:
                 graph.replace_uses(value, node.result, only=lambda use, node=node: use.node is not node)
                 for index, output in enumerate(graph.outputs):
                     if output is value:
                         graph.set_output(index, node.result)
 
-
-def _inside_table(graph: Graph, value: Value, chosen: set[int]) -> bool:
-    """Whether a value lies between two unary nodes that become one table."""
-    producer, users = value.producer, value.users
-    return (producer is not None and id(producer) in chosen and is_unary(producer) and len(users) == 1 and not graph.is_output(value)
-            and id(users[0]) in chosen and is_unary(users[0]))
+    def _inside_table(self, graph: Graph, value: Value, chosen: Mapping[int, Node]) -> bool:
+        """Whether a value lies between two unary nodes that become one table."""
+        producer, users = value.producer, value.users
+        if producer is None or id(producer) not in chosen or not is_unary(producer) or len(users) != 1 or graph.is_output(value):
+            return False
+        return id(users[0]) in chosen and is_unary(users[0]) and agree(self.configs, producer, users[0])
 
 
 class _Groups:
@@ -145,8 +190,12 @@ class _Groups:
         self._parent: dict[int, Value] = {}
 
     def find(self, value: Value) -> Value:
+        path = []
         while id(value) in self._parent:
+            path.append(value)
             value = self._parent[id(value)]
+        for passed in path:
+            self._parent[id(passed)] = value
         return value
 
     def join(self, first: Value, second: Value) -> None:

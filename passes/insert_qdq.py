@@ -1,17 +1,9 @@
-"""insert-qdq: observers become quantize/dequantize pairs, weights and biases become integer constants.
-
-    weight: i8, scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
-    Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
-    Accumulator bound, checked against int32 per output channel:  sum |w| * max(qmax - zx, zx - qmin) + |bias|
-
-Before: `%x.obs = observe(%x)`, `%y = conv(%x.obs, @w)`
-After:  `%x.q = quantize(%x)`, `%x.dq = dequantize(%x.q)`, `%w.dq = dequantize(@w.q)`, `%y = conv(%x.dq, %w.dq)`
-"""
+"""insert-qdq: observers become quantize/dequantize pairs, weights and biases become integer constants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,94 +11,112 @@ import numpy as np
 from qcompiler.errors import QuantizationError
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import QuantKind, opdef
-from qcompiler.passes.insert_observers import activations
 from qcompiler.quantization import qmath
 from qcompiler.quantization.choose_qparams import choose_qparams
-from qcompiler.quantization.qconfig import QConfig
+from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import MIN_SCALE, DType, QuantParams, TensorType
 
 MAX_BIAS = 2**30
-MAX_ACCUMULATOR = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class InsertQdq:
-    """params: observer group -> QuantParams; configs: node name -> QConfig."""
+    """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 where it says nothing);
+    per_channel=false gives each weight one scale, whatever its qconfig says.
+
+        weight: scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
+        Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
+
+    Where the op's result has a known range (sigmoid: [0, 1)) that wins over the observed one.
+
+    Before:
+        %x.obs = observe(%x) {spec="...", group="x"} : f32[2,8]
+        %y = linear(%x.obs, @w, @b) : f32[2,4]
+        %y.obs = observe(%y) {spec="...", group="y"} : f32[2,4]
+    After:
+        %x.q = quantize(%x) : u8[2,8]{scale=0.1, zero_point=128}
+        %x.dq = dequantize(%x.q) : f32[2,8]
+        %w.q.dq = dequantize(@w.q) : f32[4,8]
+        %b.q.dq = dequantize(@b.q) : f32[4]
+        %y = linear(%x.dq, %w.q.dq, %b.q.dq) : f32[2,4]
+        %y.q = quantize(%y) : u8[2,4]{scale=0.2, zero_point=3}
+        %y.dq = dequantize(%y.q) : f32[2,4]
+    """
 
     params: Mapping[str, QuantParams] = field(default_factory=dict)
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
+    per_channel: bool = True
     name: ClassVar[str] = "insert-qdq"
 
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes:
             if node.op == "observe":
                 self._replace_observer(graph, node)
+        made: dict[object, Const] = {}
         for node in graph.nodes:
             if opdef(node.op).quant.kind is QuantKind.WEIGHTED and _is_dequantized(node.operands[0]):
-                self._quantize_weight(graph, node)
+                self._quantize_weight(graph, node, made)
         graph.erase_unused_consts()
         graph.stage = "qdq"
         return graph
 
     def _replace_observer(self, graph: Graph, node: Node) -> None:
         value, spec = node.operands[0], QuantSpec.parse(node.attrs["spec"])
-        producer = value.producer
-        rule = opdef(producer.op).quant if producer is not None else None
-        if rule is not None and rule.kind is QuantKind.FIXED and spec.dtype is DType.U8:
-            quant = rule.fixed_params()
-        else:
-            quant = self.params.get(node.attrs["group"])
-            if quant is None:
-                raise QuantizationError("no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it")
-        type = value.type.quantized(spec.dtype, quant)
-        quantize = graph.create("quantize", [value], types=type, names=f"{value.name}.q", loc=node.loc, before=node)
-        dequantize = graph.create("dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=node.loc, before=node)
-        graph.replace_uses(node.result, dequantize.result)
+        quant = _fixed_params(value, spec) or self.params.get(node.attrs["group"])
+        if quant is None:
+            raise QuantizationError("no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it")
+        insert_pair(graph, node, 0, spec.dtype, quant)
+        graph.replace_uses(node.result, node.operands[0])
         graph.erase(node)
 
-    def _quantize_weight(self, graph: Graph, node: Node) -> None:
-        x, weight = node.operands[0].producer.operands[0].type, node.operand("weight")
-        spec = self.configs[node.name].weight
-        axis = opdef(node.op).quant.weight_axis if spec.per_channel else None
+    def _quantize_weight(self, graph: Graph, node: Node, made: dict[object, Const]) -> None:
+        x, weight, bias = node.operands[0].producer.operands[0].type, node.operand("weight"), node.operand("bias")
+        config = self.configs.get(node.name) or get_qconfig("int8")
+        spec = config.weight or get_qconfig("int8").weight
+        axis = opdef(node.op).quant.weight_axis if spec.per_channel and self.per_channel else None
         quant = weight_params(weight, spec, axis)
-        bias = node.operand("bias")
+        tiles = node.attrs["groups"] if node.op == "conv_transpose" else 1  # how often its scales repeat over the channels
         if bias is not None:
-            quant = _raised_for_bias(quant, x.quant, bias.data, _tiles(node))
-        codes = qmath.quantize(weight.data, quant, spec.dtype)
-        scale = qmath.multiplier(x.quant.scales, np.tile(quant.scales, _tiles(node)) if axis is not None else quant.scales)
-        bias_codes = None
-        if bias is not None:
-            bias_codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64)).astype(np.int64)
-        if accumulator_bound(codes, bias_codes, x.quant, quant, opdef(node.op).quant.weight_axis) > MAX_ACCUMULATOR:
-            self._keep_float(graph, node)
+            quant = _raised_for_bias(quant, x.quant, bias.data, tiles)
+        key = (id(weight), quant, spec.dtype)
+        if key not in made:
+            codes = qmath.quantize(weight.data, quant, spec.dtype)
+            made[key] = graph.add_const(f"{weight.name}.q", codes, weight.type.quantized(spec.dtype, quant))
+        self._feed(graph, node, "weight", made[key], weight.type)
+        if bias is None:
             return
-        const = graph.add_const(f"{weight.name}.q", codes, weight.type.quantized(spec.dtype, quant))
-        self._feed(graph, node, "weight", const, weight.type)
-        if bias_codes is not None:
-            bias_axis = None if axis is None else 0
-            params = QuantParams(tuple(float(s) for s in scale.reshape(-1)), (0,) * scale.size, bias_axis, DType.I32.min, DType.I32.max)
-            const = graph.add_const(f"{bias.name}.q", bias_codes.astype(np.int32), bias.type.quantized(DType.I32, params))
-            self._feed(graph, node, "bias", const, bias.type)
+        scale = qmath.multiplier(x.quant.scales, np.tile(quant.scales, tiles) if axis is not None else quant.scales).reshape(-1)
+        bias_codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
+        params = QuantParams(tuple(map(float, scale)), (0,) * scale.size, None if axis is None else 0, DType.I32.min, DType.I32.max)
+        const = graph.add_const(f"{bias.name}.q", bias_codes, bias.type.quantized(DType.I32, params))
+        self._feed(graph, node, "bias", const, bias.type)
 
     def _feed(self, graph: Graph, node: Node, operand: str, const: Const, real: TensorType) -> None:
         made = graph.create("dequantize", [const], types=real, names=f"{const.name}.dq", before=node)
         graph.set_operand(node, opdef(node.op).operand_index(operand), made.result)
 
-    def _keep_float(self, graph: Graph, node: Node) -> None:
-        graph.notes.append(f"float: %{node.name} = {node.op}: its int32 accumulator could overflow")
-        for index, value in activations(node):
-            if _is_dequantized(value):
-                graph.set_operand(node, index, value.producer.operands[0].producer.operands[0])
+
+def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: QuantParams) -> Node:
+    """Put quantize and dequantize before operand `index` of `node`; gives the quantize."""
+    value = node.operands[index]
+    loc = value.producer.loc if value.producer is not None else node.loc
+    quantize = graph.create("quantize", [value], types=value.type.quantized(dtype, quant), names=f"{value.name}.q", loc=loc, before=node)
+    dequantize = graph.create("dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=loc, before=node)
+    graph.set_operand(node, index, dequantize.result)
+    return quantize
 
 
 def _is_dequantized(value: Value) -> bool:
     return value.producer is not None and value.producer.op == "dequantize"
 
 
-def _tiles(node: Node) -> int:
-    """How often the per-channel scales of a weight repeat along the output channels."""
-    return node.attrs["groups"] if node.op == "conv_transpose" else 1
+def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
+    """The parameters of a value whose range the op knows, in the qmin and qmax of the spec; None otherwise."""
+    rule = opdef(value.producer.op).quant if value.producer is not None else None
+    if rule is None or rule.kind is not QuantKind.FIXED or (spec.dtype, spec.qmin, spec.qmax) != (DType.U8, 0, 255):
+        return None
+    return rule.fixed_params()
 
 
 def weight_params(weight: Const, spec: QuantSpec, axis: int | None) -> QuantParams:
@@ -120,12 +130,4 @@ def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray, tiles
     least = np.abs(bias.astype(np.float64)) / (np.float64(x.scale[0]) * MAX_BIAS)
     least = least.reshape(tiles, -1).max(axis=0) if quant.axis is not None else least.max(initial=0.0).reshape(1)
     scales = np.maximum(np.maximum(quant.scales.astype(np.float64), least * (1 + 2.0**-20)), MIN_SCALE).astype(np.float32)
-    return QuantParams(tuple(float(s) for s in scales), quant.zero_point, quant.axis, quant.qmin, quant.qmax)
-
-
-def accumulator_bound(codes: np.ndarray, bias: np.ndarray | None, x: QuantParams, weight: QuantParams, axis: int) -> int:
-    """The largest |accumulator| that any input can produce, from the real weights."""
-    reach = max(x.qmax - x.zero_point[0], x.zero_point[0] - x.qmin)
-    centered = np.abs(codes.astype(np.int64) - weight.along(codes.ndim)[1])
-    products = centered.sum(axis=tuple(i for i in range(codes.ndim) if i != axis)) * max(reach, x.qmax, -x.qmin)
-    return int(products.max(initial=0) + (np.abs(bias).max(initial=0) if bias is not None else 0))
+    return replace(quant, scale=tuple(map(float, scales)))

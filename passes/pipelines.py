@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from qcompiler.ir import Node
-from qcompiler.passes.canonicalize import Canonicalize, ConstantFold, Cse, Dce
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.constant_fold import ConstantFold
+from qcompiler.passes.cse import Cse
+from qcompiler.passes.dce import Dce
+from qcompiler.passes.decompose import Decompose
+from qcompiler.passes.equalize import Equalize
 from qcompiler.passes.fold_batchnorm import FoldBatchnorm
 from qcompiler.passes.fold_pad import FoldPad
+from qcompiler.passes.fold_requantize import FoldRequantize
 from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
+from qcompiler.passes.propagate_qparams import PropagateQparams
+from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 from qcompiler.passmanager import Pass
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import QuantParams
 
+Configs = Mapping[str, QConfig | None]
 
-def float_pipeline(agree: Callable[[Node, Node], bool] | None = None) -> list[Pass]:
-    """Simplify a float graph and fuse its nodes."""
+
+def float_pipeline(configs: Configs | None = None, *, equalize: bool = False) -> list[Pass]:
+    """Simplify a float graph and fuse its nodes; with `configs`, only those that resolved to the same qconfig."""
     return [
-        Canonicalize(),
+        Dce(),
         ConstantFold(),
-        Cse(),
+        Canonicalize(),
+        Decompose(),
+        Cse(configs),
         FoldPad(),
-        FoldBatchnorm(),
-        Fuse(agree) if agree is not None else Fuse(),
+        FoldBatchnorm(configs),
+        Fuse(configs),
+        *([Equalize()] if equalize else []),
         Dce(),
     ]
 
 
-def observe_pipeline(configs: Mapping[str, QConfig | None]) -> list[Pass]:
+def observe_pipeline(configs: Configs) -> list[Pass]:
     """float -> observed."""
     return [InsertObservers(configs)]
 
 
-def convert_pipeline(params: Mapping[str, QuantParams], configs: Mapping[str, QConfig | None]) -> list[Pass]:
+def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> list[Pass]:
     """observed -> qdq -> integer."""
     return [
         InsertQdq(params, configs),
+        PropagateQparams(),
         Integerize(),
+        FoldRequantize(),
+        ConstantFold(),
+        Dce(),
+        VerifyIntegerSafety(),
     ]

@@ -77,7 +77,7 @@ def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instru
 
     table = resolve(graph, qconfig)
     configs = {node.name: table[node.name] for node in graph.nodes}
-    fused = PassManager(float_pipeline(lambda a, b: configs.get(a.name) == configs.get(b.name)), instruments).run(graph)
+    fused = PassManager(float_pipeline(configs), instruments).run(graph)
     observed = PassManager(observe_pipeline(configs), instruments).run(fused)
     return Prepared(observed, table, configs)
 

@@ -1,14 +1,13 @@
-"""Runs lists of passes and gives every tool one hook: verify, dump, time and bisect all hang on it.
+"""Runs lists of passes and gives every tool one hook: verify, dump, diff, time, numerics and bisect all hang on it.
 
 A pass is a frozen dataclass whose fields are its options, with a `name` in kebab-case; `run` may change the graph it is
-given, which the manager owns, and returns the result.
+given, which the manager owns, and returns the result. The tools are in instruments.py, the text form of passes in
+passes/registry.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
@@ -16,9 +15,6 @@ from typing import ClassVar, Protocol
 from qcompiler import knobs
 from qcompiler.errors import PassError, QCompilerError, VerifyError
 from qcompiler.ir import Graph
-
-_log = logging.getLogger(__name__)
-_MOST_DRAWN = 400  # nodes: Graphviz takes its time with more
 
 
 class Pass(Protocol):
@@ -36,70 +32,18 @@ class Instrument(Protocol):
 
 
 def describe(step: Pass) -> str:
-    """`name{field=value}` with the options that differ from their defaults."""
+    """`name{field=value}` with the plain options that differ from their defaults; passes/registry.py has the whole text."""
+    fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
     options = [
-        f"{field.name.replace('_', '-')}={getattr(step, field.name)}"
-        for field in dataclasses.fields(step)
+        f"{field.name.replace('_', '-')}={_plain(getattr(step, field.name))}"
+        for field in fields
         if isinstance(field.default, (bool, int, float, str)) and getattr(step, field.name) != field.default
     ]
     return step.name + (f"{{{','.join(options)}}}" if options else "")
 
 
-@dataclasses.dataclass
-class Verify:
-    """Verifies the graph after every pass."""
-
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
-        from qcompiler.verify import verify
-
-        verify(graph)
-
-
-@dataclasses.dataclass
-class Dump:
-    """Writes NN_pass.qir, and up to 400 nodes NN_pass.svg, after every pass; numbers continue those in the folder."""
-
-    folder: pathlib.Path
-
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
-        from qcompiler.draw import draw
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stem = f"{len(list(self.folder.glob('*.qir'))):02d}_{step.name}"
-            (self.folder / f"{stem}.qir").write_text(str(graph), encoding="utf-8")
-        except OSError as error:
-            raise QCompilerError(
-                "the dump cannot be written",
-                where=f"folder {self.folder}",
-                got=error.strerror or str(error),
-                hint="QC_DUMP names the folder",
-            ) from error
-        if len(graph) <= _MOST_DRAWN:
-            draw(graph, self.folder / f"{stem}.svg")
-
-
-@dataclasses.dataclass
-class Log:
-    """Logs each pass with its time, and with `texts` the graph after it."""
-
-    texts: bool = False
-
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
-        _log.info("pass %d %s: %d nodes, %.1f ms", index, describe(step), len(graph), seconds * 1e3)
-        if self.texts:
-            _log.info("%s", graph)
-
-
-@dataclasses.dataclass
-class Record:
-    """Keeps (pass, nodes after it, seconds) for `qcompiler passes`; with `texts`, the graph's text as well."""
-
-    texts: bool = False
-    rows: list[tuple[str, int, float, str]] = dataclasses.field(default_factory=list)
-
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
-        self.rows.append((describe(step), len(graph), seconds, str(graph) if self.texts else ""))
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class PassManager:
@@ -116,32 +60,44 @@ class PassManager:
         """The graph after all passes.
 
         Raises:
-            PassError: a pass left a graph that does not verify; names the pass. Other errors pass through.
+            PassError: a pass failed within, or left a graph that does not verify. It names the pass; its `reproducer` is the
+                graph before it and the passes from it on, as text. What is wrong with the user's model (any other
+                QCompilerError) passes through.
         """
+        from qcompiler.instruments import Verify, instruments_from_knobs
+
         stop, limit = knobs.STOP_AFTER.get(), knobs.PASS_LIMIT.get()
-        instruments = [*([Verify()] if knobs.VERIFY.get() else []), *self.instruments, *_from_knobs()]
-        watched = any(not isinstance(instrument, Verify) for instrument in instruments)
+        instruments = [*([Verify()] if knobs.VERIFY.get() else []), *self.instruments, *instruments_from_knobs()]
         graph = graph.clone()
         for index, step in enumerate(self.passes[:limit]):
-            before = graph.clone() if watched else graph
+            before = graph.clone()
             start = time.perf_counter()
-            graph = step.run(graph)
+            try:
+                graph = step.run(graph)
+            except QCompilerError:
+                raise
+            except Exception as error:
+                problem = f"pass {index} {describe(step)} failed: {type(error).__name__}: {error}"
+                raise self._failure(problem, index, before) from error
             seconds = time.perf_counter() - start
             for instrument in instruments:
                 try:
                     instrument.after(index, step, before, graph, seconds)
                 except VerifyError as error:
-                    raise PassError(f"the graph is broken after pass {index} {describe(step)}: {error}") from error
+                    problem = f"the graph is broken after pass {index} {describe(step)}: {error}"
+                    raise self._failure(problem, index, before) from error
             if step.name == stop:
                 break
         return graph
 
+    def _failure(self, message: str, index: int, before: Graph) -> PassError:
+        from qcompiler.instruments import reproducer
 
-def _from_knobs() -> list[Instrument]:
-    found: list[Instrument] = []
-    folder, level = knobs.DUMP.get(), knobs.DEBUG.get()
-    if folder is not None:
-        found.append(Dump(folder))
-    if level:
-        found.append(Log(texts=level > 1))
-    return found
+        error = PassError(message)
+        error.reproducer = reproducer(before, self.passes[index:])
+        folder = knobs.DUMP.get()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "reproducer.qir").write_text(error.reproducer, encoding="utf-8")
+            error.add_note(f"reproducer: {folder / 'reproducer.qir'}")
+        return error
