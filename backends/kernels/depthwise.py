@@ -218,7 +218,7 @@ def depthwise_u8(b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation:
 
 @kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))
 def depthwise_f32(b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool) -> None:
-    """The same for f32; scale is not read."""
+    """The same for f32, w as [blocks][kw][taps][block]; scale is not read."""
     _Loops(b, _Floats(b, taps, residual), kw, stride, dilation, mr).emit()
 
 
@@ -233,15 +233,7 @@ def pack_depthwise_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
     channels, taps, kw = w.shape
     block = len(order)
     groups = -(-taps // 4)
-    padded = np.zeros((-(-channels // block) * block, groups * 4, kw), np.int8)
+    blocks = -(-channels // block)
+    padded = np.zeros((blocks * block, groups * 4, kw), np.int8)
     padded[:channels, :taps] = w
-    blocks = padded.reshape(-1, block, groups, 4, kw)[:, order]
-    return np.ascontiguousarray(blocks.transpose(0, 4, 2, 1, 3))
-
-
-def pack_depthwise_floats(w: np.ndarray, block: int) -> np.ndarray:
-    """f32 [C, tap rows, kw] -> [blocks][kw][tap rows][block]."""
-    channels, taps, kw = w.shape
-    padded = np.zeros((-(-channels // block) * block, taps, kw), np.float32)
-    padded[:channels] = w
-    return np.ascontiguousarray(padded.reshape(-1, block, taps, kw).transpose(0, 3, 2, 1))
+    return np.ascontiguousarray(padded.reshape(blocks, block, groups, 4, kw)[:, order].transpose(0, 4, 2, 1, 3))

@@ -12,9 +12,11 @@ import numpy as np
 from qcompiler.backends.kernels.copy import pad_rows
 from qcompiler.backends.placement import Placed, layout_strides
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import Window, choose_tile, lanes_of, product, runs, shifted, tiles_of
+from qcompiler.backends.rules.gemm import Tile, Window, choose_tile, lanes_of, product, runs, shifted, tiles_of
+from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
+from qcompiler.dims import DimLike
 from qcompiler.ir import Const, Node
 from qcompiler.types import DType, Layout
 
@@ -24,25 +26,26 @@ MOST_TAPS = 32
 
 
 def not_conv(node: Node, target: Target) -> str | None:
-    """Fits u8 x i8 with symmetric weights, and f32, with constant weights and biases."""
+    """Fits f32, and u8 with constant weights of eight bits and constant biases."""
     x, weight, out = node.operands[0].type, node.operands[1].type, node.result.type
+    if not out.is_quantized:
+        if x.dtype is not DType.F32 or weight.dtype is not DType.F32:
+            return f"{x} and {weight} are not f32"
+        return None if weight.is_static else f"{weight} has symbolic sizes"
     if any(not isinstance(v, Const) for v in node.operands[1:3] if v is not None):
         return "weights or bias are not constant"
-    if not out.is_quantized:
-        return None if x.dtype is DType.F32 and weight.dtype is DType.F32 else f"{x} and {weight} are not f32"
-    if x.dtype is not DType.U8 or out.dtype is not DType.U8 or weight.dtype is not DType.I8:
-        return f"{x}, {weight}, {out} are not u8, i8, u8"
-    if any(weight.quant.zero_point):
-        return "the weight's zero point is not 0"
+    if x.dtype is not DType.U8 or out.dtype is not DType.U8 or weight.dtype not in (DType.I8, DType.U8):
+        return f"{x}, {weight}, {out} are not u8, i8 or u8, u8"
     residual = node.operands[3] if len(node.operands) > 3 else None
     return None if residual is None or residual.type.dtype is DType.U8 else f"{residual.type} is not u8"
 
 
 def is_depthwise(node: Node) -> bool:
-    """One filter a channel, and a window that unrolls."""
+    """One channel a filter, and a window that unrolls."""
     weight, groups = node.operands[1].type, node.attrs["groups"]
-    small = math.prod(weight.shape[2:-1]) <= MOST_TAPS and weight.shape[-1] <= MOST_TAPS
-    return groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1 and small
+    if groups == 1 or not weight.is_static or (weight.shape[0] != groups if node.op == "conv_transpose" else weight.shape[1] != 1):
+        return False
+    return math.prod(weight.shape[2:-1]) <= MOST_TAPS and weight.shape[-1] <= MOST_TAPS
 
 
 def _not_dense(node: Node, target: Target) -> str | None:
@@ -72,37 +75,29 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     return y
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """stride, dilation and kernel a spatial axis."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
+def channel_stride_of(s: Steps) -> int:
+    """Elements from pixel to pixel that a product wants of its operand."""
+    channels = s.type(0).shape[1]
+    return -(-channels // 4) * 4 if s.out.is_quantized else channels
 
 
-def side_by_side(geometry: Geometry, channels: int, channel_stride: int) -> bool:
-    """Whether the pixels of a window's row are one run in memory."""
-    return geometry.dilation[-1] == 1 and channels == channel_stride
+def merged_groups(s: Steps, per_group: int, outputs: int) -> int:
+    """How many groups one product takes, of so many channels and outputs each; what lies between them are zero weights.
+
+    Bytes are dotted by fours. Floats are not merged: zero times infinity is not zero.
+    """
+    groups = s.attrs["groups"]
+    if not s.out.is_quantized:
+        return 1
+
+    def cost(merge: int) -> tuple[int, int]:
+        return -(-merge * outputs // lanes_of(s)) * -(-merge * per_group // 4) * (groups // merge), -merge
+
+    return min((m for m in range(1, groups + 1) if groups % m == 0 and (m * per_group % 4 == 0 or m == groups)), key=cost)
 
 
-def tap_offsets(geometry: Geometry, x: Placed, merged: bool) -> list[int]:
-    """Byte offsets of the window's pixels, or of its rows where those are one run."""
-    axes = [range(k) for k in (geometry.kernel[:-1] if merged else geometry.kernel)]
-    steps = [d * stride for d, stride in zip(geometry.dilation, x.strides[2:])]
-    return [sum(p * step for p, step in zip(place, steps)) for place in itertools.product(*axes)]
-
-
-def weight_matrix(weight: np.ndarray, channel_stride: int) -> np.ndarray:
-    """[O, C, *K] -> [O, taps * channel_stride], channels innermost, missing ones zero."""
-    outputs, channels, *kernel = weight.shape
-    moved = np.moveaxis(weight, 1, -1)
-    gaps = [(0, 0)] * (1 + len(kernel)) + [(0, channel_stride - channels)]
-    return np.pad(moved, gaps).reshape(outputs, -1)
-
-
-def dense_weight(weight: np.ndarray, groups: int) -> np.ndarray:
-    """[O, C/groups, *K] -> [O, C, *K] with zeros between the groups: for groups too narrow to be dotted by fours."""
+def block_diagonal(weight: np.ndarray, groups: int) -> np.ndarray:
+    """[O, C, *K] of `groups` groups -> [O, C * groups, *K] with zeros between the groups."""
     outputs, per_group = weight.shape[:2]
     dense = np.zeros((outputs, per_group * groups, *weight.shape[2:]), weight.dtype)
     for group in range(groups):
@@ -111,55 +106,85 @@ def dense_weight(weight: np.ndarray, groups: int) -> np.ndarray:
     return dense
 
 
+@dataclass(frozen=True)
+class Taps:
+    """Byte offsets in x of a window's pixels, along each axis. pixel: bytes from pixel to pixel along the last axis of x."""
+
+    offsets: tuple[tuple[int, ...], ...]
+    pixel: int
+
+    def of(self, kc: int, itemsize: int) -> tuple[list[int], int]:
+        """(the taps, elements of each) for kc channels a pixel: the pixels of a window's row are one tap if they are one run in memory."""
+        *rows, last = self.offsets
+        if len(last) > 1 and kc * itemsize == self.pixel and all(b - a == self.pixel for a, b in zip(last, last[1:])):
+            return [sum(place) + last[0] for place in itertools.product(*rows)], kc * len(last)
+        return [sum(place) for place in itertools.product(*self.offsets)], kc
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Output pixels at equal distances in rows.
+
+    rows: for each row of an image the byte offsets of its first pixel in x, y, other; columns: pixels of a row; static_columns: the same
+    where no symbolic size has a say in it; steps: bytes from pixel to pixel in x, y, other. flat: an image is one run of pixels, to be cut
+    into rows freely.
+    """
+
+    rows: np.ndarray
+    columns: int
+    static_columns: DimLike
+    steps: tuple[int, int, int]
+    flat: bool = False
+
+
+def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Taps, pixels: Pixels) -> None:
+    """Append the products that make some pixels of the result. weight: [O, C/groups, *K] as the taps go."""
+    y, size, per_group = s.result(), s.result().dtype.itemsize, weight.shape[1]
+    bias = Weight.of(s, 2)
+    merge = merged_groups(s, per_group, weight.shape[0] // s.attrs["groups"])
+    parts = s.attrs["groups"] // merge
+    kc, outputs = per_group * merge if parts > 1 else channel_stride_of(s), weight.shape[0] // parts
+    tap_list, tap_elements = taps.of(kc, size)
+    tile = choose_tile(tiles_of(s), lanes_of(s), pixels.static_columns, outputs)
+    rows, columns = _cut(pixels, tile)
+    strides = tuple(place.strides[0] if place else 0 for place in (x, y, other))
+    row_bytes = columns * pixels.steps[0] if pixels.flat else x.strides[-2] if len(x.shape) > 3 else x.strides[0]
+    window = Window(rows, tap_list, columns, tap_elements, pixels.steps, y.shape[0], strides, row_bytes)
+    for part in range(parts):
+        chosen = slice(part * outputs, (part + 1) * outputs)
+
+        def take(array: np.ndarray, chosen: slice = chosen) -> np.ndarray:
+            rows = array[chosen] if merge == 1 else block_diagonal(array[chosen], merge)
+            if s.out.is_quantized:
+                rows = np.pad(rows, ((0, 0), (0, kc - rows.shape[1]), *((0, 0),) * (rows.ndim - 2)))
+            return np.moveaxis(rows, 1, -1)
+
+        product(s, window, tile, weight.taken(part, take), None if bias is None else bias.taken(part, lambda a, c=chosen: a[c]),
+                shifted(x, part * merge * per_group * size), shifted(y, part * outputs * size),
+                None if other is None else shifted(other, part * outputs * size), chosen)
+
+
+def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
+    if not pixels.flat:
+        return pixels.rows, pixels.columns
+    starts, columns = runs(pixels.columns, tile.mr)
+    return np.stack([starts * step for step in pixels.steps], axis=1), columns
+
+
 @lowers("conv", unless=_not_dense)
 def convolution(s: Steps) -> None:
-    stride = channel_stride_of(s)
+    stride, y = channel_stride_of(s), s.result()
     x = padded(s, s.channels_last(0, stride), s.attrs["padding"], stride)
     other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
-    convolve(s, x, s.constant(1), other, Geometry(s.constant(1).shape[2:], s.attrs["stride"], s.attrs["dilation"]))
-
-
-def channel_stride_of(s: Steps) -> int:
-    """Elements from pixel to pixel that the product wants of its operand."""
-    channels = s.type(0).shape[1]
-    return -(-channels // 4) * 4 if s.out.is_quantized else channels
-
-
-def convolve(s: Steps, x: Placed, weight: np.ndarray, other: Placed | None, geometry: Geometry) -> None:
-    """Append the products of a convolution of x, which has its border already. weight: [O, C/groups, *K]."""
-    groups, y, stride = s.attrs["groups"], s.result(), channel_stride_of(s)
-    if groups > 1 and s.out.is_quantized and weight.shape[1] % 4:
-        weight, groups = s.once("dense", lambda: dense_weight(weight, s.attrs["groups"])), 1
-    bias = s.constant(2) if s.has(2) else None
-    size = y.dtype.itemsize
-    per_group = stride if groups == 1 else weight.shape[1]
-    merged = side_by_side(geometry, per_group, stride)
-    outputs = weight.shape[0] // groups
-    dense = all(k == 1 for k in geometry.kernel) and all(step == 1 for step in geometry.stride)
-    columns = math.prod(s.out.shape[2:]) if dense else s.out.shape[-1]
-    tile = choose_tile(tiles_of(s), lanes_of(s), columns, outputs)
-    rows, columns = _rows(geometry, dense, x, y, other, tile.mr)
-    step = x.strides[-1] * geometry.stride[-1]
-    row_bytes = columns * step if dense else x.strides[-2] * geometry.stride[-1] if len(x.shape) > 3 else x.strides[0]
-    window = Window(rows, tap_offsets(geometry, x, merged), columns, per_group * (geometry.kernel[-1] if merged else 1),
-                    (step, y.strides[-1], other.strides[-1] if other else 0), y.shape[0],
-                    (x.strides[0], y.strides[0], other.strides[0] if other else 0), row_bytes)
-    for group in range(groups):
-        chosen = slice(group * outputs, (group + 1) * outputs)
-        product(s, window, tile, s.once(f"matrix{group}", lambda c=chosen: weight_matrix(weight[c], per_group)),
-                None if bias is None else bias[chosen], shifted(x, group * weight.shape[1] * size if groups > 1 else 0),
-                shifted(y, group * outputs * size), None if other is None else shifted(other, group * outputs * size),
-                "" if groups == 1 else str(group))
-
-
-def _rows(geometry: Geometry, dense: bool, x: Placed, y: Placed, other: Placed | None, mr: int) -> tuple[np.ndarray, int]:
-    """(byte offsets of each row's first pixel in x, y, other; pixels of a row)."""
-    places = [x, y, other or y]
-    if dense:
-        starts, columns = runs(math.prod(y.shape[2:]), mr)
-        return np.stack([starts * place.strides[-1] for place in places], axis=1), columns
-    offsets = []
-    for place in itertools.product(*(range(n) for n in y.shape[2:-1])):
-        offsets.append([sum(p * step * stride for p, step, stride in zip(place, geometry.stride, x.strides[2:]))]
-                       + [sum(p * stride for p, stride in zip(place, each.strides[2:])) for each in places[1:]])
-    return np.array(offsets, np.int64).reshape(-1, 3), y.shape[-1]
+    weight = Weight.of(s, 1)
+    offsets = tuple(tuple(k * d * step for k in range(n)) for n, d, step in zip(weight.shape[2:], s.attrs["dilation"], x.strides[2:]))
+    places = (x, y, other or y)
+    steps = tuple(place.strides[-1] * times for place, times in zip(places, (s.attrs["stride"][-1], 1, 1)))
+    if all(k == 1 for k in weight.shape[2:]) and all(step == 1 for step in s.attrs["stride"]):
+        pixels = Pixels(np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True)
+    else:
+        rows = [[sum(p * step * times for p, step, times in zip(at, each.strides[2:], strides)) for each, strides in
+                 zip(places, (s.attrs["stride"], (1,) * len(at) , (1,) * len(at)))]
+                for at in itertools.product(*(range(n) for n in y.shape[2:-1]))]
+        pixels = Pixels(np.array(rows, np.int64).reshape(-1, 3), y.shape[-1], s.out.shape[-1], steps)
+    convolve(s, x, other, weight, Taps(offsets, x.strides[-1]), pixels)

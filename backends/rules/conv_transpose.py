@@ -1,48 +1,117 @@
-"""conv_transpose: the operand with gaps of real zero between its pixels, convolved with the mirrored weight."""
+"""conv_transpose as convolutions without stride, one for each phase of the result.
+
+Along an axis, pixel o = stride * j + p of the result takes pixel i of the operand through tap k where
+
+    o + padding = stride * i + dilation * k,  so  i = j + (p + padding - dilation * k) / stride
+
+for the taps that divide: pixels of one phase p share their taps, and lie `stride` pixels apart.
+"""
 
 from __future__ import annotations
 
-import math
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.placement import Placed, layout_strides
-from qcompiler.backends.rules.conv import Geometry, channel_stride_of, convolve, not_conv
-from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.movement import shadow, view
+from qcompiler.backends.placement import Placed
+from qcompiler.backends.rules.conv import Pixels, Taps, channel_stride_of, convolve, is_depthwise, not_conv, padded
+from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
+from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.steps import Steps, lowers
-from qcompiler.ops.conv import mirrored_weight, transposed_padding
-from qcompiler.types import Layout
+from qcompiler.backends.target import Target
+from qcompiler.dims import Dim
+from qcompiler.ir import Const, Node
 
 
-def _stuffed(s: Steps, x: Placed, channel_stride: int) -> Placed:
-    """x with stride - 1 pixels of real zero between neighbours, in the border that the convolution needs (cut where that is negative)."""
-    kernel, stride = s.constant(1).shape[2:], s.attrs["stride"]
-    pads = transposed_padding(kernel, s.attrs["padding"], s.attrs["dilation"], s.attrs["output_padding"])
-    images, channels, *spatial = x.shape
-    shape = (images, channels, *((n - 1) * st + 1 + before + after for n, st, (before, after) in zip(spatial, stride, pads)))
-    size = x.dtype.itemsize
-    elements = images * math.prod(shape[2:]) * channel_stride
-    handle = s.scratch(elements * size + 64, "stuffed")
-    y = Placed(handle, x.dtype, shape, layout_strides(shape, size, Layout("channels_last", channel_stride)))
-    fill = np.full(1, zero_point(s.type(0)) if s.type(0).is_quantized else 0, x.dtype)
-    s.copy(Placed(s.table(fill), x.dtype, (elements,), (0,)), Placed(handle, x.dtype, (elements,), (size,)))
-    source, target = shadow(x), shadow(y)
-    for axis, (n, st, (before, _)) in enumerate(zip(spatial, stride, pads), start=2):
-        skipped = max(0, -(before // st)) if before < 0 else 0
-        first = before + skipped * st
-        count = min(n - skipped, -(-(shape[axis] - first) // st))
-        lead = (slice(None),) * axis
-        source = source[(*lead, slice(skipped, skipped + count))]
-        target = target[(*lead, slice(first, first + (count - 1) * st + 1, st))]
-    s.copy(view(x, source), view(y, target))
-    return y
+@dataclass(frozen=True)
+class Phase:
+    """Pixels first, first + stride, ... of the result along one axis. taps: slice of the weight; shifts: for each tap, the pixel of x that
+    the first one takes, ascending."""
+
+    first: int
+    count: int
+    taps: slice
+    shifts: tuple[int, ...]
 
 
-@lowers("conv_transpose", unless=not_conv)
+def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> list[Phase]:
+    """Of one axis; size: of the result."""
+    found = []
+    for first in range(min(stride, size)):
+        taps = [k for k in reversed(range(kernel)) if (first + padding - k * dilation) % stride == 0]
+        step = taps[0] - taps[1] if len(taps) > 1 else 1
+        chosen = slice(taps[0], taps[-1] - step if taps[-1] >= step else None, -step) if taps else slice(0, 0)
+        found.append(Phase(first, -(-(size - first) // stride), chosen, tuple((first + padding - k * dilation) // stride for k in taps)))
+    return found
+
+
+def _not_transposed(node: Node, target: Target) -> str | None:
+    if node.attrs["groups"] > 1 and not is_depthwise(node) and not isinstance(node.operands[1], Const):
+        return "a weight in groups is not constant"
+    return not_conv(node, target)
+
+
+@lowers("conv_transpose", unless=_not_transposed)
 def conv_transpose(s: Steps) -> None:
-    stride = channel_stride_of(s)
-    weight = s.once("mirrored", lambda: mirrored_weight(s.constant(1), s.attrs["groups"]))
-    x = _stuffed(s, s.channels_last(0, stride), stride)
-    ones = (1,) * (weight.ndim - 2)
-    convolve(s, x, weight, None, Geometry(weight.shape[2:], ones, s.attrs["dilation"]))
+    weight = Weight.of(s, 1)
+    geometry = [s.attrs["stride"], s.attrs["dilation"], [before for before, _ in s.attrs["padding"]]]
+    axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], *geometry)]
+    (_depthwise if is_depthwise(s.node) else _dense)(s, weight, axes)
+
+
+def _dense(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
+    y, channel_stride = s.result(), channel_stride_of(s)
+    x = s.channels_last(0, channel_stride)
+    borders = []
+    for size, along in zip(x.shape[2:], axes):
+        reach = [(shift, shift + phase.count) for phase in along for shift in phase.shifts]
+        borders.append((max(0, -min(first for first, _ in reach)), max(0, max(last for _, last in reach) - size)))
+    x = padded(s, x, borders, channel_stride)
+    forward = weight.taken("forward", lambda array: _forward(array, s.attrs["groups"]))
+    for number, chosen in enumerate(itertools.product(*axes)):
+        offsets = tuple(tuple((shift + before) * step for shift in phase.shifts)
+                        for phase, (before, _), step in zip(chosen, borders, x.strides[2:]))
+        rows = [[sum(j * step for j, step in zip(at, x.strides[2:])), _start(s, y, chosen, at), 0]
+                for at in itertools.product(*(range(phase.count) for phase in chosen[:-1]))]
+        pixels = Pixels(np.array(rows, np.int64), chosen[-1].count, _static_columns(s, chosen), (x.strides[-1], _spread(s) * y.strides[-1], 0))
+        part = forward.taken(f"phase{number}", lambda array, c=chosen: array[(slice(None), slice(None), *(phase.taps for phase in c))])
+        convolve(s, x, None, part, Taps(offsets, x.strides[-1]), pixels)
+
+
+def _depthwise(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
+    y, x = s.result(), repeated_channels(s, weight.shape[1])
+    filters = weight.taken("filters", lambda array: array.reshape(-1, *array.shape[2:]))
+    for number, chosen in enumerate(itertools.product(*axes)):
+        *others, last = chosen
+        rows = []
+        for at in itertools.product(*(range(phase.count) for phase in others)):
+            taps = itertools.product(*(tuple(j + shift for shift in phase.shifts) for j, phase in zip(at, others)))
+            rows.append([_start(s, y, chosen, at), 0, *(row_offset(x, tap) for tap in taps)])
+        dilation = last.shifts[1] - last.shifts[0] if len(last.shifts) > 1 else 1
+        lines = Lines(rows, last.count, _static_columns(s, chosen), 1, dilation, -last.shifts[0] if last.shifts else 0, _spread(s))
+        part = filters.taken(f"phase{number}", lambda array, c=chosen: array[(slice(None), *(phase.taps for phase in c))])
+        filter_channels(s, x, None, part, lines)
+
+
+def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
+    """[I, O/groups, *K] -> [O, I/groups, *K]."""
+    if groups == 1:
+        return weight.swapaxes(0, 1)
+    inputs, per_group, *kernel = weight.shape
+    return weight.reshape(groups, inputs // groups, per_group, *kernel).swapaxes(1, 2).reshape(groups * per_group, inputs // groups, *kernel)
+
+
+def _start(s: Steps, y: Placed, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
+    """Byte offset in y of the first pixel of a phase's row."""
+    places = [phase.first + stride * j for phase, stride, j in zip(chosen, s.attrs["stride"], (*at, 0))]
+    return sum(place * step for place, step in zip(places, y.strides[2:]))
+
+
+def _spread(s: Steps) -> int:
+    return s.attrs["stride"][-1]
+
+
+def _static_columns(s: Steps, chosen: tuple[Phase, ...]) -> int | Dim:
+    size = s.out.shape[-1]
+    return chosen[-1].count if isinstance(size, int) else size

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.placement import Placed
 from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.steps import Steps
 from qcompiler.dims import DimLike
 from qcompiler.quantization import qmath
@@ -32,9 +34,9 @@ class Tile:
     nr: int
 
 
-def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: int) -> Tile:
+def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike) -> Tile:
     """The cheapest tile for rows of `columns` pixels, in dot products issued (loads and latency counted); the first for a symbolic size."""
-    if not isinstance(columns, int):
+    if not isinstance(columns, int) or not isinstance(channels, int):
         mr, nv = tiles[0]
         return Tile(mr, nv, nv * lanes)
 
@@ -87,28 +89,31 @@ def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
     return block
 
 
-def product(s: Steps, window: Window, tile: Tile, weight: np.ndarray, bias: np.ndarray | None, x: object, y: object, other: object | None,
-            role: str = "") -> None:
-    """Append one product. weight: [channels, taps * kc] in the order of the taps, bias: [channels] or None, as the graph has them; the
-    multipliers come from the node's types. role: unique within the node where a node makes several products."""
-    channels = weight.shape[0]
-    panels = -(-channels // tile.nr)
-    rows = window.images * len(window.rows)
+def product(s: Steps, window: Window, tile: Tile, weight: Weight, bias: Weight | None, x: object, y: object, other: object | None,
+            channels: slice) -> None:
+    """Append one product: `channels` of the result.
+
+    weight: [channels, *rest], the rest in the order of the taps and, innermost, their kc elements (bytes: fewer, zeros are added).
+    bias: [channels]. The multipliers come from the node's types.
+    """
+    outputs = weight.shape[0]
+    panels = -(-outputs // tile.nr)
+    rows, depth = window.images * len(window.rows), len(window.taps) * window.kc
     common = dict(
-        x=x, y=y, other=other, rows=s.table(window.rows), taps=s.table(np.array(window.taps, np.int64)),
-        row_total=rows, row_count=len(window.rows), row_block=row_block(rows, panels, window.x_row_bytes), columns=window.columns,
-        x_image=window.strides[0], y_image=window.strides[1], other_image=window.strides[2], x_pixel=window.steps[0],
-        y_pixel=window.steps[1], other_pixel=window.steps[2], tap_count=len(window.taps), kc=window.kc, panels=panels, channels=channels,
-        writes=("y",), macs=rows * window.columns * channels * len(window.taps) * window.kc, bytes=weight.nbytes,
+        x=x, y=y, other=other, rows=s.table(window.rows), row_total=rows, row_count=len(window.rows),
+        row_block=row_block(rows, panels, window.x_row_bytes), columns=window.columns, x_image=window.strides[0], y_image=window.strides[1],
+        other_image=window.strides[2], x_pixel=window.steps[0], y_pixel=window.steps[1], other_pixel=window.steps[2], kc=window.kc,
+        panels=panels, channels=outputs, writes=("y",), macs=rows * window.columns * outputs * depth,
+        bytes=outputs * depth * (1 if s.out.is_quantized else 4),
     )
     static = {"mr": tile.mr, "nv": tile.nv, "residual": other is not None}
     if s.out.is_quantized:
-        _product_u8(s, static, tile, weight, bias, role, common)
-    else:
-        start = np.zeros(channels, np.float32) if bias is None else bias
-        s.call(kernels.conv_f32, static, w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_floats(weight, tile.nr)),
-               bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(start, np.arange(tile.nr))), scale=None,
-               **activation_bounds(s), **common)
+        _product_u8(s, static, tile, weight, bias, window, channels, common)
+        return
+    if bias is None:
+        bias = Weight(np.zeros(outputs, np.float32), None, f"no bias of {outputs}")
+    s.call(kernels.conv_f32, static, w=weight.packed(s, tile.nr), bias=bias.packed(s, tile.nr), scale=None,
+           taps=s.table(np.array(window.taps, np.int64)), tap_count=len(window.taps), **activation_bounds(s), **common)
 
 
 def activation_bounds(s: Steps) -> dict[str, float]:
@@ -131,19 +136,16 @@ class RequantizeTerms:
     arguments: dict[str, float]
 
 
-def requantize_terms(s: Steps, weight: np.ndarray, bias: np.ndarray | None, role: str = "") -> RequantizeTerms:
-    """For `weight` i8 [channels, K] (a group's share, if `role` is the group's number) and its bias."""
+def requantize_terms(s: Steps, codes: Callable[[], np.ndarray], bias: np.ndarray | None, channels: slice, role: str) -> RequantizeTerms:
+    """For `channels` of the result. codes: gives their weights [channels, K], less the zero point; role: unique within the node."""
     x, w = s.type(0).quant, s.type(1).quant
-    channels = weight.shape[0]
-    sums, magnitudes = s.once(f"sums{role}", lambda: np.stack([weight.sum(axis=1, dtype=np.int64),
-                                                               np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64)]))
-    start = (np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
-    multiplier = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales)
-    if s.node.op == "conv_transpose" and w.axis is not None:  # the scales of one group serve all
-        multiplier = np.tile(multiplier, channels // len(multiplier))
-    elif w.axis is not None and len(multiplier) != channels:
-        multiplier = multiplier[int(role) * channels:(int(role) + 1) * channels]
-    multiplier = np.broadcast_to(multiplier, (channels,)).astype(np.float32)
+    sums, magnitudes = s.once(f"{role}.sums", lambda: np.stack([codes().sum(axis=1, dtype=np.int64),
+                                                                np.abs(codes().astype(np.int32)).sum(axis=1, dtype=np.int64)]))
+    start = (np.zeros(len(sums), np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
+    multiplier, outputs = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), s.out.shape[-1 if s.node.op == "linear" else 1]
+    if w.axis is not None:  # conv_transpose: the scales of one group serve all
+        multiplier = np.tile(multiplier, outputs // len(multiplier))
+    multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
     reach = (255 * magnitudes + np.abs(start)) * multiplier.astype(np.float64)
     other_zero, other_scale = 0, 0.0
     if s.has(3):
@@ -157,14 +159,23 @@ def requantize_terms(s: Steps, weight: np.ndarray, bias: np.ndarray | None, role
     return RequantizeTerms(start.astype(np.int32), multiplier, bool(reach.max(initial=0) < 2**30), arguments)
 
 
-def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: np.ndarray, bias: np.ndarray | None, role: str,
+def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: Weight, bias: Weight | None, window: Window, channels: slice,
                 common: dict[str, object]) -> None:
-    terms = requantize_terms(s, weight, bias, role)
+    role, taps, kc = weight.role, len(window.taps), window.kc
+
+    @cache
+    def codes() -> np.ndarray:
+        parts = weight.array.reshape(weight.shape[0], taps, -1) if taps else np.zeros((weight.shape[0], 0, kc), np.int8)
+        return np.pad(parts, ((0, 0), (0, 0), (0, kc - parts.shape[2]))).reshape(weight.shape[0], taps * kc)
+
+    terms = requantize_terms(s, codes, None if bias is None else bias.array, channels, role)
+    times = s.once(f"{role}.parts", lambda: np.array([len(byte_parts(codes()))])).item()
     order = kernels.channel_order(s.target, tile.nv)
     s.call(kernels.conv_u8, {**static, "proven": terms.proven},
-           w=s.packed(f"weight{role}{tile}", lambda: kernels.pack_bytes(weight, order)),
-           bias=s.packed(f"bias{role}{tile}", lambda: kernels.pack_channels(terms.start, order)),
-           scale=s.packed(f"scale{role}{tile}", lambda: kernels.pack_channels(terms.multiplier, order)), **terms.arguments, **common)
+           w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order)),
+           bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
+           scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
+           taps=s.table(np.array(list(window.taps) * times, np.int64)), tap_count=taps * times, **terms.arguments, **common)
 
 
 def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:

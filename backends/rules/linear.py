@@ -1,4 +1,4 @@
-"""linear with constant weights: the product with one tap over rows of the operand."""
+"""linear: the product with one tap over rows of the operand."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from qcompiler.backends.placement import Placed
 from qcompiler.backends.rules.conv import not_conv
 from qcompiler.backends.rules.gemm import Window, choose_tile, lanes_of, product, runs, tiles_of
+from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.steps import Steps, lowers
 
 
 @lowers("linear", unless=not_conv)
 def linear(s: Steps) -> None:
-    weight, y = s.constant(1), s.result()
-    bias = s.constant(2) if s.has(2) else None
-    depth, size = weight.shape[1], y.dtype.itemsize
+    weight, y = Weight.of(s, 1), s.result()
+    outputs, depth = weight.shape
+    size = y.dtype.itemsize
     kc = -(-depth // 4) * 4 if s.out.is_quantized else depth
     x = _readable(s, kc != depth)
     other = s.row_major(3) if s.has(3) else None
     static_rows = math.prod(s.out.shape[:-1])
-    tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, weight.shape[0])
+    tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs)
     starts, columns = runs(math.prod(y.shape[:-1]), tile.mr)
-    steps = (depth * size, weight.shape[0] * size, weight.shape[0] * size)
-    rows = np.stack([starts * step for step in steps], axis=1)
-    window = Window(rows, [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0])
-    product(s, window, tile, np.pad(weight, ((0, 0), (0, kc - depth))), bias, x, y, other)
+    steps = (depth * size, outputs * size, outputs * size)
+    window = Window(np.stack([starts * step for step in steps], axis=1), [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0])
+    product(s, window, tile, weight, Weight.of(s, 2), x, y, other, slice(0, outputs))
 
 
 def _readable(s: Steps, past_the_end: bool) -> Placed:

@@ -31,7 +31,7 @@ def view(place: Placed, array: np.ndarray) -> Placed:
     return place.moved(offset if array.size else 0, array.shape, array.strides)
 
 
-def _split(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
+def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
     """An axis divided into several, the first outermost; always a view."""
     step, strides = array.strides[axis], []
     for size in reversed(sizes):
@@ -92,7 +92,7 @@ def tile(s: Steps) -> None:
     for axis in reversed(range(len(x.shape))):
         count = s.attrs["repeats"][axis]
         if count != 1:
-            target = _split(target, axis, count, x.shape[axis])
+            target = split_axis(target, axis, count, x.shape[axis])
             source = np.expand_dims(source, axis)
     _copy_views(s, x, np.broadcast_to(source, target.shape), y, target)
 
@@ -102,8 +102,8 @@ def pixel_shuffle(s: Steps) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = y.shape
     n = len(x.shape) - 3
-    source = _split(shadow(x), n, channels, r, r)  # ..., C, r, r, H, W
-    target = _split(_split(shadow(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
+    source = split_axis(shadow(x), n, channels, r, r)  # ..., C, r, r, H, W
+    target = split_axis(split_axis(shadow(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
     _copy_views(s, x, source, y, target.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3))
 
 
@@ -112,15 +112,15 @@ def pixel_unshuffle(s: Steps) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
-    source = _split(_split(shadow(x), n + 2, width // r, r), n + 1, height // r, r)
-    _copy_views(s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, _split(shadow(y), n, channels, r, r))
+    source = split_axis(split_axis(shadow(x), n + 2, width // r, r), n + 1, height // r, r)
+    _copy_views(s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(shadow(y), n, channels, r, r))
 
 
 @lowers("channel_shuffle")
 def channel_shuffle(s: Steps) -> None:
     x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
     per_group = x.shape[1] // groups
-    _copy_views(s, x, _split(shadow(x), 1, groups, per_group), y, _split(shadow(y), 1, per_group, groups).swapaxes(1, 2))
+    _copy_views(s, x, split_axis(shadow(x), 1, groups, per_group), y, split_axis(shadow(y), 1, per_group, groups).swapaxes(1, 2))
 
 
 # -- pad

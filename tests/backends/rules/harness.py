@@ -51,13 +51,14 @@ def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, 
 
 def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, Any], *, quantized: bool = False,
              params: Mapping[int, QuantParams] | None = None, out: QuantParams | None = None, dynamic: bool = False,
-             constants: Sequence[int] = (), behind_a_pool: bool = False) -> tuple[Graph, list[np.ndarray]]:
+             constants: Sequence[int] = (), fed: Sequence[int] = (), behind_a_pool: bool = False,
+             weight_dtype: DType = DType.I8) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are inputs.
 
     quantized: activations are quantized by us to u8, weights to i8 per channel, the bias to i32; inputs are codes. params: parameters of
     operands by position, instead of chosen ones; out: of the result. dynamic: axis 0 of the activations is symbolic, if all agree.
-    constants: operands that are constant as well. behind_a_pool: activations of rank 3 to 5 go through a max_pool of one pixel first, so
-    that they lie channels last.
+    constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations of rank 3 to 5 go
+    through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized weights.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
@@ -75,12 +76,11 @@ def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[s
         type = type_of(array)
         real.append(array)
         if quantized and type.dtype.is_float and role is Role.WEIGHT:
-            spec = QuantSpec(DType.I8, -127, 127, symmetric=True)
             axis = op.quant.weight_axis
             flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             chosen = params.get(position) or QuantParams.per_channel(
                 np.maximum(np.abs(flat).max(axis=1), 1e-3) / 127, 0, axis, DType.I8, -127, 127)
-            array, type = quantize(array, chosen, spec.dtype), TensorType(DType.I8, array.shape, chosen)
+            array, type = quantize(array, chosen, weight_dtype), TensorType(weight_dtype, array.shape, chosen)
             weight_params = chosen
         elif quantized and type.dtype.is_float and role is Role.BIAS:
             scales = np.float32(operands[0].type.quant.scale[0]) * weight_params.scales
@@ -98,7 +98,7 @@ def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[s
                 chosen = choose_qparams(low, high, QuantSpec())
             shared = shared or chosen
             array, type = quantize(array, chosen, DType.U8), TensorType(DType.U8, array.shape, chosen)
-        if role in (Role.ACTIVATION, Role.INDEX) and position not in constants and not _must_be_constant(op, position):
+        if position in fed or (role in (Role.ACTIVATION, Role.INDEX) and position not in constants):
             operands.append(graph.add_input(op.spec(position).name + str(position), type))
             inputs.append(array)
         else:
@@ -132,10 +132,6 @@ def _pooled(graph: Graph, value: Value) -> Value:
     spatial = value.type.rank - 2
     attrs = {"kernel": (1,) * spatial, "stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial}
     return graph.create("max_pool", [value], attrs, types=value.type, names=f"{value.name}.pooled").result
-
-
-def _must_be_constant(op: OpDef, position: int) -> bool:
-    return op.spec(position).role in (Role.WEIGHT, Role.BIAS, Role.PARAMETER)
 
 
 def _make_dynamic(graph: Graph) -> None:

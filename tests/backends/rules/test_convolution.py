@@ -106,3 +106,43 @@ def test_empty_batches() -> None:
     for quantized in (True, False):
         check_op("conv", (tensor("f32", 0, 4, 5, 5), tensor("f32", 6, 4, 3, 3)), _attrs(2), quantized=quantized)
         check_op("linear", (tensor("f32", 0, 8), tensor("f32", 6, 8)), {}, quantized=quantized)
+
+
+@pytest.mark.parametrize("zero_point", [-128, -3, 127])
+@pytest.mark.parametrize("groups", [1, 2, 24])
+def test_weights_with_zero_points(zero_point: int, groups: int) -> None:
+    """Codes less their zero point are beyond i8: up to 255."""
+    rng = np.random.default_rng(1)
+    weights = (rng.integers(-128, 128, (24, 24 // groups, 3, 3)) - zero_point).astype(np.float32)
+    weights[0] = -128 - zero_point
+    weights[1] = 127 - zero_point
+    w = QuantParams.per_channel([1.0] * 24, zero_point, 0, DType.I8)
+    out = QuantParams.per_tensor(float(50 * weights[0].size), 128, DType.U8)
+    check_op("conv", (tensor("f32", 1, 24, 5, 6), weights, tensor("f32", 24)), _attrs(2, padding=1, groups=groups), quantized=True,
+             params={1: w}, out=out, threads=(1, 2))
+    check_op("linear", (tensor("f32", 5, 24 * 9 // groups), weights.reshape(24, -1)), {}, quantized=True, params={1: w}, out=out, threads=(1,))
+    if groups > 1:
+        return
+    per_tensor = QuantParams.per_tensor(1.0, 255 + min(zero_point, 0), DType.U8)
+    codes = (rng.integers(0, 256, (7, 24, 1, 1)) - per_tensor.zero_point[0]).astype(np.float32)
+    check_op("conv", (tensor("f32", 1, 24, 5, 6), codes), _attrs(2), quantized=True, params={1: per_tensor}, out=out, weight_dtype=DType.U8)
+
+
+@pytest.mark.parametrize("groups,channels,outputs", [(1, 5, 7), (1, 16, 33), (3, 6, 6), (6, 6, 12), (20, 20, 20)])
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_float_weights_that_are_not_constant(groups: int, channels: int, outputs: int, spatial: int) -> None:
+    kernel = (3, 2, 2)[:spatial]
+    x, bias = tensor("f32", 2, channels, *(6, 5, 4)[:spatial]), tensor("f32", outputs)
+    weight = tensor("f32", outputs, channels // groups, *kernel)
+    check_op("conv", (x, weight, bias), _attrs(spatial, padding=1, groups=groups), fed=(1, 2), bound=1e-5)
+    check_op("conv", (x, weight, bias), _attrs(spatial, stride=2, groups=groups), fed=(2,), bound=1e-5, threads=(2,))
+    if groups in (1, channels):
+        weight = tensor("f32", channels, outputs // groups, *kernel)
+        attrs = _attrs(spatial, stride=2, padding=1, groups=groups, output_padding=(0,) * spatial)
+        check_op("conv_transpose", (x, weight, bias), attrs, fed=(1, 2), bound=1e-5)
+
+
+@pytest.mark.parametrize("rows,depth,outputs", [(1, 1, 1), (3, 7, 15), (14, 8, 16), (5, 33, 70)])
+def test_linear_with_weights_that_are_not_constant(rows: int, depth: int, outputs: int) -> None:
+    check_op("linear", (tensor("f32", rows, depth), tensor("f32", outputs, depth), tensor("f32", outputs)), {"activation": "relu"},
+             fed=(1, 2), bound=1e-5)
