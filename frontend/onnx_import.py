@@ -179,7 +179,7 @@ class _Importer:
     def _size(self, name: str, axis: int, dim: Any) -> Any:
         example = self.examples.get(name)
         number = None if example is None or axis >= example.ndim else int(example.shape[axis])
-        if dim.HasField("dim_value") and dim.dim_value > 0:
+        if dim.HasField("dim_value"):
             return dim.dim_value
         wanted = _identifier(dim.dim_param) or f"{_identifier(name)}_{axis}"
         if self.dynamic is not None:

@@ -68,12 +68,9 @@ def _variadic(n: OnnxNode) -> Any:
 
 @onnx("Mod")
 def _mod(n: OnnxNode) -> Any:
-    x, y = n.x(0), n.x(1)
-    if not kind_of(x).is_float:
-        raise n.refuse("integers are not supported", expected="floats with fmod=1")
-    quotient = binary("div", x, y)
-    whole = binary("mul", unary("sign", quotient), unary("floor", unary("abs", quotient))) if n.attr("fmod", 0) else unary("floor", quotient)
-    return binary("sub", x, binary("mul", whole, y))
+    if n.is_known():
+        return np.asarray((np.fmod if n.attr("fmod", 0) else np.mod)(n.raw(0), n.raw(1)))
+    raise n.refuse("remainders of data are not supported", expected="operands known at import")
 
 
 _COMPARISONS = {"Equal": "equal", "Greater": "greater", "Less": "less", "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal",

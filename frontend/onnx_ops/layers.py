@@ -155,17 +155,21 @@ def _group_norm(n: OnnxNode) -> Any:
 
 @onnx("LayerNormalization")
 def _layer_norm(n: OnnxNode) -> Any:
-    n.unused(1, 2)
     x = n.x(0)
-    axis = n.attr("axis", -1) % rank(x)
+    axis, eps = n.attr("axis", -1) % rank(x), float(n.attr("epsilon", 1e-5))
     shape = dims(x)[axis:]
 
     def parameter(index: int) -> Any:
         value = n.optional(index)
-        return None if value is None or dims(value) == shape else ops.expand(value, shape)
+        return value if value is None or dims(value) == shape else ops.expand(value, shape)
 
-    weight, bias = (n.optional(i) if n.has(i) and dims(n.x(i)) == shape else parameter(i) for i in (1, 2))
-    return n.emit("layer_norm", (x, weight, bias), normalized_rank=rank(x) - axis, eps=float(n.attr("epsilon", 1e-5)))
+    normal = n.emit("layer_norm", (x, parameter(1), parameter(2)), normalized_rank=rank(x) - axis, eps=eps)
+    if not any(n.outputs[1:]):
+        return normal
+    axes = tuple(range(axis, rank(x)))
+    mean = ops.reduce("mean", x, axes, True)
+    variance = ops.reduce("mean", unary("square", binary("sub", x, mean)), axes, True)
+    return normal, mean, unary("rsqrt", binary("add", variance, eps))
 
 
 @onnx("LpNormalization")
@@ -175,7 +179,7 @@ def _lp_norm(n: OnnxNode) -> Any:
         size = ops.reduce("sum", unary("abs", x), axis, True)
     else:
         size = unary("sqrt", ops.reduce("sum", unary("square", x), axis, True))
-    return binary("div", x, size)
+    return binary("div", x, ops.where(binary("equal", size, 0.0), 1.0, size))
 
 
 @onnx("Softmax", "LogSoftmax")

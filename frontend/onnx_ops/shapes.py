@@ -227,7 +227,10 @@ def _depth_to_space(n: OnnxNode) -> Any:
 
 @onnx("SpaceToDepth")
 def _space_to_depth(n: OnnxNode) -> Any:
+    n.only("mode", "DCR", "CRD")
     x, b = n.x(0), int(n.attr("blocksize"))
+    if n.attr("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, b)
     batch, channels, height, width = dims(x)
     split = ops.transpose(ops.reshape(x, (batch, channels, height // b, b, width // b, b)), (0, 3, 5, 1, 2, 4))
     return ops.reshape(split, (batch, channels * b * b, height // b, width // b))
@@ -260,7 +263,10 @@ def _resize(n: OnnxNode) -> Any:
              "coordinates": n.attr("coordinate_transformation_mode", "half_pixel"), "rounding": n.attr("nearest_mode", "round_prefer_floor")}
     if size is not None:
         return n.emit("resize", (x,), size=tuple(int(given.get(axis, own[axis])) for axis in range(2, rank(x))), **attrs)
-    return n.emit("resize", (x,), scales=tuple(float(given.get(axis, 1.0)) for axis in range(2, rank(x))), **attrs)
+    spatial = tuple(float(given.get(axis, 1.0)) for axis in range(2, rank(x)))
+    if attrs["coordinates"] == "align_corners" and any(isinstance(size, int) and size * f != int(size * f) for size, f in zip(own[2:], spatial)):
+        raise n.refuse("align_corners with scales that give no whole size", got=spatial, hint="give sizes")
+    return n.emit("resize", (x,), scales=spatial, **attrs)
 
 
 @onnx("Upsample")
