@@ -49,8 +49,12 @@ def observe_pipeline(configs: Configs) -> list[Pass]:
 
 def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> list[Pass]:
     """observed -> qdq -> integer."""
+    return [InsertQdq(params, configs), *integer_pipeline()]
+
+
+def integer_pipeline() -> list[Pass]:
+    """qdq -> integer; for imported qdq graphs too."""
     return [
-        InsertQdq(params, configs),
         PropagateQparams(),
         Integerize(),
         FoldRequantize(),

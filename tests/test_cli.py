@@ -209,7 +209,9 @@ def test_passes(files, capsys):
     out = call(capsys, "passes", "float.qc.safetensors")
     assert re.search(r"^fold-batchnorm +float +52 +37 ", out, re.M) and "--data" in out
     rows = json.loads(call(capsys, "passes", "float.qc.safetensors", "--data", "x.npz", "--json"))["passes"]
-    assert [row["pass"] for row in rows][-2:] == ["insert-qdq", "integerize"] and rows[-1]["stage"] == "integer"
+    names = [row["pass"] for row in rows]
+    assert names.index("insert-observers") < names.index("insert-qdq") < names.index("integerize")
+    assert rows[-1]["stage"] == "integer"
     assert all(row["ms"] >= 0 for row in rows)
     texts = call(capsys, "passes", "float.qc.safetensors", "--texts")
     assert "== fold-batchnorm: 52 -> 37 nodes" in texts and re.search(r"^-  %\S+ = batch_norm", texts, re.M)

@@ -1,0 +1,92 @@
+"""What tests of passes share: graphs from text with drawn constants, and comparison of text and of numbers."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+
+from qcompiler.interpreter import run
+from qcompiler.ir import Graph
+from qcompiler.passmanager import Pass, PassManager
+from qcompiler.text.compare import first_difference
+from qcompiler.text.parser import parse
+from qcompiler.text.printer import graph_data
+from qcompiler.types import DType
+
+CONV = "stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)"
+
+
+def text_of(inputs: str, body: str, stage: str = "float") -> str:
+    """A graph's whole text from its inputs and the lines between the braces; CONV stands for plain attrs of a 2d convolution."""
+    lines = textwrap.indent(textwrap.dedent(body).strip(), "  ").replace("CONV", CONV)
+    return f"qcompiler 1\ngraph g({inputs}) stage={stage} {{\n{lines}\n}}\n"
+
+
+def load(inputs: str, body: str, stage: str = "float", *, seed: int = 0, **data: np.ndarray) -> Graph:
+    """The graph with constants drawn from a fixed seed: floats in [0.5, 1.5) with random signs, positive where the name ends in
+    "var" or "scale". `data` overrides by name, "_" for "."."""
+    text = text_of(inputs, body, stage)
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, array in graph_data(parse(text, "zeros")).items():
+        if name.replace(".", "_") in data:
+            arrays[name] = np.asarray(data[name.replace(".", "_")], array.dtype).reshape(array.shape)
+        elif array.dtype.kind == "f":
+            sign = 1 if name.endswith(("var", "scale")) else rng.choice([-1, 1], array.shape)
+            arrays[name] = (rng.uniform(0.5, 1.5, array.shape) * sign).astype(array.dtype)
+        else:
+            arrays[name] = rng.integers(-100, 100, array.shape).astype(array.dtype)
+    return parse(text, arrays)
+
+
+def check_text(graph: Graph, inputs: str, body: str, stage: str | None = None) -> None:
+    """The graph reads as given; the data of constants is not compared."""
+    wanted = parse(text_of(inputs, body, stage or graph.stage), "zeros")
+    difference = first_difference(wanted, graph, data=False)
+    assert difference is None, f"{difference}\n\n{graph}"
+
+
+def apply(step: Pass, graph: Graph) -> Graph:
+    """The pass on a copy, verified before and after."""
+    from qcompiler.verify import verify
+
+    verify(graph)
+    return PassManager([step]).run(graph)
+
+
+def unchanged(step: Pass, graph: Graph, reason: str | None = None) -> None:
+    """The pass leaves the graph as it is; with `reason`, it says so of some node."""
+    after = apply(step, graph)
+    assert first_difference(graph, after) is None
+    if reason is not None:
+        reasons = [refusal.reason for refusal in step.explain(after)]
+        assert any(reason in given for given in reasons), reasons
+
+
+def draw(graph: Graph, seed: int = 1, low: float = -2.0, high: float = 2.0) -> list[np.ndarray]:
+    """Inputs for a static graph."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for value in graph.inputs:
+        dtype = value.type.dtype
+        if dtype.is_float:
+            arrays.append(rng.uniform(low, high, value.type.shape).astype(dtype.numpy))
+        elif dtype is DType.BOOL:
+            arrays.append(rng.integers(0, 2, value.type.shape).astype(bool))
+        else:
+            arrays.append(rng.integers(dtype.min, dtype.max, value.type.shape, endpoint=True).astype(dtype.numpy))
+    return arrays
+
+
+def same_bits(before: Graph, after: Graph, **given: float) -> None:
+    inputs = draw(before, **given)
+    for one, other in zip(run(before, inputs), run(after, inputs), strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+
+
+def close(before: Graph, after: Graph, relative: float = 2.0**-18) -> None:
+    """Equal but for the roundings of a few dozen f32 operations, relative to the largest result."""
+    inputs = draw(before)
+    for one, other in zip(run(before, inputs), run(after, inputs), strict=True):
+        assert np.abs(one - other).max() <= relative * np.abs(one).max()

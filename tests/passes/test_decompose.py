@@ -1,0 +1,45 @@
+"""decompose: matmul by a constant, subtracted constants, one slope."""
+
+from __future__ import annotations
+
+import pytest
+from pass_texts import apply, check_text, close, load, same_bits, unchanged
+
+from qcompiler.passes.decompose import Decompose
+
+X = "%x: f32[2,3,8], %z: f32[8,4]"
+
+
+def test_before_and_after() -> None:
+    graph = load(X, """
+        const @w : f32[8,4]
+        const @c : f32[4]
+        const @slope : f32[1]
+        %m = matmul(%x, @w) : f32[2,3,4]
+        %s = sub(%m, @c) : f32[2,3,4]
+        %y = prelu(%s, @slope) : f32[2,3,4]
+        return %y""", slope=[0.25])
+    after = apply(Decompose(), graph)
+    check_text(after, X, """
+        const @w.t : f32[4,8]
+        const @c.neg : f32[4]
+        %m = linear(%x, @w.t) : f32[2,3,4]
+        %s = add(%m, @c.neg) : f32[2,3,4]
+        %y = leaky_relu(%s) {negative_slope=0.25} : f32[2,3,4]
+        return %y""")
+    close(graph, after)
+
+
+def test_a_subtraction_keeps_its_bits() -> None:
+    graph = load("%x: f32[64]", "const @c : f32[64]\n%y = sub(%x, @c) : f32[64]\nreturn %y")
+    same_bits(graph, apply(Decompose(), graph))
+
+
+@pytest.mark.parametrize("body, reason", [
+    ("%y = matmul(%x, %z) : f32[2,3,4]", "%z is not constant"),
+    ("const @w : f32[2,8,4]\n%y = matmul(%x, @w) : f32[2,3,4]", "not an activation and a matrix"),
+    ("const @c : f32[8]\n%y = sub(@c, %x) : f32[2,3,8]", "%x is not constant"),
+    ("const @s : f32[3]\n%y = prelu(%x, @s) : f32[2,3,8]", "a slope a channel"),
+])
+def test_left_alone(body: str, reason: str) -> None:
+    unchanged(Decompose(), load(X, f"{body}\nreturn %y"), reason)
