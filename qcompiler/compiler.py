@@ -28,7 +28,8 @@ Dynamic = Mapping[str | int, Mapping[int, str]]
 
 
 def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
-    """The float graph of a qcompiler.nn module, a Python function or a torch.nn.Module; a Graph is copied.
+    """The float graph of a qcompiler.nn module, a Python function, a torch.nn.Module or an ONNX model (path or ModelProto). A Graph is
+    copied, a saved one (.safetensors) loaded. An ONNX model that is quantized already gives a graph of stage qdq.
 
     Raises:
         TraceError: the model or its inputs cannot be traced.
@@ -39,12 +40,14 @@ def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = N
         from qcompiler.frontend.torch_import import import_torch
 
         return import_torch(model, example_inputs, dynamic=dynamic)
-    if isinstance(model, (str, pathlib.Path)) and str(model).endswith(".safetensors"):
+    if isinstance(model, (str, os.PathLike)) and str(model).endswith(".safetensors"):
         from qcompiler.artifact import load_graph
 
         return load_graph(model)
-    if isinstance(model, (str, pathlib.Path)):
-        raise TraceError("files are not imported yet", got=str(model), hint="pass a qcompiler.nn module, a function or a torch module")
+    if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
+        from qcompiler.frontend.onnx_import import import_onnx
+
+        return import_onnx(model, example_inputs, dynamic=dynamic)
     from qcompiler.frontend.tracer import trace as trace_python
 
     return trace_python(model, example_inputs, dynamic=dynamic)
@@ -191,8 +194,9 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     """Trace, quantize and lower a model.
 
     Args:
-        model: a qcompiler.nn module, a function, a torch.nn.Module or a Graph. A graph at the integer stage is only lowered.
-        qconfig: None (float), "int8", "torch:<backend>", a QConfig or a QConfigMapping.
+        model: what `trace` takes. A graph at the integer stage is only lowered.
+        qconfig: None (float), "int8", "keep" (a model that is quantized already: its own parameters), "torch:<backend>", a QConfig or a
+            QConfigMapping.
         example_inputs: a tuple of arrays; shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
         dynamic: {input: {axis: size name}}.
@@ -206,10 +210,15 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     if threads is not None and threads < 1:
         raise LoweringError("threads", expected="at least 1", got=threads)
     _check_target(target)
-    if isinstance(model, (str, pathlib.Path)):
+    if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
         model = trace(model, example_inputs, dynamic=dynamic)
     is_integer = isinstance(model, Graph) and model.stage == "integer"
-    if qconfig is not None and not is_integer:
+    if qconfig == "keep" and not (isinstance(model, Graph) and model.stage in ("qdq", "integer")):
+        raise QuantizationError('qconfig "keep" is for a model that is quantized already', expected="an ONNX model with QuantizeLinear or QLinear "
+                                "ops, or a graph of stage qdq or integer", hint='qconfig="int8" with calibration_data')
+    if isinstance(model, Graph) and model.stage == "qdq" and qconfig != "keep":
+        raise QuantizationError("the model is quantized already", got=repr(qconfig), hint='qconfig="keep" takes its own parameters')
+    if qconfig is not None and qconfig != "keep" and not is_integer:
         if isinstance(qconfig, str):
             from qcompiler.quantization.qconfig import get_qconfig
 
@@ -220,6 +229,8 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     graph = trace(model, example_inputs, dynamic=dynamic)
     if is_integer:
         pass
+    elif qconfig == "keep":
+        graph = _integer(graph, instruments)
     elif qconfig is None:
         graph = fuse(graph)
     else:
@@ -228,6 +239,13 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         graph = convert(prepared, observers, instruments=instruments)
     name, program = _lowered(graph, target)
     return CompiledModel(graph, name, threads or default_threads(), program)
+
+
+def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:
+    """The integer graph of an imported qdq graph."""
+    from qcompiler.passes.pipelines import float_pipeline, integer_pipeline
+
+    return PassManager([*float_pipeline(), *integer_pipeline()], instruments).run(graph)
 
 
 def default_threads() -> int:
