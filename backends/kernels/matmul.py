@@ -1,111 +1,157 @@
-"""Batched products of two activations, row major: x [m, k] times y [k, n]; lanes lie across n.
+"""Batched products of two activations, row major: x [m, k] times w [k, n]. Lanes lie across n; tiles are mr rows by nv registers.
 
-batches: a table of (x, y, result) byte offsets. Threads share tiles of MR rows.
+batches: a table of byte offsets of each batch's (x, w, y). Threads share tiles; rows go innermost, so that a tile's columns of w stay near.
+Bytes are centered and widened first, two of k to an i32 lane (`center_pairs`, `pack_pairs`): products of those are exact, whatever the
+zero points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 
-MR = 4
 _POINTERS = ("x", "w", "batches", "y")
 _EXTENTS = ("batch_count", "m", "n", "k")
 
+Tile = Callable[[Value, Value, Value, Value, int], None]
+"""Computes one tile: x at its first row, w of the batch, y at its first row, the tile's number along n, rows."""
 
-def _tiles(b: KernelBuilder, size: int, out_size: int, lanes: int, tile: Callable[[list[Value], Value, Value, Value | None], list[Value]]) -> None:
-    """tile(row pointers, pointer to y's column, y's row step, columns left or None for all) gives a register a row."""
-    m, n, k = b.extent("m"), b.extent("n"), b.extent("k")
-    groups = (m + (MR - 1)) // MR
-    lo, hi = b.share(b.extent("batch_count") * groups)
+
+def _tiles(b: KernelBuilder, mr: int, nr: int, x_row: Value, y_row: Value, tile: Tile) -> None:
+    """x_row, y_row: bytes from row to row. The last tile of a column overlaps the one before it."""
+    m, panels = b.extent("m"), (b.extent("n") + (nr - 1)) // nr
+    groups = (m + (mr - 1)) // mr
+    lo, hi = b.share(b.extent("batch_count") * panels * groups)
     with b.loop(lo, hi) as unit:
-        entry = unit.index // groups * 24
+        group, outer = unit.index % groups, unit.index // groups
+        panel, entry = outer % panels, outer // panels * 24
         x, w, y = (b.pointer(name) + b.load(I64, b.pointer("batches"), entry, disp=8 * i) for i, name in enumerate(("x", "w", "y")))
-        first = unit.index % groups * MR
-        rows = [b.smin(first + r, m - 1) for r in range(MR)]  # the last tile repeats its last row
-        xs = [x + row * (k * size) for row in rows]
-        ys = [y + row * (n * out_size) for row in rows]
-        whole = n // lanes * lanes
-
-        def column(at: Value, left: Value | None) -> None:
-            found = tile(xs, w + at * size, n * size, left)
-            for pointer, value in zip(ys, found):
-                if left is None:
-                    b.store(value, pointer, at * out_size)
-                else:
-                    b.store_prefix(value, pointer, at * out_size, left)
-
-        with b.loop(0, whole, lanes) as columns:
-            column(columns.index, None)
-        with b.if_(whole < n) as tail:
-            column(whole, n - whole)
-            tail.yield_([])
+        with b.if_(m >= mr) as wide:
+            first = b.smin(group * mr, m - mr)
+            tile(x + first * x_row, w, y + first * y_row, panel, mr)
+            wide.yield_([])
+        with wide.else_():
+            with b.loop(0, m if mr > 1 else 0) as rows:
+                tile(x + rows.index * x_row, w, y + rows.index * y_row, panel, 1)
+            wide.yield_([])
 
 
 @kernel(pointers=_POINTERS, extents=_EXTENTS)
-def matmul_f32(b: KernelBuilder) -> None:
+def matmul_f32(b: KernelBuilder, *, mr: int, nv: int) -> None:
     """Sums by fma in the order of k."""
-    lanes = b.target.f32_lanes
-    floats = vector(F32, lanes)
+    lanes, n, k = b.target.f32_lanes, b.extent("n"), b.extent("k")
+    floats, nr = vector(F32, lanes), nv * lanes
 
-    def tile(xs: list[Value], w: Value, step: Value, left: Value | None) -> list[Value]:
-        with b.loop(0, b.extent("k"), carried=[[b.zero(floats)] * MR, w]) as loop:
-            acc, here = loop.carried
-            column = b.load(floats, here) if left is None else b.load_prefix(floats, here, 0, left)
-            acc = [b.fma(b.splat(b.load(F32, x, loop.index * 4), lanes), column, total) for x, total in zip(xs, acc)]
-            loop.yield_([acc, here + step])
+    def tile(x: Value, w: Value, y: Value, panel: Value, count: int) -> None:
+        column = panel * nr
+        left = n - column
+        with b.if_(left >= nr) as whole:
+            found = sums(x, w + column * 4, count, lambda pointer, j: b.load(floats, pointer, disp=j * lanes * 4))
+            for r, row in enumerate(found):
+                for j, value in enumerate(row):
+                    b.store(value, y, column * 4 + n * (4 * r), disp=j * lanes * 4)
+            whole.yield_([])
+        with whole.else_():
+            counts = [b.smax(left - j * lanes, 0) for j in range(nv)]
+            found = sums(x, w + column * 4, count, lambda pointer, j: b.load_prefix(floats, pointer, j * lanes * 4, counts[j]))
+            for r, row in enumerate(found):
+                for j, value in enumerate(row):
+                    b.store_prefix(value, y, column * 4 + n * (4 * r) + j * lanes * 4, counts[j])
+            whole.yield_([])
+
+    def sums(x: Value, w: Value, count: int, load: Callable[[Value, int], Value]) -> list[list[Value]]:
+        rows = b.rows(x, k * 4, count)
+        start = [[b.zero(floats)] * nv for _ in range(count)]
+        with b.loop(0, k, carried=[start, rows.pointers, w]) as loop:
+            acc, pointers, here = loop.carried
+            at = rows.at(pointers)
+            columns = [load(here, j) for j in range(nv)]
+            acc = [_row(acc[r], b.splat(b.load(F32, *at[r]), lanes), columns) for r in range(count)]
+            loop.yield_([acc, at.moved(4), here + n * 4])
         return loop.results[0]
 
-    _tiles(b, 4, 4, lanes, tile)
+    def _row(acc: Sequence[Value], x: Value, columns: Sequence[Value]) -> list[Value]:
+        return [b.fma(x, column, total) for column, total in zip(columns, acc)]
+
+    _tiles(b, mr, nr, k * 4, n * 4, tile)
 
 
-@kernel(pointers=_POINTERS, extents=(*_EXTENTS, "x_zero", "w_zero", "zero"), scalars=("scale", "low", "high"))
-def matmul_u8(b: KernelBuilder) -> None:
-    """i32 sums of (qx - x_zero) (qw - w_zero), two of k at a time as i16 pairs, requantized."""
-    lanes = b.target.i32_lanes
-    bytes_, words = vector(I8, 2 * lanes), vector(I16, 2 * lanes)
-    x_zero = b.trunc(b.extent("x_zero"), I32)
-    w_zero = b.splat(b.trunc(b.extent("w_zero"), I16), 2 * lanes)
+@kernel(pointers=("x", "y"), extents=("rows", "k", "zero"))
+def center_pairs(b: KernelBuilder) -> None:
+    """u8 [rows, k] to i16 [rows, 2 * ceil(k / 2)], less the zero point; what follows an odd k may be anything."""
+    words = b.target.i32_lanes * 2
     k = b.extent("k")
-    even = k // 2 * 2
-
-    def tile(xs: list[Value], w: Value, step: Value, left: Value | None) -> list[Value]:
-        def centered(pointer: Value) -> Value:
-            loaded = b.load(bytes_, pointer) if left is None else b.load_prefix(bytes_, pointer, 0, left)
-            return b.zext(loaded, I16) - w_zero
-
-        def add(acc: Sequence[Sequence[Value]], at: Value, here: Value, pair: bool) -> list[list[Value]]:
-            second = centered(here + step) if pair else b.zero(words)
-            columns = b.target.interleaved(b, centered(here), second)
-            found = []
-            for x, row in zip(xs, acc):
-                value = (b.zext(b.load(I8, x, at), I32) - x_zero) & 0xFFFF
-                if pair:
-                    value = value | (b.zext(b.load(I8, x, at, disp=1), I32) - x_zero) << 16
-                terms = b.bitcast(b.splat(value, lanes), words)
-                found.append([b.target.dot2(b, total, terms, column) for total, column in zip(row, columns)])
-            return found
-
-        start = [[b.zero(vector(I32, lanes))] * 2 for _ in range(MR)]
-        with b.loop(0, even, 2, carried=[start, w]) as loop:
-            acc, here = loop.carried
-            loop.yield_([add(acc, loop.index, here, True), here + step + step])
-        acc, here = loop.results
-        with b.if_(even < k) as odd:
-            odd.yield_([add(acc, even, here, False)])
-        with odd.else_():
-            odd.yield_([acc])
-        return [_requantized(b, pair) for pair in odd.results[0]]
-
-    _tiles(b, 1, 1, 2 * lanes, tile)
+    even = (k + 1) // 2 * 2
+    zero = b.splat(b.trunc(b.extent("zero"), I16), words)
+    lo, hi = b.share(b.extent("rows"))
+    with b.loop(lo, hi) as row:
+        x, y = b.pointer("x") + row.index * k, b.pointer("y") + row.index * even * 2
+        with b.loop(0, k, words) as at:
+            codes = b.load_prefix(vector(I8, words), x, at.index, k - at.index)
+            b.store_prefix(b.zext(codes, I16) - zero, y, at.index * 2, even - at.index)
 
 
-def _requantized(b: KernelBuilder, pair: Sequence[Value]) -> Value:
-    lanes = b.target.i32_lanes
-    scale, low, high = (b.splat(b.scalar(n), lanes) for n in ("scale", "low", "high"))
-    rounded = [b.target.round_to_i32(b, b.clamp(b.sitofp(acc) * scale, low, high)) for acc in pair]
+@kernel(pointers=("w", "y"), extents=("batch_count", "k", "n", "zero"))
+def pack_pairs(b: KernelBuilder, *, nv: int) -> None:
+    """u8 [batch, k, n] to i16 [batch][n / nr][k / 2][nv][pairs of k], less the zero point, 0 behind an odd k. Columns lie in the target's
+    `pair_order`; columns behind n may be anything."""
+    lanes, k, n = b.target.i32_lanes, b.extent("k"), b.extent("n")
+    words, nr = vector(I16, 2 * lanes), nv * lanes
     zero = b.splat(b.trunc(b.extent("zero"), I16), 2 * lanes)
-    return b.trunc(b.target.pack_words(b, *rounded) + zero, I8)
+    panels, pairs = (n + (nr - 1)) // nr, (k + 1) // 2
+    lo, hi = b.share(b.extent("batch_count") * panels)
+    with b.loop(lo, hi) as unit:
+        column = unit.index % panels * nr
+        source = b.pointer("w") + unit.index // panels * (k * n) + column
+        target = b.pointer("y") + unit.index * (pairs * (nr * 4))
+
+        def centered(row: Value, j: int, column: Value = column, source: Value = source) -> Value:
+            left = b.smax(n - column - 2 * j * lanes, 0)
+            return b.zext(b.load_prefix(vector(I8, 2 * lanes), source, row * n + 2 * j * lanes, left), I16) - zero
+
+        with b.loop(0, pairs) as pair:
+            first = pair.index * 2
+            has_second = first + 1 < k
+            for j in range(nv // 2):
+                with b.if_(has_second) as both:
+                    both.yield_([centered(first + 1, j)])
+                with both.else_():
+                    both.yield_([b.zero(words)])
+                for half, value in enumerate(b.target.interleaved(b, centered(first, j), both.results[0])):
+                    b.store(value, target, pair.index * (nr * 4), disp=(2 * j + half) * lanes * 4)
+
+
+@kernel(pointers=_POINTERS, extents=(*_EXTENTS, "zero"), scalars=("scale", "low", "high"))
+def matmul_u8(b: KernelBuilder, *, mr: int, nv: int) -> None:
+    """x as of `center_pairs`, w as of `pack_pairs`; i32 sums, requantized. nv is even."""
+    lanes, n = b.target.i32_lanes, b.extent("n")
+    words, sums, nr = vector(I16, 2 * lanes), vector(I32, lanes), nv * lanes
+    pairs = (b.extent("k") + 1) // 2
+    scale, low, high = (b.splat(b.scalar(name), lanes) for name in ("scale", "low", "high"))
+    zero = b.splat(b.trunc(b.extent("zero"), I16), 2 * lanes)
+
+    def tile(x: Value, w: Value, y: Value, panel: Value, count: int) -> None:
+        rows = b.rows(x, pairs * 4, count)
+        start = [[b.zero(sums)] * nv for _ in range(count)]
+        with b.loop(0, pairs, carried=[start, rows.pointers, w + panel * (pairs * (nr * 4))]) as loop:
+            acc, pointers, here = loop.carried
+            columns = [b.load(words, here, disp=j * lanes * 4) for j in range(nv)]
+            at = rows.at(pointers)
+            loop.yield_([[_row(acc[r], at, r, columns) for r in range(count)], at.moved(4), here + nr * 4])
+        column = panel * nr
+        for r, row in enumerate(loop.results[0]):
+            for j in range(0, nv, 2):
+                b.store_prefix(requantized(row[j:j + 2]), y, n * r + column + j * lanes, b.smax(n - column - j * lanes, 0))
+
+    def _row(acc: Sequence[Value], rows: Rows, r: int, columns: Sequence[Value]) -> list[Value]:
+        x = b.bitcast(b.splat(b.load(I32, *rows[r]), lanes), words)
+        return [b.target.dot2(b, total, x, column) for column, total in zip(columns, acc)]
+
+    def requantized(pair: Sequence[Value]) -> Value:
+        rounded = [b.target.round_to_i32(b, b.clamp(b.sitofp(acc) * scale, low, high)) for acc in pair]
+        return b.trunc(b.target.pack_words(b, *rounded) + zero, I8)
+
+    _tiles(b, mr, nr, pairs * 4, n, tile)
