@@ -184,10 +184,11 @@ class InsertObservers:
 
 
 class _Groups:
-    """Connected components of values that share parameters, named after their first member."""
+    """Connected components of values that share parameters, named after the member that was met first."""
 
     def __init__(self) -> None:
         self._parent: dict[int, Value] = {}
+        self._met: dict[int, int] = {}
 
     def find(self, value: Value) -> Value:
         path = []
@@ -199,7 +200,9 @@ class _Groups:
         return value
 
     def join(self, first: Value, second: Value) -> None:
-        a, b = self.find(first), self.find(second)
+        for value in (first, second):
+            self._met.setdefault(id(value), len(self._met))
+        a, b = sorted((self.find(first), self.find(second)), key=lambda value: self._met[id(value)])
         if a is not b:
             self._parent[id(b)] = a
 
