@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from qcompiler.ir import Const, Graph, Node
+from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.passes.rewrite import Rewrite, RewritePass
+from qcompiler.types import TensorType
 
 
 class _MatmulByConstant:
@@ -18,16 +17,33 @@ class _MatmulByConstant:
 
     def check(self, graph: Graph, node: Node) -> str | None:
         x, weight = node.operands
-        if not isinstance(weight, Const):
+        const = _constant(weight)
+        if const is None:
             return f"%{weight.name} is not constant"
-        if x.is_const or weight.type.rank != 2:
+        if _constant(x) is not None or const.type.rank != 2:
             return f"its operands are {x.type} and {weight.type}, not an activation and a matrix"
         return None
 
     def rewrite(self, graph: Graph, node: Node) -> None:
         x, weight = node.operands
-        transposed = graph.add_const(f"{weight.name}.t", np.ascontiguousarray(weight.data.T))
+        const = _constant(weight)
+        type, quant = const.type, const.type.quant
+        if quant is not None:
+            quant = quant.moved(None if quant.axis is None else 1 - quant.axis)
+        transposed: Value = graph.add_const(f"{const.name}.t", const.data.T, TensorType(type.dtype, type.shape[::-1], quant))
+        if weight is not const:  # a quantized matrix, dequantized
+            transposed = graph.create("dequantize", [transposed], types=TensorType(weight.type.dtype, type.shape[::-1]),
+                                      names=f"{weight.name}.t", loc=weight.producer.loc, before=node).result
         graph.replace(node, "linear", [x, transposed])
+        if weight is not const and not weight.uses and not graph.is_output(weight):
+            graph.erase(weight.producer)
+
+
+def _constant(value: Value) -> Const | None:
+    """The constant that a value is, or dequantizes."""
+    if value.producer is not None and value.producer.op == "dequantize":
+        value = value.producer.operands[0]
+    return value if isinstance(value, Const) else None
 
 
 class _SubtractedConstant:
@@ -62,7 +78,7 @@ class _OneSlope:
 
 @dataclass(frozen=True)
 class Decompose(RewritePass):
-    """matmul(x, W) = linear(x, W^T) for a constant matrix;  x - c = x + (-c), exactly;  prelu with one slope = leaky_relu.
+    """matmul(x, W) = linear(x, W^T) for a constant matrix, quantized or not;  x - c = x + (-c), exactly;  prelu with one slope = leaky_relu.
 
     linear carries weights, which are quantized by channel; an added constant may become a bias; leaky_relu becomes a table.
 

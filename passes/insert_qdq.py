@@ -83,18 +83,34 @@ class InsertQdq:
         if key not in made:
             codes = qmath.quantize(weight.data, quant, spec.dtype)
             made[key] = graph.add_const(f"{weight.name}.q", codes, weight.type.quantized(spec.dtype, quant))
-        self._feed(graph, node, "weight", made[key], weight.type)
-        if bias is None:
-            return
-        scale = qmath.multiplier(x.quant.scales, np.tile(quant.scales, tiles) if axis is not None else quant.scales).reshape(-1)
-        bias_codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
-        params = QuantParams(tuple(map(float, scale)), (0,) * scale.size, None if axis is None else 0, DType.I32.min, DType.I32.max)
-        const = graph.add_const(f"{bias.name}.q", bias_codes, bias.type.quantized(DType.I32, params))
-        self._feed(graph, node, "bias", const, bias.type)
+        feed_const(graph, node, "weight", made[key], weight.type)
+        if bias is not None:
+            quantize_bias(graph, node)
 
-    def _feed(self, graph: Graph, node: Node, operand: str, const: Const, real: TensorType) -> None:
-        made = graph.create("dequantize", [const], types=real, names=f"{const.name}.dq", before=node)
-        graph.set_operand(node, opdef(node.op).operand_index(operand), made.result)
+
+def feed_const(graph: Graph, node: Node, operand: str, const: Const, real: TensorType) -> None:
+    """Let an operand read the dequantized constant."""
+    made = graph.create("dequantize", [const], types=real, names=f"{const.name}.dq", before=node)
+    graph.set_operand(node, opdef(node.op).operand_index(operand), made.result)
+
+
+def quantize_bias(graph: Graph, node: Node) -> str | None:
+    """Turn the constant float bias of a node with dequantized x and weight into i32 codes of scale sx * sw.
+
+    Gives the reason if a code would pass 2^30; then nothing changed.
+    """
+    x, weight = (node.operand(name).producer.operands[0].type.quant for name in ("x", "weight"))
+    bias = node.operand("bias")
+    tiles = bias.type.shape[0] // weight.scales.size if weight.axis is not None else 1  # groups of conv_transpose
+    scale = qmath.multiplier(x.scales, np.tile(weight.scales, tiles)).reshape(-1)
+    codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64))
+    if not np.abs(codes).max(initial=0) <= MAX_BIAS:
+        return f"a bias of {np.abs(bias.data).max()} does not fit i32"
+    axis = None if weight.axis is None else 0
+    params = QuantParams(tuple(map(float, scale)), (0,) * scale.size, axis, DType.I32.min, DType.I32.max)
+    const = graph.add_const(f"{bias.name}.q", codes.astype(np.int32), bias.type.quantized(DType.I32, params))
+    feed_const(graph, node, "bias", const, bias.type)
+    return None
 
 
 def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: QuantParams) -> Node:

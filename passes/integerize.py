@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from qcompiler.passes.insert_observers import is_unary, scalar_operand
 from qcompiler.passes.rewrite import Refusal, erase_dead
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
+from qcompiler.quantization.qconfig import QConfig
 from qcompiler.quantization.tables import build_table
 
 _QUANTIZED_ROLES = (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
@@ -27,7 +28,8 @@ class Integerize:
         q(f(d(a)))              = table[a]                                  256 entries, made in float64, for unary f, g(f), ...
         q(d(a))                 = requantize(a), or a itself
 
-    What is not proven free of overflow stays float, as does what reads float; a note says why.
+    What is not proven free of overflow stays float, as does what reads float, and what resolved to the qconfig None (`configs`; None:
+    no decisions, as in imported graphs; ops that only move data do so on codes all the same). A note says why.
 
     Before:
         %x.dq = dequantize(%x.q) : f32[2,8]
@@ -38,6 +40,7 @@ class Integerize:
         %y = linear(%x.q, @w.q) : u8[2,4]{scale=0.2, zero_point=3}
     """
 
+    configs: Mapping[str, QConfig | None] | None = None
     name: ClassVar[str] = "integerize"
 
     def run(self, graph: Graph) -> Graph:
@@ -77,6 +80,8 @@ class Integerize:
         """Why a node cannot become an integer op; None if it can."""
         definition = opdef(node.op)
         moves = Trait.MOVES_DATA in definition.traits
+        if not moves and self._is_kept_float(node):
+            return "its qconfig is None"
         if len(node.results) != 1 or (definition.integer is None and not moves):
             return f"{node.op} has no integer meaning"
         if len(node.result.uses) != 1 or graph.is_output(node.result):
@@ -97,6 +102,9 @@ class Integerize:
             return "its result is quantized per channel"
         return why_unsafe(node)
 
+    def _is_kept_float(self, node: Node) -> bool:
+        return self.configs is not None and self.configs.get(node.name) is None
+
     def _requantize(self, graph: Graph, quantize: Node, source: Value) -> None:
         if source.type == quantize.result.type:
             graph.replace_uses(quantize.result, source)
@@ -111,7 +119,7 @@ class Integerize:
         while value.producer is not None and is_unary(value.producer) and len(value.uses) == 1 and not graph.is_output(value):
             chain.append(value.producer)
             value = value.producer.operands[1 if scalar_operand(value.producer) == 0 else 0]
-        if not chain or value.producer is None or value.producer.op != "dequantize":
+        if not chain or value.producer is None or value.producer.op != "dequantize" or any(map(self._is_kept_float, chain)):
             return False
         source, out = value.producer.operands[0], quantize.result.type
         if source.type.quant.axis is not None or out.quant.axis is not None or source.type.dtype.bits != 8:

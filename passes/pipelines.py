@@ -49,14 +49,14 @@ def observe_pipeline(configs: Configs) -> list[Pass]:
 
 def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> list[Pass]:
     """observed -> qdq -> integer."""
-    return [InsertQdq(params, configs), *integer_pipeline()]
+    return [InsertQdq(params, configs), *integer_pipeline(configs)]
 
 
-def integer_pipeline() -> list[Pass]:
-    """qdq -> integer; for imported qdq graphs too."""
+def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
+    """qdq -> integer; without `configs` for imported qdq graphs."""
     return [
         PropagateQparams(),
-        Integerize(),
+        Integerize(configs),
         FoldRequantize(),
         ConstantFold(),
         Dce(),

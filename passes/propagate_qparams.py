@@ -1,13 +1,13 @@
-"""propagate-qparams: quantization moves through ops that only move data."""
+"""propagate-qparams: quantization moves through ops that only move data, and a bias takes its scale from what it is added to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcompiler.ir import Graph, Node, Value
-from qcompiler.opdef import Role, Trait, opdef
-from qcompiler.passes.insert_qdq import insert_pair
+from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.opdef import QuantKind, Role, Trait, opdef
+from qcompiler.passes.insert_qdq import insert_pair, quantize_bias
 from qcompiler.types import TensorType
 
 _PICKS = ("slice", "gather", "gather_elements")  # codes may be fewer after than before: conversion stays behind
@@ -21,7 +21,8 @@ class PropagateQparams:
         down   m(d(c))    = d(q(m(d(c))))        with the parameters of c
         equal  q(m(d(c))) = q(m(d(q(d(c)))))     where c has other parameters than q: becomes a requantize before m
 
-    Exact but for the last, where requantize multiplies once instead of dividing. integerize then finds d - m - q everywhere, and
+    Exact but for the last, where requantize multiplies once instead of dividing. A constant float bias of a layer with
+    dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then finds d - m - q everywhere, and
     bytes are moved instead of floats. `up` leaves slices and gathers of variables alone: they would convert what is not picked.
 
     Before:
@@ -43,6 +44,9 @@ class PropagateQparams:
         for node in graph.nodes:
             if _moves(node):
                 self._down(graph, node)
+            elif opdef(node.op).quant.kind is QuantKind.WEIGHTED and self.check_bias(node) is None:
+                quantize_bias(graph, node)
+        graph.erase_unused_consts()
         return graph
 
     def _up(self, graph: Graph, quantize: Node) -> list[Node]:
@@ -71,6 +75,17 @@ class PropagateQparams:
             return "it is there already"
         if mover.op in _PICKS and any(source is None and not value.is_const for value, source in sources):
             return f"{mover.op} picks from a float value"
+        return None
+
+    def check_bias(self, node: Node) -> str | None:
+        """Why the bias of a layer stays as it is; None if it is to be quantized."""
+        bias, sources = node.operand("bias"), [_source(node.operand(name)) for name in ("x", "weight")]
+        if not isinstance(bias, Const) or bias.type.is_quantized:
+            return "it has no constant float bias"
+        if None in sources or sources[0].quant.axis is not None:
+            return "its x or its weight is float"
+        if sources[1].quant.axis not in (None, opdef(node.op).quant.weight_axis):
+            return "the scales of its weight lie along another axis"
         return None
 
     def _down(self, graph: Graph, node: Node) -> None:

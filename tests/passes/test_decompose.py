@@ -43,3 +43,21 @@ def test_a_subtraction_keeps_its_bits() -> None:
 ])
 def test_left_alone(body: str, reason: str) -> None:
     unchanged(Decompose(), load(X, f"{body}\nreturn %y"), reason)
+
+
+def test_a_quantized_matrix_is_transposed_as_codes() -> None:
+    inputs = "%x: u8[3,8]{scale=0.0625, zero_point=128}"
+    graph = load(inputs, """
+        const @w : i8[8,4]{axis=1, scale=(0.5, 0.25, 1.0, 2.0)}
+        %d = dequantize(%x) : f32[3,8]
+        %e = dequantize(@w) : f32[8,4]
+        %y = matmul(%d, %e) : f32[3,4]
+        return %y""", "qdq")
+    after = apply(Decompose(), graph)
+    check_text(after, inputs, """
+        const @w.t : i8[4,8]{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}
+        %d = dequantize(%x) : f32[3,8]
+        %e.t = dequantize(@w.t) : f32[4,8]
+        %y = linear(%d, %e.t) : f32[3,4]
+        return %y""")
+    same_bits(graph, after)

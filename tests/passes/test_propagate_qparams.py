@@ -120,3 +120,25 @@ def test_running_it_twice_changes_nothing_more() -> None:
     once = apply(PropagateQparams(), graph)
     same_bits(graph, once)
     unchanged(PropagateQparams(), once)
+
+
+LAYER = """
+const @w : i8[4,8]{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}
+const @b : f32[4]
+%d = dequantize(%x) : f32[2,8]
+%e = dequantize(@w) : f32[4,8]
+%y = linear(%d, %e, @b) : f32[2,4]
+return %y"""
+
+
+def test_a_float_bias_takes_the_scale_of_its_products() -> None:
+    graph = load(f"%x: u8[2,8]{Q}", LAYER, "qdq", b=[1.0, -0.5, 3.0, 0.125])
+    after = apply(PropagateQparams(), graph)
+    bias = after.consts["b.q"]
+    assert bias.type.quant.scale == (0.03125, 0.015625, 0.0625, 0.125) and bias.data.tolist() == [32, -32, 48, 1]
+    same_bits(graph, after)
+
+
+def test_a_bias_that_does_not_fit_stays_float() -> None:
+    graph = load(f"%x: u8[2,8]{Q}", LAYER, "qdq", b=[1e9, 0, 0, 0])
+    unchanged(PropagateQparams(), graph)
