@@ -1,11 +1,12 @@
-"""Depthwise convolution, channels last: lanes lie across channels, a tile is mr neighbouring pixels of one register of bytes (or f32s).
+"""Depthwise convolution, channels last: lanes lie across channels, a tile is mr neighbouring pixels of one register of
+bytes (or f32s).
 
-The window is a list of *tap rows* (all its axes but the last), each with an address of its own: rows of the border come from `border`, a
-row that holds the zero point, so nothing is copied. Columns are shared by the pixels of a tile.
+The window is a list of *tap rows* (all its axes but the last), each with an address of its own: rows of the border come
+from `border`, a row that holds the zero point, so nothing is copied. Columns are shared by the pixels of a tile.
 
-Bytes: four tap rows of a column are interleaved to quads, one i32 lane a channel, so that a dot4 adds four products; tap rows that are
-missing have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j in lane 4k + j of register i; packing
-back to bytes undoes it.
+Bytes: four tap rows of a column are interleaved to quads, one i32 lane a channel, so that a dot4 adds four products;
+tap rows that are missing have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j
+in lane 4k + j of register i; packing back to bytes undoes it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,21 @@ from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vec
 from qcompiler.backends.target import Target
 
 POINTERS = ("x", "w", "rows", "bias", "scale", "border", "other", "y")
-EXTENTS = ("row_total", "row_count", "columns", "width", "before", "x_image", "y_image", "other_image", "x_pixel", "y_pixel", "other_pixel",
-           "blocks", "channels")
+EXTENTS = (
+    "row_total",
+    "row_count",
+    "columns",
+    "width",
+    "before",
+    "x_image",
+    "y_image",
+    "other_image",
+    "x_pixel",
+    "y_pixel",
+    "other_pixel",
+    "blocks",
+    "channels",
+)
 
 
 class _Bytes:
@@ -43,13 +57,18 @@ class _Bytes:
         zero = self.b.zero(self.element)
         quads = []
         for group in range(self.groups):
-            rows = [*loaded[4 * group:4 * group + 4]]
+            rows = [*loaded[4 * group : 4 * group + 4]]
             rows += [zero] * (4 - len(rows))
-            first, second = self.b.target.interleaved(self.b, rows[0], rows[1]), self.b.target.interleaved(self.b, rows[2], rows[3])
+            first, second = (
+                self.b.target.interleaved(self.b, rows[0], rows[1]),
+                self.b.target.interleaved(self.b, rows[2], rows[3]),
+            )
             for low, high in zip(first, second):
                 words = vector(I16, self.block // 2)
-                quads += [self.b.bitcast(v, self.element) for v in
-                          self.b.target.interleaved(self.b, self.b.bitcast(low, words), self.b.bitcast(high, words))]
+                quads += [
+                    self.b.bitcast(v, self.element)
+                    for v in self.b.target.interleaved(self.b, self.b.bitcast(low, words), self.b.bitcast(high, words))
+                ]
         return quads
 
     def start(self, bias: Value) -> list[Value]:
@@ -71,14 +90,18 @@ class _Bytes:
         if self.residual:
             zero, scale = b.splat(b.scalar("other_zero") + 2.0**23, lanes), b.splat(b.scalar("other_scale"), lanes)
             words = target.interleaved(b, load(self.element), b.zero(self.element))
-            others = [v for word in words for v in target.words_above_2_23(b, b.bitcast(word, vector(I16, self.block // 2)))]
+            others = [
+                v for word in words for v in target.words_above_2_23(b, b.bitcast(word, vector(I16, self.block // 2)))
+            ]
             reals = [real + (other - zero) * scale for real, other in zip(reals, others)]
         if not self.proven:
             low, high = b.splat(b.scalar("low"), lanes), b.splat(b.scalar("high"), lanes)
             reals = [b.clamp(real, low, high) for real in reals]
         rounded = [target.round_to_i32(b, real) for real in reals]
-        low, high, zero = (b.splat(b.trunc(b.extent(name), I16), self.block // 2) for name in ("low_code", "high_code", "zero"))
-        words = [b.clamp(target.pack_words(b, *rounded[i:i + 2]), low, high) + zero for i in (0, 2)]
+        low, high, zero = (
+            b.splat(b.trunc(b.extent(name), I16), self.block // 2) for name in ("low_code", "high_code", "zero")
+        )
+        words = [b.clamp(target.pack_words(b, *rounded[i : i + 2]), low, high) + zero for i in (0, 2)]
         return target.pack_bytes(b, *words)
 
 
@@ -169,8 +192,19 @@ class _Loops:
                 tile(tiles.index, 1, False)
             wide.yield_([])
 
-    def _tile(self, taps: Sequence[Value], border: Value, y: Value, other: Value, weights: Value, block: Value, left: Value, start: Value,
-              count: int, inside: bool) -> None:
+    def _tile(
+        self,
+        taps: Sequence[Value],
+        border: Value,
+        y: Value,
+        other: Value,
+        weights: Value,
+        block: Value,
+        left: Value,
+        start: Value,
+        count: int,
+        inside: bool,
+    ) -> None:
         b, math = self.b, self.math
         pixel = b.extent("x_pixel")
         first = start * self.stride - b.extent("before")
@@ -193,7 +227,9 @@ class _Loops:
                 acc[o] = math.add(acc[o], prepared, weights + k * math.weight_bytes)
         self._store(acc, y, other, block, left, start)
 
-    def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, block: Value, left: Value, start: Value) -> None:
+    def _store(
+        self, acc: Sequence[Sequence[Value]], y: Value, other: Value, block: Value, left: Value, start: Value
+    ) -> None:
         b, math = self.b, self.math
         y, other = y + start * b.extent("y_pixel"), other + start * b.extent("other_pixel")
         scales = b.pointer("scale") + block * math.scale_bytes
@@ -204,15 +240,23 @@ class _Loops:
             whole.yield_([])
         with whole.else_():
             for o, values in enumerate(acc):
-                found = math.finish(values, scales, lambda t, o=o: b.load_prefix(t, other, b.extent("other_pixel") * o, left))
+                found = math.finish(
+                    values, scales, lambda t, o=o: b.load_prefix(t, other, b.extent("other_pixel") * o, left)
+                )
                 b.store_prefix(found, y, b.extent("y_pixel") * o, left)
             whole.yield_([])
 
 
-@kernel(pointers=POINTERS, extents=(*EXTENTS, "low_code", "high_code", "zero"), scalars=("low", "high", "other_zero", "other_scale"))
-def depthwise_u8(b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool, proven: bool) -> None:
-    """Parameters as conv_u8. rows: for each row of an image the byte offsets in y and other, then of each tap row in x, -1 in the border.
-    Reads a whole register at the last channels of a pixel: up to 63 bytes past the operand."""
+@kernel(
+    pointers=POINTERS,
+    extents=(*EXTENTS, "low_code", "high_code", "zero"),
+    scalars=("low", "high", "other_zero", "other_scale"),
+)
+def depthwise_u8(
+    b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool, proven: bool
+) -> None:
+    """Parameters as conv_u8. rows: for each row of an image the byte offsets in y and other, then of each tap row in x,
+    -1 in the border. Reads a whole register at the last channels of a pixel: up to 63 bytes past the operand."""
     _Loops(b, _Bytes(b, taps, residual, proven), kw, stride, dilation, mr).emit()
 
 

@@ -1,8 +1,9 @@
-"""Batched products of two activations, row major: x [m, k] times w [k, n]. Lanes lie across n; tiles are mr rows by nv registers.
+"""Batched products of two activations, row major: x [m, k] times w [k, n]. Lanes lie across n; tiles are mr rows by nv
+registers.
 
-batches: a table of byte offsets of each batch's (x, w, y). Threads share tiles; rows go innermost, so that a tile's columns of w stay near.
-Bytes are centered and widened first, two of k to an i32 lane (`center_pairs`, `pack_pairs`): products of those are exact, whatever the
-zero points.
+batches: a table of byte offsets of each batch's (x, w, y). Threads share tiles; rows go innermost, so that a tile's
+columns of w stay near. Bytes are centered and widened first, two of k to an i32 lane (`center_pairs`, `pack_pairs`):
+products of those are exact, whatever the zero points.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def _tiles(b: KernelBuilder, mr: int, nr: int, x_row: Value, y_row: Value, tile:
     with b.loop(lo, hi) as unit:
         group, outer = unit.index % groups, unit.index // groups
         panel, entry = outer % panels, outer // panels * 24
-        x, w, y = (b.pointer(name) + b.load(I64, b.pointer("batches"), entry, disp=8 * i) for i, name in enumerate(("x", "w", "y")))
+        x, w, y = (
+            b.pointer(name) + b.load(I64, b.pointer("batches"), entry, disp=8 * i)
+            for i, name in enumerate(("x", "w", "y"))
+        )
         with b.if_(m >= mr) as wide:
             first = b.smin(group * mr, m - mr)
             tile(x + first * x_row, w, y + first * y_row, panel, mr)
@@ -56,7 +60,9 @@ def matmul_f32(b: KernelBuilder, *, mr: int, nv: int) -> None:
             whole.yield_([])
         with whole.else_():
             counts = [b.smax(left - j * lanes, 0) for j in range(nv)]
-            found = sums(x, w + column * 4, count, lambda pointer, j: b.load_prefix(floats, pointer, j * lanes * 4, counts[j]))
+            found = sums(
+                x, w + column * 4, count, lambda pointer, j: b.load_prefix(floats, pointer, j * lanes * 4, counts[j])
+            )
             for r, row in enumerate(found):
                 for j, value in enumerate(row):
                     b.store_prefix(value, y, column * 4 + n * (4 * r) + j * lanes * 4, counts[j])
@@ -96,8 +102,8 @@ def center_pairs(b: KernelBuilder) -> None:
 
 @kernel(pointers=("w", "y"), extents=("batch_count", "k", "n", "zero"))
 def pack_pairs(b: KernelBuilder, *, nv: int) -> None:
-    """u8 [batch, k, n] to i16 [batch][n / nr][k / 2][nv][pairs of k], less the zero point, 0 behind an odd k. Columns lie in the target's
-    `pair_order`; columns behind n may be anything."""
+    """u8 [batch, k, n] to i16 [batch][n / nr][k / 2][nv][pairs of k], less the zero point, 0 behind an odd k. Columns
+    lie in the target's `pair_order`; columns behind n may be anything."""
     lanes, k, n = b.target.i32_lanes, b.extent("k"), b.extent("n")
     words, nr = vector(I16, 2 * lanes), nv * lanes
     zero = b.splat(b.trunc(b.extent("zero"), I16), 2 * lanes)
@@ -144,7 +150,9 @@ def matmul_u8(b: KernelBuilder, *, mr: int, nv: int) -> None:
         column = panel * nr
         for r, row in enumerate(loop.results[0]):
             for j in range(0, nv, 2):
-                b.store_prefix(requantized(row[j:j + 2]), y, n * r + column + j * lanes, b.smax(n - column - j * lanes, 0))
+                b.store_prefix(
+                    requantized(row[j : j + 2]), y, n * r + column + j * lanes, b.smax(n - column - j * lanes, 0)
+                )
 
     def _row(acc: Sequence[Value], rows: Rows, r: int, columns: Sequence[Value]) -> list[Value]:
         x = b.bitcast(b.splat(b.load(I32, *rows[r]), lanes), words)

@@ -43,7 +43,11 @@ def not_conv(node: Node, target: Target) -> str | None:
 def is_depthwise(node: Node) -> bool:
     """One channel a filter, and a window that unrolls."""
     weight, groups = node.operands[1].type, node.attrs["groups"]
-    if groups == 1 or not weight.is_static or (weight.shape[0] != groups if node.op == "conv_transpose" else weight.shape[1] != 1):
+    if (
+        groups == 1
+        or not weight.is_static
+        or (weight.shape[0] != groups if node.op == "conv_transpose" else weight.shape[1] != 1)
+    ):
         return False
     return math.prod(weight.shape[2:-1]) <= MOST_TAPS and weight.shape[-1] <= MOST_TAPS
 
@@ -59,8 +63,12 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     images, channels, *spatial = x.shape
     shape = (images, channels, *(n + before + after for n, (before, after) in zip(spatial, padding)))
     size = x.dtype.itemsize
-    y = Placed(s.scratch(images * math.prod(shape[2:]) * channel_stride * size + 64, "padded"), x.dtype, shape,
-               layout_strides(shape, size, Layout("channels_last", channel_stride)))
+    y = Placed(
+        s.scratch(images * math.prod(shape[2:]) * channel_stride * size + 64, "padded"),
+        x.dtype,
+        shape,
+        layout_strides(shape, size, Layout("channels_last", channel_stride)),
+    )
     rows = []
     for place in itertools.product(*(range(n) for n in shape[2:-1])):
         source = [p - before for p, (before, _) in zip(place, padding)]
@@ -68,10 +76,24 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
         rows.append(sum(p * stride for p, stride in zip(source, x.strides[2:])) if inside else -1)
     fill = zero_point(s.type(0)) if s.type(0).is_quantized else 0
     before, after = padding[-1]
-    s.call(pad_rows, {"itemsize": size}, x=x, rows=s.table(np.array(rows, np.int64)), y=y, row_total=images * len(rows),
-           row_count=len(rows), x_image=x.strides[0], y_image=y.strides[0], y_row=shape[-1] * channel_stride * size,
-           before=before * channel_stride, inside=spatial[-1] * channel_stride, after=after * channel_stride, fill=fill, writes=("y",),
-           bytes=2 * images * y.strides[0])
+    s.call(
+        pad_rows,
+        {"itemsize": size},
+        x=x,
+        rows=s.table(np.array(rows, np.int64)),
+        y=y,
+        row_total=images * len(rows),
+        row_count=len(rows),
+        x_image=x.strides[0],
+        y_image=y.strides[0],
+        y_row=shape[-1] * channel_stride * size,
+        before=before * channel_stride,
+        inside=spatial[-1] * channel_stride,
+        after=after * channel_stride,
+        fill=fill,
+        writes=("y",),
+        bytes=2 * images * y.strides[0],
+    )
     return y
 
 
@@ -93,7 +115,9 @@ def merged_groups(s: Steps, per_group: int, outputs: int) -> int:
     def cost(merge: int) -> tuple[int, int]:
         return -(-merge * outputs // lanes_of(s)) * -(-merge * per_group // 4) * (groups // merge), -merge
 
-    return min((m for m in range(1, groups + 1) if groups % m == 0 and (m * per_group % 4 == 0 or m == groups)), key=cost)
+    return min(
+        (m for m in range(1, groups + 1) if groups % m == 0 and (m * per_group % 4 == 0 or m == groups)), key=cost
+    )
 
 
 def block_diagonal(weight: np.ndarray, groups: int) -> np.ndarray:
@@ -102,19 +126,21 @@ def block_diagonal(weight: np.ndarray, groups: int) -> np.ndarray:
     dense = np.zeros((outputs, per_group * groups, *weight.shape[2:]), weight.dtype)
     for group in range(groups):
         rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
-        dense[rows, group * per_group:(group + 1) * per_group] = weight[rows]
+        dense[rows, group * per_group : (group + 1) * per_group] = weight[rows]
     return dense
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Byte offsets in x of a window's pixels, along each axis. pixel: bytes from pixel to pixel along the last axis of x."""
+    """Byte offsets in x of a window's pixels, along each axis. pixel: bytes from pixel to pixel along the last axis of
+    x."""
 
     offsets: tuple[tuple[int, ...], ...]
     pixel: int
 
     def of(self, kc: int, itemsize: int) -> tuple[list[int], int]:
-        """(the taps, elements of each) for kc channels a pixel: the pixels of a window's row are one tap if they are one run in memory."""
+        """(the taps, elements of each) for kc channels a pixel: the pixels of a window's row are one tap if they are
+        one run in memory."""
         *rows, last = self.offsets
         if len(last) > 1 and kc * itemsize == self.pixel and all(b - a == self.pixel for a, b in zip(last, last[1:])):
             return [sum(place) + last[0] for place in itertools.product(*rows)], kc * len(last)
@@ -125,9 +151,9 @@ class Taps:
 class Pixels:
     """Output pixels at equal distances in rows.
 
-    rows: for each row of an image the byte offsets of its first pixel in x, y, other; columns: pixels of a row; static_columns: the same
-    where no symbolic size has a say in it; steps: bytes from pixel to pixel in x, y, other. flat: an image is one run of pixels, to be cut
-    into rows freely.
+    rows: for each row of an image the byte offsets of its first pixel in x, y, other; columns: pixels of a row;
+    static_columns: the same where no symbolic size has a say in it; steps: bytes from pixel to pixel in x, y, other.
+    flat: an image is one run of pixels, to be cut into rows freely.
     """
 
     rows: np.ndarray
@@ -159,9 +185,17 @@ def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Ta
                 rows = np.pad(rows, ((0, 0), (0, kc - rows.shape[1]), *((0, 0),) * (rows.ndim - 2)))
             return np.moveaxis(rows, 1, -1)
 
-        product(s, window, tile, weight.taken(part, take), None if bias is None else bias.taken(part, lambda a, c=chosen: a[c]),
-                shifted(x, part * merge * per_group * size), shifted(y, part * outputs * size),
-                None if other is None else shifted(other, part * outputs * size), chosen)
+        product(
+            s,
+            window,
+            tile,
+            weight.taken(part, take),
+            None if bias is None else bias.taken(part, lambda a, c=chosen: a[c]),
+            shifted(x, part * merge * per_group * size),
+            shifted(y, part * outputs * size),
+            None if other is None else shifted(other, part * outputs * size),
+            chosen,
+        )
 
 
 def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
@@ -177,14 +211,23 @@ def convolution(s: Steps) -> None:
     x = padded(s, s.channels_last(0, stride), s.attrs["padding"], stride)
     other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
     weight = Weight.of(s, 1)
-    offsets = tuple(tuple(k * d * step for k in range(n)) for n, d, step in zip(weight.shape[2:], s.attrs["dilation"], x.strides[2:]))
+    offsets = tuple(
+        tuple(k * d * step for k in range(n))
+        for n, d, step in zip(weight.shape[2:], s.attrs["dilation"], x.strides[2:])
+    )
     places = (x, y, other or y)
     steps = tuple(place.strides[-1] * times for place, times in zip(places, (s.attrs["stride"][-1], 1, 1)))
     if all(k == 1 for k in weight.shape[2:]) and all(step == 1 for step in s.attrs["stride"]):
-        pixels = Pixels(np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True)
+        pixels = Pixels(
+            np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True
+        )
     else:
-        rows = [[sum(p * step * times for p, step, times in zip(at, each.strides[2:], strides)) for each, strides in
-                 zip(places, (s.attrs["stride"], (1,) * len(at) , (1,) * len(at)))]
-                for at in itertools.product(*(range(n) for n in y.shape[2:-1]))]
+        rows = [
+            [
+                sum(p * step * times for p, step, times in zip(at, each.strides[2:], strides))
+                for each, strides in zip(places, (s.attrs["stride"], (1,) * len(at), (1,) * len(at)))
+            ]
+            for at in itertools.product(*(range(n) for n in y.shape[2:-1]))
+        ]
         pixels = Pixels(np.array(rows, np.int64).reshape(-1, 3), y.shape[-1], s.out.shape[-1], steps)
     convolve(s, x, other, weight, Taps(offsets, x.strides[-1]), pixels)

@@ -26,8 +26,8 @@ from qcompiler.ir import Const, Node
 
 @dataclass(frozen=True)
 class Phase:
-    """Pixels first, first + stride, ... of the result along one axis. taps: slice of the weight; shifts: for each tap, the pixel of x that
-    the first one takes, ascending."""
+    """Pixels first, first + stride, ... of the result along one axis. taps: slice of the weight; shifts: for each tap,
+    the pixel of x that the first one takes, ascending."""
 
     first: int
     count: int
@@ -42,7 +42,14 @@ def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> 
         taps = [k for k in reversed(range(kernel)) if (first + padding - k * dilation) % stride == 0]
         step = taps[0] - taps[1] if len(taps) > 1 else 1
         chosen = slice(taps[0], taps[-1] - step if taps[-1] >= step else None, -step) if taps else slice(0, 0)
-        found.append(Phase(first, -(-(size - first) // stride), chosen, tuple((first + padding - k * dilation) // stride for k in taps)))
+        found.append(
+            Phase(
+                first,
+                -(-(size - first) // stride),
+                chosen,
+                tuple((first + padding - k * dilation) // stride for k in taps),
+            )
+        )
     return found
 
 
@@ -70,12 +77,23 @@ def _dense(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
     x = padded(s, x, borders, channel_stride)
     forward = weight.taken("forward", lambda array: _forward(array, s.attrs["groups"]))
     for number, chosen in enumerate(itertools.product(*axes)):
-        offsets = tuple(tuple((shift + before) * step for shift in phase.shifts)
-                        for phase, (before, _), step in zip(chosen, borders, x.strides[2:]))
-        rows = [[sum(j * step for j, step in zip(at, x.strides[2:])), _start(s, y, chosen, at), 0]
-                for at in itertools.product(*(range(phase.count) for phase in chosen[:-1]))]
-        pixels = Pixels(np.array(rows, np.int64), chosen[-1].count, _static_columns(s, chosen), (x.strides[-1], _spread(s) * y.strides[-1], 0))
-        part = forward.taken(f"phase{number}", lambda array, c=chosen: array[(slice(None), slice(None), *(phase.taps for phase in c))])
+        offsets = tuple(
+            tuple((shift + before) * step for shift in phase.shifts)
+            for phase, (before, _), step in zip(chosen, borders, x.strides[2:])
+        )
+        rows = [
+            [sum(j * step for j, step in zip(at, x.strides[2:])), _start(s, y, chosen, at), 0]
+            for at in itertools.product(*(range(phase.count) for phase in chosen[:-1]))
+        ]
+        pixels = Pixels(
+            np.array(rows, np.int64),
+            chosen[-1].count,
+            _static_columns(s, chosen),
+            (x.strides[-1], _spread(s) * y.strides[-1], 0),
+        )
+        part = forward.taken(
+            f"phase{number}", lambda array, c=chosen: array[(slice(None), slice(None), *(phase.taps for phase in c))]
+        )
         convolve(s, x, None, part, Taps(offsets, x.strides[-1]), pixels)
 
 
@@ -89,8 +107,12 @@ def _depthwise(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
             taps = itertools.product(*(tuple(j + shift for shift in phase.shifts) for j, phase in zip(at, others)))
             rows.append([_start(s, y, chosen, at), 0, *(row_offset(x, tap) for tap in taps)])
         dilation = last.shifts[1] - last.shifts[0] if len(last.shifts) > 1 else 1
-        lines = Lines(rows, last.count, _static_columns(s, chosen), 1, dilation, -last.shifts[0] if last.shifts else 0, _spread(s))
-        part = filters.taken(f"phase{number}", lambda array, c=chosen: array[(slice(None), *(phase.taps for phase in c))])
+        lines = Lines(
+            rows, last.count, _static_columns(s, chosen), 1, dilation, -last.shifts[0] if last.shifts else 0, _spread(s)
+        )
+        part = filters.taken(
+            f"phase{number}", lambda array, c=chosen: array[(slice(None), *(phase.taps for phase in c))]
+        )
         filter_channels(s, x, None, part, lines)
 
 
@@ -99,7 +121,11 @@ def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
     if groups == 1:
         return weight.swapaxes(0, 1)
     inputs, per_group, *kernel = weight.shape
-    return weight.reshape(groups, inputs // groups, per_group, *kernel).swapaxes(1, 2).reshape(groups * per_group, inputs // groups, *kernel)
+    return (
+        weight.reshape(groups, inputs // groups, per_group, *kernel)
+        .swapaxes(1, 2)
+        .reshape(groups * per_group, inputs // groups, *kernel)
+    )
 
 
 def _start(s: Steps, y: Placed, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:

@@ -31,9 +31,10 @@ def _not_depthwise(node: Node, target: Target) -> str | None:
 class Lines:
     """Rows of output pixels, and where the windows of their first pixels lie.
 
-    rows: for each row of an image the pixels in y that it starts at, as (byte offset in y, in the residual), then the byte offset in x of
-    each row of taps, -1 outside. columns: pixels of a row; static_columns: the same where no symbolic size has a say in it. stride,
-    dilation: along the row; before: pixels of the first window before the operand; spread: pixels of y from one to the next.
+    rows: for each row of an image the pixels in y that it starts at, as (byte offset in y, in the residual), then the
+    byte offset in x of each row of taps, -1 outside. columns: pixels of a row; static_columns: the same where no
+    symbolic size has a say in it. stride, dilation: along the row; before: pixels of the first window before the
+    operand; spread: pixels of y from one to the next.
     """
 
     rows: Sequence[Sequence[int]]
@@ -46,14 +47,20 @@ class Lines:
 
 
 def repeated_channels(s: Steps, times: int) -> Placed:
-    """The operand, channels last in the stride of the result, each channel `times` times; a register may be read past its end."""
+    """The operand, channels last in the stride of the result, each channel `times` times; a register may be read past
+    its end."""
     layout = s.out.layout
     if times == 1:
         return s.channels_last_in_arena(0, layout.channel_stride)
     x = s.operand(0)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
     size = x.dtype.itemsize
-    y = Placed(s.scratch(storage_bytes(shape, size, layout) + SLACK, "repeated"), x.dtype, shape, layout_strides(shape, size, layout))
+    y = Placed(
+        s.scratch(storage_bytes(shape, size, layout) + SLACK, "repeated"),
+        x.dtype,
+        shape,
+        layout_strides(shape, size, layout),
+    )
     target = split_axis(shadow(y), 1, x.shape[1], times)
     s.copy(view(x, np.broadcast_to(np.expand_dims(shadow(x), 2), target.shape)), view(y, target))
     return y
@@ -70,15 +77,36 @@ def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, l
         matrix = weight.array.reshape(channels, taps, kw)
         parts = s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
     table = np.array([[*row[:2], *list(row[2:]) * parts] for row in lines.rows], np.int64)
-    static = {"taps": taps * parts, "kw": kw, "stride": lines.stride, "dilation": lines.dilation, "mr": _tile(s, lines),
-              "residual": other is not None}
+    static = {
+        "taps": taps * parts,
+        "kw": kw,
+        "stride": lines.stride,
+        "dilation": lines.dilation,
+        "mr": _tile(s, lines),
+        "residual": other is not None,
+    }
     fill = zero_point(s.type(0)) if quantized else 0
     common = dict(
-        x=x, rows=s.table(table), border=s.table(np.full(x.shape[-1] * stride + SLACK, fill, y.dtype)), other=other, y=y,
-        row_total=y.shape[0] * len(table), row_count=len(table), columns=lines.columns, width=x.shape[-1], before=lines.before,
-        x_image=x.strides[0], y_image=y.strides[0], other_image=other.strides[0] if other else 0, x_pixel=x.strides[-1],
-        y_pixel=y.strides[-1] * lines.spread, other_pixel=other.strides[-1] if other else 0, blocks=-(-channels // block),
-        channels=stride if quantized else channels, writes=("y",), macs=y.shape[0] * len(table) * lines.columns * channels * taps * kw,
+        x=x,
+        rows=s.table(table),
+        border=s.table(np.full(x.shape[-1] * stride + SLACK, fill, y.dtype)),
+        other=other,
+        y=y,
+        row_total=y.shape[0] * len(table),
+        row_count=len(table),
+        columns=lines.columns,
+        width=x.shape[-1],
+        before=lines.before,
+        x_image=x.strides[0],
+        y_image=y.strides[0],
+        other_image=other.strides[0] if other else 0,
+        x_pixel=x.strides[-1],
+        y_pixel=y.strides[-1] * lines.spread,
+        other_pixel=other.strides[-1] if other else 0,
+        blocks=-(-channels // block),
+        channels=stride if quantized else channels,
+        writes=("y",),
+        macs=y.shape[0] * len(table) * lines.columns * channels * taps * kw,
         bytes=(x.elements + y.elements) * y.dtype.itemsize,
     )
     bias = Weight.of(s, 2)
@@ -86,15 +114,32 @@ def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, l
         if bias is None:
             bias = Weight(np.zeros(channels, np.float32), None, "no bias")
         columns_first = weight.taken("columns", lambda array: np.moveaxis(array, -1, 1))
-        s.call(kernels.depthwise_f32, static, w=columns_first.packed(s, block), bias=bias.packed(s, block), scale=None,
-               **activation_bounds(s), **common)
+        s.call(
+            kernels.depthwise_f32,
+            static,
+            w=columns_first.packed(s, block),
+            bias=bias.packed(s, block),
+            scale=None,
+            **activation_bounds(s),
+            **common,
+        )
         return
     order = kernels.quad_order(s.target)
-    terms = requantize_terms(s, lambda: matrix.reshape(channels, -1), None if bias is None else bias.array, slice(0, channels), weight.role)
-    s.call(kernels.depthwise_u8, {**static, "proven": terms.proven},
-           w=s.packed(f"{weight.role}.weight", lambda: kernels.pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order)),
-           bias=s.packed(f"{weight.role}.start", lambda: pack_channels(terms.start, order)),
-           scale=s.packed(f"{weight.role}.scale", lambda: pack_channels(terms.multiplier, order)), **terms.arguments, **common)
+    terms = requantize_terms(
+        s, lambda: matrix.reshape(channels, -1), None if bias is None else bias.array, slice(0, channels), weight.role
+    )
+    s.call(
+        kernels.depthwise_u8,
+        {**static, "proven": terms.proven},
+        w=s.packed(
+            f"{weight.role}.weight",
+            lambda: kernels.pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order),
+        ),
+        bias=s.packed(f"{weight.role}.start", lambda: pack_channels(terms.start, order)),
+        scale=s.packed(f"{weight.role}.scale", lambda: pack_channels(terms.multiplier, order)),
+        **terms.arguments,
+        **common,
+    )
 
 
 def _tile(s: Steps, lines: Lines) -> int:

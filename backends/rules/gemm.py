@@ -35,7 +35,8 @@ class Tile:
 
 
 def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike) -> Tile:
-    """The cheapest tile for rows of `columns` pixels, in dot products issued (loads and latency counted); the first for a symbolic size."""
+    """The cheapest tile for rows of `columns` pixels, in dot products issued (loads and latency counted); the first for
+    a symbolic size."""
     if not isinstance(columns, int) or not isinstance(channels, int):
         mr, nv = tiles[0]
         return Tile(mr, nv, nv * lanes)
@@ -56,8 +57,9 @@ def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, 
 class Window:
     """Where a product reads and writes.
 
-    rows: for each row of an image the byte offsets in x, y, other. taps: byte offsets. columns: pixels of a row. kc: elements a tap.
-    steps: bytes from pixel to pixel in x, y, other. images: how many; strides: bytes from image to image in x, y, other.
+    rows: for each row of an image the byte offsets in x, y, other. taps: byte offsets. columns: pixels of a row. kc:
+    elements a tap. steps: bytes from pixel to pixel in x, y, other. images: how many; strides: bytes from image to
+    image in x, y, other.
     """
 
     rows: np.ndarray
@@ -71,7 +73,8 @@ class Window:
 
 
 def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
-    """`total` pixels at equal distances cut into rows: (first pixel of each, pixels of each). The last row overlaps the one before."""
+    """`total` pixels at equal distances cut into rows: (first pixel of each, pixels of each). The last row overlaps the
+    one before."""
     if total <= mr:
         return np.zeros(1, np.int64), total
     tiles = -(-total // mr)
@@ -89,21 +92,45 @@ def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
     return block
 
 
-def product(s: Steps, window: Window, tile: Tile, weight: Weight, bias: Weight | None, x: object, y: object, other: object | None,
-            channels: slice) -> None:
+def product(
+    s: Steps,
+    window: Window,
+    tile: Tile,
+    weight: Weight,
+    bias: Weight | None,
+    x: object,
+    y: object,
+    other: object | None,
+    channels: slice,
+) -> None:
     """Append one product: `channels` of the result.
 
-    weight: [channels, *rest], the rest in the order of the taps and, innermost, their kc elements (bytes: fewer, zeros are added).
-    bias: [channels]. The multipliers come from the node's types.
+    weight: [channels, *rest], the rest in the order of the taps and, innermost, their kc elements (bytes: fewer, zeros
+    are added). bias: [channels]. The multipliers come from the node's types.
     """
     outputs = weight.shape[0]
     panels = -(-outputs // tile.nr)
     rows, depth = window.images * len(window.rows), len(window.taps) * window.kc
     common = dict(
-        x=x, y=y, other=other, rows=s.table(window.rows), row_total=rows, row_count=len(window.rows),
-        row_block=row_block(rows, panels, window.x_row_bytes), columns=window.columns, x_image=window.strides[0], y_image=window.strides[1],
-        other_image=window.strides[2], x_pixel=window.steps[0], y_pixel=window.steps[1], other_pixel=window.steps[2], kc=window.kc,
-        panels=panels, channels=outputs, writes=("y",), macs=rows * window.columns * outputs * depth,
+        x=x,
+        y=y,
+        other=other,
+        rows=s.table(window.rows),
+        row_total=rows,
+        row_count=len(window.rows),
+        row_block=row_block(rows, panels, window.x_row_bytes),
+        columns=window.columns,
+        x_image=window.strides[0],
+        y_image=window.strides[1],
+        other_image=window.strides[2],
+        x_pixel=window.steps[0],
+        y_pixel=window.steps[1],
+        other_pixel=window.steps[2],
+        kc=window.kc,
+        panels=panels,
+        channels=outputs,
+        writes=("y",),
+        macs=rows * window.columns * outputs * depth,
         bytes=outputs * depth * (1 if s.out.is_quantized else 4),
     )
     static = {"mr": tile.mr, "nv": tile.nv, "residual": other is not None}
@@ -112,8 +139,17 @@ def product(s: Steps, window: Window, tile: Tile, weight: Weight, bias: Weight |
         return
     if bias is None:
         bias = Weight(np.zeros(outputs, np.float32), None, f"no bias of {outputs}")
-    s.call(kernels.conv_f32, static, w=weight.packed(s, tile.nr), bias=bias.packed(s, tile.nr), scale=None,
-           taps=s.table(np.array(window.taps, np.int64)), tap_count=len(window.taps), **activation_bounds(s), **common)
+    s.call(
+        kernels.conv_f32,
+        static,
+        w=weight.packed(s, tile.nr),
+        bias=bias.packed(s, tile.nr),
+        scale=None,
+        taps=s.table(np.array(window.taps, np.int64)),
+        tap_count=len(window.taps),
+        **activation_bounds(s),
+        **common,
+    )
 
 
 def activation_bounds(s: Steps) -> dict[str, float]:
@@ -126,8 +162,8 @@ def activation_bounds(s: Steps) -> dict[str, float]:
 class RequantizeTerms:
     """What the epilogue of a weighted node needs.
 
-    start: i32 [channels], the bias less the zero point of x times the sum of the weights; multiplier: f32 [channels], M of rule (4);
-    proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
+    start: i32 [channels], the bias less the zero point of x times the sum of the weights; multiplier: f32 [channels], M
+    of rule (4); proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
     """
 
     start: np.ndarray
@@ -136,13 +172,25 @@ class RequantizeTerms:
     arguments: dict[str, float]
 
 
-def requantize_terms(s: Steps, codes: Callable[[], np.ndarray], bias: np.ndarray | None, channels: slice, role: str) -> RequantizeTerms:
-    """For `channels` of the result. codes: gives their weights [channels, K], less the zero point; role: unique within the node."""
+def requantize_terms(
+    s: Steps, codes: Callable[[], np.ndarray], bias: np.ndarray | None, channels: slice, role: str
+) -> RequantizeTerms:
+    """For `channels` of the result. codes: gives their weights [channels, K], less the zero point; role: unique within
+    the node."""
     x, w = s.type(0).quant, s.type(1).quant
-    sums, magnitudes = s.once(f"{role}.sums", lambda: np.stack([codes().sum(axis=1, dtype=np.int64),
-                                                                np.abs(codes().astype(np.int32)).sum(axis=1, dtype=np.int64)]))
-    start = (np.zeros(len(sums), np.int64) if bias is None else bias.astype(np.int64)) - np.int64(x.zero_point[0]) * sums
-    multiplier, outputs = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), s.out.shape[-1 if s.node.op == "linear" else 1]
+    sums, magnitudes = s.once(
+        f"{role}.sums",
+        lambda: np.stack(
+            [codes().sum(axis=1, dtype=np.int64), np.abs(codes().astype(np.int32)).sum(axis=1, dtype=np.int64)]
+        ),
+    )
+    start = (np.zeros(len(sums), np.int64) if bias is None else bias.astype(np.int64)) - np.int64(
+        x.zero_point[0]
+    ) * sums
+    multiplier, outputs = (
+        qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales),
+        s.out.shape[-1 if s.node.op == "linear" else 1],
+    )
     if w.axis is not None:  # conv_transpose: the scales of one group serve all
         multiplier = np.tile(multiplier, outputs // len(multiplier))
     multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
@@ -154,13 +202,27 @@ def requantize_terms(s: Steps, codes: Callable[[], np.ndarray], bias: np.ndarray
         other_scale = float(qmath.multiplier(other.scales, over=s.out.quant.scales)[0])
         reach = reach + 255 * other_scale
     limits = bounds(s.out, s.attrs["activation"])
-    arguments = {"zero": zero_point(s.out), "low_code": int(limits["low"]), "high_code": int(limits["high"]),
-                 "other_zero": float(other_zero), "other_scale": other_scale, **limits}
+    arguments = {
+        "zero": zero_point(s.out),
+        "low_code": int(limits["low"]),
+        "high_code": int(limits["high"]),
+        "other_zero": float(other_zero),
+        "other_scale": other_scale,
+        **limits,
+    }
     return RequantizeTerms(start.astype(np.int32), multiplier, bool(reach.max(initial=0) < 2**30), arguments)
 
 
-def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: Weight, bias: Weight | None, window: Window, channels: slice,
-                common: dict[str, object]) -> None:
+def _product_u8(
+    s: Steps,
+    static: dict[str, object],
+    tile: Tile,
+    weight: Weight,
+    bias: Weight | None,
+    window: Window,
+    channels: slice,
+    common: dict[str, object],
+) -> None:
     role, taps, kc = weight.role, len(window.taps), window.kc
 
     @cache
@@ -171,11 +233,17 @@ def _product_u8(s: Steps, static: dict[str, object], tile: Tile, weight: Weight,
     terms = requantize_terms(s, codes, None if bias is None else bias.array, channels, role)
     times = s.once(f"{role}.parts", lambda: np.array([len(byte_parts(codes()))])).item()
     order = kernels.channel_order(s.target, tile.nv)
-    s.call(kernels.conv_u8, {**static, "proven": terms.proven},
-           w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order)),
-           bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
-           scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
-           taps=s.table(np.array(list(window.taps) * times, np.int64)), tap_count=taps * times, **terms.arguments, **common)
+    s.call(
+        kernels.conv_u8,
+        {**static, "proven": terms.proven},
+        w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order)),
+        bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
+        scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
+        taps=s.table(np.array(list(window.taps) * times, np.int64)),
+        tap_count=taps * times,
+        **terms.arguments,
+        **common,
+    )
 
 
 def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:

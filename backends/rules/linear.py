@@ -25,7 +25,9 @@ def linear(s: Steps) -> None:
     tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs)
     starts, columns = runs(math.prod(y.shape[:-1]), tile.mr)
     steps = (depth * size, outputs * size, outputs * size)
-    window = Window(np.stack([starts * step for step in steps], axis=1), [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0])
+    window = Window(
+        np.stack([starts * step for step in steps], axis=1), [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0]
+    )
     product(s, window, tile, weight, Weight.of(s, 2), x, y, other, slice(0, outputs))
 
 

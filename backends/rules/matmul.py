@@ -35,7 +35,10 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
     total = np.zeros(batch, np.int64)
     for axis, (have, want, step) in enumerate(zip(own, batch, steps)):
         if have == want:
-            total = total + np.arange(want, dtype=np.int64).reshape([-1 if i == axis else 1 for i in range(len(batch))]) * step
+            total = (
+                total
+                + np.arange(want, dtype=np.int64).reshape([-1 if i == axis else 1 for i in range(len(batch))]) * step
+            )
     return total.reshape(-1)
 
 
@@ -51,12 +54,22 @@ def matmul(s: Steps) -> None:
     x, w, y = s.row_major(0), s.row_major(1), s.result()
     *batch, m, n = y.shape
     k = x.shape[-1]
-    common = dict(y=y, batch_count=math.prod(batch), m=m, n=n, k=k, writes=("y",), macs=math.prod(batch) * m * n * k,
-                  bytes=(x.elements + w.elements + y.elements) * y.dtype.itemsize)
+    common = dict(
+        y=y,
+        batch_count=math.prod(batch),
+        m=m,
+        n=n,
+        k=k,
+        writes=("y",),
+        macs=math.prod(batch) * m * n * k,
+        bytes=(x.elements + w.elements + y.elements) * y.dtype.itemsize,
+    )
 
     def table(x_bytes: int, w_bytes: int) -> BufferRef:
-        offsets = [_offsets(place.shape[:-2], tuple(batch), matrix)
-                   for place, matrix in ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))]
+        offsets = [
+            _offsets(place.shape[:-2], tuple(batch), matrix)
+            for place, matrix in ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))
+        ]
         return s.table(np.stack(offsets, axis=1))
 
     if not s.out.is_quantized:
@@ -70,8 +83,36 @@ def matmul(s: Steps) -> None:
     centered = s.scratch(x_rows * pairs * 4, "x")
     packed = s.scratch(w_batches * panels * panel_bytes, "w")
     a, b = s.type(0).quant, s.type(1).quant
-    s.call(kernels.center_pairs, x=x, y=centered, rows=x_rows, k=k, zero=a.zero_point[0], writes=("y",), bytes=3 * x.elements)
-    s.call(kernels.pack_pairs, {"nv": nv}, w=w, y=packed, batch_count=w_batches, k=k, n=n, zero=b.zero_point[0], writes=("y",),
-           bytes=3 * w.elements)
-    s.call(kernels.matmul_u8, {"mr": mr, "nv": nv}, x=centered, w=packed, batches=table(m * pairs * 4, panels * panel_bytes),
-           zero=zero_point(s.out), scale=float(qmath.multiplier(a.scales, b.scales, over=s.out.quant.scales)[0]), **bounds(s.out), **common)
+    s.call(
+        kernels.center_pairs,
+        x=x,
+        y=centered,
+        rows=x_rows,
+        k=k,
+        zero=a.zero_point[0],
+        writes=("y",),
+        bytes=3 * x.elements,
+    )
+    s.call(
+        kernels.pack_pairs,
+        {"nv": nv},
+        w=w,
+        y=packed,
+        batch_count=w_batches,
+        k=k,
+        n=n,
+        zero=b.zero_point[0],
+        writes=("y",),
+        bytes=3 * w.elements,
+    )
+    s.call(
+        kernels.matmul_u8,
+        {"mr": mr, "nv": nv},
+        x=centered,
+        w=packed,
+        batches=table(m * pairs * 4, panels * panel_bytes),
+        zero=zero_point(s.out),
+        scale=float(qmath.multiplier(a.scales, b.scales, over=s.out.quant.scales)[0]),
+        **bounds(s.out),
+        **common,
+    )

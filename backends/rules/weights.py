@@ -1,7 +1,9 @@
-"""Weights and biases of conv, conv_transpose and linear: packed when lowering if they are constant, else by copies at run time.
+"""Weights and biases of conv, conv_transpose and linear: packed when lowering if they are constant, else by copies at
+run time.
 
-Codes of weights are taken less their zero point, as whole numbers of up to nine bits. `byte_parts` writes them as sums of i8: a product
-then goes over its taps once a part, which is exact and costs nothing where one part does (zero point 0).
+Codes of weights are taken less their zero point, as whole numbers of up to nine bits. `byte_parts` writes them as sums
+of i8: a product then goes over its taps once a part, which is exact and costs nothing where one part does (zero point
+0).
 """
 
 from __future__ import annotations
@@ -55,14 +57,23 @@ class Weight:
     def packed(self, s: Steps, lanes: int) -> BufferRef | BufferHandle:
         """f32 [channels, *rest] as [channels / lanes, rounded up][*rest][lanes]; in missing lanes lies anything."""
         if self.place is None:
-            return s.packed(f"{self.role} by {lanes}", lambda: pack_floats(self.array.reshape(len(self.array), -1), lanes))
+            return s.packed(
+                f"{self.role} by {lanes}", lambda: pack_floats(self.array.reshape(len(self.array), -1), lanes)
+            )
         channels, *rest = self.shape
         panels = -(-channels // lanes)
         shape = (panels, *rest, lanes)
-        y = Placed(s.scratch(math.prod(shape) * 4, f"{self.role}.packed"), np.dtype(np.float32), shape, row_major_strides(shape, 4))
+        y = Placed(
+            s.scratch(math.prod(shape) * 4, f"{self.role}.packed"),
+            np.dtype(np.float32),
+            shape,
+            row_major_strides(shape, 4),
+        )
         target, whole = np.moveaxis(shadow(y), -1, 1), channels // lanes
-        for part, into in ((split_axis(self.array[:whole * lanes], 0, whole, lanes), target[:whole]),
-                           (self.array[whole * lanes:], target[panels - 1, :channels - whole * lanes])):
+        for part, into in (
+            (split_axis(self.array[: whole * lanes], 0, whole, lanes), target[:whole]),
+            (self.array[whole * lanes :], target[panels - 1, : channels - whole * lanes]),
+        ):
             s.copy(view(self.place, part), view(y, into))
         return y.buffer
 

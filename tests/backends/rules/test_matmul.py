@@ -11,16 +11,25 @@ from qcompiler.types import DType, QuantParams, tensor
 
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 13, 17])
-@pytest.mark.parametrize("k,n", [(1, 1), (2, 15), (3, 16), (4, 17), (5, 31), (7, 32), (8, 33), (9, 63), (16, 64), (33, 65), (64, 130)])
+@pytest.mark.parametrize(
+    "k,n", [(1, 1), (2, 15), (3, 16), (4, 17), (5, 31), (7, 32), (8, 33), (9, 63), (16, 64), (33, 65), (64, 130)]
+)
 def test_sizes_around_the_tile(m: int, k: int, n: int, quantized: bool) -> None:
     check_op("matmul", (tensor("f32", m, k), tensor("f32", k, n)), quantized=quantized, bound=1e-5)
 
 
 @pytest.mark.parametrize("quantized", [True, False])
-@pytest.mark.parametrize("x,y", [
-    ((3, 4, 5), (3, 5, 6)), ((2, 1, 4, 9), (3, 9, 7)), ((4, 9), (2, 3, 9, 7)), ((2, 3, 4, 9), (9, 7)), ((2, 3, 4, 9), (1, 3, 9, 1)),
-    ((1, 1, 2, 3, 4), (2, 2, 1, 4, 5)),
-])
+@pytest.mark.parametrize(
+    "x,y",
+    [
+        ((3, 4, 5), (3, 5, 6)),
+        ((2, 1, 4, 9), (3, 9, 7)),
+        ((4, 9), (2, 3, 9, 7)),
+        ((2, 3, 4, 9), (9, 7)),
+        ((2, 3, 4, 9), (1, 3, 9, 1)),
+        ((1, 1, 2, 3, 4), (2, 2, 1, 4, 5)),
+    ],
+)
 def test_batches_broadcast(x: tuple[int, ...], y: tuple[int, ...], quantized: bool) -> None:
     check_op("matmul", (tensor("f32", *x), tensor("f32", *y)), quantized=quantized, bound=1e-5)
 
