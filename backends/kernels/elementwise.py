@@ -1,404 +1,25 @@
-"""Elementwise kernels with numpy broadcasting: real arithmetic, activations, comparisons, casts, and arithmetic on codes.
+"""Elementwise kernels: real arithmetic, activations, comparisons, casts, selection, plain integers, and arithmetic on codes.
 
-A map goes over up to OUTER outer axes at any strides; along the innermost axis the result lies without gaps, and each operand either
-does too or is one element for all. What is computed lane by lane is a function of `FLOAT`, `PLAIN` or `CODES`.
+Each is a map (see map_loop) with one of the functions of `FLOAT`, `PLAIN`, or of quantized arithmetic. Bytes are worked on a whole
+register at a time: four registers of f32.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qcompiler.backends.kernel_ir.builder import KernelBuilder, KernelDef, kernel
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, KernelDef
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, Type, vector
-from qcompiler.backends.kernels import math as functions
-
-OUTER = 5
-Lanes = Callable[..., Value]
-
-
-# -- real functions of f32 registers; p: the op's float attrs
-
-
-def _wide(function: Callable[..., Value]) -> Lanes:
-    """Evaluate in f64 and round once."""
-
-    def narrow(b: KernelBuilder, *values: Value, **p: Value) -> Value:
-        extended = [b.convert("fpext", value, F64) for value in values]
-        return b.convert("fptrunc", function(b, *extended, **{name: b.convert("fpext", v, F64) for name, v in p.items()}), F32)
-
-    return narrow
-
-
-def _const(b: KernelBuilder, x: Value, value: float) -> Value:
-    return b.const(x.type, value)
-
-
-def _keep_nan(b: KernelBuilder, x: Value, y: Value) -> Value:
-    return b.select(x != x, x, y)
-
-
-def _hardtanh(b: KernelBuilder, x: Value, min_value: Value, max_value: Value) -> Value:
-    return b.select(x < min_value, min_value, b.select(x > max_value, max_value, x))
-
-
-def _clip(b: KernelBuilder, x: Value, low: float, high: float) -> Value:
-    low_value, high_value = _const(b, x, low), _const(b, x, high)
-    return b.select(x < low_value, low_value, b.select(x > high_value, high_value, x))
-
-
-def _elu(b: KernelBuilder, x: Value, alpha: Value) -> Value:
-    return b.select(x > 0.0, x, alpha * functions.expm1(b, _clip(b, x, -math.inf, 0.0)))
-
-
-def _celu(b: KernelBuilder, x: Value, alpha: Value) -> Value:
-    return b.select(x > 0.0, x, alpha * functions.expm1(b, _clip(b, x, -math.inf, 0.0) / alpha))
-
-
-def _softplus(b: KernelBuilder, x: Value, beta: Value, threshold: Value) -> Value:
-    scaled = beta * x
-    soft = (_clip(b, scaled, 0.0, math.inf) + functions.log1p(b, functions.exp(b, -b.fabs(scaled)))) / beta
-    return b.select(scaled > threshold, x, soft)
-
-
-def _mish(b: KernelBuilder, x: Value) -> Value:
-    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, that is x n / (n + 2), n = e^x (e^x + 2); beyond 20 x itself."""
-    e = functions.exp(b, _clip(b, x, -math.inf, 20.0))
-    n = e * (e + 2.0)
-    return b.select(x > 20.0, x, x * (n / (n + 2.0)))
-
-
-def _gelu(b: KernelBuilder, x: Value) -> Value:
-    return x * 0.5 * functions.erfc(b, x * (-1 / math.sqrt(2)))
-
-
-def _gelu_tanh(b: KernelBuilder, x: Value) -> Value:
-    inner = x + x * x * x * 0.044715
-    return x / (functions.exp(b, inner * (-2 * math.sqrt(2 / math.pi))) + 1.0)
-
-
-def _logsigmoid(b: KernelBuilder, x: Value) -> Value:
-    return _clip(b, x, -math.inf, 0.0) - functions.log1p(b, functions.exp(b, -b.fabs(x)))
-
-
-def _softshrink(b: KernelBuilder, x: Value, lambd: Value) -> Value:
-    return b.select(x > lambd, x - lambd, b.select(x < -lambd, x + lambd, x * 0.0))
-
-
-def _sign(b: KernelBuilder, x: Value) -> Value:
-    zero, one = _const(b, x, 0.0), _const(b, x, 1.0)
-    return b.select(x > zero, one, zero) - b.select(x < zero, one, zero)
-
-
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-FLOAT: dict[str, Lanes] = {
-    "relu": lambda b, x: b.select(x < 0.0, _const(b, x, 0.0), x),
-    "relu6": lambda b, x: _clip(b, x, 0.0, 6.0),
-    "hardtanh": _hardtanh,
-    "sigmoid": _wide(functions.sigmoid),
-    "hardsigmoid": _wide(lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0)),
-    "tanh": _wide(functions.tanh),
-    "hardswish": _wide(lambda b, x: x * _clip(b, x + 3.0, 0.0, 6.0) / 6.0),
-    "silu": _wide(lambda b, x: x * functions.sigmoid(b, x)),
-    "gelu": _wide(_gelu),
-    "gelu_tanh": _wide(_gelu_tanh),
-    "mish": _wide(_mish),
-    "elu": _wide(_elu),
-    "selu": _wide(lambda b, x: _elu(b, x, _const(b, x, _SELU_ALPHA)) * _SELU_SCALE),
-    "celu": _wide(_celu),
-    "softplus": _wide(_softplus),
-    "softsign": _wide(lambda b, x: x / (b.fabs(x) + 1.0)),
-    "softshrink": _softshrink,
-    "hardshrink": lambda b, x, lambd: _keep_nan(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
-    "tanhshrink": _wide(lambda b, x: x - functions.tanh(b, x)),
-    "logsigmoid": _wide(_logsigmoid),
-    "leaky_relu": _wide(lambda b, x, negative_slope: b.select(x > 0.0, x, negative_slope * x)),
-    "threshold": lambda b, x, threshold, value: b.select(x <= threshold, value, x),
-    "neg": lambda b, x: -x,
-    "abs": lambda b, x: b.fabs(x),
-    "sqrt": lambda b, x: b.sqrt(x),
-    "rsqrt": lambda b, x: _const(b, x, 1.0) / b.sqrt(x),
-    "reciprocal": lambda b, x: _const(b, x, 1.0) / x,
-    "exp": _wide(functions.exp),
-    "log": _wide(functions.log),
-    "erf": _wide(functions.erf),
-    "floor": lambda b, x: b.floor(x),
-    "ceil": lambda b, x: -b.floor(-x),
-    "round": lambda b, x: b.rint(x),
-    "sign": _sign,
-    "square": lambda b, x: x * x,
-    "add": lambda b, x, y: x + y,
-    "sub": lambda b, x, y: x - y,
-    "mul": lambda b, x, y: x * y,
-    "div": lambda b, x, y: x / y,
-    "minimum": lambda b, x, y: b.select((x <= y) | (x != x), x, y),
-    "maximum": lambda b, x, y: b.select((x >= y) | (x != x), x, y),
-    "pow": _wide(functions.power),
-    "prelu": lambda b, x, slope: b.select(x > 0.0, x, slope * x),
-}
-"""f32 results of f32 operands."""
-
-_COMPARISONS: dict[str, Lanes] = {
-    "equal": lambda b, x, y: x == y,
-    "not_equal": lambda b, x, y: x != y,
-    "less": lambda b, x, y: x < y,
-    "less_equal": lambda b, x, y: x <= y,
-    "greater": lambda b, x, y: x > y,
-    "greater_equal": lambda b, x, y: x >= y,
-}
-
-PLAIN: dict[str, Lanes] = {
-    "add": lambda b, x, y: x + y, "sub": lambda b, x, y: x - y, "mul": lambda b, x, y: x * y,
-    "minimum": lambda b, x, y: b.smin(x, y), "maximum": lambda b, x, y: b.smax(x, y),
-    "neg": lambda b, x: -x, "abs": lambda b, x: b.smax(x, -x), "square": lambda b, x: x * x,
-    "relu": lambda b, x: b.smax(x, 0), "relu6": lambda b, x: b.smin(b.smax(x, 0), 6),
-    "sign": lambda b, x: b.smin(b.smax(x, -1), 1),
-}
-"""Signed integer results of integer operands of the same type."""
-
-
-# -- the loops
-
-
-def _map(b: KernelBuilder, elements: Sequence[Type], inner: Sequence[bool], result: Type, lanes: int,
-         compute: Callable[..., Value]) -> None:
-    """result[...] = compute(operands). elements: memory types of the operands; inner: whether an operand varies along the innermost axis."""
-    count = b.extent("count")
-    sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
-    total = sizes[0]
-    for size in sizes[1:]:
-        total = total * size
-    blocks = (count + (lanes - 1)) // lanes
-    lo, hi = b.share(total * blocks)  # registers of all rows in a line, so that one long row is shared as well
-    first, last = lo // blocks, (hi + (blocks - 1)) // blocks
-    with b.loop(first, last) as outer:
-        begin = b.smax(lo - outer.index * blocks, 0) * lanes
-        end = b.smin(b.smin(hi - outer.index * blocks, blocks) * lanes, count)
-        pointers = []
-        for name in (*(f"x{i}" for i in range(len(elements))), "y"):
-            pointer, rest = b.pointer(name), outer.index
-            for axis in reversed(range(OUTER)):
-                pointer = pointer + (rest % sizes[axis] if axis else rest) * b.extent(f"{name}_s{axis}")
-                rest = rest // sizes[axis] if axis else rest
-            pointers.append(pointer)
-        fixed = [None if varies else b.splat(b.load(element, pointer), lanes)
-                 for element, pointer, varies in zip(elements, pointers, inner)]
-
-        def step(at: Value, left: Value | None) -> None:
-            values = []
-            for element, pointer, same in zip(elements, pointers, fixed):
-                offset, type = at * (element.bits // 8), vector(element, lanes)
-                if same is not None:
-                    values.append(same)
-                else:
-                    values.append(b.load(type, pointer, offset) if left is None else b.load_prefix(type, pointer, offset, left))
-            found, offset = compute(*values), at * (result.bits // 8)
-            if left is None:
-                b.store(found, pointers[-1], offset)
-            else:
-                b.store_prefix(found, pointers[-1], offset, left)
-
-        whole = begin + (end - begin) // lanes * lanes
-        with b.loop(begin, whole, lanes) as loop:
-            step(loop.index, None)
-        with b.if_(whole < end) as tail:
-            step(whole, end - whole)
-            tail.yield_([])
-
-
-def _extents(operands: int) -> tuple[str, ...]:
-    strides = tuple(f"{name}_s{axis}" for name in (*(f"x{i}" for i in range(operands)), "y") for axis in range(OUTER))
-    return ("count", *(f"n{axis}" for axis in range(OUTER)), *strides)
-
-
-def _declare(name: str, operands: int, body: Callable[..., None], extents: Sequence[str] = (), scalars: Sequence[str] = ()) -> KernelDef:
-    body.__name__ = name
-    return kernel(pointers=(*(f"x{i}" for i in range(operands)), "y"), extents=(*_extents(operands), *extents), scalars=scalars)(body)
-
-
-def _real(operands: int) -> KernelDef:
-    def body(b: KernelBuilder, *, op: str, inner: str, params: str, activation: str) -> None:
-        lanes = b.target.f32_lanes
-        p = {name: b.splat(b.scalar(f"p{i}"), lanes) for i, name in enumerate(params.split(",") if params else ())}
-
-        def compute(*values: Value) -> Value:
-            found = FLOAT[op](b, *values, **p)
-            return found if activation == "none" else FLOAT[activation](b, found)
-
-        _map(b, [F32] * operands, [c == "1" for c in inner], F32, lanes, compute)
-
-    return _declare(f"map_f32_{operands}", operands, body, scalars=("p0", "p1"))
-
-
-REAL = {operands: _real(operands) for operands in (1, 2)}
-"""f32 maps by number of operands. static: op, inner ("1" where an operand varies, else "0"), params (names of p0, p1), activation."""
-
-INTEGERS: dict[str, Type] = {"i8": I8, "u8": I8, "bool": I8, "i32": I32, "i64": I64}
-
-
-def _compare_body(b: KernelBuilder, *, op: str, inner: str, dtype: str) -> None:
-    element = F32 if dtype == "f32" else INTEGERS[dtype]
-    lanes = b.target.f32_lanes
-
-    def compute(x: Value, y: Value) -> Value:
-        if dtype in ("u8", "bool"):
-            x, y = b.zext(x, I32), b.zext(y, I32)
-        return b.zext(_COMPARISONS[op](b, x, y), I8)
-
-    _map(b, [element] * 2, [c == "1" for c in inner], I8, lanes, compute)
-
-
-COMPARE = _declare("map_compare", 2, _compare_body)
-
-
-def _plain(operands: int) -> KernelDef:
-    def body(b: KernelBuilder, *, op: str, inner: str, dtype: str) -> None:
-        element, lanes = INTEGERS[dtype], b.target.f32_lanes
-
-        def compute(*values: Value) -> Value:
-            if dtype == "u8":
-                values = tuple(b.zext(v, I32) for v in values)
-                return b.trunc(PLAIN[op](b, *values), I8)
-            return PLAIN[op](b, *values)
-
-        _map(b, [element] * operands, [c == "1" for c in inner], element, lanes, compute)
-
-    return _declare(f"map_integer_{operands}", operands, body)
-
-
-INTEGER = {operands: _plain(operands) for operands in (1, 2)}
-
-
-def _logic(operands: int) -> KernelDef:
-    def body(b: KernelBuilder, *, op: str, inner: str) -> None:
-        compute: Lanes = {"logical_and": lambda x, y: x & y, "logical_or": lambda x, y: x | y, "logical_not": lambda x: x ^ 1}[op]
-        _map(b, [I8] * operands, [c == "1" for c in inner], I8, b.target.vector_bytes, compute)
-
-    return _declare(f"map_bool_{operands}", operands, body)
-
-
-LOGIC = {operands: _logic(operands) for operands in (1, 2)}
-
-
-def _where_body(b: KernelBuilder, *, inner: str, itemsize: int) -> None:
-    element = {1: I8, 4: I32, 8: I64}[itemsize]
-    _map(b, [I8, element, element], [c == "1" for c in inner], element, b.target.f32_lanes, lambda c, x, y: b.select(c != 0, x, y))
-
-
-WHERE = _declare("map_where", 3, _where_body)
-
-_BOUNDS = {"i8": (-128, 127), "u8": (0, 255), "i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}
-
-
-def _cast_body(b: KernelBuilder, *, inner: str, source: str, to: str) -> None:
-    read = F32 if source == "f32" else INTEGERS[source]
-    write = F32 if to == "f32" else INTEGERS[to]
-
-    def compute(x: Value) -> Value:
-        if to == "bool":
-            return b.zext(x != 0, I8)
-        if source == "f32":
-            return x if to == "f32" else _saturated(b, x, to, write)
-        if source in ("u8", "bool") and write is not read:
-            x = b.zext(x, I32)
-        if to == "f32":
-            return b.sitofp(x)
-        bits = x.type.element.bits
-        return x if bits == write.bits else b.trunc(x, write) if bits > write.bits else b.sext(x, write)
-
-    _map(b, [read], [c == "1" for c in inner], write, b.target.f32_lanes, compute)
-
-
-def _saturated(b: KernelBuilder, x: Value, to: str, write: Type) -> Value:
-    """Truncated, saturating, NaN to 0; through f64, which holds every i32. An i64 is made where |x| < 2^63."""
-    low, high = _BOUNDS[to]
-    zero = b.select(x != x, b.const(x.type, 0.0), x)
-    if to != "i64":
-        inside = b.clamp(b.convert("fpext", zero, F64), float(low), float(high))
-        whole = b.convert("fptosi", inside, I32)
-        return whole if write is I32 else b.trunc(whole, write)
-    above, below = zero >= 2.0**63, zero < -(2.0**63)
-    whole = b.convert("fptosi", b.select(above | below, b.const(x.type, 0.0), zero), I64)
-    whole = b.select(above, b.const(whole.type, high), whole)
-    return b.select(below, b.const(whole.type, low), whole)
-
-
-CAST = _declare("map_cast", 1, _cast_body)
-
-
-# -- arithmetic on codes
-
-
-def _codes_body(b: KernelBuilder, *, op: str, inner: str) -> None:
-    """u8 codes: f32 terms of both operands in units of the result's scale, combined, clamped, rounded."""
-    lanes = b.target.i32_lanes
-
-    def scalar(name: str) -> Value:
-        return b.splat(b.scalar(name), lanes)
-
-    zeros = [b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("zero0", "zero1")]
-    zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
-
-    def compute(*codes: Value) -> Value:
-        x, y = (b.zext(q, I32) - z for q, z in zip(codes, zeros))
-        if op == "mul":
-            real = b.sitofp(x * y) * scalar("scale0")
-        elif op == "div":
-            real = b.sitofp(x) / b.sitofp(y) * scalar("scale0")
-        else:
-            real = FLOAT[op](b, b.sitofp(x) * scalar("scale0"), b.sitofp(y) * scalar("scale1"))
-        rounded = b.target.round_to_i32(b, b.clamp(real, scalar("low"), scalar("high")))
-        return b.trunc(rounded + zero, I8)
-
-    _map(b, [I8, I8], [c == "1" for c in inner], I8, lanes, compute)
-
-
-CODES = _declare("map_codes", 2, _codes_body, ("zero0", "zero1", "zero"), ("scale0", "scale1", "low", "high"))
-
-
-def _prelu_body(b: KernelBuilder, *, inner: str) -> None:
-    """u8 codes and a f32 multiplier for each negative one; p0: the multiplier of the others."""
-    lanes = b.target.i32_lanes
-    in_zero, zero = (b.splat(b.trunc(b.extent(n), I32), lanes) for n in ("in_zero", "zero"))
-    scale, low, high = (b.splat(b.scalar(n), lanes) for n in ("scale", "low", "high"))
-
-    def compute(codes: Value, slope: Value) -> Value:
-        centered = b.zext(codes, I32) - in_zero
-        real = b.sitofp(centered) * b.select(centered > 0, scale, slope)
-        return b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8)
-
-    _map(b, [I8, F32], [c == "1" for c in inner], I8, lanes, compute)
-
-
-PRELU_CODES = _declare("map_prelu_codes", 2, _prelu_body, ("in_zero", "zero"), ("scale", "low", "high"))
-
-
-def _affine_body(b: KernelBuilder, *, inner: str) -> None:
-    """x * factor + shift, through f64."""
-    compute = _wide(lambda b, x, factor, shift: x * factor + shift)
-    _map(b, [F32] * 3, [c == "1" for c in inner], F32, b.target.f32_lanes, lambda *values: compute(b, *values))
-
-
-AFFINE = _declare("map_affine", 3, _affine_body)
-
-
-def _affine_codes_body(b: KernelBuilder, *, inner: str) -> None:
-    """f32(q - in_zero) * factor + shift, requantized; factor and shift in units of the scales."""
-    lanes = b.target.i32_lanes
-    in_zero, zero = (b.splat(b.trunc(b.extent(n), I32), lanes) for n in ("in_zero", "zero"))
-    low, high = (b.splat(b.scalar(n), lanes) for n in ("low", "high"))
-
-    def compute(codes: Value, factor: Value, shift: Value) -> Value:
-        real = b.sitofp(b.zext(codes, I32) - in_zero) * factor + shift
-        return b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8)
-
-    _map(b, [I8, F32, F32], [c == "1" for c in inner], I8, lanes, compute)
-
-
-AFFINE_CODES = _declare("map_affine_codes", 3, _affine_codes_body, ("in_zero", "zero"), ("low", "high"))
+from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.map_loop import OUTER, Plan, declare_map, emit_map
+from qcompiler.backends.kernels.real_functions import FLOAT, SIMPLE, Lanes, in_f64
+
+__all__ = ["FLOAT", "OUTER", "PLAIN", "static_inner"]
+
+REALS: dict[str, Type] = {"f32": F32, "f64": F64}
+INTEGERS: dict[str, Type] = {"i8": I8, "u8": I8, "bool": I8, "i16": I16, "i32": I32, "i64": I64}
+UNSIGNED = frozenset({"u8", "bool"})
 
 
 def static_inner(varies: Sequence[bool]) -> str:
@@ -409,3 +30,338 @@ def static_inner(varies: Sequence[bool]) -> str:
 def attr_names(attrs: dict[str, Any]) -> list[str]:
     """Names of an op's float attrs, which become p0, p1."""
     return [name for name, value in attrs.items() if isinstance(value, float)]
+
+
+def _varies(inner: str) -> list[bool]:
+    return [c == "1" for c in inner]
+
+
+def _lanes(b: KernelBuilder, element: Type) -> int:
+    """Elements of one register."""
+    return b.target.vector_bytes // element.bytes
+
+
+def _bytes_plan(b: KernelBuilder) -> Plan:
+    """Whole registers of bytes; then quarters, a register of f32 each."""
+    return (b.target.vector_bytes, 1), (b.target.f32_lanes, 1)
+
+
+def _plan(b: KernelBuilder, element: Type, unroll: int) -> Plan:
+    """Registers of an element, several at a time; bytes as `_bytes_plan`."""
+    lanes = _lanes(b, element)
+    return _bytes_plan(b) if element is I8 else ((lanes, unroll), (lanes, 1)) if unroll > 1 else ((lanes, 1),)
+
+
+# -- real
+
+
+def _real(operands: int) -> KernelDef:
+    def body(b: KernelBuilder, *, op: str, inner: str, params: str, activation: str, dtype: str) -> None:
+        element = REALS[dtype]
+
+        def prepare(lanes: int) -> Lanes:
+            p = {}
+            for i, name in enumerate(params.split(",") if params else ()):
+                p[name] = b.splat(b.convert("fpext", b.scalar(f"p{i}"), F64) if element is F64 else b.scalar(f"p{i}"), lanes)
+
+            def compute(*values: Value) -> Value:
+                found = FLOAT[op](b, *values, **p)
+                return found if activation == "none" else FLOAT[activation](b, found)
+
+            return compute
+
+        emit_map(b, [element] * operands, _varies(inner), element, _plan(b, element, 4 if op in SIMPLE else 1), prepare)
+
+    return declare_map(f"map_real_{operands}", operands, body, scalars=("p0", "p1"))
+
+
+REAL = {operands: _real(operands) for operands in (1, 2)}
+"""Maps of reals by number of operands. static: op, inner ("1" where an operand varies, else "0"), params (names of p0, p1), activation,
+dtype."""
+
+
+def _affine_body(b: KernelBuilder, *, inner: str) -> None:
+    """x * factor + shift, through f64."""
+    compute = in_f64(lambda b, x, factor, shift: x * factor + shift)
+    emit_map(b, [F32] * 3, _varies(inner), F32, _plan(b, F32, 2), lambda lanes: lambda *values: compute(b, *values))
+
+
+AFFINE = declare_map("map_affine", 3, _affine_body)
+
+
+# -- comparison, selection, bools
+
+
+_COMPARISONS: dict[str, Lanes] = {
+    "equal": lambda b, x, y: x == y,
+    "not_equal": lambda b, x, y: x != y,
+    "less": lambda b, x, y: x < y,
+    "less_equal": lambda b, x, y: x <= y,
+    "greater": lambda b, x, y: x > y,
+    "greater_equal": lambda b, x, y: x >= y,
+}
+_UNSIGNED_COMPARISONS = {"less": "ult", "less_equal": "ule", "greater": "ugt", "greater_equal": "uge"}
+
+
+def _compare_body(b: KernelBuilder, *, op: str, inner: str, dtype: str) -> None:
+    element = REALS.get(dtype) or INTEGERS[dtype]
+
+    def compute(x: Value, y: Value) -> Value:
+        if dtype in UNSIGNED and op in _UNSIGNED_COMPARISONS:
+            return b.zext(b.icmp(_UNSIGNED_COMPARISONS[op], x, y), I8)
+        return b.zext(_COMPARISONS[op](b, x, y), I8)
+
+    emit_map(b, [element] * 2, _varies(inner), I8, _bytes_plan(b), lambda lanes: compute)
+
+
+COMPARE = declare_map("map_compare", 2, _compare_body)
+
+
+def _logic(operands: int) -> KernelDef:
+    def body(b: KernelBuilder, *, op: str, inner: str) -> None:
+        compute: Lanes = {"logical_and": lambda x, y: x & y, "logical_or": lambda x, y: x | y, "logical_not": lambda x: x ^ 1}[op]
+        emit_map(b, [I8] * operands, _varies(inner), I8, _bytes_plan(b), lambda lanes: compute)
+
+    return declare_map(f"map_bool_{operands}", operands, body)
+
+
+LOGIC = {operands: _logic(operands) for operands in (1, 2)}
+
+
+def _where_body(b: KernelBuilder, *, inner: str, itemsize: int) -> None:
+    element = {1: I8, 2: I16, 4: I32, 8: I64}[itemsize]
+    emit_map(b, [I8, element, element], _varies(inner), element, _plan(b, element, 4), lambda lanes: lambda c, x, y: b.select(c != 0, x, y))
+
+
+WHERE = declare_map("map_where", 3, _where_body)
+
+
+# -- plain integers
+
+
+PLAIN: dict[str, Lanes] = {
+    "add": lambda b, x, y: x + y, "sub": lambda b, x, y: x - y, "mul": lambda b, x, y: x * y,
+    "minimum": lambda b, x, y: b.smin(x, y), "maximum": lambda b, x, y: b.smax(x, y),
+    "neg": lambda b, x: -x, "abs": lambda b, x: b.smax(x, -x), "square": lambda b, x: x * x,
+    "relu": lambda b, x: b.smax(x, 0), "relu6": lambda b, x: b.smin(b.smax(x, 0), 6),
+    "sign": lambda b, x: b.smin(b.smax(x, -1), 1),
+}
+"""Integer results of signed operands of the same type; sums and products wrap."""
+
+_UNSIGNED_PLAIN: dict[str, Lanes] = {
+    "minimum": lambda b, x, y: b.umin(x, y), "maximum": lambda b, x, y: b.umax(x, y),
+    "abs": lambda b, x: x, "relu": lambda b, x: x, "relu6": lambda b, x: b.umin(x, 6), "sign": lambda b, x: b.umin(x, 1),
+}
+
+
+def _integers(operands: int) -> KernelDef:
+    def body(b: KernelBuilder, *, op: str, inner: str, dtype: str) -> None:
+        element = INTEGERS[dtype]
+        function = _UNSIGNED_PLAIN.get(op, PLAIN[op]) if dtype in UNSIGNED else PLAIN[op]
+        emit_map(b, [element] * operands, _varies(inner), element, _plan(b, element, 2), lambda lanes: lambda *values: function(b, *values))
+
+    return declare_map(f"map_integer_{operands}", operands, body)
+
+
+INTEGER = {operands: _integers(operands) for operands in (1, 2)}
+
+
+def _clamp_body(b: KernelBuilder, *, inner: str, dtype: str) -> None:
+    """`low` where x < above, `high` where x > below."""
+    element = INTEGERS[dtype]
+
+    def prepare(lanes: int) -> Lanes:
+        def bound(name: str) -> Value:
+            return b.splat(b.extent(name) if element is I64 else b.trunc(b.extent(name), element), lanes)
+
+        above, low, below, high = (bound(name) for name in ("above", "low", "below", "high"))
+        less = "ult" if dtype in UNSIGNED else "slt"
+        return lambda x: b.select(b.icmp(less, x, above), low, b.select(b.icmp(less, below, x), high, x))
+
+    emit_map(b, [element], _varies(inner), element, _plan(b, element, 2), prepare)
+
+
+CLAMP = declare_map("map_clamp", 1, _clamp_body, ("above", "low", "below", "high"))
+
+
+# -- casts
+
+
+_BOUNDS = {"i8": (-128, 127), "u8": (0, 255), "i16": (-(2**15), 2**15 - 1), "i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}
+
+
+def _cast_body(b: KernelBuilder, *, inner: str, source: str, to: str) -> None:
+    read, write = (REALS.get(dtype) or INTEGERS[dtype] for dtype in (source, to))
+
+    def compute(x: Value) -> Value:
+        if to == "bool":
+            return b.zext(x != 0, I8)
+        if read.is_float and write.is_float:
+            return x if read is write else b.convert("fpext" if write is F64 else "fptrunc", x, write)
+        if read.is_float:
+            return _saturated(b, x, to, write)
+        if source in UNSIGNED and write.bits > 8:
+            x = b.zext(x, I32)
+        if write.is_float:
+            return b.sitofp(x, write)
+        bits = x.type.element.bits
+        return x if bits == write.bits else b.trunc(x, write) if bits > write.bits else b.sext(x, write)
+
+    lanes = max(b.target.f32_lanes, 4)
+    emit_map(b, [read], _varies(inner), write, ((lanes, 2), (lanes, 1)), lambda lanes: compute)
+
+
+def _saturated(b: KernelBuilder, x: Value, to: str, write: Type) -> Value:
+    """Truncated, saturating, NaN to 0. i32 through f64, which holds every one; an i64 is made where |x| < 2^63."""
+    low, high = _BOUNDS[to]
+    x = b.select(x != x, b.const(x.type, 0.0), x)
+    if to != "i64":
+        if write is I32:
+            x = b.convert("fpext", x, F64)
+        whole = b.convert("fptosi", b.clamp(x, float(low), float(high)), I32)
+        return whole if write is I32 else b.trunc(whole, write)
+    above, below = x >= 2.0**63, x < -(2.0**63)
+    whole = b.convert("fptosi", b.select(above | below, b.const(x.type, 0.0), x), I64)
+    whole = b.select(above, b.const(whole.type, high), whole)
+    return b.select(below, b.const(whole.type, low), whole)
+
+
+CAST = declare_map("map_cast", 1, _cast_body)
+
+
+# -- arithmetic on codes
+
+
+class Codes:
+    """u8 codes as f32 registers and back, for `lanes` codes at a time: a register of bytes is four registers of f32, fewer are one."""
+
+    def __init__(self, b: KernelBuilder, lanes: int) -> None:
+        self.b, self.lanes = b, lanes
+        self.whole = lanes == b.target.vector_bytes
+        self.low, self.high = (self.real(b.scalar(name)) for name in ("low", "high"))
+        zero = b.extent("zero")
+        self.zero = b.splat(b.trunc(zero, I16 if self.whole else I32), lanes // 2 if self.whole else lanes)
+
+    def real(self, value: Value) -> Value:
+        """A f32 scalar in every lane of a register."""
+        return self.b.splat(value, self.b.target.f32_lanes)
+
+    def shift(self, zero: str) -> Value:
+        """What `centered` subtracts for the zero point that is extent `zero`."""
+        value = self.b.sitofp(self.b.trunc(self.b.extent(zero), I32))
+        return self.real(value + 2.0**23 if self.whole else value)
+
+    def centered(self, codes: Value, shift: Value) -> list[Value]:
+        """f32(q - zero_point), exact, in registers of which the lanes come in the order of `interleaved`."""
+        b = self.b
+        if not self.whole:
+            return [b.sitofp(b.zext(codes, I32)) - shift]
+        words = vector(I16, self.lanes // 2)
+        halves = b.target.interleaved(b, codes, b.zero(codes.type))
+        return [real - shift for half in halves for real in b.target.words_above_2_23(b, b.bitcast(half, words))]
+
+    def aligned(self, values: Value) -> list[Value]:
+        """<lanes x f32> in the order that `centered` gives."""
+        if not self.whole:
+            return [values]
+        b, register = self.b, self.b.target.f32_lanes
+        parts = [b.slice(values, start, register) for start in range(0, self.lanes, register)]
+        order = range(self.lanes)
+        block = [i for half in range(2) for k in range(self.lanes // 16) for i in order[16 * k + 8 * half:16 * k + 8 * half + 8]]
+        pairs = b.target.pair_order()
+        found = []
+        for half in range(2):
+            words = block[half * self.lanes // 2:(half + 1) * self.lanes // 2]
+            lanes = [words[i] for i in pairs]
+            found += [self._gather(parts, lanes[:register]), self._gather(parts, lanes[register:])]
+        return found
+
+    def _gather(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
+        """Lanes of consecutive registers, of which two hold them all or each holds as many."""
+        b, register = self.b, self.b.target.f32_lanes
+        sources = list(dict.fromkeys(lane // register for lane in lanes))
+        if len(sources) <= 2:
+            second = sources[-1]
+            place = {source: i * register for i, source in reversed(list(enumerate([sources[0], second])))}
+            return b.shuffle(parts[sources[0]], parts[second], [place[lane // register] + lane % register for lane in lanes])
+        half = len(lanes) // 2
+        low, high = self._gather_half(parts, lanes[:half]), self._gather_half(parts, lanes[half:])
+        return b.shuffle(low, high, range(2 * half))
+
+    def _gather_half(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
+        register = self.b.target.f32_lanes
+        first, second = lanes[0] // register, lanes[-1] // register
+        return self.b.shuffle(parts[first], parts[second], [lane % register + (register if lane // register != first else 0) for lane in lanes])
+
+    def requantized(self, reals: Sequence[Value]) -> Value:
+        """Clamped, rounded, shifted; bytes in order."""
+        b = self.b
+        rounded = [b.target.round_to_i32(b, b.clamp(real, self.low, self.high)) for real in reals]
+        if not self.whole:
+            return b.trunc(rounded[0] + self.zero, I8)
+        words = [b.target.pack_words(b, rounded[i], rounded[i + 1]) + self.zero for i in (0, 2)]
+        return b.target.pack_bytes(b, *words)
+
+
+def _codes_body(b: KernelBuilder, *, op: str, inner: str) -> None:
+    """u8 codes: f32 terms of both operands in units of the result's scale, combined, clamped, rounded."""
+
+    def combine(x: Value, y: Value, first: Value, second: Value) -> Value:
+        if op == "mul":
+            return x * y * first  # the product is an integer below 2^24
+        if op == "div":
+            return x / y * first
+        return FLOAT[op](b, x * first, y * second)
+
+    def prepare(lanes: int) -> Lanes:
+        codes = Codes(b, lanes)
+        shifts, scales = [codes.shift(name) for name in ("zero0", "zero1")], [codes.real(b.scalar(name)) for name in ("scale0", "scale1")]
+
+        def compute(x: Value, y: Value) -> Value:
+            terms = zip(codes.centered(x, shifts[0]), codes.centered(y, shifts[1]))
+            return codes.requantized([combine(p, q, *scales) for p, q in terms])
+
+        return compute
+
+    emit_map(b, [I8, I8], _varies(inner), I8, _bytes_plan(b), prepare)
+
+
+CODES = declare_map("map_codes", 2, _codes_body, ("zero0", "zero1", "zero"), ("scale0", "scale1", "low", "high"))
+
+
+def _prelu_body(b: KernelBuilder, *, inner: str) -> None:
+    """u8 codes and a f32 multiplier for each negative one; scale: the multiplier of the others."""
+
+    def prepare(lanes: int) -> Lanes:
+        codes = Codes(b, lanes)
+        shift, scale = codes.shift("in_zero"), codes.real(b.scalar("scale"))
+
+        def compute(x: Value, slopes: Value) -> Value:
+            pairs = zip(codes.centered(x, shift), codes.aligned(slopes))
+            return codes.requantized([q * b.select(q > 0.0, scale, slope) for q, slope in pairs])
+
+        return compute
+
+    emit_map(b, [I8, F32], _varies(inner), I8, _bytes_plan(b), prepare)
+
+
+PRELU_CODES = declare_map("map_prelu_codes", 2, _prelu_body, ("in_zero", "zero"), ("scale", "low", "high"))
+
+
+def _affine_codes_body(b: KernelBuilder, *, inner: str) -> None:
+    """f32(q - in_zero) * factor + shift, requantized; factor and shift in units of the scales."""
+
+    def prepare(lanes: int) -> Lanes:
+        codes = Codes(b, lanes)
+        in_zero = codes.shift("in_zero")
+
+        def compute(x: Value, factors: Value, shifts: Value) -> Value:
+            terms = zip(codes.centered(x, in_zero), codes.aligned(factors), codes.aligned(shifts))
+            return codes.requantized([q * factor + shift for q, factor, shift in terms])
+
+        return compute
+
+    emit_map(b, [I8, F32, F32], _varies(inner), I8, _bytes_plan(b), prepare)
+
+
+AFFINE_CODES = declare_map("map_affine_codes", 3, _affine_codes_body, ("in_zero", "zero"), ("low", "high"))

@@ -122,7 +122,7 @@ def real_map(s: Steps) -> None:
     values = {f"p{i}": attrs[params[i]] if i < len(params) else 0.0 for i in range(2)}
     operands = [s.operand(i) for i in range(len(s.node.operands))]
     run_map(s, kernels.REAL[len(operands)], operands,
-            {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none")}, **values)
+            {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none"), "dtype": _dtype(s.node)}, **values)
 
 
 @lowers("sin", "cos", unless=_not_f32)
@@ -135,7 +135,7 @@ def trigonometric(s: Steps) -> None:
 @lowers("prelu", unless=_not_f32)
 def real_prelu(s: Steps) -> None:
     run_map(s, kernels.REAL[2], [s.operand(0), _per_channel(s, s.operand(1))],
-            {"op": "prelu", "params": "", "activation": "none"}, p0=0.0, p1=0.0)
+            {"op": "prelu", "params": "", "activation": "none", "dtype": _dtype(s.node)}, p0=0.0, p1=0.0)
 
 
 def _per_channel(s: Steps, values: Placed) -> Placed:

@@ -1,0 +1,142 @@
+"""Real functions of f32 registers, lane by lane: what elementwise kernels and fused activations compute.
+
+Functions that need more than a few IEEE operations are evaluated in f64 and rounded once. Attrs of an op come as f32 values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, F64
+from qcompiler.backends.kernels import math as functions
+
+Lanes = Callable[..., Value]
+
+
+def in_f64(function: Callable[..., Value]) -> Lanes:
+    """Evaluate in f64 and round once."""
+
+    def narrow(b: KernelBuilder, *values: Value, **p: Value) -> Value:
+        extended = [b.convert("fpext", value, F64) for value in values]
+        return b.convert("fptrunc", function(b, *extended, **{name: b.convert("fpext", v, F64) for name, v in p.items()}), F32)
+
+    return narrow
+
+
+def _const(b: KernelBuilder, x: Value, value: float) -> Value:
+    return b.const(x.type, value)
+
+
+def _keep_nan(b: KernelBuilder, x: Value, y: Value) -> Value:
+    return b.select(x != x, x, y)
+
+
+def _hardtanh(b: KernelBuilder, x: Value, min_value: Value, max_value: Value) -> Value:
+    return b.select(x < min_value, min_value, b.select(x > max_value, max_value, x))
+
+
+def _clip(b: KernelBuilder, x: Value, low: float, high: float) -> Value:
+    low_value, high_value = _const(b, x, low), _const(b, x, high)
+    return b.select(x < low_value, low_value, b.select(x > high_value, high_value, x))
+
+
+def _elu(b: KernelBuilder, x: Value, alpha: Value) -> Value:
+    return b.select(x > 0.0, x, alpha * functions.expm1(b, _clip(b, x, -math.inf, 0.0)))
+
+
+def _celu(b: KernelBuilder, x: Value, alpha: Value) -> Value:
+    return b.select(x > 0.0, x, alpha * functions.expm1(b, _clip(b, x, -math.inf, 0.0) / alpha))
+
+
+def _softplus(b: KernelBuilder, x: Value, beta: Value, threshold: Value) -> Value:
+    scaled = beta * x
+    soft = (_clip(b, scaled, 0.0, math.inf) + functions.log1p(b, functions.exp(b, -b.fabs(scaled)))) / beta
+    return b.select(scaled > threshold, x, soft)
+
+
+def _mish(b: KernelBuilder, x: Value) -> Value:
+    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, that is x n / (n + 2), n = e^x (e^x + 2); beyond 20 x itself."""
+    e = functions.exp(b, _clip(b, x, -math.inf, 20.0))
+    n = e * (e + 2.0)
+    return b.select(x > 20.0, x, x * (n / (n + 2.0)))
+
+
+def _gelu(b: KernelBuilder, x: Value) -> Value:
+    return x * 0.5 * functions.erfc(b, x * (-1 / math.sqrt(2)))
+
+
+def _gelu_tanh(b: KernelBuilder, x: Value) -> Value:
+    inner = x + x * x * x * 0.044715
+    return x / (functions.exp(b, inner * (-2 * math.sqrt(2 / math.pi))) + 1.0)
+
+
+def _logsigmoid(b: KernelBuilder, x: Value) -> Value:
+    return _clip(b, x, -math.inf, 0.0) - functions.log1p(b, functions.exp(b, -b.fabs(x)))
+
+
+def _softshrink(b: KernelBuilder, x: Value, lambd: Value) -> Value:
+    return b.select(x > lambd, x - lambd, b.select(x < -lambd, x + lambd, x * 0.0))
+
+
+def _sign(b: KernelBuilder, x: Value) -> Value:
+    zero, one = _const(b, x, 0.0), _const(b, x, 1.0)
+    return b.select(x > zero, one, zero) - b.select(x < zero, one, zero)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+FLOAT: dict[str, Lanes] = {
+    "relu": lambda b, x: b.select(x < 0.0, _const(b, x, 0.0), x),
+    "relu6": lambda b, x: _clip(b, x, 0.0, 6.0),
+    "hardtanh": _hardtanh,
+    "sigmoid": in_f64(functions.sigmoid),
+    "hardsigmoid": in_f64(lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0)),
+    "tanh": in_f64(functions.tanh),
+    "hardswish": in_f64(lambda b, x: x * _clip(b, x + 3.0, 0.0, 6.0) / 6.0),
+    "silu": in_f64(lambda b, x: x * functions.sigmoid(b, x)),
+    "gelu": in_f64(_gelu),
+    "gelu_tanh": in_f64(_gelu_tanh),
+    "mish": in_f64(_mish),
+    "elu": in_f64(_elu),
+    "selu": in_f64(lambda b, x: _elu(b, x, _const(b, x, _SELU_ALPHA)) * _SELU_SCALE),
+    "celu": in_f64(_celu),
+    "softplus": in_f64(_softplus),
+    "softsign": in_f64(lambda b, x: x / (b.fabs(x) + 1.0)),
+    "softshrink": _softshrink,
+    "hardshrink": lambda b, x, lambd: _keep_nan(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
+    "tanhshrink": in_f64(lambda b, x: x - functions.tanh(b, x)),
+    "logsigmoid": in_f64(_logsigmoid),
+    "leaky_relu": lambda b, x, negative_slope: b.select(x > 0.0, x, negative_slope * x),
+    "threshold": lambda b, x, threshold, value: b.select(x <= threshold, value, x),
+    "neg": lambda b, x: -x,
+    "abs": lambda b, x: b.fabs(x),
+    "sqrt": lambda b, x: b.sqrt(x),
+    "rsqrt": lambda b, x: _const(b, x, 1.0) / b.sqrt(x),
+    "reciprocal": lambda b, x: _const(b, x, 1.0) / x,
+    "exp": in_f64(functions.exp),
+    "log": in_f64(functions.log),
+    "erf": in_f64(functions.erf),
+    "floor": lambda b, x: b.floor(x),
+    "ceil": lambda b, x: -b.floor(-x),
+    "round": lambda b, x: b.rint(x),
+    "sign": _sign,
+    "square": lambda b, x: x * x,
+    "add": lambda b, x, y: x + y,
+    "sub": lambda b, x, y: x - y,
+    "mul": lambda b, x, y: x * y,
+    "div": lambda b, x, y: x / y,
+    "minimum": lambda b, x, y: b.select((x <= y) | (x != x), x, y),
+    "maximum": lambda b, x, y: b.select((x >= y) | (x != x), x, y),
+    "pow": in_f64(functions.power),
+    "prelu": lambda b, x, slope: b.select(x > 0.0, x, slope * x),
+}
+"""f32 results of f32 operands."""
+
+SIMPLE = frozenset({
+    "relu", "relu6", "hardtanh", "softshrink", "hardshrink", "threshold", "neg", "abs", "floor", "ceil", "round", "sign", "square", "add",
+    "sub", "mul", "minimum", "maximum", "prelu", "leaky_relu",
+})
+"""Functions so short that several registers at a time pay."""
