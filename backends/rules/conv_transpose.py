@@ -72,8 +72,9 @@ def _dense(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
     x = s.channels_last(0, channel_stride)
     borders = []
     for size, along in zip(x.shape[2:], axes):
-        reach = [(shift, shift + phase.count) for phase in along for shift in phase.shifts]
-        borders.append((max(0, -min(first for first, _ in reach)), max(0, max(last for _, last in reach) - size)))
+        first = min((shift for phase in along for shift in phase.shifts), default=0)
+        last = max((shift + phase.count for phase in along for shift in phase.shifts), default=0)
+        borders.append((max(0, -first), max(0, last - size)))
     x = padded(s, x, borders, channel_stride)
     forward = weight.taken("forward", lambda array: _forward(array, s.attrs["groups"]))
     for number, chosen in enumerate(itertools.product(*axes)):

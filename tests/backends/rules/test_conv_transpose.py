@@ -123,3 +123,10 @@ def test_nan_and_infinity_stay_in_their_window() -> None:
         check_op(
             "conv_transpose", (data, np.ones((4, 4 // groups, kernel, kernel), np.float32)), _attrs(2, 2, groups=groups)
         )
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_results_that_no_tap_reaches_are_the_bias(groups: int, quantized: bool) -> None:
+    operands = (tensor("f32", 1, 4, 2, 2), tensor("f32", 4, 4 // groups, 1, 1), tensor("f32", 4))
+    check_op("conv_transpose", operands, _attrs(2, 3, (1, 1), groups=groups), quantized=quantized)
