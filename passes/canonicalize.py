@@ -19,7 +19,22 @@ class _Identity:
     """Nodes that give their operand back."""
 
     rule = "identity"
-    ops = ("reshape", "expand", "cast", "dropout", "transpose", "pad", "slice", "tile", "concat", "resize", "mul", "div", "relu", "relu6")
+    ops = (
+        "reshape",
+        "expand",
+        "cast",
+        "dropout",
+        "transpose",
+        "pad",
+        "slice",
+        "tile",
+        "concat",
+        "resize",
+        "mul",
+        "div",
+        "relu",
+        "relu6",
+    )
 
     def check(self, graph: Graph, node: Node) -> str | None:
         return None if self._same(node) else "it changes its operand"

@@ -18,8 +18,8 @@ _LARGEST_COMPARED = 4096  # bytes of a constant whose data is compared
 class Cse:
     """Merge nodes of the same op, operands, attrs and types: the later ones' users read the first one.
 
-    Equal small constants count as the same operand, operands of commutative ops in any order. Nodes that resolved to different
-    qconfigs stay apart.
+    Equal small constants count as the same operand, operands of commutative ops in any order. Nodes that resolved to
+    different qconfigs stay apart.
 
     Before:
         %a = exp(%x) : f32[4]

@@ -30,10 +30,18 @@ class _MatmulByConstant:
         type, quant = const.type, const.type.quant
         if quant is not None:
             quant = quant.moved(None if quant.axis is None else 1 - quant.axis)
-        transposed: Value = graph.add_const(f"{const.name}.t", const.data.T, TensorType(type.dtype, type.shape[::-1], quant))
+        transposed: Value = graph.add_const(
+            f"{const.name}.t", const.data.T, TensorType(type.dtype, type.shape[::-1], quant)
+        )
         if weight is not const:  # a quantized matrix, dequantized
-            transposed = graph.create("dequantize", [transposed], types=TensorType(weight.type.dtype, type.shape[::-1]),
-                                      names=f"{weight.name}.t", loc=weight.producer.loc, before=node).result
+            transposed = graph.create(
+                "dequantize",
+                [transposed],
+                types=TensorType(weight.type.dtype, type.shape[::-1]),
+                names=f"{weight.name}.t",
+                loc=weight.producer.loc,
+                before=node,
+            ).result
         graph.replace(node, "linear", [x, transposed])
         if weight is not const and not weight.uses and not graph.is_output(weight):
             graph.erase(weight.producer)
@@ -78,9 +86,11 @@ class _OneSlope:
 
 @dataclass(frozen=True)
 class Decompose(RewritePass):
-    """matmul(x, W) = linear(x, W^T) for a constant matrix, quantized or not;  x - c = x + (-c), exactly;  prelu with one slope = leaky_relu.
+    """matmul(x, W) = linear(x, W^T) for a constant matrix, quantized or not;  x - c = x + (-c), exactly;  prelu with
+    one slope = leaky_relu.
 
-    linear carries weights, which are quantized by channel; an added constant may become a bias; leaky_relu becomes a table.
+    linear carries weights, which are quantized by channel; an added constant may become a bias; leaky_relu becomes a
+    table.
 
     Before:
         %m = matmul(%x, @w) : f32[2,4]

@@ -1,4 +1,7 @@
-"""equalize: cross-layer equalization (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019)."""
+"""equalize: cross-layer equalization.
+
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ class Equalize:
         y = W2 relu(W1 x + b1) = (W2 S) relu(S^-1 W1 x + S^-1 b1)      S diagonal, positive: relu(s x) = s relu(x)
         s_i = sqrt(max|row i of W1| / max|column i of W2|), rounded to a power of two
 
-    Powers of two scale exactly: the float graph keeps its bits (short of overflow). Between the layers may stand relu and
-    pooling, read by nobody else. Optional: per-channel weights gain little.
+    Powers of two scale exactly: the float graph keeps its bits (short of overflow). Between the layers may stand relu
+    and pooling, read by nobody else. Optional: per-channel weights gain little.
 
     Before:
         %a = conv(%x, @w1, @b1) {activation="relu"} : f32[1,8,9,9]
@@ -38,7 +41,11 @@ class Equalize:
     name: ClassVar[str] = "equalize"
 
     def run(self, graph: Graph) -> Graph:
-        pairs = [(first, node) for node in graph.nodes if node.op in _LAYERS and (first := self._first(graph, node)) is not None]
+        pairs = [
+            (first, node)
+            for node in graph.nodes
+            if node.op in _LAYERS and (first := self._first(graph, node)) is not None
+        ]
         for _ in range(self.iterations):
             if not [pair for pair in pairs if _equalize(graph, *pair)]:
                 break

@@ -82,8 +82,8 @@ class FoldBatchnorm(RewritePass):
         y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
           = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
 
-    Computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes share is copied for
-    each, never folded twice.
+    Computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes share is
+    copied for each, never folded twice.
 
     Before:
         %c = conv(%x, @w) {...} : f32[1,4,8,8]

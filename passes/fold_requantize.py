@@ -31,9 +31,16 @@ class _IntoProducer:
         table = producer.op == "lookup" and producer.operands[1].is_const
         if not table and producer.op not in ("quantize", "requantize"):
             definition = opdef(producer.op)
-            if definition.integer is None or Trait.MOVES_DATA in definition.traits or producer.op in ("lookup", "dequantize"):
+            if (
+                definition.integer is None
+                or Trait.MOVES_DATA in definition.traits
+                or producer.op in ("lookup", "dequantize")
+            ):
                 return f"{producer.op} of %{value.name} does not choose its parameters"
-            if producer.op in ("max_pool", "adaptive_max_pool", "max", "min") and value.type.dtype is not node.result.type.dtype:
+            if (
+                producer.op in ("max_pool", "adaptive_max_pool", "max", "min")
+                and value.type.dtype is not node.result.type.dtype
+            ):
                 return f"{producer.op} keeps the dtype of its operand"
         return why_not_alone(graph, value, node)
 
@@ -43,7 +50,9 @@ class _IntoProducer:
         if producer.op == "lookup":
             table = operands[1]
             operands[1] = graph.add_const(table.name, _evaluate(node, table.data))
-        new = graph.replace(node, producer.op, operands, producer.attrs, types=out, origin=(*producer.origin, *node.origin))
+        new = graph.replace(
+            node, producer.op, operands, producer.attrs, types=out, origin=(*producer.origin, *node.origin)
+        )
         new.loc = producer.loc
         graph.erase(producer)
         graph.rename(new.result, name)
@@ -80,7 +89,8 @@ class FoldRequantize(RewritePass):
         r(table[a]) = (r table)[a]          exact
         table[r(a)] = (table r)[a]          exact
 
-    Only where nobody else reads the value between. What integerize decides is decided here too: before lowering, for all machines.
+    Only where nobody else reads the value between. What integerize decides is decided here too: before lowering, for
+    all machines.
 
     Before:
         %y = linear(%x, @w) : u8[2,4]{scale=0.2, zero_point=3}

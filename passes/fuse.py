@@ -75,7 +75,7 @@ def _variable_and_const(node: Node) -> tuple[Value | None, Const | None]:
 
 
 def _per_channel(data: np.ndarray, value: Value, producer: Node) -> np.ndarray | None:
-    """[channels] of a constant that broadcasts along the channels of `value` alone; None if it varies along another axis."""
+    """[channels] of a constant that varies along the channels of `value` alone; else None."""
     axis = value.type.rank - 1 if producer.op == "linear" else 1
     channels = value.type.shape[axis]
     if data.ndim > value.type.rank:
@@ -160,8 +160,9 @@ class _Activation(_Into):
 class Fuse(RewritePass):
     """relu(conv(x, w, b) + c + r) = conv(x, w, b + c, r) {activation="relu"}.
 
-    Only where nobody else reads the value between, and where both parts resolved to the same qconfig. A fused node keeps the
-    name of its last part and the origins of all. The sum of two constant biases is rounded once; all else keeps its bits.
+    Only where nobody else reads the value between, and where both parts resolved to the same qconfig. A fused node
+    keeps the name of its last part and the origins of all. The sum of two constant biases is rounded once; all else
+    keeps its bits.
 
     Before:
         %c = conv(%x, @w, @b) {...} : f32[1,4,8,8]

@@ -42,8 +42,11 @@ def activations(node: Node) -> list[tuple[int, Value]]:
     """(position, value) of the operands that carry activations."""
     definition = opdef(node.op)
     skip = scalar_operand(node) if is_unary(node) else None
-    return [(i, v) for i, v in enumerate(node.operands)
-            if v is not None and i != skip and definition.spec(i).role is Role.ACTIVATION]
+    return [
+        (i, v)
+        for i, v in enumerate(node.operands)
+        if v is not None and i != skip and definition.spec(i).role is Role.ACTIVATION
+    ]
 
 
 def why_float(node: Node, config: QConfig | None) -> str | None:
@@ -53,12 +56,18 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
         return "its qconfig is None"
     if definition.quant.kind is QuantKind.FLOAT_ONLY and not is_unary(node):
         return f"{node.op} has no integer form"
-    if len(node.results) != 1 or any(v.type.dtype is not DType.F32 for v in (*node.results, *(v for _, v in activations(node)))):
+    if len(node.results) != 1 or any(
+        v.type.dtype is not DType.F32 for v in (*node.results, *(v for _, v in activations(node)))
+    ):
         return "its values are not f32"
     if definition.quant.kind is QuantKind.WEIGHTED:
         if config.weight is None:
             return "its qconfig has no weight spec"
-        others = [v for i, v in enumerate(node.operands) if v is not None and definition.spec(i).role in (Role.WEIGHT, Role.BIAS)]
+        others = [
+            v
+            for i, v in enumerate(node.operands)
+            if v is not None and definition.spec(i).role in (Role.WEIGHT, Role.BIAS)
+        ]
         if not all(isinstance(v, Const) for v in others):
             return "its weight is not constant"
     if not (_has_meaning(definition) or is_unary(node)):
@@ -82,7 +91,8 @@ def _follows(node: Node) -> bool:
 
 
 def masked_values(graph: Graph) -> set[int]:
-    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and what adds them.
+    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and what
+    adds them.
 
     They would stretch a quantized range until nothing is left of the rest.
     """
@@ -104,9 +114,10 @@ def _is_mask(data: np.ndarray) -> bool:
 class InsertObservers:
     """float -> observed. configs: node name -> QConfig or None, from the resolution table.
 
-    A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that only move or
-    share values follow their operands. Values tied by sharing ops form one group with one observer. Values between unary ops that
-    will become one table have none, nor have nodes that read a mask. A node that stays float is noted with its reason.
+    A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that
+    only move or share values follow their operands. Values tied by sharing ops form one group with one observer.
+    Values between unary ops that will become one table have none, nor have nodes that read a mask. A node that stays
+    float is noted with its reason.
 
     Before:
         %y = conv(%x, @w) {...} : f32[1,4,8,8]
@@ -165,8 +176,15 @@ class InsertObservers:
             uses = [use for use in value.uses if id(use.node) in chosen]
             place = {"after": value.producer} if value.producer is not None else {"before": first}
             loc = value.producer.loc if value.producer is not None else None
-            node = graph.create("observe", [value], {"spec": specs[key], "group": groups.name(value)}, types=value.type,
-                                names=f"{value.name}.obs", loc=loc, **place)
+            node = graph.create(
+                "observe",
+                [value],
+                {"spec": specs[key], "group": groups.name(value)},
+                types=value.type,
+                names=f"{value.name}.obs",
+                loc=loc,
+                **place,
+            )
             for use in uses:
                 graph.set_operand(use.node, use.index, node.result)
             if value.producer is not None and id(value.producer) in chosen:
@@ -178,7 +196,13 @@ class InsertObservers:
     def _inside_table(self, graph: Graph, value: Value, chosen: Mapping[int, Node]) -> bool:
         """Whether a value lies between two unary nodes that become one table."""
         producer, users = value.producer, value.users
-        if producer is None or id(producer) not in chosen or not is_unary(producer) or len(users) != 1 or graph.is_output(value):
+        if (
+            producer is None
+            or id(producer) not in chosen
+            or not is_unary(producer)
+            or len(users) != 1
+            or graph.is_output(value)
+        ):
             return False
         return id(users[0]) in chosen and is_unary(users[0]) and agree(self.configs, producer, users[0])
 

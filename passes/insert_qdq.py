@@ -22,8 +22,8 @@ MAX_BIAS = 2**30
 
 @dataclass(frozen=True)
 class InsertQdq:
-    """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 where it says nothing);
-    per_channel=false gives each weight one scale, whatever its qconfig says.
+    """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 where it says
+    nothing); per_channel=false gives each weight one scale, whatever its qconfig says.
 
         weight: scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
         Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
@@ -65,7 +65,9 @@ class InsertQdq:
         value, spec = node.operands[0], QuantSpec.parse(node.attrs["spec"])
         quant = _fixed_params(value, spec) or self.params.get(node.attrs["group"])
         if quant is None:
-            raise QuantizationError("no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it")
+            raise QuantizationError(
+                "no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it"
+            )
         insert_pair(graph, node, 0, spec.dtype, quant)
         graph.replace_uses(node.result, node.operands[0])
         graph.erase(node)
@@ -76,7 +78,9 @@ class InsertQdq:
         spec = config.weight or get_qconfig("int8").weight
         axis = opdef(node.op).quant.weight_axis if spec.per_channel and self.per_channel else None
         quant = weight_params(weight, spec, axis)
-        tiles = node.attrs["groups"] if node.op == "conv_transpose" else 1  # how often its scales repeat over the channels
+        tiles = (
+            node.attrs["groups"] if node.op == "conv_transpose" else 1
+        )  # how often its scales repeat over the channels
         if bias is not None:
             quant = _raised_for_bias(quant, x.quant, bias.data, tiles)
         key = (id(weight), quant, spec.dtype)
@@ -117,8 +121,12 @@ def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: Quant
     """Put quantize and dequantize before operand `index` of `node`; gives the quantize."""
     value = node.operands[index]
     loc = value.producer.loc if value.producer is not None else node.loc
-    quantize = graph.create("quantize", [value], types=value.type.quantized(dtype, quant), names=f"{value.name}.q", loc=loc, before=node)
-    dequantize = graph.create("dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=loc, before=node)
+    quantize = graph.create(
+        "quantize", [value], types=value.type.quantized(dtype, quant), names=f"{value.name}.q", loc=loc, before=node
+    )
+    dequantize = graph.create(
+        "dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=loc, before=node
+    )
     graph.set_operand(node, index, dequantize.result)
     return quantize
 
@@ -145,5 +153,7 @@ def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray, tiles
     """Scales no smaller than what keeps every bias within 2^30."""
     least = np.abs(bias.astype(np.float64)) / (np.float64(x.scale[0]) * MAX_BIAS)
     least = least.reshape(tiles, -1).max(axis=0) if quant.axis is not None else least.max(initial=0.0).reshape(1)
-    scales = np.maximum(np.maximum(quant.scales.astype(np.float64), least * (1 + 2.0**-20)), MIN_SCALE).astype(np.float32)
+    scales = np.maximum(np.maximum(quant.scales.astype(np.float64), least * (1 + 2.0**-20)), MIN_SCALE).astype(
+        np.float32
+    )
     return replace(quant, scale=tuple(map(float, scales)))

@@ -25,11 +25,12 @@ class Integerize:
     """qdq -> integer. With d and q for dequantize and quantize:
 
         q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b      each op's own; see qcompiler/ops
-        q(f(d(a)))              = table[a]                                  256 entries, made in float64, for unary f, g(f), ...
+        q(f(d(a)))              = table[a]          256 entries, made in float64; f unary, or a chain of unary ops
         q(d(a))                 = requantize(a), or a itself
 
-    What is not proven free of overflow stays float, as does what reads float, and what resolved to the qconfig None (`configs`; None:
-    no decisions, as in imported graphs; ops that only move data do so on codes all the same). A note says why.
+    What is not proven free of overflow stays float, as does what reads float, and what resolved to the qconfig None
+    (`configs`; None: no decisions, as in imported graphs; ops that only move data do so on codes all the same). A
+    note says why.
 
     Before:
         %x.dq = dequantize(%x.q) : f32[2,8]
@@ -95,8 +96,11 @@ class Integerize:
                 return f"its operand {spec.name} is float"
             if spec.role is Role.ACTIVATION and source.type.quant.axis is not None:
                 return f"its operand {spec.name} is quantized per channel"
-            if moves and quantize is not None and (source.type.dtype, source.type.quant) != (
-                    quantize.result.type.dtype, quantize.result.type.quant):
+            if (
+                moves
+                and quantize is not None
+                and (source.type.dtype, source.type.quant) != (quantize.result.type.dtype, quantize.result.type.quant)
+            ):
                 return f"its operand {spec.name} has other parameters"
         if quantize is not None and quantize.result.type.quant.axis is not None:
             return "its result is quantized per channel"
@@ -109,17 +113,29 @@ class Integerize:
         if source.type == quantize.result.type:
             graph.replace_uses(quantize.result, source)
             graph.erase(quantize)
-        elif source.type.quant.axis is None and quantize.result.type.quant.axis is None and source.type.dtype.bits <= 16:
+        elif (
+            source.type.quant.axis is None and quantize.result.type.quant.axis is None and source.type.dtype.bits <= 16
+        ):
             graph.replace(quantize, "requantize", [source], types=quantize.result.type)
 
     def _tabulate(self, graph: Graph, quantize: Node) -> bool:
         """Turn the chain of unary nodes before `quantize` into one table; whether there was one."""
         chain: list[Node] = []
         value = quantize.operands[0]
-        while value.producer is not None and is_unary(value.producer) and len(value.uses) == 1 and not graph.is_output(value):
+        while (
+            value.producer is not None
+            and is_unary(value.producer)
+            and len(value.uses) == 1
+            and not graph.is_output(value)
+        ):
             chain.append(value.producer)
             value = value.producer.operands[1 if scalar_operand(value.producer) == 0 else 0]
-        if not chain or value.producer is None or value.producer.op != "dequantize" or any(map(self._is_kept_float, chain)):
+        if (
+            not chain
+            or value.producer is None
+            or value.producer.op != "dequantize"
+            or any(map(self._is_kept_float, chain))
+        ):
             return False
         source, out = value.producer.operands[0], quantize.result.type
         if source.type.quant.axis is not None or out.quant.axis is not None or source.type.dtype.bits != 8:
@@ -129,19 +145,33 @@ class Integerize:
         self._become(graph, quantize, chain[0], "lookup", [source, table], {}, origin)
         return True
 
-    def _become(self, graph: Graph, quantize: Node, node: Node, op: str, operands: list, attrs: dict,
-                origin: tuple | None = None) -> None:
+    def _become(
+        self,
+        graph: Graph,
+        quantize: Node,
+        node: Node,
+        op: str,
+        operands: list,
+        attrs: dict,
+        origin: tuple | None = None,
+    ) -> None:
         """Put the integer op in the place of `quantize`; the value keeps the name that it had in the float graph."""
         name = node.name
-        new = graph.replace(quantize, op, operands, attrs, types=quantize.result.type, origin=node.origin if origin is None else origin)
+        new = graph.replace(
+            quantize, op, operands, attrs, types=quantize.result.type, origin=node.origin if origin is None else origin
+        )
         new.loc = node.loc
         graph.erase(node)
         graph.rename(new.result, name)
 
     def _note_float(self, graph: Graph) -> None:
         """Notes of nodes that became integer after all go; float nodes without one get theirs."""
-        is_float = {node.name: node for node in graph.nodes if node.op not in ("quantize", "dequantize", "requantize")
-                    and not any(value.type.is_quantized for value in node.results)}
+        is_float = {
+            node.name: node
+            for node in graph.nodes
+            if node.op not in ("quantize", "dequantize", "requantize")
+            and not any(value.type.is_quantized for value in node.results)
+        }
         noted = set()
         kept = []
         for note in graph.notes:
@@ -161,8 +191,14 @@ def _restore_weights(graph: Graph, node: Node) -> None:
         return
     for index, value in enumerate(node.operands):
         source = _quantized_source(node, index) if node.op != "dequantize" else None
-        if isinstance(source, Const) and source is not value and opdef(node.op).spec(index).role in (Role.WEIGHT, Role.BIAS):
-            graph.set_operand(node, index, graph.add_const(value.name, qmath.dequantize(source.data, source.type.quant)))
+        if (
+            isinstance(source, Const)
+            and source is not value
+            and opdef(node.op).spec(index).role in (Role.WEIGHT, Role.BIAS)
+        ):
+            graph.set_operand(
+                node, index, graph.add_const(value.name, qmath.dequantize(source.data, source.type.quant))
+            )
 
 
 def _quantized_source(node: Node, index: int) -> Value | None:

@@ -1,4 +1,4 @@
-"""propagate-qparams: quantization moves through ops that only move data, and a bias takes its scale from what it is added to."""
+"""propagate-qparams: quantization moves through ops that only move data; a bias takes the scale of its products."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class PropagateQparams:
         equal  q(m(d(c))) = q(m(d(q(d(c)))))     where c has other parameters than q: becomes a requantize before m
 
     Exact but for the last, where requantize multiplies once instead of dividing. A constant float bias of a layer with
-    dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then finds d - m - q everywhere, and
-    bytes are moved instead of floats. `up` leaves slices and gathers of variables alone: they would convert what is not picked.
+    dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then finds
+    d - m - q everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables alone:
+    they would convert what is not picked.
 
     Before:
         %t = transpose(%x) {perm=(1, 0)} : f32[8,2]
@@ -97,10 +98,17 @@ class PropagateQparams:
             return
         if value.uses and all(use.node.op == "quantize" for use in value.uses) and not graph.is_output(value):
             return
-        quantize = graph.create("quantize", [value], types=value.type.quantized(first.dtype, first.quant),
-                                names=f"{value.name}.q", loc=node.loc, after=node)
-        dequantize = graph.create("dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=node.loc,
-                                  after=quantize)
+        quantize = graph.create(
+            "quantize",
+            [value],
+            types=value.type.quantized(first.dtype, first.quant),
+            names=f"{value.name}.q",
+            loc=node.loc,
+            after=node,
+        )
+        dequantize = graph.create(
+            "dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=node.loc, after=quantize
+        )
         graph.replace_uses(value, dequantize.result, only=lambda use: use.node is not quantize)
         for index, output in enumerate(graph.outputs):
             if output is value:

@@ -3,8 +3,9 @@
     pipeline = pass ("," pass)*          pass = name ("{" option ("," option)* "}")?        option = field "=" value
     value    = true | false | none | number | "string" | ["key": value, ...]
 
-Options are the fields of the pass, `_` written `-`, those at their defaults left out. QuantParams and QConfig are strings; a
-mapping of them is what the resolution table and calibration give, so that a pipeline with its decisions is text too.
+Options are the fields of the pass, `_` written `-`, those at their defaults left out. QuantParams and QConfig are
+strings; a mapping of them is what the resolution table and calibration give, so that a pipeline with its decisions is
+text too.
 """
 
 from __future__ import annotations
@@ -44,8 +45,24 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
-    known = (ConstantFold, Canonicalize, Decompose, Cse, FoldPad, FoldBatchnorm, Fuse, Equalize, Dce, InsertObservers, InsertQdq,
-             PropagateQparams, Integerize, FoldRequantize, VerifyIntegerSafety, AssignLayout)
+    known = (
+        ConstantFold,
+        Canonicalize,
+        Decompose,
+        Cse,
+        FoldPad,
+        FoldBatchnorm,
+        Fuse,
+        Equalize,
+        Dce,
+        InsertObservers,
+        InsertQdq,
+        PropagateQparams,
+        Integerize,
+        FoldRequantize,
+        VerifyIntegerSafety,
+        AssignLayout,
+    )
     return {step.name: step for step in known}
 
 
@@ -118,7 +135,12 @@ class _Reader:
         while text[start:].strip():
             match = _TOKEN.match(text, start)
             if match is None:
-                raise PassError("malformed text of a pass", where=f"column {start + 1}", expected="name{option=value}", got=text[start:start + 40])
+                raise PassError(
+                    "malformed text of a pass",
+                    where=f"column {start + 1}",
+                    expected="name{option=value}",
+                    got=text[start : start + 40],
+                )
             yield match.group().strip()
             start = match.end()
 
@@ -131,7 +153,9 @@ class _Reader:
         return "" if self.done else self.tokens[self.position]
 
     def fail(self, expected: str) -> None:
-        raise PassError("malformed text of a pass", expected=expected, got=self.token or "the end", where=self.text[:80])
+        raise PassError(
+            "malformed text of a pass", expected=expected, got=self.token or "the end", where=self.text[:80]
+        )
 
     def next(self) -> str:
         token = self.token
@@ -159,7 +183,9 @@ class _Reader:
             while not self.accept("}"):
                 option = self.next()
                 if option not in fields:
-                    raise PassError(f"{name} has no option {option!r}", hint=nearest(option, fields) if fields else "it has none")
+                    raise PassError(
+                        f"{name} has no option {option!r}", hint=nearest(option, fields) if fields else "it has none"
+                    )
                 self.expect("=")
                 given[fields[option]] = self._convert(self._value(), hints[fields[option]], f"{name}: {option}")
                 if self.token != "}":
@@ -180,7 +206,13 @@ class _Reader:
         if token in ("true", "false", "none"):
             return {"true": True, "false": False, "none": None}[token]
         try:
-            return json.loads(token) if token.startswith('"') else int(token) if re.fullmatch(r"-?\d+", token) else float(token)
+            return (
+                json.loads(token)
+                if token.startswith('"')
+                else int(token)
+                if re.fullmatch(r"-?\d+", token)
+                else float(token)
+            )
         except ValueError:
             self.position -= 1
             self.fail("true, false, none, a number, a string or [key: value]")
@@ -196,16 +228,28 @@ class _Reader:
                 return hint(value)
         elif value is None and "None" in str(hint):
             return None
-        raise PassError("an option of another kind", where=where, expected=_PLAIN.get(hint, str(hint)), got=repr(value)[:80])
+        raise PassError(
+            "an option of another kind", where=where, expected=_PLAIN.get(hint, str(hint)), got=repr(value)[:80]
+        )
 
 
 def _quant_params(text: Any, where: str) -> QuantParams:
     try:
         scale, zero_point, axis, qmin, qmax = text.split()
-        return QuantParams(tuple(map(float, scale.split("/"))), tuple(map(int, zero_point.split("/"))),
-                           None if axis == "None" else int(axis), int(qmin), int(qmax))
+        return QuantParams(
+            tuple(map(float, scale.split("/"))),
+            tuple(map(int, zero_point.split("/"))),
+            None if axis == "None" else int(axis),
+            int(qmin),
+            int(qmax),
+        )
     except (ValueError, AttributeError, QCompilerError) as error:
-        raise PassError("malformed quantization parameters", where=where, expected="scale zero_point axis qmin qmax", got=repr(text)[:80]) from error
+        raise PassError(
+            "malformed quantization parameters",
+            where=where,
+            expected="scale zero_point axis qmin qmax",
+            got=repr(text)[:80],
+        ) from error
 
 
 def _qconfig(text: Any, where: str) -> QConfig:
@@ -214,4 +258,6 @@ def _qconfig(text: Any, where: str) -> QConfig:
         activation, weight = parts
         return QConfig(activation, weight)
     except (ValueError, AttributeError, QCompilerError) as error:
-        raise PassError("malformed qconfig", where=where, expected="activation spec; weight spec", got=repr(text)[:80]) from error
+        raise PassError(
+            "malformed qconfig", where=where, expected="activation spec; weight spec", got=repr(text)[:80]
+        ) from error

@@ -1,15 +1,16 @@
 """verify-integer-safety: no i32 accumulator can overflow, whatever the input.
 
-    dot products   |acc| <= max over channels of ( sum |w - zw| * R  +  |bias| ),    R = max(qmax - zx, zx - qmin, |qmax|, |qmin|)
+    dot products   |acc| <= max over channels of (sum |w - zw| * R + |bias|)
     matmul         |acc| <= K * R(x) * R(y)
-    sums of n      |acc| <= n * R                        (mean, sum, pools, norms)
+    sums of n      |acc| <= n * R                          (mean, sum, pools, norms)
+    with           R = max(qmax - zx, zx - qmin, |qmax|, |qmin|)
 
-All must stay below 2^31. R covers the codes themselves as well as codes less the zero point, so kernels that add up raw codes and
-correct for the zero point at the end are safe too. Symbolic sizes count with the largest value that a tensor of fewer than 2^31
-elements allows them.
+All must stay below 2^31. R covers the codes themselves as well as codes less the zero point, so kernels that add up
+raw codes and correct for the zero point at the end are safe too. Symbolic sizes count with the largest value that a
+tensor of fewer than 2^31 elements allows them.
 
-`why_unsafe` decides, before integerize edits: a node that cannot be proven stays float, and a note says so. The pass checks what
-stands in an integer graph, imported ones included, where nothing can be kept float any more.
+`why_unsafe` decides, before integerize edits: a node that cannot be proven stays float, and a note says so. The pass
+checks what stands in an integer graph, imported ones included, where nothing can be kept float any more.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def dot_bound(node: Node, x: QuantParams, weight: Const, bias: np.ndarray | None
 
 
 def largest(size: DimLike, types: Sequence[TensorType]) -> int | None:
-    """The most that a size can be, as a factor of tensors of at most MAX_ELEMENTS elements; None if nothing is known."""
+    """The most that a size can be, a factor of tensors of at most MAX_ELEMENTS elements; None if unknown."""
     if not isinstance(size, Dim):
         return int(size)
     bounds = []
@@ -90,7 +91,7 @@ _COUNTED: Mapping[str, Callable[[Node, TensorType], Sequence[DimLike]]] = {
     "mean": lambda node, x: [x.shape[axis] for axis in node.attrs["axes"]],
     "avg_pool": _window,
     "adaptive_avg_pool": lambda node, x: x.shape[2:],
-    "layer_norm": lambda node, x: x.shape[x.rank - node.attrs["normalized_rank"]:],
+    "layer_norm": lambda node, x: x.shape[x.rank - node.attrs["normalized_rank"] :],
     "group_norm": lambda node, x: (x.shape[1] // node.attrs["groups"], *x.shape[2:]),
     "instance_norm": lambda node, x: x.shape[2:],
 }
@@ -105,7 +106,7 @@ def _quantized(value: Value | None) -> Value | None:
 
 
 def why_unsafe(node: Node) -> str | None:
-    """Why an op on quantized operands (its own, or behind dequantize) could overflow; None if it is proven that it cannot."""
+    """Why an op on quantized operands (its own, or behind dequantize) could overflow; None: it cannot."""
     definition = opdef(node.op)
     sources = [_quantized(value) for value in node.operands]
     x = sources[0].type if sources and sources[0] is not None else None
@@ -156,6 +157,10 @@ class VerifyIntegerSafety:
                 if reason is not None:
                     unsafe.append(f"{node.describe()}: {reason}")
         if unsafe:
-            raise PassError("integer overflow is possible", where="\n            ".join(unsafe), expected=f"at most {LIMIT}",
-                            hint="quantize the float model with this library, which keeps such nodes float")
+            raise PassError(
+                "integer overflow is possible",
+                where="\n            ".join(unsafe),
+                expected=f"at most {LIMIT}",
+                hint="quantize the float model with this library, which keeps such nodes float",
+            )
         return graph

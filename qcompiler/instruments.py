@@ -1,7 +1,7 @@
 """What hangs on the pass manager's one hook: verify, dump, log, record, diff, reasons, numerics; and bisection.
 
-An instrument has `after(index, step, before, graph, seconds)`; it must not change the graphs. Those that keep rows print them
-as a table with `str`.
+An instrument has `after(index, step, before, graph, seconds)`; it must not change the graphs. Those that keep rows
+print them as a table with `str`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Record:
 
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)
-        return "\n".join(f"{name:<{width}}  {nodes:6d} nodes  {seconds * 1e3:9.1f} ms" for name, nodes, seconds, _ in self.rows)
+        return "\n".join(
+            f"{name:<{width}}  {nodes:6d} nodes  {seconds * 1e3:9.1f} ms" for name, nodes, seconds, _ in self.rows
+        )
 
 
 @dataclasses.dataclass
@@ -122,7 +124,8 @@ class Reasons:
 
 
 def sqnr(reference: np.ndarray, got: np.ndarray) -> float:
-    """Signal to quantization noise in dB: 10 log10(sum reference^2 / sum (reference - got)^2); inf where they are equal.
+    """Signal to quantization noise in dB: 10 log10(sum reference^2 / sum (reference - got)^2); inf where they are
+    equal.
 
     Entries that are not finite count as noise only where they differ, and then give -inf.
     """
@@ -137,7 +140,7 @@ def sqnr(reference: np.ndarray, got: np.ndarray) -> float:
 
 
 def real_values(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Name -> value of every input, node result and output, quantized ones dequantized; outputs as `output:<public name>`."""
+    """Name -> value of inputs, results and outputs (as `output:<public name>`), quantized ones dequantized."""
     from qcompiler.quantization.qmath import dequantize
 
     kept: dict[str, np.ndarray] = {}
@@ -147,7 +150,9 @@ def real_values(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
     found = {}
     for value in graph.values():
         if value.name in kept:
-            found[value.name] = dequantize(kept[value.name], value.type.quant) if value.type.is_quantized else kept[value.name]
+            found[value.name] = (
+                dequantize(kept[value.name], value.type.quant) if value.type.is_quantized else kept[value.name]
+            )
     for name, value, array in zip(graph.output_names, graph.outputs, outputs):
         found[f"output:{name}"] = dequantize(array, value.type.quant) if value.type.is_quantized else array
     return found
@@ -157,8 +162,8 @@ def real_values(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
 class Numerics:
     """Compares every value, by name, with the graph before the first pass, on given inputs.
 
-    rows: (pass, value, SQNR in dB, largest difference) of the float values that both graphs have. Values keep their names through
-    the passes, so the first pass where one falls is the one that made the difference.
+    rows: (pass, value, SQNR in dB, largest difference) of the float values that both graphs have. Values keep their
+    names through the passes, so the first pass where one falls is the one that made the difference.
     """
 
     inputs: Inputs
@@ -183,7 +188,10 @@ class Numerics:
 
     def __str__(self) -> str:
         width = max((len(row[1]) for row in self.rows), default=0)
-        return "\n".join(f"{step:<20}  {value:<{width}}  {decibels:8.2f} dB  {worst:.3g}" for step, value, decibels, worst in self.rows)
+        return "\n".join(
+            f"{step:<20}  {value:<{width}}  {decibels:8.2f} dB  {worst:.3g}"
+            for step, value, decibels, worst in self.rows
+        )
 
 
 def instruments_from_knobs() -> list[Instrument]:
@@ -207,7 +215,9 @@ def reproducer(graph: Graph, passes: Sequence[Pass]) -> str:
     return f"{_PIPELINE}{format_pipeline(passes)}\n{graph}"
 
 
-def run_reproducer(text: str, data: Mapping[str, np.ndarray] | str = "zeros", instruments: Sequence[Instrument] = ()) -> Graph:
+def run_reproducer(
+    text: str, data: Mapping[str, np.ndarray] | str = "zeros", instruments: Sequence[Instrument] = ()
+) -> Graph:
     """Run what `reproducer` wrote; data: the constants, as `graph_data` gives them, else zeros.
 
     Raises:
@@ -236,7 +246,8 @@ class Culprit:
 
 
 def bisect(graph: Graph, passes: Sequence[Pass], is_bad: Callable[[Graph], bool]) -> Culprit | None:
-    """The first pass after which `is_bad(graph)`, in log2(passes) runs, as QC_PASS_LIMIT does it by hand. None if all is well.
+    """The first pass after which `is_bad(graph)`, in log2(passes) runs, as QC_PASS_LIMIT does it by hand. None if all
+    is well.
 
     Assumes that what is bad stays bad. A pass that raises counts as bad; then `after` is the graph before it.
 
@@ -256,7 +267,9 @@ def bisect(graph: Graph, passes: Sequence[Pass], is_bad: Callable[[Graph], bool]
         return result is None or is_bad(result)
 
     if bad(0):
-        raise PassError("the graph is bad before the first pass", hint="bisect needs a predicate that accepts the given graph")
+        raise PassError(
+            "the graph is bad before the first pass", hint="bisect needs a predicate that accepts the given graph"
+        )
     good, first_bad = 0, len(passes)
     if not bad(first_bad):
         return None

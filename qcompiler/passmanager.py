@@ -32,7 +32,7 @@ class Instrument(Protocol):
 
 
 def describe(step: Pass) -> str:
-    """`name{field=value}` with the plain options that differ from their defaults; passes/registry.py has the whole text."""
+    """`name{field=value}` with the plain options that differ from their defaults; registry.py has the rest."""
     fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
     options = [
         f"{field.name.replace('_', '-')}={_plain(getattr(step, field.name))}"
@@ -60,7 +60,8 @@ class PassManager:
         """The graph after all passes.
 
         Raises:
-            PassError: a pass failed within, or left a graph that does not verify. It names the pass; its `reproducer` is the
+            PassError: a pass failed within, or left a graph that does not verify. It names the pass; its `reproducer`
+            is the
                 graph before it and the passes from it on, as text. What is wrong with the user's model (any other
                 QCompilerError) passes through.
         """

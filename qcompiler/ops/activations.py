@@ -77,65 +77,120 @@ def _infer_unary(name: str) -> Callable[..., TensorType]:
         if not (x.dtype.is_float or (x.dtype.is_integer and name in _KEEPS_INTEGERS)):
             raise ShapeError(f"operand of {name}", expected="a float type", got=str(x), hint="insert a cast")
         if name == "hardtanh" and not attrs["min_value"] <= attrs["max_value"]:
-            raise ShapeError("attrs of hardtanh", expected="min_value <= max_value",
-                             got=f"{attrs['min_value']}, {attrs['max_value']}")
+            raise ShapeError(
+                "attrs of hardtanh",
+                expected="min_value <= max_value",
+                got=f"{attrs['min_value']}, {attrs['max_value']}",
+            )
         return x
 
     return infer
 
 
-def unary(name: str, doc: str, function: Callable[..., np.ndarray], quant: QuantRule = _OWN,
-          attrs: tuple[AttrSpec, ...] = (), family: str = "activations", exact: bool = False, low: float = -4.0,
-          high: float = 4.0) -> None:
+def unary(
+    name: str,
+    doc: str,
+    function: Callable[..., np.ndarray],
+    quant: QuantRule = _OWN,
+    attrs: tuple[AttrSpec, ...] = (),
+    family: str = "activations",
+    exact: bool = False,
+    low: float = -4.0,
+    high: float = 4.0,
+) -> None:
     """Declare a unary op. exact: `function` is a few IEEE operations and keeps the dtype itself."""
 
     def in_own_dtype(x: np.ndarray, **attrs: object) -> np.ndarray:
         return np.asarray(function(x, **attrs), np.asarray(x).dtype)
 
-    register(OpDef(
-        name=name, doc=doc, family=family, operands=(OperandSpec("x"),), attrs=attrs, infer=_infer_unary(name),
-        reference=in_own_dtype if exact else in_float64(function),
-        quant=quant, samples=samples(low, high), traits=_UNARY,
-    ))
+    register(
+        OpDef(
+            name=name,
+            doc=doc,
+            family=family,
+            operands=(OperandSpec("x"),),
+            attrs=attrs,
+            infer=_infer_unary(name),
+            reference=in_own_dtype if exact else in_float64(function),
+            quant=quant,
+            samples=samples(low, high),
+            traits=_UNARY,
+        )
+    )
 
 
 unary("relu", "max(x, 0).", lambda x: np.where(x < 0, 0, x), _SHARED, exact=True)
 unary("relu6", "min(max(x, 0), 6).", lambda x: np.where(x < 0, 0, np.where(x > 6, 6, x)), _SHARED, exact=True)
-unary("hardtanh", "Clamp to [min_value, max_value]; torch.clamp with both bounds, ONNX Clip.",
-      lambda x, min_value, max_value: np.where(
-          x < min_value, np.float32(min_value), np.where(x > max_value, np.float32(max_value), x)), _SHARED,
-      (AttrSpec("min_value", "float", -1.0), AttrSpec("max_value", "float", 1.0)), exact=True)
+unary(
+    "hardtanh",
+    "Clamp to [min_value, max_value]; torch.clamp with both bounds, ONNX Clip.",
+    lambda x, min_value, max_value: np.where(
+        x < min_value, np.float32(min_value), np.where(x > max_value, np.float32(max_value), x)
+    ),
+    _SHARED,
+    (AttrSpec("min_value", "float", -1.0), AttrSpec("max_value", "float", 1.0)),
+    exact=True,
+)
 unary("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, QuantRule(QuantKind.FIXED, fixed=(1 / 256, 0)))
-unary("hardsigmoid", "min(max(x/6 + 1/2, 0), 1).", lambda x: _keep_nan(x, np.clip(x / 6 + 0.5, 0, 1)),
-      QuantRule(QuantKind.FIXED, fixed=(1 / 256, 0)))
+unary(
+    "hardsigmoid",
+    "min(max(x/6 + 1/2, 0), 1).",
+    lambda x: _keep_nan(x, np.clip(x / 6 + 0.5, 0, 1)),
+    QuantRule(QuantKind.FIXED, fixed=(1 / 256, 0)),
+)
 unary("tanh", "Hyperbolic tangent.", np.tanh, QuantRule(QuantKind.FIXED, fixed=(2 / 256, 128)))
 unary("hardswish", "x * min(max(x + 3, 0), 6) / 6.", lambda x: x * np.clip(x + 3, 0, 6) / 6)
 unary("silu", "x * sigmoid(x); swish.", lambda x: x * _sigmoid(x))
-unary("gelu", "x * Phi(x), or its tanh approximation.", _gelu,
-      attrs=(AttrSpec("approximate", "str", "none", choices=("none", "tanh")),))
+unary(
+    "gelu",
+    "x * Phi(x), or its tanh approximation.",
+    _gelu,
+    attrs=(AttrSpec("approximate", "str", "none", choices=("none", "tanh")),),
+)
 unary("mish", "x * tanh(softplus(x)).", lambda x: x * np.tanh(_softplus(x)))
 unary("elu", "x if x > 0 else alpha * (exp(x) - 1).", _elu, attrs=(AttrSpec("alpha", "float", 1.0),))
-unary("selu", "scale * elu(x, alpha) with the self-normalizing constants.",
-      lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA))
-unary("celu", "max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0).",
-      lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
-      attrs=(AttrSpec("alpha", "float", 1.0),))
-unary("softplus", "log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold.", _softplus,
-      attrs=(AttrSpec("beta", "float", 1.0), AttrSpec("threshold", "float", 20.0)))
+unary(
+    "selu", "scale * elu(x, alpha) with the self-normalizing constants.", lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA)
+)
+unary(
+    "celu",
+    "max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0).",
+    lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+    attrs=(AttrSpec("alpha", "float", 1.0),),
+)
+unary(
+    "softplus",
+    "log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold.",
+    _softplus,
+    attrs=(AttrSpec("beta", "float", 1.0), AttrSpec("threshold", "float", 20.0)),
+)
 unary("softsign", "x / (1 + |x|).", lambda x: x / (1 + np.abs(x)))
-unary("softshrink", "x - lambd above lambd, x + lambd below -lambd, else 0.",
-      lambda x, lambd: np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, 0 * x)),
-      attrs=(AttrSpec("lambd", "float", 0.5),))
-unary("hardshrink", "x where |x| > lambd, else 0.", lambda x, lambd: _keep_nan(x, np.where(np.abs(x) > lambd, x, 0)),
-      attrs=(AttrSpec("lambd", "float", 0.5),))
+unary(
+    "softshrink",
+    "x - lambd above lambd, x + lambd below -lambd, else 0.",
+    lambda x, lambd: np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, 0 * x)),
+    attrs=(AttrSpec("lambd", "float", 0.5),),
+)
+unary(
+    "hardshrink",
+    "x where |x| > lambd, else 0.",
+    lambda x, lambd: _keep_nan(x, np.where(np.abs(x) > lambd, x, 0)),
+    attrs=(AttrSpec("lambd", "float", 0.5),),
+)
 unary("tanhshrink", "x - tanh(x).", lambda x: x - np.tanh(x))
 unary("logsigmoid", "log(sigmoid(x)).", lambda x: np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))))
-unary("leaky_relu", "x if x > 0 else negative_slope * x.",
-      lambda x, negative_slope: np.where(x > 0, x, negative_slope * x),
-      attrs=(AttrSpec("negative_slope", "float", 0.01),))
-unary("threshold", "x if x > threshold else value; NaN stays.",
-      lambda x, threshold, value: np.where(x <= threshold, value, x),
-      attrs=(AttrSpec("threshold", "float", 0.0), AttrSpec("value", "float", 0.0)))
+unary(
+    "leaky_relu",
+    "x if x > 0 else negative_slope * x.",
+    lambda x, negative_slope: np.where(x > 0, x, negative_slope * x),
+    attrs=(AttrSpec("negative_slope", "float", 0.01),),
+)
+unary(
+    "threshold",
+    "x if x > threshold else value; NaN stays.",
+    lambda x, threshold, value: np.where(x <= threshold, value, x),
+    attrs=(AttrSpec("threshold", "float", 0.0), AttrSpec("value", "float", 0.0)),
+)
 
 
 def _infer_prelu(x: TensorType, weight: TensorType) -> TensorType:
@@ -157,18 +212,41 @@ def _prelu_integer(arrays, types, out: TensorType) -> np.ndarray:
     return qmath.requantize(centered.astype(np.float32) * np.where(centered > 0, scale, slope), out)
 
 
-register(OpDef(
-    name="prelu", doc="x if x > 0 else weight * x; weight [1], or one a channel (axis 1).", family="activations",
-    operands=(OperandSpec("x"), OperandSpec("weight", Role.PARAMETER)), infer=_infer_prelu,
-    reference=lambda x, weight: np.where(x > 0, x, _slopes(x, weight) * x), integer=_prelu_integer, quant=_OWN,
-    traits=frozenset({Trait.ELEMENTWISE}),
-    samples=lambda: [Sample((tensor("f32", *shape), tensor("f32", slopes)))
-                     for shape, slopes in (((2, 3, 4, 4), 3), ((2, 8), 1), ((5,), 1), ((1, 33, 3), 33), ((2, 33), 33),
-                                           ((2, 2, 2, 2, 2), 2))],
-))
-register(OpDef(
-    name="dropout", doc="The identity at inference; keeps its rate for training.", family="activations",
-    operands=(OperandSpec("x"),), attrs=(AttrSpec("rate", "float", 0.5),), infer=lambda x, rate: x,
-    reference=lambda x, rate: x, quant=_SHARED, samples=samples(),
-    traits=frozenset({Trait.MOVES_DATA, Trait.IDENTITY_AT_INFERENCE}),
-))
+register(
+    OpDef(
+        name="prelu",
+        doc="x if x > 0 else weight * x; weight [1], or one a channel (axis 1).",
+        family="activations",
+        operands=(OperandSpec("x"), OperandSpec("weight", Role.PARAMETER)),
+        infer=_infer_prelu,
+        reference=lambda x, weight: np.where(x > 0, x, _slopes(x, weight) * x),
+        integer=_prelu_integer,
+        quant=_OWN,
+        traits=frozenset({Trait.ELEMENTWISE}),
+        samples=lambda: [
+            Sample((tensor("f32", *shape), tensor("f32", slopes)))
+            for shape, slopes in (
+                ((2, 3, 4, 4), 3),
+                ((2, 8), 1),
+                ((5,), 1),
+                ((1, 33, 3), 33),
+                ((2, 33), 33),
+                ((2, 2, 2, 2, 2), 2),
+            )
+        ],
+    )
+)
+register(
+    OpDef(
+        name="dropout",
+        doc="The identity at inference; keeps its rate for training.",
+        family="activations",
+        operands=(OperandSpec("x"),),
+        attrs=(AttrSpec("rate", "float", 0.5),),
+        infer=lambda x, rate: x,
+        reference=lambda x, rate: x,
+        quant=_SHARED,
+        samples=samples(),
+        traits=frozenset({Trait.MOVES_DATA, Trait.IDENTITY_AT_INFERENCE}),
+    )
+)

@@ -1,4 +1,4 @@
-"""Checks of axis attrs that reductions, shape ops and indexing share. An axis is counted from 0; frontends normalise."""
+"""Checks of axis attrs that reductions, shape ops and indexing share. Axes count from 0; frontends normalise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from qcompiler.types import TensorType
 def check_axis(op: str, axis: int, x: TensorType) -> None:
     """ShapeError unless 0 <= axis < rank of x."""
     if not 0 <= axis < x.rank:
-        raise ShapeError(f"axis of {op}", expected=f"0 to {x.rank - 1}" if x.rank else "an operand with axes",
-                         got=f"{axis} for {x}", hint=f"write {axis + x.rank}" if -x.rank <= axis < 0 else None)
+        raise ShapeError(
+            f"axis of {op}",
+            expected=f"0 to {x.rank - 1}" if x.rank else "an operand with axes",
+            got=f"{axis} for {x}",
+            hint=f"write {axis + x.rank}" if -x.rank <= axis < 0 else None,
+        )
 
 
 def check_axes(op: str, axes: Sequence[int], x: TensorType) -> None:

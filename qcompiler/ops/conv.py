@@ -29,23 +29,34 @@ _GEOMETRY = (
 
 def _check_conv(op: str, x: TensorType, weight: TensorType, channels: int, groups: int) -> None:
     if not 3 <= x.rank <= 5 or weight.rank != x.rank:
-        raise ShapeError(f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank",
-                         got=f"{x}, {weight}")
+        raise ShapeError(
+            f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank", got=f"{x}, {weight}"
+        )
     if groups < 1 or x.shape[1] != channels:
         raise ShapeError(f"channels of {op}", expected=f"{channels} (weight {weight}, groups={groups})", got=str(x))
 
 
-def _infer_conv(x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *,
-                stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int, activation: str
-                ) -> TensorType:
+def _infer_conv(
+    x: TensorType,
+    weight: TensorType,
+    bias: TensorType | None,
+    residual: TensorType | None,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+) -> TensorType:
     _check_conv("conv", x, weight, weight.shape[1] * groups if weight.rank > 1 else -1, groups)
     if weight.shape[0] % groups:
         raise ShapeError("output channels of conv", expected=f"a multiple of groups={groups}", got=weight.shape[0])
     check_geometry("conv", x.rank - 2, stride=stride, padding=padding, dilation=dilation)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError("bias of conv", expected=f"[{weight.shape[0]}]", got=str(bias))
-    spatial = [output_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i])
-               for i in range(x.rank - 2)]
+    spatial = [
+        output_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i]) for i in range(x.rank - 2)
+    ]
     result = TensorType(DType.F32, (x.shape[0], weight.shape[0], *spatial))
     if residual is not None and residual.shape != result.shape:
         raise ShapeError("residual of conv", expected=str(result), got=str(residual))
@@ -69,8 +80,8 @@ def _dot(x: np.ndarray, weight: np.ndarray, stride, padding, dilation, groups: i
     rows = max(1, _COLUMN_BYTES // max(row_bytes, 1))
     order = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))
     for n, start in itertools.product(range(x.shape[0]), range(0, outputs[0], rows)):
-        columns = view[n, :, start:start + rows].transpose(order).reshape(groups, depth, -1)
-        result[n, :, start:start + rows] = np.matmul(matrix, columns).reshape(out_channels, -1, *outputs[1:])
+        columns = view[n, :, start : start + rows].transpose(order).reshape(groups, depth, -1)
+        result[n, :, start : start + rows] = np.matmul(matrix, columns).reshape(out_channels, -1, *outputs[1:])
     return result
 
 
@@ -87,12 +98,26 @@ def _conv(x, weight, bias, residual, *, stride, padding, dilation, groups, activ
     return apply_activation(y, activation)
 
 
-def _conv_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *,
-                  stride, padding, dilation, groups, activation) -> np.ndarray:
+def _conv_integer(
+    arrays: Sequence[np.ndarray | None],
+    types: Sequence[TensorType | None],
+    out: TensorType,
+    *,
+    stride,
+    padding,
+    dilation,
+    groups,
+    activation,
+) -> np.ndarray:
     x, weight, bias, residual = arrays
-    acc = _dot(qmath.centered(x, types[0].quant).astype(np.float64),
-               qmath.centered(weight, types[1].quant).astype(np.float64),
-               stride, padding, dilation, groups).astype(np.int64)
+    acc = _dot(
+        qmath.centered(x, types[0].quant).astype(np.float64),
+        qmath.centered(weight, types[1].quant).astype(np.float64),
+        stride,
+        padding,
+        dilation,
+        groups,
+    ).astype(np.int64)
     if bias is not None:
         acc = acc + _along_channels(bias, acc.ndim)
     return requantize_accumulator(acc.astype(np.int32), types, out, activation, 1, residual)
@@ -102,38 +127,67 @@ def _attrs(spatial: int, **given: object) -> dict[str, object]:
     return {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, **given}
 
 
-register(OpDef(
-    name="conv",
-    doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added "
+register(
+    OpDef(
+        name="conv",
+        doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the "
+        "result, added "
         "before the fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv.",
-    family="conv",
-    operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True),
-              OperandSpec("residual", optional=True)),
-    attrs=(*_GEOMETRY, ACTIVATION_ATTR),
-    infer=_infer_conv, reference=_conv, integer=_conv_integer,
-    quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
-    samples=lambda: [
-        Sample((tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)),
-               _attrs(2, padding=((1, 1), (1, 1)))),
-        Sample((tensor("f32", 1, 8, 9, 9), tensor("f32", 16, 8, 3, 3)), _attrs(2, stride=(2, 2), activation="relu")),
-        Sample((tensor("f32", 1, 6, 8, 5), tensor("f32", 6, 1, 3, 3), tensor("f32", 6)),
-               _attrs(2, groups=6, padding=((1, 1), (1, 1)), activation="relu6")),
-        Sample((tensor("f32", 2, 4, 11), tensor("f32", 4, 2, 3), tensor("f32", 4)),
-               _attrs(1, groups=2, dilation=(2,), padding=((2, 1),))),
-        Sample((tensor("f32", 1, 2, 4, 5, 6), tensor("f32", 3, 2, 2, 3, 3), tensor("f32", 3)), _attrs(3)),
-        Sample((tensor("f32", 1, 33, 5, 5), tensor("f32", 33, 33, 1, 1), tensor("f32", 33), tensor("f32", 1, 33, 5, 5)),
-               _attrs(2, activation="relu")),
-        Sample((tensor("f32", 1, 1, 12, 12), tensor("f32", 16, 1, 7, 7), tensor("f32", 16)),
-               _attrs(2, stride=(2, 2), padding=((3, 3), (3, 3)))),
-    ],
-))
+        family="conv",
+        operands=(
+            OperandSpec("x"),
+            OperandSpec("weight", Role.WEIGHT),
+            OperandSpec("bias", Role.BIAS, optional=True),
+            OperandSpec("residual", optional=True),
+        ),
+        attrs=(*_GEOMETRY, ACTIVATION_ATTR),
+        infer=_infer_conv,
+        reference=_conv,
+        integer=_conv_integer,
+        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
+        samples=lambda: [
+            Sample(
+                (tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)),
+                _attrs(2, padding=((1, 1), (1, 1))),
+            ),
+            Sample(
+                (tensor("f32", 1, 8, 9, 9), tensor("f32", 16, 8, 3, 3)), _attrs(2, stride=(2, 2), activation="relu")
+            ),
+            Sample(
+                (tensor("f32", 1, 6, 8, 5), tensor("f32", 6, 1, 3, 3), tensor("f32", 6)),
+                _attrs(2, groups=6, padding=((1, 1), (1, 1)), activation="relu6"),
+            ),
+            Sample(
+                (tensor("f32", 2, 4, 11), tensor("f32", 4, 2, 3), tensor("f32", 4)),
+                _attrs(1, groups=2, dilation=(2,), padding=((2, 1),)),
+            ),
+            Sample((tensor("f32", 1, 2, 4, 5, 6), tensor("f32", 3, 2, 2, 3, 3), tensor("f32", 3)), _attrs(3)),
+            Sample(
+                (
+                    tensor("f32", 1, 33, 5, 5),
+                    tensor("f32", 33, 33, 1, 1),
+                    tensor("f32", 33),
+                    tensor("f32", 1, 33, 5, 5),
+                ),
+                _attrs(2, activation="relu"),
+            ),
+            Sample(
+                (tensor("f32", 1, 1, 12, 12), tensor("f32", 16, 1, 7, 7), tensor("f32", 16)),
+                _attrs(2, stride=(2, 2), padding=((3, 3), (3, 3))),
+            ),
+        ],
+    )
+)
 
 
-def _transposed_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int, extra: int
-                     ) -> DimLike:
+def _transposed_size(
+    size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int, extra: int
+) -> DimLike:
     if stride < 1 or dilation < 1 or min(padding) < 0:
-        raise ShapeError("stride and dilation of conv_transpose are positive, padding is not negative",
-                         got=f"{stride}, {dilation}, {padding}")
+        raise ShapeError(
+            "stride and dilation of conv_transpose are positive, padding is not negative",
+            got=f"{stride}, {dilation}, {padding}",
+        )
     if not 0 <= extra < max(stride, dilation):
         raise ShapeError("output_padding of conv_transpose", expected=f"0 to {max(stride, dilation) - 1}", got=extra)
     result = (size - 1) * stride - padding[0] - padding[1] + dilation * (kernel - 1) + extra + 1
@@ -142,17 +196,29 @@ def _transposed_size(size: DimLike, kernel: int, stride: int, padding: tuple[int
     return result
 
 
-def _infer_conv_transpose(x: TensorType, weight: TensorType, bias: TensorType | None, *, stride: Sequence[int],
-                          padding: Pairs, dilation: Sequence[int], groups: int, output_padding: Sequence[int],
-                          activation: str) -> TensorType:
+def _infer_conv_transpose(
+    x: TensorType,
+    weight: TensorType,
+    bias: TensorType | None,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+    output_padding: Sequence[int],
+    activation: str,
+) -> TensorType:
     _check_conv("conv_transpose", x, weight, weight.shape[0] if weight.rank else -1, groups)
-    check_geometry("conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation,
-                   output_padding=output_padding)
+    check_geometry(
+        "conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation, output_padding=output_padding
+    )
     channels = weight.shape[1] * groups
     if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
         raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
-    spatial = [_transposed_size(*axis)
-               for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding)]
+    spatial = [
+        _transposed_size(*axis)
+        for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding)
+    ]
     return TensorType(DType.F32, (x.shape[0], channels, *spatial))
 
 
@@ -175,8 +241,10 @@ def mirrored_weight(weight: np.ndarray, groups: int) -> np.ndarray:
 
 def transposed_padding(kernel, padding, dilation, output_padding) -> tuple[tuple[int, int], ...]:
     """Padding of the convolution over the stuffed input; may be negative (cropping)."""
-    return tuple((d * (k - 1) - p[0], d * (k - 1) - p[1] + extra)
-                 for k, p, d, extra in zip(kernel, padding, dilation, output_padding))
+    return tuple(
+        (d * (k - 1) - p[0], d * (k - 1) - p[1] + extra)
+        for k, p, d, extra in zip(kernel, padding, dilation, output_padding)
+    )
 
 
 def _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding) -> np.ndarray:
@@ -185,8 +253,9 @@ def _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding
     crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
     stuffed = stuffed[(slice(None), slice(None), *crop)]
     ones = (1,) * len(stride)
-    return _dot(stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads),
-                dilation, groups)
+    return _dot(
+        stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads), dilation, groups
+    )
 
 
 def _conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> np.ndarray:
@@ -196,12 +265,19 @@ def _conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, outpu
     return apply_activation(y, activation)
 
 
-def _conv_transpose_integer(arrays, types, out: TensorType, *, stride, padding, dilation, groups, output_padding,
-                            activation) -> np.ndarray:
+def _conv_transpose_integer(
+    arrays, types, out: TensorType, *, stride, padding, dilation, groups, output_padding, activation
+) -> np.ndarray:
     x, weight, bias = arrays
-    acc = _transposed_dot(qmath.centered(x, types[0].quant).astype(np.float64),
-                          qmath.centered(weight, types[1].quant).astype(np.float64), stride, padding, dilation, groups,
-                          output_padding).astype(np.int64)
+    acc = _transposed_dot(
+        qmath.centered(x, types[0].quant).astype(np.float64),
+        qmath.centered(weight, types[1].quant).astype(np.float64),
+        stride,
+        padding,
+        dilation,
+        groups,
+        output_padding,
+    ).astype(np.int64)
     if bias is not None:
         acc = acc + _along_channels(bias, acc.ndim)
     params, target = types[1].quant, out.quant
@@ -211,25 +287,37 @@ def _conv_transpose_integer(arrays, types, out: TensorType, *, stride, padding, 
     return qmath.requantize(real, out, activation)
 
 
-register(OpDef(
-    name="conv_transpose",
-    doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie "
+register(
+    OpDef(
+        name="conv_transpose",
+        doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie "
         "along axis 1 of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX "
         "ConvTranspose.",
-    family="conv",
-    operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True)),
-    attrs=(*_GEOMETRY, AttrSpec("output_padding", "ints", REQUIRED), ACTIVATION_ATTR),
-    infer=_infer_conv_transpose, reference=_conv_transpose, integer=_conv_transpose_integer,
-    quant=QuantRule(QuantKind.WEIGHTED, weight_axis=1),
-    samples=lambda: [
-        Sample((tensor("f32", 1, 3, 4, 5), tensor("f32", 3, 4, 3, 3), tensor("f32", 4)),
-               _attrs(2, stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(1, 1))),
-        Sample((tensor("f32", 2, 4, 6), tensor("f32", 4, 2, 4)), _attrs(1, groups=2, output_padding=(0,))),
-        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 3, 2, 2), tensor("f32", 3)),
-               _attrs(2, stride=(2, 2), output_padding=(0, 0), activation="relu")),
-        Sample((tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 2, 3, 3)),
-               _attrs(2, dilation=(2, 1), output_padding=(0, 0))),
-        Sample((tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)),
-               _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0))),
-    ],
-))
+        family="conv",
+        operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True)),
+        attrs=(*_GEOMETRY, AttrSpec("output_padding", "ints", REQUIRED), ACTIVATION_ATTR),
+        infer=_infer_conv_transpose,
+        reference=_conv_transpose,
+        integer=_conv_transpose_integer,
+        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=1),
+        samples=lambda: [
+            Sample(
+                (tensor("f32", 1, 3, 4, 5), tensor("f32", 3, 4, 3, 3), tensor("f32", 4)),
+                _attrs(2, stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(1, 1)),
+            ),
+            Sample((tensor("f32", 2, 4, 6), tensor("f32", 4, 2, 4)), _attrs(1, groups=2, output_padding=(0,))),
+            Sample(
+                (tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 3, 2, 2), tensor("f32", 3)),
+                _attrs(2, stride=(2, 2), output_padding=(0, 0), activation="relu"),
+            ),
+            Sample(
+                (tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 2, 3, 3)),
+                _attrs(2, dilation=(2, 1), output_padding=(0, 0)),
+            ),
+            Sample(
+                (tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)),
+                _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0)),
+            ),
+        ],
+    )
+)

@@ -19,8 +19,14 @@ _FLOAT = QuantRule(QuantKind.FLOAT_ONLY)
 
 
 def _binary_samples() -> list[Sample]:
-    shapes = (((2, 3, 4, 4), (2, 3, 4, 4)), ((2, 3, 4, 4), (1, 3, 1, 1)), ((33,), (33,)), ((2, 7), ()),
-              ((4, 1), (1, 9)), ((), ()))
+    shapes = (
+        ((2, 3, 4, 4), (2, 3, 4, 4)),
+        ((2, 3, 4, 4), (1, 3, 1, 1)),
+        ((33,), (33,)),
+        ((2, 7), ()),
+        ((4, 1), (1, 9)),
+        ((), ()),
+    )
     return [Sample((tensor("f32", *a), tensor("f32", *b)), low=0.5, high=3.0) for a, b in shapes]
 
 
@@ -30,8 +36,9 @@ _BOOL_OPS = frozenset({"logical_and", "logical_or", "logical_not"})
 
 def _check_types(name: str, x: TensorType, y: TensorType) -> None:
     if x.dtype is not y.dtype:
-        raise ShapeError(f"operands of {name} differ in type", expected=str(x.dtype), got=str(y.dtype),
-                         hint="insert a cast")
+        raise ShapeError(
+            f"operands of {name} differ in type", expected=str(x.dtype), got=str(y.dtype), hint="insert a cast"
+        )
     if name in _FLOAT_OPS and not x.dtype.is_float:
         raise ShapeError(f"operands of {name}", expected="a float type", got=str(x.dtype), hint="insert a cast")
     if name in _BOOL_OPS and x.dtype is not DType.BOOL:
@@ -46,8 +53,14 @@ def _infer_binary(name: str, dtype: DType | None = None) -> Callable[..., Tensor
     return infer
 
 
-def _binary(name: str, doc: str, function: Callable[..., np.ndarray], integer: Callable[..., np.ndarray] | None,
-            commutative: bool = False, fuses: bool = False) -> None:
+def _binary(
+    name: str,
+    doc: str,
+    function: Callable[..., np.ndarray],
+    integer: Callable[..., np.ndarray] | None,
+    commutative: bool = False,
+    fuses: bool = False,
+) -> None:
     def reference(x: np.ndarray, y: np.ndarray, activation: str = "none") -> np.ndarray:
         return apply_activation(np.asarray(function(x, y)), activation)
 
@@ -55,12 +68,21 @@ def _binary(name: str, doc: str, function: Callable[..., np.ndarray], integer: C
         return qmath.requantize(integer(arrays, types, out), out, activation)
 
     traits = {Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if commutative else set())
-    register(OpDef(
-        name=name, doc=doc, family="elementwise", operands=(OperandSpec("x"), OperandSpec("y")),
-        attrs=(ACTIVATION_ATTR,) if fuses else (), infer=_infer_binary(name), reference=reference,
-        integer=quantized if integer is not None else None, quant=_OWN if integer is not None else _FLOAT,
-        samples=_binary_samples, traits=frozenset(traits),
-    ))
+    register(
+        OpDef(
+            name=name,
+            doc=doc,
+            family="elementwise",
+            operands=(OperandSpec("x"), OperandSpec("y")),
+            attrs=(ACTIVATION_ATTR,) if fuses else (),
+            infer=_infer_binary(name),
+            reference=reference,
+            integer=quantized if integer is not None else None,
+            quant=_OWN if integer is not None else _FLOAT,
+            samples=_binary_samples,
+            traits=frozenset(traits),
+        )
+    )
 
 
 def _terms(arrays, types, out: TensorType) -> tuple[np.ndarray, np.ndarray]:
@@ -90,17 +112,29 @@ _binary("mul", "x * y, then the fused activation.", np.multiply, _product, True,
 _binary("div", "x / y.", np.divide, _quotient)
 _binary("minimum", "The smaller of both.", np.minimum, lambda a, t, o: np.minimum(*_terms(a, t, o)), True)
 _binary("maximum", "The larger of both.", np.maximum, lambda a, t, o: np.maximum(*_terms(a, t, o)), True)
-_binary("pow", "x to the power y.",
-        lambda x, y: np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y)), None)
+_binary(
+    "pow",
+    "x to the power y.",
+    lambda x, y: np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y)),
+    None,
+)
 
 
 def _comparison(name: str, doc: str, function: Callable[..., np.ndarray], commutative: bool = False) -> None:
     traits = {Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if commutative else set())
-    register(OpDef(
-        name=name, doc=doc, family="elementwise", operands=(OperandSpec("x"), OperandSpec("y")),
-        infer=_infer_binary(name, DType.BOOL), reference=lambda x, y: np.asarray(function(x, y)), quant=_FLOAT,
-        samples=_binary_samples, traits=frozenset(traits),
-    ))
+    register(
+        OpDef(
+            name=name,
+            doc=doc,
+            family="elementwise",
+            operands=(OperandSpec("x"), OperandSpec("y")),
+            infer=_infer_binary(name, DType.BOOL),
+            reference=lambda x, y: np.asarray(function(x, y)),
+            quant=_FLOAT,
+            samples=_binary_samples,
+            traits=frozenset(traits),
+        )
+    )
 
 
 _comparison("equal", "x == y, bool.", np.equal, True)
@@ -117,15 +151,21 @@ def _infer_not(x: TensorType) -> TensorType:
 
 
 def _logical(name: str, doc: str, function: Callable[..., np.ndarray], count: int) -> None:
-    register(OpDef(
-        name=name, doc=doc, family="elementwise",
-        operands=tuple(OperandSpec(n, Role.INDEX) for n in ("x", "y")[:count]),
-        infer=_infer_binary(name, DType.BOOL) if count == 2 else _infer_not,
-        reference=lambda *arrays: np.asarray(function(*arrays)), quant=_FLOAT,
-        traits=frozenset({Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if count == 2 else set())),
-        samples=lambda: [Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count]))
-                         for n in (1, 2, 7, 16, 33)],
-    ))
+    register(
+        OpDef(
+            name=name,
+            doc=doc,
+            family="elementwise",
+            operands=tuple(OperandSpec(n, Role.INDEX) for n in ("x", "y")[:count]),
+            infer=_infer_binary(name, DType.BOOL) if count == 2 else _infer_not,
+            reference=lambda *arrays: np.asarray(function(*arrays)),
+            quant=_FLOAT,
+            traits=frozenset({Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if count == 2 else set())),
+            samples=lambda: [
+                Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count])) for n in (1, 2, 7, 16, 33)
+            ],
+        )
+    )
 
 
 _logical("logical_and", "x and y, bools.", np.logical_and, 2)
@@ -141,13 +181,21 @@ def _infer_where(condition: TensorType, x: TensorType, y: TensorType) -> TensorT
     return TensorType(x.dtype, shape)
 
 
-register(OpDef(
-    name="where", doc="x where condition, else y; numpy broadcasting.", family="elementwise",
-    operands=(OperandSpec("condition", Role.INDEX), OperandSpec("x"), OperandSpec("y")), infer=_infer_where,
-    reference=lambda condition, x, y: np.asarray(np.where(condition, x, y)), quant=_FLOAT,
-    traits=frozenset({Trait.ELEMENTWISE}),
-    samples=lambda: [Sample((np.arange(n) % 3 == 0, tensor("f32", n), tensor("f32", n))) for n in (1, 4, 7, 16, 33)],
-))
+register(
+    OpDef(
+        name="where",
+        doc="x where condition, else y; numpy broadcasting.",
+        family="elementwise",
+        operands=(OperandSpec("condition", Role.INDEX), OperandSpec("x"), OperandSpec("y")),
+        infer=_infer_where,
+        reference=lambda condition, x, y: np.asarray(np.where(condition, x, y)),
+        quant=_FLOAT,
+        traits=frozenset({Trait.ELEMENTWISE}),
+        samples=lambda: [
+            Sample((np.arange(n) % 3 == 0, tensor("f32", n), tensor("f32", n))) for n in (1, 4, 7, 16, 33)
+        ],
+    )
+)
 
 
 def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
@@ -166,15 +214,25 @@ def _cast(x: np.ndarray, *, dtype: DType) -> np.ndarray:
     return np.where(above, dtype.max, np.where(below, dtype.min, inside)).astype(dtype.numpy)
 
 
-register(OpDef(
-    name="cast",
-    doc="Another element type. Float to integer truncates, saturates and takes NaN to 0; integer to integer keeps the "
+register(
+    OpDef(
+        name="cast",
+        doc="Another element type. Float to integer truncates, saturates and takes NaN to 0; integer to integer "
+        "keeps the "
         "low bits; to bool: not equal to 0.",
-    family="elementwise", operands=(OperandSpec("x"),), attrs=(AttrSpec("dtype", "dtype", REQUIRED),),
-    infer=_infer_cast, reference=_cast, quant=_FLOAT, traits=frozenset({Trait.ELEMENTWISE}),
-    samples=lambda: [Sample((tensor("f32", n),), {"dtype": d}) for n, d in
-                     ((4, DType.I32), (7, DType.I64), (3, DType.F32), (5, DType.BOOL), (33, DType.U8))],
-))
+        family="elementwise",
+        operands=(OperandSpec("x"),),
+        attrs=(AttrSpec("dtype", "dtype", REQUIRED),),
+        infer=_infer_cast,
+        reference=_cast,
+        quant=_FLOAT,
+        traits=frozenset({Trait.ELEMENTWISE}),
+        samples=lambda: [
+            Sample((tensor("f32", n),), {"dtype": d})
+            for n, d in ((4, DType.I32), (7, DType.I64), (3, DType.F32), (5, DType.BOOL), (33, DType.U8))
+        ],
+    )
+)
 
 unary("neg", "The negative, -x.", lambda x: -x, family="elementwise", exact=True)
 unary("abs", "Magnitude, |x|.", np.abs, family="elementwise", exact=True)
@@ -189,6 +247,11 @@ unary("erf", "Error function.", erf, family="elementwise")
 unary("floor", "Round down.", np.floor, family="elementwise", exact=True)
 unary("ceil", "Round up.", np.ceil, family="elementwise", exact=True)
 unary("round", "Round half to even.", np.rint, family="elementwise", exact=True)
-unary("sign", "-1, 0 or 1; 0 for NaN.", lambda x: (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype),
-      family="elementwise", exact=True)
+unary(
+    "sign",
+    "-1, 0 or 1; 0 for NaN.",
+    lambda x: (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype),
+    family="elementwise",
+    exact=True,
+)
 unary("square", "x * x.", lambda x: x * x, family="elementwise", exact=True)

@@ -24,9 +24,15 @@ def apply_activation(y: np.ndarray, activation: str) -> np.ndarray:
     return y
 
 
-def requantize_accumulator(acc: np.ndarray, types: Sequence[TensorType | None], out: TensorType, activation: str,
-                           channel_axis: int, residual: np.ndarray | None) -> np.ndarray:
-    """Rules (3) to (5) of qmath for the operands (x, weight, bias, residual). acc: i32 with channels along `channel_axis`."""
+def requantize_accumulator(
+    acc: np.ndarray,
+    types: Sequence[TensorType | None],
+    out: TensorType,
+    activation: str,
+    channel_axis: int,
+    residual: np.ndarray | None,
+) -> np.ndarray:
+    """Rules (3) to (5) of qmath for (x, weight, bias, residual). acc: i32, channels along `channel_axis`."""
     x, weight = types[0].quant, types[1].quant
     shape = [1] * acc.ndim
     if weight.axis is not None:
@@ -36,12 +42,14 @@ def requantize_accumulator(acc: np.ndarray, types: Sequence[TensorType | None], 
     if residual is not None:
         other = types[3].quant
         real = real + qmath.centered(residual, other).astype(np.float32) * qmath.multiplier(
-            other.scales, over=out.quant.scales)
+            other.scales, over=out.quant.scales
+        )
     return qmath.requantize(real, out, activation)
 
 
-def _infer_linear(x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *,
-                  activation: str) -> TensorType:
+def _infer_linear(
+    x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *, activation: str
+) -> TensorType:
     if weight.rank != 2:
         raise ShapeError("weight of linear", expected="[out_features,in_features]", got=str(weight))
     if x.rank < 1 or x.shape[-1] != weight.shape[1]:
@@ -54,8 +62,9 @@ def _infer_linear(x: TensorType, weight: TensorType, bias: TensorType | None, re
     return result
 
 
-def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual: np.ndarray | None, *,
-            activation: str) -> np.ndarray:
+def _linear(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual: np.ndarray | None, *, activation: str
+) -> np.ndarray:
     y = np.matmul(x, weight.T)
     if bias is not None:
         y = y + bias
@@ -64,8 +73,9 @@ def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual
     return apply_activation(y, activation)
 
 
-def _linear_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *,
-                    activation: str) -> np.ndarray:
+def _linear_integer(
+    arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, activation: str
+) -> np.ndarray:
     x, weight, bias, residual = arrays
     acc = qmath.exact_dot(qmath.centered(x, types[0].quant), qmath.centered(weight, types[1].quant).T)
     if bias is not None:
@@ -73,26 +83,36 @@ def _linear_integer(arrays: Sequence[np.ndarray | None], types: Sequence[TensorT
     return requantize_accumulator(acc, types, out, activation, acc.ndim - 1, residual)
 
 
-register(OpDef(
-    name="linear",
-    doc="y = x @ weight.T + bias (+ residual), then the fused activation. x: [..., in], weight: [out, in], bias: [out], "
+register(
+    OpDef(
+        name="linear",
+        doc="y = x @ weight.T + bias (+ residual), then the fused activation. x: [..., in], weight: [out, in], "
+        "bias: [out], "
         "residual: shape of y. torch.nn.functional.linear; ONNX Gemm(transB=1).",
-    family="linear",
-    operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True),
-              OperandSpec("residual", optional=True)),
-    attrs=(ACTIVATION_ATTR,),
-    infer=_infer_linear,
-    reference=_linear,
-    integer=_linear_integer,
-    quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
-    samples=lambda: [
-        Sample((tensor("f32", 3, 8), tensor("f32", 5, 8), tensor("f32", 5))),
-        Sample((tensor("f32", 1, 33), tensor("f32", 17, 33)), {"activation": "relu"}),
-        Sample((tensor("f32", 2, 3, 7), tensor("f32", 31, 7), tensor("f32", 31)), {"activation": "relu6"}),
-        Sample((tensor("f32", 9, 129), tensor("f32", 33, 129), tensor("f32", 33))),
-        Sample((tensor("f32", 4, 6), tensor("f32", 6, 6), tensor("f32", 6), tensor("f32", 4, 6)), {"activation": "relu"}),
-    ],
-))
+        family="linear",
+        operands=(
+            OperandSpec("x"),
+            OperandSpec("weight", Role.WEIGHT),
+            OperandSpec("bias", Role.BIAS, optional=True),
+            OperandSpec("residual", optional=True),
+        ),
+        attrs=(ACTIVATION_ATTR,),
+        infer=_infer_linear,
+        reference=_linear,
+        integer=_linear_integer,
+        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
+        samples=lambda: [
+            Sample((tensor("f32", 3, 8), tensor("f32", 5, 8), tensor("f32", 5))),
+            Sample((tensor("f32", 1, 33), tensor("f32", 17, 33)), {"activation": "relu"}),
+            Sample((tensor("f32", 2, 3, 7), tensor("f32", 31, 7), tensor("f32", 31)), {"activation": "relu6"}),
+            Sample((tensor("f32", 9, 129), tensor("f32", 33, 129), tensor("f32", 33))),
+            Sample(
+                (tensor("f32", 4, 6), tensor("f32", 6, 6), tensor("f32", 6), tensor("f32", 4, 6)),
+                {"activation": "relu"},
+            ),
+        ],
+    )
+)
 
 
 def broadcast_shapes(a: tuple, b: tuple, what: str) -> tuple:
@@ -102,8 +122,11 @@ def broadcast_shapes(a: tuple, b: tuple, what: str) -> tuple:
     result = []
     for left, right in zip(a, b):
         if left != right and left != 1 and right != 1:
-            raise ShapeError(f"shapes of {what} do not broadcast", expected=f"[{','.join(map(str, a))}]",
-                             got=f"[{','.join(map(str, b))}]")
+            raise ShapeError(
+                f"shapes of {what} do not broadcast",
+                expected=f"[{','.join(map(str, a))}]",
+                got=f"[{','.join(map(str, b))}]",
+            )
         result.append(right if left == 1 else left)
     return tuple(result)
 
@@ -123,21 +146,24 @@ def _matmul_integer(arrays: Sequence[np.ndarray], types: Sequence[TensorType], o
     return qmath.requantize(acc.astype(np.float32) * qmath.multiplier(x.scales, y.scales, over=out.quant.scales), out)
 
 
-register(OpDef(
-    name="matmul",
-    doc="Batched matrix product of two activations, numpy's broadcasting of leading axes: [..., m, k] @ [..., k, n]. Operands "
+register(
+    OpDef(
+        name="matmul",
+        doc="Batched matrix product of two activations, numpy's broadcasting of leading axes: [..., m, k] @ [..., "
+        "k, n]. Operands "
         "of rank 1 are reshaped by the frontends. torch.matmul; ONNX MatMul.",
-    family="linear",
-    operands=(OperandSpec("x"), OperandSpec("y")),
-    infer=_infer_matmul,
-    reference=lambda x, y: np.matmul(x, y),
-    integer=_matmul_integer,
-    quant=QuantRule(QuantKind.OWN_RANGE),
-    samples=lambda: [
-        Sample((tensor("f32", 3, 8), tensor("f32", 8, 5))),
-        Sample((tensor("f32", 2, 3, 9), tensor("f32", 2, 9, 7))),
-        Sample((tensor("f32", 2, 1, 3, 9), tensor("f32", 4, 9, 33))),
-        Sample((tensor("f32", 1, 65), tensor("f32", 65, 1))),
-        Sample((tensor("f32", 5, 4, 6), tensor("f32", 6, 2))),
-    ],
-))
+        family="linear",
+        operands=(OperandSpec("x"), OperandSpec("y")),
+        infer=_infer_matmul,
+        reference=lambda x, y: np.matmul(x, y),
+        integer=_matmul_integer,
+        quant=QuantRule(QuantKind.OWN_RANGE),
+        samples=lambda: [
+            Sample((tensor("f32", 3, 8), tensor("f32", 8, 5))),
+            Sample((tensor("f32", 2, 3, 9), tensor("f32", 2, 9, 7))),
+            Sample((tensor("f32", 2, 1, 3, 9), tensor("f32", 4, 9, 33))),
+            Sample((tensor("f32", 1, 65), tensor("f32", 65, 1))),
+            Sample((tensor("f32", 5, 4, 6), tensor("f32", 6, 2))),
+        ],
+    )
+)

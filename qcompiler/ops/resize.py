@@ -20,7 +20,9 @@ _ROUNDINGS = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
 def _infer_resize(x: TensorType, size, scales, mode, coordinates, rounding) -> TensorType:
     spatial = x.rank - 2
     if x.rank < 3 or (size is None) == (scales is None) or len(size or scales) != spatial:
-        raise ShapeError("resize", expected=f"size or scales with {spatial} entries for [N,C,*spatial]", got=f"{size}, {scales}, {x}")
+        raise ShapeError(
+            "resize", expected=f"size or scales with {spatial} entries for [N,C,*spatial]", got=f"{size}, {scales}, {x}"
+        )
     if size is None:
         if any(isinstance(s, Dim) and f != int(f) for s, f in zip(x.shape[2:], scales)):
             raise ShapeError("scales of a symbolic size", expected="whole numbers", got=str(scales))
@@ -42,8 +44,12 @@ def source_positions(size: int, out: int, scale: float | None, coordinates: str)
 
 
 def nearest_indices(positions: np.ndarray, size: int, rounding: str) -> np.ndarray:
-    rounded = {"floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda p: np.ceil(p - 0.5),
-               "round_prefer_ceil": lambda p: np.floor(p + 0.5)}[rounding](positions)
+    rounded = {
+        "floor": np.floor,
+        "ceil": np.ceil,
+        "round_prefer_floor": lambda p: np.ceil(p - 0.5),
+        "round_prefer_ceil": lambda p: np.floor(p + 0.5),
+    }[rounding](positions)
     return np.clip(rounded, 0, size - 1).astype(np.int64)
 
 
@@ -79,15 +85,32 @@ def _resize_integer(arrays, types, out: TensorType, *, mode: str, **attrs) -> np
     return qmath.requantize(real * qmath.multiplier(types[0].quant.scales, over=out.quant.scales), out)
 
 
-register(OpDef(
-    name="resize", doc="Interpolation to a size, or by scales. torch interpolate; ONNX Resize.", family="resize", operands=(OperandSpec("x"),),
-    attrs=(AttrSpec("size", "ints", None), AttrSpec("scales", "floats", None),
-           AttrSpec("mode", "str", "nearest", choices=("nearest", "bilinear")),
-           AttrSpec("coordinates", "str", "asymmetric", choices=_COORDINATES), AttrSpec("rounding", "str", "floor", choices=_ROUNDINGS)),
-    infer=_infer_resize, reference=_resize, integer=_resize_integer, quant=QuantRule(QuantKind.SHARES_INPUT),
-    samples=lambda: [
-        Sample((tensor("f32", 1, 2, 4, 4),), {"size": (8, 8)}), Sample((tensor("f32", 1, 2, 4, 5),), {"scales": (2.0, 2.0)}),
-        Sample((tensor("f32", 1, 3, 4, 4),), {"size": (7, 9), "mode": "bilinear", "coordinates": "half_pixel"}),
-        Sample((tensor("f32", 2, 1, 5),), {"size": (9,), "mode": "bilinear", "coordinates": "align_corners"}),
-        Sample((tensor("f32", 1, 1, 3, 3),), {"size": (2, 2), "coordinates": "half_pixel", "rounding": "round_prefer_floor"})],
-))
+register(
+    OpDef(
+        name="resize",
+        doc="Interpolation to a size, or by scales. torch interpolate; ONNX Resize.",
+        family="resize",
+        operands=(OperandSpec("x"),),
+        attrs=(
+            AttrSpec("size", "ints", None),
+            AttrSpec("scales", "floats", None),
+            AttrSpec("mode", "str", "nearest", choices=("nearest", "bilinear")),
+            AttrSpec("coordinates", "str", "asymmetric", choices=_COORDINATES),
+            AttrSpec("rounding", "str", "floor", choices=_ROUNDINGS),
+        ),
+        infer=_infer_resize,
+        reference=_resize,
+        integer=_resize_integer,
+        quant=QuantRule(QuantKind.SHARES_INPUT),
+        samples=lambda: [
+            Sample((tensor("f32", 1, 2, 4, 4),), {"size": (8, 8)}),
+            Sample((tensor("f32", 1, 2, 4, 5),), {"scales": (2.0, 2.0)}),
+            Sample((tensor("f32", 1, 3, 4, 4),), {"size": (7, 9), "mode": "bilinear", "coordinates": "half_pixel"}),
+            Sample((tensor("f32", 2, 1, 5),), {"size": (9,), "mode": "bilinear", "coordinates": "align_corners"}),
+            Sample(
+                (tensor("f32", 1, 1, 3, 3),),
+                {"size": (2, 2), "coordinates": "half_pixel", "rounding": "round_prefer_floor"},
+            ),
+        ],
+    )
+)

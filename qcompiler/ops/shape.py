@@ -17,16 +17,35 @@ from qcompiler.types import MAX_ELEMENTS, DType, TensorType, tensor
 Shape = tuple[DimLike, ...]
 SizeEntries = Sequence[int | str]
 
+_X = OperandSpec("x")
 _PAD_MODES = ("constant", "reflect", "edge")
 
 
-def _register(name: str, doc: str, attrs: tuple[AttrSpec, ...], infer: Callable[..., TensorType],
-              reference: Callable[..., np.ndarray], samples: Callable[[], list[Sample]],
-              integer: Callable[..., np.ndarray] | None = None, operand: OperandSpec = OperandSpec("x")) -> None:
-    register(OpDef(
-        name=name, doc=doc, family="shape", operands=(operand,), attrs=attrs, infer=infer, reference=reference, integer=integer,
-        quant=QuantRule(QuantKind.SHARES_INPUT), traits=frozenset({Trait.MOVES_DATA}), samples=samples,
-    ))
+def _register(
+    name: str,
+    doc: str,
+    attrs: tuple[AttrSpec, ...],
+    infer: Callable[..., TensorType],
+    reference: Callable[..., np.ndarray],
+    samples: Callable[[], list[Sample]],
+    integer: Callable[..., np.ndarray] | None = None,
+    operand: OperandSpec = _X,
+) -> None:
+    register(
+        OpDef(
+            name=name,
+            doc=doc,
+            family="shape",
+            operands=(operand,),
+            attrs=attrs,
+            infer=infer,
+            reference=reference,
+            integer=integer,
+            quant=QuantRule(QuantKind.SHARES_INPUT),
+            traits=frozenset({Trait.MOVES_DATA}),
+            samples=samples,
+        )
+    )
 
 
 def sizes_of(entries: SizeEntries) -> Shape:
@@ -56,14 +75,20 @@ def reshaped(shape: Shape, entries: SizeEntries) -> Shape:
         solved = _divided(total, known, shape, target)
         return tuple(solved if size == -1 else size for size in target)
     if known != total:
-        raise ShapeError("reshape changes the number of elements", expected=f"{total} elements, as {_text(shape)} has",
-                         got=f"{known} in {_text(target)}")
+        raise ShapeError(
+            "reshape changes the number of elements",
+            expected=f"{total} elements, as {_text(shape)} has",
+            got=f"{known} in {_text(target)}",
+        )
     return target
 
 
 def _divided(total: DimLike, known: DimLike, shape: Shape, target: Shape) -> DimLike:
-    failure = ShapeError("reshape cannot solve -1", expected=f"a divisor of {total}, the elements of {_text(shape)}",
-                         got=f"{known} in {_text(target)}")
+    failure = ShapeError(
+        "reshape cannot solve -1",
+        expected=f"a divisor of {total}, the elements of {_text(shape)}",
+        got=f"{known} in {_text(target)}",
+    )
     if known == 0:
         raise failure
     try:
@@ -89,7 +114,8 @@ _register(
         Sample((tensor("f32", 5),), {"shape": (1, 5, 1)}),
         Sample((tensor("f32", 2, 3, 2, 2),), {"shape": (2, 3, 2, 2)}),
         Sample((tensor("f32", 1, 1),), {"shape": ()}),
-    ])
+    ],
+)
 
 
 def _infer_transpose(x: TensorType, *, perm: Sequence[int]) -> TensorType:
@@ -99,10 +125,22 @@ def _infer_transpose(x: TensorType, *, perm: Sequence[int]) -> TensorType:
 
 
 _register(
-    "transpose", "Axis i of the result is axis perm[i] of x. torch.permute, numpy.transpose; ONNX Transpose.",
-    (AttrSpec("perm", "ints", REQUIRED),), _infer_transpose, lambda x, perm: np.transpose(x, perm),
-    lambda: [Sample((tensor("f32", *shape),), {"perm": perm}) for shape, perm in
-             (((2, 3), (1, 0)), ((2, 3, 4, 5), (0, 2, 3, 1)), ((2, 33, 7), (0, 2, 1)), ((4,), (0,)), ((2, 3, 4), (2, 0, 1)))])
+    "transpose",
+    "Axis i of the result is axis perm[i] of x. torch.permute, numpy.transpose; ONNX Transpose.",
+    (AttrSpec("perm", "ints", REQUIRED),),
+    _infer_transpose,
+    lambda x, perm: np.transpose(x, perm),
+    lambda: [
+        Sample((tensor("f32", *shape),), {"perm": perm})
+        for shape, perm in (
+            ((2, 3), (1, 0)),
+            ((2, 3, 4, 5), (0, 2, 3, 1)),
+            ((2, 33, 7), (0, 2, 1)),
+            ((4,), (0,)),
+            ((2, 3, 4), (2, 0, 1)),
+        )
+    ],
+)
 
 
 def _infer_expand(x: TensorType, *, shape: SizeEntries) -> TensorType:
@@ -114,33 +152,52 @@ def _infer_expand(x: TensorType, *, shape: SizeEntries) -> TensorType:
 
 
 _register(
-    "expand", "Broadcast to a shape: axes of size 1, and new axes in front, are repeated. torch.expand, numpy.broadcast_to; ONNX Expand.",
-    (AttrSpec("shape", "shape", REQUIRED, "sizes: ints or Dim text; no -1"),), _infer_expand,
+    "expand",
+    "Broadcast to a shape: axes of size 1, and new axes in front, are repeated. torch.expand, numpy.broadcast_to; "
+    "ONNX Expand.",
+    (AttrSpec("shape", "shape", REQUIRED, "sizes: ints or Dim text; no -1"),),
+    _infer_expand,
     lambda x, shape: np.ascontiguousarray(np.broadcast_to(x, tuple(shape))),
-    lambda: [Sample((tensor("f32", *own),), {"shape": shape}) for own, shape in
-             (((1, 3), (4, 3)), ((3, 1), (2, 3, 5)), ((), (7,)), ((1, 1, 33), (1, 2, 33)), ((2, 3), (2, 3)))])
+    lambda: [
+        Sample((tensor("f32", *own),), {"shape": shape})
+        for own, shape in (
+            ((1, 3), (4, 3)),
+            ((3, 1), (2, 3, 5)),
+            ((), (7,)),
+            ((1, 1, 33), (1, 2, 33)),
+            ((2, 3), (2, 3)),
+        )
+    ],
+)
 
 
 # slice, concat, flip, tile
 
 
-def _infer_slice(x: TensorType, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int],
-                 steps: Sequence[int]) -> TensorType:
+def _infer_slice(
+    x: TensorType, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
+) -> TensorType:
     check_axes("slice", axes, x)
     if not len(axes) == len(starts) == len(stops) == len(steps):
-        raise ShapeError("attrs of slice", expected=f"{len(axes)} starts, stops and steps",
-                         got=f"{len(starts)}, {len(stops)}, {len(steps)}")
+        raise ShapeError(
+            "attrs of slice",
+            expected=f"{len(axes)} starts, stops and steps",
+            got=f"{len(starts)}, {len(stops)}, {len(steps)}",
+        )
     shape = list(x.shape)
     for axis, start, stop, step in zip(axes, starts, stops, steps):
         if start < 0 or stop < 0 or step < 1:
-            raise ShapeError("bounds of slice", expected="start and stop of 0 or more, step of 1 or more",
-                             got=f"{start}:{stop}:{step}")
+            raise ShapeError(
+                "bounds of slice",
+                expected="start and stop of 0 or more, step of 1 or more",
+                got=f"{start}:{stop}:{step}",
+            )
         shape[axis] = _sliced(shape[axis], start, stop, step)
     return x.with_shape(shape)
 
 
 def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
-    """Elements of start:stop:step. A symbolic size is taken to reach `stop`, unless stop is MAX_ELEMENTS or more: to the end."""
+    """Elements of start:stop:step. A symbolic size is taken to reach `stop`; MAX_ELEMENTS or more: to the end."""
     if not isinstance(size, Dim):
         return len(range(start, min(stop, size), step))
     if stop >= MAX_ELEMENTS:
@@ -148,7 +205,9 @@ def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
     return len(range(start, stop, step))
 
 
-def _slice(x: np.ndarray, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+def _slice(
+    x: np.ndarray, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
+) -> np.ndarray:
     index = [slice(None)] * x.ndim
     for axis, start, stop, step in zip(axes, starts, stops, steps):
         index[axis] = slice(start, stop, step)
@@ -161,18 +220,26 @@ def _slice_attrs(*ranges: tuple[int, int, int, int]) -> dict[str, tuple[int, ...
 
 _register(
     "slice",
-    "Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, and from "
-    "2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, split, x[a:b:c]; ONNX Slice.",
-    (AttrSpec("axes", "ints", REQUIRED), AttrSpec("starts", "ints", REQUIRED), AttrSpec("stops", "ints", REQUIRED),
-     AttrSpec("steps", "ints", REQUIRED)),
-    _infer_slice, _slice,
+    "Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, "
+    "and from "
+    "2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, "
+    "split, x[a:b:c]; ONNX Slice.",
+    (
+        AttrSpec("axes", "ints", REQUIRED),
+        AttrSpec("starts", "ints", REQUIRED),
+        AttrSpec("stops", "ints", REQUIRED),
+        AttrSpec("steps", "ints", REQUIRED),
+    ),
+    _infer_slice,
+    _slice,
     lambda: [
         Sample((tensor("f32", 3, 8),), _slice_attrs((1, 2, 6, 1))),
         Sample((tensor("f32", 4, 33),), _slice_attrs((0, 1, 3, 1), (1, 0, MAX_ELEMENTS, 2))),
         Sample((tensor("f32", 7),), _slice_attrs((0, 1, 100, 3))),
         Sample((tensor("f32", 2, 3, 8, 8),), _slice_attrs((2, 1, 7, 2), (3, 0, 5, 1))),
         Sample((tensor("f32", 2, 5),), _slice_attrs((1, 4, 5, 1))),
-    ])
+    ],
+)
 
 
 def _infer_concat(*xs: TensorType, axis: int) -> TensorType:
@@ -182,20 +249,34 @@ def _infer_concat(*xs: TensorType, axis: int) -> TensorType:
     check_axis("concat", axis, first)
     total: DimLike = 0
     for x in xs:
-        if x.dtype is not first.dtype or x.rank != first.rank or any(
-                a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis):
+        if (
+            x.dtype is not first.dtype
+            or x.rank != first.rank
+            or any(a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis)
+        ):
             raise ShapeError("operands of concat", expected=f"like {first} but for axis {axis}", got=str(x))
         total = total + x.shape[axis]
     return first.with_shape([total if i == axis else size for i, size in enumerate(first.shape)])
 
 
 _register(
-    "concat", "Operands one after another along an axis. torch.cat, stack; ONNX Concat.", (AttrSpec("axis", "int", REQUIRED),),
-    _infer_concat, lambda *xs, axis: np.concatenate(xs, axis=axis),
-    lambda: [Sample(tuple(tensor("f32", *shape) for shape in shapes), {"axis": axis}) for shapes, axis in
-             ((((2, 3), (2, 5)), 1), (((1, 3, 4, 4), (1, 13, 4, 4), (1, 1, 4, 4)), 1), (((7,), (9,)), 0), (((2, 4),), 0),
-              (((2, 3, 8), (2, 3, 1)), 2))],
-    operand=OperandSpec("xs", variadic=True))
+    "concat",
+    "Operands one after another along an axis. torch.cat, stack; ONNX Concat.",
+    (AttrSpec("axis", "int", REQUIRED),),
+    _infer_concat,
+    lambda *xs, axis: np.concatenate(xs, axis=axis),
+    lambda: [
+        Sample(tuple(tensor("f32", *shape) for shape in shapes), {"axis": axis})
+        for shapes, axis in (
+            (((2, 3), (2, 5)), 1),
+            (((1, 3, 4, 4), (1, 13, 4, 4), (1, 1, 4, 4)), 1),
+            (((7,), (9,)), 0),
+            (((2, 4),), 0),
+            (((2, 3, 8), (2, 3, 1)), 2),
+        )
+    ],
+    operand=OperandSpec("xs", variadic=True),
+)
 
 
 def _infer_flip(x: TensorType, *, axes: Sequence[int]) -> TensorType:
@@ -204,10 +285,16 @@ def _infer_flip(x: TensorType, *, axes: Sequence[int]) -> TensorType:
 
 
 _register(
-    "flip", "Reversed along axes. torch.flip, numpy.flip.", (AttrSpec("axes", "ints", REQUIRED),), _infer_flip,
+    "flip",
+    "Reversed along axes. torch.flip, numpy.flip.",
+    (AttrSpec("axes", "ints", REQUIRED),),
+    _infer_flip,
     lambda x, axes: np.flip(x, axes),
-    lambda: [Sample((tensor("f32", *shape),), {"axes": axes}) for shape, axes in
-             (((5,), (0,)), ((2, 33), (1,)), ((2, 3, 4), (0, 2)), ((1, 1), (0,)), ((2, 3, 5, 5), (2, 3)))])
+    lambda: [
+        Sample((tensor("f32", *shape),), {"axes": axes})
+        for shape, axes in (((5,), (0,)), ((2, 33), (1,)), ((2, 3, 4), (0, 2)), ((1, 1), (0,)), ((2, 3, 5, 5), (2, 3)))
+    ],
+)
 
 
 def _infer_tile(x: TensorType, *, repeats: Sequence[int]) -> TensorType:
@@ -217,10 +304,22 @@ def _infer_tile(x: TensorType, *, repeats: Sequence[int]) -> TensorType:
 
 
 _register(
-    "tile", "The whole repeated along each axis. torch.Tensor.repeat, numpy.tile; ONNX Tile.", (AttrSpec("repeats", "ints", REQUIRED),),
-    _infer_tile, lambda x, repeats: np.tile(x, repeats),
-    lambda: [Sample((tensor("f32", *shape),), {"repeats": repeats}) for shape, repeats in
-             (((3,), (4,)), ((2, 3), (2, 1)), ((1, 5, 3), (3, 1, 2)), ((2, 33), (1, 2)), ((1, 1), (1, 1)))])
+    "tile",
+    "The whole repeated along each axis. torch.Tensor.repeat, numpy.tile; ONNX Tile.",
+    (AttrSpec("repeats", "ints", REQUIRED),),
+    _infer_tile,
+    lambda x, repeats: np.tile(x, repeats),
+    lambda: [
+        Sample((tensor("f32", *shape),), {"repeats": repeats})
+        for shape, repeats in (
+            ((3,), (4,)),
+            ((2, 3), (2, 1)),
+            ((1, 5, 3), (3, 1, 2)),
+            ((2, 33), (1, 2)),
+            ((1, 1), (1, 1)),
+        )
+    ],
+)
 
 
 # pad
@@ -228,7 +327,9 @@ _register(
 
 def _infer_pad(x: TensorType, *, padding: Sequence[tuple[int, int]], mode: str, value: float) -> TensorType:
     if len(padding) != x.rank or any(not isinstance(n, int) or n < 0 for pair in padding for n in pair):
-        raise ShapeError("padding of pad", expected=f"{x.rank} pairs of ints of 0 or more", got=str(padding), hint="crop with slice")
+        raise ShapeError(
+            "padding of pad", expected=f"{x.rank} pairs of ints of 0 or more", got=str(padding), hint="crop with slice"
+        )
     if mode == "constant" and not x.dtype.is_float:
         _fill(x.dtype, value)
     for size, pair in zip(x.shape, padding):
@@ -241,7 +342,9 @@ def _check_border(size: int, pair: tuple[int, int], mode: str) -> None:
     """ShapeError where there is nothing to reflect or repeat."""
     most = size - 1 if mode == "reflect" else MAX_ELEMENTS if mode == "constant" or size > 0 else 0
     if max(pair) > max(most, 0):
-        raise ShapeError(f"pad with mode {mode}", expected=f"at most {max(most, 0)} on an axis of size {size}", got=str(pair))
+        raise ShapeError(
+            f"pad with mode {mode}", expected=f"at most {max(most, 0)} on an axis of size {size}", got=str(pair)
+        )
 
 
 def _fill(dtype: DType, value: float) -> np.generic:
@@ -265,18 +368,30 @@ def _pad(x: np.ndarray, *, padding: Sequence[tuple[int, int]], mode: str, value:
     return _padded(x, padding, mode, fill)
 
 
-def _pad_integer(arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType, *,
-                 padding: Sequence[tuple[int, int]], mode: str, value: float) -> np.ndarray:
+def _pad_integer(
+    arrays: Sequence[np.ndarray],
+    types: Sequence[TensorType],
+    out: TensorType,
+    *,
+    padding: Sequence[tuple[int, int]],
+    mode: str,
+    value: float,
+) -> np.ndarray:
     return _padded(arrays[0], padding, mode, qmath.quantize(np.float32(value), out.quant, out.dtype)[()])
 
 
 _register(
     "pad",
-    "A border on every axis: a constant, the elements mirrored without the edge, or the edge repeated. On codes the constant "
+    "A border on every axis: a constant, the elements mirrored without the edge, or the edge repeated. On codes "
+    "the constant "
     "is quantized, so 0.0 gives the zero point. torch.nn.functional.pad; ONNX Pad.",
-    (AttrSpec("padding", "pairs", REQUIRED, "(before, after) for every axis"), AttrSpec("mode", "str", "constant", choices=_PAD_MODES),
-     AttrSpec("value", "float", 0.0, "the constant")),
-    _infer_pad, _pad,
+    (
+        AttrSpec("padding", "pairs", REQUIRED, "(before, after) for every axis"),
+        AttrSpec("mode", "str", "constant", choices=_PAD_MODES),
+        AttrSpec("value", "float", 0.0, "the constant"),
+    ),
+    _infer_pad,
+    _pad,
     lambda: [
         Sample((tensor("f32", 2, 3, 4, 4),), {"padding": ((0, 0), (0, 0), (1, 1), (2, 0))}),
         Sample((tensor("f32", 1, 2, 5),), {"padding": ((0, 0), (0, 0), (4, 3)), "mode": "reflect"}),
@@ -284,7 +399,8 @@ _register(
         Sample((tensor("f32", 7),), {"padding": ((1, 2),), "value": 1.5}),
         Sample((tensor("f32", 1, 1, 3, 3),), {"padding": ((0, 0), (0, 0), (2, 2), (1, 2)), "mode": "reflect"}),
     ],
-    integer=_pad_integer)
+    integer=_pad_integer,
+)
 
 
 # shuffles of channels and pixels
@@ -293,13 +409,17 @@ _register(
 def _divisible(op: str, what: str, size: DimLike, divisor: int) -> DimLike:
     """size / divisor; ShapeError unless exact for every value of a symbolic size."""
     if divisor < 1 or size % divisor != 0:
-        raise ShapeError(f"{what} of {op}", expected=f"a multiple of {divisor}" if divisor > 0 else "a positive divisor", got=size)
+        raise ShapeError(
+            f"{what} of {op}", expected=f"a multiple of {divisor}" if divisor > 0 else "a positive divisor", got=size
+        )
     return size // divisor
 
 
 def _check_image(op: str, x: TensorType, factor: int) -> None:
     if x.rank < 3 or factor < 1:
-        raise ShapeError(f"operand of {op}", expected="[...,C,H,W] and a factor of 1 or more", got=f"{x}, factor {factor}")
+        raise ShapeError(
+            f"operand of {op}", expected="[...,C,H,W] and a factor of 1 or more", got=f"{x}, factor {factor}"
+        )
 
 
 def _infer_pixel_shuffle(x: TensorType, *, factor: int) -> TensorType:
@@ -319,8 +439,14 @@ def _pixel_shuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
 def _infer_pixel_unshuffle(x: TensorType, *, factor: int) -> TensorType:
     _check_image("pixel_unshuffle", x, factor)
     *lead, c, h, w = x.shape
-    return x.with_shape((*lead, c * (factor * factor), _divisible("pixel_unshuffle", "height", h, factor),
-                         _divisible("pixel_unshuffle", "width", w, factor)))
+    return x.with_shape(
+        (
+            *lead,
+            c * (factor * factor),
+            _divisible("pixel_unshuffle", "height", h, factor),
+            _divisible("pixel_unshuffle", "width", w, factor),
+        )
+    )
 
 
 def _pixel_unshuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
@@ -336,13 +462,25 @@ def _shuffle_samples(cases: Sequence[tuple[tuple[int, ...], int]], name: str) ->
 
 
 _register(
-    "pixel_shuffle", "[..., C*r*r, H, W] -> [..., C, H*r, W*r]. torch.pixel_shuffle; ONNX DepthToSpace(mode=CRD).",
-    (AttrSpec("factor", "int", REQUIRED),), _infer_pixel_shuffle, _pixel_shuffle,
-    _shuffle_samples((((1, 4, 3, 5), 2), ((2, 9, 2, 2), 3), ((1, 5, 3, 3), 1), ((8, 4, 4), 2), ((1, 64, 2, 3), 2)), "factor"))
+    "pixel_shuffle",
+    "[..., C*r*r, H, W] -> [..., C, H*r, W*r]. torch.pixel_shuffle; ONNX DepthToSpace(mode=CRD).",
+    (AttrSpec("factor", "int", REQUIRED),),
+    _infer_pixel_shuffle,
+    _pixel_shuffle,
+    _shuffle_samples(
+        (((1, 4, 3, 5), 2), ((2, 9, 2, 2), 3), ((1, 5, 3, 3), 1), ((8, 4, 4), 2), ((1, 64, 2, 3), 2)), "factor"
+    ),
+)
 _register(
-    "pixel_unshuffle", "[..., C, H*r, W*r] -> [..., C*r*r, H, W]. torch.pixel_unshuffle.",
-    (AttrSpec("factor", "int", REQUIRED),), _infer_pixel_unshuffle, _pixel_unshuffle,
-    _shuffle_samples((((1, 1, 6, 10), 2), ((2, 3, 6, 6), 3), ((1, 5, 3, 3), 1), ((2, 8, 8), 2), ((1, 16, 4, 6), 2)), "factor"))
+    "pixel_unshuffle",
+    "[..., C, H*r, W*r] -> [..., C*r*r, H, W]. torch.pixel_unshuffle.",
+    (AttrSpec("factor", "int", REQUIRED),),
+    _infer_pixel_unshuffle,
+    _pixel_unshuffle,
+    _shuffle_samples(
+        (((1, 1, 6, 10), 2), ((2, 3, 6, 6), 3), ((1, 5, 3, 3), 1), ((2, 8, 8), 2), ((1, 16, 4, 6), 2)), "factor"
+    ),
+)
 
 
 def _infer_channel_shuffle(x: TensorType, *, groups: int) -> TensorType:
@@ -358,6 +496,10 @@ def _channel_shuffle(x: np.ndarray, *, groups: int) -> np.ndarray:
 
 
 _register(
-    "channel_shuffle", "Channels (axis 1) as a [groups, C/groups] matrix, transposed. torch.nn.functional.channel_shuffle.",
-    (AttrSpec("groups", "int", REQUIRED),), _infer_channel_shuffle, _channel_shuffle,
-    _shuffle_samples((((1, 6, 3, 5), 2), ((2, 9, 2), 3), ((1, 5, 3, 3), 1), ((3, 8), 4), ((1, 64, 2, 3), 8)), "groups"))
+    "channel_shuffle",
+    "Channels (axis 1) as a [groups, C/groups] matrix, transposed. torch.nn.functional.channel_shuffle.",
+    (AttrSpec("groups", "int", REQUIRED),),
+    _infer_channel_shuffle,
+    _channel_shuffle,
+    _shuffle_samples((((1, 6, 3, 5), 2), ((2, 9, 2), 3), ((1, 5, 3, 3), 1), ((3, 8), 4), ((1, 64, 2, 3), 8)), "groups"),
+)

@@ -19,8 +19,9 @@ def check_geometry(op: str, spatial: int, **attrs: Sequence[object]) -> None:
             raise ShapeError(f"{name} of {op}", expected=f"{spatial} entries", got=str(value))
 
 
-def output_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int,
-                ceil_mode: bool = False) -> DimLike:
+def output_size(
+    size: DimLike, kernel: int, stride: int, padding: tuple[int, int], dilation: int, ceil_mode: bool = False
+) -> DimLike:
     """Windows along one axis, with extent = dilation * (kernel - 1) + 1 and span = size + before + after - extent:
 
         floor: span // stride + 1
@@ -48,8 +49,15 @@ def output_size(size: DimLike, kernel: int, stride: int, padding: tuple[int, int
     return reach // stride + 1
 
 
-def windows(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Pairs, dilation: Sequence[int],
-            outputs: Sequence[int], fill: float | int) -> np.ndarray:
+def windows(
+    x: np.ndarray,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    outputs: Sequence[int],
+    fill: float | int,
+) -> np.ndarray:
     """x [N, C, *S] -> view [N, C, *outputs, *kernel]; padding (and what ceil_mode needs beyond) holds `fill`."""
     pads = [(0, 0), (0, 0)]
     for axis, out in enumerate(outputs):
@@ -62,7 +70,10 @@ def windows(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding
     return np.lib.stride_tricks.as_strided(
         padded,
         (*padded.shape[:2], *outputs, *kernel),
-        (*strides[:2], *(strides[i + 2] * stride[i] for i in range(spatial)),
-         *(strides[i + 2] * dilation[i] for i in range(spatial))),
+        (
+            *strides[:2],
+            *(strides[i + 2] * stride[i] for i in range(spatial)),
+            *(strides[i + 2] * dilation[i] for i in range(spatial)),
+        ),
         writeable=False,
     )

@@ -74,7 +74,11 @@ def adaptive(kind: str) -> Oracle:
 
 def resize(x, *, size, scales, mode, coordinates, rounding):
     if mode == "nearest":  # round_prefer_floor is nearest-exact too where no pixel lies halfway
-        assert (coordinates, rounding) == ("asymmetric", "floor") or coordinates == "half_pixel" and rounding.startswith("round")
+        assert (
+            (coordinates, rounding) == ("asymmetric", "floor")
+            or coordinates == "half_pixel"
+            and rounding.startswith("round")
+        )
         return F.interpolate(x, size, scales, "nearest" if rounding == "floor" else "nearest-exact")
     name = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.ndim - 2]
     return F.interpolate(x, size, scales, name, align_corners=coordinates == "align_corners")
@@ -87,10 +91,10 @@ def pad(x, *, padding, mode, value):
     lead = x.reshape(1, 1, *x.shape)  # torch pads the last axes of [N, C, ...] only
     rest = [pair for pair in padding]
     assert len(used) <= 3 and len(rest) <= 4
-    spatial = lead.reshape(1, -1, *x.shape[min(used):])
-    flat = [n for pair in reversed(padding[min(used):]) for n in pair]
+    spatial = lead.reshape(1, -1, *x.shape[min(used) :])
+    flat = [n for pair in reversed(padding[min(used) :]) for n in pair]
     out = F.pad(spatial, flat, mode={"reflect": "reflect", "edge": "replicate"}[mode])
-    return out.reshape(*x.shape[:min(used)], *out.shape[2:])
+    return out.reshape(*x.shape[: min(used)], *out.shape[2:])
 
 
 def sliced(x, *, axes, starts, stops, steps):
@@ -103,7 +107,7 @@ def sliced(x, *, axes, starts, stops, steps):
 def gather(x, indices, *, axis):
     at = torch.where(indices < 0, indices + x.shape[axis], indices).long()
     picked = torch.index_select(x, axis, at.reshape(-1))
-    return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]))
+    return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def gather_elements(x, indices, *, axis):
@@ -111,7 +115,13 @@ def gather_elements(x, indices, *, axis):
 
 
 def cast(x, *, dtype):
-    kinds = {DType.I32: torch.int32, DType.I64: torch.int64, DType.F32: torch.float64, DType.BOOL: torch.bool, DType.U8: torch.uint8}
+    kinds = {
+        DType.I32: torch.int32,
+        DType.I64: torch.int64,
+        DType.F32: torch.float64,
+        DType.BOOL: torch.bool,
+        DType.U8: torch.uint8,
+    }
     return (x.clamp(0, 255) if dtype is DType.U8 else x).to(kinds[dtype])
 
 
@@ -139,40 +149,105 @@ def plain(function: Oracle) -> Oracle:
 
 
 ORACLES: dict[str, tuple[str, Oracle]] = {
-    "linear": ("dot", linear), "matmul": ("dot", torch.matmul), "conv": ("dot", conv), "conv_transpose": ("dot", conv_transpose),
-    "add": ("exact", plain(torch.add)), "sub": ("exact", torch.sub), "mul": ("exact", plain(torch.mul)),
-    "div": ("exact", torch.div), "minimum": ("exact", torch.minimum), "maximum": ("exact", torch.maximum),
-    "pow": ("once", torch.pow), "equal": ("exact", torch.eq), "not_equal": ("exact", torch.ne), "less": ("exact", torch.lt),
-    "less_equal": ("exact", torch.le), "greater": ("exact", torch.gt), "greater_equal": ("exact", torch.ge),
-    "logical_and": ("exact", torch.logical_and), "logical_or": ("exact", torch.logical_or),
-    "logical_not": ("exact", torch.logical_not), "where": ("exact", torch.where), "cast": ("exact", cast),
-    "neg": ("exact", torch.neg), "abs": ("exact", torch.abs), "sqrt": ("exact", torch.sqrt), "rsqrt": ("few", torch.rsqrt),
-    "reciprocal": ("exact", torch.reciprocal), "exp": ("once", torch.exp), "log": ("once", torch.log), "sin": ("once", torch.sin),
-    "cos": ("once", torch.cos), "erf": ("once", torch.erf), "floor": ("exact", torch.floor), "ceil": ("exact", torch.ceil),
-    "round": ("exact", torch.round), "sign": ("exact", torch.sign), "square": ("exact", torch.square),
-    "relu": ("exact", F.relu), "relu6": ("exact", F.relu6), "hardtanh": ("exact", F.hardtanh), "sigmoid": ("once", torch.sigmoid),
-    "hardsigmoid": ("once", F.hardsigmoid), "tanh": ("once", torch.tanh), "hardswish": ("once", F.hardswish),
-    "silu": ("once", F.silu), "gelu": ("once", F.gelu), "mish": ("once", F.mish), "elu": ("once", F.elu), "selu": ("once", F.selu),
-    "celu": ("once", F.celu), "softplus": ("once", F.softplus), "softsign": ("once", F.softsign),
-    "softshrink": ("once", F.softshrink), "hardshrink": ("once", F.hardshrink), "tanhshrink": ("once", F.tanhshrink),
-    "logsigmoid": ("once", F.logsigmoid), "leaky_relu": ("once", F.leaky_relu),
-    "threshold": ("once", F.threshold), "prelu": ("exact", F.prelu), "dropout": ("exact", lambda x, rate: F.dropout(x, rate, False)),
-    "max_pool": ("exact", max_pool), "avg_pool": ("dot", avg_pool), "adaptive_avg_pool": ("dot", adaptive("avg")),
+    "linear": ("dot", linear),
+    "matmul": ("dot", torch.matmul),
+    "conv": ("dot", conv),
+    "conv_transpose": ("dot", conv_transpose),
+    "add": ("exact", plain(torch.add)),
+    "sub": ("exact", torch.sub),
+    "mul": ("exact", plain(torch.mul)),
+    "div": ("exact", torch.div),
+    "minimum": ("exact", torch.minimum),
+    "maximum": ("exact", torch.maximum),
+    "pow": ("once", torch.pow),
+    "equal": ("exact", torch.eq),
+    "not_equal": ("exact", torch.ne),
+    "less": ("exact", torch.lt),
+    "less_equal": ("exact", torch.le),
+    "greater": ("exact", torch.gt),
+    "greater_equal": ("exact", torch.ge),
+    "logical_and": ("exact", torch.logical_and),
+    "logical_or": ("exact", torch.logical_or),
+    "logical_not": ("exact", torch.logical_not),
+    "where": ("exact", torch.where),
+    "cast": ("exact", cast),
+    "neg": ("exact", torch.neg),
+    "abs": ("exact", torch.abs),
+    "sqrt": ("exact", torch.sqrt),
+    "rsqrt": ("few", torch.rsqrt),
+    "reciprocal": ("exact", torch.reciprocal),
+    "exp": ("once", torch.exp),
+    "log": ("once", torch.log),
+    "sin": ("once", torch.sin),
+    "cos": ("once", torch.cos),
+    "erf": ("once", torch.erf),
+    "floor": ("exact", torch.floor),
+    "ceil": ("exact", torch.ceil),
+    "round": ("exact", torch.round),
+    "sign": ("exact", torch.sign),
+    "square": ("exact", torch.square),
+    "relu": ("exact", F.relu),
+    "relu6": ("exact", F.relu6),
+    "hardtanh": ("exact", F.hardtanh),
+    "sigmoid": ("once", torch.sigmoid),
+    "hardsigmoid": ("once", F.hardsigmoid),
+    "tanh": ("once", torch.tanh),
+    "hardswish": ("once", F.hardswish),
+    "silu": ("once", F.silu),
+    "gelu": ("once", F.gelu),
+    "mish": ("once", F.mish),
+    "elu": ("once", F.elu),
+    "selu": ("once", F.selu),
+    "celu": ("once", F.celu),
+    "softplus": ("once", F.softplus),
+    "softsign": ("once", F.softsign),
+    "softshrink": ("once", F.softshrink),
+    "hardshrink": ("once", F.hardshrink),
+    "tanhshrink": ("once", F.tanhshrink),
+    "logsigmoid": ("once", F.logsigmoid),
+    "leaky_relu": ("once", F.leaky_relu),
+    "threshold": ("once", F.threshold),
+    "prelu": ("exact", F.prelu),
+    "dropout": ("exact", lambda x, rate: F.dropout(x, rate, False)),
+    "max_pool": ("exact", max_pool),
+    "avg_pool": ("dot", avg_pool),
+    "adaptive_avg_pool": ("dot", adaptive("avg")),
     "adaptive_max_pool": ("exact", adaptive("max")),
-    "mean": ("once", reduction(torch.mean)), "sum": ("once", reduction(torch.sum)), "max": ("exact", reduction(torch.amax)),
-    "min": ("exact", reduction(torch.amin)), "prod": ("once", product),
-    "argmax": ("exact", torch.argmax), "softmax": ("once", torch.softmax), "log_softmax": ("once", torch.log_softmax),
-    "batch_norm": ("once", lambda x, mean, var, weight=None, bias=None, eps=0.0: F.batch_norm(
-        x, mean, var, weight, bias, False, 0.0, eps)),
+    "mean": ("once", reduction(torch.mean)),
+    "sum": ("once", reduction(torch.sum)),
+    "max": ("exact", reduction(torch.amax)),
+    "min": ("exact", reduction(torch.amin)),
+    "prod": ("once", product),
+    "argmax": ("exact", torch.argmax),
+    "softmax": ("once", torch.softmax),
+    "log_softmax": ("once", torch.log_softmax),
+    "batch_norm": (
+        "once",
+        lambda x, mean, var, weight=None, bias=None, eps=0.0: F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps),
+    ),
     "layer_norm": ("once", layer_norm),
-    "group_norm": ("once", lambda x, weight=None, bias=None, *, groups, eps: F.group_norm(x, groups, weight, bias, eps)),
-    "instance_norm": ("once", lambda x, weight=None, bias=None, *, eps: F.instance_norm(x, None, None, weight, bias, eps=eps)),
-    "reshape": ("exact", torch.reshape), "transpose": ("exact", lambda x, perm: x.permute(perm)),
-    "expand": ("exact", lambda x, shape: x.expand(shape)), "slice": ("exact", sliced),
-    "concat": ("exact", lambda *xs, axis: torch.cat(xs, axis)), "flip": ("exact", torch.flip), "tile": ("exact", torch.tile),
-    "pad": ("exact", pad), "pixel_shuffle": ("exact", lambda x, factor: F.pixel_shuffle(x, factor)),
-    "pixel_unshuffle": ("exact", lambda x, factor: F.pixel_unshuffle(x, factor)), "channel_shuffle": ("exact", channel_shuffle),
-    "resize": ("few", resize), "gather": ("exact", gather), "gather_elements": ("exact", gather_elements),
+    "group_norm": (
+        "once",
+        lambda x, weight=None, bias=None, *, groups, eps: F.group_norm(x, groups, weight, bias, eps),
+    ),
+    "instance_norm": (
+        "once",
+        lambda x, weight=None, bias=None, *, eps: F.instance_norm(x, None, None, weight, bias, eps=eps),
+    ),
+    "reshape": ("exact", torch.reshape),
+    "transpose": ("exact", lambda x, perm: x.permute(perm)),
+    "expand": ("exact", lambda x, shape: x.expand(shape)),
+    "slice": ("exact", sliced),
+    "concat": ("exact", lambda *xs, axis: torch.cat(xs, axis)),
+    "flip": ("exact", torch.flip),
+    "tile": ("exact", torch.tile),
+    "pad": ("exact", pad),
+    "pixel_shuffle": ("exact", lambda x, factor: F.pixel_shuffle(x, factor)),
+    "pixel_unshuffle": ("exact", lambda x, factor: F.pixel_unshuffle(x, factor)),
+    "channel_shuffle": ("exact", channel_shuffle),
+    "resize": ("few", resize),
+    "gather": ("exact", gather),
+    "gather_elements": ("exact", gather_elements),
 }
 NOT_IN_TORCH = {
     "quantize": "torch multiplies by 1/scale; tests/quantization compares ours with onnxruntime",
@@ -182,8 +257,15 @@ NOT_IN_TORCH = {
     "observe": "no samples",
     "fake_quantize": "torch multiplies by 1/scale",
 }
-RENAMED = {"flip": {"axes": "dims"}, "tile": {"repeats": "dims"}, "argmax": {"axis": "dim", "keepdims": "keepdim"},
-           "softmax": {"axis": "dim"}, "log_softmax": {"axis": "dim"}, "hardshrink": {}, "hardtanh": {"min_value": "min_val", "max_value": "max_val"}}
+RENAMED = {
+    "flip": {"axes": "dims"},
+    "tile": {"repeats": "dims"},
+    "argmax": {"axis": "dim", "keepdims": "keepdim"},
+    "softmax": {"axis": "dim"},
+    "log_softmax": {"axis": "dim"},
+    "hardshrink": {},
+    "hardtanh": {"min_value": "min_val", "max_value": "max_val"},
+}
 
 
 def test_every_op_has_an_oracle_or_a_reason() -> None:
@@ -223,7 +305,9 @@ def compare(name: str, sample: Sample, seed: int = 0) -> None:
         bound = bound * (1 + 2.0**-10) + 2.0**-40
     elif kind != "exact":
         sizes = [None if a is None else np.abs(a) if a.dtype.kind == "f" else a for a in operands]
-        magnitude = oracle(*map(in_float64, sizes), **{**given, **({"activation": "none"} if "activation" in given else {})}).numpy()
+        magnitude = oracle(
+            *map(in_float64, sizes), **{**given, **({"activation": "none"} if "activation" in given else {})}
+        ).numpy()
         factor = terms(name, operands, attrs) + 4 if kind == "dot" else 6
         bound = factor * U * magnitude.max(initial=0) if name == "resize" else factor * U * magnitude
     assert (np.abs(got.astype(np.float64) - wanted) <= bound).all()
@@ -241,8 +325,17 @@ def test_samples(name: str, index: int) -> None:
 
 
 def _windows(rank: int) -> list[dict[str, Any]]:
-    return [{"kernel": (k,) * rank, "stride": (s,) * rank, "padding": ((p, p),) * rank, "ceil_mode": ceil}
-            for k, s, p, ceil in ((2, 2, 0, True), (3, 2, 1, True), (3, 2, 1, False), (3, 1, 1, False), (2, 3, 1, True), (4, 3, 2, True))]
+    return [
+        {"kernel": (k,) * rank, "stride": (s,) * rank, "padding": ((p, p),) * rank, "ceil_mode": ceil}
+        for k, s, p, ceil in (
+            (2, 2, 0, True),
+            (3, 2, 1, True),
+            (3, 2, 1, False),
+            (3, 1, 1, False),
+            (2, 3, 1, True),
+            (4, 3, 2, True),
+        )
+    ]
 
 
 @pytest.mark.parametrize("size", [5, 6, 7, 8])
@@ -264,8 +357,19 @@ def test_pools(rank: int, size: int) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_convolutions(rank: int, groups: int) -> None:
-    for kernel, stride, dilation, before, after in ((1, 1, 1, 0, 0), (3, 1, 1, 1, 1), (3, 2, 1, 0, 1), (2, 2, 2, 2, 1), (4, 3, 1, 2, 0)):
-        attrs = {"stride": (stride,) * rank, "padding": ((before, after),) * rank, "dilation": (dilation,) * rank, "groups": groups}
+    for kernel, stride, dilation, before, after in (
+        (1, 1, 1, 0, 0),
+        (3, 1, 1, 1, 1),
+        (3, 2, 1, 0, 1),
+        (2, 2, 2, 2, 1),
+        (4, 3, 1, 2, 0),
+    ):
+        attrs = {
+            "stride": (stride,) * rank,
+            "padding": ((before, after),) * rank,
+            "dilation": (dilation,) * rank,
+            "groups": groups,
+        }
         x, bias = tensor("f32", 2, 4, *((7, 6, 5)[:rank])), tensor("f32", 8)
         compare("conv", Sample((x, tensor("f32", 8, 4 // groups, *(kernel,) * rank), bias), attrs))
         for extra in range(max(stride, dilation)):
@@ -278,8 +382,12 @@ def test_convolutions(rank: int, groups: int) -> None:
 @pytest.mark.parametrize("out", [(1, 1), (3, 5), (7, 4), (11, 13), (8, 10)])
 def test_resize_modes(out: tuple[int, int]) -> None:
     x = tensor("f32", 2, 3, 4, 5)
-    for mode, coordinates, rounding in (("nearest", "asymmetric", "floor"), ("nearest", "half_pixel", "round_prefer_ceil"),
-                                        ("bilinear", "half_pixel", "floor"), ("bilinear", "align_corners", "floor")):
+    for mode, coordinates, rounding in (
+        ("nearest", "asymmetric", "floor"),
+        ("nearest", "half_pixel", "round_prefer_ceil"),
+        ("bilinear", "half_pixel", "floor"),
+        ("bilinear", "align_corners", "floor"),
+    ):
         attrs = {"mode": mode, "coordinates": coordinates, "rounding": rounding}
         compare("resize", Sample((x,), {**attrs, "size": out}))
         compare("resize", Sample((tensor("f32", 1, 2, 6),), {**attrs, "size": out[:1]}))
@@ -295,12 +403,25 @@ def test_resize_by_scales(factor: float) -> None:
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
 def test_pad_modes(mode: str) -> None:
-    for shape, padding in (((2, 3, 7), ((0, 0), (0, 0), (3, 2))), ((2, 3, 5, 6), ((0, 0), (0, 0), (4, 0), (1, 5))),
-                           ((5, 6), ((2, 1), (0, 3))), ((9,), ((8, 8),))):
-        compare("pad", Sample((tensor("f32", *shape),), {"padding": padding, "mode": mode, "value": -1.5 if mode == "constant" else 0.0}))
+    for shape, padding in (
+        ((2, 3, 7), ((0, 0), (0, 0), (3, 2))),
+        ((2, 3, 5, 6), ((0, 0), (0, 0), (4, 0), (1, 5))),
+        ((5, 6), ((2, 1), (0, 3))),
+        ((9,), ((8, 8),)),
+    ):
+        compare(
+            "pad",
+            Sample(
+                (tensor("f32", *shape),),
+                {"padding": padding, "mode": mode, "value": -1.5 if mode == "constant" else 0.0},
+            ),
+        )
 
 
-SPECIAL = np.array([-np.inf, np.inf, np.nan, -0.0, 0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, -100.0, 100.0, 6.0, -3.0, 3.0, 0.5, -0.5], np.float32)
+SPECIAL = np.array(
+    [-np.inf, np.inf, np.nan, -0.0, 0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, -100.0, 100.0, 6.0, -3.0, 3.0, 0.5, -0.5],
+    np.float32,
+)
 UNARY = [op.name for op in all_ops() if Trait.UNARY in op.traits]
 
 

@@ -1,4 +1,6 @@
-"""The table test: every op's declaration is complete, and its samples run through infer, reference and integer meaning."""
+"""The table test: every op's declaration is complete, and its samples run through infer, reference and integer
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def select(*, where: object) -> dict[str, object]:
 def arrays_of(sample: Sample, seed: int = 0) -> list[np.ndarray | None]:
     rng = np.random.default_rng(seed)
     return [
-        operand if operand is None or isinstance(operand, np.ndarray)
+        operand
+        if operand is None or isinstance(operand, np.ndarray)
         else rng.uniform(sample.low, sample.high, operand.shape).astype(operand.dtype.numpy)
         for operand in sample.operands
     ]
@@ -62,7 +65,9 @@ def test_infer_agrees_with_reference(case: Case) -> None:
 # symbolic sizes
 
 
-def resized(types: list[TensorType | None], slots: frozenset[tuple[int, int]], size: Dim | int) -> list[TensorType | None]:
+def resized(
+    types: list[TensorType | None], slots: frozenset[tuple[int, int]], size: Dim | int
+) -> list[TensorType | None]:
     return [
         None if t is None else t.with_shape([size if (i, axis) in slots else s for axis, s in enumerate(t.shape)])
         for i, t in enumerate(types)
@@ -73,16 +78,20 @@ def sized_attrs(op: OpDef, attrs: dict, old: int, new: Dim | int) -> dict:
     """`attrs` with the size `old` replaced in attrs of kind "shape"."""
     names = {spec.name for spec in op.attrs if spec.kind == "shape"}
     entry = str(new) if isinstance(new, Dim) else new
-    return {n: tuple(entry if s == old else s for s in v) if n in names and v is not None else v for n, v in attrs.items()}
+    return {
+        n: tuple(entry if s == old else s for s in v) if n in names and v is not None else v for n, v in attrs.items()
+    }
 
 
 def ties(types: list[TensorType | None], axis: int) -> Iterator[frozenset[tuple[int, int]]]:
-    """Sets of (operand, axis) that may stand for one size together with `axis` of operand 0: alone, or with any operands that
-    have the same size at the same place, counted from either end."""
+    """Sets of (operand, axis) that may stand for one size together with `axis` of operand 0: alone, or with any
+    operands that have the same size at the same place, counted from either end."""
     size, others = types[0].shape[axis], []
     for i, type in enumerate(types[1:], 1):
         if type is not None:
-            others += [(i, a) for a in {axis, axis - types[0].rank + type.rank} if 0 <= a < type.rank and type.shape[a] == size]
+            others += [
+                (i, a) for a in {axis, axis - types[0].rank + type.rank} if 0 <= a < type.rank and type.shape[a] == size
+            ]
     for count in range(len(others) + 1):
         for chosen in itertools.combinations(others, count):
             yield frozenset({(0, axis), *chosen})
@@ -96,7 +105,9 @@ def check_symbolic_axis(op: OpDef, index: int, axis: int) -> bool:
     size = types[0].shape[axis]
     least = max((s for s in attrs.get("stops", ()) if s < MAX_ELEMENTS), default=0)  # slice takes a stop to lie inside
     for slots in ties(types, axis):
-        variants = [attrs] + ([sized_attrs(op, attrs, size, Dim.name("B"))] if attrs != sized_attrs(op, attrs, size, -5) else [])
+        variants = [attrs] + (
+            [sized_attrs(op, attrs, size, Dim.name("B"))] if attrs != sized_attrs(op, attrs, size, -5) else []
+        )
         for symbolic_attrs in variants:
             try:
                 symbolic = op.infer_types(resized(types, slots, Dim.name("B")), op.complete_attrs(symbolic_attrs))
@@ -119,7 +130,9 @@ def check_symbolic_axis(op: OpDef, index: int, axis: int) -> bool:
 
 @pytest.mark.parametrize("op", [op for op in all_ops() if op.samples()], ids=lambda op: op.name)
 def test_symbolic_sizes_agree_with_concrete_ones(op: OpDef) -> None:
-    """Every axis of every sample: where infer takes a symbol, it means what it means for ints; some axis must take one."""
+    """Every axis of every sample: where infer takes a symbol, it means what it means for ints; some axis must take
+    one.
+    """
     accepted = 0
     for index, sample in enumerate(op.samples()):
         first = sample.operands[0]
@@ -164,17 +177,25 @@ class Quantized:
             return choose_qparams(array.min(others), array.max(others), spec, axis), DType.I8
         if role is Role.BIAS:
             weight = self.types[1].quant.scales
-            scale = qmath.multiplier(self.types[0].quant.scales, np.tile(weight, array.size // weight.size) if weight.size > 1 else weight)
-            return QuantParams(tuple(map(float, scale)), (0,) * scale.size, 0 if scale.size > 1 else None,
-                               DType.I32.min, DType.I32.max), DType.I32
+            scale = qmath.multiplier(
+                self.types[0].quant.scales, np.tile(weight, array.size // weight.size) if weight.size > 1 else weight
+            )
+            return QuantParams(
+                tuple(map(float, scale)), (0,) * scale.size, 0 if scale.size > 1 else None, DType.I32.min, DType.I32.max
+            ), DType.I32
         if self.shared is None or self.op.quant.kind is not QuantKind.SHARES_INPUT:
             self.shared = choose_qparams(array.min(), array.max(), QuantSpec())
         return self.shared, DType.U8
 
     def result_type(self, value: np.ndarray) -> TensorType:
         kind = self.op.quant.kind
-        params = (self.op.quant.fixed_params() if kind is QuantKind.FIXED else self.shared if kind is QuantKind.SHARES_INPUT
-                  else choose_qparams(value.min(), value.max(), QuantSpec()))
+        params = (
+            self.op.quant.fixed_params()
+            if kind is QuantKind.FIXED
+            else self.shared
+            if kind is QuantKind.SHARES_INPUT
+            else choose_qparams(value.min(), value.max(), QuantSpec())
+        )
         return TensorType(DType.U8, value.shape, params)
 
 
@@ -203,7 +224,9 @@ def test_integer_meaning_is_the_rounded_real_meaning(case: Case, per_channel: bo
     assert np.abs(got - exact_codes(value, out)).max(initial=0) <= 0.5 + slack
 
 
-@pytest.mark.parametrize(**select(where=lambda op: Trait.MOVES_DATA in op.traits and op.integer is None and op.family != "quantized"))
+@pytest.mark.parametrize(
+    **select(where=lambda op: Trait.MOVES_DATA in op.traits and op.integer is None and op.family != "quantized")
+)
 def test_moving_codes_moves_the_real_values(case: Case) -> None:
     op, index = case
     sample = op.samples()[index]
@@ -222,8 +245,13 @@ def test_a_table_is_the_function_rounded_once(op: OpDef) -> None:
     real = (codes(source) - source.quant.zero_point[0]) * np.float64(source.quant.scale[0])
     value = np.asarray(op.run_reference([real], attrs)[0], np.float64)
     finite = np.isfinite(value)
-    out = TensorType(DType.U8, (4,), op.quant.fixed_params() if op.quant.fixed else choose_qparams(
-        value[finite].min(), value[finite].max(), QuantSpec()))
+    out = TensorType(
+        DType.U8,
+        (4,),
+        op.quant.fixed_params()
+        if op.quant.fixed
+        else choose_qparams(value[finite].min(), value[finite].max(), QuantSpec()),
+    )
     table = build_table(lambda x: op.run_reference([x], attrs)[0], source, out)
     assert np.abs(table - exact_codes(value, out))[finite].max() <= 0.5 + 1e-9
     assert (table[np.isnan(value)] == out.quant.qmin).all()

@@ -18,14 +18,16 @@ CONV = "stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)"
 
 
 def text_of(inputs: str, body: str, stage: str = "float") -> str:
-    """A graph's whole text from its inputs and the lines between the braces; CONV stands for plain attrs of a 2d convolution."""
+    """A graph's whole text from its inputs and the lines between the braces; CONV stands for plain attrs of a 2d
+    convolution.
+    """
     lines = textwrap.indent(textwrap.dedent(body).strip(), "  ").replace("CONV", CONV)
     return f"qcompiler 1\ngraph g({inputs}) stage={stage} {{\n{lines}\n}}\n"
 
 
 def load(inputs: str, body: str, stage: str = "float", *, seed: int = 0, **data: np.ndarray) -> Graph:
-    """The graph with constants drawn from a fixed seed: floats in [0.5, 1.5) with random signs, positive where the name ends in
-    "var" or "scale". `data` overrides by name, "_" for "."."""
+    """The graph with constants drawn from a fixed seed: floats in [0.5, 1.5) with random signs, positive where the
+    name ends in "var" or "scale". `data` overrides by name, "_" for "."."""
     text = text_of(inputs, body, stage)
     rng = np.random.default_rng(seed)
     arrays = {}

@@ -11,21 +11,28 @@ X = "%x: f32[2,3,4]"
 
 
 def test_moves_of_moves_and_clamps() -> None:
-    graph = load(X, """
+    graph = load(
+        X,
+        """
         %a = reshape(%x) {shape=(2, 12)} : f32[2,12]
         %b = reshape(%a) {shape=(-1,)} : f32[24]
         %t = transpose(%x) {perm=(1, 2, 0)} : f32[3,4,2]
         %u = transpose(%t) {perm=(2, 1, 0)} : f32[2,4,3]
         %y = hardtanh(%b) {min_value=0.0, max_value=6.0} : f32[24]
         %z = hardtanh(%u) {min_value=0.0, max_value=inf} : f32[2,4,3]
-        return %y, %z""")
+        return %y, %z""",
+    )
     after = apply(Canonicalize(), graph)
-    check_text(after, X, """
+    check_text(
+        after,
+        X,
+        """
         %b = reshape(%x) {shape=(24,)} : f32[24]
         %u = transpose(%x) {perm=(0, 2, 1)} : f32[2,4,3]
         %y = relu6(%b) : f32[24]
         %z = relu(%u) : f32[2,4,3]
-        return %y, %z""")
+        return %y, %z""",
+    )
     same_bits(graph, after, high=8.0)
 
 
@@ -54,15 +61,18 @@ def test_identities_go(line: str) -> None:
     same_bits(graph, after)
 
 
-@pytest.mark.parametrize("line", [
-    "%a = transpose(%x) {perm=(0, 2, 1)} : f32[2,4,4]",
-    "%a = flip(%x) {axes=(1,)} : f32[2,4,4]",
-    "const @one : f32[1]\n%a = mul(%x, @one) : f32[2,4,4]",
-    'const @one : f32[1]\n%a = mul(%x, @one) {activation="relu"} : f32[2,4,4]',
-    '%a = resize(%x) {scales=(1.2,), mode="nearest"} : f32[2,4,4]',
-    "%a = hardtanh(%x) {min_value=-1.0, max_value=1.0} : f32[2,4,4]",
-    "%a = reshape(%x) {shape=(8, 4)} : f32[8,4]",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "%a = transpose(%x) {perm=(0, 2, 1)} : f32[2,4,4]",
+        "%a = flip(%x) {axes=(1,)} : f32[2,4,4]",
+        "const @one : f32[1]\n%a = mul(%x, @one) : f32[2,4,4]",
+        'const @one : f32[1]\n%a = mul(%x, @one) {activation="relu"} : f32[2,4,4]',
+        '%a = resize(%x) {scales=(1.2,), mode="nearest"} : f32[2,4,4]',
+        "%a = hardtanh(%x) {min_value=-1.0, max_value=1.0} : f32[2,4,4]",
+        "%a = reshape(%x) {shape=(8, 4)} : f32[8,4]",
+    ],
+)
 def test_what_changes_something_stays(line: str) -> None:
     constant = {"one": [1.0 if "relu" in line else 2.0]} if "@one" in line else {}
     graph = load("%x: f32[2,4,4]", f"{line}\nreturn %a", **constant)
@@ -81,30 +91,44 @@ def test_an_identity_between_input_and_output() -> None:
 
 
 def test_the_first_of_two_reshapes_stays_for_its_other_readers() -> None:
-    graph = load(X, """
+    graph = load(
+        X,
+        """
         %a = reshape(%x) {shape=(6, 4)} : f32[6,4]
         %b = reshape(%a) {shape=(24,)} : f32[24]
-        return %a, %b""")
+        return %a, %b""",
+    )
     after = apply(Canonicalize(), graph)
-    check_text(after, X, """
+    check_text(
+        after,
+        X,
+        """
         %a = reshape(%x) {shape=(6, 4)} : f32[6,4]
         %b = reshape(%x) {shape=(24,)} : f32[24]
-        return %a, %b""")
+        return %a, %b""",
+    )
     same_bits(graph, after)
 
 
 def test_symbolic_sizes_survive_a_merge() -> None:
-    graph = load("%x: f32[B,3,4]", """
+    graph = load(
+        "%x: f32[B,3,4]",
+        """
         %a = reshape(%x) {shape=("B", 12)} : f32[B,12]
         %b = reshape(%a) {shape=(-1, 6)} : f32[2*B,6]
-        return %b""")
-    check_text(apply(Canonicalize(), graph), "%x: f32[B,3,4]", """
+        return %b""",
+    )
+    check_text(
+        apply(Canonicalize(), graph),
+        "%x: f32[B,3,4]",
+        """
         %b = reshape(%x) {shape=("2*B", 6)} : f32[2*B,6]
-        return %b""")
+        return %b""",
+    )
 
 
 def test_relu_twice_is_relu() -> None:
     graph = load(X, "%a = relu(%x) : f32[2,3,4]\n%b = relu(%a) : f32[2,3,4]\nreturn %b")
     after = apply(Canonicalize(), graph)
-    check_text(after, X, "%a = relu(%x) : f32[2,3,4]\nreturn %a as \"b\"")
+    check_text(after, X, '%a = relu(%x) : f32[2,3,4]\nreturn %a as "b"')
     same_bits(graph, after)

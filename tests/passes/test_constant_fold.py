@@ -12,46 +12,71 @@ X = "%x: f32[4]"
 
 
 def test_a_chain_of_constants_becomes_one() -> None:
-    graph = load(X, """
+    graph = load(
+        X,
+        """
         const @a : f32[4]
         const @b : f32[4]
         %c = exp(@a) : f32[4]
         %d = mul(%c, @b) : f32[4]
         %y = add(%x, %d) : f32[4]
-        return %y, %c""")
+        return %y, %c""",
+    )
     after = apply(ConstantFold(), graph)
-    check_text(after, X, """
+    check_text(
+        after,
+        X,
+        """
         const @c.folded : f32[4]
         const @d.folded : f32[4]
         %y = add(%x, @d.folded) : f32[4]
         return %y, @c.folded as "c"
-        """)
+        """,
+    )
     same_bits(graph, after)
 
 
 def test_codes_are_folded_too() -> None:
-    graph = load(X, """
+    graph = load(
+        X,
+        """
         const @a : f32[4]
         %q = quantize(@a) : u8[4]{scale=0.01, zero_point=128}
         %d = dequantize(%q) : f32[4]
         %y = add(%x, %d) : f32[4]
-        return %y""", "qdq")
+        return %y""",
+        "qdq",
+    )
     after = apply(ConstantFold(), graph)
-    check_text(after, X, """
+    check_text(
+        after,
+        X,
+        """
         const @q.folded : u8[4]{scale=0.01, zero_point=128}
         %d = dequantize(@q.folded) : f32[4]
         %y = add(%x, %d) : f32[4]
-        return %y""")
+        return %y""",
+    )
     same_bits(graph, after)
 
 
 def test_variables_dequantize_and_large_results_stay() -> None:
     unchanged(ConstantFold(), load(X, "const @a : f32[4]\n%y = add(%x, @a) : f32[4]\nreturn %y"), "%x is not constant")
-    unchanged(ConstantFold(), load(X, """
+    unchanged(
+        ConstantFold(),
+        load(
+            X,
+            """
         const @a : i8[4]{scale=0.5}
         %d = dequantize(@a) : f32[4]
         %y = add(%x, %d) : f32[4]
-        return %y""", "qdq"))
+        return %y""",
+            "qdq",
+        ),
+    )
     graph = load(X, "const @a : f32[1]\n%t = tile(@a) {repeats=(64,)} : f32[64]\nreturn %t")
     unchanged(ConstantFold(max_bytes=255), graph, "256 bytes are more than 255")
-    assert np.array_equal(run(apply(ConstantFold(max_bytes=256), graph), [np.zeros(4, np.float32)])[0], run(graph, [np.zeros(4, np.float32)])[0])
+    assert np.array_equal(
+        run(apply(ConstantFold(max_bytes=256), graph), [np.zeros(4, np.float32)])[0],
+        run(graph, [np.zeros(4, np.float32)])[0],
+    )

@@ -18,33 +18,58 @@ const @beta : f32[4]
 
 
 def test_before_and_after() -> None:
-    graph = load("%x: f32[1,3,5,5]", f"""
+    graph = load(
+        "%x: f32[1,3,5,5]",
+        f"""
         const @w : f32[4,3,3,3]
         const @b : f32[4]
         {STATISTICS.strip()}
         %c = conv(%x, @w, @b) {{CONV}} : f32[1,4,3,3] loc("m.py":3) origin("net.conv":"Conv2d")
         %y = batch_norm(%c, @mean, @var, @gamma, @beta) : f32[1,4,3,3] loc("m.py":4) origin("net.bn":"BatchNorm2d")
-        return %y""".replace("\n        ", "\n"))
+        return %y""".replace("\n        ", "\n"),
+    )
     after = apply(FoldBatchnorm(), graph)
-    check_text(after, "%x: f32[1,3,5,5]", """
+    check_text(
+        after,
+        "%x: f32[1,3,5,5]",
+        """
         const @w.folded : f32[4,3,3,3]
         const @c.bias : f32[4]
-        %y = conv(%x, @w.folded, @c.bias) {CONV} : f32[1,4,3,3] loc("m.py":4) origin("net.conv":"Conv2d", "net.bn":"BatchNorm2d")
-        return %y""")
+        %y = conv(%x, @w.folded, @c.bias) {CONV} : f32[1,4,3,3] loc("m.py":4)
+            origin("net.conv":"Conv2d", "net.bn":"BatchNorm2d")
+        return %y""",
+    )
     close(graph, after)
 
 
 CASES = {
     "conv1d": ("2,3,9", "4,3,3", "2,4,7", "conv", "stride=(1,), padding=((0, 0),), dilation=(1,)"),
     "conv2d": ("2,3,5,5", "4,3,3,3", "2,4,3,3", "conv", "CONV"),
-    "conv3d": ("1,3,3,4,5", "4,3,2,2,2", "1,4,2,3,4", "conv", "stride=(1, 1, 1), padding=((0, 0), (0, 0), (0, 0)), dilation=(1, 1, 1)"),
+    "conv3d": (
+        "1,3,3,4,5",
+        "4,3,2,2,2",
+        "1,4,2,3,4",
+        "conv",
+        "stride=(1, 1, 1), padding=((0, 0), (0, 0), (0, 0)), dilation=(1, 1, 1)",
+    ),
     "grouped": ("2,6,5,5", "4,3,3,3", "2,4,3,3", "conv", "CONV, groups=2"),
     "depthwise": ("2,4,5,5", "4,1,3,3", "2,4,3,3", "conv", "CONV, groups=4"),
-    "transpose1d": ("2,3,4", "3,4,2", "2,4,5", "conv_transpose", "stride=(1,), padding=((0, 0),), dilation=(1,), output_padding=(0,)"),
+    "transpose1d": (
+        "2,3,4",
+        "3,4,2",
+        "2,4,5",
+        "conv_transpose",
+        "stride=(1,), padding=((0, 0),), dilation=(1,), output_padding=(0,)",
+    ),
     "transpose2d": ("1,3,4,4", "3,4,2,2", "1,4,5,5", "conv_transpose", "CONV, output_padding=(0, 0)"),
     "transpose_grouped": ("1,6,4,4", "6,2,2,2", "1,4,5,5", "conv_transpose", "CONV, groups=2, output_padding=(0, 0)"),
-    "transpose3d": ("1,2,2,3,3", "2,4,2,2,2", "1,4,3,4,4", "conv_transpose",
-                    "stride=(1, 1, 1), padding=((0, 0), (0, 0), (0, 0)), dilation=(1, 1, 1), output_padding=(0, 0, 0)"),
+    "transpose3d": (
+        "1,2,2,3,3",
+        "2,4,2,2,2",
+        "1,4,3,4,4",
+        "conv_transpose",
+        "stride=(1, 1, 1), padding=((0, 0), (0, 0), (0, 0)), dilation=(1, 1, 1), output_padding=(0, 0, 0)",
+    ),
     "linear": ("3,8", "4,8", "3,4", "linear", ""),
 }
 
@@ -57,24 +82,33 @@ def test_the_same_function(case: str, bias: bool, affine: str) -> None:
     operands = "%x, @w, @b" if bias else "%x, @w"
     statistics = "@mean, @var" + (f", {affine}" if affine else "")
     used = "\n".join(line for line in STATISTICS.strip().split("\n") if line.split()[1] in statistics)
-    graph = load(f"%x: f32[{x}]", f"const @w : f32[{weight}]\n" + ("const @b : f32[4]\n" if bias else "") + f"""{used}
+    graph = load(
+        f"%x: f32[{x}]",
+        f"const @w : f32[{weight}]\n"
+        + ("const @b : f32[4]\n" if bias else "")
+        + f"""{used}
 %c = {op}({operands}) {f"{{{attrs}}}" if attrs else ""} : f32[{out}]
 %y = batch_norm(%c, {statistics}) {{eps=0.001}} : f32[{out}]
-return %y""", seed=3)
+return %y""",
+        seed=3,
+    )
     after = apply(FoldBatchnorm(), graph)
     assert [node.op for node in after.nodes] == [op]
     close(graph, after)
 
 
 def test_a_shared_weight_is_copied_not_folded_twice() -> None:
-    graph = load("%x: f32[1,4,4,4]", f"""const @w : f32[4,4,1,1]
+    graph = load(
+        "%x: f32[1,4,4,4]",
+        f"""const @w : f32[4,4,1,1]
 {STATISTICS.strip()}
 %a = conv(%x, @w) {{CONV}} : f32[1,4,4,4]
 %m = batch_norm(%a, @mean, @var, @gamma) : f32[1,4,4,4]
 %b = conv(%m, @w) {{CONV}} : f32[1,4,4,4]
 %n = batch_norm(%b, @var, @var, @beta) : f32[1,4,4,4]
 %y = conv(%n, @w) {{CONV}} : f32[1,4,4,4]
-return %y""")
+return %y""",
+    )
     after = apply(FoldBatchnorm(), graph)
     weights = [node.operands[1].name for node in after.nodes]
     assert weights == ["w.folded", "w.folded_1", "w"]
@@ -83,28 +117,51 @@ return %y""")
 
 
 def _chain(between: str, operand: str, outputs: str = "%y", x: str = "%x: f32[1,4,4,4]") -> tuple[str, str]:
-    return x, f"const @w : f32[4,4,1,1]\n{STATISTICS.strip()}\n{between}\n%y = batch_norm({operand}, @mean, @var) : f32[1,4,4,4]\nreturn {outputs}"
+    return (
+        x,
+        f"const @w : f32[4,4,1,1]\n{STATISTICS.strip()}\n{between}\n"
+        f"%y = batch_norm({operand}, @mean, @var) : f32[1,4,4,4]\nreturn {outputs}",
+    )
 
 
-@pytest.mark.parametrize("chain, reason", [
-    (_chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]", "%c", "%y, %c"), "%c is an output of the graph"),
-    (_chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]\n%d = exp(%c) : f32[1,4,4,4]", "%c", "%y, %d"), "%c is read by %d too"),
-    (_chain('%c = conv(%x, @w) {CONV, activation="relu"} : f32[1,4,4,4]', "%c"), "the activation relu stands between"),
-    (_chain("%c = conv(%x, @w, none, %x) {CONV} : f32[1,4,4,4]", "%c"), "a residual is added between"),
-    (_chain("%c = exp(%x) : f32[1,4,4,4]", "%c"), "its operand is not made by conv, conv_transpose or linear"),
-    (_chain("%c = conv(%x, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4,4,1,1]"), "%v is not constant"),
-    (_chain("%c = conv(%x, @w, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4]"), "%v is not constant"),
-], ids=["output", "two readers", "activation", "residual", "exp", "weight", "bias"])
+@pytest.mark.parametrize(
+    "chain, reason",
+    [
+        (_chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]", "%c", "%y, %c"), "%c is an output of the graph"),
+        (
+            _chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]\n%d = exp(%c) : f32[1,4,4,4]", "%c", "%y, %d"),
+            "%c is read by %d too",
+        ),
+        (
+            _chain('%c = conv(%x, @w) {CONV, activation="relu"} : f32[1,4,4,4]', "%c"),
+            "the activation relu stands between",
+        ),
+        (_chain("%c = conv(%x, @w, none, %x) {CONV} : f32[1,4,4,4]", "%c"), "a residual is added between"),
+        (_chain("%c = exp(%x) : f32[1,4,4,4]", "%c"), "its operand is not made by conv, conv_transpose or linear"),
+        (
+            _chain("%c = conv(%x, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4,4,1,1]"),
+            "%v is not constant",
+        ),
+        (
+            _chain("%c = conv(%x, @w, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4]"),
+            "%v is not constant",
+        ),
+    ],
+    ids=["output", "two readers", "activation", "residual", "exp", "weight", "bias"],
+)
 def test_left_alone(chain: tuple[str, str], reason: str) -> None:
     unchanged(FoldBatchnorm(), load(*chain), reason)
 
 
 def test_linear_with_more_axes_is_left_alone() -> None:
-    graph = load("%x: f32[2,4,8]", f"""const @w : f32[4,8]
+    graph = load(
+        "%x: f32[2,4,8]",
+        f"""const @w : f32[4,8]
 {STATISTICS.strip()}
 %c = linear(%x, @w) : f32[2,4,4]
 %y = batch_norm(%c, @mean, @var) : f32[2,4,4]
-return %y""")
+return %y""",
+    )
     unchanged(FoldBatchnorm(), graph, "channels of linear are not on axis 1")
 
 

@@ -27,13 +27,19 @@ def observed(graph: Graph) -> dict[str, str]:
 
 
 def test_before_and_after() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[4,8]
         %y = linear(%x, @w) : f32[2,4] loc("m.py":7)
         %z = relu(%y) : f32[2,4]
-        return %z, %y""")
+        return %z, %y""",
+    )
     after = observe(graph)
-    check_text(after, "%x: f32[2,8]", f"""
+    check_text(
+        after,
+        "%x: f32[2,8]",
+        f"""
         const @w : f32[4,8]
         %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,8]
         %y = linear(%x.obs, @w) : f32[2,4] loc("m.py":7)
@@ -41,24 +47,31 @@ def test_before_and_after() -> None:
         %z = relu(%y.obs) : f32[2,4]
         %z.obs = observe(%z) {{spec="{SPEC}", group="y"}} : f32[2,4]
         return %z.obs as "z", %y.obs as "y"
-        """, "observed")
+        """,
+        "observed",
+    )
     same_bits(graph, after)
 
 
 def test_concat_and_pool_share_a_group() -> None:
-    graph = load("%x: f32[1,4,4,4]", """
+    graph = load(
+        "%x: f32[1,4,4,4]",
+        """
         const @w : f32[4,4,1,1]
         const @v : f32[4,4,1,1]
         %a = conv(%x, @w) {CONV} : f32[1,4,4,4]
         %b = conv(%x, @v) {CONV} : f32[1,4,4,4]
         %c = concat(%a, %b) {axis=1} : f32[1,8,4,4]
         %p = max_pool(%c) {kernel=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), dilation=(1, 1)} : f32[1,8,2,2]
-        return %p""")
+        return %p""",
+    )
     assert observed(observe(graph)) == {"x": "x", "a": "a", "b": "a", "c": "a", "p": "a"}
 
 
 def test_values_inside_a_table_have_no_observer() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         const @two : f32[]
         %a = linear(%x, @w) : f32[2,8]
@@ -66,19 +79,23 @@ def test_values_inside_a_table_have_no_observer() -> None:
         %c = tanh(%b) : f32[2,8]
         %d = exp(%c) : f32[2,8]
         %y = linear(%d, @w) : f32[2,8]
-        return %y""")
+        return %y""",
+    )
     assert observed(observe(graph)) == {"x": "x", "a": "a", "d": "d", "y": "y"}
     assert set(observed(observe(graph, c=get_qconfig("torch:default")))) == {"x", "a", "b", "c", "d", "y"}
 
 
 def test_values_read_twice_and_outputs_in_the_middle_are_observed_once() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %a = linear(%x, @w) : f32[2,8]
         %b = tanh(%a) : f32[2,8]
         %c = sigmoid(%b) : f32[2,8]
         %y = mul(%b, %c) : f32[2,8]
-        return %b, %y, %a""")
+        return %b, %y, %a""",
+    )
     after = observe(graph)
     assert observed(after) == {"x": "x", "a": "a", "b": "b", "c": "c", "y": "y"}
     assert [value.name for value in after.outputs] == ["b.obs", "y.obs", "a.obs"]
@@ -86,14 +103,17 @@ def test_values_read_twice_and_outputs_in_the_middle_are_observed_once() -> None
 
 
 def test_a_node_without_qconfig_stays_float_and_what_follows_it_too() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %a = linear(%x, @w) : f32[2,8]
         %b = linear(%a, @w) : f32[2,8]
         %c = reshape(%b) {shape=(16,)} : f32[16]
         %d = reshape(%c) {shape=(2, 8)} : f32[2,8]
         %y = linear(%d, @w) : f32[2,8]
-        return %y""")
+        return %y""",
+    )
     after = observe(graph, b=None)
     assert observed(after) == {"x": "x", "a": "a", "d": "d", "y": "y"}
     assert [note for note in after.notes] == [
@@ -123,13 +143,23 @@ def test_reasons(case: str) -> None:
 
 
 MASKS = {
-    "constant": ("const @mask : f32[4,4]\n%m = add(%s, @mask) : f32[4,4]", {"mask": np.triu(np.full((4, 4), -np.inf), 1)}),
+    "constant": (
+        "const @mask : f32[4,4]\n%m = add(%s, @mask) : f32[4,4]",
+        {"mask": np.triu(np.full((4, 4), -np.inf), 1)},
+    ),
     "finite": ("const @mask : f32[4,4]\n%m = add(%s, @mask) : f32[4,4]", {"mask": np.triu(np.full((4, 4), -1e9), 1)}),
     "where": ("const @low : f32[]\n%m = where(%keep, %s, @low) : f32[4,4]", {"low": -np.inf}),
-    "added where": ("const @low : f32[]\nconst @zero : f32[]\n%w = where(%keep, @zero, @low) : f32[4,4]\n%m = add(%s, %w) : f32[4,4]",
-                    {"low": -np.inf, "zero": 0.0}),
-    "arithmetic": ("const @one : f32[]\nconst @low : f32[]\n%kept = cast(%keep) {dtype=f32} : f32[4,4]\n%n = sub(@one, %kept) : f32[4,4]\n"
-                   "%w = mul(%n, @low) : f32[4,4]\n%m = add(%s, %w) : f32[4,4]", {"one": 1.0, "low": -10000.0}),
+    "added where": (
+        "const @low : f32[]\nconst @zero : f32[]\n%w = where(%keep, @zero, @low) : f32[4,4]\n"
+        "%m = add(%s, %w) : f32[4,4]",
+        {"low": -np.inf, "zero": 0.0},
+    ),
+    "arithmetic": (
+        "const @one : f32[]\nconst @low : f32[]\n%kept = cast(%keep) {dtype=f32} : f32[4,4]\n"
+        "%n = sub(@one, %kept) : f32[4,4]\n"
+        "%w = mul(%n, @low) : f32[4,4]\n%m = add(%s, %w) : f32[4,4]",
+        {"one": 1.0, "low": -10000.0},
+    ),
 }
 
 
@@ -138,23 +168,31 @@ def test_masks_stay_out_of_quantized_ranges(case: str) -> None:
     lines, data = MASKS[case]
     consts = "\n".join(line for line in lines.split("\n") if line.startswith("const"))
     rest = "\n".join(line for line in lines.split("\n") if not line.startswith("const"))
-    graph = load("%q: f32[4,8], %k: f32[8,4], %v: f32[4,8], %keep: bool[4,4]", f"""{consts}
+    graph = load(
+        "%q: f32[4,8], %k: f32[8,4], %v: f32[4,8], %keep: bool[4,4]",
+        f"""{consts}
 %s = matmul(%q, %k) : f32[4,4]
 {rest}
 %t = transpose(%m) {{perm=(1, 0)}} : f32[4,4]
 %p = softmax(%t) {{axis=1}} : f32[4,4]
 %y = matmul(%p, %v) : f32[4,8]
-return %y""", **data)
+return %y""",
+        **data,
+    )
     after = observe(graph)
     assert set(observed(after)) == {"q", "k", "s", "p", "v", "y"}
     assert any(note.startswith("float: %p = softmax: %t holds a mask") for note in after.notes)
 
 
 def test_ordinary_constants_are_no_masks() -> None:
-    graph = load("%x: f32[4,4]", """
+    graph = load(
+        "%x: f32[4,4]",
+        """
         const @w : f32[4,4]
         const @c : f32[4,4]
         %a = linear(%x, @w) : f32[4,4]
         %y = add(%a, @c) : f32[4,4]
-        return %y""", c=np.full((4, 4), -3000.0))
+        return %y""",
+        c=np.full((4, 4), -3000.0),
+    )
     assert set(observed(observe(graph))) == {"x", "a", "c", "y"}

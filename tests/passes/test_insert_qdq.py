@@ -18,20 +18,29 @@ X, Y = QuantParams.per_tensor(0.125, 128, DType.U8), QuantParams.per_tensor(0.25
 
 
 def linear(seed: int = 0, **data: np.ndarray) -> Graph:
-    return load("%x: f32[2,8]", f"""
+    return load(
+        "%x: f32[2,8]",
+        f"""
         const @w : f32[4,8]
         const @b : f32[4]
         %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,8]
         %y = linear(%x.obs, @w, @b) : f32[2,4]
         %y.obs = observe(%y) {{spec="{SPEC}", group="y"}} : f32[2,4]
         return %y.obs as "y"
-        """, "observed", seed=seed, **data)
+        """,
+        "observed",
+        seed=seed,
+        **data,
+    )
 
 
 def test_before_and_after() -> None:
     graph = linear()
     after = apply(InsertQdq({"x": X, "y": Y}), graph)
-    check_text(after, "%x: f32[2,8]", """
+    check_text(
+        after,
+        "%x: f32[2,8]",
+        """
         const @w.q : i8[4,8]{axis=0, scale=@w.q.scale, qmin=-127, qmax=127}
         const @b.q : i32[4]{axis=0, scale=@b.q.scale}
         %x.q = quantize(%x) : u8[2,8]{scale=0.125, zero_point=128}
@@ -42,13 +51,18 @@ def test_before_and_after() -> None:
         %y.q = quantize(%y) : u8[2,4]{scale=0.25, zero_point=100}
         %y.dq = dequantize(%y.q) : f32[2,4]
         return %y.dq as "y"
-        """.replace("scale=@w.q.scale", f"scale={_tuple(after, 'w.q')}").replace("scale=@b.q.scale", f"scale={_tuple(after, 'b.q')}"))
+        """.replace("scale=@w.q.scale", f"scale={_tuple(after, 'w.q')}").replace(
+            "scale=@b.q.scale", f"scale={_tuple(after, 'b.q')}"
+        ),
+    )
     weight, bias = after.consts["w.q"], after.consts["b.q"]
     real = weight.data * weight.type.quant.scales[:, None]
     assert np.abs(real - graph.consts["w"].data).max() <= weight.type.quant.scales.max() * 0.51
     assert np.array_equal(np.abs(weight.data).max(axis=1), [127] * 4)
     assert np.array_equal(bias.type.quant.scales, (np.float64(0.125) * weight.type.quant.scales).astype(np.float32))
-    assert np.array_equal(bias.data, np.rint(graph.consts["b"].data.astype(np.float64) / bias.type.quant.scales.astype(np.float64)))
+    assert np.array_equal(
+        bias.data, np.rint(graph.consts["b"].data.astype(np.float64) / bias.type.quant.scales.astype(np.float64))
+    )
 
 
 def _tuple(graph: Graph, name: str) -> str:
@@ -61,19 +75,27 @@ def test_one_scale_a_tensor() -> None:
 
 
 def test_known_ranges_win() -> None:
-    graph = load("%x: f32[4]", f"""
+    graph = load(
+        "%x: f32[4]",
+        f"""
         %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[4]
         %y = sigmoid(%x.obs) : f32[4]
         %y.obs = observe(%y) {{spec="{SPEC}", group="y"}} : f32[4]
-        return %y.obs""", "observed")
+        return %y.obs""",
+        "observed",
+    )
     after = apply(InsertQdq({"x": X, "y": Y}), graph)
     assert after.value("y.q").type.quant == QuantParams.per_tensor(1 / 256, 0, DType.U8)
     seven_bits = get_qconfig("torch:default").activation
-    graph = load("%x: f32[4]", f"""
+    graph = load(
+        "%x: f32[4]",
+        f"""
         %x.obs = observe(%x) {{spec="{seven_bits}", group="x"}} : f32[4]
         %y = sigmoid(%x.obs) : f32[4]
         %y.obs = observe(%y) {{spec="{seven_bits}", group="y"}} : f32[4]
-        return %y.obs""", "observed")
+        return %y.obs""",
+        "observed",
+    )
     half = QuantParams.per_tensor(1 / 127, 0, DType.U8, 0, 127)
     assert apply(InsertQdq({"x": half, "y": half}), graph).value("y.q").type.quant == half
 
@@ -95,14 +117,18 @@ def test_a_large_bias_raises_the_scale_of_its_channel_alone() -> None:
 
 
 def test_a_weight_shared_under_equal_parameters_is_one_constant() -> None:
-    graph = load("%x: f32[2,8]", f"""
+    graph = load(
+        "%x: f32[2,8]",
+        f"""
         const @w : f32[8,8]
         %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,8]
         %a = linear(%x.obs, @w) : f32[2,8]
         %a.obs = observe(%a) {{spec="{SPEC}", group="y"}} : f32[2,8]
         %y = linear(%a.obs, @w) : f32[2,8]
         %y.obs = observe(%y) {{spec="{SPEC}", group="y"}} : f32[2,8]
-        return %y.obs""", "observed")
+        return %y.obs""",
+        "observed",
+    )
     after = apply(InsertQdq({"x": X, "y": Y}), graph)
     assert list(after.consts) == ["w.q"]
 
@@ -115,6 +141,8 @@ def test_numbers_stay_within_half_steps() -> None:
     wanted, got = run(graph, [x])[0], run(after, [x])[0]
     weight = np.abs(graph.consts["w"].data)
     scales = after.consts["w.q"].type.quant.scales
-    bound = 0.0625 * weight.sum(axis=1) + (np.abs(x).sum(axis=1, keepdims=True) + 0.0625 * 8) * scales / 2 + 0.125 + 0.01
+    bound = (
+        0.0625 * weight.sum(axis=1) + (np.abs(x).sum(axis=1, keepdims=True) + 0.0625 * 8) * scales / 2 + 0.125 + 0.01
+    )
     inside = (wanted > -24) & (wanted < 38)  # the range of y
     assert inside.any() and (np.abs(got - wanted) <= bound)[inside].all()

@@ -29,24 +29,31 @@ SPEC = str(get_qconfig("int8").activation)
 
 
 def model() -> Graph:
-    return load("%x: f32[2,8]", """
+    return load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %d = dropout(%x) : f32[2,8]
         %a = linear(%d, @w) : f32[2,8]
         %b = relu(%a) : f32[2,8]
         %y = linear(%b, @w) : f32[2,8]
         %z = relu(%y) : f32[2,8]
-        return %y, %z""")
+        return %y, %z""",
+    )
 
 
 def observed() -> Graph:
-    return load("%x: f32[2,8]", f"""
+    return load(
+        "%x: f32[2,8]",
+        f"""
         const @w : f32[4,8]
         %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,8]
         %y = linear(%x.obs, @w) : f32[2,4]
         %y.obs = observe(%y) {{spec="{SPEC}", group="y"}} : f32[2,4]
         return %y.obs as "y"
-        """, "observed")
+        """,
+        "observed",
+    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,9 @@ def test_record_and_diff() -> None:
     assert [(name, nodes) for name, nodes, _, _ in record.rows] == [("canonicalize", 4), ("dce", 4), ("fuse", 3)]
     assert all(seconds >= 0 for _, _, seconds, _ in record.rows) and "fuse" in str(record)
     assert [name for name, _ in diff.rows] == ["canonicalize", "fuse"]
-    assert "-  %d = dropout(%x) : f32[2,8]" in diff.rows[0][1] and '+  %b = linear(%x, @w) {activation="relu"}' in str(diff)
+    assert "-  %d = dropout(%x) : f32[2,8]" in diff.rows[0][1] and '+  %b = linear(%x, @w) {activation="relu"}' in str(
+        diff
+    )
 
 
 def test_reasons() -> None:
@@ -110,7 +119,7 @@ def test_numerics_finds_the_step_that_costs() -> None:
     numerics = Numerics([x])
     PassManager(convert_pipeline(params, {}), [numerics]).run(observed())
     after = dict((name, decibels) for name, decibels, _ in numerics.worst("insert-qdq"))
-    assert after["x"] == math.inf and 25 < after["x.obs"] if "x.obs" in after else after["x"] == math.inf
+    assert after["x"] == math.inf and after["x.obs"] > 25 if "x.obs" in after else after["x"] == math.inf
     assert after["y"] > 30, "the linear layer itself is fine"
     final = numerics.worst("integerize")
     assert final[0][0] in ("y", "output:y") and 10 < final[0][1] < after["y"], "its output's coarse scale is not"
@@ -126,7 +135,9 @@ def test_numerics_of_float_passes_are_exact() -> None:
 # -- reproducers
 
 
-@pytest.mark.parametrize("broken, message", [(Break(), "the graph is broken after pass 1 break"), (Crash(), "pass 1 crash failed: KeyError")])
+@pytest.mark.parametrize(
+    "broken, message", [(Break(), "the graph is broken after pass 1 break"), (Crash(), "pass 1 crash failed: KeyError")]
+)
 def test_a_failing_pass_leaves_a_reproducer(broken: object, message: str, tmp_path) -> None:
     with pytest.raises(PassError) as caught, knobs.DUMP(tmp_path):
         PassManager([Canonicalize(), broken, Fuse()]).run(model())
@@ -140,7 +151,11 @@ def test_a_reproducer_runs() -> None:
     graph = model()
     text = reproducer(graph, [Canonicalize(), Fuse(residual=False)])
     again = run_reproducer(text, graph_data(graph))
-    check_text(again, "%x: f32[2,8]", str(PassManager([Canonicalize(), Fuse()]).run(graph)).split("{\n", 1)[1].rsplit("}", 1)[0])
+    check_text(
+        again,
+        "%x: f32[2,8]",
+        str(PassManager([Canonicalize(), Fuse()]).run(graph)).split("{\n", 1)[1].rsplit("}", 1)[0],
+    )
     assert len(run_reproducer(text)) == 3
     with pytest.raises(PassError, match="not a reproducer"):
         run_reproducer(str(graph))

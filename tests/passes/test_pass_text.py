@@ -19,7 +19,10 @@ from qcompiler.passmanager import describe
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.types import DType, QuantParams
 
-PARAMS = {"x": QuantParams.per_tensor(0.1, 3, DType.U8), 'odd "name", {1}': QuantParams.per_channel([0.5, 1e-7], [0, -1], 0, DType.I8, -127)}
+PARAMS = {
+    "x": QuantParams.per_tensor(0.1, 3, DType.U8),
+    'odd "name", {1}': QuantParams.per_channel([0.5, 1e-7], [0, -1], 0, DType.I8, -127),
+}
 CONFIGS = {"a": get_qconfig("int8"), "b": None, "c": QConfig(None, get_qconfig("torch:default").weight)}
 
 TEXTS = [
@@ -45,7 +48,13 @@ def test_decisions_are_text_too(step: object) -> None:
 
 
 def test_pipelines() -> None:
-    for pipeline in (float_pipeline(), float_pipeline(CONFIGS, equalize=True), observe_pipeline(CONFIGS), convert_pipeline(PARAMS, CONFIGS), []):
+    for pipeline in (
+        float_pipeline(),
+        float_pipeline(CONFIGS, equalize=True),
+        observe_pipeline(CONFIGS),
+        convert_pipeline(PARAMS, CONFIGS),
+        [],
+    ):
         assert parse_pipeline(format_pipeline(pipeline)) == pipeline
     assert format_pipeline(convert_pipeline({}, {})).startswith("insert-qdq,propagate-qparams,integerize{configs=[]},")
 
@@ -57,7 +66,11 @@ def test_every_pass_is_complete() -> None:
         assert dataclasses.is_dataclass(step) and step.__dataclass_params__.frozen
         assert "Before:" in step.__doc__ and "After:" in step.__doc__, name
         assert parse_pass(name) == step()
-    used = {step.name for pipeline in (float_pipeline(equalize=True), observe_pipeline({}), convert_pipeline({}, {})) for step in pipeline}
+    used = {
+        step.name
+        for pipeline in (float_pipeline(equalize=True), observe_pipeline({}), convert_pipeline({}, {}))
+        for step in pipeline
+    }
     assert used <= set(passes_by_name())
 
 

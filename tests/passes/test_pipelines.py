@@ -12,17 +12,25 @@ from qcompiler import compiler
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.quantization.qconfig import QConfigMapping, get_qconfig
+from qcompiler.types import DType
 from qcompiler.verify import verify
 
 
-def quantized(graph: Graph, qconfig: object = "int8", count: int = 4, seed: int = 0, **inputs: object) -> tuple[Graph, list, list]:
+def quantized(
+    graph: Graph, qconfig: object = "int8", count: int = 4, seed: int = 0, **inputs: object
+) -> tuple[Graph, list, list]:
     """(integer graph, float outputs, integer outputs) on one of the calibration items."""
     rng = np.random.default_rng(seed)
 
     def item() -> tuple[np.ndarray, ...]:
         return tuple(
-            rng.integers(0, 2, v.type.shape).astype(bool) if v.type.dtype.numpy == bool else rng.integers(0, 4, v.type.shape)
-            if not v.type.dtype.is_float else rng.normal(size=v.type.shape).astype(np.float32) for v in graph.inputs)
+            rng.integers(0, 2, v.type.shape).astype(bool)
+            if v.type.dtype is DType.BOOL
+            else rng.integers(0, 4, v.type.shape)
+            if not v.type.dtype.is_float
+            else rng.normal(size=v.type.shape).astype(np.float32)
+            for v in graph.inputs
+        )
 
     items = [item() for _ in range(count)]
     prepared = compiler.prepare(graph, qconfig)
@@ -54,7 +62,9 @@ def check(graph: Graph, expected: dict[str, int], least: float = 25.0, qconfig: 
 
 
 def test_a_residual_block_with_batch_norms() -> None:
-    graph = load("%x: f32[1,8,6,6]", """
+    graph = load(
+        "%x: f32[1,8,6,6]",
+        """
         const @w : f32[8,8,3,3]
         const @v : f32[8,8,1,1]
         const @mean : f32[8]
@@ -66,32 +76,39 @@ def test_a_residual_block_with_batch_norms() -> None:
         %e = batch_norm(%d, @mean, @var) : f32[1,8,6,6]
         %f = add(%e, %x) : f32[1,8,6,6]
         %g = relu(%f) : f32[1,8,6,6]
-        return %g""")
+        return %g""",
+    )
     integer = check(graph, {"quantize": 1, "conv": 2, "dequantize": 1})
     assert [node.name for node in integer.nodes if node.op == "conv"] == ["c", "g"] and integer.notes == []
 
 
 def test_a_fixed_range_in_a_sharing_group_is_requantized_into_its_table() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %a = linear(%x, @w) : f32[2,8]
         %s = sigmoid(%a) : f32[2,8]
         %c = concat(%s, %a) {axis=1} : f32[2,16]
         %y = transpose(%c) {perm=(1, 0)} : f32[16,2]
-        return %y""")
+        return %y""",
+    )
     integer = check(graph, {"quantize": 1, "linear": 1, "lookup": 1, "concat": 1, "transpose": 1, "dequantize": 1})
     assert integer.value("s").type.quant == integer.value("a").type.quant
 
 
 def test_mixed_qconfigs() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %a = linear(%x, @w) : f32[2,8]
         %r = relu(%a) : f32[2,8]
         %b = linear(%r, @w) : f32[2,8]
         %s = relu(%b) : f32[2,8]
         %y = linear(%s, @w) : f32[2,8]
-        return %y""")
+        return %y""",
+    )
     names = QConfigMapping(get_qconfig("int8"), names={"b": None})
     integer = check(graph, {"quantize": 2, "linear": 3, "relu": 1, "dequantize": 2}, qconfig=names)
     kept = {note.split(" = ")[0]: note for note in integer.notes}
@@ -103,7 +120,9 @@ def test_mixed_qconfigs() -> None:
 
 
 def test_masked_attention() -> None:
-    graph = load("%q: f32[2,4,8], %k: f32[2,8,4], %v: f32[2,4,8], %keep: bool[2,4,4]", """
+    graph = load(
+        "%q: f32[2,4,8], %k: f32[2,8,4], %v: f32[2,4,8], %keep: bool[2,4,4]",
+        """
         const @scale : f32[]
         const @low : f32[]
         %s = matmul(%q, %k) : f32[2,4,4]
@@ -111,44 +130,56 @@ def test_masked_attention() -> None:
         %m = where(%keep, %t, @low) : f32[2,4,4]
         %p = softmax(%m) {axis=2} : f32[2,4,4]
         %y = matmul(%p, %v) : f32[2,4,8]
-        return %y""", scale=0.35, low=-1e9)
+        return %y""",
+        scale=0.35,
+        low=-1e9,
+    )
     integer, wanted, got = quantized(graph)
     assert floats(integer) == {"where", "softmax"} and ops(integer)["matmul"] == 2
     assert decibels(wanted[0], got[0]) > 25
 
 
 def test_an_embedding_becomes_a_table_of_codes() -> None:
-    graph = load("%i: i64[2,3]", """
+    graph = load(
+        "%i: i64[2,3]",
+        """
         const @table : f32[4,8]
         const @w : f32[8,8]
         %e = gather(@table, %i) {axis=0} : f32[2,3,8]
         %y = linear(%e, @w) : f32[2,3,8]
-        return %y""")
+        return %y""",
+    )
     integer = check(graph, {"gather": 1, "linear": 1, "dequantize": 1})
     table = integer.node_list[0].operands[0]
     assert table.is_const and table.type.dtype.bits == 8 and integer.notes == []
 
 
 def test_constants_that_are_added_are_codes() -> None:
-    graph = load("%x: f32[2,3,4]", """
+    graph = load(
+        "%x: f32[2,3,4]",
+        """
         const @w : f32[4,4]
         const @position : f32[3,4]
         %a = linear(%x, @w) : f32[2,3,4]
         %y = add(%a, @position) : f32[2,3,4]
-        return %y""")
+        return %y""",
+    )
     integer = check(graph, {"quantize": 1, "linear": 1, "add": 1, "dequantize": 1})
     assert integer.value("y").producer.operands[1].is_const
 
 
 def test_outputs_in_the_middle_and_values_read_twice() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %a = linear(%x, @w) : f32[2,8]
         %b = gelu(%a) : f32[2,8]
         %c = mul(%b, %b) : f32[2,8]
         %d = add(%c, %a) : f32[2,8]
         return %b, %d, %a, %b as "again"
-        """)
+        """,
+    )
     integer, wanted, got = quantized(graph)
     assert integer.output_names == ["b", "d", "a", "again"] and np.array_equal(got[0], got[3])
     assert all(decibels(one, other) > 25 for one, other in zip(wanted, got))
@@ -156,21 +187,27 @@ def test_outputs_in_the_middle_and_values_read_twice() -> None:
 
 
 def test_moves_of_an_input_are_done_on_codes() -> None:
-    graph = load("%x: f32[2,4,4,3]", """
+    graph = load(
+        "%x: f32[2,4,4,3]",
+        """
         const @w : f32[8,3,3,3]
         %t = transpose(%x) {perm=(0, 3, 1, 2)} : f32[2,3,4,4]
         %y = conv(%t, @w) {CONV} : f32[2,8,2,2]
-        return %y""")
+        return %y""",
+    )
     integer = check(graph, {"quantize": 1, "transpose": 1, "conv": 1, "dequantize": 1})
     assert integer.node_list[0].op == "quantize" and integer.notes == []
 
 
 def test_dead_branches_are_not_calibrated() -> None:
-    graph = load("%x: f32[2,8]", """
+    graph = load(
+        "%x: f32[2,8]",
+        """
         const @w : f32[8,8]
         %unused = log(%x) : f32[2,8]
         %a = linear(%x, @w) : f32[2,8]
-        return %a""")
+        return %a""",
+    )
     check(graph, {"quantize": 1, "linear": 1, "dequantize": 1})
 
 

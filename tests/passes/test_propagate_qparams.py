@@ -23,13 +23,20 @@ class Step(PropagateQparams):
 
 
 def test_up_through_a_chain() -> None:
-    graph = load("%x: f32[2,8]", f"""
+    graph = load(
+        "%x: f32[2,8]",
+        f"""
         %t = transpose(%x) {{perm=(1, 0)}} : f32[8,2]
         %r = reshape(%t) {{shape=(4, 4)}} : f32[4,4]
         %q = quantize(%r) : u8[4,4]{Q}
-        return %q""", "qdq")
+        return %q""",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
-    check_text(after, "%x: f32[2,8]", f"""
+    check_text(
+        after,
+        "%x: f32[2,8]",
+        f"""
         %x.q = quantize(%x) : u8[2,8]{Q}
         %x.dq = dequantize(%x.q) : f32[2,8]
         %t = transpose(%x.dq) {{perm=(1, 0)}} : f32[8,2]
@@ -37,37 +44,53 @@ def test_up_through_a_chain() -> None:
         %t.dq = dequantize(%t.q) : f32[8,2]
         %r = reshape(%t.dq) {{shape=(4, 4)}} : f32[4,4]
         %q = quantize(%r) : u8[4,4]{Q}
-        return %q""")
+        return %q""",
+    )
     same_bits(graph, after, low=-20, high=20)
 
 
 def test_down_to_a_float_reader() -> None:
-    graph = load(f"%x: u8[2,8]{Q}", """
+    graph = load(
+        f"%x: u8[2,8]{Q}",
+        """
         %d = dequantize(%x) : f32[2,8]
         %t = transpose(%d) {perm=(1, 0)} : f32[8,2]
         %y = sin(%t) : f32[8,2]
-        return %y, %t""", "qdq")
+        return %y, %t""",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
-    check_text(after, f"%x: u8[2,8]{Q}", f"""
+    check_text(
+        after,
+        f"%x: u8[2,8]{Q}",
+        f"""
         %d = dequantize(%x) : f32[2,8]
         %t = transpose(%d) {{perm=(1, 0)}} : f32[8,2]
         %t.q = quantize(%t) : u8[8,2]{Q}
         %t.dq = dequantize(%t.q) : f32[8,2]
         %y = sin(%t.dq) : f32[8,2]
         return %y, %t.dq as "t"
-        """)
+        """,
+    )
     same_bits(graph, after)
 
 
 def test_operands_of_concat_come_to_equal_parameters() -> None:
     inputs = "%a: u8[1,4]{scale=0.00390625}, %b: f32[1,4]"
-    graph = load(inputs, f"""
+    graph = load(
+        inputs,
+        f"""
         %d = dequantize(%a) : f32[1,4]
         %c = concat(%d, %b) {{axis=1}} : f32[1,8]
         %q = quantize(%c) : u8[1,8]{Q}
-        return %q""", "qdq")
+        return %q""",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
-    check_text(after, inputs, f"""
+    check_text(
+        after,
+        inputs,
+        f"""
         %d = dequantize(%a) : f32[1,4]
         %d.q = quantize(%d) : u8[1,4]{Q}
         %d.dq = dequantize(%d.q) : f32[1,4]
@@ -75,23 +98,32 @@ def test_operands_of_concat_come_to_equal_parameters() -> None:
         %b.dq = dequantize(%b.q) : f32[1,4]
         %c = concat(%d.dq, %b.dq) {{axis=1}} : f32[1,8]
         %q = quantize(%c) : u8[1,8]{Q}
-        return %q""")
+        return %q""",
+    )
     same_bits(graph, after)
 
 
 def test_a_border_is_quantized_with_the_rest() -> None:
-    graph = load("%x: f32[4]", f"%p = pad(%x) {{padding=((1, 1),), value=0.3}} : f32[6]\n%q = quantize(%p) : u8[6]{Q}\nreturn %q", "qdq")
+    graph = load(
+        "%x: f32[4]",
+        f"%p = pad(%x) {{padding=((1, 1),), value=0.3}} : f32[6]\n%q = quantize(%p) : u8[6]{Q}\nreturn %q",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
     assert [node.op for node in after.nodes] == ["quantize", "dequantize", "pad", "quantize"]
     same_bits(graph, after)
 
 
 def test_a_gather_from_a_constant_table_moves_up() -> None:
-    graph = load("%i: i64[3]", f"""
+    graph = load(
+        "%i: i64[3]",
+        f"""
         const @table : f32[10,4]
         %g = gather(@table, %i) {{axis=0}} : f32[3,4]
         %q = quantize(%g) : u8[3,4]{Q}
-        return %q""", "qdq")
+        return %q""",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
     assert [node.op for node in after.nodes] == ["quantize", "dequantize", "gather", "quantize"]
     import numpy as np
@@ -100,23 +132,36 @@ def test_a_gather_from_a_constant_table_moves_up() -> None:
     assert np.array_equal(run(graph, indices)[0], run(after, indices)[0])
 
 
-@pytest.mark.parametrize("body, reason", [
-    (f"%e = exp(%x) : f32[2,8]\n%q = quantize(%e) : u8[2,8]{Q}\nreturn %q", "not made by an op that moves data"),
-    (f"%t = transpose(%x) {{perm=(1, 0)}} : f32[8,2]\n%q = quantize(%t) : u8[8,2]{Q}\nreturn %q, %t", "%t has other readers"),
-    (f"%t = slice(%x) {{axes=(0,), starts=(0,), stops=(1,), steps=(1,)}} : f32[1,8]\n%q = quantize(%t) : u8[1,8]{Q}\nreturn %q",
-     "slice picks from a float value"),
-])
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        (f"%e = exp(%x) : f32[2,8]\n%q = quantize(%e) : u8[2,8]{Q}\nreturn %q", "not made by an op that moves data"),
+        (
+            f"%t = transpose(%x) {{perm=(1, 0)}} : f32[8,2]\n%q = quantize(%t) : u8[8,2]{Q}\nreturn %q, %t",
+            "%t has other readers",
+        ),
+        (
+            f"%t = slice(%x) {{axes=(0,), starts=(0,), stops=(1,), steps=(1,)}} : f32[1,8]\n"
+            f"%q = quantize(%t) : u8[1,8]{Q}\nreturn %q",
+            "slice picks from a float value",
+        ),
+    ],
+)
 def test_left_alone(body: str, reason: str) -> None:
     unchanged(Step(), load("%x: f32[2,8]", body, "qdq"), reason)
 
 
 def test_running_it_twice_changes_nothing_more() -> None:
-    graph = load("%x: f32[2,8]", f"""
+    graph = load(
+        "%x: f32[2,8]",
+        f"""
         %t = transpose(%x) {{perm=(1, 0)}} : f32[8,2]
         %q = quantize(%t) : u8[8,2]{Q}
         %d = dequantize(%q) : f32[8,2]
         %r = reshape(%d) {{shape=(16,)}} : f32[16]
-        return %r""", "qdq")
+        return %r""",
+        "qdq",
+    )
     once = apply(PropagateQparams(), graph)
     same_bits(graph, once)
     unchanged(PropagateQparams(), once)

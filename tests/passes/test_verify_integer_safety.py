@@ -15,11 +15,17 @@ Q = "{scale=0.0625, zero_point=128}"
 
 
 def linear(depth: int, weight: np.ndarray, bias: int = 0, zero_point: int = 0) -> Graph:
-    return load(f"%x: u8[1,{depth}]{{scale=0.0625, zero_point={zero_point}}}", f"""
+    return load(
+        f"%x: u8[1,{depth}]{{scale=0.0625, zero_point={zero_point}}}",
+        f"""
         const @w : i8[1,{depth}]{{scale=0.01}}
         const @b : i32[1]{{scale=0.000625}}
         %y = linear(%x, @w, @b) : u8[1,1]{Q}
-        return %y""", "integer", w=weight, b=[bias])
+        return %y""",
+        "integer",
+        w=weight,
+        b=[bias],
+    )
 
 
 def test_the_bound_is_tight_and_exact() -> None:
@@ -50,10 +56,15 @@ def test_no_input_passes_the_bound(zero_point: int) -> None:
 
 
 def test_groups_of_a_transposed_convolution_count_apart() -> None:
-    graph = load(f"%x: u8[1,4,3,3]{Q}", f"""
+    graph = load(
+        f"%x: u8[1,4,3,3]{Q}",
+        f"""
         const @w : i8[4,2,2,2]{{scale=0.01}}
         %y = conv_transpose(%x, @w) {{CONV, groups=2, output_padding=(0, 0)}} : u8[1,4,4,4]{Q}
-        return %y""", "integer", w=np.full((4, 2, 2, 2), 3))
+        return %y""",
+        "integer",
+        w=np.full((4, 2, 2, 2), 3),
+    )
     node = graph.node_list[0]
     assert dot_bound(node, node.operands[0].type.quant, graph.consts["w"], None) == 2 * 4 * 3 * 255
 
@@ -61,7 +72,9 @@ def test_groups_of_a_transposed_convolution_count_apart() -> None:
 @pytest.mark.parametrize("depth, safe", [(33_025, True), (33_026, False)])
 def test_matmul(depth: int, safe: bool) -> None:
     """33,025 * 255 * 255 = 2^31 - 33,023: the next depth is too much."""
-    graph = load(f"%x: u8[1,{depth}]{Q}, %y: u8[{depth},1]{Q}", f"%z = matmul(%x, %y) : u8[1,1]{Q}\nreturn %z", "integer")
+    graph = load(
+        f"%x: u8[1,{depth}]{Q}, %y: u8[{depth},1]{Q}", f"%z = matmul(%x, %y) : u8[1,1]{Q}\nreturn %z", "integer"
+    )
     assert (why_unsafe(graph.node_list[0]) is None) == safe
 
 
@@ -80,12 +93,15 @@ def test_largest() -> None:
     assert largest(7, []) == 7 and largest(2 * size, types) is None and largest(size, types[1:]) == (2**31 - 1) // 3
 
 
-@pytest.mark.parametrize("line, out, safe", [
-    ("%y = mean(%x) {axes=(1,)}", "[B]", False),
-    ("%y = mean(%x) {axes=(0,)}", "[S]", False),
-    ("%y = layer_norm(%x) {normalized_rank=1}", "[B,S]", False),
-    ("%y = add(%x, %x)", "[B,S]", True),
-])
+@pytest.mark.parametrize(
+    "line, out, safe",
+    [
+        ("%y = mean(%x) {axes=(1,)}", "[B]", False),
+        ("%y = mean(%x) {axes=(0,)}", "[S]", False),
+        ("%y = layer_norm(%x) {normalized_rank=1}", "[B,S]", False),
+        ("%y = add(%x, %x)", "[B,S]", True),
+    ],
+)
 def test_symbolic_counts(line: str, out: str, safe: bool) -> None:
     graph = load(f"%x: u8[B,S]{Q}", f"{line} : u8{out}{Q}\nreturn %y", "integer")
     assert (why_unsafe(graph.node_list[0]) is None) == safe
@@ -93,8 +109,11 @@ def test_symbolic_counts(line: str, out: str, safe: bool) -> None:
 
 def test_global_pooling_of_any_image_is_proven_by_its_channels() -> None:
     for channels, safe in ((512, True), (3, False)):
-        graph = load(f"%x: u8[B,{channels},H,W]{Q}", f"%y = adaptive_avg_pool(%x) {{output_size=(1, 1)}} : u8[B,{channels},1,1]{Q}\nreturn %y",
-                     "integer")
+        graph = load(
+            f"%x: u8[B,{channels},H,W]{Q}",
+            f"%y = adaptive_avg_pool(%x) {{output_size=(1, 1)}} : u8[B,{channels},1,1]{Q}\nreturn %y",
+            "integer",
+        )
         assert (why_unsafe(graph.node_list[0]) is None) == safe
 
 
