@@ -78,7 +78,7 @@ def save_graph(graph: Graph, path: Path, metadata: Mapping[str, str] | None = No
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header = _written_header(path, arrays, names, dict(metadata or {}))
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(struct.pack("<Q", len(header)))
         file.write(header)
         for name in names:
@@ -136,7 +136,7 @@ def _is_text(item: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place, on disk, when the block ends without an error."""
     target = os.path.realpath(path)
     folder = os.path.dirname(target)

@@ -11,7 +11,7 @@ import pathlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.report import Report, constant_bytes, count_nodes, report
 from qcompiler.types import QuantParams
+
+if TYPE_CHECKING:
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.spec import QuantSpec
 
 Dynamic = Mapping[str | int, Mapping[int, str]]
 
@@ -68,6 +72,12 @@ class Prepared:
     table: Any
     configs: dict[str, Any]
 
+    def specs(self) -> dict[str, QuantSpec]:
+        """Group of values -> how its observer is made."""
+        from qcompiler.quantization.spec import QuantSpec
+
+        return {node.attrs["group"]: QuantSpec.parse(node.attrs["spec"]) for node in self.graph.nodes if node.op == "observe"}
+
 
 def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instrument] = ()) -> Prepared:
     """Resolve qconfigs on the traced graph, fuse, and insert observers.
@@ -86,20 +96,17 @@ def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instru
 
 
 def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[Any], Any] | None = None,
-              progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Run the observed graph on every item of `data`; group name -> observer. An item is the inputs of one call.
+              progress: Callable[[int], None] | None = None) -> Calibration:
+    """Run the observed graph on every item of `data`. An item is the inputs of one call.
 
     Raises:
         QuantizationError: no items, NaN, or an item that is not the inputs of a call.
     """
-    from qcompiler.quantization.calibration import iterate_items
+    from qcompiler.quantization.calibration import Calibration, iterate_items
     from qcompiler.quantization.observers import make_observer
-    from qcompiler.quantization.spec import QuantSpec
 
-    observers: dict[str, Any] = {}
-    for node in prepared.graph.nodes:
-        if node.op == "observe" and node.attrs["group"] not in observers:
-            observers[node.attrs["group"]] = make_observer(QuantSpec.parse(node.attrs["spec"]))
+    specs = prepared.specs()
+    observers = {group: make_observer(spec) for group, spec in specs.items()}
 
     def collect(node: Any, results: Sequence[np.ndarray]) -> None:
         if node.op == "observe":
@@ -111,7 +118,7 @@ def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[A
         count += 1
         if progress is not None:
             progress(count)
-    return observers
+    return Calibration(observers, specs)
 
 
 def convert(prepared: Prepared, observers: Mapping[str, Any], *, instruments: Sequence[Instrument] = ()) -> Graph:
@@ -188,7 +195,7 @@ def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
 
 
 def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,
-            dynamic: Dynamic | None = None, target: str = "native", threads: int | None = None,
+            calibration: Calibration | None = None, dynamic: Dynamic | None = None, target: str = "native", threads: int | None = None,
             transform: Callable[[Any], Any] | None = None, progress: Callable[[int], None] | None = None,
             instruments: Sequence[Instrument] = ()) -> CompiledModel:
     """Trace, quantize and lower a model.
@@ -199,6 +206,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
             QConfigMapping.
         example_inputs: a tuple of arrays; shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
+        calibration: what an earlier `calibrate` learnt, in place of data; another qconfig may use it as far as its observers kept enough.
         dynamic: {input: {axis: size name}}.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
         threads: at most this many; the CPU's cores by default.
@@ -223,9 +231,11 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
             from qcompiler.quantization.qconfig import get_qconfig
 
             get_qconfig(qconfig)
-        if calibration_data is None:
+        if calibration_data is None and calibration is None:
             raise QuantizationError("static quantization needs calibration data",
                                     hint="compile(..., calibration_data=batches), or qconfig=None for float")
+        if calibration_data is not None and calibration is not None:
+            raise QuantizationError("both calibration_data and a calibration are given", hint="merge what both saw: calibrate(...) + calibration")
     graph = trace(model, example_inputs, dynamic=dynamic)
     if is_integer:
         pass
@@ -235,8 +245,9 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         graph = fuse(graph)
     else:
         prepared = prepare(graph, qconfig, instruments=instruments)
-        observers = calibrate(prepared, calibration_data, transform=transform, progress=progress)
-        graph = convert(prepared, observers, instruments=instruments)
+        if calibration is None:
+            calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress)
+        graph = convert(prepared, calibration.for_specs(prepared.specs()), instruments=instruments)
     name, program = _lowered(graph, target)
     return CompiledModel(graph, name, threads or default_threads(), program)
 

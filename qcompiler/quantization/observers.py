@@ -5,7 +5,7 @@ A user's class with the same methods joins by `register_observer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,8 @@ class Observer(Protocol):
     def merge(self, other: Observer) -> None: ...
 
 
-def _checked(array: np.ndarray, name: str) -> np.ndarray:
+def checked(array: np.ndarray, name: str) -> np.ndarray:
+    """The array in f32; QuantizationError for NaN and Inf."""
     array = np.asarray(array, np.float32)
     if array.size and not np.isfinite(array).all():
         raise QuantizationError("calibration data is not finite", where=f"%{name}", got="NaN or Inf",
@@ -35,7 +36,12 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 class MinMax:
-    """The smallest and the largest value seen. Merging is exact in any order."""
+    """The smallest and the largest value seen. Merging is exact in any order.
+
+    fields: what the observer has learnt, as arrays; a calibration saves and restores them.
+    """
+
+    fields: tuple[str, ...] = ("low", "high")
 
     def __init__(self, spec: QuantSpec) -> None:
         self.spec = spec
@@ -46,12 +52,34 @@ class MinMax:
         return bool(self.low > self.high)
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = _checked(array, name)
+        array = checked(array, name)
         if array.size:
             self.low, self.high = np.minimum(self.low, array.min()), np.maximum(self.high, array.max())
 
     def merge(self, other: MinMax) -> None:
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fields, by name."""
+        return {name: np.asarray(getattr(self, name)) for name in self.fields}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over the fields of `state()`.
+
+        Raises:
+            QuantizationError: a field is missing: the state is of an observer that keeps less.
+        """
+        missing = [name for name in self.fields if name not in state]
+        if missing:
+            raise QuantizationError(f"the calibration did not keep what {self.spec.observer} needs", expected=", ".join(self.fields),
+                                    got=", ".join(state), hint="calibrate with this qconfig, or with the observer histogram")
+        for name in self.fields:
+            mine, given = np.asarray(getattr(self, name)), np.asarray(state[name])
+            if given.shape != mine.shape and self.fixed_shapes:
+                raise QuantizationError(f"the field {name} of an observer has another shape", expected=mine.shape, got=given.shape)
+            setattr(self, name, given.astype(mine.dtype) if given.ndim else mine.dtype.type(given))
+
+    fixed_shapes = True
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
@@ -65,7 +93,7 @@ class MovingAverage(MinMax):
     constant = np.float32(0.01)
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = _checked(array, name)
+        array = checked(array, name)
         if not array.size:
             return
         if self.is_empty:
@@ -88,6 +116,7 @@ class Histogram(MinMax):
     """
 
     BINS = 2048  # a side
+    fields = ("low", "high", "exponent", "counts")
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
@@ -95,7 +124,7 @@ class Histogram(MinMax):
         self.counts = np.zeros(2 * self.BINS, np.int64)
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = _checked(array, name).reshape(-1)
+        array = checked(array, name).reshape(-1)
         super().observe(array, name)
         if not array.size:
             return
@@ -158,11 +187,141 @@ class Histogram(MinMax):
         return (beyond**2) @ weights
 
 
-_OBSERVERS: dict[str, Callable[[QuantSpec], Observer]] = {"histogram": Histogram, "minmax": MinMax, "moving_average": MovingAverage}
+class Percentile(Histogram):
+    """The range that holds the middle `percent` of all values, half of the rest cut on each side."""
+
+    def __init__(self, spec: QuantSpec, percent: float = 99.99) -> None:
+        super().__init__(spec)
+        if not 50 < percent <= 100:
+            raise QuantizationError("percentile", expected="above 50, up to 100", got=percent)
+        self.percent = percent
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        total = int(self.counts.sum())
+        cut = int(total * (100 - self.percent) / 200)
+        below = np.cumsum(self.counts)
+        first = int(np.searchsorted(below, cut, side="right"))
+        last = int(np.searchsorted(below, total - cut, side="left"))
+        low = (first - self.BINS) * 2.0**self.exponent
+        high = (last - self.BINS + 1) * 2.0**self.exponent
+        return choose_qparams(max(low, float(self.low)), min(high, float(self.high)), self.spec)
 
 
-def register_observer(name: str, factory: Callable[[QuantSpec], Observer]) -> None:
-    """Let a QuantSpec name a user's observer: `factory(spec)` has observe, qparams and merge."""
+class MeanSquaredError(Histogram):
+    """The shrunken range whose quantized values are nearest to the data: every bin is quantized with the candidate's own parameters."""
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        used = np.flatnonzero(self.counts)
+        values = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, float(self.low), float(self.high))
+        weights = self.counts[used].astype(np.float64)
+        best, least = choose_qparams(self.low, self.high, self.spec), np.inf
+        for fraction in np.linspace(1.0, 0.1, 91):
+            params = choose_qparams(float(self.low) * fraction, float(self.high) * fraction, self.spec)
+            scale, zero = float(params.scale[0]), params.zero_point[0]
+            codes = np.clip(np.rint(values / scale), params.qmin - zero, params.qmax - zero)
+            error = float(((codes * scale - values) ** 2 @ weights))
+            if error < least:
+                best, least = params, error
+        return best
+
+
+class Entropy(Histogram):
+    """The clipped range whose quantized distribution is nearest to the data's by Kullback-Leibler divergence, as TensorRT's calibration
+    does it (Migacz, GTC 2017): values beyond the range count in its last bin. The range is cut at the same fraction on both sides."""
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        levels = self.spec.qmax - self.spec.qmin + 1
+        used = np.flatnonzero(self.counts)
+        first, last = int(used[0]), int(used[-1])
+        counts = self.counts[first:last + 1].astype(np.float64)
+        best, least = 1.0, np.inf
+        for fraction in np.linspace(1.0, 0.1, 46):
+            size = max(int(round(counts.size * fraction)), min(levels, counts.size))
+            start = min(max(int(round((self.BINS - first) * (1 - fraction))), 0), counts.size - size)
+            kept = counts[start:start + size].copy()
+            inside = kept.copy()
+            kept[0] += counts[:start].sum()
+            kept[-1] += counts[start + size:].sum()
+            divergence = _divergence(kept, _requantized(inside, levels))
+            if divergence < least:
+                best, least = fraction, divergence
+        return choose_qparams(float(self.low) * best, float(self.high) * best, self.spec)
+
+
+def _requantized(counts: np.ndarray, levels: int) -> np.ndarray:
+    """Counts after merging bins to `levels` equal groups, spread evenly over each group's bins that are not empty."""
+    group = np.arange(counts.size) * levels // counts.size
+    sums = np.bincount(group, counts, minlength=levels)
+    present = counts > 0
+    members = np.bincount(group, present, minlength=levels)
+    return np.where(present, sums[group] / np.maximum(members[group], 1), 0.0)
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """KL(p || q) of two unnormalised histograms; infinite where q lacks what p has, but for the clipped end bins."""
+    p, q = p / p.sum(), q / max(q.sum(), 1e-300)
+    some = p > 0
+    return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))))
+
+
+class PerChannelMinMax(MinMax):
+    """The smallest and largest value of each channel along `axis`."""
+
+    fixed_shapes = False
+
+    def __init__(self, spec: QuantSpec, axis: int = 0) -> None:
+        super().__init__(spec)
+        self.axis = axis
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(np.any(np.asarray(self.low) > np.asarray(self.high)))
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name)
+        if array.size:
+            others = tuple(i for i in range(array.ndim) if i != self.axis)
+            self.low = np.minimum(self.low, array.min(axis=others))
+            self.high = np.maximum(self.high, array.max(axis=others))
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        return choose_qparams(self.low, self.high, self.spec, self.axis)
+
+
+class Fixed(MinMax):
+    """Parameters known beforehand; the data is only checked."""
+
+    def __init__(self, spec: QuantSpec, scale: float, zero_point: float) -> None:
+        super().__init__(spec)
+        self.params = QuantParams.per_tensor(scale, int(zero_point), spec.dtype, spec.qmin, spec.qmax)
+
+    def qparams(self) -> QuantParams:
+        return self.params
+
+
+def _torch_histogram(spec: QuantSpec) -> Observer:
+    from qcompiler.quantization.torch_histogram import TorchHistogram
+
+    return TorchHistogram(spec)
+
+
+_OBSERVERS: dict[str, Callable[..., Observer]] = {
+    "histogram": Histogram, "minmax": MinMax, "moving_average": MovingAverage, "torch_histogram": _torch_histogram,
+    "percentile": Percentile, "mse": MeanSquaredError, "kl": Entropy, "per_channel_minmax": PerChannelMinMax, "fixed": Fixed,
+}
+
+
+def register_observer(name: str, factory: Callable[..., Observer]) -> None:
+    """Let a QuantSpec name a user's observer: `factory(spec, *numbers)` has observe, qparams and merge. A spec may give numbers: an observer
+    written `name(99.9)` is made by factory(spec, 99.9)."""
     if name in _OBSERVERS:
         raise QuantizationError(f"the observer {name!r} exists already")
     _OBSERVERS[name] = factory
@@ -172,9 +331,14 @@ def make_observer(spec: QuantSpec) -> Observer:
     """A fresh observer for a spec.
 
     Raises:
-        QuantizationError: unknown name (nearest given).
+        QuantizationError: unknown name (nearest given), or numbers that it does not take.
     """
-    factory = _OBSERVERS.get(spec.observer)
+    name, _, rest = spec.observer.partition("(")
+    factory = _OBSERVERS.get(name)
     if factory is None:
-        raise QuantizationError(f"unknown observer {spec.observer!r}", hint=nearest(spec.observer, _OBSERVERS))
-    return factory(spec)
+        raise QuantizationError(f"unknown observer {name!r}", hint=nearest(name, _OBSERVERS))
+    try:
+        numbers = [float(part) for part in rest.rstrip(")").split(",")] if rest else []
+        return factory(spec, *numbers)
+    except (TypeError, ValueError) as error:
+        raise QuantizationError(f"the observer {spec.observer!r} cannot be made: {error}", expected="name or name(number,...)") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.spec import QuantSpec
@@ -18,60 +19,119 @@ class QConfig:
     weight: QuantSpec | None
 
 
+_OURS_WEIGHT = QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")
 _TORCH_WEIGHT = QuantSpec(DType.I8, -128, 127, symmetric=True, per_channel=True, observer="minmax")
-_QCONFIGS = {
-    "int8": QConfig(QuantSpec(DType.U8), QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")),
-    "int8:minmax": QConfig(QuantSpec(DType.U8, observer="minmax"),
-                           QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")),
-    "torch:default": QConfig(QuantSpec(DType.U8, 0, 127, observer="minmax"),
-                             QuantSpec(DType.I8, -128, 127, symmetric=True, observer="minmax")),
+_TORCH_TENSOR_WEIGHT = replace(_TORCH_WEIGHT, per_channel=False)
+_REDUCED = QuantSpec(DType.U8, 0, 127, observer="torch_histogram")
+_FULL = QuantSpec(DType.U8, observer="torch_histogram")
+
+TORCH_BACKENDS: Mapping[str, QConfig] = {
+    "x86": QConfig(_REDUCED, _TORCH_WEIGHT),
+    "fbgemm": QConfig(_REDUCED, _TORCH_WEIGHT),
+    "qnnpack": QConfig(_FULL, _TORCH_TENSOR_WEIGHT),
+    "onednn": QConfig(_FULL, _TORCH_WEIGHT),
+}
+"""torch.ao.quantization.get_default_qconfig of torch 2.13, by backend."""
+
+_QCONFIGS: Mapping[str, QConfig] = {
+    "int8": QConfig(QuantSpec(DType.U8), _OURS_WEIGHT),
+    "int8:minmax": QConfig(QuantSpec(DType.U8, observer="minmax"), _OURS_WEIGHT),
+    "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
+    "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
+    "int8:kl": QConfig(QuantSpec(DType.U8, observer="kl"), _OURS_WEIGHT),
+    "torch:default": QConfig(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT),
     "torch:default_per_channel": QConfig(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT),
+    **{f"torch:{backend}": qconfig for backend, qconfig in TORCH_BACKENDS.items()},
 }
 
 
 def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
-    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel. "torch:default" and
-    "torch:default_per_channel" are torch's default_qconfig and default_per_channel_qconfig (min-max, [0, 127]).
+    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel; "int8:minmax",
+    "int8:percentile", "int8:mse", "int8:kl" differ in the observer. "torch:x86", "torch:fbgemm", "torch:qnnpack" and "torch:onednn" have
+    torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its default_qconfig and
+    default_per_channel_qconfig.
 
     Raises:
         QuantizationError: unknown name (nearest given).
     """
     found = _QCONFIGS.get(name)
     if found is None:
-        raise QuantizationError(f"unknown qconfig {name!r}", hint=nearest(name, _QCONFIGS))
+        raise QuantizationError(f"unknown qconfig {name!r}", hint=nearest(name, [*_QCONFIGS, "keep"]))
+    return found
+
+
+def get_default_qconfig(backend: str = "x86") -> QConfig:
+    """torch's get_default_qconfig: "x86" and "fbgemm" reduce activations to [0, 127]; "qnnpack" has per-tensor weights; "onednn" neither.
+
+    Raises:
+        QuantizationError: unknown backend (nearest given).
+    """
+    found = TORCH_BACKENDS.get(backend)
+    if found is None:
+        raise QuantizationError(f"unknown backend {backend!r}", hint=nearest(backend, TORCH_BACKENDS))
     return found
 
 
 @dataclass
 class QConfigMapping:
-    """Rules from nodes to QConfigs, torch's order of priority: global, object type, module name regex, module name.
+    """Rules from nodes to QConfigs, torch's order of priority, the highest last: global, object type, module name regex (the first that
+    matches, as re.match), module name, module name + object type + order.
 
-    An object type is an IR op ("conv"), or the class name of a module ("Conv2d"). A value None leaves nodes float.
+    An object type is an IR op ("conv"), an ONNX op ("Conv"), or a class or the name of one ("Conv2d"). A value None leaves nodes float. A
+    rule that matches nothing is an error when a graph is resolved; `builtin` rules, below all others but the global one, may match nothing.
     """
 
     default: QConfig | None = None
     object_types: dict[str, QConfig | None] = field(default_factory=dict)
     regexes: dict[str, QConfig | None] = field(default_factory=dict)
     names: dict[str, QConfig | None] = field(default_factory=dict)
+    orders: dict[tuple[str, str, int], QConfig | None] = field(default_factory=dict)
+    builtin: dict[str, QConfig | None] = field(default_factory=dict)
 
-    def set_global(self, qconfig: QConfig | None) -> QConfigMapping:
-        self.default = qconfig
+    def set_global(self, qconfig: QConfig | str | None) -> QConfigMapping:
+        self.default = _named(qconfig)
         return self
 
-    def set_object_type(self, kind: str | type, qconfig: QConfig | None) -> QConfigMapping:
-        self.object_types[kind if isinstance(kind, str) else kind.__name__] = qconfig
+    def set_object_type(self, kind: str | type, qconfig: QConfig | str | None) -> QConfigMapping:
+        self.object_types[_kind(kind)] = _named(qconfig)
         return self
 
-    def set_module_name_regex(self, pattern: str, qconfig: QConfig | None) -> QConfigMapping:
+    def set_module_name_regex(self, pattern: str, qconfig: QConfig | str | None) -> QConfigMapping:
         try:
             re.compile(pattern)
         except re.error as error:
             raise QuantizationError(f"malformed regex {pattern!r}: {error}") from None
-        self.regexes[pattern] = qconfig
+        self.regexes[pattern] = _named(qconfig)
         return self
 
-    def set_module_name(self, name: str, qconfig: QConfig | None) -> QConfigMapping:
-        self.names[name] = qconfig
+    def set_module_name(self, name: str, qconfig: QConfig | str | None) -> QConfigMapping:
+        self.names[name] = _named(qconfig)
         return self
+
+    def set_module_name_object_type_order(self, name: str, kind: str | type, index: int, qconfig: QConfig | str | None) -> QConfigMapping:
+        """The node number `index` (from 0) of this kind inside of the module `name`."""
+        self.orders[name, _kind(kind), index] = _named(qconfig)
+        return self
+
+
+def _kind(kind: str | type) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _named(qconfig: QConfig | str | None) -> QConfig | None:
+    if isinstance(qconfig, str):
+        return get_qconfig(qconfig)
+    if qconfig is not None and not isinstance(qconfig, QConfig):
+        raise QuantizationError("not a qconfig", expected="a QConfig, the name of one, or None", got=type(qconfig).__name__)
+    return qconfig
+
+
+def get_default_qconfig_mapping(backend: str = "x86") -> QConfigMapping:
+    """torch's get_default_qconfig_mapping: its qconfig for all, but per-tensor weights for transposed convolutions on x86 and fbgemm."""
+    qconfig = get_default_qconfig(backend)
+    mapping = QConfigMapping(qconfig)
+    if backend in ("x86", "fbgemm"):
+        mapping.builtin["conv_transpose"] = replace(qconfig, weight=_TORCH_TENSOR_WEIGHT)
+    return mapping

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph, Node
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_qconfig
+from qcompiler.quantization.qconfig import TORCH_BACKENDS, QConfig, QConfigMapping, get_default_qconfig_mapping, get_qconfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> Resolution
         QuantizationError: an unknown name, or a rule that matches no node.
     """
     if isinstance(qconfig, str):
-        mapping = QConfigMapping(get_qconfig(qconfig))
+        backend = qconfig.removeprefix("torch:")
+        torch = qconfig.startswith("torch:") and backend in TORCH_BACKENDS
+        mapping = get_default_qconfig_mapping(backend) if torch else QConfigMapping(get_qconfig(qconfig))
         label = f"global {qconfig}"
     elif isinstance(qconfig, QConfigMapping):
         mapping, label = qconfig, "global"
@@ -70,6 +72,7 @@ def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> Resolution
         raise QuantizationError("not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__)
     matched: set[str] = set()
     rows = [_row(node, mapping, label, matched) for node in graph.nodes]
+    _apply_orders(graph, mapping, rows, matched)
     _check_matched(graph, mapping, matched)
     return ResolutionTable(rows)
 
@@ -77,6 +80,9 @@ def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> Resolution
 def _row(node: Node, mapping: QConfigMapping, label: str, matched: set[str]) -> Resolution:
     row = Resolution(node.name, node.op, mapping.default, label)
     paths, kinds = _paths(node), _kinds(node)
+    for kind, config in mapping.builtin.items():
+        if kind in kinds:
+            row = Resolution(node.name, node.op, config, f"default for {kind}")
     for kind, config in mapping.object_types.items():
         if kind in kinds:
             matched.add(f"object type {kind}")
@@ -92,8 +98,22 @@ def _row(node: Node, mapping: QConfigMapping, label: str, matched: set[str]) -> 
     return row
 
 
+def _apply_orders(graph: Graph, mapping: QConfigMapping, rows: list[Resolution], matched: set[str]) -> None:
+    """Rules for the i-th node of a kind inside of a module."""
+    for (name, kind, index), config in mapping.orders.items():
+        inside = [i for i, node in enumerate(graph.nodes) if name in _paths(node) and kind in _kinds(node)]
+        if 0 <= index < len(inside):
+            matched.add(f"order {(name, kind, index)}")
+            place = inside[index]
+            rows[place] = Resolution(rows[place].node, rows[place].op, config, f"{kind} number {index} in {name}")
+
+
 def _check_matched(graph: Graph, mapping: QConfigMapping, matched: set[str]) -> None:
     wanted = [("object type", kind) for kind in mapping.object_types]
+    for name, kind, index in mapping.orders:
+        if f"order {(name, kind, index)}" not in matched:
+            raise QuantizationError(f"the rule for {kind} number {index} in module {name!r} matches no node",
+                                    hint=nearest(name, {path for node in graph.nodes for path in _paths(node)}))
     wanted += [("regex", pattern) for pattern in mapping.regexes] + [("name", name) for name in mapping.names]
     for kind, key in wanted:
         if f"{kind} {key}" not in matched:

@@ -1,0 +1,136 @@
+"""torch's HistogramObserver: one histogram of equal bins over the range seen so far, and a greedy search for the range to keep.
+
+The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays; it follows torch's float32 steps where they decide
+something, so that the range it picks is torch's. The state depends on the order of the batches: merging is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.errors import QuantizationError
+from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.observers import MinMax, checked
+from qcompiler.quantization.spec import QuantSpec
+from qcompiler.types import QuantParams
+
+F32 = np.float32
+_STEP = 1e-5  # of the search, in quantiles
+_UPSAMPLE = 16  # finer bins of an old histogram while it moves to a wider range
+
+
+class TorchHistogram(MinMax):
+    """2048 bins. Follows the order of batches."""
+
+    BINS = 2048
+    fields = ("low", "high", "counts")
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__(spec)
+        self.counts = np.zeros(self.BINS, F32)
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name).reshape(-1)
+        if not array.size:
+            return
+        low, high = array.min(), array.max()
+        if self.is_empty:
+            self.low, self.high = low, high
+            self.counts = self._histogram(array, low, high)
+            return
+        low, high = np.minimum(self.low, low), np.maximum(self.high, high)
+        added = self._histogram(array, low, high)
+        if (low, high) == (self.low, self.high):
+            self.counts = self.counts + added
+        elif self.low == self.high:
+            self.counts = self._histogram(np.array([self.low]), low, high) * self.counts.sum(dtype=F32) + added
+        else:
+            self.counts = added + self._moved(low, high)
+        self.low, self.high = low, high
+
+    def merge(self, other: MinMax) -> None:
+        raise QuantizationError("torch's histogram depends on the order of the data and cannot be merged",
+                                hint="calibrate in one run, or use the observer histogram or minmax")
+
+    def _histogram(self, array: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """torch.histc: f32[BINS]; a range of no width is widened by one on both sides."""
+        low, high = F32(low), F32(high)
+        if low == high:
+            low, high = low - F32(1), high + F32(1)
+        place = ((array - low) * F32(self.BINS) / (high - low)).astype(np.int64)
+        return np.bincount(np.minimum(place, self.BINS - 1), minlength=self.BINS).astype(F32)
+
+    def _moved(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The counts over [low, high]: the middles of 16 times finer bins, each with a sixteenth of its bin."""
+        fine = np.repeat(self.counts, _UPSAMPLE) / F32(_UPSAMPLE)
+        width = (self.high - self.low) / F32(self.BINS * _UPSAMPLE)
+        middles = _linspace(self.low, self.high, self.BINS * _UPSAMPLE + 1)[:-1] + F32(0.5) * width
+        places = np.searchsorted(_linspace(low, high, self.BINS + 1), middles, side="right") - 1
+        return np.bincount(np.clip(places, 0, self.BINS - 1), weights=fine, minlength=self.BINS).astype(F32)
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        first, last = self._kept_bins()
+        width = (self.high - self.low) / F32(self.BINS)
+        return choose_qparams(self.low + width * F32(first), self.low + width * F32(last + 1), self.spec)
+
+    def _kept_bins(self) -> tuple[int, int]:
+        """(first, last) bin: from both ends quantiles move inwards by 1e-5, each time at the end that drops more bins, while the error
+        of quantizing falls."""
+        total = float(self.counts.sum(dtype=F32))
+        below = np.cumsum(self.counts, dtype=np.float64).astype(F32)
+        steps = round(1 / _STEP) + 2
+        alphas = np.cumsum(np.full(steps, _STEP))  # added one by one, as the search does
+        betas = np.subtract.accumulate(np.concatenate([[1.0], np.full(steps, _STEP)]))[1:]
+        lefts = np.searchsorted(below, (alphas * total).astype(F32), side="left").tolist()
+        rights = (np.searchsorted(below, (betas * total).astype(F32), side="right") - 1).tolist()
+        first, last, least = 0, self.BINS - 1, float("inf")
+        i = j = 0  # steps taken from below and from above
+        while (alphas[i - 1] if i else 0.0) < (betas[j - 1] if j else 1.0):
+            left, right = min(max(lefts[i], first), last), max(min(rights[j], last), first)
+            next_first, next_last = first, last
+            if left - first > last - right:
+                next_first = left
+                i += 1
+            else:
+                next_last = right
+                j += 1
+            if (next_first, next_last) == (first, last):
+                continue
+            error = self._error(next_first, next_last)
+            if error > least:
+                break
+            first, last, least = next_first, next_last, error
+        return first, last
+
+    def _error(self, first: int, last: int) -> float:
+        """Squared error of quantizing all bins to 2^bits levels over bins first..last; values are uniform inside a bin."""
+        levels = 2**self.spec.dtype.bits
+        width = (float(self.high) - float(self.low)) / self.BINS
+        step = width * (last - first + 1) / levels
+        if step == 0.0:
+            return 0.0
+        begin = (np.arange(self.BINS) - first).astype(F32) * F32(width)
+        end = begin + F32(width)
+        level_of_begin, level_of_end = (np.clip(np.floor_divide(edge, F32(step)), 0, levels - 1) for edge in (begin, end))
+        center_of_begin = (level_of_begin + F32(0.5)) * F32(step)
+        center_of_end = level_of_end * F32(step) + F32(step / 2)
+        density = self.counts / F32(width)
+        half = F32(step / 2)
+        error = _cubes(begin - center_of_begin, half, density)
+        error = error + (level_of_end - level_of_begin - F32(1)) * _cubes(-half, half, density)
+        error = error + _cubes(-half, end - center_of_end, density)
+        return float(error.sum(dtype=F32))
+
+
+def _cubes(begin: np.ndarray, end: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """density times the integral of x^2 from begin to end."""
+    return density * ((end * end * end - begin * begin * begin) / F32(3))
+
+
+def _linspace(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """torch.linspace in f32: counted from the nearer end."""
+    step = (F32(high) - F32(low)) / F32(count - 1)
+    index = np.arange(count)
+    return np.where(index < count // 2, F32(low) + step * index.astype(F32), F32(high) - step * (count - 1 - index).astype(F32)).astype(F32)
