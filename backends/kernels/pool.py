@@ -1,107 +1,233 @@
 """Pooling over up to three spatial axes, channels last; lanes lie across channels, windows are clipped to the input.
 
 Each axis has a table with a (byte offset of the first tap, number of taps) pair for every output place, so strides, borders, dilation,
-ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads share rows of the output.
+ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads share rows of the output and blocks of channels.
+
+A block is `vectors` vectors of `lanes` channels. lanes is at most the number of channels: the last vectors of the last block overlap
+those before, so nothing is masked, and the overlapping channels are written twice with the same values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+
+MOST_VECTORS = 4
+WORD_TAPS = 257
+"""So many bytes fit into an unsigned sum of 16 bits."""
 
 _POINTERS = ("x", "depths", "heights", "widths", "divisors", "y")
 _EXTENTS = ("images", "depth", "height", "width", "channels", "x_image", "tap_d", "tap_h", "tap_w", "y_image", "y_depth", "y_row", "y_pixel")
 
 
-def _over_windows(b: KernelBuilder, element: Type, start: Value, combine: Callable[[Value, Value], Value],
-                  finish: Callable[[Value, Value, Value], Value]) -> None:
-    """combine(acc, loaded) over the taps; finish(acc, taps, divisor) gives what is stored. One register of channels at a time."""
-    lanes, size = element.lanes, element.element.bits // 8
-    height, depth = b.extent("height"), b.extent("depth")
-    lo, hi = b.share(b.extent("images") * depth * height)
+class _Pooling(ABC):
+    """What is done with the taps of one vector of channels. A state is a list of values.
 
-    def window(axis: str, place: Value) -> tuple[Value, Value]:
-        table = b.pointer(axis)
-        return b.load(I64, table, place * 16), b.load(I64, table, place * 16, disp=8)
+    chunk: so many taps of a row at most go to `add` before `row_done`; None for any number.
+    """
 
-    with b.loop(lo, hi) as row:
-        plane, h = row.index // height, row.index % height
+    chunk: int | None = None
+
+    def __init__(self, b: KernelBuilder, element: Type, lanes: int) -> None:
+        self.b, self.lanes, self.type = b, lanes, vector(element, lanes)
+
+    @abstractmethod
+    def start(self) -> list[Value]:
+        """The state of an empty window."""
+
+    @abstractmethod
+    def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
+        """The state with some more taps, in order."""
+
+    @abstractmethod
+    def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
+        """What is stored, from the state, the number of taps and the place's entry of `divisors`."""
+
+
+class _MaxBytes(_Pooling):
+    def start(self) -> list[Value]:
+        return [self.b.zero(self.type)]
+
+    def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
+        found = state[0]
+        for tap in taps:
+            found = self.b.umax(found, tap)
+        return [found]
+
+    def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
+        return state[0]
+
+
+class _MaxReal(_Pooling):
+    """The maximum of what is not NaN, and a lane that is NaN once there was one."""
+
+    def start(self) -> list[Value]:
+        return [self.b.const(self.type, float("-inf")), self.b.zero(self.type)]
+
+    def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
+        b, (found, bad) = self.b, state
+        for tap in taps:
+            found = b.fmax(tap, found)
+        for first, second in zip(taps[::2], [*taps[1::2], taps[-1]]):
+            bad = b.select(b.fcmp("uno", first, second), b.const(self.type, float("nan")), bad)
+        return [found, bad]
+
+    def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
+        return self.b.select(state[1] != state[1], state[1], state[0])
+
+
+class _MeanReal(_Pooling):
+    def start(self) -> list[Value]:
+        return [self.b.zero(self.type)]
+
+    def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
+        found = state[0]
+        for tap in taps:
+            found = found + tap
+        return [found]
+
+    def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
+        return state[0] / self.b.splat(divisor, self.lanes)
+
+
+class _MeanBytes(_Pooling):
+    """Exact sums in words as long as these hold them, and in i32 beyond."""
+
+    def __init__(self, b: KernelBuilder, lanes: int, small: bool) -> None:
+        super().__init__(b, I8, lanes)
+        self.chunk = None if small else WORD_TAPS
+        width = min(lanes, b.target.i32_lanes)
+        self.low, self.high = b.splat(b.scalar("low"), width), b.splat(b.scalar("high"), width)
+        self.zero, self.in_zero = b.splat(b.trunc(b.extent("zero"), I32), width), b.extent("in_zero")
+
+    def start(self) -> list[Value]:
+        return [self.b.zero(self.type.of(I16 if self.chunk is None else I32))]
+
+    def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
+        found = state[0]
+        for tap in taps:
+            found = found + self.b.zext(tap, I16)
+        return [found]
+
+    def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
+        b, width = self.b, min(self.lanes, self.b.target.i32_lanes)
+        offset, scale = b.splat(b.trunc(count * self.in_zero, I32), width), b.splat(divisor, width)
+        parts = []
+        for first in range(0, self.lanes, width):
+            total = b.zext(b.slice(state[0], first, width), I32)
+            real = b.clamp(b.sitofp(total - offset) * scale, self.low, self.high)
+            parts.append(b.target.round_to_i32(b, real) + self.zero)
+        return b.target.narrow(b, parts, "u8") if width == b.target.i32_lanes else b.trunc(parts[0], I8)
+
+
+def _over_windows(b: KernelBuilder, pooling: _Pooling, vectors: int, window: tuple[int, int]) -> None:
+    """window: (rows, columns) of a window whose taps are written out where all of them lie in the input; (0, 0) for none."""
+    lanes, size = pooling.lanes, pooling.type.element.bytes
+    height, depth, channels = b.extent("height"), b.extent("depth"), b.extent("channels")
+    blocks = (channels + (lanes * vectors - 1)) // (lanes * vectors)
+    lo, hi = b.share(b.extent("images") * depth * height * blocks)
+    steps = b.extent("tap_h"), b.extent("tap_w")
+
+    def bounds(axis: str, place: Value) -> tuple[Value, Value]:
+        return b.load(I64, b.pointer(axis), place * 16), b.load(I64, b.pointer(axis), place * 16, disp=8)
+
+    with b.loop(lo, hi) as unit:
+        block, row = unit.index % blocks * (lanes * vectors), unit.index // blocks
+        offsets = [b.smin(block + lanes * i, channels - lanes) * size for i in range(vectors)]
+        plane, h = row // height, row % height
         image, d = plane // depth, plane % depth
-        d_first, d_count = window("depths", d)
-        h_first, h_count = window("heights", h)
+        d_first, d_count = bounds("depths", d)
+        h_first, h_count = bounds("heights", h)
         x_row = b.pointer("x") + (image * b.extent("x_image") + d_first + h_first)
         y_row = b.pointer("y") + (image * b.extent("y_image") + d * b.extent("y_depth") + h * b.extent("y_row"))
+        divisors = b.pointer("divisors") + row % (depth * height) * b.extent("width") * 4
         with b.loop(0, b.extent("width")) as column:
-            w_first, w_count = window("widths", column.index)
-            divisor = b.load(F32, b.pointer("divisors"), ((d * height + h) * b.extent("width") + column.index) * 4)
-            taps = d_count * h_count * w_count
-            x_place, y_place = x_row + w_first, y_row + column.index * b.extent("y_pixel")
-            with b.loop(0, b.extent("channels"), lanes) as channel:
-                left = b.extent("channels") - channel.index
-                x = x_place + channel.index * size
-
-                def reduce(load: Callable[[Value, Value], Value], x: Value = x) -> Value:
-                    with b.loop(0, d_count, carried=[start]) as ds:
-                        x_d = x + ds.index * b.extent("tap_d")
-                        with b.loop(0, h_count, carried=ds.carried) as hs:
-                            x_h = x_d + hs.index * b.extent("tap_h")
-                            with b.loop(0, w_count, carried=hs.carried) as ws:
-                                ws.yield_([combine(ws.carried[0], load(x_h, ws.index * b.extent("tap_w")))])
-                            hs.yield_(ws.results)
-                        ds.yield_(hs.results)
-                    return ds.results[0]
-
-                with b.if_(left >= lanes) as whole:
-                    found = finish(reduce(lambda p, o: b.load(element, p, o)), taps, divisor)
-                    b.store(found, y_place, channel.index * size)
-                    whole.yield_([])
+            w_first, w_count = bounds("widths", column.index)
+            x = x_row + w_first
+            taps = _Taps(b, pooling, [x + offset for offset in offsets], (d_count, h_count, w_count), steps)
+            if window != (0, 0):
+                inside = (d_count == 1) & (h_count == window[0]) & (w_count == window[1])
+                with b.if_(inside) as whole:
+                    whole.yield_(taps.written_out(window))
                 with whole.else_():
-                    found = finish(reduce(lambda p, o, n=left: b.load_prefix(element, p, o, n)), taps, divisor)
-                    b.store_prefix(found, y_place, channel.index * size, left)
-                    whole.yield_([])
+                    whole.yield_(taps.counted())
+                states = whole.results
+            else:
+                states = taps.counted()
+            divisor = b.load(F32, divisors, column.index * 4)
+            y = y_row + column.index * b.extent("y_pixel")
+            for state, offset in zip(states, offsets):
+                b.store(pooling.finish(state, d_count * h_count * w_count, divisor), y, offset)
+
+
+class _Taps:
+    """The states of a block of channels after all taps of one window. x: the first tap of each vector."""
+
+    def __init__(self, b: KernelBuilder, pooling: _Pooling, x: Sequence[Value], counts: Sequence[Value], steps: tuple[Value, Value]) -> None:
+        self.b, self.pooling, self.x, self.counts, self.steps = b, pooling, x, counts, steps
+
+    def written_out(self, window: tuple[int, int]) -> Any:
+        b, (tap_h, tap_w) = self.b, self.steps
+        columns = [tap_w * j for j in range(window[1])]
+        states = []
+        for x in self.x:
+            rows = [x + tap_h * i for i in range(window[0])]
+            states.append(self.pooling.add(self.pooling.start(), [b.load(self.pooling.type, row, c) for row in rows for c in columns]))
+        return states
+
+    def counted(self) -> Any:
+        b, (d_count, h_count, w_count) = self.b, self.counts
+        with b.loop(0, d_count, carried=[self.pooling.start() for _ in self.x]) as depth:
+            plane = depth.index * b.extent("tap_d")
+            with b.loop(0, h_count, carried=depth.carried) as height:
+                row = plane + height.index * self.steps[0]
+                height.yield_(self._row([x + row for x in self.x], w_count, height.carried))
+            depth.yield_(height.results)
+        return depth.results
+
+    def _row(self, x: Sequence[Value], count: Value, states: Any) -> Any:
+        b, chunk = self.b, self.pooling.chunk
+        if chunk is None:
+            return self._run(x, b.i64(0), count, states)
+        with b.loop(0, count, chunk, carried=states) as chunks:
+            words = [[b.zero(self.pooling.type.of(I16))] for _ in x]
+            sums = self._run(x, chunks.index, b.smin(chunks.index + chunk, count), words)
+            chunks.yield_([[total + b.zext(part, I32)] for (total,), (part,) in zip(chunks.carried, sums)])
+        return chunks.results
+
+    def _run(self, x: Sequence[Value], lo: Value, hi: Value, states: Any) -> Any:
+        b = self.b
+        with b.loop(lo, hi, carried=states) as taps:
+            offset = taps.index * self.steps[1]
+            taps.yield_([self.pooling.add(state, [b.load(self.pooling.type, pointer, offset)]) for pointer, state in zip(x, taps.carried)])
+        return taps.results
 
 
 @kernel(pointers=_POINTERS, extents=_EXTENTS)
-def max_pool_u8(b: KernelBuilder) -> None:
+def max_pool_u8(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Largest code of each window. divisors are not read as such."""
-    bytes_ = vector(I8, b.target.vector_bytes)
-    _over_windows(b, bytes_, b.zero(bytes_), b.umax, lambda acc, taps, divisor: acc)
+    _over_windows(b, _MaxBytes(b, I8, lanes), vectors, window)
 
 
 @kernel(pointers=_POINTERS, extents=_EXTENTS)
-def max_pool_f32(b: KernelBuilder) -> None:
+def max_pool_f32(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Largest value of each window; NaN if there is one."""
-    floats = b.target.f32_vector()
-    lowest = b.const(floats, float("-inf"))
-
-    def combine(acc: Value, x: Value) -> Value:
-        keep = (acc >= x) | (acc != acc)
-        return b.select(keep, acc, x)
-
-    _over_windows(b, floats, lowest, combine, lambda acc, taps, divisor: acc)
+    _over_windows(b, _MaxReal(b, F32, lanes), vectors, window)
 
 
 @kernel(pointers=_POINTERS, extents=_EXTENTS)
-def avg_pool_f32(b: KernelBuilder) -> None:
+def avg_pool_f32(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Sum of each window over its divisor."""
-    floats = b.target.f32_vector()
-    _over_windows(b, floats, b.zero(floats), lambda acc, x: acc + x,
-                  lambda acc, taps, divisor: acc / b.splat(divisor, floats.lanes))
+    _over_windows(b, _MeanReal(b, F32, lanes), vectors, window)
 
 
 @kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("low", "high"))
-def avg_pool_u8(b: KernelBuilder) -> None:
-    """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized."""
-    lanes = b.target.i32_lanes
-    low, high = b.splat(b.scalar("low"), lanes), b.splat(b.scalar("high"), lanes)
-    zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
-
-    def finish(acc: Value, taps: Value, multiplier: Value) -> Value:
-        centered = acc - b.splat(b.trunc(taps * b.extent("in_zero"), I32), lanes)
-        real = b.sitofp(centered) * b.splat(multiplier, lanes)
-        return b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8)
-
-    _over_windows(b, vector(I8, lanes), b.zero(vector(I32, lanes)), lambda acc, q: acc + b.zext(q, I32), finish)
+def avg_pool_u8(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int], small: bool) -> None:
+    """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: windows have WORD_TAPS taps at
+    most."""
+    _over_windows(b, _MeanBytes(b, lanes, small), vectors, window)

@@ -82,7 +82,11 @@ def dequantize(s: Steps) -> None:
 
 @lowers("requantize", unless=_per_tensor_u8)
 def requantize(s: Steps) -> None:
-    x = in_result_layout(s, 0)
+    requantize_run(s, in_result_layout(s, 0))
+
+
+def requantize_run(s: Steps, x: Placed) -> None:
+    """The result from codes with the first operand's parameters that lie as the result does."""
     source = s.type(0).quant
     s.call(kernels.requantize_flat, x=x, y=s.result(), count=run_length(s), in_zero=source.zero_point[0], zero=zero_point(s.out),
            scale=float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]), writes=("y",), bytes=2 * x.elements, **bounds(s.out))

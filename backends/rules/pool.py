@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qcompiler.backends.kernels import pool as kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef
-from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.placement import Placed
+from qcompiler.backends.rules.convert import bounds, requantize_run, zero_point
 from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -21,14 +22,9 @@ Axis = list[tuple[int, int]]
 
 
 def _not_f32_or_u8(node: Node, target: Target) -> str | None:
+    if node.result.type.layout is None:
+        return "the number of channels is symbolic"
     return not_u8(node, target) if node.result.type.is_quantized else not_float(node, target)
-
-
-def _not_max(node: Node, target: Target) -> str | None:
-    reason = _not_f32_or_u8(node, target)
-    if reason is None and node.result.type.is_quantized and node.operands[0].type.quant != node.result.type.quant:
-        return "operand and result have other parameters"
-    return reason
 
 
 def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Axis:
@@ -42,40 +38,76 @@ def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, 
     return found
 
 
-def _pool(s: Steps, kernel: KernelDef, axes: Sequence[Axis], dilation: Sequence[int], divisors: np.ndarray, **more: float) -> None:
-    y = s.result()
-    quantized = s.out.is_quantized
+def _merged(axes: Sequence[Axis], steps: Sequence[int]) -> tuple[list[Axis], list[int]]:
+    """Axes from the last on, seen as one as long as one window goes over all of each: the taps of a global pooling."""
+    axes, steps = list(axes), list(steps)
+    while len(axes) > 1 and len(axes[-2]) == len(axes[-1]) == 1:
+        (first, count), (inner_first, inner_count) = axes[-2][0], axes[-1][0]
+        if steps[-2] != inner_count * steps[-1] or first or inner_first:
+            break
+        axes[-2:], steps[-2:] = [[(0, count * inner_count)]], [steps[-1]]
+    return axes, steps
+
+
+def _block(channels: int, most_lanes: int) -> dict[str, int]:
+    """lanes and vectors of the kernels: blocks as equal as possible."""
+    lanes = min(most_lanes, 1 << (channels.bit_length() - 1))
+    needed = -(-channels // lanes)
+    blocks = -(-needed // kernels.MOST_VECTORS)
+    return {"lanes": lanes, "vectors": -(-needed // blocks)}
+
+
+def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
+    """Windows of up to nine taps are written out."""
+    rows, columns = (1, *kernel)[-2:]
+    return (rows, columns) if len(kernel) <= 2 and rows * columns <= 9 else (0, 0)
+
+
+def _pool(s: Steps, kernel: KernelDef, axes: Sequence[Axis], dilation: Sequence[int], divisors: np.ndarray, window: tuple[int, int],
+          static: Mapping[str, int] | None = None, y: Placed | None = None, **more: float) -> None:
+    y = y or s.result()
     stride = s.out.layout.channel_stride
     x = s.channels_last(0, stride)
-    gone = 3 - len(axes)
-    windows = [[(0, 1)]] * gone + list(axes)
-    steps = [0] * gone + list(x.strides[2:])
-    results = [0] * gone + list(y.strides[2:])
-    sizes = [1] * gone + list(y.shape[2:])
+    channels = stride if s.out.is_quantized else y.shape[1]
+    axes, x_steps = _merged(axes, x.strides[2:])
+    dilation, gone = dilation[:len(axes)], 3 - len(axes)
+    windows = [[(0, 1)]] * gone + axes
+    steps = [0] * gone + x_steps
+    results = [0] * gone + list(y.strides[len(y.strides) - len(axes):])
+    sizes = [len(axis) for axis in windows]
     taps = [step * d for step, d in zip(steps, [1] * gone + list(dilation))]
     tables = [s.table(np.array([(first * step, count) for first, count in axis], np.int64)) for axis, step in zip(windows, steps)]
-    s.call(kernel, x=x, depths=tables[0], heights=tables[1], widths=tables[2], divisors=s.table(divisors.astype(np.float32)), y=y,
-           images=y.shape[0], depth=sizes[0], height=sizes[1], width=sizes[2], channels=stride if quantized else y.shape[1],
-           x_image=x.strides[0], tap_d=taps[0], tap_h=taps[1], tap_w=taps[2], y_image=y.strides[0], y_depth=results[0], y_row=results[1],
-           y_pixel=results[2], writes=("y",), bytes=(x.elements + y.elements) * y.dtype.itemsize, **more)
+    block = _block(channels, s.target.vector_bytes // y.dtype.itemsize)
+    s.call(kernel, {**block, "window": window, **(static or {})}, x=x, depths=tables[0], heights=tables[1], widths=tables[2],
+           divisors=s.table(divisors.astype(np.float32)), y=y, images=y.shape[0], depth=sizes[0], height=sizes[1], width=sizes[2],
+           channels=channels, x_image=x.strides[0], tap_d=taps[0], tap_h=taps[1], tap_w=taps[2], y_image=y.strides[0], y_depth=results[0],
+           y_row=results[1], y_pixel=results[2], writes=("y",), bytes=(x.elements + y.elements) * y.dtype.itemsize, **more)
 
 
-@lowers("max_pool", unless=_not_max)
+@lowers("max_pool", unless=_not_f32_or_u8)
 def max_pool(s: Steps) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
     axes = [clipped_windows(*each) for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]),
                                                    a["dilation"])]
-    _max(s, axes, a["dilation"])
+    _max(s, axes, a["dilation"], _written_out(a["kernel"]))
 
 
-@lowers("adaptive_max_pool", unless=_not_max)
+@lowers("adaptive_max_pool", unless=_not_f32_or_u8)
 def adaptive_max_pool(s: Steps) -> None:
-    _max(s, _adaptive_axes(s), (1,) * len(s.attrs["output_size"]))
+    _max(s, _adaptive_axes(s), (1,) * len(s.attrs["output_size"]), (0, 0))
 
 
-def _max(s: Steps, axes: Sequence[Axis], dilation: Sequence[int]) -> None:
-    kernel = kernels.max_pool_u8 if s.out.is_quantized else kernels.max_pool_f32
-    _pool(s, kernel, axes, dilation, np.ones(math.prod(s.result().shape[2:])))
+def _max(s: Steps, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
+    y = s.result()
+    ones = np.ones(math.prod(y.shape[2:]))
+    if not s.out.is_quantized:
+        _pool(s, kernels.max_pool_f32, axes, dilation, ones, window)
+    elif s.type(0).quant == s.out.quant:
+        _pool(s, kernels.max_pool_u8, axes, dilation, ones, window)
+    else:
+        found = s.lowering.new(s.out, f"{s.node.name}.largest", s.out.layout)
+        _pool(s, kernels.max_pool_u8, axes, dilation, ones, window, y=found)
+        requantize_run(s, found)
 
 
 def _adaptive_axes(s: Steps) -> list[Axis]:
@@ -83,22 +115,23 @@ def _adaptive_axes(s: Steps) -> list[Axis]:
     return [[(start, stop - start) for start, stop in adaptive_bounds(size, out)] for size, out in sizes]
 
 
-def _average(s: Steps, axes: Sequence[Axis], counts: np.ndarray) -> None:
+def _average(s: Steps, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], small: bool) -> None:
     ones = (1,) * len(axes)
     counts = np.broadcast_to(counts, s.result().shape[2:])
     if not s.out.is_quantized:
-        _pool(s, kernels.avg_pool_f32, axes, ones, counts)
+        _pool(s, kernels.avg_pool_f32, axes, ones, counts, window)
         return
     multipliers = np.broadcast_to(mean_multiplier(s.type(0), s.out, counts), counts.shape)
-    _pool(s, kernels.avg_pool_u8, axes, ones, multipliers, in_zero=zero_point(s.type(0)), zero=zero_point(s.out), **bounds(s.out))
+    _pool(s, kernels.avg_pool_u8, axes, ones, multipliers, window, {"small": small}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out),
+          **bounds(s.out))
 
 
 @lowers("avg_pool", unless=_not_f32_or_u8)
 def avg_pool(s: Steps) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
     axes = [clipped_windows(*each) for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]))]
-    _average(s, axes, window_counts(x.shape, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"],
-                                    a["divisor_override"]))
+    counts = window_counts(x.shape, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"], a["divisor_override"])
+    _average(s, axes, counts, _written_out(a["kernel"]), math.prod(a["kernel"]) <= kernels.WORD_TAPS)
 
 
 @lowers("adaptive_avg_pool", unless=_not_f32_or_u8)
@@ -107,9 +140,9 @@ def adaptive_avg_pool(s: Steps) -> None:
     counts = np.ones([1] * len(axes), np.int64)
     for i, axis in enumerate(axes):
         counts = counts * np.array([n for _, n in axis]).reshape([-1 if j == i else 1 for j in range(len(axes))])
-    _average(s, axes, counts)
+    _average(s, axes, counts, (0, 0), False)
 
 
 def copy_places(s: Steps, places: Sequence[np.ndarray]) -> None:
     """Each result pixel is the operand's pixel at these places, one array an axis: a maximum over one tap."""
-    _max(s, [[(int(place), 1) for place in axis] for axis in places], (1,) * len(places))
+    _max(s, [[(int(place), 1) for place in axis] for axis in places], (1,) * len(places), (1, 1))
