@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from qcompiler.ir import Graph, Node, Value
 
@@ -19,8 +19,11 @@ from qcompiler.ir import Graph, Node, Value
 class Rewrite(Protocol):
     """One rule."""
 
-    rule: ClassVar[str]
-    ops: ClassVar[tuple[str, ...]]
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def ops(self) -> Collection[str]: ...
 
     def check(self, graph: Graph, node: Node) -> str | None: ...
 

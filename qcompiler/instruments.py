@@ -18,7 +18,7 @@ import numpy as np
 from qcompiler import knobs
 from qcompiler.errors import PassError, QCompilerError
 from qcompiler.interpreter import bind_inputs, run
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Value
 from qcompiler.passmanager import Instrument, Pass, PassManager, describe
 
 _log = logging.getLogger("qcompiler.passmanager")
@@ -147,14 +147,13 @@ def real_values(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
     outputs = run(graph, inputs, keep=kept)
     arrays, _ = bind_inputs(graph, inputs)
     kept.update((value.name, array) for value, array in zip(graph.inputs, arrays))
-    found = {}
-    for value in graph.values():
-        if value.name in kept:
-            found[value.name] = (
-                dequantize(kept[value.name], value.type.quant) if value.type.is_quantized else kept[value.name]
-            )
+
+    def real(value: Value, array: np.ndarray) -> np.ndarray:
+        return array if value.type.quant is None else dequantize(array, value.type.quant)
+
+    found = {value.name: real(value, kept[value.name]) for value in graph.values() if value.name in kept}
     for name, value, array in zip(graph.output_names, graph.outputs, outputs):
-        found[f"output:{name}"] = dequantize(array, value.type.quant) if value.type.is_quantized else array
+        found[f"output:{name}"] = real(value, array)
     return found
 
 
@@ -229,7 +228,10 @@ def run_reproducer(
     first = text.partition("\n")[0]
     if not first.startswith(_PIPELINE):
         raise PassError("not a reproducer", expected=f"a first line {_PIPELINE}...", got=first[:80])
-    return PassManager(parse_pipeline(first.removeprefix(_PIPELINE)), instruments).run(parse(text, data))
+    graph = parse(text, data)
+    if not isinstance(graph, Graph):
+        raise PassError("not a reproducer", expected="one graph", got="a module")
+    return PassManager(parse_pipeline(first.removeprefix(_PIPELINE)), instruments).run(graph)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,5 +278,6 @@ def bisect(graph: Graph, passes: Sequence[Pass], is_bad: Callable[[Graph], bool]
     while first_bad - good > 1:
         middle = (good + first_bad) // 2
         good, first_bad = (good, middle) if bad(middle) else (middle, first_bad)
-    before = limited(good)
-    return Culprit(good, passes[good], before, limited(first_bad) or before)
+    before, after = limited(good), limited(first_bad)
+    assert before is not None  # bad(good) was false
+    return Culprit(good, passes[good], before, before if after is None else after)

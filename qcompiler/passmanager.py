@@ -33,7 +33,7 @@ class Instrument(Protocol):
 
 def describe(step: Pass) -> str:
     """`name{field=value}` with the plain options that differ from their defaults; registry.py has the rest."""
-    fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    fields: tuple[dataclasses.Field[object], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
     options = [
         f"{field.name.replace('_', '-')}={_plain(getattr(step, field.name))}"
         for field in fields
