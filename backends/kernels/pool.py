@@ -1,16 +1,17 @@
 """Pooling over up to three spatial axes, channels last; lanes lie across channels, windows are clipped to the input.
 
-Each axis has a table with a (byte offset of the first tap, number of taps) pair for every output place, so strides, borders, dilation,
-ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads share rows of the output and blocks of channels.
+Each axis has a table with a (byte offset of the first tap, number of taps) pair for every output place, so strides,
+borders, dilation, ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads share rows of
+the output and blocks of channels.
 
-A block is `vectors` vectors of `lanes` channels. lanes is at most the number of channels: the last vectors of the last block overlap
-those before, so nothing is masked, and the overlapping channels are written twice with the same values.
+A block is `vectors` vectors of `lanes` channels. lanes is at most the number of channels: the last vectors of the last
+block overlap those before, so nothing is masked, and the overlapping channels are written twice with the same values.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
@@ -22,7 +23,21 @@ WORD_TAPS = 257
 """So many bytes fit into an unsigned sum of 16 bits."""
 
 _POINTERS = ("x", "depths", "heights", "widths", "divisors", "y")
-_EXTENTS = ("images", "depth", "height", "width", "channels", "x_image", "tap_d", "tap_h", "tap_w", "y_image", "y_depth", "y_row", "y_pixel")
+_EXTENTS = (
+    "images",
+    "depth",
+    "height",
+    "width",
+    "channels",
+    "x_image",
+    "tap_d",
+    "tap_h",
+    "tap_w",
+    "y_image",
+    "y_depth",
+    "y_row",
+    "y_pixel",
+)
 
 
 class _Pooling(ABC):
@@ -126,7 +141,7 @@ class _MeanBytes(_Pooling):
 
 
 def _over_windows(b: KernelBuilder, pooling: _Pooling, vectors: int, window: tuple[int, int]) -> None:
-    """window: (rows, columns) of a window whose taps are written out where all of them lie in the input; (0, 0) for none."""
+    """window: (rows, columns) of windows whose taps are written out where all lie in the input; (0, 0) for none."""
     lanes, size = pooling.lanes, pooling.type.element.bytes
     height, depth, channels = b.extent("height"), b.extent("depth"), b.extent("channels")
     blocks = (channels + (lanes * vectors - 1)) // (lanes * vectors)
@@ -168,7 +183,14 @@ def _over_windows(b: KernelBuilder, pooling: _Pooling, vectors: int, window: tup
 class _Taps:
     """The states of a block of channels after all taps of one window. x: the first tap of each vector."""
 
-    def __init__(self, b: KernelBuilder, pooling: _Pooling, x: Sequence[Value], counts: Sequence[Value], steps: tuple[Value, Value]) -> None:
+    def __init__(
+        self,
+        b: KernelBuilder,
+        pooling: _Pooling,
+        x: Sequence[Value],
+        counts: Sequence[Value],
+        steps: tuple[Value, Value],
+    ) -> None:
         self.b, self.pooling, self.x, self.counts, self.steps = b, pooling, x, counts, steps
 
     def written_out(self, window: tuple[int, int]) -> Any:
@@ -177,7 +199,11 @@ class _Taps:
         states = []
         for x in self.x:
             rows = [x + tap_h * i for i in range(window[0])]
-            states.append(self.pooling.add(self.pooling.start(), [b.load(self.pooling.type, row, c) for row in rows for c in columns]))
+            states.append(
+                self.pooling.add(
+                    self.pooling.start(), [b.load(self.pooling.type, row, c) for row in rows for c in columns]
+                )
+            )
         return states
 
     def counted(self) -> Any:
@@ -204,7 +230,12 @@ class _Taps:
         b = self.b
         with b.loop(lo, hi, carried=states) as taps:
             offset = taps.index * self.steps[1]
-            taps.yield_([self.pooling.add(state, [b.load(self.pooling.type, pointer, offset)]) for pointer, state in zip(x, taps.carried)])
+            taps.yield_(
+                [
+                    self.pooling.add(state, [b.load(self.pooling.type, pointer, offset)])
+                    for pointer, state in zip(x, taps.carried)
+                ]
+            )
         return taps.results
 
 
@@ -228,6 +259,6 @@ def avg_pool_f32(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[in
 
 @kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("low", "high"))
 def avg_pool_u8(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int], small: bool) -> None:
-    """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: windows have WORD_TAPS taps at
-    most."""
+    """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: windows have
+    WORD_TAPS taps at most."""
     _over_windows(b, _MeanBytes(b, lanes, small), vectors, window)

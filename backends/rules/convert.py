@@ -52,15 +52,28 @@ def quantize(s: Steps) -> None:
     y = s.result()
     if layout is not None and s.operand(0).is_row_major and layout.channel_stride % 4 == 0:
         images, channels, *spatial = y.shape
-        s.call(kernels.quantize_channels_last, {"packed": layout.channel_stride == 4}, x=s.operand(0), y=y, images=images,
-               channels=channels, pixels=math.prod(spatial), stride=layout.channel_stride, writes=("y",), bytes=5 * y.elements, **common)
+        s.call(
+            kernels.quantize_channels_last,
+            {"packed": layout.channel_stride == 4},
+            x=s.operand(0),
+            y=y,
+            images=images,
+            channels=channels,
+            pixels=math.prod(spatial),
+            stride=layout.channel_stride,
+            writes=("y",),
+            bytes=5 * y.elements,
+            **common,
+        )
         return
     x = s.operand(0)
     if x.strides == tuple(4 * stride for stride in y.strides):
         s.call(kernels.quantize_flat, x=x, y=y, count=run_length(s), writes=("y",), bytes=5 * y.elements, **common)
         return
     flat = s.lowering.new(s.out, f"{s.node.name}.row_major", None)
-    s.call(kernels.quantize_flat, x=s.row_major(0), y=flat, count=y.elements, writes=("y",), bytes=5 * y.elements, **common)
+    s.call(
+        kernels.quantize_flat, x=s.row_major(0), y=flat, count=y.elements, writes=("y",), bytes=5 * y.elements, **common
+    )
     s.copy(flat, y)
 
 
@@ -71,13 +84,28 @@ def dequantize(s: Steps) -> None:
     if y.strides != tuple(4 * stride for stride in x.strides):
         if s.out.layout is not None:
             flat = s.lowering.new(s.out, f"{s.node.name}.row_major", None)
-            s.call(kernels.dequantize_flat, x=s.row_major(0), y=flat, count=y.elements, zero=quant.zero_point[0], scale=quant.scale[0],
-                   writes=("y",))
+            s.call(
+                kernels.dequantize_flat,
+                x=s.row_major(0),
+                y=flat,
+                count=y.elements,
+                zero=quant.zero_point[0],
+                scale=quant.scale[0],
+                writes=("y",),
+            )
             s.copy(flat, y)
             return
         x = s.row_major(0)
-    s.call(kernels.dequantize_flat, x=x, y=y, count=run_length(s), zero=quant.zero_point[0], scale=quant.scale[0], writes=("y",),
-           bytes=5 * y.elements)
+    s.call(
+        kernels.dequantize_flat,
+        x=x,
+        y=y,
+        count=run_length(s),
+        zero=quant.zero_point[0],
+        scale=quant.scale[0],
+        writes=("y",),
+        bytes=5 * y.elements,
+    )
 
 
 @lowers("requantize", unless=_per_tensor_u8)
@@ -88,11 +116,29 @@ def requantize(s: Steps) -> None:
 def requantize_run(s: Steps, x: Placed) -> None:
     """The result from codes with the first operand's parameters that lie as the result does."""
     source = s.type(0).quant
-    s.call(kernels.requantize_flat, x=x, y=s.result(), count=run_length(s), in_zero=source.zero_point[0], zero=zero_point(s.out),
-           scale=float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]), writes=("y",), bytes=2 * x.elements, **bounds(s.out))
+    s.call(
+        kernels.requantize_flat,
+        x=x,
+        y=s.result(),
+        count=run_length(s),
+        in_zero=source.zero_point[0],
+        zero=zero_point(s.out),
+        scale=float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]),
+        writes=("y",),
+        bytes=2 * x.elements,
+        **bounds(s.out),
+    )
 
 
 @lowers("lookup", unless=_per_tensor_u8)
 def lookup(s: Steps) -> None:
     x = in_result_layout(s, 0)
-    s.call(kernels.lookup_flat, x=x, table=s.table(s.constant(1)), y=s.result(), count=run_length(s), writes=("y",), bytes=2 * x.elements)
+    s.call(
+        kernels.lookup_flat,
+        x=x,
+        table=s.table(s.constant(1)),
+        y=s.result(),
+        count=run_length(s),
+        writes=("y",),
+        bytes=2 * x.elements,
+    )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qcompiler.backends.kernels import pool as kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef
+from qcompiler.backends.kernels import pool as kernels
 from qcompiler.backends.placement import Placed
 from qcompiler.backends.rules.convert import bounds, requantize_run, zero_point
 from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
@@ -63,32 +63,68 @@ def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
     return (rows, columns) if len(kernel) <= 2 and rows * columns <= 9 else (0, 0)
 
 
-def _pool(s: Steps, kernel: KernelDef, axes: Sequence[Axis], dilation: Sequence[int], divisors: np.ndarray, window: tuple[int, int],
-          static: Mapping[str, int] | None = None, y: Placed | None = None, **more: float) -> None:
+def _pool(
+    s: Steps,
+    kernel: KernelDef,
+    axes: Sequence[Axis],
+    dilation: Sequence[int],
+    divisors: np.ndarray,
+    window: tuple[int, int],
+    static: Mapping[str, int] | None = None,
+    y: Placed | None = None,
+    **more: float,
+) -> None:
     y = y or s.result()
     stride = s.out.layout.channel_stride
     x = s.channels_last(0, stride)
     channels = stride if s.out.is_quantized else y.shape[1]
     axes, x_steps = _merged(axes, x.strides[2:])
-    dilation, gone = dilation[:len(axes)], 3 - len(axes)
+    dilation, gone = dilation[: len(axes)], 3 - len(axes)
     windows = [[(0, 1)]] * gone + axes
     steps = [0] * gone + x_steps
-    results = [0] * gone + list(y.strides[len(y.strides) - len(axes):])
+    results = [0] * gone + list(y.strides[len(y.strides) - len(axes) :])
     sizes = [len(axis) for axis in windows]
     taps = [step * d for step, d in zip(steps, [1] * gone + list(dilation))]
-    tables = [s.table(np.array([(first * step, count) for first, count in axis], np.int64)) for axis, step in zip(windows, steps)]
+    tables = [
+        s.table(np.array([(first * step, count) for first, count in axis], np.int64))
+        for axis, step in zip(windows, steps)
+    ]
     block = _block(channels, s.target.vector_bytes // y.dtype.itemsize)
-    s.call(kernel, {**block, "window": window, **(static or {})}, x=x, depths=tables[0], heights=tables[1], widths=tables[2],
-           divisors=s.table(divisors.astype(np.float32)), y=y, images=y.shape[0], depth=sizes[0], height=sizes[1], width=sizes[2],
-           channels=channels, x_image=x.strides[0], tap_d=taps[0], tap_h=taps[1], tap_w=taps[2], y_image=y.strides[0], y_depth=results[0],
-           y_row=results[1], y_pixel=results[2], writes=("y",), bytes=(x.elements + y.elements) * y.dtype.itemsize, **more)
+    s.call(
+        kernel,
+        {**block, "window": window, **(static or {})},
+        x=x,
+        depths=tables[0],
+        heights=tables[1],
+        widths=tables[2],
+        divisors=s.table(divisors.astype(np.float32)),
+        y=y,
+        images=y.shape[0],
+        depth=sizes[0],
+        height=sizes[1],
+        width=sizes[2],
+        channels=channels,
+        x_image=x.strides[0],
+        tap_d=taps[0],
+        tap_h=taps[1],
+        tap_w=taps[2],
+        y_image=y.strides[0],
+        y_depth=results[0],
+        y_row=results[1],
+        y_pixel=results[2],
+        writes=("y",),
+        bytes=(x.elements + y.elements) * y.dtype.itemsize,
+        **more,
+    )
 
 
 @lowers("max_pool", unless=_not_f32_or_u8)
 def max_pool(s: Steps) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
-    axes = [clipped_windows(*each) for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]),
-                                                   a["dilation"])]
+    axes = [
+        clipped_windows(*each)
+        for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]), a["dilation"])
+    ]
     _max(s, axes, a["dilation"], _written_out(a["kernel"]))
 
 
@@ -122,15 +158,30 @@ def _average(s: Steps, axes: Sequence[Axis], counts: np.ndarray, window: tuple[i
         _pool(s, kernels.avg_pool_f32, axes, ones, counts, window)
         return
     multipliers = np.broadcast_to(mean_multiplier(s.type(0), s.out, counts), counts.shape)
-    _pool(s, kernels.avg_pool_u8, axes, ones, multipliers, window, {"small": small}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out),
-          **bounds(s.out))
+    _pool(
+        s,
+        kernels.avg_pool_u8,
+        axes,
+        ones,
+        multipliers,
+        window,
+        {"small": small},
+        in_zero=zero_point(s.type(0)),
+        zero=zero_point(s.out),
+        **bounds(s.out),
+    )
 
 
 @lowers("avg_pool", unless=_not_f32_or_u8)
 def avg_pool(s: Steps) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
-    axes = [clipped_windows(*each) for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]))]
-    counts = window_counts(x.shape, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"], a["divisor_override"])
+    axes = [
+        clipped_windows(*each)
+        for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]))
+    ]
+    counts = window_counts(
+        x.shape, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"], a["divisor_override"]
+    )
     _average(s, axes, counts, _written_out(a["kernel"]), math.prod(a["kernel"]) <= kernels.WORD_TAPS)
 
 
