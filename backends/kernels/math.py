@@ -1,21 +1,33 @@
 """Elementary functions over the kernel builder, the same bits on every target.
 
-All take and give f64 vectors, for an f32 argument that was extended, and are built from IEEE operations in a fixed order. Each is within
-2^-40 relative of the true value (bounds below), so that the f32 result, rounded once at the end, is the correctly rounded one but for
-arguments within 2^-16 of a tie: at most 0.50002 units in the last place. tests/backends/kernel_ir/test_math.py measures them.
+All take and give f64 vectors, for a f32 argument that was extended, and are built from IEEE operations in a fixed order.
+The f32 result is rounded once at the end: with a relative error e of the f64 value it is within 0.5 + 2^24 e units in the
+last place. tests/backends/kernel_ir/test_math.py measures these bounds on every level:
 
-    exp     x = n ln 2 + r, |r| <= ln 2 / 2: Taylor's polynomial of degree 11 has a remainder below r^12 / 12! < 7e-15
-    log     x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: remainder of ten terms below 1e-16
-    erf     |x| < 1/2: Taylor's series to x^25, remainder below 1e-16; else 1 - erfc
-    erfc    x >= 0: exp(-x^2) F(u) / (1 + 2x), u = (x - 3.75) / (x + 3.75), F by interpolation at the Chebyshev nodes, 4e-14
-            (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); the coefficients were computed for this file)
-    expm1, log1p, tanh: from exp and log, with a series or a correction where these would cancel
+    exp      2^-46   x = n ln 2 + r, |r| <= ln 2 / 2 (Cody and Waite: n times the first part of ln 2 is exact, the second
+                     leaves 2^-70). Taylor's polynomial of degree 11: its remainder, r^12 / 12! e^|r| < 2^-46.6, vanishes at 0,
+                     where expm1 and tanh subtract 1; a minimax polynomial would spread it evenly, and they could not
+    log      2^-50   x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: the series
+                     to s^21, remainder s^22 / 23 < 2^-60; the rest is rounding
+    log1p    2^-49   from log, with a correction
+    expm1    2^-43   below 2^-9 its series, remainder x^5 / 720 < 2^-54; else exp less 1: there |e^x - 1| > 2^-9.01, so the
+                     rounding of exp near 1 (1.5 * 2^-53) is relatively below 2^-43
+    tanh     2^-42   below 2^-10 its series, remainder 62 x^8 / 2835 < 2^-85; else 1 - 2 / (e^2x + 1), errors of four
+                     roundings near 1, 2^-52, over 2^-10
+    sigmoid  2^-45   from exp, and two roundings
+    erf      2^-43   |x| < 1/2: Taylor's series to x^25, remainder x^26 / (13! * 27) < 2^-63; else 1 - erfc, which is at most
+                     0.48 there
+    erfc     2^-44   x >= 0: exp(-x^2) F(u) / (1 + 2x), u = (x - 3.75) / (x + 3.75), F interpolated at the 20 Chebyshev
+                     nodes, error 4e-14 (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); test_math.py computes
+                     the coefficients anew). x^2 is exact, since x has 24 bits
+    power    2^-41   exp(y log x), for results in f32's range: the error of log, 2^-50, times at most 104
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
@@ -41,8 +53,9 @@ def polynomial(b: KernelBuilder, x: Value, coefficients: Sequence[float]) -> Val
 
 
 def exp(b: KernelBuilder, x: Value) -> Value:
-    """e^x; 0 below -708 (far below f32's range), e^709 above 709, NaN for NaN."""
-    inside = b.fmin(b.fmax(x, -708.0), 709.0)
+    """e^x; 0 below -708.8 and inf above 709.4 (both far outside f32's range): there n is -1023 or 1024, whose powers of
+    two have the bits of 0 and inf. NaN for NaN."""
+    inside = b.fmin(b.fmax(x, -709.0), 710.0)
     shifted = b.fma(inside, b.const(x.type, 1 / math.log(2)), b.const(x.type, _MAGIC))
     n = shifted - _MAGIC
     r = b.fma(n, b.const(x.type, -_LN2_HIGH), inside)
@@ -82,9 +95,9 @@ def log1p(b: KernelBuilder, x: Value) -> Value:
 
 
 def expm1(b: KernelBuilder, x: Value) -> Value:
-    """e^x - 1; by its series below 1e-4."""
-    series = x * polynomial(b, x, [1.0, 1 / 2, 1 / 6, 1 / 24])
-    return b.select(b.fabs(x) < 1e-4, series, exp(b, x) - 1.0)
+    """e^x - 1; by its series near 0."""
+    series = x * polynomial(b, x, [1 / math.factorial(k) for k in range(1, 6)])
+    return b.select(b.fabs(x) < 2.0**-9, series, exp(b, x) - 1.0)
 
 
 def sigmoid(b: KernelBuilder, x: Value) -> Value:
@@ -93,11 +106,26 @@ def sigmoid(b: KernelBuilder, x: Value) -> Value:
 
 
 def tanh(b: KernelBuilder, x: Value) -> Value:
-    """1 - 2 / (e^2x + 1); by its series below 1e-3."""
+    """1 - 2 / (e^2x + 1); by its series near 0."""
     z = x * x
     series = x * polynomial(b, z, [1.0, -1 / 3, 2 / 15, -17 / 315])
     whole = b.const(x.type, 1.0) - b.const(x.type, 2.0) / (exp(b, x * 2.0) + 1.0)
-    return b.select(b.fabs(x) < 1e-3, series, whole)
+    return b.select(b.fabs(x) < 2.0**-10, series, whole)
+
+
+def tanhshrink(b: KernelBuilder, x: Value) -> Value:
+    """x - tanh(x), relatively within 2^-36; by its series below 1/4, where the terms shrink by 40 and more each."""
+    z = x * x
+    series = x * z * polynomial(b, z, [-c for c in _tanh_series(11)[1:]])
+    return b.select(b.fabs(x) < 0.25, series, x - tanh(b, x))
+
+
+def _tanh_series(terms: int) -> list[float]:
+    """c with tanh x = x (c[0] + c[1] x^2 + ...), from tanh' = 1 - tanh^2."""
+    exact = [Fraction(1)]
+    for n in range(1, terms):
+        exact.append(-sum(exact[i] * exact[n - 1 - i] for i in range(n)) / (2 * n + 1))
+    return [float(c) for c in exact]
 
 
 def _erfc_positive(b: KernelBuilder, x: Value) -> Value:

@@ -107,7 +107,7 @@ FLOAT: dict[str, Lanes] = {
     "softsign": in_f64(lambda b, x: x / (b.fabs(x) + 1.0)),
     "softshrink": _softshrink,
     "hardshrink": lambda b, x, lambd: _keep_nan(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
-    "tanhshrink": in_f64(lambda b, x: x - functions.tanh(b, x)),
+    "tanhshrink": in_f64(functions.tanhshrink),
     "logsigmoid": in_f64(_logsigmoid),
     "leaky_relu": lambda b, x, negative_slope: b.select(x > 0.0, x, negative_slope * x),
     "threshold": lambda b, x, threshold, value: b.select(x <= threshold, value, x),

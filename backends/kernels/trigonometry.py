@@ -94,4 +94,6 @@ def trigonometric(b: KernelBuilder, *, op: str) -> None:
         found = b.select(odd, cosine, sine)
         found = b.select(quadrant >= 2.0, -found, found)
         found = b.select(size < math.inf, found, b.const(F64, math.nan))
+        if op == "sin":
+            found = b.select(x == 0.0, x, found)  # the reduction loses the sign of -0
         b.store(b.convert("fptrunc", found, F32), b.pointer("y"), each.index * 4)
