@@ -12,13 +12,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from qcompiler.errors import TraceError
+from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.recorder import Traced
 from qcompiler.frontend.sizes import CallableInt, CallableSize, sized
 from qcompiler.frontend.source import user_expression, user_place
 from qcompiler.types import DType
+
+
+class NoAttribute(TraceError, AttributeError):
+    """An unknown attribute of a traced value: an AttributeError too, so that hasattr() works."""
 
 
 class Proxy(Traced):
@@ -78,6 +82,11 @@ class Proxy(Traced):
     def _refuse(self, what: str, hint: str) -> NoReturn:
         raise TraceError(f"{what} depends on data, which a trace does not have", where=user_place(),
                          got=user_expression(), hint=hint)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)  # numpy and copy ask for protocols
+        raise NoAttribute(f"a traced value has no attribute {name!r}", where=user_place(), hint=nearest(name, dir(Proxy)))
 
     def __bool__(self) -> bool:
         self._refuse("a condition", "np.where(condition, x, y) computes both branches and chooses by element")

@@ -152,6 +152,9 @@ class CompiledModel:
         """
         from qcompiler.signature import restore_outputs, structure_of
 
+        for argument in (*inputs, *named.values()):
+            if hasattr(argument, "__qc_inline__"):  # a value of a trace
+                return argument.__qc_inline__(self, inputs, named)
         names = [value.name for value in self.graph.inputs]
         if len(inputs) > len(names) or any(name in names[:len(inputs)] for name in named):
             raise InputError("wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}")
@@ -236,6 +239,10 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
                                     hint="compile(..., calibration_data=batches), or qconfig=None for float")
         if calibration_data is not None and calibration is not None:
             raise QuantizationError("both calibration_data and a calibration are given", hint="merge what both saw: calibrate(...) + calibration")
+    if isinstance(model, Graph):
+        from qcompiler.verify import verify
+
+        verify(model)
     graph = trace(model, example_inputs, dynamic=dynamic)
     if is_integer:
         pass

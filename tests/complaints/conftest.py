@@ -1,0 +1,69 @@
+"""What the complaint tests share: a small CNN, its data, and a comparison of all backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import qcompiler as qc
+from qcompiler import nn
+from qcompiler.backends.target import known_targets, parse_target
+
+
+class SmallNet(nn.Module):
+    """Two convolutions with batch norm, a residual, pooling, a classifier."""
+
+    def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.act = activation()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten(1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.act(self.bn(self.stem(x)))
+        x = self.act(self.conv(x) + x)
+        return self.fc(self.flatten(self.pool(x)))
+
+
+@pytest.fixture
+def batches() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(4, 3, 8, 8)).astype(np.float32) for _ in range(4)]
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.random.default_rng(9).normal(size=(4, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def small_net() -> type[SmallNet]:
+    return SmallNet
+
+
+@pytest.fixture
+def every_target() -> Callable[[qc.Graph, np.ndarray], np.ndarray]:
+    """Runs an integer graph on the interpreter and on every level; all bits must agree; gives the output."""
+
+    def check(graph: qc.Graph, x: np.ndarray) -> np.ndarray:
+        expected = qc.compile(graph, target="reference")(x)
+        for name in known_targets():
+            if parse_target(name).can_run():
+                compiled = qc.compile(graph, target=name)
+                assert not compiled.program.python_nodes
+                assert np.array_equal(compiled(x), expected), name
+        return expected
+
+    return check
+
+
+def sqnr(reference: np.ndarray, got: np.ndarray) -> float:
+    """Signal to quantization noise in dB."""
+    noise = np.square(reference.astype(np.float64) - got).sum()
+    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-30)))
