@@ -43,6 +43,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.insert_qdq import InsertQdq
     from qcompiler.passes.integerize import Integerize
     from qcompiler.passes.propagate_qparams import PropagateQparams
+    from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
     known = (
@@ -58,6 +59,7 @@ def passes_by_name() -> dict[str, type]:
         InsertObservers,
         InsertQdq,
         PropagateQparams,
+        QuantizedIo,
         Integerize,
         FoldRequantize,
         VerifyIntegerSafety,

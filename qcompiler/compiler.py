@@ -199,7 +199,7 @@ def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
 
 def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,
             calibration: Calibration | None = None, dynamic: Dynamic | None = None, target: str = "native", threads: int | None = None,
-            transform: Callable[[Any], Any] | None = None, progress: Callable[[int], None] | None = None,
+            io: str = "float", transform: Callable[[Any], Any] | None = None, progress: Callable[[int], None] | None = None,
             instruments: Sequence[Instrument] = ()) -> CompiledModel:
     """Trace, quantize and lower a model.
 
@@ -213,6 +213,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         dynamic: {input: {axis: size name}}.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
         threads: at most this many; the CPU's cores by default.
+        io: "float", or "quantized": inputs and outputs are codes, as the types in the graph's signature say.
         transform: applied to each calibration item first.
 
     Raises:
@@ -220,6 +221,8 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     """
     if threads is not None and threads < 1:
         raise LoweringError("threads", expected="at least 1", got=threads)
+    if io not in ("float", "quantized"):
+        raise QuantizationError("io", expected="float | quantized", got=repr(io))
     _check_target(target)
     if isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto":
         model = trace(model, example_inputs, dynamic=dynamic)
@@ -255,6 +258,12 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         if calibration is None:
             calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress)
         graph = convert(prepared, calibration.for_specs(prepared.specs()), instruments=instruments)
+    if io == "quantized":
+        from qcompiler.passes.quantized_io import QuantizedIo
+
+        if graph.stage != "integer":
+            raise QuantizationError('io="quantized" is for a quantized graph', got=f"stage {graph.stage}")
+        graph = PassManager([QuantizedIo()], instruments).run(graph)
     name, program = _lowered(graph, target)
     return CompiledModel(graph, name, threads or default_threads(), program)
 

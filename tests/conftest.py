@@ -77,3 +77,38 @@ def demo_stages() -> dict[str, Graph]:
 def demo_images() -> np.ndarray:
     """f32[4,1,28,28] inputs for `demo_stages`, deterministic."""
     return np.random.default_rng(7).uniform(-1, 2, (4, 1, 28, 28)).astype(np.float32)
+
+
+_kernels: dict[str, int] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the number of kernels that this process emitted, by level, to the process that prints the summary."""
+    jit = sys.modules.get("qcompiler.backends.jit")
+    counts = dict(jit.emitted_kernels) if jit is not None else {}
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kernels"] = counts
+    else:
+        _add(counts)
+
+
+def _add(counts: dict[str, int]) -> None:
+    for level, count in counts.items():
+        _kernels[level] = _kernels.get(level, 0) + count
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """A worker of pytest-xdist has ended."""
+    _add(getattr(node, "workeroutput", {}).get("kernels", {}))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line: which levels ran, by kernels emitted, and which this CPU lacks."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    from qcompiler.backends.target import known_targets, parse_target
+
+    lacking = [name for name in known_targets() if not parse_target(name).can_run()]
+    ran = ", ".join(f"{level} {count}" for level, count in sorted(_kernels.items())) or "none"
+    print(f"kernels emitted by level: {ran}; levels that this CPU lacks: {', '.join(lacking) or 'none'}")

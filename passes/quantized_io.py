@@ -1,0 +1,46 @@
+"""quantized-io: the graph takes and gives codes. The conversions at its inputs and outputs go to the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.ir import Graph, Value
+
+
+@dataclass(frozen=True)
+class QuantizedIo:
+    """integer -> integer. An input that other nodes read as a real, or in two quantizations, stays real, and so does an output that no
+    dequantize makes; names of inputs and outputs stay.
+
+    Before: `graph main(%x: f32[4])`, `%x.q = quantize(%x) : u8[4]{scale=0.1}`, ..., `%y = dequantize(%y.q)`, `return %y`
+    After:  `graph main(%x: u8[4]{scale=0.1})`, ..., `return %y.q`
+    """
+
+    name: ClassVar[str] = "quantized-io"
+
+    def run(self, graph: Graph) -> Graph:
+        for value in graph.inputs:
+            if self.check(graph, value) is None:
+                first, *others = value.users
+                type, results = first.result.type, [node.result for node in (first, *others)]
+                for node, result in zip((first, *others), results):
+                    graph.replace_uses(result, value)
+                    graph.erase(node)
+                graph.set_type(value, type)
+        for index, value in enumerate(graph.outputs):
+            node = value.producer
+            if node is not None and node.op == "dequantize":
+                graph.set_output(index, node.operands[0])
+        for node in reversed(graph.node_list):
+            if node.op == "dequantize" and not node.result.uses and not graph.is_output(node.result):
+                graph.erase(node)
+        return graph
+
+    def check(self, graph: Graph, value: Value) -> str | None:
+        """Why an input stays real, or None."""
+        if not value.users or any(node.op != "quantize" for node in value.users):
+            return "something else than quantize reads it"
+        if len({node.result.type for node in value.users}) != 1:
+            return "it is quantized in two ways"
+        return "it is an output too" if graph.is_output(value) else None
