@@ -108,9 +108,10 @@ def main() -> None:
             for threads in options.threads:
                 for row in compare(model, batch, threads, options.systems, options.rounds, options.seconds, folder):
                     rows.append(row)
-                    ratio = f"{row['ratio_to_best_peer']:.2f}" if row["ratio_to_best_peer"] else "-"
+                    ratio = "-" if row["ratio_to_best_peer"] is None else f"{row['ratio_to_best_peer']:.2f}"
+                    difference = "-" if row["max_difference"] is None else f"{row['max_difference']:.4f}"
                     print(f"{model:<20}{batch:>6}{threads:>4}  {row['system']:<20}{row['median_ms']:>10.3f}{row['min_ms']:>9.3f}{ratio:>9}"
-                          f"{row['max_difference']:>9.4f}", flush=True)
+                          f"{difference:>9}", flush=True)
     options.out.write_text(json.dumps({"cpu": _cpu(), "rows": rows}, indent=1) + "\n")
 
 
