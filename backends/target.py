@@ -183,6 +183,15 @@ class Target(ABC):
         """A table of 256 bytes, as values for `lookup`; do it once, outside the loop."""
 
     @abstractmethod
+    def make_table(self, b: KernelBuilder, entries: Sequence[Value]) -> list[Value]:
+        """A table of 256 bytes that are in registers, as values for `lookup`."""
+
+    @property
+    def fast_lookup(self) -> bool:
+        """Whether `lookup` takes a few instructions."""
+        return False
+
+    @abstractmethod
     def lookup(self, b: KernelBuilder, table: Sequence[Value], codes: Value) -> Value:
         """table[code] for each byte (unsigned) of one register: <vector_bytes x i8>."""
 

@@ -4,43 +4,92 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from qcompiler.backends.kernels import softmax as kernels
 from qcompiler.backends.placement import Placed
 from qcompiler.backends.rules.convert import bounds, in_result_layout, zero_point
 from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.ops.reduce import softmax_table
 from qcompiler.quantization import qmath
+from qcompiler.types import Layout
 
 
-def _lines(s: Steps, x: Placed, y: Placed) -> dict[str, int]:
-    """Extents of the lines of x and y, which lie alike and without gaps."""
-    axis = s.attrs["axis"]
-    order = sorted(range(len(x.shape)), key=lambda a: (-y.strides[a], a))
-    after = order[order.index(axis) + 1:]
-    inner, step = math.prod(y.shape[a] for a in after), y.strides[axis]
-    outer = y.elements // (inner * y.shape[axis])
-    return {"outer": outer, "size": y.shape[axis], "inner": inner, "x_outer": x.strides[axis] * y.shape[axis], "x_step": x.strides[axis],
-            "y_outer": step * y.shape[axis], "y_step": step}
+def _axes_within(s: Steps, layout: Layout | None) -> list[int]:
+    """Axes that lie within a step along the axis of the softmax."""
+    rank = len(s.out.shape)
+    order = [*range(rank)] if layout is None or layout.order == "row_major" else [0, *range(2, rank), 1]
+    return order[order.index(s.attrs["axis"]) + 1 :]
+
+
+def _lines(s: Steps, y: Placed, layout: Layout | None) -> dict[str, int]:
+    """Extents of the lines of a result in a layout without gaps, and of an operand that lies as it does."""
+    size, step = y.shape[s.attrs["axis"]], y.strides[s.attrs["axis"]]
+    inner = math.prod(y.shape[a] for a in _axes_within(s, layout))
+    lines = {"outer": y.elements // (inner * size), "size": size, "inner": inner}
+    return {**lines, "x_outer": step * size, "x_step": step, "y_outer": step * size, "y_step": step}
 
 
 @lowers("softmax", "log_softmax", unless=not_float)
 def softmax_real(s: Steps) -> None:
     x, y = in_result_layout(s, 0), s.result()
-    lines = _lines(s, x, y)
-    s.call(kernels.softmax_real, {"mode": "along" if lines["inner"] == 1 else "across", "log": s.node.op == "log_softmax"}, x=x, y=y,
-           writes=("y",), bytes=8 * y.elements, **lines)
+    across = any(s.out.shape[a] != 1 for a in _axes_within(s, s.out.layout))
+    s.call(
+        kernels.softmax_real,
+        {"mode": "across" if across else "along", "log": s.node.op == "log_softmax"},
+        x=x,
+        y=y,
+        writes=("y",),
+        bytes=8 * y.elements,
+        **_lines(s, y, s.out.layout),
+    )
 
 
 @lowers("softmax", unless=not_u8)
 def softmax_codes(s: Steps) -> None:
+    layout, axis = s.out.layout, s.attrs["axis"]
     table = s.once("table", lambda: softmax_table(s.type(0)))
-    layout = s.out.layout
+    common = dict(
+        table=s.table(table),
+        zero=zero_point(s.out),
+        scale=float(qmath.multiplier(1.0, over=s.out.quant.scale[0])),
+        **bounds(s.out),
+    )
+    along_channels = layout is not None and layout.order == "channels_last" and axis == 1
+    if along_channels or (layout is None and axis == len(s.out.shape) - 1):
+        x, y = in_result_layout(s, 0), s.result()
+        size = y.shape[axis]
+        step = layout.channel_stride if along_channels else size
+        planes = np.stack([table >> 8 * plane & 255 for plane in range(3)]).astype(np.uint8)
+        s.call(
+            kernels.softmax_codes,
+            x=x,
+            y=y,
+            planes=s.table(planes),
+            lines=y.elements // size,
+            size=size,
+            x_line=step,
+            y_line=step,
+            writes=("y",),
+            bytes=2 * y.elements,
+            **common,
+        )
+        return
     if layout is not None and layout.channel_stride != s.out.shape[1]:  # gaps between the pixels
+        layout = None
         x, y = s.row_major(0), s.lowering.new(s.out, f"{s.node.name}.row_major", None)
     else:
         x, y = in_result_layout(s, 0), s.result()
-    s.call(kernels.softmax_codes, x=x, table=s.table(table), y=y, zero=zero_point(s.out), x_inner=1, y_inner=1,
-           scale=float(qmath.multiplier(1.0, over=s.out.quant.scale[0])), writes=("y",), bytes=2 * y.elements, **bounds(s.out),
-           **_lines(s, x, y))
+    s.call(
+        kernels.softmax_codes_strided,
+        x=x,
+        y=y,
+        x_inner=1,
+        y_inner=1,
+        writes=("y",),
+        bytes=2 * y.elements,
+        **_lines(s, y, layout),
+        **common,
+    )
     if y is not s.result():
         s.copy(y, s.result())

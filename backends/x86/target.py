@@ -269,6 +269,21 @@ class X86Target(Target):
         lanes = [lane % 16 for lane in range(self.vector_bytes)]
         return [b.shuffle(row, None, lanes) for row in rows]
 
+    def make_table(self, b: KernelBuilder, entries: Sequence[Value]) -> list[Value]:
+        """As `load_table`."""
+        if self.has("vbmi"):
+            return list(entries)
+        lanes = [lane % 16 for lane in range(self.vector_bytes)]
+        return [
+            b.shuffle(part, None, [start + lane for lane in lanes])
+            for part in entries
+            for start in range(0, self.vector_bytes, 16)
+        ]
+
+    @property
+    def fast_lookup(self) -> bool:
+        return self.has("vbmi")
+
     def lookup(self, b: KernelBuilder, table: Sequence[Value], codes: Value) -> Value:
         """VBMI: two vpermi2b and a blend by bit 7. Else, for each row of 16, vpshufb with indices that are moved so
         that only codes of this row stay below 128: code - 16 * row + 0x70, the sum saturating."""

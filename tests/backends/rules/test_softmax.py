@@ -1,0 +1,93 @@
+"""softmax and log_softmax on every level: line lengths around the registers, every axis and layout, extremes, NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import check_op
+
+from qcompiler.backends.kernels.softmax import TABLE_FROM
+from qcompiler.types import DType, QuantParams, tensor
+
+SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, TABLE_FROM - 1, TABLE_FROM, 127, 128, 129, 255, 1000]
+
+
+def _params(scale: float, zero_point: int = 0) -> QuantParams:
+    return QuantParams.per_tensor(scale, zero_point, DType.U8)
+
+
+@pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
+@pytest.mark.parametrize("size", SIZES)
+def test_lines(op: str, size: int, quantized: bool) -> None:
+    check_op(op, (tensor("f32", 5, size),), {"axis": 1}, quantized=quantized, low=-6, high=6)
+
+
+@pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
+@pytest.mark.parametrize("behind_a_pool", [False, True])
+def test_axes_and_layouts(op: str, behind_a_pool: bool, quantized: bool) -> None:
+    for shape in (
+        (2, 5, 3, 4),
+        (1, 33, 2, 7),
+        (2, 16, 1, 5),
+        (3, 130, 2, 1),
+        (2, 1, 9, 2),
+        (2, 7, 19),
+        (1, 6, 2, 3, 4),
+    ):
+        for axis in range(len(shape)):
+            operand = tensor("f32", *shape)
+            check_op(op, (operand,), {"axis": axis}, quantized=quantized, low=-6, high=6, behind_a_pool=behind_a_pool)
+
+
+@pytest.mark.parametrize("size", [5, 64, 65, TABLE_FROM, 200, 513])
+@pytest.mark.parametrize("scale", [1e-4, 0.02, 0.1, 1.0, 50.0])
+def test_scales_and_codes(scale: float, size: int) -> None:
+    """All differences of codes, tables that fall slowly or at once, and results in other parameters."""
+    rng = np.random.default_rng(size)
+    codes = rng.integers(0, 256, (6, size))
+    codes[0], codes[1], codes[2] = 0, 255, np.arange(size) % 256
+    codes[3, :] = 0
+    codes[3, size // 2] = 255
+    zero_point = 77
+    real = ((codes - zero_point) * np.float64(np.float32(scale))).astype(np.float32)
+    for out in (None, _params(1 / 255, 0), _params(0.002, 5), _params(1e-4, 255), _params(3.0, 128)):
+        check_op("softmax", (real,), {"axis": 1}, quantized=True, params={0: _params(scale, zero_point)}, out=out)
+
+
+def test_long_lines() -> None:
+    """Sums of entries beyond 32 bits."""
+    real = np.zeros((2, 5000), np.float32)
+    real[1, 4321] = 1.0
+    check_op("softmax", (real,), {"axis": 1}, quantized=True, params={0: _params(0.01)}, out=_params(2e-6))
+    check_op("softmax", (tensor("f32", 2, 5000),), {"axis": 1})
+
+
+def test_special_values() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 16, 37):
+        x = rng.uniform(-5, 5, (12, size)).astype(np.float32)
+        x[0, 1], x[1, 0], x[2, -1] = -np.inf, np.inf, np.nan
+        x[3], x[4], x[5] = -np.inf, 3e38, -3e38
+        x[6, 1], x[7, 2], x[8, 0] = 3e38, 200.0, -200.0
+        for op in ("softmax", "log_softmax"):
+            with np.errstate(all="ignore"):
+                check_op(op, (x,), {"axis": 1})
+                check_op(op, (np.ascontiguousarray(x.T),), {"axis": 0})
+
+
+@pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
+def test_symbolic_batch_and_no_lines(op: str, quantized: bool) -> None:
+    for batch in (1, 4, 0):
+        check_op(op, (tensor("f32", batch, 6, 40),), {"axis": 2}, quantized=quantized, dynamic=True)
+        check_op(op, (tensor("f32", batch, 6, 40),), {"axis": 1}, quantized=quantized, dynamic=True)
+
+
+@pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
+def test_guard_pages(op: str, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QC_GUARD", "1")
+    monkeypatch.setenv("QC_POISON", "1")
+    for channels in (3, 20, 33, 100, 129):
+        for axis in (1, 2):
+            operand = tensor("f32", 1, channels, 3, 3)
+            check_op(op, (operand,), {"axis": axis}, quantized=quantized, behind_a_pool=True)
+        check_op(op, (tensor("f32", 1, channels),), {"axis": 1}, quantized=quantized)
