@@ -6,19 +6,24 @@ register at a time: four registers of f32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, KernelDef
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.map_loop import OUTER, Plan, declare_map, emit_map
-from qcompiler.backends.kernels.real_functions import FLOAT, SIMPLE, Lanes, in_f64
+from qcompiler.backends.kernels.real_functions import FLOAT, SIMPLE, WIDE, Lanes, in_f64
 
 __all__ = ["FLOAT", "OUTER", "PLAIN", "static_inner"]
 
 REALS: dict[str, Type] = {"f32": F32, "f64": F64}
 INTEGERS: dict[str, Type] = {"i8": I8, "u8": I8, "bool": I8, "i16": I16, "i32": I32, "i64": I64}
+DOUBLE = frozenset({
+    "relu", "relu6", "neg", "abs", "floor", "ceil", "round", "sign", "square", "sqrt", "rsqrt", "reciprocal", "add", "sub", "mul", "div",
+    "minimum", "maximum",
+})
+"""Functions of `FLOAT` that are as good in f64: they use no function of ours and no attr."""
 UNSIGNED = frozenset({"u8", "bool"})
 
 
@@ -59,10 +64,12 @@ def _real(operands: int) -> KernelDef:
     def body(b: KernelBuilder, *, op: str, inner: str, params: str, activation: str, dtype: str) -> None:
         element = REALS[dtype]
 
+        def attr(i: int) -> Value:
+            value = b.scalar(f"p{i}")
+            return b.convert("fpext", value, F64) + b.convert("fpext", b.scalar(f"p{i}_rest"), F64) if op in WIDE else value
+
         def prepare(lanes: int) -> Lanes:
-            p = {}
-            for i, name in enumerate(params.split(",") if params else ()):
-                p[name] = b.splat(b.convert("fpext", b.scalar(f"p{i}"), F64) if element is F64 else b.scalar(f"p{i}"), lanes)
+            p = {name: b.splat(attr(i), lanes) for i, name in enumerate(params.split(",") if params else ())}
 
             def compute(*values: Value) -> Value:
                 found = FLOAT[op](b, *values, **p)
@@ -72,12 +79,12 @@ def _real(operands: int) -> KernelDef:
 
         emit_map(b, [element] * operands, _varies(inner), element, _plan(b, element, 4 if op in SIMPLE else 1), prepare)
 
-    return declare_map(f"map_real_{operands}", operands, body, scalars=("p0", "p1"))
+    return declare_map(f"map_real_{operands}", operands, body, scalars=("p0", "p1", "p0_rest", "p1_rest"))
 
 
 REAL = {operands: _real(operands) for operands in (1, 2)}
 """Maps of reals by number of operands. static: op, inner ("1" where an operand varies, else "0"), params (names of p0, p1), activation,
-dtype."""
+dtype. p0_rest: what p0 lacks to the attr in f64."""
 
 
 def _affine_body(b: KernelBuilder, *, inner: str) -> None:
@@ -167,21 +174,18 @@ INTEGER = {operands: _integers(operands) for operands in (1, 2)}
 
 
 def _clamp_body(b: KernelBuilder, *, inner: str, dtype: str) -> None:
-    """`low` where x < above, `high` where x > below."""
+    """Into [low, high]."""
     element = INTEGERS[dtype]
+    smallest, largest = ("umin", "umax") if dtype in UNSIGNED else ("smin", "smax")
 
     def prepare(lanes: int) -> Lanes:
-        def bound(name: str) -> Value:
-            return b.splat(b.extent(name) if element is I64 else b.trunc(b.extent(name), element), lanes)
-
-        above, low, below, high = (bound(name) for name in ("above", "low", "below", "high"))
-        less = "ult" if dtype in UNSIGNED else "slt"
-        return lambda x: b.select(b.icmp(less, x, above), low, b.select(b.icmp(less, below, x), high, x))
+        low, high = (b.splat(b.extent(n) if element is I64 else b.trunc(b.extent(n), element), lanes) for n in ("low", "high"))
+        return lambda x: b.binary(smallest, b.binary(largest, x, low), high)
 
     emit_map(b, [element], _varies(inner), element, _plan(b, element, 2), prepare)
 
 
-CLAMP = declare_map("map_clamp", 1, _clamp_body, ("above", "low", "below", "high"))
+CLAMP = declare_map("map_clamp", 1, _clamp_body, ("low", "high"))
 
 
 # -- casts

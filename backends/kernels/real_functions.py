@@ -1,6 +1,6 @@
 """Real functions of f32 registers, lane by lane: what elementwise kernels and fused activations compute.
 
-Functions that need more than a few IEEE operations are evaluated in f64 and rounded once. Attrs of an op come as f32 values.
+Functions that need more than a few IEEE operations are evaluated in f64 and rounded once.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from qcompiler.backends.kernels import math as functions
 Lanes = Callable[..., Value]
 
 
-def in_f64(function: Callable[..., Value]) -> Lanes:
+def in_f64(function: Lanes) -> Lanes:
     """Evaluate in f64 and round once."""
 
     def narrow(b: KernelBuilder, *values: Value, **p: Value) -> Value:
-        extended = [b.convert("fpext", value, F64) for value in values]
-        return b.convert("fptrunc", function(b, *extended, **{name: b.convert("fpext", v, F64) for name, v in p.items()}), F32)
+        return b.convert("fptrunc", function(b, *(b.convert("fpext", value, F64) for value in values), **p), F32)
 
     return narrow
 
@@ -88,27 +87,11 @@ def _sign(b: KernelBuilder, x: Value) -> Value:
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
-FLOAT: dict[str, Lanes] = {
+SINGLE: dict[str, Lanes] = {
     "relu": lambda b, x: b.select(x < 0.0, _const(b, x, 0.0), x),
     "relu6": lambda b, x: _clip(b, x, 0.0, 6.0),
     "hardtanh": _hardtanh,
-    "sigmoid": in_f64(functions.sigmoid),
-    "hardsigmoid": in_f64(lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0)),
-    "tanh": in_f64(functions.tanh),
-    "hardswish": in_f64(lambda b, x: x * _clip(b, x + 3.0, 0.0, 6.0) / 6.0),
-    "silu": in_f64(lambda b, x: x * functions.sigmoid(b, x)),
-    "gelu": in_f64(_gelu),
-    "gelu_tanh": in_f64(_gelu_tanh),
-    "mish": in_f64(_mish),
-    "elu": in_f64(_elu),
-    "selu": in_f64(lambda b, x: _elu(b, x, _const(b, x, _SELU_ALPHA)) * _SELU_SCALE),
-    "celu": in_f64(_celu),
-    "softplus": in_f64(_softplus),
-    "softsign": in_f64(lambda b, x: x / (b.fabs(x) + 1.0)),
-    "softshrink": _softshrink,
     "hardshrink": lambda b, x, lambd: _keep_nan(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
-    "tanhshrink": in_f64(functions.tanhshrink),
-    "logsigmoid": in_f64(_logsigmoid),
     "leaky_relu": lambda b, x, negative_slope: b.select(x > 0.0, x, negative_slope * x),
     "threshold": lambda b, x, threshold, value: b.select(x <= threshold, value, x),
     "neg": lambda b, x: -x,
@@ -116,9 +99,6 @@ FLOAT: dict[str, Lanes] = {
     "sqrt": lambda b, x: b.sqrt(x),
     "rsqrt": lambda b, x: _const(b, x, 1.0) / b.sqrt(x),
     "reciprocal": lambda b, x: _const(b, x, 1.0) / x,
-    "exp": in_f64(functions.exp),
-    "log": in_f64(functions.log),
-    "erf": in_f64(functions.erf),
     "floor": lambda b, x: b.floor(x),
     "ceil": lambda b, x: -b.floor(-x),
     "round": lambda b, x: b.rint(x),
@@ -130,13 +110,36 @@ FLOAT: dict[str, Lanes] = {
     "div": lambda b, x, y: x / y,
     "minimum": lambda b, x, y: b.select((x <= y) | (x != x), x, y),
     "maximum": lambda b, x, y: b.select((x >= y) | (x != x), x, y),
-    "pow": in_f64(functions.power),
     "prelu": lambda b, x, slope: b.select(x > 0.0, x, slope * x),
 }
-"""f32 results of f32 operands."""
+"""Functions of f32 in f32: few IEEE operations."""
 
-SIMPLE = frozenset({
-    "relu", "relu6", "hardtanh", "softshrink", "hardshrink", "threshold", "neg", "abs", "floor", "ceil", "round", "sign", "square", "add",
-    "sub", "mul", "minimum", "maximum", "prelu", "leaky_relu",
-})
+WIDE: dict[str, Lanes] = {
+    "sigmoid": functions.sigmoid,
+    "hardsigmoid": lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0),
+    "tanh": functions.tanh,
+    "hardswish": lambda b, x: x * _clip(b, x + 3.0, 0.0, 6.0) / 6.0,
+    "silu": lambda b, x: x * functions.sigmoid(b, x),
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "mish": _mish,
+    "elu": _elu,
+    "selu": lambda b, x: _elu(b, x, _const(b, x, _SELU_ALPHA)) * _SELU_SCALE,
+    "celu": _celu,
+    "softplus": _softplus,
+    "softsign": lambda b, x: x / (b.fabs(x) + 1.0),
+    "softshrink": _softshrink,
+    "tanhshrink": functions.tanhshrink,
+    "logsigmoid": _logsigmoid,
+    "exp": functions.exp,
+    "log": functions.log,
+    "erf": functions.erf,
+    "pow": functions.power,
+}
+"""Functions of f64, for f32 operands."""
+
+FLOAT: dict[str, Lanes] = {**SINGLE, **{name: in_f64(function) for name, function in WIDE.items()}}
+"""f32 results of f32 operands. Attrs of the wide ones are f64 values."""
+
+SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div"}
 """Functions so short that several registers at a time pay."""

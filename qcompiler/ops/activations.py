@@ -66,6 +66,15 @@ def _keep_nan(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), x, y)
 
 
+def _hardtanh(x: np.ndarray, min_value: float, max_value: float) -> np.ndarray:
+    """Integers are clamped to the truncated bounds, those saturated to the type."""
+    low, high = np.float32(min_value), np.float32(max_value)
+    if x.dtype.kind in "iu":
+        least, most = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
+        return np.clip(x, *(most if bound >= most else least if bound <= least else int(bound) for bound in (low, high)))
+    return np.where(x < min_value, low, np.where(x > max_value, high, x))
+
+
 def samples(low: float = -4.0, high: float = 4.0, **attrs: object) -> Callable[[], list[Sample]]:
     """Five shapes around the vector width."""
     shapes = ((7,), (2, 33), (1, 3, 5, 5), (2, 16), (1, 1))
