@@ -49,7 +49,13 @@ def _plan(x: Placed, kept: list[Axis], reduced: list[Axis], y_size: int) -> tupl
     reduced = [(1, 0, 0)] * (2 - len(reduced)) + reduced
     extents = {"inner": inner[0] if inner else 1}
     for i in range(2):
-        extents |= {f"a{i}": kept[i][0], f"xa{i}": kept[i][1], f"ya{i}": kept[i][2], f"r{i}": reduced[i][0], f"xr{i}": reduced[i][1]}
+        extents |= {
+            f"a{i}": kept[i][0],
+            f"xa{i}": kept[i][1],
+            f"ya{i}": kept[i][2],
+            f"r{i}": reduced[i][0],
+            f"xr{i}": reduced[i][1],
+        }
     return ("across" if inner else "along"), extents
 
 
@@ -86,7 +92,16 @@ def reduce_real(s: Steps) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
     divisor = math.prod(x.shape[a] for a in s.attrs["axes"]) if s.node.op == "mean" else 1
     op = "sum" if s.node.op == "mean" else s.node.op
-    s.call(kernels.reduce_real, {"op": op, "mode": mode}, x=x, y=y, divisor=float(divisor), writes=("y",), bytes=4 * x.elements, **extents)
+    s.call(
+        kernels.reduce_real,
+        {"op": op, "mode": mode},
+        x=x,
+        y=y,
+        divisor=float(divisor),
+        writes=("y",),
+        bytes=4 * x.elements,
+        **extents,
+    )
 
 
 def _not_integer(node: Node, target: Target) -> str | None:
@@ -97,7 +112,14 @@ def _not_integer(node: Node, target: Target) -> str | None:
 @lowers("sum", "max", "min", unless=_not_integer)
 def reduce_integer(s: Steps) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
-    s.call(kernels.reduce_integer, {"op": s.node.op, "mode": mode, "bits": _INTEGERS[s.out.dtype]}, x=x, y=y, writes=("y",), **extents)
+    s.call(
+        kernels.reduce_integer,
+        {"op": s.node.op, "mode": mode, "bits": _INTEGERS[s.out.dtype]},
+        x=x,
+        y=y,
+        writes=("y",),
+        **extents,
+    )
 
 
 @lowers("sum", "mean", "max", "min", unless=not_u8)
@@ -107,10 +129,25 @@ def reduce_codes(s: Steps) -> None:
     count = math.prod(x.shape[a] for a in s.attrs["axes"])
     if op == "sum":
         check_sum_fits(s.node.op, source, count)
-    over = mean_multiplier(source, s.out, count) if s.node.op == "mean" else qmath.multiplier(source.quant.scale[0], over=s.out.quant.scale[0])
+    over = (
+        mean_multiplier(source, s.out, count)
+        if s.node.op == "mean"
+        else qmath.multiplier(source.quant.scale[0], over=s.out.quant.scale[0])
+    )
     zeros = zero_point(source) * (count if op == "sum" else 1)
-    s.call(kernels.reduce_codes, {"op": op, "mode": mode}, x=x, y=y, in_zero_sum=zeros, zero=zero_point(s.out), scale=float(np.ravel(over)[0]),
-           writes=("y",), bytes=x.elements, **bounds(s.out), **extents)
+    s.call(
+        kernels.reduce_codes,
+        {"op": op, "mode": mode},
+        x=x,
+        y=y,
+        in_zero_sum=zeros,
+        zero=zero_point(s.out),
+        scale=float(np.ravel(over)[0]),
+        writes=("y",),
+        bytes=x.elements,
+        **bounds(s.out),
+        **extents,
+    )
 
 
 def _not_argmax(node: Node, target: Target) -> str | None:
@@ -120,8 +157,30 @@ def _not_argmax(node: Node, target: Target) -> str | None:
 
 @lowers("argmax", unless=_not_argmax)
 def argmax(s: Steps) -> None:
-    x, y, axis = s.row_major(0), s.result(), s.attrs["axis"]
-    inner = math.prod(x.shape[axis + 1:])
-    size = x.dtype.itemsize
-    s.call(kernels.argmax, {"dtype": str(s.type(0).dtype)}, x=x, y=y, outer=math.prod(x.shape[:axis]), size=x.shape[axis], inner=inner,
-           x_outer=x.shape[axis] * inner * size, x_step=inner * size, x_inner=size, writes=("y",), bytes=x.elements * size)
+    axis, x = s.attrs["axis"], s.operand(0)
+    y = s.result() if s.result().is_row_major else s.lowering.new(s.out, f"{s.node.name}.row_major", None)
+    shape, strides, size = x.shape, x.strides, x.dtype.itemsize
+    channels_last = s.type(0).layout is not None and s.type(0).layout.order == "channels_last"
+    if channels_last and axis == 1:  # a line a pixel
+        outer, inner = shape[0] * math.prod(shape[2:]), 1
+        x_outer, x_step, x_inner = strides[-1], size, 0
+    else:
+        x = s.row_major(0)
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        x_outer, x_step, x_inner = shape[axis] * inner * size, inner * size, size
+    s.call(
+        kernels.argmax,
+        {"dtype": str(s.type(0).dtype)},
+        x=x,
+        y=y,
+        outer=outer,
+        size=shape[axis],
+        inner=inner,
+        x_outer=x_outer,
+        x_step=x_step,
+        x_inner=x_inner,
+        writes=("y",),
+        bytes=x.elements * size,
+    )
+    if y is not s.result():
+        s.copy(y, s.result())
