@@ -52,7 +52,7 @@ def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
     values = {f"p{i}{rest}": 0.0 for i in range(2) for rest in ("", "_rest")}
     for i, attr in enumerate(attrs):
         single = np.float32(attr)
-        if i == 0 and op in ("hardshrink", "threshold") and single > attr:
+        if i == 0 and op in ("hardshrink", "threshold") and float(single) > attr:
             single = np.nextafter(single, np.float32(-np.inf))
         values[f"p{i}"] = float(single)
         values[f"p{i}_rest"] = float(np.float32(attr - float(single))) if np.isfinite(single) else 0.0

@@ -111,6 +111,8 @@ def _with_room(s: Steps, operand: _Operand, channels: int) -> _Operand | None:
     """The operand with a gap behind its channels as in the result, so that both can be gone through as one run; None where that
     takes more than a copy of a few channels."""
     place, item = operand.place, operand.place.dtype.itemsize
+    if operand.repeated[1] and s.result().shape[1] != 1:
+        return operand
     if place.strides == layout_strides(place.shape, item, Layout("channels_last", channels)):
         return replace(operand, repeated=(operand.repeated[0], False, *operand.repeated[2:]))
     if operand.repeated[1]:

@@ -133,9 +133,7 @@ unary("relu6", "min(max(x, 0), 6).", lambda x: np.where(x < 0, 0, np.where(x > 6
 unary(
     "hardtanh",
     "Clamp to [min_value, max_value]; torch.clamp with both bounds, ONNX Clip.",
-    lambda x, min_value, max_value: np.where(
-        x < min_value, np.float32(min_value), np.where(x > max_value, np.float32(max_value), x)
-    ),
+    _hardtanh,
     _SHARED,
     (AttrSpec("min_value", "float", -1.0), AttrSpec("max_value", "float", 1.0)),
     exact=True,

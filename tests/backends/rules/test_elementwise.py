@@ -1,0 +1,424 @@
+"""Elementwise kernels against the interpreter: every op over widths, layouts, broadcasts, types and extremes; on every level and
+thread count, with inputs and outputs between pages that fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import check_graph, check_op, levels, one_node
+
+from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.memory import guarded_block
+from qcompiler.backends.target import parse_target
+from qcompiler.dims import Dim
+from qcompiler.interpreter import bind_inputs
+from qcompiler.interpreter import run as interpret
+from qcompiler.ir import Graph
+from qcompiler.opdef import Trait, all_ops, opdef
+from qcompiler.types import DType, QuantParams, TensorType, tensor
+
+WIDTHS = (1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 257)
+BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
+COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
+EXACT = ("relu", "relu6", "hardtanh", "hardshrink", "threshold", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "floor", "ceil", "round",
+         "sign", "square")  # fmt: skip
+INTEGERS = (DType.I8, DType.U8, DType.I16, DType.I32, DType.I64)
+SPECIAL = np.float32([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 6.0, 7.0, 1e-45, -1e-45, 2.0**-126, 3e38, -3e38, 2.0**31, 2.0**63,
+                      -(2.0**31), -(2.0**63), 2147483520.0, 127.5, 128.0, 255.5, -129.0, 1e20, np.inf, -np.inf, np.nan])  # fmt: skip
+
+
+def _guarded(array: np.ndarray) -> np.ndarray:
+    """A copy between two pages that fault, its end on the second."""
+    data = guarded_block(array.nbytes, array.itemsize).data[: array.nbytes]
+    copy = data.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def check_exact(
+    graph: Graph, inputs: Sequence[np.ndarray], threads: Sequence[int] = (1, 2, 3), signs: bool = True
+) -> np.ndarray:
+    """The interpreter's bits but for which NaN it is, on every level and thread count, from and to guarded memory.
+
+    signs: of zeros as well (numpy's minimum of 0 and -0 is either)."""
+    want = interpret(graph, inputs)[0]
+    arrays, sizes = bind_inputs(graph, inputs)
+    given = [_guarded(np.asarray(array, order="C")) for array in arrays]
+    got = _guarded(np.empty_like(want, order="C"))
+    number = want == want
+    for level in levels():
+        lowered = lower_graph(graph, parse_target(level))
+        assert not lowered.python_nodes
+        program = lowered.program.bind(sizes)
+        for count in threads:
+            got.reshape(-1).view(np.uint8)[...] = 0xA5
+            program.run(given, [got], threads=count)
+            assert np.array_equal(number, got == got), (level, count)
+            equal = _bits(want) == _bits(got) if signs else want == got
+            wrong = np.flatnonzero(~equal[number])
+            assert not len(wrong), (level, count, wrong[:4], want[number][wrong[:4]], got[number][wrong[:4]])
+    return want
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(f"u{array.itemsize}").reshape(array.shape)
+
+
+def check(op: str, arrays: Sequence[np.ndarray], attrs: Mapping[str, Any] | None = None, **options: Any) -> np.ndarray:
+    graph, inputs = one_node(op, arrays, attrs or {}, **options)
+    return check_exact(graph, inputs, signs=op not in ("minimum", "maximum"))
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-3, 3, shape).astype(np.float32)
+
+
+def pairs(values: np.ndarray) -> list[np.ndarray]:
+    """Every pair of values, as two arrays of one shape."""
+    return [np.ascontiguousarray(a.ravel()) for a in np.meshgrid(values, values)]
+
+
+def graph_of(op: str, types: Sequence[TensorType], attrs: Mapping[str, Any] | None = None, out: QuantParams | None = None) -> Graph:
+    """A node whose operands are all inputs, of any types."""
+    graph, definition = Graph("test"), opdef(op)
+    graph.stage = "integer"
+    operands = [graph.add_input(f"x{i}", type) for i, type in enumerate(types)]
+    complete = definition.complete_attrs(attrs or {})
+    results = definition.infer_types([operand.type for operand in operands], complete)
+    if out is not None:
+        results = tuple(type.quantized(DType.U8, out) for type in results)
+    graph.set_outputs(graph.create(op, operands, complete, types=results).results)
+    return graph
+
+
+# -- geometry
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_widths(width: int) -> None:
+    x, y = floats(width), floats(width, seed=1)
+    check("add", [x, y])
+    check("mul", [x, y[:1]])
+    check("sub", [x[:1], y])
+    check("relu", [x])
+    check("less", [x, y])
+    check("where", [x > 0, x, y[:1]])
+    check("cast", [x * 50], {"dtype": DType.U8})
+    check("add", [x, y], quantized=True)
+    check("mul", [floats(3, width), floats(3, 1)], quantized=True)
+    check("sub", [floats(3, 1), floats(3, width)], quantized=True)
+
+
+SHAPES = [
+    ((2, 3, 4, 5), (2, 3, 4, 5)), ((2, 3, 4, 5), ()), ((), ()), ((2, 3, 4, 5), (5,)), ((2, 3, 4, 5), (3, 1, 1)), ((2, 1, 4, 1), (3, 1, 5)),
+    ((4, 1), (1, 9)), ((70, 1), (1, 70)), ((7, 300, 3), (3,)), ((2, 1, 3), (2, 600, 3)), ((300, 33), (300, 1)), ((5, 200, 24), (5, 1, 24)),
+    ((2, 100, 7), (1, 100, 7)), ((3, 1, 200, 5), (1, 2, 1, 5)), ((1, 1, 1), (1,)), ((2, 3, 2, 3, 2, 3), (2, 1, 2, 1, 2, 1)),
+    ((2, 1, 3, 1, 2, 1, 3, 1), (1, 2, 1, 3, 1, 2, 1, 3)), ((1000, 2), (2,)), ((1025,), (1,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    x, y = floats(*shapes[0]), floats(*shapes[1], seed=1)
+    for a, b in ((x, y), (y, x)):
+        check("sub", [a, b])
+        check("sub", [a, b], quantized=True)
+    check("where", [x > 0, y, np.float32(2.0)])
+    check("less", [y, x])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 17, 31, 32, 33, 64, 65])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values behind a pooling lie channels last, those of bytes with gaps; each kind of second operand."""
+    monkeypatch.setenv("QC_GUARD", "1")
+    x = floats(2, channels, 5, 6)
+    for shape in (x.shape, (1, channels, 1, 1), (2, channels, 1, 1), (channels, 1, 1), (), (2, 1, 1, 1), (2, 1, 5, 6), (5, 6), (1, channels, 5, 6)):
+        for arrays in ([x, floats(*shape, seed=1)], [floats(*shape, seed=1), x]):
+            for constants in ((), (0,) if arrays[0] is not x else (1,)):
+                check_op("sub", arrays, quantized=quantized, behind_a_pool=True, bound=0.0, constants=constants)
+    check_op("prelu", [x, floats(channels)], quantized=quantized, behind_a_pool=True, bound=0.0)
+    check_op("prelu", [x, floats(1)], quantized=quantized, behind_a_pool=True, bound=0.0)
+    check_op("silu", [x], quantized=quantized, behind_a_pool=True)
+
+
+def test_layouts_that_differ() -> None:
+    """One operand channels last, the other as it came in."""
+    for quantized in (False, True):
+        graph, inputs = one_node("add", [floats(2, 5, 4, 3), floats(2, 5, 4, 3, seed=1)], {}, quantized=quantized)
+        node, x = graph.node_list[0], graph.inputs[0]
+        attrs = {"kernel": (1, 1), "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+        mixed = Graph("mixed")
+        mixed.stage = "integer"
+        first, second = (mixed.add_input(value.name, value.type) for value in graph.inputs)
+        pooled = mixed.create("max_pool", [first], attrs, types=x.type).result
+        mixed.set_outputs(mixed.create("add", [pooled, second], node.attrs, types=node.result.type).results)
+        check_graph(mixed, inputs, bound=0.0)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_empty(quantized: bool) -> None:
+    for shapes in (((0,), (0,)), ((2, 0, 3), (2, 1, 3)), ((0, 4), (4,))):
+        check_op("add", [np.zeros(shape, np.float32) for shape in shapes], quantized=quantized)
+
+
+B, S = Dim.name("B"), Dim.name("S")
+SYMBOLIC = [
+    [(B, 3), (B, 1)], [(B,), (1,)], [(B, 1, S, S), (B, 4, S, S)], [(1, 1, S, S), (B, 4, S, S)], [(B, 5, 3), (3,)], [(B, S), (B, 1)],
+    [(B, S, 3), (1, S, 3)], [(B, 1, 3), (B, S, 3)], [(B, S, 1), (1,)], [(B, S), ()], [(S, 1), (1, S)], [(B, S, 40), (B, 1, 40)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", SYMBOLIC, ids=str)
+def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> None:
+    """Sizes of 1 among them, which in the type are not."""
+    graph = graph_of("sub", [TensorType(DType.F32, shape) for shape in shapes])
+    emitted: dict[str, int] = {}
+    for b, s in ((2, 3), (1, 1), (1, 40), (70, 1), (3, 65)):
+        bound = [[size if isinstance(size, int) else {"B": b, "S": s}[str(size)] for size in shape] for shape in shapes]
+        check_exact(graph, [floats(*shape, seed=i) for i, shape in enumerate(bound)])
+        lowered = lower_graph(graph, parse_target(levels()[0]))
+        lowered.run([floats(*shape) for shape in bound], {name: size for name, size in (("B", b), ("S", s)) if name in str(shapes)})
+        assert not emitted or emitted == dict(emitted_kernels)
+        emitted = dict(emitted_kernels)
+
+
+# -- floats
+
+
+@pytest.mark.parametrize("op", BINARY)
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+def test_binary_of_special_values(op: str, activation: str) -> None:
+    """Every pair of zeros, denormals, ends of ranges, infinities and NaN."""
+    if activation != "none" and op not in ("add", "mul"):
+        return
+    attrs = {"activation": activation} if op in ("add", "mul") else {}
+    check(op, pairs(SPECIAL), attrs)
+
+
+@pytest.mark.parametrize("op", BINARY)
+def test_binary_f64(op: str) -> None:
+    check(op, [a.astype(np.float64) / 3 for a in pairs(SPECIAL)])
+
+
+@pytest.mark.parametrize("op", COMPARISONS)
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.BOOL, *INTEGERS], ids=str)
+def test_comparisons(op: str, dtype: DType) -> None:
+    values = SPECIAL if dtype.is_float else np.array([0, 1]) if dtype is DType.BOOL else _extremes(dtype)
+    check(op, pairs(values.astype(dtype.numpy)))
+
+
+def _all_scales() -> np.ndarray:
+    """Every 65537th float of f32, dense near 0, and the special ones."""
+    every = np.arange(0, 2**32, 65537, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    return np.concatenate([every, np.linspace(-25, 25, 30001).astype(np.float32), SPECIAL])
+
+
+@pytest.mark.parametrize("op", EXACT)
+def test_exact_unary(op: str) -> None:
+    check(op, [_all_scales()])
+    if op not in ("hardtanh", "hardshrink", "threshold"):
+        with np.errstate(all="ignore"):
+            values = _all_scales().astype(np.float64) / 3
+        check(op, [values])
+
+
+def _ulp(x: np.ndarray) -> np.ndarray:
+    return np.maximum(2.0 ** (np.floor(np.log2(np.maximum(np.abs(x.astype(np.float64)), 2.0**-149))) - 23), 2.0**-149)
+
+
+@pytest.mark.parametrize("op", [name for name in UNARY if name not in (*EXACT, "tanhshrink")])
+def test_unary_in_ulp(op: str) -> None:
+    """At most the neighbour of the interpreter's result; both round what lies within 2^-36 of the true value, so nearly all are equal.
+    Attrs that f32 can't hold as well."""
+    attrs: dict[str, list[dict[str, Any]]] = {
+        "gelu": [{"approximate": "none"}, {"approximate": "tanh"}], "elu": [{"alpha": 0.7312}], "celu": [{"alpha": 0.3}],
+        "softplus": [{"beta": 0.7, "threshold": 15.1}], "softshrink": [{"lambd": 0.3}], "leaky_relu": [{"negative_slope": 0.1}],
+    }  # fmt: skip
+    for chosen in attrs.get(op, [{}]):
+        graph, inputs = one_node(op, [_all_scales()], chosen)
+        with np.errstate(all="ignore"):
+            want = interpret(graph, inputs)[0]
+        first = None
+        for level in levels():
+            got = lower_graph(graph, parse_target(level)).program.bind({}).run(inputs, threads=2)[0]
+            assert np.array_equal(np.isnan(want), np.isnan(got))
+            finite = np.isfinite(want) & np.isfinite(got)
+            assert np.array_equal(want[~finite], got[~finite], equal_nan=True)
+            error = np.abs(want[finite].astype(np.float64) - got[finite]) / _ulp(want[finite])
+            assert error.max() <= 1, inputs[0][finite][error.argmax()]
+            if op != "leaky_relu":  # its slope is rounded to f32, as in torch
+                assert (error > 0).mean() < 0.002
+            first = got if first is None else first
+            assert np.array_equal(_bits(first)[~np.isnan(first)], _bits(got)[~np.isnan(got)])
+
+
+def test_tanhshrink_without_cancellation() -> None:
+    """The interpreter loses digits near 0, so the series is the oracle there."""
+    x = np.concatenate([np.float32(10.0) ** np.linspace(-12, -1, 500).astype(np.float32), np.linspace(0.1, 30, 500).astype(np.float32)])
+    x = np.concatenate([x, -x])
+    r = x.astype(np.float64)
+    z = r * r
+    want = np.where(np.abs(r) < 0.05, r * z * (1 / 3 - z * (2 / 15 - z * (17 / 315 - z * (62 / 2835)))), r - np.tanh(r))
+    graph, inputs = one_node("tanhshrink", [x], {})
+    for level in levels():
+        got = lower_graph(graph, parse_target(level)).run(inputs, {})[0]
+        assert (np.abs(got - want) <= 0.51 * _ulp(want)).all()
+
+
+@pytest.mark.parametrize(("op", "attr"), [("hardshrink", "lambd"), ("threshold", "threshold"), ("softshrink", "lambd"), ("hardtanh", "max_value")])
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 1e-3])
+def test_where_an_attr_decides(op: str, attr: str, value: float) -> None:
+    """Floats next to an attr that f32 can't hold."""
+    near = [np.float32(value)]
+    for to in (-np.inf, np.inf):
+        step = near[0]
+        for _ in range(3):
+            step = np.nextafter(step, np.float32(to))
+            near.append(step)
+    x = np.array([*near, *(-v for v in near)], np.float32)
+    check(op, [x], {attr: value, **({"value": 7.0} if op == "threshold" else {})})
+
+
+def test_prelu() -> None:
+    for shape, slopes in (((2, 3, 4, 5), 3), ((2, 3, 4, 5), 1), ((3, 65), 65), ((7,), 1), ((2, 33, 70), 33), ((1, 2, 3, 2, 3), 2)):
+        check("prelu", [floats(*shape), floats(slopes, seed=1)])
+        check("prelu", [floats(*shape), floats(slopes, seed=1)], quantized=True)
+
+
+def test_pow() -> None:
+    x, y = pairs(SPECIAL)
+    check_op("pow", [np.abs(floats(33, 9)), floats(9, seed=1)])
+    for graph, inputs in (one_node("pow", [x, y], {}),):
+        want = interpret(graph, inputs)[0]
+        for level in levels():
+            got = lower_graph(graph, parse_target(level)).run(inputs, {})[0]
+            assert np.array_equal(np.isnan(want), np.isnan(got))
+            close = np.isclose(want, got, rtol=2.0**-22, atol=0, equal_nan=True)
+            assert close.all(), (x[~close], y[~close])
+
+
+# -- integers, bools, casts
+
+
+def _extremes(dtype: DType) -> np.ndarray:
+    least, most = dtype.min, dtype.max
+    return np.array([least, least + 1, -1 % (most + 1) if least == 0 else -1, 0, 1, 2, 5, 6, 7, most // 2, most - 1, most], dtype.numpy)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("op", ["add", "sub", "mul", "minimum", "maximum"])
+def test_integer_pairs(op: str, dtype: DType) -> None:
+    """Sums and products wrap."""
+    x, y = pairs(_extremes(dtype))
+    check(op, [x, y])
+    check(op, [x.reshape(12, 12), y[:1]])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("op", ["neg", "abs", "square", "relu", "relu6", "sign", "hardtanh"])
+def test_integer_unary(op: str, dtype: DType) -> None:
+    x = np.resize(_extremes(dtype), 77)
+    bounds = [(-1.0, 1.0), (0.5, 5.5), (-2.5, np.inf), (-np.inf, 6.0), (300.0, 1e30), (-1e30, -300.0)]
+    for low, high in bounds if op == "hardtanh" else bounds[:1]:
+        graph = graph_of(op, [TensorType(dtype, x.shape)], {"min_value": low, "max_value": high} if op == "hardtanh" else {})
+        check_exact(graph, [x])
+
+
+def test_logic() -> None:
+    for width in WIDTHS:
+        x, y = np.arange(width) % 2 == 0, np.arange(width) % 3 == 0
+        check("logical_and", [x, y])
+        check("logical_or", [x, y[:1]])
+        check("logical_not", [x])
+    check("logical_and", [np.arange(40).reshape(1, 40) % 3 == 0, np.arange(9).reshape(9, 1) % 2 == 0])
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.BOOL, *INTEGERS], ids=str)
+def test_where(dtype: DType) -> None:
+    """Bits pass unchanged, NaN's as well."""
+    values = SPECIAL if dtype.is_float else np.array([0, 1]) if dtype is DType.BOOL else _extremes(dtype)
+    x, y = pairs(values.astype(dtype.numpy))
+    condition = np.random.default_rng(0).integers(0, 2, x.shape).astype(bool)
+    check("where", [condition, x, y])
+    check("where", [condition.reshape(len(values), -1), x[:1], y.reshape(len(values), -1)])
+    check("where", [condition[: len(values), None], x.reshape(len(values), -1), y[: len(values)]])
+
+
+KINDS = (DType.F32, DType.F64, DType.BOOL, *INTEGERS)
+
+
+@pytest.mark.parametrize("source", KINDS, ids=str)
+@pytest.mark.parametrize("to", KINDS, ids=str)
+def test_casts(source: DType, to: DType) -> None:
+    """Saturation, truncation and NaN of floats; low bits of integers."""
+    values = SPECIAL if source.is_float else np.array([0, 1]) if source is DType.BOOL else _extremes(source)
+    with np.errstate(over="ignore"):
+        values = np.resize(values.astype(source.numpy), 131)
+    if source is DType.F64:
+        values[:4] = [1e300, -1e300, 0.1, 2.0**53 + 2]
+    check("cast", [values], {"dtype": to})
+
+
+# -- codes
+
+
+CODES = np.arange(256, dtype=np.uint8)
+PARAMS = {  # scale, zero point of x, y and the result
+    "usual": ((0.02, 128), (0.03, 100), (0.05, 120)),
+    "zeros": ((0.02, 0), (0.03, 0), (0.05, 0)),
+    "ends": ((0.02, 255), (0.03, 255), (0.01, 255)),
+    "mixed": ((1.0, 0), (0.25, 255), (0.5, 7)),
+    "saturating": ((2.0**20, 10), (1.0, 250), (2.0**-20, 128)),
+    "vanishing": ((2.0**-30, 10), (2.0**-30, 250), (2.0**20, 128)),
+    "ties": ((1.0, 1), (1.0, 2), (2.0, 128)),
+}
+
+
+def _params(name: str) -> list[QuantParams]:
+    return [QuantParams.per_tensor(scale, zero, DType.U8) for scale, zero in PARAMS[name]]
+
+
+@pytest.mark.parametrize("params", PARAMS)
+@pytest.mark.parametrize("op", BINARY)
+def test_every_pair_of_codes(op: str, params: str) -> None:
+    """All 65536, as one run and with an operand that stands still."""
+    x, y, out = _params(params)
+    column, row = np.repeat(CODES, 256), np.tile(CODES, 256)
+    types = [TensorType(DType.U8, column.shape, x), TensorType(DType.U8, row.shape, y)]
+    for activation in ("none", "relu", "relu6") if op in ("add", "mul") else ("none",):
+        attrs = {"activation": activation} if op in ("add", "mul") else {}
+        check_exact(graph_of(op, types, attrs, out), [column, row])
+    table = [TensorType(DType.U8, (256, 1), x), TensorType(DType.U8, (1, 256), y)]
+    check_exact(graph_of(op, table, {}, out), [CODES.reshape(256, 1), CODES.reshape(1, 256)])
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("params", PARAMS)
+def test_prelu_of_every_code(params: str) -> None:
+    x, _, out = _params(params)
+    slopes = np.float32([0.25, -0.5, 0.0, 1.0, 3.0, 1e30, -1e-30])
+    for weight in (slopes, slopes[:1]):
+        graph = Graph("test")
+        graph.stage = "integer"
+        codes = graph.add_input("x", TensorType(DType.U8, (256, 7), x))
+        types = TensorType(DType.F32, (256, 7)).quantized(DType.U8, out)
+        node = graph.create("prelu", [codes, graph.add_const("w", weight, tensor("f32", len(weight)))], {}, types=types)
+        graph.set_outputs(node.results)
+        check_exact(graph, [np.repeat(CODES, 7).reshape(256, 7)])
+
+
+@pytest.mark.parametrize("op", UNARY)
+def test_every_code_of_unary(op: str) -> None:
+    """Tables, also of functions with poles and NaN."""
+    for params in PARAMS:
+        x, _, out = _params(params)
+        rule = opdef(op).quant
+        if rule.fixed is not None:
+            out = rule.fixed_params()
+        check_exact(graph_of(op, [TensorType(DType.U8, (256,), x)], {}, out), [CODES])
