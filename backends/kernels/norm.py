@@ -1,7 +1,8 @@
 """layer_norm, group_norm and instance_norm of rows, f32 and u8.
 
-A row is `parts` runs of `run` adjacent elements; run r of row i has the gain and shift number i % groups * parts + r, or, where `each`, element
-e of a row has those numbered e (layer_norm: one run). Statistics take 16 logical lanes along the row.
+A row is `parts` runs of `run` adjacent elements; run r of row i has the gain and shift number i % groups * parts + r,
+or, where `each`, element e of a row has those numbered e (layer_norm: one run). Real statistics take 16 logical lanes
+along the row. norm_channels.py has those of codes channels last.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Callable
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, Type, vector
+from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.reduce import LOGICAL_LANES
 
+_CHUNK = 1 << 13  # registers: a lane of i32 adds four squares of each, 260100 at most
 _POINTERS = ("x", "gain", "shift", "y")
 _EXTENTS = ("rows", "groups", "parts", "run")
 
@@ -33,7 +35,40 @@ def _sum(b: KernelBuilder, x: Value, element: Type, accumulator: Type, compute: 
     return b.reduce(lambda p, q: p + q, tail.results[0])
 
 
-def _write(b: KernelBuilder, row: Value, x: Value, y: Value, element: Type, each: bool, compute: Callable[[Value, Value, Value], Value]) -> None:
+def _sums_of_codes(b: KernelBuilder, x: Value, count: Value) -> tuple[Value, Value]:
+    """i64 sums of q and of q * q over `count` adjacent codes."""
+    bytes_, words = vector(I8, b.target.vector_bytes), vector(I16, b.target.vector_bytes // 2)
+    lanes, ones = bytes_.lanes, b.const(words, 1)
+    start = [b.zero(vector(I32, b.target.i32_lanes))] * 2
+
+    def add(codes: Value, sums: list[Value]) -> list[Value]:
+        low, high = (b.bitcast(v, words) for v in b.target.interleaved(b, codes, b.zero(bytes_)))
+        squares = b.target.dot2(b, b.target.dot2(b, sums[1], low, low), high, high)
+        return [b.target.dot2(b, sums[0], low + high, ones), squares]
+
+    with b.loop(0, count, _CHUNK * lanes, carried=[b.i64(0)] * 2) as chunk:
+        end = b.smin(chunk.index + _CHUNK * lanes, count)
+        whole = chunk.index + (end - chunk.index) // lanes * lanes
+        with b.loop(chunk.index, whole, lanes, carried=start) as loop:
+            loop.yield_(add(b.load(bytes_, x, loop.index), loop.carried))
+        with b.if_(whole < end) as tail:
+            tail.yield_(add(b.load_prefix(bytes_, x, whole, end - whole), loop.results))
+        with tail.else_():
+            tail.yield_(loop.results)
+        wide = [b.reduce(lambda p, q: p + q, b.sext(v, I64)) for v in tail.results]
+        chunk.yield_([total + more for total, more in zip(chunk.carried, wide)])
+    return chunk.results[0], chunk.results[1]
+
+
+def _write(
+    b: KernelBuilder,
+    row: Value,
+    x: Value,
+    y: Value,
+    element: Type,
+    each: bool,
+    compute: Callable[[Value, Value, Value], Value],
+) -> None:
     """y = compute(x, gain, shift) over a row."""
     lanes, size = LOGICAL_LANES, element.bits // 8
     gain, shift, run = b.pointer("gain"), b.pointer("shift"), b.extent("run")
@@ -72,16 +107,23 @@ def norm_real(b: KernelBuilder, *, each: bool) -> None:
             return centered * centered
 
         deviation = b.splat(b.sqrt(_sum(b, x, F32, F64, squared) / count + wide(b.scalar("eps"))), LOGICAL_LANES)
-        _write(b, row, x, y, F32, each,
-               lambda v, gain, shift: b.convert("fptrunc", (wide(v) - mean) / deviation * wide(gain) + wide(shift), F32))
+        _write(
+            b,
+            row,
+            x,
+            y,
+            F32,
+            each,
+            lambda v, gain, shift: b.convert("fptrunc", (wide(v) - mean) / deviation * wide(gain) + wide(shift), F32),
+        )
 
     _rows(b, 4, body)
 
 
 @kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("eps", "low", "high"))
 def norm_codes(b: KernelBuilder, *, each: bool) -> None:
-    """The integer meaning of qcompiler.ops.norm: exact sums, then f32 steps. eps: in squared units of x's scale; gain and shift: over the
-    result's scale."""
+    """The integer meaning of qcompiler.ops.norm: exact sums, then f32 steps. eps: in squared units of x's scale; gain and
+    shift: over the result's scale."""
     lanes = LOGICAL_LANES
 
     def splat(name: str) -> Value:
@@ -93,13 +135,11 @@ def norm_codes(b: KernelBuilder, *, each: bool) -> None:
     def centered(q: Value) -> Value:
         return b.zext(q, I32) - in_zero
 
-    def squared(q: Value) -> Value:
-        c = centered(q)
-        return b.sext(c * c, I64)
-
     def body(row: Value, x: Value, y: Value) -> None:
         count = b.extent("parts") * b.extent("run")
-        s1, s2 = b.sext(_sum(b, x, I8, I32, centered), I64), _sum(b, x, I8, I64, squared)
+        of_codes, of_squares = _sums_of_codes(b, x, count)
+        s1 = of_codes - count * b.extent("in_zero")
+        s2 = of_squares - b.extent("in_zero") * (of_codes + s1)
         mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes)
         variance = b.sitofp(count * s2 - s1 * s1) / b.sitofp(count * count)
         inverse = b.splat(b.const(F32, 1.0) / b.sqrt(variance + b.scalar("eps")), lanes)

@@ -99,7 +99,7 @@ def _along(b: KernelBuilder, log: bool) -> None:
 TABLE_FROM = 96
 """Lines of so many codes are worth a table of the results of all 256 differences."""
 _PLANES = 3  # bytes of an entry of the table that are not 0
-_CHUNK = 1 << 20  # registers whose bytes a lane of i32 can add up
+_CHUNK = 1 << 16  # registers whose bytes i32 can add up: 16 lanes of 4 bytes each
 
 
 @kernel(

@@ -49,9 +49,19 @@ def batch_norm(s: Steps) -> None:
     mean, var, weight, bias = (_parameter(s, i) for i in range(1, 5))
     scales = (s.type(0).quant.scale[0], s.out.quant.scale[0]) if s.out.is_quantized else (1.0, 1.0)
     factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
-    terms = [_along_channels(s, role, values.astype(np.float32)) for role, values in (("factor", factor), ("shift", shift))]
+    terms = [
+        _along_channels(s, role, values.astype(np.float32)) for role, values in (("factor", factor), ("shift", shift))
+    ]
     if s.out.is_quantized:
-        run_map(s, AFFINE_CODES, [s.operand(0), *terms], {}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out), **bounds(s.out))
+        run_map(
+            s,
+            AFFINE_CODES,
+            [s.operand(0), *terms],
+            {},
+            in_zero=zero_point(s.type(0)),
+            zero=zero_point(s.out),
+            **bounds(s.out),
+        )
     else:
         run_map(s, AFFINE, [s.operand(0), *terms], {})
 
@@ -74,14 +84,28 @@ def norm(s: Steps) -> None:
     gain = np.ones(parameters, np.float32) if weight is None else weight.reshape(-1)
     shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
     common = dict(
-        x=x, gain=s.table(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
-        shift=s.table(np.asarray(qmath.multiplier(shift, over=scale), np.float32)), y=out, rows=rows, groups=groups, parts=parts, run=run,
-        writes=("y",), bytes=2 * x.elements * x.dtype.itemsize,
+        x=x,
+        gain=s.table(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
+        shift=s.table(np.asarray(qmath.multiplier(shift, over=scale), np.float32)),
+        y=out,
+        rows=rows,
+        groups=groups,
+        parts=parts,
+        run=run,
+        writes=("y",),
+        bytes=2 * x.elements * x.dtype.itemsize,
     )
     if s.out.is_quantized:
         check_sum_fits(s.node.op, s.type(0), parts * run)
-        s.call(kernels.norm_codes, {"each": each}, in_zero=zero_point(s.type(0)), zero=zero_point(s.out),
-               eps=float(normalised_eps(s.attrs["eps"], s.type(0))), **bounds(s.out), **common)
+        s.call(
+            kernels.norm_codes,
+            {"each": each},
+            in_zero=zero_point(s.type(0)),
+            zero=zero_point(s.out),
+            eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
+            **bounds(s.out),
+            **common,
+        )
     else:
         s.call(kernels.norm_real, {"each": each}, eps=s.attrs["eps"], **common)
     if out is not y:
