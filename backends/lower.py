@@ -19,7 +19,7 @@ from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
 from qcompiler.errors import LoweringError, QCompilerError
 from qcompiler.ir import Graph, Node, Value
-from qcompiler.passes.assign_layout import AssignLayout
+from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 
 SMALL_PROGRAM_MACS = 4_000_000
@@ -34,7 +34,7 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
     """
     if not target.can_run():
         raise LoweringError(f"this machine can't run {target.name}", hint='target="native", or "reference" for the interpreter')
-    lowered = LoweredModel(PassManager([AssignLayout()]).run(graph), target)
+    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target)
     if all(not isinstance(size, Dim) for value in lowered.graph.values() for size in value.type.shape):
         lowered.program.bind({})
     return lowered

@@ -16,7 +16,8 @@ from qcompiler.passes.rewrite import Rewrite, RewritePass
 class ConstantFold(RewritePass):
     """Evaluate nodes whose operands are all constants, in the interpreter. The results' bits are the reference's.
 
-    A dequantize stays: its operand is smaller. So does a result larger than `max_bytes`, and one of symbolic size.
+    A dequantize stays, since its operand is smaller, unless `dequantize` is set (where memory is laid out, float consumers read f32). So does
+    a result larger than `max_bytes`, and one of symbolic size.
 
     Before:
         const @a : f32[4]
@@ -28,18 +29,20 @@ class ConstantFold(RewritePass):
     """
 
     max_bytes: int = 64 * 2**20
+    dequantize: bool = False
     name: ClassVar[str] = "constant-fold"
 
     def rules(self, graph: Graph) -> Sequence[Rewrite]:
-        return (_Fold(self.max_bytes),)
+        return (_Fold(self.max_bytes, self.dequantize),)
 
 
 class _Fold:
     rule = "folding"
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, dequantize: bool) -> None:
         self.max_bytes = max_bytes
-        self.ops = frozenset(op.name for op in all_ops() if op.name not in ("dequantize", "observe"))
+        kept = ("observe",) if dequantize else ("dequantize", "observe")
+        self.ops = frozenset(op.name for op in all_ops() if op.name not in kept)
 
     def check(self, graph: Graph, node: Node) -> str | None:
         variable = next((value for value in node.operands if value is not None and not value.is_const), None)

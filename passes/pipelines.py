@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.constant_fold import ConstantFold
 from qcompiler.passes.cse import Cse
@@ -62,3 +63,8 @@ def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
         Dce(),
         VerifyIntegerSafety(),
     ]
+
+
+def lower_pipeline() -> list[Pass]:
+    """integer or float -> lowered."""
+    return [ConstantFold(dequantize=True), AssignLayout()]

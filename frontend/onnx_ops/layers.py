@@ -12,6 +12,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, dims, rank, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+from qcompiler.frontend.recorder import Traced
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -79,6 +80,9 @@ def _gemm(n: OnnxNode) -> Any:
             bias = None if c is None else (c.reshape(-1) if beta == 1 else c.reshape(-1) * np.float32(beta))
             weight = n.raw(1) if weight is b else np.ascontiguousarray(weight)
             return n.emit("linear", (a, weight, bias))
+    weight = _dequantized_weight(n, b, bool(n.attr("transB", 0)))
+    if weight is not None and alpha == 1 and (c is None or (beta == 1 and len(np.shape(c) if isinstance(c, np.ndarray) else dims(c)) == 1)):
+        return n.emit("linear", (a, weight, None if c is None else n.x(2)))
     b = n.x(1)
     product = ops.matmul(a, ops.transpose(b, (1, 0)) if n.attr("transB", 0) else b)
     product = product if alpha == 1 else binary("mul", product, alpha)
@@ -87,9 +91,24 @@ def _gemm(n: OnnxNode) -> Any:
     return binary("add", product, n.x(2) if beta == 1 else binary("mul", n.x(2), beta))
 
 
+def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
+    """A constant matrix of codes behind a dequantize, as the weight [out, in] of a linear layer; None for anything else."""
+    producer = value.value.producer if isinstance(value, Traced) else None
+    if producer is None or producer.op != "dequantize" or not producer.operands[0].is_const or rank(value) != 2:
+        return None
+    if outputs_first:
+        return value
+    const = producer.operands[0]
+    quant = const.type.quant
+    turned = quant if quant.axis is None else quant.moved(1 - quant.axis)
+    codes = n.quantized_constant(np.ascontiguousarray(const.data.T), turned, const.type.dtype)
+    return n.trace.emit("dequantize", (codes,))
+
+
 @onnx("MatMul")
 def _matmul(n: OnnxNode) -> Any:
-    return ops.matmul(n.x(0), n.x(1))
+    weight = _dequantized_weight(n, n.raw(1), outputs_first=False)
+    return ops.matmul(n.x(0), n.x(1)) if weight is None else n.emit("linear", (n.x(0), weight))
 
 
 @onnx("Einsum")

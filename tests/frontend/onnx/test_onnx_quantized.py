@@ -1,0 +1,114 @@
+"""Models that ONNX Runtime's quantizer made, as QDQ and as QLinear ops: imported, kept, and compared with ONNX Runtime.
+
+A code may differ by one where ONNX Runtime's own kernels round an intermediate differently (it requantizes by a fixed-point multiplier);
+most may not.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+import qcompiler as qc
+from qcompiler.compiler import count_nodes
+from qcompiler.errors import QuantizationError, TraceError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(2, 3, 12, 12)).astype(np.float32)
+
+
+def float_model(path: pathlib.Path) -> pathlib.Path:
+    """Conv, ReLU, depthwise conv, residual add, max pool, sigmoid gate, global pool, linear."""
+    weights = {
+        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8), "w2": RNG.normal(size=(8, 1, 3, 3)), "b2": RNG.normal(size=8),
+        "w3": RNG.normal(size=(8, 8, 1, 1)), "w4": RNG.normal(size=(5, 8)), "b4": RNG.normal(size=5),
+        "w5": RNG.normal(size=(5, 5)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Conv", ["c2", "w3"], ["c3"]),
+        helper.make_node("Add", ["c3", "r1"], ["a1"]),
+        helper.make_node("MaxPool", ["a1"], ["m1"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["m1"], ["g1"]),
+        helper.make_node("Flatten", ["g1"], ["f1"]),
+        helper.make_node("Gemm", ["f1", "w4", "b4"], ["y1"], transB=1),
+        helper.make_node("MatMul", ["y1", "w5"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self) -> None:
+        self.items = iter([{"x": RNG.normal(size=(2, 3, 12, 12)).astype(np.float32)} for _ in range(4)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.items, None)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: QuantFormat, per_channel: bool) -> None:
+    source, path = float_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
+    quantize_static(source, path, Reader(), quant_format=form, per_channel=per_channel, activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8)
+    graph = qc.trace(path)
+    assert graph.stage == "qdq"
+    compiled = qc.compile(path, "keep")
+    integer, real = count_nodes(compiled.graph)
+    assert integer >= 7 and real == 0 and compiled.program.python_nodes == {}
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (1, 2):
+        x = X[:batch]
+        want = session.run(None, {"x": x})[0]
+        got = compiled({"x": x}["x"])["y"]
+        step = next(node for node in graph.nodes if node.op == "quantize" and node is not None).result.type.quant.scale[0]
+        assert got.shape == want.shape
+        assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2 * step
+        assert np.array_equal(got, qc.compile(compiled.graph, target="reference")(x)["y"])
+
+
+def test_a_quantized_model_is_not_quantized_twice(tmp_path: pathlib.Path) -> None:
+    source, path = float_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
+    quantize_static(source, path, Reader(), quant_format=QuantFormat.QDQ)
+    with pytest.raises(QuantizationError, match="keep"):
+        qc.compile(path, "int8", calibration_data=[X])
+    with pytest.raises(QuantizationError, match="keep"):
+        qc.compile(path, None)
+
+
+def test_a_float_model_by_name_with_its_own_batch(tmp_path: pathlib.Path) -> None:
+    path = float_model(tmp_path / "float.onnx")
+    graph = qc.trace(path)
+    assert str(graph.inputs[0].type) == "f32[N,3,12,12]" and graph.output_names == ["y"]
+    compiled = qc.compile(path, "int8", calibration_data=[{"x": X}])
+    want = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": X})[0]
+    assert np.abs(compiled(x=X)["y"] - want).max() < 0.1 * np.abs(want).max()
+    assert {node.origin[0].kind for node in qc.trace(path).nodes} >= {"onnx.Conv", "onnx.Gemm"}
+    mapping = qc.QConfigMapping().set_global("int8").set_object_type("Gemm", None)
+    kept = qc.compile(path, mapping, calibration_data=[X])
+    assert next(n for n in kept.graph.nodes if n.op == "linear").result.type.quant is None
+    fixed = qc.trace(path, (X[:1],), dynamic={})
+    assert str(fixed.inputs[0].type) == "f32[1,3,12,12]"
+
+
+def test_external_data_stays_in_its_folder(tmp_path: pathlib.Path) -> None:
+    path = float_model(tmp_path / "float.onnx")
+    model = onnx.load(path)
+    onnx.save(model, tmp_path / "external.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert len(qc.trace(tmp_path / "external.onnx")) == len(qc.trace(path))
+    (tmp_path / "weights.bin").rename(tmp_path / "gone.bin")
+    with pytest.raises(TraceError, match="external data"):
+        qc.trace(tmp_path / "external.onnx")
