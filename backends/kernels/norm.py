@@ -122,8 +122,10 @@ def norm_real(b: KernelBuilder, *, each: bool) -> None:
 
 @kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("eps", "low", "high"))
 def norm_codes(b: KernelBuilder, *, each: bool) -> None:
-    """The integer meaning of qcompiler.ops.norm: exact sums, then f32 steps. eps: in squared units of x's scale; gain and
-    shift: over the result's scale."""
+    """The integer meaning of qcompiler.ops.norm: exact sums, then f32 steps.
+
+    eps: in squared units of x's scale; gain and shift: over the result's scale.
+    """
     lanes = LOGICAL_LANES
 
     def splat(name: str) -> Value:

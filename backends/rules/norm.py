@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from qcompiler.backends.kernels import norm as kernels
+from qcompiler.backends.kernels import norm_channels as channel_kernels
 from qcompiler.backends.kernels.elementwise import AFFINE, AFFINE_CODES
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.rules.convert import bounds, zero_point
@@ -64,6 +65,71 @@ def batch_norm(s: Steps) -> None:
         )
     else:
         run_map(s, AFFINE, [s.operand(0), *terms], {})
+
+
+def _not_channels_last(node: Node, target: Target) -> str | None:
+    layout = node.result.type.layout
+    if layout is None or layout.order != "channels_last" or not node.result.type.is_quantized:
+        return "not codes channels last"
+    return _not_norm(node, target)
+
+
+@lowers("group_norm", "instance_norm", unless=_not_channels_last)
+def norm_of_channels(s: Steps) -> None:
+    channels = s.out.layout.channel_stride
+    x, y = s.channels_last(0, channels), s.result()
+    images, real_channels, pixels = y.shape[0], y.shape[1], math.prod(y.shape[2:])
+    groups = s.attrs["groups"] if s.node.op == "group_norm" else real_channels
+    width = real_channels // groups
+    check_sum_fits(s.node.op, s.type(0), width * pixels)
+    slices = max(-(-pixels // channel_kernels.MOST_PIXELS), min(16, pixels * channels // 4096), 1)
+    sums, squares = (s.scratch(images * slices * channels * 4, name) for name in ("sums", "squares"))
+    means, factors = (s.scratch(images * channels * 4, name) for name in ("means", "factors"))
+    weight, bias = _parameter(s, 1), _parameter(s, 2)
+    gain, shift = np.zeros((2, channels), np.float32)
+    gain[:real_channels] = 1 if weight is None else weight
+    shift[:real_channels] = 0 if bias is None else bias
+    lanes = min(s.target.vector_bytes, 1 << (channels.bit_length() - 1))
+    common = dict(images=images, slices=slices, pixels=pixels, channels=channels)
+    zeros = dict(in_zero=zero_point(s.type(0)), zero=zero_point(s.out))
+    over = s.out.quant.scale[0]
+    s.call(
+        channel_kernels.sums_of_channels,
+        {"lanes": lanes},
+        x=x,
+        sums=sums,
+        squares=squares,
+        **common,
+        writes=("sums", "squares"),
+    )
+    s.call(
+        channel_kernels.terms_of_groups,
+        sums=sums,
+        squares=squares,
+        means=means,
+        factors=factors,
+        **common,
+        groups=groups,
+        width=width,
+        in_zero=zeros["in_zero"],
+        eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
+        writes=("means", "factors"),
+    )
+    s.call(
+        channel_kernels.map_of_channels,
+        {"lanes": lanes},
+        x=x,
+        means=means,
+        factors=factors,
+        gain=s.table(np.asarray(qmath.multiplier(gain, over=over), np.float32)),
+        shift=s.table(np.asarray(qmath.multiplier(shift, over=over), np.float32)),
+        y=y,
+        **common,
+        **zeros,
+        **bounds(s.out),
+        writes=("y",),
+        bytes=3 * x.elements,
+    )
 
 
 @lowers("layer_norm", "group_norm", "instance_norm", unless=_not_norm)
