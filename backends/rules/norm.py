@@ -47,7 +47,7 @@ def _along_channels(s: Steps, role: str, values: np.ndarray) -> Placed:
 
 @lowers("batch_norm", unless=_not_norm)
 def batch_norm(s: Steps) -> None:
-    mean, var, weight, bias = (_parameter(s, i) for i in range(1, 5))
+    mean, var, weight, bias = s.constant(1), s.constant(2), _parameter(s, 3), _parameter(s, 4)
     scales = (s.type(0).quant.scale[0], s.out.quant.scale[0]) if s.out.is_quantized else (1.0, 1.0)
     factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
     terms = [

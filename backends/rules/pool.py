@@ -38,15 +38,16 @@ def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, 
     return found
 
 
-def _merged(axes: Sequence[Axis], steps: Sequence[int]) -> tuple[list[Axis], list[int]]:
-    """Axes from the last on, seen as one as long as one window goes over all of each: the taps of a global pooling."""
-    axes, steps = list(axes), list(steps)
+def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list[int]]:
+    """(axes, bytes between taps), the last axes seen as one where the taps of the only window lie evenly over both: those
+    of a global pooling."""
+    axes, taps = list(axes), list(taps)
     while len(axes) > 1 and len(axes[-2]) == len(axes[-1]) == 1:
         (first, count), (inner_first, inner_count) = axes[-2][0], axes[-1][0]
-        if steps[-2] != inner_count * steps[-1] or first or inner_first:
+        if taps[-2] != inner_count * taps[-1] or first or inner_first:
             break
-        axes[-2:], steps[-2:] = [[(0, count * inner_count)]], [steps[-1]]
-    return axes, steps
+        axes[-2:], taps[-2:] = [[(0, count * inner_count)]], [taps[-1]]
+    return axes, taps
 
 
 def _block(channels: int, most_lanes: int) -> dict[str, int]:
@@ -78,17 +79,13 @@ def _pool(
     stride = s.out.layout.channel_stride
     x = s.channels_last(0, stride)
     channels = stride if s.out.is_quantized else y.shape[1]
-    axes, x_steps = _merged(axes, x.strides[2:])
-    dilation, gone = dilation[: len(axes)], 3 - len(axes)
-    windows = [[(0, 1)]] * gone + axes
-    steps = [0] * gone + x_steps
-    results = [0] * gone + list(y.strides[len(y.strides) - len(axes) :])
+    offsets = [[(first * step, count) for first, count in axis] for axis, step in zip(axes, x.strides[2:])]
+    offsets, taps = _merged(offsets, [step * d for step, d in zip(x.strides[2:], dilation)])
+    gone = 3 - len(offsets)
+    windows, taps = [[(0, 1)]] * gone + offsets, [0] * gone + taps
+    results = [0] * gone + list(y.strides[len(y.strides) - len(offsets) :])
     sizes = [len(axis) for axis in windows]
-    taps = [step * d for step, d in zip(steps, [1] * gone + list(dilation))]
-    tables = [
-        s.table(np.array([(first * step, count) for first, count in axis], np.int64))
-        for axis, step in zip(windows, steps)
-    ]
+    tables = [s.table(np.array(axis, np.int64)) for axis in windows]
     block = _block(channels, s.target.vector_bytes // y.dtype.itemsize)
     s.call(
         kernel,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from harness import check_graph, check_op, one_node
@@ -15,7 +17,7 @@ CHANNELS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 257]
 OPS = ["max_pool", "avg_pool"]
 
 
-def _window(op: str, spatial: int, kernel: int, stride: int = 1, padding: int = 0, **more: object) -> dict[str, object]:
+def _window(op: str, spatial: int, kernel: int, stride: int = 1, padding: int = 0, **more: Any) -> dict[str, Any]:
     attrs = {
         "kernel": (kernel,) * spatial,
         "stride": (stride,) * spatial,
@@ -72,6 +74,20 @@ def test_dilation(quantized: bool) -> None:
 
 
 @pytest.mark.parametrize("quantized", [True, False])
+def test_one_window_over_all(quantized: bool) -> None:
+    """Dilated and clipped windows that leave one place: their taps are not all of the input."""
+    for kernel, dilation, size, padding in (
+        ((2, 2), (2, 1), (3, 2), 0),
+        ((2, 2), (1, 2), (2, 3), 0),
+        ((2, 2), (2, 2), (3, 3), 0),
+        ((3, 2), (1, 1), (3, 2), 0),
+        ((3, 3), (1, 1), (2, 2), 1),
+    ):
+        attrs = {"kernel": kernel, "stride": (7, 7), "padding": ((padding, padding),) * 2, "dilation": dilation}
+        check_op("max_pool", (tensor("f32", 3, 5, *size),), attrs, quantized=quantized)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
     "more",
     [
@@ -81,7 +97,7 @@ def test_dilation(quantized: bool) -> None:
         {"count_include_pad": False, "ceil_mode": True},
     ],
 )
-def test_divisors(more: dict[str, object], quantized: bool) -> None:
+def test_divisors(more: dict[str, Any], quantized: bool) -> None:
     for padding in (((1, 1), (1, 1)), ((0, 1), (1, 0)), ((1, 0), (0, 0))):
         attrs = {"kernel": (3, 2), "stride": (2, 2), "padding": padding, **more}
         check_op("avg_pool", (tensor("f32", 2, 9, 8, 7),), attrs, quantized=quantized)
@@ -170,7 +186,7 @@ def test_symbolic_batch_and_no_images(op: str, quantized: bool) -> None:
         ("avg_pool", _window("avg_pool", 2, 3, 2, 1)),
     ],
 )
-def test_symbolic_sizes(op: str, attrs: dict[str, object], quantized: bool) -> None:
+def test_symbolic_sizes(op: str, attrs: dict[str, Any], quantized: bool) -> None:
     """The kernels that served the first size serve every size."""
     rng = np.random.default_rng(1)
     emitted: dict[str, int] = {}
