@@ -39,7 +39,7 @@ def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, 
 
 
 def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list[int]]:
-    """(axes, bytes between taps), the last axes seen as one where the taps of the only window lie evenly over both: those
+    """(axes, bytes between taps), the last axes as one where the taps of the only window lie evenly over both: those
     of a global pooling."""
     axes, taps = list(axes), list(taps)
     while len(axes) > 1 and len(axes[-2]) == len(axes[-1]) == 1:
