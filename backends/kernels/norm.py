@@ -69,19 +69,41 @@ def _write(
     each: bool,
     compute: Callable[[Value, Value, Value], Value],
 ) -> None:
-    """y = compute(x, gain, shift) over a row."""
-    lanes, size = LOGICAL_LANES, element.bits // 8
+    """y = compute(x, gain, shift) over a row; of codes compute gives i32."""
+    size = element.bits // 8
     gain, shift, run = b.pointer("gain"), b.pointer("shift"), b.extent("run")
-    floats = vector(F32, lanes)
+    codes = element is I8
+    width = b.target.i32_lanes if codes else LOGICAL_LANES
+    block = 4 * width if codes else width
     base = row % b.extent("groups") * b.extent("parts")
+    whole = run // block * block
     with b.loop(0, b.extent("parts")) as part:
         at = part.index * run * size
-        fixed = None if each else [b.splat(b.load(F32, p, (base + part.index) * 4), lanes) for p in (gain, shift)]
-        with b.loop(0, run, lanes) as loop:
+        fixed = None if each else [b.splat(b.load(F32, p, (base + part.index) * 4), width) for p in (gain, shift)]
+
+        def terms(
+            place: Value, disp: int = 0, left: Value | None = None, fixed: list[Value] | None = fixed
+        ) -> list[Value]:
+            floats = vector(F32, width)
+            if fixed:
+                return fixed
+            if left is None:
+                return [b.load(floats, p, place * 4, disp=disp) for p in (gain, shift)]
+            return [b.load_prefix(floats, p, place * 4, left) for p in (gain, shift)]
+
+        with b.loop(0, whole, block) as loop:
+            offset = at + loop.index * size
+            values = b.load(vector(element, block), x, offset)
+            parts = [
+                compute(b.slice(values, first, width), *terms(loop.index, 4 * first))
+                for first in range(0, block, width)
+            ]
+            b.store(b.target.narrow(b, parts, "u8") if codes else parts[0], y, offset)
+        with b.loop(whole, run, width) as loop:
             left, offset = run - loop.index, at + loop.index * size
-            terms = fixed or [b.load_prefix(floats, p, loop.index * 4, left) for p in (gain, shift)]
-            found = compute(b.load_prefix(vector(element, lanes), x, offset, left), *terms)
-            b.store_prefix(found, y, offset, left)
+            value = b.load_prefix(vector(element, width), x, offset, left)
+            found = compute(value, *terms(loop.index, left=left))
+            b.store_prefix(b.trunc(found, I8) if codes else found, y, offset, left)
 
 
 def _rows(b: KernelBuilder, size: int, body: Callable[[Value, Value, Value], None]) -> None:
@@ -126,7 +148,7 @@ def norm_codes(b: KernelBuilder, *, each: bool) -> None:
 
     eps: in squared units of x's scale; gain and shift: over the result's scale.
     """
-    lanes = LOGICAL_LANES
+    lanes = b.target.i32_lanes
 
     def splat(name: str) -> Value:
         return b.splat(b.scalar(name), lanes)
@@ -148,7 +170,7 @@ def norm_codes(b: KernelBuilder, *, each: bool) -> None:
 
         def compute(q: Value, gain: Value, shift: Value) -> Value:
             real = (b.sitofp(centered(q)) - mean) * inverse * gain + shift
-            return b.trunc(b.target.round_to_i32(b, b.clamp(real, splat("low"), splat("high"))) + zero, I8)
+            return b.target.round_to_i32(b, b.clamp(real, splat("low"), splat("high"))) + zero
 
         _write(b, row, x, y, I8, each, compute)
 
