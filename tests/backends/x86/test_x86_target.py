@@ -87,21 +87,26 @@ def test_narrow_saturates_in_order(level: str, storage: str) -> None:
 
 
 @kernel(pointers=("table", "x", "y"))
-def lookup(b: KernelBuilder) -> None:
-    size = b.target.vector_bytes
-    table = b.target.load_table(b, b.pointer("table"))
+def lookup(b: KernelBuilder, *, made: bool) -> None:
+    size, pointer = b.target.vector_bytes, b.pointer("table")
+    if made:
+        entries = [b.load(vector(I8, size), pointer, disp=first) for first in range(0, 256, size)]
+        table = b.target.make_table(b, entries)
+    else:
+        table = b.target.load_table(b, pointer)
     with b.loop(0, 256, size) as loop:
         b.store(
             b.target.lookup(b, table, b.load(vector(I8, size), b.pointer("x"), loop.index)), b.pointer("y"), loop.index
         )
 
 
+@pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("level", RUNNABLE)
-def test_lookup_of_every_code(level: str) -> None:
+def test_lookup_of_every_code(level: str, made: bool) -> None:
     rng = np.random.default_rng(5)
     for target in _targets(level):
         table, x = rng.integers(0, 256, 256).astype(np.uint8), rng.permutation(256).astype(np.uint8)
-        got = _both(target, lookup, {"table": table, "x": x}, np.zeros(256, np.uint8))
+        got = _both(target, lookup, {"table": table, "x": x}, np.zeros(256, np.uint8), made=made)
         np.testing.assert_array_equal(got, table[x])
 
 
