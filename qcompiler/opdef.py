@@ -284,6 +284,6 @@ def find_opdef(name: str) -> OpDef | None:
 
 
 def all_ops() -> tuple[OpDef, ...]:
-    """Every op, in the order of families and declaration."""
+    """Every op, in the order of families and declaration, whatever was imported first."""
     _load()
-    return tuple(_REGISTRY.values())
+    return tuple(sorted(_REGISTRY.values(), key=lambda op: _FAMILIES.index(op.family)))
