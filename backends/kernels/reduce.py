@@ -1,8 +1,8 @@
 """Reductions over up to two axes, for up to two outer and one inner kept axis, at any strides.
 
 "across": lanes lie across the inner axis, which is without gaps; "along": there is no inner axis, and 16 logical lanes
-lie along the second reduced axis, lane i taking elements i, i + 16, ..., combined 8-4-2-1 at the end. Real sums and
-products are kept in f64 and rounded once.
+lie along the second reduced axis, lane i taking elements i, i + 16, ..., combined 8-4-2-1 at the end; real extremes
+take 64. Real sums and products are kept in f64 and rounded once. Codes are exact in any order: registers of them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def reduce_real(b: KernelBuilder, *, op: str, mode: str) -> None:
     """f32 sum, prod, max, min. divisor: of a mean, in f64."""
     if op in ("max", "min"):
         combine, identity = (largest(b), -math.inf) if op == "max" else (smallest(b), math.inf)
-        reduce_nd(b, mode, Reduction(F32, F32, identity, lambda v: v, combine, lambda v: v, F32, 2 * LOGICAL_LANES))
+        reduce_nd(b, mode, Reduction(F32, F32, identity, lambda v: v, combine, lambda v: v, F32, 4 * LOGICAL_LANES))
         return
     combine, identity = (lambda x, y: x * y, 1.0) if op == "prod" else (lambda x, y: x + y, 0.0)
 
