@@ -1,7 +1,8 @@
-"""Elementwise kernels: real arithmetic, activations, comparisons, casts, selection, plain integers, and arithmetic on codes.
+"""Elementwise kernels: real arithmetic, activations, comparisons, casts, selection, plain integers, and arithmetic on
+codes.
 
-Each is a map (see map_loop) with one of the functions of `FLOAT`, `PLAIN`, or of quantized arithmetic. Bytes are worked on a whole
-register at a time: four registers of f32.
+Each is a map (see map_loop) with one of the functions of `FLOAT`, `PLAIN`, or of quantized arithmetic. Bytes are worked
+on a whole register at a time: four registers of f32.
 """
 
 from __future__ import annotations
@@ -19,10 +20,28 @@ __all__ = ["FLOAT", "OUTER", "PLAIN", "static_inner"]
 
 REALS: dict[str, Type] = {"f32": F32, "f64": F64}
 INTEGERS: dict[str, Type] = {"i8": I8, "u8": I8, "bool": I8, "i16": I16, "i32": I32, "i64": I64}
-DOUBLE = frozenset({
-    "relu", "relu6", "neg", "abs", "floor", "ceil", "round", "sign", "square", "sqrt", "rsqrt", "reciprocal", "add", "sub", "mul", "div",
-    "minimum", "maximum",
-})
+DOUBLE = frozenset(
+    {
+        "relu",
+        "relu6",
+        "neg",
+        "abs",
+        "floor",
+        "ceil",
+        "round",
+        "sign",
+        "square",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "minimum",
+        "maximum",
+    }
+)
 """Functions of `FLOAT` that are as good in f64: they use no function of ours and no attr."""
 UNSIGNED = frozenset({"u8", "bool"})
 
@@ -66,7 +85,11 @@ def _real(operands: int) -> KernelDef:
 
         def attr(i: int) -> Value:
             value = b.scalar(f"p{i}")
-            return b.convert("fpext", value, F64) + b.convert("fpext", b.scalar(f"p{i}_rest"), F64) if op in WIDE else value
+            return (
+                b.convert("fpext", value, F64) + b.convert("fpext", b.scalar(f"p{i}_rest"), F64)
+                if op in WIDE
+                else value
+            )
 
         def prepare(lanes: int) -> Lanes:
             p = {name: b.splat(attr(i), lanes) for i, name in enumerate(params.split(",") if params else ())}
@@ -83,8 +106,8 @@ def _real(operands: int) -> KernelDef:
 
 
 REAL = {operands: _real(operands) for operands in (1, 2)}
-"""Maps of reals by number of operands. static: op, inner ("1" where an operand varies, else "0"), params (names of p0, p1), activation,
-dtype. p0_rest: what p0 lacks to the attr in f64."""
+"""Maps of reals by number of operands. static: op, inner ("1" where an operand varies, else "0"), params (names of p0,
+p1), activation, dtype. p0_rest: what p0 lacks to the attr in f64."""
 
 
 def _affine_body(b: KernelBuilder, *, inner: str) -> None:
@@ -126,7 +149,11 @@ COMPARE = declare_map("map_compare", 2, _compare_body)
 
 def _logic(operands: int) -> KernelDef:
     def body(b: KernelBuilder, *, op: str, inner: str) -> None:
-        compute: Lanes = {"logical_and": lambda x, y: x & y, "logical_or": lambda x, y: x | y, "logical_not": lambda x: x ^ 1}[op]
+        compute: Lanes = {
+            "logical_and": lambda x, y: x & y,
+            "logical_or": lambda x, y: x | y,
+            "logical_not": lambda x: x ^ 1,
+        }[op]
         emit_map(b, [I8] * operands, _varies(inner), I8, _bytes_plan(b), lambda lanes: compute)
 
     return declare_map(f"map_bool_{operands}", operands, body)
@@ -137,7 +164,14 @@ LOGIC = {operands: _logic(operands) for operands in (1, 2)}
 
 def _where_body(b: KernelBuilder, *, inner: str, itemsize: int) -> None:
     element = {1: I8, 2: I16, 4: I32, 8: I64}[itemsize]
-    emit_map(b, [I8, element, element], _varies(inner), element, _plan(b, element, 4), lambda lanes: lambda c, x, y: b.select(c != 0, x, y))
+    emit_map(
+        b,
+        [I8, element, element],
+        _varies(inner),
+        element,
+        _plan(b, element, 4),
+        lambda lanes: lambda c, x, y: b.select(c != 0, x, y),
+    )
 
 
 WHERE = declare_map("map_where", 3, _where_body)
@@ -147,17 +181,27 @@ WHERE = declare_map("map_where", 3, _where_body)
 
 
 PLAIN: dict[str, Lanes] = {
-    "add": lambda b, x, y: x + y, "sub": lambda b, x, y: x - y, "mul": lambda b, x, y: x * y,
-    "minimum": lambda b, x, y: b.smin(x, y), "maximum": lambda b, x, y: b.smax(x, y),
-    "neg": lambda b, x: -x, "abs": lambda b, x: b.smax(x, -x), "square": lambda b, x: x * x,
-    "relu": lambda b, x: b.smax(x, 0), "relu6": lambda b, x: b.smin(b.smax(x, 0), 6),
+    "add": lambda b, x, y: x + y,
+    "sub": lambda b, x, y: x - y,
+    "mul": lambda b, x, y: x * y,
+    "minimum": lambda b, x, y: b.smin(x, y),
+    "maximum": lambda b, x, y: b.smax(x, y),
+    "neg": lambda b, x: -x,
+    "abs": lambda b, x: b.smax(x, -x),
+    "square": lambda b, x: x * x,
+    "relu": lambda b, x: b.smax(x, 0),
+    "relu6": lambda b, x: b.smin(b.smax(x, 0), 6),
     "sign": lambda b, x: b.smin(b.smax(x, -1), 1),
 }
 """Integer results of signed operands of the same type; sums and products wrap."""
 
 _UNSIGNED_PLAIN: dict[str, Lanes] = {
-    "minimum": lambda b, x, y: b.umin(x, y), "maximum": lambda b, x, y: b.umax(x, y),
-    "abs": lambda b, x: x, "relu": lambda b, x: x, "relu6": lambda b, x: b.umin(x, 6), "sign": lambda b, x: b.umin(x, 1),
+    "minimum": lambda b, x, y: b.umin(x, y),
+    "maximum": lambda b, x, y: b.umax(x, y),
+    "abs": lambda b, x: x,
+    "relu": lambda b, x: x,
+    "relu6": lambda b, x: b.umin(x, 6),
+    "sign": lambda b, x: b.umin(x, 1),
 }
 
 
@@ -165,7 +209,14 @@ def _integers(operands: int) -> KernelDef:
     def body(b: KernelBuilder, *, op: str, inner: str, dtype: str) -> None:
         element = INTEGERS[dtype]
         function = _UNSIGNED_PLAIN.get(op, PLAIN[op]) if dtype in UNSIGNED else PLAIN[op]
-        emit_map(b, [element] * operands, _varies(inner), element, _plan(b, element, 2), lambda lanes: lambda *values: function(b, *values))
+        emit_map(
+            b,
+            [element] * operands,
+            _varies(inner),
+            element,
+            _plan(b, element, 2),
+            lambda lanes: lambda *values: function(b, *values),
+        )
 
     return declare_map(f"map_integer_{operands}", operands, body)
 
@@ -179,7 +230,9 @@ def _clamp_body(b: KernelBuilder, *, inner: str, dtype: str) -> None:
     smallest, largest = ("umin", "umax") if dtype in UNSIGNED else ("smin", "smax")
 
     def prepare(lanes: int) -> Lanes:
-        low, high = (b.splat(b.extent(n) if element is I64 else b.trunc(b.extent(n), element), lanes) for n in ("low", "high"))
+        low, high = (
+            b.splat(b.extent(n) if element is I64 else b.trunc(b.extent(n), element), lanes) for n in ("low", "high")
+        )
         return lambda x: b.binary(smallest, b.binary(largest, x, low), high)
 
     emit_map(b, [element], _varies(inner), element, _plan(b, element, 2), prepare)
@@ -191,7 +244,13 @@ CLAMP = declare_map("map_clamp", 1, _clamp_body, ("low", "high"))
 # -- casts
 
 
-_BOUNDS = {"i8": (-128, 127), "u8": (0, 255), "i16": (-(2**15), 2**15 - 1), "i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}
+_BOUNDS = {
+    "i8": (-128, 127),
+    "u8": (0, 255),
+    "i16": (-(2**15), 2**15 - 1),
+    "i32": (-(2**31), 2**31 - 1),
+    "i64": (-(2**63), 2**63 - 1),
+}
 
 
 def _cast_body(b: KernelBuilder, *, inner: str, source: str, to: str) -> None:
@@ -237,7 +296,8 @@ CAST = declare_map("map_cast", 1, _cast_body)
 
 
 class Codes:
-    """u8 codes as f32 registers and back, for `lanes` codes at a time: a register of bytes is four registers of f32, fewer are one."""
+    """u8 codes as f32 registers and back, for `lanes` codes at a time: a register of bytes is four registers of f32,
+    fewer are one."""
 
     def __init__(self, b: KernelBuilder, lanes: int) -> None:
         self.b, self.lanes = b, lanes
@@ -271,11 +331,16 @@ class Codes:
         b, register = self.b, self.b.target.f32_lanes
         parts = [b.slice(values, start, register) for start in range(0, self.lanes, register)]
         order = range(self.lanes)
-        block = [i for half in range(2) for k in range(self.lanes // 16) for i in order[16 * k + 8 * half:16 * k + 8 * half + 8]]
+        block = [
+            i
+            for half in range(2)
+            for k in range(self.lanes // 16)
+            for i in order[16 * k + 8 * half : 16 * k + 8 * half + 8]
+        ]
         pairs = b.target.pair_order()
         found = []
         for half in range(2):
-            words = block[half * self.lanes // 2:(half + 1) * self.lanes // 2]
+            words = block[half * self.lanes // 2 : (half + 1) * self.lanes // 2]
             lanes = [words[i] for i in pairs]
             found += [self._gather(parts, lanes[:register]), self._gather(parts, lanes[register:])]
         return found
@@ -287,7 +352,9 @@ class Codes:
         if len(sources) <= 2:
             second = sources[-1]
             place = {source: i * register for i, source in reversed(list(enumerate([sources[0], second])))}
-            return b.shuffle(parts[sources[0]], parts[second], [place[lane // register] + lane % register for lane in lanes])
+            return b.shuffle(
+                parts[sources[0]], parts[second], [place[lane // register] + lane % register for lane in lanes]
+            )
         half = len(lanes) // 2
         low, high = self._gather_half(parts, lanes[:half]), self._gather_half(parts, lanes[half:])
         return b.shuffle(low, high, range(2 * half))
@@ -295,7 +362,11 @@ class Codes:
     def _gather_half(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
         register = self.b.target.f32_lanes
         first, second = lanes[0] // register, lanes[-1] // register
-        return self.b.shuffle(parts[first], parts[second], [lane % register + (register if lane // register != first else 0) for lane in lanes])
+        return self.b.shuffle(
+            parts[first],
+            parts[second],
+            [lane % register + (register if lane // register != first else 0) for lane in lanes],
+        )
 
     def requantized(self, reals: Sequence[Value]) -> Value:
         """Clamped, rounded, shifted; bytes in order."""
@@ -319,7 +390,10 @@ def _codes_body(b: KernelBuilder, *, op: str, inner: str) -> None:
 
     def prepare(lanes: int) -> Lanes:
         codes = Codes(b, lanes)
-        shifts, scales = [codes.shift(name) for name in ("zero0", "zero1")], [codes.real(b.scalar(name)) for name in ("scale0", "scale1")]
+        shifts, scales = (
+            [codes.shift(name) for name in ("zero0", "zero1")],
+            [codes.real(b.scalar(name)) for name in ("scale0", "scale1")],
+        )
 
         def compute(x: Value, y: Value) -> Value:
             terms = zip(codes.centered(x, shifts[0]), codes.centered(y, shifts[1]))

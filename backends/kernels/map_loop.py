@@ -1,7 +1,7 @@
 """The loops of elementwise kernels: numpy broadcasting over operands at any strides.
 
-A map goes over up to OUTER outer axes, which operands cross at any strides; along the innermost axis the result lies without gaps, and
-each operand either does too or is one element for all. What is computed lane by lane is the caller's.
+A map goes over up to OUTER outer axes, which operands cross at any strides; along the innermost axis the result lies
+without gaps, and each operand either does too or is one element for all. What is computed lane by lane is the caller's.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from qcompiler.backends.kernel_ir.types import Type, vector
 
 OUTER = 5
 Plan = Sequence[tuple[int, int]]
-"""(lanes, unroll): a step goes over lanes * unroll elements. Wide steps first; what is shorter than the last step's lanes is a prefix
-of it."""
+"""(lanes, unroll): a step goes over lanes * unroll elements. Wide steps first; what is shorter than the last step's
+lanes is a prefix of it."""
 Prepare = Callable[[int], Callable[..., Value]]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What lies along the innermost axis: where, of which types (the result's last), and one element of each operand that stands still."""
+    """What lies along the innermost axis: where, of which types (the result's last), and one element of each operand
+    that stands still."""
 
     pointers: list[Value]
     elements: list[Type]
     still: list[Value | None]
     compute: dict[int, Callable[..., Value]]
 
-    def step(self, b: KernelBuilder, still: list[Value | None], lanes: int, unroll: int, at: Value, left: Value | None = None) -> None:
+    def step(
+        self, b: KernelBuilder, still: list[Value | None], lanes: int, unroll: int, at: Value, left: Value | None = None
+    ) -> None:
         """Elements at `at` and on: all, or the first `left` (unroll 1)."""
         for part in range(unroll):
             values = []
@@ -48,8 +51,8 @@ class _Row:
                 b.store_prefix(found, self.pointers[-1], at * size, left)
 
     def run(self, b: KernelBuilder, begin: Value, end: Value, plan: Plan) -> None:
-        """[begin, end) by the widest steps that fit. The last step is moved back to end with the row: it computes some elements again,
-        which is cheaper than a tail."""
+        """[begin, end) by the widest steps that fit. The last step is moved back to end with the row: it computes some
+        elements again, which is cheaper than a tail."""
         lanes, unroll = plan[0]
         size = lanes * unroll
         with b.if_(end - begin >= size) as fits:
@@ -68,7 +71,9 @@ class _Row:
             fits.yield_([])
 
 
-def emit_map(b: KernelBuilder, elements: Sequence[Type], inner: Sequence[bool], result: Type, plan: Plan, prepare: Prepare) -> None:
+def emit_map(
+    b: KernelBuilder, elements: Sequence[Type], inner: Sequence[bool], result: Type, plan: Plan, prepare: Prepare
+) -> None:
     """result[...] = compute(operands).
 
     Args:
@@ -86,7 +91,8 @@ def emit_map(b: KernelBuilder, elements: Sequence[Type], inner: Sequence[bool], 
     lo, hi = b.share(total * blocks)  # blocks of all rows in a line, so that one long row is shared as well
     first, last = lo // blocks, (hi + (blocks - 1)) // blocks
     names = [*(f"x{i}" for i in range(len(elements))), "y"]
-    places, rest = [], first
+    places: list[Value] = []
+    rest = first
     for axis in reversed(range(1, OUTER)):
         places.insert(0, rest % sizes[axis])
         rest = rest // sizes[axis]
@@ -101,7 +107,9 @@ def emit_map(b: KernelBuilder, elements: Sequence[Type], inner: Sequence[bool], 
         places, pointers = rows.carried
         begin = b.smax(lo - rows.index * blocks, 0) * grain
         end = b.smin(b.smin(hi - rows.index * blocks, blocks) * grain, count)
-        still = [None if varies else b.load(element, pointer) for element, pointer, varies in zip(elements, pointers, inner)]
+        still = [
+            None if varies else b.load(element, pointer) for element, pointer, varies in zip(elements, pointers, inner)
+        ]
         _Row(pointers, [*elements, result], still, compute).run(b, begin, end, plan)
         rows.yield_(_next_row(b, places, pointers, sizes, moves))
 
@@ -116,7 +124,9 @@ def _moves(b: KernelBuilder, name: str, sizes: Sequence[Value]) -> list[Value]:
     return found
 
 
-def _next_row(b: KernelBuilder, places: list[Value], pointers: list[Value], sizes: Sequence[Value], moves: list[list[Value]]) -> list:
+def _next_row(
+    b: KernelBuilder, places: list[Value], pointers: list[Value], sizes: Sequence[Value], moves: list[list[Value]]
+) -> list:
     """The next place in row-major order, without a division."""
     moved = [by_axis[-1] for by_axis in moves]
     following, wraps = list(places), None
@@ -130,9 +140,14 @@ def _next_row(b: KernelBuilder, places: list[Value], pointers: list[Value], size
     return [following, [pointer + move for pointer, move in zip(pointers, moved)]]
 
 
-def declare_map(name: str, operands: int, body: Callable[..., None], extents: Sequence[str] = (), scalars: Sequence[str] = ()) -> KernelDef:
-    """A kernel of this many operands x0, x1 ... and result y; `body` calls emit_map. Extents: count, n0 ... of the axes, strides."""
+def declare_map(
+    name: str, operands: int, body: Callable[..., None], extents: Sequence[str] = (), scalars: Sequence[str] = ()
+) -> KernelDef:
+    """A kernel of this many operands x0, x1 ... and result y; `body` calls emit_map. Extents: count, n0 ... of the
+    axes, strides."""
     body.__name__ = name
     names = (*(f"x{i}" for i in range(operands)), "y")
     strides = tuple(f"{each}_s{axis}" for each in names for axis in range(OUTER))
-    return kernel(pointers=names, extents=("count", *(f"n{axis}" for axis in range(OUTER)), *strides, *extents), scalars=scalars)(body)
+    return kernel(
+        pointers=names, extents=("count", *(f"n{axis}" for axis in range(OUTER)), *strides, *extents), scalars=scalars
+    )(body)

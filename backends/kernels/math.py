@@ -1,25 +1,26 @@
 """Elementary functions over the kernel builder, the same bits on every target.
 
-All take and give f64 vectors, for a f32 argument that was extended, and are built from IEEE operations in a fixed order.
-The f32 result is rounded once at the end: with a relative error e of the f64 value it is within 0.5 + 2^24 e units in the
-last place. tests/backends/kernel_ir/test_math.py measures these bounds on every level:
+All take and give f64 vectors, for a f32 argument that was extended, and are built from IEEE operations in a fixed
+order. The f32 result is rounded once at the end: with a relative error e of the f64 value it is within 0.5 + 2^24 e
+units in the last place. tests/backends/kernel_ir/test_math.py measures these bounds on every level:
 
-    exp      2^-46   x = n ln 2 + r, |r| <= ln 2 / 2 (Cody and Waite: n times the first part of ln 2 is exact, the second
-                     leaves 2^-70). Taylor's polynomial of degree 11: its remainder, r^12 / 12! e^|r| < 2^-46.6, vanishes at 0,
-                     where expm1 and tanh subtract 1; a minimax polynomial would spread it evenly, and they could not
-    log      2^-50   x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: the series
-                     to s^21, remainder s^22 / 23 < 2^-60; the rest is rounding
+    exp      2^-46   x = n ln 2 + r, |r| <= ln 2 / 2 (Cody and Waite: n times the first part of ln 2 is exact, the
+                     second leaves 2^-70). Taylor's polynomial of degree 11: its remainder, r^12 / 12! e^|r| < 2^-46.6,
+                     vanishes at 0, where expm1 and tanh subtract 1; a minimax polynomial would spread it evenly, and
+                     they could not
+    log      2^-50   x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: the
+                     series to s^21, remainder s^22 / 23 < 2^-60; the rest is rounding
     log1p    2^-49   from log, with a correction
-    expm1    2^-43   below 2^-9 its series, remainder x^5 / 720 < 2^-54; else exp less 1: there |e^x - 1| > 2^-9.01, so the
-                     rounding of exp near 1 (1.5 * 2^-53) is relatively below 2^-43
+    expm1    2^-43   below 2^-9 its series, remainder x^5 / 720 < 2^-54; else exp less 1: there |e^x - 1| > 2^-9.01, so
+                     the rounding of exp near 1 (1.5 * 2^-53) is relatively below 2^-43
     tanh     2^-42   below 2^-10 its series, remainder 62 x^8 / 2835 < 2^-85; else 1 - 2 / (e^2x + 1), errors of four
                      roundings near 1, 2^-52, over 2^-10
     sigmoid  2^-45   from exp, and two roundings
-    erf      2^-43   |x| < 1/2: Taylor's series to x^25, remainder x^26 / (13! * 27) < 2^-63; else 1 - erfc, which is at most
-                     0.48 there
+    erf      2^-43   |x| < 1/2: Taylor's series to x^25, remainder x^26 / (13! * 27) < 2^-63; else 1 - erfc, which is at
+                     most 0.48 there
     erfc     2^-44   x >= 0: exp(-x^2) F(u) / (1 + 2x), u = (x - 3.75) / (x + 3.75), F interpolated at the 20 Chebyshev
-                     nodes, error 4e-14 (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); test_math.py computes
-                     the coefficients anew). x^2 is exact, since x has 24 bits
+                     nodes, error 4e-14 (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); test_math.py
+                     computes the coefficients anew). x^2 is exact, since x has 24 bits
     power    2^-41   exp(y log x), for results in f32's range: the error of log, 2^-50, times at most 104
 """
 
@@ -37,10 +38,26 @@ _MAGIC = 1.5 * 2.0**52  # adding it leaves an integer in the low bits of the man
 _MAGIC_BITS = 0x4338000000000000
 _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the first has 33 bits: n * it is exact
 _ERFCX = (
-    1.2375126308377915, -0.14024059858554283, 0.0035854154926866794, 0.08227673848931104, -0.10880393038105107, 0.09230432118803242,
-    -0.0586933955029517, 0.028362277062466166, -0.009746599867453102, 0.0017556281950203902, 0.0002937908947438146,
-    -0.000290162963565538, 5.146862546160263e-05, 2.2404904161843304e-05, -1.1178933930496505e-05, -1.0036810708023523e-06,
-    1.508764525004148e-06, -3.0076196603233585e-08, -1.2638209701187094e-07, 9.015143789207673e-09,
+    1.2375126308377915,
+    -0.14024059858554283,
+    0.0035854154926866794,
+    0.08227673848931104,
+    -0.10880393038105107,
+    0.09230432118803242,
+    -0.0586933955029517,
+    0.028362277062466166,
+    -0.009746599867453102,
+    0.0017556281950203902,
+    0.0002937908947438146,
+    -0.000290162963565538,
+    5.146862546160263e-05,
+    2.2404904161843304e-05,
+    -1.1178933930496505e-05,
+    -1.0036810708023523e-06,
+    1.508764525004148e-06,
+    -3.0076196603233585e-08,
+    -1.2638209701187094e-07,
+    9.015143789207673e-09,
 )
 
 
@@ -87,7 +104,8 @@ def log(b: KernelBuilder, x: Value) -> Value:
 
 
 def log1p(b: KernelBuilder, x: Value) -> Value:
-    """log(1 + x) for x >= 0: with w = 1 + x rounded, log(w) x / (w - 1) (Higham's and Kahan's correction); x itself where w is 1."""
+    """log(1 + x) for x >= 0: with w = 1 + x rounded, log(w) x / (w - 1) (Higham's and Kahan's correction); x itself
+    where w is 1."""
     w = x + 1.0
     rounded = w - 1.0
     safe = b.select(rounded == 0.0, b.const(x.type, 1.0), rounded)

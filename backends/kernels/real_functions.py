@@ -57,7 +57,8 @@ def _softplus(b: KernelBuilder, x: Value, beta: Value, threshold: Value) -> Valu
 
 
 def _mish(b: KernelBuilder, x: Value) -> Value:
-    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, that is x n / (n + 2), n = e^x (e^x + 2); beyond 20 x itself."""
+    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, that is x n / (n + 2), n = e^x (e^x + 2); beyond
+    20 x itself."""
     e = functions.exp(b, _clip(b, x, -math.inf, 20.0))
     n = e * (e + 2.0)
     return b.select(x > 20.0, x, x * (n / (n + 2.0)))

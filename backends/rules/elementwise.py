@@ -43,12 +43,18 @@ def real_map(s: Steps) -> None:
     op = "gelu_tanh" if s.node.op == "gelu" and attrs["approximate"] == "tanh" else s.node.op
     values = _parameters(s.node.op, [attrs[name] for name in params])
     operands = [s.operand(i) for i in range(len(s.node.operands))]
-    run_map(s, kernels.REAL[len(operands)], operands,
-            {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none"), "dtype": _dtype(s.node)}, **values)
+    run_map(
+        s,
+        kernels.REAL[len(operands)],
+        operands,
+        {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none"), "dtype": _dtype(s.node)},
+        **values,
+    )
 
 
 def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
-    """The scalars p0 and p1, and what they lack to float64. Where x > attr decides, x and p0 being f32, p0 is the next f32 below."""
+    """The scalars p0 and p1, and what they lack to float64. Where x > attr decides, x and p0 being f32, p0 is the next
+    f32 below."""
     values = {f"p{i}{rest}": 0.0 for i in range(2) for rest in ("", "_rest")}
     for i, attr in enumerate(attrs):
         single = np.float32(attr)
@@ -62,14 +68,27 @@ def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
 @lowers("sin", "cos", unless=not_float)
 def trigonometric(s: Steps) -> None:
     x = in_result_layout(s, 0)
-    s.call(trigonometry.trigonometric, {"op": s.node.op}, x=x, table=s.packed("table", trigonometry.reduction_table), y=s.result(),
-           count=run_length(s), writes=("y",), bytes=8 * x.elements)
+    s.call(
+        trigonometry.trigonometric,
+        {"op": s.node.op},
+        x=x,
+        table=s.packed("table", trigonometry.reduction_table),
+        y=s.result(),
+        count=run_length(s),
+        writes=("y",),
+        bytes=8 * x.elements,
+    )
 
 
 @lowers("prelu", unless=not_float)
 def real_prelu(s: Steps) -> None:
-    run_map(s, kernels.REAL[2], [s.operand(0), _per_channel(s, s.operand(1))],
-            {"op": "prelu", "params": "", "activation": "none", "dtype": _dtype(s.node)}, **_parameters("prelu", ()))
+    run_map(
+        s,
+        kernels.REAL[2],
+        [s.operand(0), _per_channel(s, s.operand(1))],
+        {"op": "prelu", "params": "", "activation": "none", "dtype": _dtype(s.node)},
+        **_parameters("prelu", ()),
+    )
 
 
 def _per_channel(s: Steps, values: Placed) -> Placed:
@@ -156,7 +175,7 @@ def cast(s: Steps) -> None:
 
 def _not_codes(node: Node, target: Target) -> str | None:
     """Fits u8 operands and results, per tensor (prelu's weight aside)."""
-    for value in (*node.operands[:1 if node.op == "prelu" else None], *node.results):
+    for value in (*node.operands[: 1 if node.op == "prelu" else None], *node.results):
         if value.type.dtype is not DType.U8 or value.type.quant is None or value.type.quant.axis is not None:
             return f"{value.type} is not u8 with per-tensor parameters"
     return None
@@ -167,7 +186,15 @@ def unary_table(s: Steps) -> None:
     definition = opdef(s.node.op)
     table = s.once("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
     x = in_result_layout(s, 0)
-    s.call(convert.lookup_flat, x=x, table=s.table(table), y=s.result(), count=run_length(s), writes=("y",), bytes=2 * x.elements)
+    s.call(
+        convert.lookup_flat,
+        x=x,
+        table=s.table(table),
+        y=s.result(),
+        count=run_length(s),
+        writes=("y",),
+        bytes=2 * x.elements,
+    )
 
 
 @lowers(*_BINARY, unless=_not_codes)
@@ -179,8 +206,18 @@ def codes_map(s: Steps) -> None:
         scales = (qmath.multiplier(x.scales, over=y.scales.astype(np.float64) * np.float64(out.scale[0]))[0], 0.0)
     else:
         scales = tuple(qmath.multiplier(q.scales, over=out.scale[0])[0] for q in (x, y))
-    run_map(s, kernels.CODES, [s.operand(0), s.operand(1)], {"op": s.node.op}, zero0=x.zero_point[0], zero1=y.zero_point[0],
-            zero=zero_point(s.out), scale0=float(scales[0]), scale1=float(scales[1]), **bounds(s.out, s.attrs.get("activation", "none")))
+    run_map(
+        s,
+        kernels.CODES,
+        [s.operand(0), s.operand(1)],
+        {"op": s.node.op},
+        zero0=x.zero_point[0],
+        zero1=y.zero_point[0],
+        zero=zero_point(s.out),
+        scale0=float(scales[0]),
+        scale1=float(scales[1]),
+        **bounds(s.out, s.attrs.get("activation", "none")),
+    )
 
 
 @lowers("prelu", unless=_not_codes)
@@ -189,5 +226,13 @@ def prelu_codes(s: Steps) -> None:
     slopes = qmath.multiplier(quant.scales, s.constant(1), over=out.scales).astype(np.float32)
     ref = s.table(slopes)
     place = Placed(ref, slopes.dtype, slopes.shape, (4,))
-    run_map(s, kernels.PRELU_CODES, [s.operand(0), _per_channel(s, place)], {}, in_zero=quant.zero_point[0], zero=zero_point(s.out),
-            scale=float(qmath.multiplier(quant.scales, over=out.scales)[0]), **bounds(s.out))
+    run_map(
+        s,
+        kernels.PRELU_CODES,
+        [s.operand(0), _per_channel(s, place)],
+        {},
+        in_zero=quant.zero_point[0],
+        zero=zero_point(s.out),
+        scale=float(qmath.multiplier(quant.scales, over=out.scales)[0]),
+        **bounds(s.out),
+    )

@@ -1,8 +1,8 @@
 """How an elementwise kernel goes over its operands: numpy broadcasting as loops over merged axes.
 
-Static arguments of a map must not depend on symbolic sizes, so an axis counts as repeated where the operand's type says 1,
-not where a size happens to be 1; and the innermost axis is the last one in the order of storage that the result's type
-does not say is 1.
+Static arguments of a map must not depend on symbolic sizes, so an axis counts as repeated where the operand's type says
+1, not where a size happens to be 1; and the innermost axis is the last one in the order of storage that the result's
+type does not say is 1.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FEW = 1024
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of a map. steps: bytes from one element to the next, of each operand and then of the result. fixed: the size
-    comes from the types alone."""
+    """One axis of a map. steps: bytes from one element to the next, of each operand and then of the result. fixed: the
+    size comes from the types alone."""
 
     size: int
     steps: tuple[int, ...]
@@ -67,11 +67,12 @@ def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dic
     y, channels = result, 0
     if channels_last and layout.channel_stride != result.shape[1]:
         channels = layout.channel_stride
-        padded = [_with_room(s, operand, channels) for operand in seen]
-        if None in padded:
-            y, channels, order = s.lowering.new(s.out, f"{s.node.name}.row_major", None), 0, list(range(len(result.shape)))
-        else:
+        padded = [found for operand in seen if (found := _with_room(s, operand, channels)) is not None]
+        if len(padded) == len(seen):
             seen = padded
+        else:
+            y, channels = s.lowering.new(s.out, f"{s.node.name}.row_major", None), 0
+            order = list(range(len(result.shape)))
     axes = _axes(s, seen, y, order, channels)
     for index, operand in enumerate(seen):
         if axes[-1].steps[index] not in (0, operand.place.dtype.itemsize):
@@ -108,8 +109,8 @@ def _axes(s: Steps, operands: Sequence[_Operand], y: Placed, order: Sequence[int
 
 
 def _with_room(s: Steps, operand: _Operand, channels: int) -> _Operand | None:
-    """The operand with a gap behind its channels as in the result, so that both can be gone through as one run; None where that
-    takes more than a copy of a few channels."""
+    """The operand with a gap behind its channels as in the result, so that both can be gone through as one run; None
+    where that takes more than a copy of a few channels."""
     place, item = operand.place, operand.place.dtype.itemsize
     if operand.repeated[1] and s.result().shape[1] != 1:
         return operand
@@ -165,8 +166,9 @@ class _Call:
 
 
 def _long_rows(call: _Call, places: list[Placed], y: Placed, axes: list[_Axis]) -> None:
-    """Call the kernel. A short innermost axis, along which some operands start anew in every row of the next axis, is repeated:
-    these operands are written out for a number of rows, which then are one, and what remains of the rows is a call of its own."""
+    """Call the kernel. A short innermost axis, along which some operands start anew in every row of the next axis, is
+    repeated: these operands are written out for a number of rows, which then are one, and what remains of the rows is a
+    call of its own."""
     if len(axes) < 2 or not axes[-1].fixed or axes[-1].size >= SHORT_ROW:
         call(places, y, axes)
         return
@@ -175,26 +177,31 @@ def _long_rows(call: _Call, places: list[Placed], y: Placed, axes: list[_Axis]) 
     if rows.fixed and rows.size * inner.size < _FEW:
         call(places, y, axes)
         return
-    if not continues[-1] or any(not c and (step != 0 or its == 0) for c, step, its in zip(continues, rows.steps, inner.steps)):
+    if not continues[-1] or any(
+        not c and (step != 0 or its == 0) for c, step, its in zip(continues, rows.steps, inner.steps)
+    ):
         call(places, y, axes)
         return
     together = -(-_LONG_ROW // inner.size)
-    outer = [list(axis.steps) for axis in axes[:-2]]
+    outer = [[*axis.steps] for axis in axes[:-2]]
     for index, place in enumerate(places):
         if not continues[index]:
             places[index] = _written_out(call.steps, place, index, axes, together)
             step = together * inner.size * place.dtype.itemsize
-            for axis, steps in reversed(list(zip(axes[:-2], outer))):
-                if steps[index]:
-                    steps[index] = step
+            for axis, around_steps in reversed(list(zip(axes[:-2], outer))):
+                if around_steps[index]:
+                    around_steps[index] = step
                     step *= axis.size
-    around = [_Axis(axis.size, tuple(steps), axis.fixed) for axis, steps in zip(axes[:-2], outer)]
+    around = [_Axis(axis.size, tuple(moves), axis.fixed) for axis, moves in zip(axes[:-2], outer)]
     whole, left = divmod(rows.size, together)
     if whole:
         steps = tuple(together * step for step in rows.steps)
         call(places, y, [*around, _Axis(whole, steps, False), replace(inner, size=together * inner.size)])
     if left:
-        moved = [place.moved(whole * together * step, place.shape, place.strides) for place, step in zip((*places, y), rows.steps)]
+        moved = [
+            place.moved(whole * together * step, place.shape, place.strides)
+            for place, step in zip((*places, y), rows.steps)
+        ]
         call(moved[:-1], moved[-1], [*around, replace(inner, size=left * inner.size)])
 
 

@@ -1,5 +1,5 @@
-"""Elementary functions: the bounds of their docstring against float64 numpy, over all of f32 in steps; the same bits on every
-level; infinities, NaN, zeros, denormals and the ends of the range."""
+"""Elementary functions: the bounds of their docstring against float64 numpy, over all of f32 in steps; the same bits on
+every level; infinities, NaN, zeros, denormals and the ends of the range."""
 
 from __future__ import annotations
 
@@ -38,9 +38,15 @@ def _tanhshrink(x: np.ndarray) -> np.ndarray:
 
 
 BOUNDS: dict[str, tuple[Real, int]] = {
-    "exp": (np.exp, -46), "log": (np.log, -50), "log1p": (np.log1p, -49), "expm1": (np.expm1, -43), "tanh": (np.tanh, -42),
-    "sigmoid": (_sigmoid, -45), "erf": (np.vectorize(math.erf, otypes=[np.float64]), -43),
-    "erfc": (np.vectorize(math.erfc, otypes=[np.float64]), -44), "tanhshrink": (_tanhshrink, -36),
+    "exp": (np.exp, -46),
+    "log": (np.log, -50),
+    "log1p": (np.log1p, -49),
+    "expm1": (np.expm1, -43),
+    "tanh": (np.tanh, -42),
+    "sigmoid": (_sigmoid, -45),
+    "erf": (np.vectorize(math.erf, otypes=[np.float64]), -43),
+    "erfc": (np.vectorize(math.erfc, otypes=[np.float64]), -44),
+    "tanhshrink": (_tanhshrink, -36),
 }
 """Function -> (what numpy gives, the exponent of the relative bound)."""
 
@@ -72,10 +78,13 @@ def evaluate(name: str, level: str, x: np.ndarray) -> np.ndarray:
 
 @cache
 def samples() -> np.ndarray:
-    """Every 8191th float of f32 (NaNs, infinities and denormals among them), dense lines, and neighbours of where a formula changes."""
+    """Every 8191th float of f32 (NaNs, infinities and denormals among them), dense lines, and neighbours of where a
+    formula changes."""
     every = np.arange(0, 2**32, 8191, dtype=np.uint64).astype(np.uint32).view(np.float32)
     lines = [np.linspace(-r, r, 20001).astype(np.float32) for r in (0.01, 1, 10, 110)]
-    edges = np.float32([0.0, 2.0**-9, 2.0**-10, 0.25, 0.5, 1.0, 2**-149, 2**-126, 3.4028235e38, 88.72284, 103.97208, 709.4, INF])
+    edges = np.float32(
+        [0.0, 2.0**-9, 2.0**-10, 0.25, 0.5, 1.0, 2**-149, 2**-126, 3.4028235e38, 88.72284, 103.97208, 709.4, INF]
+    )
     with np.errstate(over="ignore"):
         near = [np.nextafter(edges, np.float32(to)) for to in (INF, -INF)]
     positive = np.concatenate([edges, *near])
@@ -89,7 +98,8 @@ def _domain(name: str, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("level", RUNNABLE)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bound(name: str, level: str) -> None:
-    """NaN where numpy has it, infinities and zeros after rounding to f32, and the relative bound for all that f32 can hold."""
+    """NaN where numpy has it, infinities and zeros after rounding to f32, and the relative bound for all that f32 can
+    hold."""
     reference, exponent = BOUNDS[name]
     x = _domain(name, samples())
     with np.errstate(all="ignore"):
@@ -175,14 +185,20 @@ def test_power(level: str) -> None:
 
 @pytest.mark.parametrize("level", RUNNABLE)
 def test_power_of_special_values(level: str) -> None:
-    """All pairs of zeros, ones, infinities, NaN, odd, even and broken exponents, as C's pow and numpy say. Signs of zero as well."""
-    special = np.float32([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 0.3, 1e30, -1e30, 16777217.0, INF, -INF, NAN, 1e-40])
+    """All pairs of zeros, ones, infinities, NaN, odd, even and broken exponents, as numpy has them. Signs of zero
+    as well."""
+    special = np.float32(
+        [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 0.3, 1e30, -1e30, 16777217.0, INF, -INF, NAN, 1e-40]
+    )
     x, p = (a.ravel().copy() for a in np.meshgrid(special, special))
     size = -(-len(x) // LANES) * LANES
     x, p = np.resize(x, size), np.resize(p, size)
     with np.errstate(all="ignore"):
         want, got = _pow(x, p).astype(np.float32), _powers(level, x, p).astype(np.float32)
-    assert np.array_equal(np.isnan(want), np.isnan(got)), (x[np.isnan(want) != np.isnan(got)], p[np.isnan(want) != np.isnan(got)])
+    assert np.array_equal(np.isnan(want), np.isnan(got)), (
+        x[np.isnan(want) != np.isnan(got)],
+        p[np.isnan(want) != np.isnan(got)],
+    )
     exact = (want == 0) | np.isinf(want) | (np.abs(want) == 1)
     assert np.array_equal(want[exact], got[exact])
     assert np.array_equal(np.signbit(want[exact]), np.signbit(got[exact]))
@@ -200,13 +216,16 @@ def _scaled_erfc(x: Decimal) -> Decimal:
     return (1 + 2 * x) * ((x * x).exp() - total * 2 / _PI.sqrt())
 
 
-_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798214808651328230664709"
-              "38446095505822317253594081284811174502841027019385211055596446229489549303819644288109756659334461284756482337867831652712")
+_PI = Decimal(
+    "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706"
+    "7982148086513282306647093844609550582231725359408128481117450284102701938521105559644622948954930381"
+    "9644288109756659334461284756482337867831652712"
+)
 
 
 def test_coefficients_of_erfc() -> None:
-    """The polynomial takes F's values at the 20 Chebyshev nodes, F computed in 200 digits; so it is the interpolation that the
-    docstring names."""
+    """The polynomial takes F's values at the 20 Chebyshev nodes, F computed in 200 digits; so it is the interpolation
+    that the docstring names."""
     count = len(functions._ERFCX)
     for k in range(count):
         u = math.cos(math.pi * (k + 0.5) / count)

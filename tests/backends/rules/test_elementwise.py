@@ -1,8 +1,9 @@
-"""Elementwise kernels against the interpreter: every op over widths, layouts, broadcasts, types and extremes; on every level and
-thread count, with inputs and outputs between pages that fault."""
+"""Elementwise kernels against the interpreter: every op over widths, layouts, broadcasts, types and extremes; on every
+level and thread count, with inputs and outputs between pages that fault."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from harness import check_graph, check_op, levels, one_node
 
-from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.jit import compile_kernels, emitted_kernels
+from qcompiler.backends.kernels.elementwise import INTEGER
+from qcompiler.backends.kernels.map_loop import OUTER
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.memory import guarded_block
 from qcompiler.backends.target import parse_target
@@ -25,11 +28,15 @@ WIDTHS = (1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 257)
 BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
 COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
-EXACT = ("relu", "relu6", "hardtanh", "hardshrink", "threshold", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "floor", "ceil", "round",
-         "sign", "square")  # fmt: skip
+EXACT = (
+    "relu", "relu6", "hardtanh", "hardshrink", "threshold", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "floor",
+    "ceil", "round", "sign", "square",
+)  # fmt: skip
 INTEGERS = (DType.I8, DType.U8, DType.I16, DType.I32, DType.I64)
-SPECIAL = np.float32([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 6.0, 7.0, 1e-45, -1e-45, 2.0**-126, 3e38, -3e38, 2.0**31, 2.0**63,
-                      -(2.0**31), -(2.0**63), 2147483520.0, 127.5, 128.0, 255.5, -129.0, 1e20, np.inf, -np.inf, np.nan])  # fmt: skip
+SPECIAL = np.float32([
+    0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 6.0, 7.0, 1e-45, -1e-45, 2.0**-126, 3e38, -3e38, 2.0**31, 2.0**63,
+    -(2.0**31), -(2.0**63), 2147483520.0, 127.5, 128.0, 255.5, -129.0, 1e20, np.inf, -np.inf, np.nan,
+])  # fmt: skip
 
 
 def _guarded(array: np.ndarray) -> np.ndarray:
@@ -83,7 +90,9 @@ def pairs(values: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(a.ravel()) for a in np.meshgrid(values, values)]
 
 
-def graph_of(op: str, types: Sequence[TensorType], attrs: Mapping[str, Any] | None = None, out: QuantParams | None = None) -> Graph:
+def graph_of(
+    op: str, types: Sequence[TensorType], attrs: Mapping[str, Any] | None = None, out: QuantParams | None = None
+) -> Graph:
     """A node whose operands are all inputs, of any types."""
     graph, definition = Graph("test"), opdef(op)
     graph.stage = "integer"
@@ -115,10 +124,11 @@ def test_widths(width: int) -> None:
 
 
 SHAPES = [
-    ((2, 3, 4, 5), (2, 3, 4, 5)), ((2, 3, 4, 5), ()), ((), ()), ((2, 3, 4, 5), (5,)), ((2, 3, 4, 5), (3, 1, 1)), ((2, 1, 4, 1), (3, 1, 5)),
-    ((4, 1), (1, 9)), ((70, 1), (1, 70)), ((7, 300, 3), (3,)), ((2, 1, 3), (2, 600, 3)), ((300, 33), (300, 1)), ((5, 200, 24), (5, 1, 24)),
-    ((2, 100, 7), (1, 100, 7)), ((3, 1, 200, 5), (1, 2, 1, 5)), ((1, 1, 1), (1,)), ((2, 3, 2, 3, 2, 3), (2, 1, 2, 1, 2, 1)),
-    ((2, 1, 3, 1, 2, 1, 3, 1), (1, 2, 1, 3, 1, 2, 1, 3)), ((1000, 2), (2,)), ((1025,), (1,)),
+    ((2, 3, 4, 5), (2, 3, 4, 5)), ((2, 3, 4, 5), ()), ((), ()), ((2, 3, 4, 5), (5,)), ((2, 3, 4, 5), (3, 1, 1)),
+    ((2, 1, 4, 1), (3, 1, 5)), ((4, 1), (1, 9)), ((70, 1), (1, 70)), ((7, 300, 3), (3,)), ((2, 1, 3), (2, 600, 3)),
+    ((300, 33), (300, 1)), ((5, 200, 24), (5, 1, 24)), ((2, 100, 7), (1, 100, 7)), ((3, 1, 200, 5), (1, 2, 1, 5)),
+    ((1, 1, 1), (1,)), ((2, 3, 2, 3, 2, 3), (2, 1, 2, 1, 2, 1)), ((2, 1, 3, 1, 2, 1, 3, 1), (1, 2, 1, 3, 1, 2, 1, 3)),
+    ((1000, 2), (2,)), ((1025,), (1,)),
 ]  # fmt: skip
 
 
@@ -138,7 +148,17 @@ def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.Monke
     """Values behind a pooling lie channels last, those of bytes with gaps; each kind of second operand."""
     monkeypatch.setenv("QC_GUARD", "1")
     x = floats(2, channels, 5, 6)
-    for shape in (x.shape, (1, channels, 1, 1), (2, channels, 1, 1), (channels, 1, 1), (), (2, 1, 1, 1), (2, 1, 5, 6), (5, 6), (1, channels, 5, 6)):
+    for shape in (
+        x.shape,
+        (1, channels, 1, 1),
+        (2, channels, 1, 1),
+        (channels, 1, 1),
+        (),
+        (2, 1, 1, 1),
+        (2, 1, 5, 6),
+        (5, 6),
+        (1, channels, 5, 6),
+    ):
         for arrays in ([x, floats(*shape, seed=1)], [floats(*shape, seed=1), x]):
             for constants in ((), (0,) if arrays[0] is not x else (1,)):
                 check_op("sub", arrays, quantized=quantized, behind_a_pool=True, bound=0.0, constants=constants)
@@ -161,6 +181,25 @@ def test_layouts_that_differ() -> None:
         check_graph(mixed, inputs, bound=0.0)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize(("rows", "count"), [(1, 1000), (5, 300), (13, 7), (2, 64), (3, 129)])
+def test_threads_write_different_elements(rows: int, count: int, threads: int) -> None:
+    """Every element by exactly one thread, so that no two write to one place at a time."""
+    compiled = compile_kernels([INTEGER[1].build(parse_target(levels()[0]), op="neg", inner="1", dtype="i8")])[0]
+    given = {f"{name}{axis}": 0 for name in ("x0_s", "y_s") for axis in range(OUTER)}
+    given |= {f"n{axis}": 1 for axis in range(OUTER)}
+    given |= {"count": count, f"n{OUTER - 1}": rows, f"x0_s{OUTER - 1}": count, f"y_s{OUTER - 1}": count}
+    x = np.ones(rows * count, np.int8)
+    args = compiled.function.pack_args(x0=(0, 0), y=(1, 0), **given)
+    entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(compiled.address)
+    written = np.zeros(rows * count, np.int64)
+    for thread in range(threads):
+        y = np.zeros_like(x)
+        entry(args.ctypes.data, (ctypes.c_void_p * 2)(x.ctypes.data, y.ctypes.data), thread, threads)
+        written -= y
+    assert (written == 1).all()
+
+
 @pytest.mark.parametrize("quantized", [False, True])
 def test_empty(quantized: bool) -> None:
     for shapes in (((0,), (0,)), ((2, 0, 3), (2, 1, 3)), ((0, 4), (4,))):
@@ -169,8 +208,9 @@ def test_empty(quantized: bool) -> None:
 
 B, S = Dim.name("B"), Dim.name("S")
 SYMBOLIC = [
-    [(B, 3), (B, 1)], [(B,), (1,)], [(B, 1, S, S), (B, 4, S, S)], [(1, 1, S, S), (B, 4, S, S)], [(B, 5, 3), (3,)], [(B, S), (B, 1)],
-    [(B, S, 3), (1, S, 3)], [(B, 1, 3), (B, S, 3)], [(B, S, 1), (1,)], [(B, S), ()], [(S, 1), (1, S)], [(B, S, 40), (B, 1, 40)],
+    [(B, 3), (B, 1)], [(B,), (1,)], [(B, 1, S, S), (B, 4, S, S)], [(1, 1, S, S), (B, 4, S, S)], [(B, 5, 3), (3,)],
+    [(B, S), (B, 1)], [(B, S, 3), (1, S, 3)], [(B, 1, 3), (B, S, 3)], [(B, S, 1), (1,)], [(B, S), ()],
+    [(S, 1), (1, S)], [(B, S, 40), (B, 1, 40)],
 ]  # fmt: skip
 
 
@@ -183,7 +223,10 @@ def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> Non
         bound = [[size if isinstance(size, int) else {"B": b, "S": s}[str(size)] for size in shape] for shape in shapes]
         check_exact(graph, [floats(*shape, seed=i) for i, shape in enumerate(bound)])
         lowered = lower_graph(graph, parse_target(levels()[0]))
-        lowered.run([floats(*shape) for shape in bound], {name: size for name, size in (("B", b), ("S", s)) if name in str(shapes)})
+        lowered.run(
+            [floats(*shape) for shape in bound],
+            {name: size for name, size in (("B", b), ("S", s)) if name in str(shapes)},
+        )
         assert not emitted or emitted == dict(emitted_kernels)
         emitted = dict(emitted_kernels)
 
@@ -234,12 +277,16 @@ def _ulp(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("op", [name for name in UNARY if name not in (*EXACT, "tanhshrink")])
 def test_unary_in_ulp(op: str) -> None:
-    """At most the neighbour of the interpreter's result; both round what lies within 2^-36 of the true value, so nearly all are equal.
-    Attrs that f32 can't hold as well."""
+    """At most the neighbour of the interpreter's result; both round what lies within 2^-36 of the true value, so nearly
+    all are equal. Attrs that f32 can't hold as well."""
     attrs: dict[str, list[dict[str, Any]]] = {
-        "gelu": [{"approximate": "none"}, {"approximate": "tanh"}], "elu": [{"alpha": 0.7312}], "celu": [{"alpha": 0.3}],
-        "softplus": [{"beta": 0.7, "threshold": 15.1}], "softshrink": [{"lambd": 0.3}], "leaky_relu": [{"negative_slope": 0.1}],
-    }  # fmt: skip
+        "gelu": [{"approximate": "none"}, {"approximate": "tanh"}],
+        "elu": [{"alpha": 0.7312}],
+        "celu": [{"alpha": 0.3}],
+        "softplus": [{"beta": 0.7, "threshold": 15.1}],
+        "softshrink": [{"lambd": 0.3}],
+        "leaky_relu": [{"negative_slope": 0.1}],
+    }
     for chosen in attrs.get(op, [{}]):
         graph, inputs = one_node(op, [_all_scales()], chosen)
         with np.errstate(all="ignore"):
@@ -260,7 +307,9 @@ def test_unary_in_ulp(op: str) -> None:
 
 def test_tanhshrink_without_cancellation() -> None:
     """The interpreter loses digits near 0, so the series is the oracle there."""
-    x = np.concatenate([np.float32(10.0) ** np.linspace(-12, -1, 500).astype(np.float32), np.linspace(0.1, 30, 500).astype(np.float32)])
+    x = np.concatenate(
+        [np.float32(10.0) ** np.linspace(-12, -1, 500).astype(np.float32), np.linspace(0.1, 30, 500).astype(np.float32)]
+    )
     x = np.concatenate([x, -x])
     r = x.astype(np.float64)
     z = r * r
@@ -271,7 +320,10 @@ def test_tanhshrink_without_cancellation() -> None:
         assert (np.abs(got - want) <= 0.51 * _ulp(want)).all()
 
 
-@pytest.mark.parametrize(("op", "attr"), [("hardshrink", "lambd"), ("threshold", "threshold"), ("softshrink", "lambd"), ("hardtanh", "max_value")])
+@pytest.mark.parametrize(
+    ("op", "attr"),
+    [("hardshrink", "lambd"), ("threshold", "threshold"), ("softshrink", "lambd"), ("hardtanh", "max_value")],
+)
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 1e-3])
 def test_where_an_attr_decides(op: str, attr: str, value: float) -> None:
     """Floats next to an attr that f32 can't hold."""
@@ -286,7 +338,14 @@ def test_where_an_attr_decides(op: str, attr: str, value: float) -> None:
 
 
 def test_prelu() -> None:
-    for shape, slopes in (((2, 3, 4, 5), 3), ((2, 3, 4, 5), 1), ((3, 65), 65), ((7,), 1), ((2, 33, 70), 33), ((1, 2, 3, 2, 3), 2)):
+    for shape, slopes in (
+        ((2, 3, 4, 5), 3),
+        ((2, 3, 4, 5), 1),
+        ((3, 65), 65),
+        ((7,), 1),
+        ((2, 33, 70), 33),
+        ((1, 2, 3, 2, 3), 2),
+    ):
         check("prelu", [floats(*shape), floats(slopes, seed=1)])
         check("prelu", [floats(*shape), floats(slopes, seed=1)], quantized=True)
 
@@ -308,7 +367,10 @@ def test_pow() -> None:
 
 def _extremes(dtype: DType) -> np.ndarray:
     least, most = dtype.min, dtype.max
-    return np.array([least, least + 1, -1 % (most + 1) if least == 0 else -1, 0, 1, 2, 5, 6, 7, most // 2, most - 1, most], dtype.numpy)
+    return np.array(
+        [least, least + 1, -1 % (most + 1) if least == 0 else -1, 0, 1, 2, 5, 6, 7, most // 2, most - 1, most],
+        dtype.numpy,
+    )
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
@@ -326,7 +388,9 @@ def test_integer_unary(op: str, dtype: DType) -> None:
     x = np.resize(_extremes(dtype), 77)
     bounds = [(-1.0, 1.0), (0.5, 5.5), (-2.5, np.inf), (-np.inf, 6.0), (300.0, 1e30), (-1e30, -300.0)]
     for low, high in bounds if op == "hardtanh" else bounds[:1]:
-        graph = graph_of(op, [TensorType(dtype, x.shape)], {"min_value": low, "max_value": high} if op == "hardtanh" else {})
+        graph = graph_of(
+            op, [TensorType(dtype, x.shape)], {"min_value": low, "max_value": high} if op == "hardtanh" else {}
+        )
         check_exact(graph, [x])
 
 
