@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node
+from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import Trait, opdef
 from qcompiler.passes.rewrite import Rewrite, RewritePass
 
@@ -92,6 +92,26 @@ class _Clamp:
         return _CLAMPS.get((node.attrs["min_value"], node.attrs["max_value"]))
 
 
+class _Maximum:
+    """`maximum(%x, 0)` is relu, as plain numpy writes it. NaN passes through both."""
+
+    rule = "maximum with zero"
+    ops = ("maximum",)
+
+    def check(self, graph: Graph, node: Node) -> str | None:
+        return None if self._other(node) is not None else "neither operand is the scalar 0"
+
+    def rewrite(self, graph: Graph, node: Node) -> None:
+        graph.replace(node, "relu", [self._other(node)])
+
+    @staticmethod
+    def _other(node: Node) -> Value | None:
+        for zero, other in (node.operands, node.operands[::-1]):
+            if isinstance(zero, Const) and zero.data.size == 1 and zero.data.reshape(()) == 0 and other.type == node.result.type:
+                return other
+        return None
+
+
 class _MovedTwice:
     """reshape of reshape, transpose of transpose: the second alone."""
 
@@ -118,7 +138,7 @@ class _MovedTwice:
 class Canonicalize(RewritePass):
     """Merge moves of moves, name clamps, erase identities.
 
-    transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);
+    transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);  max(x, 0) = relu(x);
     x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is the identity.
 
     Before:
@@ -133,4 +153,4 @@ class Canonicalize(RewritePass):
     name: ClassVar[str] = "canonicalize"
 
     def rules(self, graph: Graph) -> Sequence[Rewrite]:
-        return _MovedTwice(), _Clamp(), _Identity()
+        return _MovedTwice(), _Clamp(), _Maximum(), _Identity()
