@@ -80,6 +80,7 @@ def demo_images() -> np.ndarray:
 
 
 _kernels: dict[str, int] = {}
+_skipped: list[str] = []
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -103,10 +104,19 @@ def pytest_testnodedown(node: object, error: object) -> None:
     _add(getattr(node, "workeroutput", {}).get("kernels", {}))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Remember what was skipped, and why."""
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append(reason.removeprefix("Skipped: "))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The last line: which levels ran, by kernels emitted, and which this CPU lacks."""
+    """The last lines: what did not run and why; which levels ran, by kernels emitted, and which this CPU lacks."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
+    for reason in sorted(set(_skipped)):
+        print(f"not run: {_skipped.count(reason)} tests: {reason}")
     from qcompiler.backends.target import known_targets, parse_target
 
     lacking = [name for name in known_targets() if not parse_target(name).can_run()]
