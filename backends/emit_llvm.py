@@ -161,7 +161,7 @@ class _FunctionEmitter:
     def prefetch(self, op: Op) -> None:
         place = self.address(op.operands[0], op.operands[1], op.attrs["disp"])
         self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 3, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 {4 - op.attrs['cache']}, i32 1)")
 
     def instr(self, op: Op) -> None:
         instruction = op.instruction

@@ -410,9 +410,9 @@ class KernelBuilder:
         """Like store; a lane whose mask bit is clear touches no memory."""
         self.append(Op("masked_store", (value, pointer, self.i64(offset), mask), (), {"disp": disp, "align": align}))
 
-    def prefetch(self, pointer: Value, offset: Operand = 0, *, disp: int = 0) -> None:
-        """Bring the line at pointer + offset + disp nearer. Never faults."""
-        self.append(Op("prefetch", (pointer, self.i64(offset)), (), {"disp": disp}))
+    def prefetch(self, pointer: Value, offset: Operand = 0, *, disp: int = 0, cache: int = 1) -> None:
+        """Bring the line at pointer + offset + disp into the cache of a level: 1 the nearest, 2 or 3. Never faults."""
+        self.append(Op("prefetch", (pointer, self.i64(offset)), (), {"disp": disp, "cache": cache}))
 
     def mask_below(self, count: Operand, lanes: int) -> Value:
         """The mask of the first `count` lanes (count >= 0, i64)."""

@@ -74,6 +74,8 @@ class _Printer:
             text = f"{name} {self.ref(operands[0])}" if operands else name
             operands = operands[1:]
         text += "".join(f", {self.ref(value)}" for value in operands)
+        if op.attrs.get("cache", 1) > 1:
+            text += f" cache {op.attrs['cache']}"
         if "align" in op.attrs:
             text += f" align {op.attrs['align']}"
         if "lanes" in op.attrs:

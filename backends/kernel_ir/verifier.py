@@ -166,6 +166,7 @@ def _prefetch(op: Op) -> None:
     _arity(op, 2, 0)
     pointer, offset = _types(op)
     _address(pointer, offset, op, None)
+    _need(op.attrs["cache"] in (1, 2, 3), "caches are 1, 2 and 3")
 
 
 def _loop(op: Op) -> None:

@@ -4,6 +4,7 @@ x: pixels of channels, padded beforehand. A *row* is a run of `columns` output p
 one image the byte offsets of its first pixel in x, y and other. A *tap* is a run of `kc` channels (of as many pixels as lie side by
 side in the window); `taps` holds the byte offset of each from the row's pixel.
 Tiles are mr pixels by nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it.
+Each tile asks for its share of the next panel's weights, `ahead` bytes for each step through its own: they come from L3 or memory.
 w is packed [panels][taps * kc / 4][nr][4] i8, or [panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
 """
 
@@ -21,11 +22,11 @@ from qcompiler.backends.target import Target
 
 POINTERS = ("x", "w", "taps", "rows", "bias", "scale", "other", "y")
 EXTENTS = ("row_total", "row_count", "row_block", "columns", "x_image", "y_image", "other_image", "x_pixel", "y_pixel", "other_pixel",
-           "tap_count", "kc", "panels", "channels")
+           "tap_count", "kc", "panels", "channels", "ahead")
 
 
-PREFETCH_BYTES = 4096
-"""How far ahead weights are asked for: they come from L2 or L3 where a panel is larger than L1 (2 to 4% of ResNet-50)."""
+MOST_ROWS_AHEAD = 21
+"""Rows of a tile that leaves a general register for `ahead`: 28 rows take ten pointers."""
 
 Load = Callable[[Type, int], Value]
 """Reads a vector of the residual, from a channel of the tile on."""
@@ -50,8 +51,6 @@ class _Bytes:
 
     def dots(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
-        for j in range(self.nv):
-            b.prefetch(weights, disp=PREFETCH_BYTES + j * size)
         ws = [target.dot4_weights(b, b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
         found = []
         for r, row in enumerate(acc):
@@ -152,10 +151,12 @@ class _Loops:
             first = unit.index // panels * row_block
             panel = unit.index % panels
             weights = b.pointer("w") + panel * panel_bytes
-            with b.loop(first, b.smin(first + row_block, row_total)) as row:
-                self._row(row.index, weights, panel * self.nr)
+            with b.loop(first, b.smin(first + row_block, row_total), carried=[[weights + panel_bytes] if self.mr <= MOST_ROWS_AHEAD else []]) as row:
+                [ahead] = row.carried
+                row.yield_([self._row(row.index, weights, ahead, panel * self.nr)])
 
-    def _row(self, row: Value, weights: Value, channel: Value) -> None:
+    def _row(self, row: Value, weights: Value, ahead: list[Value], channel: Value) -> list[Value]:
+        """Returns where the next panel's weights are asked for from here on."""
         b, columns, item = self.b, self.b.extent("columns"), self.math.item
         image, line = row // b.extent("row_count"), row % b.extent("row_count") * 24
         x, y, other = (
@@ -164,37 +165,40 @@ class _Loops:
         )
         y, other = y + channel * item, other + channel * item
 
-        def tile(start: Value, count: int) -> None:
-            self._tile(x + start * b.extent("x_pixel"), y + start * b.extent("y_pixel"), other + start * b.extent("other_pixel"),
-                       weights, channel, count)
+        def tiles(count: int) -> list[Value]:
+            with b.loop(0, columns, count, carried=[ahead]) as loop:
+                start = loop.index if count == 1 else b.smin(loop.index, columns - count)
+                loop.yield_([self._tile(x + start * b.extent("x_pixel"), y + start * b.extent("y_pixel"), other + start * b.extent("other_pixel"),
+                                        weights, *loop.carried, channel, count)])
+            return loop.results[0]
 
         if self.mr == 1:
-            with b.loop(0, columns) as tiles:
-                tile(tiles.index, 1)
-            return
+            return tiles(1)
         with b.if_(columns >= self.mr) as wide:
-            with b.loop(0, columns, self.mr) as tiles:
-                tile(b.smin(tiles.index, columns - self.mr), self.mr)
-            wide.yield_([])
+            wide.yield_([tiles(self.mr)])
         with wide.else_():
-            with b.loop(0, columns) as tiles:
-                tile(tiles.index, 1)
-            wide.yield_([])
+            wide.yield_([tiles(1)])
+        return wide.results[0]
 
-    def _tile(self, x: Value, y: Value, other: Value, weights: Value, channel: Value, count: int) -> None:
+    def _tile(self, x: Value, y: Value, other: Value, weights: Value, ahead: list[Value], channel: Value, count: int) -> list[Value]:
         b, math, lanes = self.b, self.math, self.math.lanes
         start = [b.load(math.start, b.pointer("bias"), channel * 4, disp=j * 4 * lanes) for j in range(self.nv)]
         rows = b.rows(x, b.extent("x_pixel"), count)
         kc, step = b.extent("kc"), math.step
-        with b.loop(0, b.extent("tap_count"), carried=[[list(start) for _ in range(count)], weights]) as taps:
-            acc, panel = taps.carried
+        with b.loop(0, b.extent("tap_count"), carried=[[list(start) for _ in range(count)], weights, ahead]) as taps:
+            acc, panel, ahead = taps.carried
             offset = b.load(I64, b.pointer("taps"), taps.index * 8)
-            with b.loop(0, kc, step, carried=[acc, rows.moved(offset), panel]) as inner:
-                acc, pointers, panel = inner.carried
+            with b.loop(0, kc, step, carried=[acc, rows.moved(offset), panel, ahead]) as inner:
+                acc, pointers, panel, ahead = inner.carried
                 here = rows.at(pointers)
-                inner.yield_([math.dots(acc, here, panel), here.moved(4), panel + self.nr * 4])
-            taps.yield_([inner.results[0], inner.results[2]])
-        self._store(taps.results[0], y, other, channel)
+                if ahead:
+                    b.prefetch(ahead[0], cache=2)
+                inner.yield_([math.dots(acc, here, panel), here.moved(4), panel + self.nr * 4, [at + b.extent("ahead") for at in ahead]])
+            acc, _, panel, ahead = inner.results
+            taps.yield_([acc, panel, ahead])
+        acc, _, ahead = taps.results
+        self._store(acc, y, other, channel)
+        return ahead
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
         b, math = self.b, self.math

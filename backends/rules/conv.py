@@ -175,7 +175,8 @@ def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Ta
     rows, columns = _cut(pixels, tile)
     strides = tuple(place.strides[0] if place else 0 for place in (x, y, other))
     row_bytes = columns * pixels.steps[0] if pixels.flat else x.strides[-2] if len(x.shape) > 3 else x.strides[0]
-    window = Window(rows, tap_list, columns, tap_elements, pixels.steps, y.shape[0], strides, row_bytes)
+    products = y.shape[0] * len(pixels.rows) * pixels.columns * math.prod(weight.shape[1:])
+    window = Window(rows, tap_list, columns, tap_elements, pixels.steps, y.shape[0], strides, row_bytes, products)
     for part in range(parts):
         chosen = slice(part * outputs, (part + 1) * outputs)
 

@@ -21,7 +21,7 @@ _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
 _LEAST_UNITS = 16
 """Units of work that a call is cut into where rows allow it, so that threads finish together."""
-_RUN_TILES = 4
+_MOST_RUN_TILES = 8
 """Tiles in a row where the pixels of an image may be cut freely."""
 
 
@@ -59,7 +59,7 @@ class Window:
 
     rows: for each row of an image the byte offsets in x, y, other. taps: byte offsets. columns: pixels of a row. kc:
     elements a tap. steps: bytes from pixel to pixel in x, y, other. images: how many; strides: bytes from image to
-    image in x, y, other.
+    image in x, y, other. products: multiply-adds of one channel of the result, without those of padding and overlap.
     """
 
     rows: np.ndarray
@@ -70,16 +70,17 @@ class Window:
     images: int
     strides: tuple[int, int, int]
     x_row_bytes: int
+    products: int
 
 
 def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
     """`total` pixels at equal distances cut into rows: (first pixel of each, pixels of each). The last row overlaps the
-    one before."""
+    one before: as many tiles a row as make the fewest tiles, a row costing as much as a tenth of one."""
     if total <= mr:
         return np.zeros(1, np.int64), total
     tiles = -(-total // mr)
-    rows = -(-tiles // _RUN_TILES)
-    columns = min(total, -(-tiles // rows) * mr)
+    tiles_a_row = min(range(1, _MOST_RUN_TILES + 1), key=lambda each: -(-tiles // each) * (each + 0.1))
+    columns = min(total, tiles_a_row * mr)
     rows = -(-total // columns)
     return np.minimum(np.arange(rows, dtype=np.int64) * columns, total - columns), columns
 
@@ -111,6 +112,8 @@ def product(
     outputs = weight.shape[0]
     panels = -(-outputs // tile.nr)
     rows, depth = window.images * len(window.rows), len(window.taps) * window.kc
+    block = row_block(rows, panels, window.x_row_bytes)
+    tiles = block * -(-window.columns // (tile.mr if window.columns >= tile.mr else 1))
     common = dict(
         x=x,
         y=y,
@@ -118,7 +121,7 @@ def product(
         rows=s.table(window.rows),
         row_total=rows,
         row_count=len(window.rows),
-        row_block=row_block(rows, panels, window.x_row_bytes),
+        row_block=block,
         columns=window.columns,
         x_image=window.strides[0],
         y_image=window.strides[1],
@@ -129,8 +132,9 @@ def product(
         kc=window.kc,
         panels=panels,
         channels=outputs,
+        ahead=-(-tile.nr * 4 // max(1, tiles)),
         writes=("y",),
-        macs=rows * window.columns * outputs * depth,
+        macs=window.products * outputs,
         bytes=outputs * depth * (1 if s.out.is_quantized else 4),
     )
     static = {"mr": tile.mr, "nv": tile.nv, "residual": other is not None}

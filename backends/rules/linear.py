@@ -23,11 +23,11 @@ def linear(s: Steps) -> None:
     other = s.row_major(3) if s.has(3) else None
     static_rows = math.prod(s.out.shape[:-1])
     tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs)
-    starts, columns = runs(math.prod(y.shape[:-1]), tile.mr)
+    pixels = math.prod(y.shape[:-1])
+    starts, columns = runs(pixels, tile.mr)
     steps = (depth * size, outputs * size, outputs * size)
-    window = Window(
-        np.stack([starts * step for step in steps], axis=1), [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0]
-    )
+    rows = np.stack([starts * step for step in steps], axis=1)
+    window = Window(rows, [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0], pixels * depth)
     product(s, window, tile, weight, Weight.of(s, 2), x, y, other, slice(0, outputs))
 
 
