@@ -61,10 +61,24 @@ def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
         b.store(value, y, tail.index * size)
 
 
+def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: int) -> None:
+    """Copy pixels of `channels` bytes that lie four bytes apart in x, side by side in y; may write more than it copies, but not behind
+    the last pixel."""
+    size = b.target.vector_bytes
+    lanes = size // 4
+    picks = [4 * pixel + channel for pixel in range(lanes) for channel in range(channels)]
+    with b.loop(0, pixels, lanes) as loop:
+        left = pixels - loop.index
+        quads = b.bitcast(b.load_prefix(vector(I32, lanes), x, loop.index * 4, left), vector(I8, size))
+        closed = b.shuffle(quads, None, picks + [0] * (size - len(picks)))
+        b.store_prefix(closed, y, loop.index * channels, left * channels)
+
+
 @kernel(pointers=("x", "rows", "y"), extents=("row_total", "row_count", "x_image", "y_image", "y_row", "before", "inside", "after", "fill"))
-def pad_rows(b: KernelBuilder, *, itemsize: int) -> None:
+def pad_rows(b: KernelBuilder, *, itemsize: int, channels: int) -> None:
     """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a row of the border.
-    A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the element's bits. Threads share rows."""
+    A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the element's bits. Threads share rows.
+    channels: if not 0, x holds pixels of so many bytes, four apart, and in y they lie side by side."""
     element = ELEMENTS[itemsize]
     fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
     before, inside, after = (b.extent(name) for name in ("before", "inside", "after"))
@@ -78,6 +92,10 @@ def pad_rows(b: KernelBuilder, *, itemsize: int) -> None:
             border.yield_([])
         with border.else_():
             fill_run(b, fill, y, before)
-            copy_run(b, b.pointer("x") + (image * b.extent("x_image") + source), y + before * itemsize, inside, element)
+            x, inner = b.pointer("x") + (image * b.extent("x_image") + source), y + before * itemsize
+            if channels:
+                close_pixels(b, x, inner, inside // channels, channels)
+            else:
+                copy_run(b, x, inner, inside, element)
             fill_run(b, fill, y + (before + inside) * itemsize, after)
             border.yield_([])

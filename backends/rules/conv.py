@@ -57,7 +57,8 @@ def _not_dense(node: Node, target: Target) -> str | None:
 
 
 def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
-    """x [N, C, *S], channels last, in a border of real zero."""
+    """x [N, C, *S], channels last, in a border of real zero. channel_stride: of the result, as that of x, or C where that of x is four
+    bytes."""
     if all(pair == (0, 0) for pair in padding):
         return x
     images, channels, *spatial = x.shape
@@ -78,7 +79,7 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     before, after = padding[-1]
     s.call(
         pad_rows,
-        {"itemsize": size},
+        {"itemsize": size, "channels": 0 if x.strides[-1] == channel_stride * size else channels},
         x=x,
         rows=s.table(np.array(rows, np.int64)),
         y=y,
@@ -101,6 +102,13 @@ def channel_stride_of(s: Steps) -> int:
     """Elements from pixel to pixel that a product wants of its operand."""
     channels = s.type(0).shape[1]
     return -(-channels // 4) * 4 if s.out.is_quantized else channels
+
+
+def closes_pixels(s: Steps, weight: Weight) -> bool:
+    """Whether pixels of up to three bytes should lie side by side: then a window's row takes fewer products."""
+    channels, stride, kw = s.type(0).shape[1], channel_stride_of(s), weight.shape[-1]
+    side_by_side = s.attrs["dilation"][-1] == 1 and s.attrs["groups"] == 1 and stride == 4
+    return side_by_side and s.out.is_quantized and any(map(any, s.attrs["padding"])) and -(-channels * kw // 4) * 4 < stride * kw
 
 
 def merged_groups(s: Steps, per_group: int, outputs: int) -> int:
@@ -169,13 +177,15 @@ def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Ta
     bias = Weight.of(s, 2)
     merge = merged_groups(s, per_group, weight.shape[0] // s.attrs["groups"])
     parts = s.attrs["groups"] // merge
-    kc, outputs = per_group * merge if parts > 1 else channel_stride_of(s), weight.shape[0] // parts
+    kc, outputs = per_group * merge if parts > 1 else taps.pixel // size, weight.shape[0] // parts
     tap_list, tap_elements = taps.of(kc, size)
     tile = choose_tile(tiles_of(s), lanes_of(s), pixels.static_columns, outputs)
     rows, columns = _cut(pixels, tile)
     strides = tuple(place.strides[0] if place else 0 for place in (x, y, other))
     row_bytes = columns * pixels.steps[0] if pixels.flat else x.strides[-2] if len(x.shape) > 3 else x.strides[0]
     products = y.shape[0] * len(pixels.rows) * pixels.columns * math.prod(weight.shape[1:])
+    if s.out.is_quantized:
+        tap_elements = -(-tap_elements // 4) * 4
     window = Window(rows, tap_list, columns, tap_elements, pixels.steps, y.shape[0], strides, row_bytes, products)
     for part in range(parts):
         chosen = slice(part * outputs, (part + 1) * outputs)
@@ -208,10 +218,9 @@ def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
 
 @lowers("conv", unless=_not_dense)
 def convolution(s: Steps) -> None:
-    stride, y = channel_stride_of(s), s.result()
-    x = padded(s, s.channels_last(0, stride), s.attrs["padding"], stride)
+    stride, y, weight = channel_stride_of(s), s.result(), Weight.of(s, 1)
+    x = padded(s, s.channels_last(0, stride), s.attrs["padding"], s.type(0).shape[1] if closes_pixels(s, weight) else stride)
     other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
-    weight = Weight.of(s, 1)
     offsets = tuple(
         tuple(k * d * step for k in range(n))
         for n, d, step in zip(weight.shape[2:], s.attrs["dilation"], x.strides[2:])

@@ -49,6 +49,19 @@ def test_widths_around_the_tile(width: int, quantized: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("window,width", [(3, 5), (5, 15), (7, 16), (7, 17), (3, 33), (7, 66)])
+def test_pixels_of_few_channels_lie_side_by_side(channels: int, window: int, width: int) -> None:
+    """The window's row is one run of the dot product; zero padding of real zero, at both ends of the row."""
+    check_op(
+        "conv",
+        (tensor("f32", 2, channels, 3, width), tensor("f32", 9, channels, 3, window), tensor("f32", 9)),
+        {**_attrs(2, padding=1), "padding": ((1, 1), (2, window // 2)), "stride": (1, 2)},
+        quantized=True,
+        dynamic=True,
+    )
+
+
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("spatial", [1, 2, 3])
 @pytest.mark.parametrize("stride,dilation", [(1, 1), (2, 1), (1, 2), (3, 2)])
