@@ -67,7 +67,7 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
         "--target", default="native", help="native (default), reference, or a level: see `qcompiler targets`"
     )
     target.add_argument(
-        "--threads", type=_positive, metavar="N", help="at most so many; by default QC_THREADS or all cores"
+        "--threads", type=_positive, metavar="N", help="at most so many; by default QC_THREADS or all CPUs"
     )
     qconfig = argparse.ArgumentParser(add_help=False)
     qconfig.add_argument(

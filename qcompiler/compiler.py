@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler import knobs
+from qcompiler.cpus import thread_count
 from qcompiler.errors import InputError, LoweringError, QuantizationError, TraceError
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
@@ -212,7 +212,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         calibration: what an earlier `calibrate` learnt, in place of data; another qconfig may use it as far as its observers kept enough.
         dynamic: {input: {axis: size name}}.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
-        threads: at most this many; the CPU's cores by default.
+        threads: at most this many, and at most the CPUs that this process may use: the default.
         io: "float", or "quantized": inputs and outputs are codes, as the types in the graph's signature say.
         transform: applied to each calibration item first.
 
@@ -265,7 +265,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
             raise QuantizationError('io="quantized" is for a quantized graph', got=f"stage {graph.stage}")
         graph = PassManager([QuantizedIo()], instruments).run(graph)
     name, program = _lowered(graph, target)
-    return CompiledModel(graph, name, threads or default_threads(), program)
+    return CompiledModel(graph, name, thread_count(threads), program)
 
 
 def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:
@@ -273,11 +273,6 @@ def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:
     from qcompiler.passes.pipelines import float_pipeline, integer_pipeline
 
     return PassManager([*float_pipeline(), *integer_pipeline()], instruments).run(graph)
-
-
-def default_threads() -> int:
-    """QC_THREADS, or the cores that this process may use."""
-    return knobs.THREADS.get() or len(os.sched_getaffinity(0))
 
 
 def _check_target(target: str) -> None:
@@ -293,7 +288,7 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
 
     graph = load_graph(path)
     name, program = _lowered(graph, target)
-    return CompiledModel(graph, name, threads or default_threads(), program)
+    return CompiledModel(graph, name, thread_count(threads), program)
 
 
 __all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",

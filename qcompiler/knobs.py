@@ -140,7 +140,7 @@ THREADS: Knob[int | None] = Knob(
     "QC_THREADS",
     "a whole number from 1 to 256",
     None,
-    "Threads of a compiled model where threads= is not given; else all cores.",
+    "Threads of a compiled model where threads= is not given; else all CPUs that the process may use.",
     _whole(1, 256),
 )
 SEED: Knob[int] = Knob(
