@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qcompiler.backends.kernels import transpose
 from qcompiler.backends.kernels.copy import OUTER, copy_strided_nd
 from qcompiler.backends.placement import Placed
 from qcompiler.errors import LoweringError
@@ -37,6 +38,8 @@ def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
         return
     axes = merged_axes(x.shape, x.strides, y.strides)
     inner = {(size, size): "run", (0, size): "fill", (0, 0): "run"}.get(axes[-1][1:], "any")
+    if inner == "any" and _transpose(s, x, y, axes):
+        return
     if inner == "any":
         axes.append(axes.pop(max(range(len(axes)), key=lambda i: axes[i][0])))
     if len(axes) > OUTER + 1:
@@ -46,3 +49,18 @@ def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
     count, x_step, y_step = axes[-1]
     s.call(copy_strided_nd, {"itemsize": size, "inner": inner}, x=x, y=y, count=count, x_step=x_step, y_step=y_step,
            writes=("y",), bytes=2 * x.elements * size, **extents)
+
+
+def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
+    """Append a copy whose innermost axes in x and in y are two different ones; False if it is none."""
+    size = x.dtype.itemsize
+    columns = next((axis for axis in axes if axis[1] == size), None)
+    rows = axes[-1]
+    others = [axis for axis in axes[:-1] if axis is not columns]
+    if columns is None or rows[2] != size or len(others) > transpose.OUTER:
+        return False
+    outer = [(1, 0, 0)] * (transpose.OUTER - len(others)) + others
+    extents = {f"{prefix}{i}": axis[k] for i, axis in enumerate(outer) for k, prefix in enumerate(("n", "xs", "ys"))}
+    s.call(transpose.copy_transposed, {"itemsize": size}, x=x, y=y, rows=rows[0], columns=columns[0], x_row=rows[1],
+           y_column=columns[2], writes=("y",), bytes=2 * x.elements * size, **extents)
+    return True

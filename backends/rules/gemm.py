@@ -21,7 +21,7 @@ _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
 _LEAST_UNITS = 16
 """Units of work that a call is cut into where rows allow it, so that threads finish together."""
-_MOST_RUN_TILES = 8
+_MOST_RUN_TILES = 4
 """Tiles in a row where the pixels of an image may be cut freely."""
 
 
@@ -86,11 +86,11 @@ def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
 
 
 def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
-    """Rows in a block of work."""
+    """Rows in a block of work; blocks are as equal as can be, since threads share them."""
     block = max(1, min(rows, _BLOCK_BYTES // max(1, x_row_bytes)))
     while block > 1 and -(-rows // block) * panels < _LEAST_UNITS:
         block = -(-block // 2)
-    return block
+    return -(-rows // max(1, -(-rows // block)))
 
 
 def product(

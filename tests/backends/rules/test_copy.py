@@ -1,0 +1,43 @@
+"""Copies that change the order of axes, at sizes around the tile, on every level: the same bytes in other places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import levels
+
+import qcompiler as qc
+from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.target import parse_target
+from qcompiler.ir import Graph
+from qcompiler.types import tensor
+
+DTYPES = {1: "u8", 2: "i16", 4: "f32", 8: "i64"}
+
+
+def _transpose(dtype: str, shape: tuple[int, ...], perm: tuple[int, ...]) -> Graph:
+    graph = Graph("g")
+    graph.set_outputs(graph.create("transpose", [graph.add_input("x", tensor(dtype, *shape))], {"perm": perm}).results)
+    return graph
+
+
+@pytest.mark.parametrize("itemsize", DTYPES)
+@pytest.mark.parametrize("rows,columns", [(1, 5), (2, 2), (3, 40), (4, 4), (15, 17), (16, 16), (17, 15), (33, 3), (40, 64), (64, 1)])
+def test_matrices(rows: int, columns: int, itemsize: int) -> None:
+    rng = np.random.default_rng(rows * columns)
+    dtype = DTYPES[itemsize]
+    x = rng.integers(0, 100, (2, rows, columns)).astype(tensor(dtype, 1).dtype.numpy)
+    graph = _transpose(dtype, x.shape, (0, 2, 1))
+    for level in levels():
+        model = lower_graph(graph, parse_target(level))
+        assert not model.python_nodes
+        for threads in (1, 2, 3):
+            [y] = model.program.bind({}).run([x], threads=threads)
+            assert np.array_equal(y, x.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("perm", [(0, 3, 1, 2), (0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 3, 2), (2, 0, 3, 1)])
+def test_any_order_of_four_axes(perm: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float32)
+    compiled = qc.compile(_transpose("f32", x.shape, perm), None)
+    assert np.array_equal(compiled(x), x.transpose(perm))
