@@ -85,7 +85,7 @@ def _shares(node: Node) -> bool:
     return opdef(node.op).quant.kind is QuantKind.SHARES_INPUT
 
 
-def _follows(node: Node) -> bool:
+def follows(node: Node) -> bool:
     """Whether a node is quantized only where its operands are: it computes nothing worth a conversion."""
     return _shares(node) or (is_unary(node) and opdef(node.op).quant.kind is not QuantKind.WEIGHTED)
 
@@ -112,7 +112,8 @@ def _is_mask(data: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class InsertObservers:
-    """float -> observed. configs: node name -> QConfig or None, from the resolution table.
+    """float -> observed. configs: node name -> QConfig or None, from the resolution table; slow: node name -> why the
+    cost model keeps it float.
 
     A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that
     only move or share values follow their operands. Values tied by sharing ops form one group with one observer.
@@ -128,6 +129,7 @@ class InsertObservers:
     """
 
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
+    slow: Mapping[str, str] = field(default_factory=dict)
     name: ClassVar[str] = "insert-observers"
 
     def run(self, graph: Graph) -> Graph:
@@ -147,11 +149,11 @@ class InsertObservers:
         masked = masked_values(graph)
         chosen: dict[int, Node] = {}
         for node in graph.nodes:
-            reason = why_float(node, self.configs.get(node.name))
+            reason = why_float(node, self.configs.get(node.name)) or self.slow.get(node.name)
             mask = next((v for v in (*node.operands, *node.results) if v is not None and id(v) in masked), None)
             if reason is None and mask is not None:
                 reason = f"{mask!r} holds a mask: -inf, or a number that stands for it"
-            if reason is None and _follows(node) and not all(id(v) in quantized for _, v in activations(node)):
+            if reason is None and follows(node) and not all(id(v) in quantized for _, v in activations(node)):
                 reason = "its operand is float"
             if reason is not None:
                 graph.notes.append(f"float: %{node.name} = {node.op}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.passes.canonicalize import Canonicalize
@@ -43,9 +44,9 @@ def float_pipeline(configs: Configs | None = None, *, equalize: bool = False) ->
     ]
 
 
-def observe_pipeline(configs: Configs) -> list[Pass]:
-    """float -> observed."""
-    return [InsertObservers(configs)]
+def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyType({})) -> list[Pass]:
+    """float -> observed; `slow` nodes stay float."""
+    return [InsertObservers(configs, slow)]
 
 
 def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> list[Pass]:

@@ -26,6 +26,7 @@ from qcompiler.types import QuantParams
 
 if TYPE_CHECKING:
     from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.precision import Decision
     from qcompiler.quantization.spec import QuantSpec
 
 Dynamic = Mapping[str | int, Mapping[int, str]]
@@ -91,8 +92,23 @@ def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instru
     table = resolve(graph, qconfig)
     configs = {node.name: table[node.name] for node in graph.nodes}
     fused = PassManager(float_pipeline(configs), instruments).run(graph)
-    observed = PassManager(observe_pipeline(configs), instruments).run(fused)
+    slow: Mapping[str, str] = {}
+    if qconfig == "auto":
+        decision = _decide(fused, configs)
+        table, slow = table.kept_float(decision.slow), decision.slow
+        fused.notes.append(decision.note())
+    observed = PassManager(observe_pipeline(configs, slow), instruments).run(fused)
     return Prepared(observed, table, configs)
+
+
+def _decide(graph: Graph, configs: Mapping[str, Any]) -> Decision:
+    """What int8 would slow down."""
+    from qcompiler.passes.insert_observers import follows, why_float
+    from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI
+    from qcompiler.quantization.precision import decide
+
+    able = {node.name: why_float(node, configs.get(node.name)) is None for node in graph.nodes}
+    return decide(graph, able, frozenset(node.name for node in graph.nodes if follows(node)), ZEN5_AVX512VNNI)
 
 
 def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[Any], Any] | None = None,
@@ -205,7 +221,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
 
     Args:
         model: what `trace` takes. A graph at the integer stage is only lowered.
-        qconfig: None (float), "int8", "keep" (a model that is quantized already: its own parameters), "torch:<backend>", a QConfig or a
+        qconfig: None (float), "int8", "auto" (int8, but for nodes that it would slow down), "keep" (a model that is quantized already: its own parameters), "torch:<backend>", a QConfig or a
             QConfigMapping.
         example_inputs: a tuple of arrays; shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.

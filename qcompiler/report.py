@@ -16,6 +16,7 @@ from typing import Any
 from qcompiler.ir import Graph, Node
 
 _FLOAT_NOTE = "float: "
+_ESTIMATE_NOTE = "estimate: "
 _NO_REASON = "no reason is recorded"
 
 
@@ -88,6 +89,7 @@ class Report:
         kept_float: float nodes; empty at stage float, where all are.
         constant_bytes, float_constant_bytes: as they are, and with every quantized constant in f32.
         python_nodes: node -> why no kernel serves it; these run in numpy.
+        estimate: what the cost model of qconfig "auto" expects of the graph as quantized and in float; "" without it.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Report:
     constant_bytes: int
     float_constant_bytes: int
     python_nodes: Mapping[str, str]
+    estimate: str = ""
 
     @property
     def int8_nodes(self) -> int:
@@ -125,6 +128,8 @@ class Report:
             f"  {self.int8_nodes} int8 nodes, {self.float_nodes} float nodes, {self._conversions()}",
             f"  constants: {self.constant_bytes:,} bytes{self._saved()}",
         ]
+        if self.estimate:
+            lines.append(f"  estimate of {self.estimate}")
         if self.ops:
             width = max(len("op"), *(len(row.op) for row in self.ops))
             lines.append(f"  {'op':<{width}}  int8  float")
@@ -171,6 +176,7 @@ def report(model: Any) -> Report:
         constant_bytes=constant_bytes(graph),
         float_constant_bytes=float_constant_bytes(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
+        estimate=next((note.removeprefix(_ESTIMATE_NOTE) for note in graph.notes if note.startswith(_ESTIMATE_NOTE)), ""),
     )
 
 

@@ -33,8 +33,10 @@ TORCH_BACKENDS: Mapping[str, QConfig] = {
 }
 """torch.ao.quantization.get_default_qconfig of torch 2.13, by backend."""
 
+_INT8 = QConfig(QuantSpec(DType.U8), _OURS_WEIGHT)
 _QCONFIGS: Mapping[str, QConfig] = {
-    "int8": QConfig(QuantSpec(DType.U8), _OURS_WEIGHT),
+    "int8": _INT8,
+    "auto": _INT8,
     "int8:minmax": QConfig(QuantSpec(DType.U8, observer="minmax"), _OURS_WEIGHT),
     "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
     "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
@@ -49,7 +51,8 @@ def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
     "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel; "int8:minmax",
-    "int8:percentile", "int8:mse", "int8:kl" differ in the observer. "torch:x86", "torch:fbgemm", "torch:qnnpack" and "torch:onednn" have
+    "int8:percentile", "int8:mse", "int8:kl" differ in the observer; "auto" is int8 for a whole model, whose nodes that a cost model calls
+    slower in int8 stay float. "torch:x86", "torch:fbgemm", "torch:qnnpack" and "torch:onednn" have
     torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its default_qconfig and
     default_per_channel_qconfig.
 
@@ -121,6 +124,8 @@ def _kind(kind: str | type) -> str:
 
 
 def _named(qconfig: QConfig | str | None) -> QConfig | None:
+    if qconfig == "auto":
+        raise QuantizationError('"auto" weighs a whole model', expected="the qconfig of a rule", hint='"int8", or qconfig="auto" without a mapping')
     if isinstance(qconfig, str):
         return get_qconfig(qconfig)
     if qconfig is not None and not isinstance(qconfig, QConfig):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph, Node
@@ -29,6 +30,10 @@ class ResolutionTable:
 
     def __getitem__(self, name: str) -> QConfig | None:
         return self._by_name[name].qconfig
+
+    def kept_float(self, reasons: Mapping[str, str]) -> ResolutionTable:
+        """The table with some nodes left float: node name -> why."""
+        return ResolutionTable([replace(row, qconfig=None, rule=reasons[row.node]) if row.node in reasons else row for row in self.rows])
 
     def __str__(self) -> str:
         width = max((len(row.node) for row in self.rows), default=4)

@@ -1,0 +1,99 @@
+"""Which nodes int8 would slow down, conversions counted: the decision behind the qconfig "auto".
+
+Every node is int8 or float at the costs of a shipped profile, and an edge between both worlds costs a conversion, once for a value however
+many read it. The cheapest assignment of all is a minimum cut (Stone, "Multiprocessor scheduling with the aid of network flow algorithms",
+1977): int8 nodes stay with the source, float ones with the sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcompiler.ir import Graph, Node, Value
+from qcompiler.quantization.cost_profile import CostProfile, elements
+
+_INT8, _FLOAT = "int8", "float"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the model chose, and its estimates in nanoseconds for one thread: of the graph as chosen, and all in float.
+
+    slow: nodes that int8 would slow down -> the figures behind it.
+    """
+
+    slow: Mapping[str, str]
+    chosen: float
+    all_float: float
+    profile: str
+
+    def note(self) -> str:
+        """The graph's note, which reports and `bench` read."""
+        return f"estimate: {self.profile}: {self.chosen / 1e3:.1f} us as quantized, {self.all_float / 1e3:.1f} us in float"
+
+
+def decide(graph: Graph, able: Mapping[str, bool], followers: frozenset[str], profile: CostProfile) -> Decision:
+    """The cheapest choice for a float graph.
+
+    able: node name -> whether it may be quantized. followers: nodes that are int8 only where the nodes that they read are.
+    """
+    import networkx
+
+    network = networkx.DiGraph()
+    costs = {node.name: (profile.cost(node, quantized=True), profile.cost(node, quantized=False)) for node in graph.nodes}
+    for node in graph.nodes:
+        integer, real = costs[node.name]
+        if able[node.name]:
+            network.add_edge(_INT8, node.name, capacity=real)
+            network.add_edge(node.name, _FLOAT, capacity=integer)
+            if node.name in followers:
+                _bind_to_producers(network, node)
+        else:
+            network.add_edge(node.name, _FLOAT)
+    for value in _activations(graph):
+        _add_conversions(network, graph, value, profile)
+    _, (stays, _) = networkx.minimum_cut(network, _INT8, _FLOAT)
+    slow, total = {}, 0.0
+    for node in graph.nodes:
+        integer, real = costs[node.name]
+        total += integer if node.name in stays else real
+        if able[node.name] and node.name not in stays:
+            figures = f"{integer / 1e3:.2f} us in int8, {real / 1e3:.2f} us in float"
+            slow[node.name] = f"the cost model {profile.name} keeps it float: {figures}, conversions around it counted"
+    total += sum(_conversions(graph, value, stays, profile) for value in _activations(graph))
+    return Decision(slow, total, sum(real for _, real in costs.values()), profile.name)
+
+
+def _activations(graph: Graph) -> list[Value]:
+    """Values that a conversion may stand behind."""
+    values = (value for value in graph.values() if not value.is_const and value.type.dtype.is_float)
+    return [value for value in values if value.uses or graph.is_output(value)]
+
+
+def _bind_to_producers(network: object, node: Node) -> None:
+    for value in node.operands:
+        if value is not None and value.producer is not None and value.type.dtype.is_float:
+            network.add_edge(node.name, value.producer.name)  # type: ignore[attr-defined]
+
+
+def _add_conversions(network: object, graph: Graph, value: Value, profile: CostProfile) -> None:
+    """Arcs that charge one quantize, or one dequantize, if the sides of a value's producer and users differ."""
+    add = network.add_edge  # type: ignore[attr-defined]
+    producer = value.producer.name if value.producer is not None else _FLOAT
+    to_int8, to_float = ("quantize", value.name), ("dequantize", value.name)
+    add(to_int8, producer, capacity=profile.step + elements(value) * profile.quantize)
+    if value.producer is not None:
+        add(producer, to_float, capacity=profile.step + elements(value) * profile.dequantize)
+    for user in value.users:
+        add(user.name, to_int8)
+        add(to_float, user.name)
+    if graph.is_output(value):
+        add(to_float, _FLOAT)
+
+
+def _conversions(graph: Graph, value: Value, stays: set[object], profile: CostProfile) -> float:
+    here = value.producer is not None and value.producer.name in stays
+    users = {user.name in stays for user in value.users} | ({False} if graph.is_output(value) else set())
+    cost = profile.dequantize if here else profile.quantize
+    return profile.step + elements(value) * cost if (not here) in users else 0.0
