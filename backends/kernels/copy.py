@@ -9,6 +9,8 @@ from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
 ELEMENTS: dict[int, Type] = {1: I8, 2: I16, 4: I32, 8: I64}
 OUTER = 5
 """Axes around the innermost one."""
+_BLOCK = 64
+"""Runs of the axis around the innermost one in a unit of work."""
 
 
 @kernel(pointers=("x", "y"), extents=("count", "x_step", "y_step", *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
@@ -18,35 +20,39 @@ def copy_strided_nd(b: KernelBuilder, *, itemsize: int, inner: str) -> None:
     "fill" where x stands still, else "any". Threads share the outer elements."""
     element = ELEMENTS[itemsize]
     sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
-    total = sizes[0]
-    for size in sizes[1:]:
+    blocks = (sizes[-1] + (_BLOCK - 1)) // _BLOCK
+    total, count = blocks, b.extent("count")
+    for size in sizes[:-1]:
         total = total * size
-    count = b.extent("count")
     lo, hi = b.share(total)
-    with b.loop(lo, hi) as outer:
-        rest, x, y = outer.index, b.pointer("x"), b.pointer("y")
-        for axis in reversed(range(OUTER)):
+    with b.loop(lo, hi) as unit:
+        first, rest, x, y = unit.index % blocks * _BLOCK, unit.index // blocks, b.pointer("x"), b.pointer("y")
+        for axis in reversed(range(OUTER - 1)):
             place = rest % sizes[axis] if axis else rest
             rest = rest // sizes[axis] if axis else rest
             x, y = x + place * b.extent(f"xs{axis}"), y + place * b.extent(f"ys{axis}")
-        if inner == "run":
-            copy_run(b, x, y, count, element)
-        elif inner == "fill":
-            fill_run(b, b.load(element, x), y, count)
-        else:
-            with b.loop(0, count) as inner:
-                b.store(b.load(element, x, inner.index * b.extent("x_step")), y, inner.index * b.extent("y_step"))
+        with b.loop(first, b.smin(first + _BLOCK, sizes[-1])) as line:
+            here, there = x + line.index * b.extent(f"xs{OUTER - 1}"), y + line.index * b.extent(f"ys{OUTER - 1}")
+            if inner == "run":
+                copy_run(b, here, there, count, element)
+            elif inner == "fill":
+                fill_run(b, b.load(element, here), there, count)
+            else:
+                with b.loop(0, count) as each:
+                    b.store(b.load(element, here, each.index * b.extent("x_step")), there, each.index * b.extent("y_step"))
 
 
 def copy_run(b: KernelBuilder, x: Value, y: Value, count: Value, element: Type) -> None:
     """Copy `count` adjacent elements."""
-    lanes = b.target.vector_bytes // (element.bits // 8)
     size = element.bits // 8
+    lanes = b.target.vector_bytes // size
+    type = vector(element, lanes)
     whole = count // lanes * lanes
     with b.loop(0, whole, lanes) as loop:
-        b.store(b.load(vector(element, lanes), x, loop.index * size), y, loop.index * size)
-    with b.loop(whole, count) as tail:
-        b.store(b.load(element, x, tail.index * size), y, tail.index * size)
+        b.store(b.load(type, x, loop.index * size), y, loop.index * size)
+    with b.if_(whole < count) as tail:
+        b.store_prefix(b.load_prefix(type, x, whole * size, count - whole), y, whole * size, count - whole)
+        tail.yield_([])
 
 
 def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
