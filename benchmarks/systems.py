@@ -139,8 +139,54 @@ def openvino_nncf(name: str, batch: int, threads: int, folder: pathlib.Path) -> 
     return _openvino(nncf.quantize(model, nncf.Dataset(items), subset_size=len(items)), threads)
 
 
+def _torch(module: object, x: np.ndarray, threads: int) -> Call:
+    """Traced and frozen, as torch's guide to inference has it."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        frozen = torch.jit.freeze(torch.jit.trace(module, torch.from_numpy(x)))
+        frozen = torch.jit.optimize_for_inference(frozen)
+
+    def call(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return frozen(torch.from_numpy(x)).numpy()
+
+    return call
+
+
+def torch_float(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
+    from to_torch import to_torch
+
+    import qcompiler as qc
+
+    model, shape = build(name)
+    x = sample(shape, batch)
+    return _torch(to_torch(qc.trace(model, (x,))), x, threads)
+
+
+def torch_int8(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
+    """FX quantization with the x86 engine: torch's best on these networks."""
+    import torch
+    from to_torch import to_torch
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    import qcompiler as qc
+
+    torch.backends.quantized.engine = "x86"
+    torch.set_num_threads(threads)
+    model, shape = build(name)
+    x = sample(shape, batch)
+    prepared = prepare_fx(to_torch(qc.trace(model, (x,))), get_default_qconfig_mapping("x86"), (torch.from_numpy(x),))
+    with torch.no_grad():
+        for item in calibration(shape):
+            prepared(torch.from_numpy(np.repeat(item, batch, axis=0)))
+    return _torch(convert_fx(prepared), x, threads)
+
+
 SYSTEMS: dict[str, Callable[[str, int, int, pathlib.Path], Call]] = {
     "ours int8": ours_int8, "ours float": ours_float, "ours int8 avx2": ours_int8_avx2, "ours float avx2": ours_float_avx2,
     "onnxruntime int8": ort_int8, "onnxruntime float": ort_float, "openvino int8": openvino_int8, "openvino nncf": openvino_nncf,
-    "openvino float": openvino_float,
+    "openvino float": openvino_float, "torch int8": torch_int8, "torch float": torch_float,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -51,6 +52,12 @@ _WRITERS: dict[str, Callable[[Node], tuple[str, dict[str, Any]]]] = {
 }
 
 
+def _silu(node: Node) -> list[onnx.NodeProto]:
+    """x * sigmoid(x): opset 17 has no op of its own."""
+    x, y = node.operands[0].name, node.result.name
+    return [helper.make_node("Sigmoid", [x], [f"{y}.gate"]), helper.make_node("Mul", [x, f"{y}.gate"], [y], name=node.name)]
+
+
 def to_onnx(graph: Graph) -> onnx.ModelProto:
     """The ONNX model of a float graph with static sizes."""
     nodes, extra = [], []
@@ -63,14 +70,19 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         names = ["" if value is None else value.name for value in node.operands]
         out = [value.name for value in node.results]
         if node.op == "reshape":
-            import numpy as np
-
             nodes.append(helper.make_node("Reshape", [names[0], constant(f"{out[0]}.shape", np.array(node.attrs["shape"], np.int64))], out))
         elif node.op == "relu6":
-            import numpy as np
-
             low, high = constant(f"{out[0]}.low", np.float32(0)), constant(f"{out[0]}.high", np.float32(6))
             nodes.append(helper.make_node("Clip", [names[0], low, high], out))
+        elif node.op == "silu":
+            nodes += _silu(node)
+        elif node.op == "resize":
+            a = node.attrs
+            if a["mode"] != "nearest":
+                raise LoweringError("resize is written for nearest", where=node.describe())
+            sizes = constant(f"{out[0]}.sizes", np.array(node.result.type.shape, np.int64))
+            nodes.append(helper.make_node("Resize", [names[0], "", "", sizes], out, mode="nearest", nearest_mode="floor",
+                                          coordinate_transformation_mode="asymmetric", name=node.name))
         elif node.op in _WRITERS:
             kind, attrs = _WRITERS[node.op](node)
             if kind == "BatchNormalization":  # ours: x, mean, var, weight, bias

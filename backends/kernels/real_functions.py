@@ -112,15 +112,15 @@ SINGLE: dict[str, Lanes] = {
     "minimum": lambda b, x, y: b.select((x <= y) | (x != x), x, y),
     "maximum": lambda b, x, y: b.select((x >= y) | (x != x), x, y),
     "prelu": lambda b, x, slope: b.select(x > 0.0, x, slope * x),
+    "sigmoid": functions.sigmoid_f32,
+    "silu": lambda b, x: x * functions.sigmoid_f32(b, x),
 }
-"""Functions of f32 in f32: few IEEE operations."""
+"""Functions of f32 in f32."""
 
 WIDE: dict[str, Lanes] = {
-    "sigmoid": functions.sigmoid,
     "hardsigmoid": lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0),
     "tanh": functions.tanh,
     "hardswish": lambda b, x: x * _clip(b, x + 3.0, 0.0, 6.0) / 6.0,
-    "silu": lambda b, x: x * functions.sigmoid(b, x),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "mish": _mish,
@@ -142,5 +142,5 @@ WIDE: dict[str, Lanes] = {
 FLOAT: dict[str, Lanes] = {**SINGLE, **{name: in_f64(function) for name, function in WIDE.items()}}
 """f32 results of f32 operands. Attrs of the wide ones are f64 values."""
 
-SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div"}
+SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div", "sigmoid", "silu"}
 """Functions so short that several registers at a time pay."""

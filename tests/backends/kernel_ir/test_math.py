@@ -237,3 +237,26 @@ def test_coefficients_of_erfc() -> None:
             want = float(_scaled_erfc(Decimal(x)))
         got = float(np.polynomial.polynomial.polyval(u, np.array(functions._ERFCX)))
         assert abs(got - want) < 2e-15 * want, (u, got, want)
+
+
+@kernel(pointers=("x", "y"), extents=("n",))
+def sigmoid_single(b: KernelBuilder) -> None:
+    """y = sigmoid_f32(x), n a multiple of LANES."""
+    with b.loop(0, b.extent("n"), LANES) as loop:
+        b.store(functions.sigmoid_f32(b, b.load(vector(F32, LANES), b.pointer("x"), loop.index * 4)), b.pointer("y"), loop.index * 4)
+
+
+def test_sigmoid_of_f32_in_f32() -> None:
+    x = np.resize(samples(), -(-len(samples()) // LANES) * LANES)
+    found = []
+    for level in RUNNABLE:
+        y = np.empty_like(x)
+        call(compile_kernels([sigmoid_single.build(parse_target(f"x86-64+{level}"))])[0], [x, y], n=len(x))
+        found.append(y)
+    assert all(np.array_equal(y.view(np.int32), found[0].view(np.int32)) for y in found)
+    with np.errstate(all="ignore"):
+        want, got = _sigmoid(x.astype(np.float64)), found[0].astype(np.float64)
+    assert np.array_equal(np.isnan(want), np.isnan(got))
+    normal = want >= 2.0**-126
+    assert np.all(np.abs(got - want)[normal] <= want[normal] * 2.0**-21.4)
+    assert np.all(np.abs(got - want)[~normal & ~np.isnan(want)] <= 2.0**-126)
