@@ -1,13 +1,18 @@
 """Compares systems on models: a child process for each, in rounds, one at a time, the others blocked on their pipes.
 
-Writes build/peers.json: rows {model, batch, threads, system, median_ms, min_ms, rounds, ratio_to_best_peer, max_difference}, and prints
-a table. ratio_to_best_peer: the best peer's median over this system's; above 1 is faster than every peer of the same precision.
+Writes build/peers.json: the machine, its peaks as measured in the same run, and rows {model, batch, threads, system, median_ms, min_ms,
+rounds, ratio_to_best_peer, fraction_of_peak, error, build_seconds}, and prints a table. ratio_to_best_peer: the best peer's median over
+this system's, peers of the same precision; above 1 is faster than all of them. fraction_of_peak: the model's multiply-adds a second over
+the machine's. error: |output - float output| / |float output|, as norms. A row that is missing, or whose output is not that of the model,
+fails the command when all others are written.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import math
 import pathlib
 import platform
 import statistics
@@ -18,9 +23,14 @@ from typing import Any
 
 import numpy as np
 from models import MODELS
+from rich.console import Console
+from rich.table import Table
 
 HERE = pathlib.Path(__file__).resolve().parent
-DEFAULT_SYSTEMS = ("ours int8", "onnxruntime int8", "openvino int8", "openvino nncf", "ours float", "onnxruntime float", "openvino float")
+DEFAULT_SYSTEMS = ("ours int8", "onnxruntime int8", "openvino int8", "openvino nncf", "torch int8", "ours float", "onnxruntime float",
+                   "openvino float", "torch float")
+WORST_ERROR = 1.0
+"""Beyond this the output has less to do with the model's than zeros have."""
 
 
 @dataclass
@@ -57,11 +67,17 @@ def start(system: str, model: str, batch: int, threads: int, folder: pathlib.Pat
     return child
 
 
-def compare(model: str, batch: int, threads: int, systems: list[str], rounds: int, seconds: float, folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of one model."""
-    children = [start(system, model, batch, threads, folder) for system in systems]
+def compare(model: str, batch: int, threads: int, systems: list[str], rounds: int, seconds: float,
+            folder: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """(rows of one model, what failed)."""
+    children, failures = [], []
+    for system in systems:
+        try:
+            children.append(start(system, model, batch, threads, folder))
+        except RuntimeError as error:
+            failures.append(f"{model}, batch {batch}, {threads} threads: {error}")
+    outputs = {}
     try:
-        outputs = {}
         for child in children:
             path = folder / f"output.{child.system.replace(' ', '-')}.npy"
             child.ask(f"output {path}")
@@ -75,44 +91,110 @@ def compare(model: str, batch: int, threads: int, systems: list[str], rounds: in
         for child in children:
             child.process.stdin.close()
             child.process.wait(timeout=60)
-    reference = next((outputs[s] for s in systems if s.endswith("float")), None)
-    return [_row(model, batch, threads, child, children, reference, outputs[child.system]) for child in children]
+    reference = next((outputs[s] for s in ("onnxruntime float", "ours float") if s in outputs), None)
+    rows = []
+    for child in children:
+        row = _row(model, batch, threads, child, children, reference, outputs[child.system])
+        rows.append(row)
+        if row["error"] is not None and not row["error"] < WORST_ERROR:
+            failures.append(f"{model}, batch {batch}, {threads} threads: {child.system} is off by {row['error']:.2f} of its output's norm")
+    return rows, failures
 
 
 def _row(model: str, batch: int, threads: int, child: Child, children: list[Child], reference: Any, output: Any) -> dict[str, Any]:
     median = statistics.median(child.medians)
     is_float = "float" in child.system
     peers = [statistics.median(c.medians) for c in children if not c.system.startswith("ours") and ("float" in c.system) == is_float]
-    difference = None if reference is None else float(np.abs(output - reference).max() / np.abs(reference).max())
+    error = None if reference is None else float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
     return {"model": model, "batch": batch, "threads": threads, "system": child.system, "median_ms": median, "min_ms": min(child.minima),
-            "rounds": len(child.medians), "ratio_to_best_peer": min(peers) / median if peers else None, "max_difference": difference,
+            "rounds": len(child.medians), "ratio_to_best_peer": min(peers) / median if peers else None, "error": error,
             "build_seconds": child.seconds_to_build}
 
 
-def main() -> None:
+def multiply_adds(model: str) -> int:
+    """Of one sample."""
+    from models import build
+
+    import qcompiler as qc
+    from qcompiler.quantization.cost_profile import products
+
+    made, shape = build(model)
+    return sum(products(node) for node in qc.trace(made, (np.zeros((1, *shape), np.float32),)).nodes)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Geometric means of our ratios, and the worst."""
+    lines = []
+    for system in ("ours int8", "ours float"):
+        found = [(row["ratio_to_best_peer"], row["model"]) for row in rows if row["system"] == system and row["ratio_to_best_peer"]]
+        if found:
+            mean = math.exp(statistics.fmean(math.log(ratio) for ratio, _ in found))
+            lines.append(f"{system}: geometric mean {mean:.2f}x the best peer, worst {min(found)[0]:.2f}x ({min(found)[1]})")
+    ours = {(r["model"], r["batch"], r["threads"]): r["median_ms"] for r in rows if r["system"] == "ours float"}
+    ratios = [r["median_ms"] / ours[key] for r in rows if r["system"] == "onnxruntime float"
+              if (key := (r["model"], r["batch"], r["threads"])) in ours]
+    if ratios:
+        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        lines.append(f"ours float: geometric mean {mean:.2f}x onnxruntime float, worst {min(ratios):.2f}x")
+    return lines
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table of one model's rows."""
+    table = Table(title="{model}, batch {batch}, threads {threads}".format(**rows[0]), title_justify="left")
+    for column in ("system", "median ms", "min ms", "vs best peer", "of peak", "error", "build s"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for row in rows:
+        ratio = "-" if row["ratio_to_best_peer"] is None else f"{row['ratio_to_best_peer']:.2f}"
+        error = "-" if row["error"] is None else f"{row['error']:.4f}"
+        table.add_row(row["system"], f"{row['median_ms']:.3f}", f"{row['min_ms']:.3f}", ratio, f"{row['fraction_of_peak']:.2f}", error,
+                      f"{row['build_seconds']:.1f}")
+    Console(width=110).print(table)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--systems", nargs="*", default=list(DEFAULT_SYSTEMS))
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--batch", type=int, nargs="*", default=[1])
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each system in each round")
+    parser.add_argument("--seconds", type=float, default=0.1, help="of each system in each round, three calls at least")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "build" / "peers.json")
     options = parser.parse_args()
     folder = options.out.parent / "bench"
     folder.mkdir(parents=True, exist_ok=True)
+    machine = _machine()
     rows: list[dict[str, Any]] = []
-    print(f"{'model':<20}{'batch':>6}{'thr':>4}  {'system':<20}{'median ms':>10}{'min ms':>9}{'vs peer':>9}{'diff':>9}")
+    failures: list[str] = []
     for model in options.models:
+        macs = multiply_adds(model)
         for batch in options.batch:
             for threads in options.threads:
-                for row in compare(model, batch, threads, options.systems, options.rounds, options.seconds, folder):
-                    rows.append(row)
-                    ratio = "-" if row["ratio_to_best_peer"] is None else f"{row['ratio_to_best_peer']:.2f}"
-                    difference = "-" if row["max_difference"] is None else f"{row['max_difference']:.4f}"
-                    print(f"{model:<20}{batch:>6}{threads:>4}  {row['system']:<20}{row['median_ms']:>10.3f}{row['min_ms']:>9.3f}{ratio:>9}"
-                          f"{difference:>9}", flush=True)
-    options.out.write_text(json.dumps({"cpu": _cpu(), "rows": rows}, indent=1) + "\n")
+                found, failed = compare(model, batch, threads, options.systems, options.rounds, options.seconds, folder)
+                failures += failed
+                for row in found:
+                    peak = machine["peak_float" if "float" in row["system"] else "peak_int8"]
+                    row["fraction_of_peak"] = macs * batch / row["median_ms"] / 1e6 / (peak * threads)
+                rows += found
+                if found:
+                    show(found)
+                options.out.write_text(json.dumps({**machine, "rows": rows, "failures": failures}, indent=1) + "\n")
+    print("\n".join(summary(rows)))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _machine() -> dict[str, Any]:
+    """What ran, and its peaks in 10^9 multiply-adds a second of one thread."""
+    from peaks import peak
+
+    from qcompiler.backends.target import parse_target
+
+    native = parse_target("native")
+    return {"cpu": _cpu(), "level": native.level, "date": datetime.date.today().isoformat(), "peak_int8": peak(native, floats=False),
+            "peak_float": peak(native, floats=True)}
 
 
 def _cpu() -> str:
@@ -124,4 +206,4 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
