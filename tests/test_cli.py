@@ -316,6 +316,9 @@ def test_bench_on_the_machine(files, capsys):
     arguments = ("bench", "int8.qc.safetensors", "--seconds", "0", "--threads", "1", "--json", "--profile")
     found = json.loads(call(capsys, *arguments))
     assert found["target"] != "reference" and sum(step["macs"] for step in found["steps"]) > 1e6
+    weighted = [step for step in found["steps"] if step["macs"]]
+    assert all(0 < step["fraction_of_peak"] < 2 and step["bytes"] > 0 and step["kernel"] != "numpy" for step in weighted)
+    assert "of peak" in call(capsys, *arguments[:-2], "--profile")
     assert len(json.loads(call(capsys, *arguments, "--input", "x.npz"))["steps"]) >= 15
 
 

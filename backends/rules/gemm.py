@@ -135,7 +135,7 @@ def product(
         ahead=-(-tile.nr * 4 // max(1, tiles)),
         writes=("y",),
         macs=window.products * outputs,
-        bytes=outputs * depth * (1 if s.out.is_quantized else 4),
+        bytes=(outputs * depth + s.operand(0).elements + s.result().elements) * s.result().dtype.itemsize,
     )
     static = {"mr": tile.mr, "nv": tile.nv, "residual": other is not None}
     if s.out.is_quantized:

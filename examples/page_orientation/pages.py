@@ -10,13 +10,14 @@ CALIBRATION_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf")
 TEST_FONTS = ("DejaVuSansMono.ttf", "STIXGeneral.ttf", "cmr10.ttf", "DejaVuSans-Oblique.ttf")
 SIZE = 224
 _MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-_WORDS = (
-    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were all her "
-    "she there would their we him been has when who will no more if out so up said what its about than into them can only other time new "
-    "some could these two may first then do any like my now over such our man me even most made after also did many off before must well "
-    "back through years where much your way down should because long each just those people take too good little state world very still "
-    "see men work know between river mountain garden window letter paper station engine copper winter market silver journey morning"
-).split()
+_TEXT = (
+    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were all her she "
+    "there would their we him been has when who will no more if out so up said what its about than into them can only other time new some could "
+    "these two may first then do any like my now over such our man me even most made after also did many off before must well back through years "
+    "where much your way down should because long each just those people take too good little state world very still see men work know between "
+    "river mountain garden window letter paper station engine copper winter market silver journey morning "
+)
+_WORDS = _TEXT.split()
 
 
 def _font_path(name: str) -> pathlib.Path:

@@ -61,8 +61,8 @@ def _constant_of_shape(n: OnnxNode) -> Any:
 def _range(n: OnnxNode) -> Any:
     start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
     dtype = n.known(0).dtype
-    return np.arange(*(int(v) if dtype == object or dtype.kind == "i" else v for v in (start, stop, step)),
-                     dtype=np.int64 if dtype == object else dtype)
+    whole = dtype.kind in "iO"
+    return np.arange(*(int(v) if whole else v for v in (start, stop, step)), dtype=np.int64 if dtype.kind == "O" else dtype)
 
 
 @onnx("Reshape")

@@ -223,7 +223,7 @@ class MeanSquaredError(Histogram):
             params = choose_qparams(float(self.low) * fraction, float(self.high) * fraction, self.spec)
             scale, zero = float(params.scale[0]), params.zero_point[0]
             codes = np.clip(np.rint(values / scale), params.qmin - zero, params.qmax - zero)
-            error = float(((codes * scale - values) ** 2 @ weights))
+            error = float((codes * scale - values) ** 2 @ weights)
             if error < least:
                 best, least = params, error
         return best

@@ -160,7 +160,7 @@ def check_graph(graph: Graph, inputs: Sequence[np.ndarray], *, bound: float = FL
             got = program.run(given, threads=count)
             for value, want, have in zip(graph.outputs, expected, got):
                 assert have.dtype == want.dtype and have.shape == want.shape, (name, have.dtype, have.shape, want.dtype, want.shape)
-                if value.type.is_quantized or not want.dtype.kind == "f":
+                if value.type.is_quantized or want.dtype.kind != "f":
                     assert np.array_equal(want, have), f"{name}, {count} threads: {_difference(want, have)}"
                 else:
                     _check_close(want, have, bound, f"{name}, {count} threads")

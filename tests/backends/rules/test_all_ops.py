@@ -9,7 +9,6 @@ from qcompiler.opdef import OpDef, all_ops
 from qcompiler.types import DType, TensorType
 
 
-
 def _is_image(op: OpDef, index: int) -> bool:
     """Whether the first operand is a f32 tensor that a pooling could have made."""
     first = op.samples()[index].operands[0]

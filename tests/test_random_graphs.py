@@ -1,0 +1,54 @@
+"""Random networks: one integer graph, the same bits from the interpreter and from every level; float graphs the same bits on every level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_graphs import RandomGraph
+
+import qcompiler as qc
+from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.target import known_targets, parse_target
+from qcompiler.verify import verify
+
+LEVELS = [name for name in known_targets() if parse_target(name).can_run()]
+SEEDS = 200
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_integer_networks(seed: int) -> None:
+    made = RandomGraph(seed)
+    graph = made.build()
+    verify(graph)
+    quantized = qc.compile(graph, "int8", calibration_data=[tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)], target="reference",
+                           io="float")
+    inputs = made.arrays(seed)
+    expected = quantized(*inputs)
+    wanted = list(expected) if isinstance(expected, (tuple, list)) else [expected]
+    assert all(np.isfinite(want).all() for want in wanted)
+    _is_alive(quantized.graph, wanted[0])
+    for level in LEVELS:
+        lowered = lower_graph(quantized.graph, parse_target(level))
+        assert not lowered.python_nodes, lowered.python_nodes
+        for threads in (1, 3):
+            got = lowered.program.bind({}).run(inputs, threads=threads)
+            assert all(np.array_equal(a, b) for a, b in zip(wanted, got)), (level, threads)
+
+
+def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
+    """A dead or saturated network proves nothing: 30% of the first output's elements are not zero, 20% at most are at the ends of the range."""
+    assert (output != 0).mean() >= 0.3
+    producer = graph.outputs[0].producer
+    if producer is not None and producer.op == "dequantize":
+        quant = producer.operands[0].type.quant
+        codes = np.rint(output / quant.scale[0]) + quant.zero_point[0]
+        assert ((codes >= quant.qmax) | (codes <= quant.qmin)).mean() <= 0.2
+
+
+@pytest.mark.parametrize("seed", range(0, SEEDS, 4))
+def test_float_networks(seed: int) -> None:
+    made = RandomGraph(seed)
+    graph, inputs = qc.fuse(made.build()), made.arrays(seed)
+    found = [lower_graph(graph, parse_target(level)).program.bind({}).run(inputs, threads=2) for level in LEVELS]
+    for other in found[1:]:
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found[0], other))
