@@ -17,7 +17,7 @@ import numpy as np
 from qcompiler import knobs
 from qcompiler.backends.dispatcher import BARRIER_AFTER
 from qcompiler.backends.memory import POISON, Block, aligned_block
-from qcompiler.backends.runtime import STEP_BYTES, run_steps
+from qcompiler.backends.runtime import STEP_BYTES, Runner, run_steps
 from qcompiler.errors import InputError, LoweringError
 
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
@@ -136,6 +136,7 @@ class BoundProgram:
         steps: one StepInfo a step, in order of execution.
         layout: the arena.
         constants: the shared block (base 0); extra: this binding's own block, or None.
+        runner: what runs a step table: this machine, or an emulator.
     """
 
     name: str
@@ -149,6 +150,7 @@ class BoundProgram:
     table: np.ndarray
     args: np.ndarray
     keep: tuple[Any, ...] = ()
+    runner: Runner = run_steps
     _free: list[_State] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -268,12 +270,12 @@ class BoundProgram:
     ) -> None:
         only = self._only_native
         if only is not None and times is None:
-            run_steps(self._table_address, only.count, state.bases_address, threads)
+            self.runner(self._table_address, only.count, state.bases_address, threads)
             return
         times_address = 0 if times is None else times.ctypes.data
         for segment in self.segments:
             if isinstance(segment, NativeSegment):
-                run_steps(
+                self.runner(
                     self._table_address + STEP_BYTES * segment.first,
                     segment.count,
                     state.bases_address,

@@ -53,7 +53,7 @@ def _initialize(arch: str) -> None:
 def _machine(target: Target, *, jit: bool) -> Any:
     import llvmlite.binding as llvm
 
-    _initialize("host" if target.can_run() else "all")
+    _initialize("host" if target.execution() == "native" else "all")
     found = llvm.Target.from_triple(target.triple)
     return found.create_target_machine(
         cpu=target.cpu, features=target.llvm_features, opt=3, reloc="pic", codemodel="small", jit=jit
@@ -94,13 +94,17 @@ def compile_kernels(functions: Sequence[KernelFunction]) -> list[CompiledKernel]
         return []
     target = functions[0].target
     if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.key}", hint='target="native", or emit_object for export')
+        raise LoweringError(f"this machine can't run {target.key}", hint=target.why_not() or 'target="native", or emit_object for export')
     names = symbols(functions)
     with _lock:
         module = _parsed(functions, names)
         engine = llvm.create_mcjit_compiler(module, _machine(target, jit=True))
         engine.finalize_object()
         addresses = [engine.get_function_address(name) for name in names]
+        if target.execution() == "emulated":
+            from qcompiler.backends.arm import emulate
+
+            emulate.forget_code()
         emitted_kernels[target.level] += len(functions)
     return [CompiledKernel(function, address, engine) for function, address in zip(functions, addresses)]
 

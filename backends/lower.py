@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qcompiler.backends.execution import runner
 from qcompiler.backends.kernel_cache import kernels
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
@@ -33,7 +34,7 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
         LoweringError: this machine can't run the target.
     """
     if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.name}", hint='target="native", or "reference" for the interpreter')
+        raise LoweringError(f"this machine can't run {target.name}", hint=target.why_not() or 'target="native", or "reference" for the interpreter')
     lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target)
     if all(not isinstance(size, Dim) for value in lowered.graph.values() for size in value.type.shape):
         lowered.program.bind({})
@@ -75,7 +76,7 @@ class LoweredModel:
             bound = value.type.bind(sizes)
             return ArraySpec(bound.dtype.numpy, bound.shape, value.name)
 
-        builder = ProgramBuilder([spec(v) for v in graph.inputs], [spec(v) for v in graph.outputs], constants, graph.name)
+        builder = ProgramBuilder([spec(v) for v in graph.inputs], [spec(v) for v in graph.outputs], constants, graph.name, runner(self.target))
         lowering = Lowering(builder, self.target, sizes, self._packed)
         for index, value in enumerate(graph.inputs):
             array = spec(value)

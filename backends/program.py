@@ -42,6 +42,7 @@ from qcompiler.backends.bound_program import (
 )
 from qcompiler.backends.constants import Constants
 from qcompiler.backends.memory import ALIGNMENT, Buffer, Plan, plan_arena, plan_guarded
+from qcompiler.backends.runtime import Runner, run_steps
 from qcompiler.errors import LoweringError
 
 __all__ = ["ArraySpec", "BoundProgram", "BufferHandle", "BufferRef", "Constants", "Program", "ProgramBuilder", "View"]
@@ -109,8 +110,9 @@ class ProgramBuilder:
         outputs: Sequence[ArraySpec],
         constants: Constants | None = None,
         name: str = "program",
+        runner: Runner = run_steps,
     ) -> None:
-        self.name = name
+        self.name, self._runner = name, runner
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._constants = constants or Constants()
         self._own = Constants()
@@ -300,6 +302,7 @@ class ProgramBuilder:
             table=table,
             args=args,
             keep=tuple(self._keep),
+            runner=self._runner,
         )
 
     def _root(self, index: int) -> int:

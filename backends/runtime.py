@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from qcompiler.backends.memory import Block, aligned_block
 from qcompiler.errors import LoweringError
 
 STEP_BYTES = 24
+Runner = Callable[[int, int, int, int, int], int]
+"""`run_steps`, or what does the same elsewhere."""
 DEFAULT_SPIN_US = 100.0
 _BARRIER_SPINS = 200
 _PATIENCE_NS = 20_000_000

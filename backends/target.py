@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.kernel_ir.ir import Operand, Value
 
+Execution = Literal["native", "emulated", "none"]
 _ARCHITECTURES = {"x86-64": "qcompiler.backends.x86.target", "aarch64": "qcompiler.backends.arm.target"}
 _MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "aarch64", "arm64": "aarch64"}
 _SYSTEMS = {"linux": "unknown-linux-gnu", "macos": "apple-macosx11.0.0", "windows": "pc-windows-msvc"}
@@ -59,6 +60,7 @@ class Target(ABC):
         gemm_tiles: (mr, nv) register tiles for `dot4` kernels, mr rows by nv vectors, best first.
         gemm_tiles_f32: the same for f32 dot products (splat x, vector w, one product and sum a lane).
         dot4_storage: "u8" or "i8", how activations are stored for `dot4`.
+        dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes only.
         instructions: every instruction that the architecture declares, by name.
     """
 
@@ -71,6 +73,7 @@ class Target(ABC):
     gemm_tiles: tuple[tuple[int, int], ...]
     gemm_tiles_f32: tuple[tuple[int, int], ...]
     dot4_storage: str
+    dot4_offset: int = 0
     instructions: Mapping[str, Instruction]
 
     @property
@@ -127,8 +130,16 @@ class Target(ABC):
         """Attributes that every emitted function carries, as LLVM text."""
 
     @abstractmethod
+    def execution(self) -> Execution:
+        """How this process executes code for the target."""
+
     def can_run(self) -> bool:
-        """Whether this process can execute code for the target."""
+        """Whether this process can execute code for the target, emulated or not."""
+        return self.execution() != "none"
+
+    def why_not(self) -> str:
+        """What to do where `execution` is "none"; empty if nothing helps."""
+        return ""
 
     # -- primitives: emitted by kernels through `b.target` --------------------------------------------------------
 
@@ -146,8 +157,12 @@ class Target(ABC):
 
     @abstractmethod
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
-        """acc[i] + sum of x[4i + j] * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w <4n x i8>: x as
+        """acc[i] + sum of (x[4i + j] - dot4_offset) * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w <4n x i8>: x as
         `dot4_storage` says, w i8; n is `i32_lanes`: one register. x and w may come prepared."""
+
+    @abstractmethod
+    def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:
+        """acc[i] + x[4i] + ... + x[4i + 3], of unsigned bytes."""
 
     @abstractmethod
     def pairs_safe(self, weights: np.ndarray) -> bool:

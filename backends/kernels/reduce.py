@@ -212,14 +212,9 @@ def _extreme_of_rows(b: KernelBuilder, op: str, x: Value, bytes_: Type) -> Value
 def _codes_along(b: KernelBuilder, op: str, reduction: Reduction) -> None:
     """Registers of bytes along the reduced axis; integers, so their order does not matter."""
     target, lanes = b.target, b.target.vector_bytes
-    ones = target.dot4_weights(b, b.const(vector(I8, lanes), 1))
-
-    def add_four(acc: Value, codes: Value) -> Value:
-        return target.dot4(b, acc, codes, ones)
-
     if op == "sum":
         fold = reduction.combine
-        steps = replace(reduction, combine=add_four, widen=lambda v: v, lanes=lanes, accumulator_lanes=target.i32_lanes)
+        steps = replace(reduction, combine=lambda acc, codes: target.sum4(b, acc, codes), widen=lambda v: v, lanes=lanes, accumulator_lanes=target.i32_lanes)
     else:
         fold = b.umax if op == "max" else b.umin
         steps = replace(reduction, accumulator=I8, combine=fold, widen=lambda v: v, lanes=lanes)

@@ -170,7 +170,7 @@ class _CodeLines:
     def total_by_planes(self, x: Value, top: Value) -> Value:
         """The sum of the entries, from sums of their bytes."""
         b, lanes = self.b, self.bytes.lanes
-        ones, tops = b.target.dot4_weights(b, b.const(self.bytes, 1)), b.splat(top, lanes)
+        tops = b.splat(top, lanes)
 
         def body(place: Value, left: Value | None, sums: list[Value]) -> list[Value]:
             away = tops - self._codes(x, place, left)
@@ -178,7 +178,7 @@ class _CodeLines:
             if left is not None:
                 there = b.mask_below(left, lanes)
                 found = [b.select(there, part, b.zero(self.bytes)) for part in found]
-            return [b.target.dot4(b, acc, part, ones) for acc, part in zip(sums, found)]
+            return [b.target.sum4(b, acc, part) for acc, part in zip(sums, found)]
 
         with b.loop(0, self.size, _CHUNK * lanes, carried=[b.i64(0)]) as chunk:
             end = b.smin(chunk.index + _CHUNK * lanes, self.size)

@@ -166,7 +166,7 @@ def activation_bounds(s: Steps) -> dict[str, float]:
 class RequantizeTerms:
     """What the epilogue of a weighted node needs.
 
-    start: i32 [channels], the bias less the zero point of x times the sum of the weights; multiplier: f32 [channels], M
+    start: i32 [channels], the bias less the zero point of x (less the target's `dot4_offset`) times the sum of the weights; multiplier: f32 [channels], M
     of rule (4); proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
     """
 
@@ -189,7 +189,7 @@ def requantize_terms(
         ),
     )
     start = (np.zeros(len(sums), np.int64) if bias is None else bias.astype(np.int64)) - np.int64(
-        x.zero_point[0]
+        x.zero_point[0] - s.target.dot4_offset
     ) * sums
     multiplier, outputs = (
         qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, Type, vector
-from qcompiler.backends.target import Target, host_arch, host_os, llvm_triple, pretended_level
+from qcompiler.backends.target import Execution, Target, host_arch, host_os, llvm_triple, pretended_level
 from qcompiler.backends.x86.instructions import INSTRUCTIONS
 from qcompiler.errors import LoweringError, nearest
 
@@ -169,13 +169,14 @@ class X86Target(Target):
         bits = self.vector_bytes * 8
         return f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
 
-    def can_run(self) -> bool:
-        return (
+    def execution(self) -> Execution:
+        here = (
             host_arch() == "x86-64"
             and self.os == host_os()
             and can_run(self.level)
             and all(llvm in cpu_features() for name, (_, llvm) in _EXTRAS.items() if name in self.features)
         )
+        return "native" if here else "none"
 
     # -- primitives -----------------------------------------------------------------------------------------------
 
@@ -213,6 +214,10 @@ class X86Target(Target):
         for x_part, w_part in zip(xs, ws):
             acc = acc + b.instr(f"x86.vpmaddwd.{self._bits}", x_part, w_part)
         return acc
+
+    def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:
+        """dot4 with ones."""
+        return self.dot4(b, acc, x, b.const(x.type, 1))
 
     def pairs_safe(self, weights: np.ndarray) -> bool:
         """255 * (w0 + w1) fits i16: the positive parts of each pair sum to 128 at most, the negative to -128 at

@@ -1,0 +1,1 @@
+"""ARM: AArch64 with NEON, dot products and i8mm."""

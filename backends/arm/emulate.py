@@ -1,0 +1,122 @@
+"""Runs AArch64 step tables in this process on a machine of another kind, by the `unicorn` package.
+
+The emulated machine sees this process's memory at its own addresses: pages are mapped when they are first touched, as the operating system
+lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after another, step by step. Linux only.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import pathlib
+import threading
+import time
+from typing import Any
+
+from qcompiler.backends.runtime import STEP_BYTES
+from qcompiler.errors import LoweringError
+
+_STACK, _STACK_BYTES = 0x10000, 1 << 20
+_RETURN = _STACK + _STACK_BYTES  # kernels return here, and the run ends
+_PAGE = 4096
+_FPU_ENABLED = 3 << 20
+
+
+class Emulator:
+    """One emulated CPU with all of the ISA that the package knows. Not safe to call from several threads at once."""
+
+    def __init__(self) -> None:
+        import unicorn
+        from unicorn import arm64_const as registers
+
+        self._registers = registers
+        self._error = unicorn.UcError
+        self._cpu = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+        self._cpu.ctl_set_cpu_model(registers.UC_CPU_ARM64_MAX)
+        self._cpu.reg_write(registers.UC_ARM64_REG_CPACR_EL1, _FPU_ENABLED)
+        self._cpu.mem_map(_STACK, _STACK_BYTES + _PAGE)
+        self._all = unicorn.UC_PROT_ALL
+        self._starts: list[int] = []  # of mapped ranges, ascending
+        self._ends: list[int] = []
+        self._cpu.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._touched)
+
+    def forget_code(self) -> None:
+        """Code may have moved to addresses where other code was."""
+        self._cpu.ctl_flush_tb()
+
+    def call(self, address: int, *arguments: int) -> None:
+        """Call a function. LoweringError if it touches memory that this process does not have, or an instruction is unknown."""
+        cpu, registers = self._cpu, self._registers
+        for number, value in enumerate(arguments):
+            cpu.reg_write(registers.UC_ARM64_REG_X0 + number, value)
+        cpu.reg_write(registers.UC_ARM64_REG_SP, _STACK + _STACK_BYTES - 64)
+        cpu.reg_write(registers.UC_ARM64_REG_FPCR, 0)
+        cpu.reg_write(registers.UC_ARM64_REG_X30, _RETURN)
+        try:
+            cpu.emu_start(address, _RETURN)
+        except self._error as error:
+            place = cpu.reg_read(registers.UC_ARM64_REG_PC) - address
+            raise LoweringError("the emulated kernel stopped", where=f"{place} bytes behind its entry", got=str(error)) from None
+
+    def _touched(self, cpu: Any, access: int, address: int, size: int, value: int, data: Any) -> bool:
+        """Map what this process has around an address; False if it has nothing there."""
+        region = _region_of(address)
+        if region is None:
+            return False
+        index = bisect.bisect_right(self._starts, address)
+        low = max(region[0], self._ends[index - 1] if index else 0)
+        high = min(region[1], self._starts[index] if index < len(self._starts) else region[1])
+        cpu.mem_map_ptr(low, high - low, self._all, ctypes.c_void_p(low))
+        self._starts.insert(index, low)
+        self._ends.insert(index, high)
+        return True
+
+
+def _region_of(address: int) -> tuple[int, int] | None:
+    """[start, end) of this process's readable memory that holds an address."""
+    for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+        bounds, rights, _ = line.split(" ", 2)
+        low, high = (int(text, 16) for text in bounds.split("-"))
+        if low <= address < high:
+            return (low, high) if rights.startswith("r") else None
+    return None
+
+
+_lock = threading.Lock()
+_emulator: Emulator | None = None
+
+
+def emulator() -> Emulator:
+    """The process's emulated CPU, made when first asked for."""
+    global _emulator
+    if _emulator is None:
+        _emulator = Emulator()
+    return _emulator
+
+
+def forget_code() -> None:
+    with _lock:
+        if _emulator is not None:
+            _emulator.forget_code()
+
+
+def call(address: int, *arguments: int) -> None:
+    """Call one emulated function with integer arguments."""
+    with _lock:
+        emulator().call(address, *arguments)
+
+
+def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
+    """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
+    words = ctypes.cast(steps, ctypes.POINTER(ctypes.c_int64))
+    spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
+    with _lock:
+        cpu = emulator()
+        for step in range(count):
+            began = time.perf_counter_ns()
+            kernel, arguments = words[step * STEP_BYTES // 8], words[step * STEP_BYTES // 8 + 1]
+            for thread in range(threads):
+                cpu.call(kernel, arguments, bases, thread, threads)
+            if spent is not None:
+                spent[step] = time.perf_counter_ns() - began
+    return threads
