@@ -26,6 +26,15 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
+class LoadedKernel:
+    """Machine code of a kernel that is ready to be called. address: of the ABI entry, valid while this object lives."""
+
+    name: str
+    address: int
+    engine: Any
+
+
+@dataclass(frozen=True, eq=False)
 class CompiledKernel:
     """Machine code of a kernel. address: of the ABI entry, valid while this object lives."""
 
@@ -86,27 +95,42 @@ def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
 
 
 def compile_kernels(functions: Sequence[KernelFunction]) -> list[CompiledKernel]:
-    """Compile kernels of one target into one module, for this process. LoweringError if it can't run here."""
-    import llvmlite.binding as llvm
-
+    """Compile kernels of one target for this process. LoweringError if it can't run here."""
     functions = list(functions)
     if not functions:
         return []
     target = functions[0].target
     if not target.can_run():
         raise LoweringError(f"this machine can't run {target.key}", hint=target.why_not() or 'target="native", or emit_object for export')
-    names = symbols(functions)
+    objects = [(symbol, symbol, emit_kernel(function, symbol)) for function, symbol in zip(functions, symbols(functions))]
+    loaded = link_objects(objects, target)
+    return [CompiledKernel(function, one.address, one.engine) for function, one in zip(functions, loaded)]
+
+
+def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
+    """A relocatable object of one kernel, to be linked into this process. Counted in `emitted_kernels`."""
     with _lock:
-        module = _parsed(functions, names)
-        engine = llvm.create_mcjit_compiler(module, _machine(target, jit=True))
+        data = _machine(function.target, jit=True).emit_object(_parsed([function], [symbol]))
+        emitted_kernels[function.target.level] += 1
+    return data
+
+
+def link_objects(objects: Sequence[tuple[str, str, bytes]], target: Target) -> list[LoadedKernel]:
+    """Kernels from objects: (name of the kernel, symbol of its entry, object). The bytes must be whole: LLVM ends the
+    process otherwise."""
+    import llvmlite.binding as llvm
+
+    with _lock:
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True))
+        for _, _, data in objects:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(data))
         engine.finalize_object()
-        addresses = [engine.get_function_address(name) for name in names]
+        addresses = [engine.get_function_address(symbol) for _, symbol, _ in objects]
         if target.execution() == "emulated":
             from qcompiler.backends.arm import emulate
 
             emulate.forget_code()
-        emitted_kernels[target.level] += len(functions)
-    return [CompiledKernel(function, address, engine) for function, address in zip(functions, addresses)]
+    return [LoadedKernel(name, address, engine) for (name, _, _), address in zip(objects, addresses)]
 
 
 def emit_object(functions: Sequence[KernelFunction]) -> bytes:

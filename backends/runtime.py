@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import hashlib
 import logging
 import os
 import sys
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler import knobs
-from qcompiler.backends import dispatcher
+from qcompiler.backends import dispatcher, object_cache
 from qcompiler.backends.memory import Block, aligned_block
 from qcompiler.errors import LoweringError
 
@@ -89,10 +90,9 @@ def _compile() -> Native:
     dialect = dispatcher.DIALECTS[host_arch()]
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(dispatcher.emit_dispatcher(dialect), llvm.create_context())
-    module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small", jit=True)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", llvm.create_context()), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(_object(dispatcher.emit_dispatcher(dialect), machine)))
     engine.finalize_object()
 
     def function(name: str, arity: int) -> Any:
@@ -106,6 +106,27 @@ def _compile() -> Native:
         control.address, dialect, (control, engine),
     )  # fmt: skip
 
+
+def _object(text: str, machine: Any) -> bytes:
+    """The dispatcher's object code, emitted where no process has yet."""
+    import llvmlite.binding as llvm
+
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    key = object_cache.key_of(f"machine {machine.triple}, generic, opt 2", f"dispatcher {digest}")
+    found = {} if key is None else object_cache.load([key])
+    if key in found:
+        return found[key]
+    module = llvm.parse_assembly(text, llvm.create_context())
+    module.verify()
+    data = machine.emit_object(module)
+    emitted.append("dispatcher")
+    if key is not None:
+        object_cache.store({key: data})
+    return data
+
+
+emitted: list[str] = []
+"""What this process emitted here: nothing if another process had."""
 
 _lock = threading.Lock()
 _native: Native | None = None

@@ -28,9 +28,10 @@ class Knob(Generic[T]):
     Attributes:
         name: of the variable.
         kind: what its text must be, as messages and the docs say it.
-        default: the value where the variable is unset or empty.
+        default: the value where the variable is unset, or empty but for `blank`.
         doc: one sentence.
         parse: text to value; ValueError for text that is not of the kind.
+        blank: the value where the variable is set but empty, for knobs that tell this from unset.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Knob(Generic[T]):
     default: T
     doc: str
     parse: Callable[[str], T]
+    blank: T | None = None
     _overrides: list[tuple[object, T]] = field(default_factory=list, repr=False)
 
     def get(self) -> T:
@@ -45,9 +47,10 @@ class Knob(Generic[T]):
         with _lock:
             if self._overrides:
                 return self._overrides[-1][1]
-        text = os.environ.get(self.name, "").strip()
+        given = os.environ.get(self.name)
+        text = (given or "").strip()
         if not text:
-            return self.default
+            return self.default if given is None else self._blank()
         try:
             return self.parse(text)
         except ValueError:
@@ -58,12 +61,15 @@ class Knob(Generic[T]):
                 hint=f"unset {self.name} for the default",
             ) from None
 
+    def _blank(self) -> T:
+        return self.default if self.blank is None else self.blank
+
     @contextlib.contextmanager
     def __call__(self, value: T) -> Iterator[T]:
         """`with knob(value):` the process sees this value, all its threads too. Checked like the variable's text."""
-        text = str(value).strip()
+        text = "" if value is None else str(value).strip()
         try:
-            checked = self.default if value is None or not text else self.parse(text)
+            checked = self.parse(text) if text else self.default if value is None else self._blank()
         except ValueError:
             raise QCompilerError(f"a bad value for the knob {self.name}", expected=self.kind, got=text[:80]) from None
         entry = (object(), checked)
@@ -157,6 +163,14 @@ SPIN_US: Knob[float | None] = Knob(
     "How long idle workers spin for the next call before they sleep.",
     _number(0, 1e6),
 )
+CACHE: Knob[str | None] = Knob(
+    "QC_CACHE",
+    "a folder; empty: off",
+    None,
+    "Compiled kernels are kept there for later processes. Default: `qcompiler` in the user's cache folder.",
+    str,
+    blank="",
+)
 POISON: Knob[bool] = Knob(
     "QC_POISON",
     "0 or 1",
@@ -185,6 +199,7 @@ KNOBS: tuple[Knob[Any], ...] = (
     THREADS,
     SEED,
     SPIN_US,
+    CACHE,
     POISON,
     GUARD,
     REQUIRE_ALL,

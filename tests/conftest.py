@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from qcompiler.ir import Graph
 
 TESTS = pathlib.Path(__file__).resolve().parent
 DEMO = TESTS.parent / "examples" / "fashion_mnist"
+
+
+os.environ["QC_CACHE"] = ""
+"""No test touches the user's cache of compiled kernels, nor is spared a kernel by it; child processes see this too."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,6 +33,7 @@ GOOD = [
     (knobs.THREADS, "8", 8),
     (knobs.SEED, "7", 7),
     (knobs.SPIN_US, "12.5", 12.5),
+    (knobs.CACHE, "/x/y", "/x/y"),
     (knobs.POISON, "1", True),
     (knobs.GUARD, "off", False),
     (knobs.REQUIRE_ALL, "true", True),
@@ -68,7 +69,8 @@ def test_values(monkeypatch, knob, text, value):
     monkeypatch.setenv(knob.name, text)
     assert knob.get() == value and type(knob.get()) is type(value)
     monkeypatch.setenv(knob.name, "  ")
-    assert knob.get() == default
+    assert knob.get() == (default if knob.blank is None else knob.blank)
+    monkeypatch.delenv(knob.name)
     with knob(value):
         assert knob.get() == value
     with knob(text):
@@ -86,6 +88,17 @@ def test_bad_values_name_the_variable(monkeypatch, knob, text):
     with pytest.raises(QCompilerError, match=knob.name), knob(text):
         pass
     assert knob.get() == knob.default
+
+
+def test_an_empty_cache_folder_is_not_the_default_one(monkeypatch):
+    monkeypatch.setenv("QC_CACHE", "")
+    assert knobs.CACHE.get() == ""
+    with knobs.CACHE(None):
+        assert knobs.CACHE.get() is None
+    monkeypatch.delenv("QC_CACHE")
+    with knobs.CACHE(""):
+        assert knobs.CACHE.get() == ""
+    assert knobs.CACHE.get() is None
 
 
 def test_every_knob_has_a_good_value_here():

@@ -6,7 +6,7 @@ Owns the `kernel` decorator. What the function may do is `builder`'s docstring.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,13 +30,16 @@ class KernelDef:
         self.parameters = parameters
         self.aliased = aliased
 
+    def kernel_name(self, static: Mapping[str, Any]) -> str:
+        """The name of the kernel that these static arguments make."""
+        return self.name + "".join(f"_{name}{_plain(value)}" for name, value in sorted(static.items()))
+
     def build(self, target: Target, **static: Any) -> KernelFunction:
         """The verified kernel IR for a target and static arguments. Not cached here."""
         from qcompiler.backends.kernel_ir.builder import KernelBuilder
         from qcompiler.backends.kernel_ir.verifier import verify_kernel
 
-        suffix = "".join(f"_{name}{_plain(value)}" for name, value in sorted(static.items()))
-        builder = KernelBuilder(self.name + suffix, self.parameters, target)
+        builder = KernelBuilder(self.kernel_name(static), self.parameters, target)
         self.body(builder, **static)
         if len(builder.blocks) != 1:
             raise LoweringError(f"kernel {builder.name} left a block open")
