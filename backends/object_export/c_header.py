@@ -19,9 +19,9 @@ def emit_header(interface: Interface) -> str:
         _macros([(f"{macro}_ABI_VERSION", ABI_VERSION, "of these functions; compare with what the object says")]),
         "/* Scratch memory of one call. Its contents mean nothing before and after. */\n"
         + _macros([
-            (f"{macro}_ARENA_SIZE", f"{interface.arena_size}u", "bytes"),
-            (f"{macro}_ARENA_ALIGN", f"{interface.arena_align}u", "bytes"),
-            (f"{macro}_SELF_TEST_ARENA_SIZE", f"{interface.self_test_size}u", "bytes, of the self-test"),
+            (f"{macro}_ARENA_SIZE", interface.arena_size, "bytes"),
+            (f"{macro}_ARENA_ALIGN", interface.arena_align, "bytes"),
+            (f"{macro}_SELF_TEST_ARENA_SIZE", interface.self_test_size, "bytes, of the self-test"),
         ]),
         "/* Status codes. */\n" + _macros([(f"{macro}_{name}", _parenthesised(code), doc) for name, (code, doc) in STATUSES.items()]),
         _macros([(f"{macro}_NUM_INPUTS", len(interface.inputs), ""), (f"{macro}_NUM_OUTPUTS", len(interface.outputs), "")]),
@@ -64,8 +64,8 @@ def _port(macro: str, port: Port) -> str:
     """The macros of one input or output."""
     stem = f"{macro}_{port.name.upper()}"
     rows: list[tuple[str, object, str]] = [
-        (f"{stem}_ELEMENTS", f"{port.elements}u", f"of {port.c_type}" + _meaning(port)),
-        (f"{stem}_BYTES", f"{port.nbytes}u", ""),
+        (f"{stem}_ELEMENTS", port.elements, f"of {port.c_type}" + _meaning(port)),
+        (f"{stem}_BYTES", port.nbytes, ""),
         (f"{stem}_RANK", port.type.rank, ""),
     ]
     rows += [(f"{stem}_DIM{axis}", size, "") for axis, size in enumerate(port.type.shape)]

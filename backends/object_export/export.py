@@ -39,12 +39,13 @@ SYSTEMS = ("linux", "macos")
 
 @dataclass(frozen=True)
 class ObjectFile:
-    """An exported model: the object's bytes, the header's text, and what they agree on."""
+    """An exported model: the object's bytes, the header's text, and what they agree on. golden: of each output, see `golden_bytes`."""
 
     data: bytes
     header: str
     interface: Interface
     constant_bytes: int
+    golden: tuple[bytes, ...]
 
 
 @dataclass
@@ -80,8 +81,7 @@ def build_object(graph: Graph, target: Target, *, prefix: str | None = None, siz
         LoweringError: a size that is not given, a node without a kernel, a target or system without objects.
     """
     prefix = choose_prefix(prefix, graph.name)
-    if target.os not in SYSTEMS:
-        raise LoweringError(f"no object export for {target.os}", where=f"target {target.name}", expected=" or ".join(SYSTEMS))
+    check_target(target)
     sizes = bound_sizes(graph, sizes)
     check_guards(graph, sizes)
     linker = _Linker(prefix)
@@ -91,19 +91,19 @@ def build_object(graph: Graph, target: Target, *, prefix: str | None = None, siz
     if not linker.functions:
         raise LoweringError("there is nothing to run: all outputs are empty", where=f"graph {graph.name}")
     interface = Interface(
-        prefix, graph.name, target.name if target.os in target.name else f"{target.arch}-{target.os}+{target.level}", _features(target),
+        prefix, graph.name, f"{target.arch}-{target.os}+{target.level}", _features(target),
         make_ports("input", graph.inputs, [value.name for value in graph.inputs], sizes),
         make_ports("output", graph.outputs, graph.output_names, sizes),
         bound.arena_bytes,
     )  # fmt: skip
     recipes = make_recipes(interface, [_quantized_to(value) for value in graph.inputs])
     outputs = lower_graph(graph, native_target()).run([recipe.generate() for recipe in recipes], sizes)
-    golden = [golden_bytes(port, output) for port, output in zip(interface.outputs, outputs)]
+    golden = tuple(golden_bytes(port, output) for port, output in zip(interface.outputs, outputs))
     code = _code(bound, linker)
     verified(linker.functions)
     text = emit_module(linker.functions, linker.names, internal=True) + "\n"
     text += emit_entry(interface, code, recipes, golden, DIALECTS[target.arch])
-    return ObjectFile(emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes)
+    return ObjectFile(emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes, golden)
 
 
 def export_object(
@@ -125,6 +125,12 @@ def export_object(
     made = build_object(graph, target, prefix=prefix, sizes=sizes)
     replace_together({place: made.data, place.with_suffix(".h"): made.header.encode()})
     return made
+
+
+def check_target(target: Target) -> None:
+    """LoweringError for a system without objects."""
+    if target.os not in SYSTEMS:
+        raise LoweringError(f"no object export for {target.os}", where=f"target {target.name}", expected=" or ".join(SYSTEMS))
 
 
 def _refuse_python(lowered: LoweredModel) -> None:
