@@ -17,7 +17,7 @@ def emit_header(interface: Interface) -> str:
         _title(interface),
         f"#ifndef {guard}\n#define {guard}\n\n#include <stddef.h>\n#include <stdint.h>",
         _macros([(f"{macro}_ABI_VERSION", ABI_VERSION, "of these functions; compare with what the object says")]),
-        "/* Scratch memory of one call. Its contents mean nothing before and after. */\n"
+        "/* Scratch memory of one call; its contents mean nothing before and after. Where the size is 0 it may be NULL. */\n"
         + _macros([
             (f"{macro}_ARENA_SIZE", interface.arena_size, "bytes"),
             (f"{macro}_ARENA_ALIGN", interface.arena_align, "bytes"),

@@ -146,7 +146,7 @@ def bound_sizes(graph: Graph, sizes: Mapping[str, int] | None) -> dict[str, int]
             f"an object has fixed sizes, and {', '.join(missing)} may vary",
             where=f"graph {graph.name}",
             expected="a value for each",
-            hint=f"export at fixed sizes: --size {missing[0]}=1, or sizes={{{missing[0]!r}: 1}}",
+            hint=f"export at fixed sizes: {' '.join(f'--size {name}=1' for name in missing)}, or sizes={dict.fromkeys(missing, 1)}",
         )
     if unknown:
         raise LoweringError(

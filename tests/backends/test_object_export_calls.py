@@ -9,7 +9,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from c_programs import build, c_compiler, execute, write  # noqa: E402
+from c_programs import build, execute, tool, write  # noqa: E402
 
 import qcompiler as qc
 from qcompiler.backends.object_export.export import ObjectFile, build_object
@@ -156,8 +156,9 @@ def test_the_self_test_sees_a_changed_weight(demo_stages: dict[str, Graph], tmp_
 
 def test_the_header_serves_c_plus_plus(demo: ObjectFile, tmp_path: pathlib.Path) -> None:
     write(tmp_path, "demo", demo)
+    compiler = tool("g++")
     (tmp_path / "program.cpp").write_text('#include "demo.h"\n#include "demo.h"\nint main() { return demo_abi_version() - DEMO_ABI_VERSION; }\n')
-    command = [*c_compiler(), "-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c", "program.cpp", "-o", "program.o"]
+    command = [compiler, "-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c", "program.cpp", "-o", "program.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    subprocess.run([*c_compiler(), "program.o", "demo.o", "-o", "program"], cwd=tmp_path, check=True)
+    subprocess.run([compiler, "program.o", "demo.o", "-o", "program"], cwd=tmp_path, check=True)
     execute(tmp_path / "program")
