@@ -279,9 +279,9 @@ def _emit_body(function: KernelFunction, symbol: str, declarations: set[str]) ->
     ]
 
 
-def _emit_entry(function: KernelFunction, symbol: str) -> list[str]:
+def _emit_entry(function: KernelFunction, symbol: str, linkage: str) -> list[str]:
     """The ABI: arguments read from the block of i64 words, then the body called."""
-    lines = [f"define void @{symbol}(ptr %args, ptr %bases, i64 %thread, i64 %threads) #0 {{"]
+    lines = [f"define {linkage}void @{symbol}(ptr %args, ptr %bases, i64 %thread, i64 %threads) #0 {{"]
     arguments, word = [], 0
 
     def read(index: int, name: str, type: Type) -> None:
@@ -309,13 +309,13 @@ def _emit_entry(function: KernelFunction, symbol: str) -> list[str]:
     return [*lines, f"  call void @{symbol}.body({call})", "  ret void", "}"]
 
 
-def emit_module(functions: Sequence[KernelFunction], symbols: Sequence[str]) -> str:
-    """LLVM text of verified kernels of one target; entry i is called symbols[i]."""
+def emit_module(functions: Sequence[KernelFunction], symbols: Sequence[str], *, internal: bool = False) -> str:
+    """LLVM text of verified kernels of one target; entry i is called symbols[i]. internal: no entry is seen outside the module."""
     target = functions[0].target
     declarations: set[str] = set()
     lines: list[str] = []
     for function, symbol in zip(functions, symbols, strict=True):
-        lines += [*_emit_body(function, symbol, declarations), "", *_emit_entry(function, symbol), ""]
+        lines += [*_emit_body(function, symbol, declarations), "", *_emit_entry(function, symbol, "internal " if internal else ""), ""]
     attributes = f'{target.function_attributes} "target-cpu"="{target.cpu}" "target-features"="{target.llvm_features}"'
     head = [f'target triple = "{target.triple}"', ""]
     return "\n".join([*head, *lines, *sorted(declarations), "", f"attributes #0 = {{ {attributes} }}", ""])

@@ -79,9 +79,8 @@ def symbols(functions: Sequence[KernelFunction]) -> list[str]:
     return names
 
 
-def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
-    import llvmlite.binding as llvm
-
+def verified(functions: Sequence[KernelFunction]) -> Target:
+    """The one target that these kernels are for. VerifyError for a kernel that breaks a rule, LoweringError for a mix of targets."""
     if not functions:
         raise LoweringError("no kernels to compile")
     target = functions[0].target
@@ -89,7 +88,18 @@ def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
         if function.target != target:
             raise LoweringError("a module holds kernels of one target", expected=target.key, got=function.target.key)
         verify_kernel(function)
-    module = llvm.parse_assembly(emit_module(functions, names))
+    return target
+
+
+def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
+    verified(functions)
+    return _parse(emit_module(functions, names))
+
+
+def _parse(text: str) -> Any:
+    import llvmlite.binding as llvm
+
+    module = llvm.parse_assembly(text)
     module.verify()
     return module
 
@@ -137,6 +147,12 @@ def emit_object(functions: Sequence[KernelFunction]) -> bytes:
     """A relocatable object file with an entry for each kernel, for the kernels' target."""
     with _lock:
         return _machine(functions[0].target, jit=False).emit_object(_parsed(functions, symbols(functions)))
+
+
+def emit_object_of_text(text: str, target: Target) -> bytes:
+    """A relocatable object file of a module of LLVM text, for a target."""
+    with _lock:
+        return _machine(target, jit=False).emit_object(_parse(text))
 
 
 def disassemble(function: KernelFunction) -> str:

@@ -6,13 +6,14 @@ runs as a Python step and is named in `python_nodes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from qcompiler.backends.execution import runner
-from qcompiler.backends.kernel_cache import kernels
+from qcompiler.backends.kernel_cache import KernelKey, kernels
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
 from qcompiler.backends.steps import Call, Lowering, PythonCall, Rule, Steps, find_rule
@@ -41,6 +42,22 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
     return lowered
 
 
+def link_here(lowering: Lowering) -> BoundProgram:
+    """Calls become steps of this process: their kernels are compiled."""
+    add_steps(lowering, kernels([call.key for call in lowering.calls if isinstance(call, Call)], lowering.target))
+    return lowering.builder.finish()
+
+
+def add_steps(lowering: Lowering, linked: Mapping[KernelKey, Any]) -> None:
+    """Append a step for each call. linked: what `ProgramBuilder.step` takes as a kernel."""
+    for call in lowering.calls:
+        if isinstance(call, PythonCall):
+            lowering.builder.python_step(call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name)
+        else:
+            lowering.builder.step(linked[call.key], call.args, reads=call.reads, writes=call.writes, node=call.node, macs=call.macs,
+                                  bytes=call.bytes)
+
+
 @dataclass(eq=False)
 class LoweredModel:
     """A graph of stage lowered, and the program of each binding of its sizes.
@@ -48,11 +65,13 @@ class LoweredModel:
     Attributes:
         graph: with physical layouts.
         target: what its kernels were emitted for.
+        link: makes a program of the calls of one binding; by default with kernels compiled in this process.
         python_nodes: node name -> why no kernel serves it.
     """
 
     graph: Graph
     target: Target
+    link: Callable[[Lowering], BoundProgram] = link_here
     program: Program = field(init=False)
     python_nodes: dict[str, str] = field(init=False)
 
@@ -94,8 +113,7 @@ class LoweredModel:
             except QCompilerError as error:
                 raise error.located(node.describe()) from None
         self._copy_outputs(lowering, direct)
-        self._emit(lowering)
-        return builder.finish()
+        return self.link(lowering)
 
     def _place_outputs(self, lowering: Lowering) -> set[int]:
         """Outputs that a node can write where the caller gets them; the numbers of those."""
@@ -122,15 +140,6 @@ class LoweredModel:
             out = Placed(lowering.builder.output(index), place.dtype, place.shape,
                          row_major_strides(place.shape, place.dtype.itemsize))
             Steps(lowering, node).copy(place, out)
-
-    def _emit(self, lowering: Lowering) -> None:
-        compiled = kernels([call.key for call in lowering.calls if isinstance(call, Call)], self.target)
-        for call in lowering.calls:
-            if isinstance(call, PythonCall):
-                lowering.builder.python_step(call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name)
-            else:
-                lowering.builder.step(compiled[call.key], call.args, reads=call.reads, writes=call.writes, node=call.node, macs=call.macs,
-                                      bytes=call.bytes)
 
 
 VIEWS = frozenset({"reshape", "dropout"})

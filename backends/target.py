@@ -296,9 +296,10 @@ def native_target() -> Target:
     return _backend(arch).make_target(host_level(arch), host_os(), native=True)
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, *, exact: bool = False) -> Target:
     """A target by name: `native`, or `arch[-os][+level]` (os: the host's by default; level: the lowest by default, but
-    the host's own if arch and os are the host's). LoweringError with the nearest name otherwise."""
+    the host's own if arch and os are the host's). exact: a named level is taken without extras that the host has, so that
+    the code runs wherever the level does. LoweringError with the nearest name otherwise."""
     if text == "native":
         return native_target()
     known = ["native", *known_targets()]
@@ -311,7 +312,7 @@ def parse_target(text: str) -> Target:
     level = match["level"] or (module.host_level() if host else module.LEVELS[0])
     if level not in module.LEVELS:
         raise LoweringError(f"unknown level {level!r} of {arch}", got=text, hint=nearest(f"{arch}+{level}", known))
-    return module.make_target(level, system, native=host)
+    return module.make_target(level, system, native=host and not exact)
 
 
 def pretended_level() -> str | None:

@@ -18,9 +18,9 @@ from qcompiler import __version__, knobs
 from qcompiler.errors import QCompilerError
 from qcompiler.stages import ORDER
 
-_BUILD, _RUN = "cli_build", "cli_run"  # loaded when a command needs them
+_BUILD, _EXPORT, _RUN = "cli_build", "cli_export", "cli_run"  # loaded when a command needs them
 _MODULES = {
-    "check": _BUILD, "quantize": _BUILD, "passes": _BUILD, "dump": _BUILD, "draw": _BUILD, "export": _BUILD,
+    "check": _BUILD, "quantize": _BUILD, "passes": _BUILD, "dump": _BUILD, "draw": _BUILD, "export": _EXPORT,
     "run": _RUN, "bench": _RUN, "compare": _RUN, "targets": _RUN,
 }  # fmt: skip
 _MODEL = "FILE.onnx, a saved FILE.qc.safetensors, or package.module:name with --python"
@@ -153,9 +153,14 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B")
     compare.add_argument("--data", required=True, metavar="X.npz", help=".npz or .npy file, or a folder of them")
 
-    export = add("export", "Write a model in another form.", "model")
-    export.add_argument("--to", required=True, metavar="FORM", help="text")
-    export.add_argument("-o", "--output", required=True, metavar="PATH")
+    export = add("export", "Write a model in another form.", "model", "figures")
+    export.add_argument("--to", required=True, metavar="FORM", help="text, or object (an object file with a C header)")
+    export.add_argument("-o", "--output", required=True, metavar="PATH", help="of an object: model.o; the header is model.h")
+    objects = export.add_argument_group("objects")
+    objects.add_argument("--target", help="native (default), or a level of any machine: x86-64-linux+avx2, x86-64-macos+avx2")
+    objects.add_argument("--prefix", metavar="NAME", help="of the C names; the model's name by default")
+    objects.add_argument("--size", action="append", type=_size, metavar="B=1", help="a size that may vary, which the object fixes")
+    objects.add_argument("--io", choices=["float", "quantized"], help="quantized: inputs and outputs are codes (float)")
 
     add("targets", "List the targets, and which run here.", "figures")
     return parser

@@ -1,4 +1,4 @@
-"""The commands that make and show graphs: quantize, check, passes, dump, draw, export. `cli.py` owns the arguments."""
+"""The commands that make and show graphs: quantize, check, passes, dump, draw. `cli.py` owns the arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from qcompiler import compiler
 from qcompiler.cli_inputs import Data, load_model, open_data
 from qcompiler.cli_output import check_writable, print_json, print_table, progress, write_text
-from qcompiler.errors import QCompilerError, nearest
+from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Pass, describe
 
@@ -147,7 +147,7 @@ def passes(options: argparse.Namespace) -> None:
         print("with --data the passes after calibration run too")
 
 
-# -- dump, draw, export
+# -- dump, draw
 
 
 def _at_stage(options: argparse.Namespace) -> Graph:
@@ -187,12 +187,3 @@ def draw(options: argparse.Namespace) -> None:
 
     check_writable(options.output, [".svg", ".png", ".pdf", ".dot", ".gv"])
     print(f"drawn to {draw_graph(_at_stage(options), options.output)}")
-
-
-def export(options: argparse.Namespace) -> None:
-    known = ("text", "onnx", "object", "python")
-    if options.to not in known:
-        raise QCompilerError(f"unknown form {options.to!r}", hint=nearest(options.to, known))
-    if options.to != "text":
-        raise QCompilerError(f"export to {options.to} is not there yet", expected="text", hint="--to text")
-    write_text(options.output, str(_model(options)))

@@ -197,6 +197,28 @@ class CompiledModel:
 
         save_graph(self.graph, path)
 
+    def export_object(self, path: str | os.PathLike[str], *, target: str = "native", prefix: str | None = None,
+                      sizes: Mapping[str, int] | None = None) -> None:
+        """An object file (.o) for any target, and beside it a C header (.h): docs/object-export.md.
+
+        Args:
+            prefix: of the C names; the model's name by default.
+            sizes: of symbolic dimensions, which the object fixes.
+
+        Raises:
+            LoweringError: a size not given, a node that no kernel serves, an unknown target.
+        """
+        _export_object(self.graph, path, target, prefix, sizes)
+
+
+def _export_object(graph: Graph, path: str | os.PathLike[str], target: str, prefix: str | None, sizes: Mapping[str, int] | None) -> None:
+    if target == "reference":
+        raise LoweringError("the interpreter has no object code", hint='target="native", or a level')
+    from qcompiler.backends.object_export.export import export_object
+    from qcompiler.backends.target import parse_target
+
+    export_object(graph, path, parse_target(target, exact=True), prefix=prefix, sizes=sizes)
+
 
 def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
     if target == "reference":

@@ -1,0 +1,167 @@
+"""Object export: lowers a graph for a target, and writes one relocatable object file and its C header.
+
+Owns the order of the work and the two files. The step table, memory plan and kernels are those of a program that runs in process
+(`lower`, `program`); calls to the kernels are emitted in the place of the table.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcompiler.backends.bound_program import BoundProgram
+from qcompiler.backends.dispatcher import DIALECTS
+from qcompiler.backends.emit_llvm import emit_module
+from qcompiler.backends.jit import emit_object_of_text, symbols, verified
+from qcompiler.backends.kernel_ir.ir import KernelFunction
+from qcompiler.backends.lower import LoweredModel, add_steps, lower_graph
+from qcompiler.backends.object_export.c_entry import Code, KernelCall, emit_entry
+from qcompiler.backends.object_export.c_header import emit_header
+from qcompiler.backends.object_export.files import replace_together
+from qcompiler.backends.object_export.golden import golden_bytes, make_recipes
+from qcompiler.backends.object_export.interface import Interface, bound_sizes, choose_prefix, make_ports
+from qcompiler.backends.steps import Call, Lowering
+from qcompiler.backends.target import Target, native_target
+from qcompiler.errors import LoweringError
+from qcompiler.ir import Graph, Value
+from qcompiler.passes.pipelines import lower_pipeline
+from qcompiler.passmanager import PassManager
+from qcompiler.signature import check_guards
+from qcompiler.types import QuantParams
+
+SYSTEMS = ("linux", "macos")
+"""ELF and Mach-O."""
+
+
+@dataclass(frozen=True)
+class ObjectFile:
+    """An exported model: the object's bytes, the header's text, and what they agree on. golden: of each output, see `golden_bytes`."""
+
+    data: bytes
+    header: str
+    interface: Interface
+    constant_bytes: int
+    golden: tuple[bytes, ...]
+
+
+@dataclass
+class _Linker:
+    """Kernels by symbol instead of address: a step's "address" is the number of its kernel, from 1."""
+
+    prefix: str
+    functions: list[KernelFunction] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __call__(self, lowering: Lowering) -> BoundProgram:
+        keys = list(dict.fromkeys(call.key for call in lowering.calls if isinstance(call, Call)))
+        self.functions = [key.definition.build(lowering.target, **dict(key.static)) for key in keys]
+        self.names = [f"{self.prefix}.kernel.{name}" for name in symbols(self.functions)]
+        add_steps(lowering, {key: _Symbol(number, name) for number, (key, name) in enumerate(zip(keys, self.names), 1)})
+        return lowering.builder.finish(poison=False, guard=False)
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    address: int
+    name: str
+
+
+def build_object(graph: Graph, target: Target, *, prefix: str | None = None, sizes: Mapping[str, int] | None = None) -> ObjectFile:
+    """Compile a float or integer graph for `target`, which need not run here.
+
+    Args:
+        prefix: of the C names; by default made from the graph's name.
+        sizes: of the symbolic dimensions; the object has these sizes only.
+
+    Raises:
+        LoweringError: a size that is not given, a node without a kernel, a target or system without objects.
+    """
+    prefix = choose_prefix(prefix, graph.name)
+    check_target(target)
+    sizes = bound_sizes(graph, sizes)
+    check_guards(graph, sizes)
+    linker = _Linker(prefix)
+    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target, linker)
+    _refuse_python(lowered)
+    bound = lowered.program.bind(sizes)
+    if not linker.functions:
+        raise LoweringError("there is nothing to run: all outputs are empty", where=f"graph {graph.name}")
+    interface = Interface(
+        prefix, graph.name, f"{target.arch}-{target.os}+{target.level}", _features(target),
+        make_ports("input", graph.inputs, [value.name for value in graph.inputs], sizes),
+        make_ports("output", graph.outputs, graph.output_names, sizes),
+        bound.arena_bytes,
+    )  # fmt: skip
+    recipes = make_recipes(interface, [_quantized_to(value) for value in graph.inputs])
+    outputs = lower_graph(graph, native_target()).run([recipe.generate() for recipe in recipes], sizes)
+    golden = tuple(golden_bytes(port, output) for port, output in zip(interface.outputs, outputs))
+    code = _code(bound, linker)
+    verified(linker.functions)
+    text = emit_module(linker.functions, linker.names, internal=True) + "\n"
+    text += emit_entry(interface, code, recipes, golden, DIALECTS[target.arch])
+    return ObjectFile(emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes, golden)
+
+
+def export_object(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    target: Target,
+    *,
+    prefix: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> ObjectFile:
+    """`build_object`, written to `path` (.o) and beside it the header (.h): both, or none.
+
+    Raises:
+        LoweringError: as build_object. ArtifactError: the files cannot be written.
+    """
+    place = pathlib.Path(path)
+    if place.suffix != ".o":
+        raise LoweringError("the output's name has another ending", where=f"file {place}", expected=".o; the header gets .h")
+    made = build_object(graph, target, prefix=prefix, sizes=sizes)
+    replace_together({place: made.data, place.with_suffix(".h"): made.header.encode()})
+    return made
+
+
+def check_target(target: Target) -> None:
+    """LoweringError for a system without objects."""
+    if target.os not in SYSTEMS:
+        raise LoweringError(f"no object export for {target.os}", where=f"target {target.name}", expected=" or ".join(SYSTEMS))
+
+
+def _refuse_python(lowered: LoweredModel) -> None:
+    found = lowered.python_nodes
+    if not found:
+        return
+    first, *others = found
+    node = next(node for node in lowered.graph.nodes if node.name == first)
+    raise LoweringError(
+        f"an object holds no Python, and no kernel serves node {first}" + (f", nor {', '.join(others)}" if others else ""),
+        where=node.describe(),
+        got=found[first],
+        hint="leave that part of the model out of the export",
+    )
+
+
+def _features(target: Target) -> str:
+    return ", ".join(name.removeprefix("+") for name in target.llvm_features.split(",") if name.startswith("+")) or target.cpu
+
+
+def _quantized_to(value: Value) -> QuantParams | None:
+    """The parameters that a float input is quantized with, where something quantizes it."""
+    if not value.type.dtype.is_float:
+        return None
+    return next((node.result.type.quant for node in value.users if node.op == "quantize"), None)
+
+
+def _code(bound: BoundProgram, linker: _Linker) -> Code:
+    """The step table with symbols for addresses."""
+    if bound.extra is not None:
+        raise LoweringError("a binding has constants of its own", where=bound.name)
+    start = bound.args.ctypes.data
+    calls = tuple(KernelCall(linker.names[int(number) - 1], int(args) - start) for number, args, _ in bound.table)
+    return Code(calls, np.asarray(bound.args), bound.constants.data)

@@ -1,0 +1,119 @@
+"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any model."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from qcompiler import knobs
+from qcompiler.backends.object_export.export import ObjectFile
+from qcompiler.backends.object_export.interface import Interface
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g")
+
+
+def missing(message: str) -> None:
+    """A test can't run: it fails where everything must be there."""
+    pytest.fail(message) if knobs.REQUIRE_ALL.get() else pytest.skip(message)
+
+
+def tool(name: str) -> str:
+    """The path of a program."""
+    found = shutil.which(name)
+    if found is None:
+        missing(f"{name} is not installed")
+    return str(found)
+
+
+def c_compiler() -> list[str]:
+    """The command of a C compiler: gcc, cc, or the one in the ziglang package."""
+    for name in ("gcc", "cc"):
+        found = shutil.which(name)
+        if found is not None:
+            return [found]
+    if importlib.util.find_spec("ziglang") is None:
+        missing("no C compiler is installed")
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
+    """NAME.o and NAME.h."""
+    (folder / f"{name}.o").write_bytes(made.data)
+    (folder / f"{name}.h").write_text(made.header)
+
+
+def build(folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: Sequence[str] = (), name: str = "program") -> pathlib.Path:
+    """Compile a C program in a folder, and link it with objects there. Warnings are errors."""
+    (folder / f"{name}.c").write_text(source)
+    command = [*c_compiler(), *STRICT, *flags, f"{name}.c", *objects, "-o", name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stderr
+    return folder / name
+
+
+def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ()) -> str:
+    """stdout of a program that must succeed without a word on stderr."""
+    done = subprocess.run([*wrapper, str(program), *arguments], cwd=program.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def runner(interface: Interface, header: str) -> str:
+    """C source: read the inputs from input_*.bin, run on fresh memory of malloc, write output_*.bin, run the self-test."""
+    prefix, macro = interface.prefix, interface.macro
+    load = "".join(f"  load({p.name}, {macro}_{p.name.upper()}_BYTES, \"{p.name}.bin\");\n" for p in interface.inputs)
+    save = "".join(f"  save({p.name}, {macro}_{p.name.upper()}_BYTES, \"{p.name}.bin\");\n" for p in interface.outputs)
+    declare = "".join(f"  {p.c_type} *{p.name} = fresh({macro}_{p.name.upper()}_BYTES);\n" for p in interface.ports)
+    free = "".join(f"  free({p.name});\n" for p in interface.ports)
+    arguments = ", ".join(p.name for p in interface.ports)
+    return f"""\
+#include "{header}"
+#include <stdio.h>
+#include <stdlib.h>
+static void *fresh(size_t size) {{ void *p = malloc(size); if (p == NULL) exit(2); return p; }}
+static void *aligned(void *block) {{
+  char *start = (char *)block;
+  return start + ({macro}_ARENA_ALIGN - (uintptr_t)start % {macro}_ARENA_ALIGN) % {macro}_ARENA_ALIGN;
+}}
+static void load(void *data, size_t size, const char *path) {{
+  FILE *file = fopen(path, "rb");
+  if (file == NULL || fread(data, 1, size, file) != size) exit(3);
+  fclose(file);
+}}
+static void save(const void *data, size_t size, const char *path) {{
+  FILE *file = fopen(path, "wb");
+  if (file == NULL || fwrite(data, 1, size, file) != size) exit(4);
+  fclose(file);
+}}
+int main(void) {{
+  void *block = fresh({macro}_ARENA_SIZE + {macro}_ARENA_ALIGN);
+  void *big = fresh({macro}_SELF_TEST_ARENA_SIZE + {macro}_ARENA_ALIGN);
+{declare}{load}  printf("%d ", {prefix}_run({arguments}, aligned(block), {macro}_ARENA_SIZE));
+{save}  printf("%d ", {prefix}_self_test(aligned(big), {macro}_SELF_TEST_ARENA_SIZE));
+  printf("%d\\n", {prefix}_abi_version() == {macro}_ABI_VERSION);
+{free}  free(block);
+  free(big);
+  return 0;
+}}
+"""
+
+
+def run_in_c(folder: pathlib.Path, made: ObjectFile, inputs: Sequence[np.ndarray], wrapper: Sequence[str] = ()) -> list[np.ndarray]:
+    """The outputs that the object gives in a C program; its self-test must pass."""
+    write(folder, "model", made)
+    program = build(folder, runner(made.interface, "model.h"), ["model.o"])
+    for port, array in zip(made.interface.inputs, inputs, strict=True):
+        assert array.nbytes == port.nbytes
+        np.ascontiguousarray(array).tofile(folder / f"{port.name}.bin")
+    assert execute(program, wrapper=wrapper) == "0 0 1\n"
+    return [
+        np.fromfile(folder / f"{port.name}.bin", port.type.dtype.numpy).reshape(port.type.shape) for port in made.interface.outputs
+    ]
