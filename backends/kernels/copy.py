@@ -84,7 +84,8 @@ def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: 
 def pad_rows(b: KernelBuilder, *, itemsize: int, channels: int) -> None:
     """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a row of the border.
     A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the element's bits. Threads share rows.
-    channels: if not 0, x holds pixels of so many bytes, four apart, and in y they lie side by side."""
+    channels: if not 0, x holds pixels of so many bytes, four apart, and in y they lie side by side;
+    products read y by fours, so four bytes behind its end are written too."""
     element = ELEMENTS[itemsize]
     fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
     before, inside, after = (b.extent(name) for name in ("before", "inside", "after"))
@@ -105,3 +106,7 @@ def pad_rows(b: KernelBuilder, *, itemsize: int, channels: int) -> None:
                 copy_run(b, x, inner, inside, element)
             fill_run(b, fill, y + (before + inside) * itemsize, after)
             border.yield_([])
+    if channels:
+        with b.if_(hi == b.extent("row_total")) as last:
+            b.store(b.const(I32, 0), b.pointer("y"), hi // b.extent("row_count") * b.extent("y_image"))
+            last.yield_([])
