@@ -24,6 +24,11 @@ def literal(type: Type, value: float) -> str:
     return ("true" if value else "false") if type.bits == 1 else str(int(value))
 
 
+def _reads(block: Block, value: Value) -> bool:
+    """Whether an op of the block, or of one inside it, has this operand."""
+    return any(any(operand is value for operand in op.operands) or any(_reads(inner, value) for inner in op.blocks) for op in block.ops)
+
+
 class _FunctionEmitter:
     """The body of one kernel: names for values, labels for blocks, lines of text."""
 
@@ -131,7 +136,8 @@ class _FunctionEmitter:
 
     def ptradd(self, op: Op) -> None:
         pointer, offset = op.operands
-        self.result(op, f"getelementptr i8, {self.typed(pointer)}, {self.typed(offset)}")
+        moved = f"getelementptr i8, {self.typed(pointer)}, {self.typed(offset)}"
+        self.result(op, f"freeze ptr {self.assign(moved, 'p')}" if op.name == "ptrstep" else moved)
 
     def load(self, op: Op) -> None:
         place = self.address(op.operands[0], op.operands[1], op.attrs["disp"])
@@ -170,14 +176,18 @@ class _FunctionEmitter:
 
     def loop(self, op: Op) -> None:
         """do-while behind a guard, which is left out where the bounds are constants. The phis come first in their
-        block, but name the latch, so their text is filled in after the body."""
+        block, but name the latch, so their text is filled in after the body. A body that does not read its index is
+        counted down to zero: that takes no comparison."""
         lo, hi, step, *initial = op.operands
         body, before, number = op.blocks[0], self.label, self.fresh("loop")[1:]
+        index, type = body.args[0], lo.type.llvm
         guarded = lo.const is None or hi.const is None
         if not guarded and lo.const >= hi.const:
             for result, value in zip(op.results, initial):
                 self.names[result] = self.ref(value)
             return
+        counted = guarded and bool(step.const) and not _reads(body, index)
+        first = self._trips(lo, hi, step) if counted else self.ref(lo)
         if guarded:
             guard = self.assign(f"icmp slt {self.typed(lo)}, {self.ref(hi)}")
             self.line(f"br i1 {guard}, label %{number}, label %{number}.end")
@@ -185,25 +195,36 @@ class _FunctionEmitter:
             self.line(f"br label %{number}")
         self.start(number)
         for arg in body.args:
-            self.names[arg] = self.fresh("i" if arg is body.args[0] else "c")
+            self.names[arg] = self.fresh("i" if arg is index else "c")
         position = len(self.lines)
         self.block(body)
-        following = self.assign(f"add nsw {self.typed(body.args[0])}, {self.ref(step)}")
-        again = self.assign(f"icmp slt {lo.type.llvm} {following}, {self.ref(hi)}")
+        if counted:
+            following = self.assign(f"sub nsw {self.typed(index)}, 1")
+            again = self.assign(f"icmp ne {type} {following}, 0")
+        else:
+            following = self.assign(f"add nsw {self.typed(index)}, {self.ref(step)}")
+            again = self.assign(f"icmp slt {type} {following}, {self.ref(hi)}")
         self.line(f"br i1 {again}, label %{number}, label %{number}.end")
         latch, yielded = self.label, body.ops[-1].operands
-        sources = [(lo, following), *((value, self.ref(last)) for value, last in zip(initial, yielded))]
+        sources = [(first, following), *((self.ref(value), self.ref(last)) for value, last in zip(initial, yielded))]
         self.lines[position:position] = [
-            f"  {self.names[arg]} = phi {arg.type.llvm} [ {self.ref(first)}, %{before} ], [ {last}, %{latch} ]"
-            for arg, (first, last) in zip(body.args, sources)
+            f"  {self.names[arg]} = phi {arg.type.llvm} [ {start}, %{before} ], [ {last}, %{latch} ]"
+            for arg, (start, last) in zip(body.args, sources)
         ]
         self.start(f"{number}.end")
-        for result, (first, last) in zip(op.results, sources[1:]):
+        for result, (start, last) in zip(op.results, sources[1:]):
             if guarded:
-                edges = f"[ {self.ref(first)}, %{before} ], [ {last}, %{latch} ]"
+                edges = f"[ {start}, %{before} ], [ {last}, %{latch} ]"
                 self.names[result] = self.assign(f"phi {result.type.llvm} {edges}")
             else:
                 self.names[result] = last
+
+    def _trips(self, lo: Value, hi: Value, step: Value) -> str:
+        """How often a loop runs, if it does."""
+        type, left = lo.type.llvm, self.assign(f"sub nsw {self.typed(hi)}, {self.ref(lo)}")
+        if step.const == 1:
+            return left
+        return self.assign(f"udiv {type} {self.assign(f'add nsw {type} {left}, {step.const - 1}')}, {step.const}")
 
     def if_(self, op: Op) -> None:
         number = self.fresh("if")[1:]

@@ -60,6 +60,10 @@ class Target(ABC):
         gemm_tiles: (mr, nv) register tiles for `dot4` kernels, mr rows by nv vectors, best first.
         gemm_tiles_f32: the same for f32 dot products (splat x, vector w, one product and sum a lane).
         dot4_storage: "u8" or "i8", how activations are stored for `dot4`.
+        dot_steps: how many bytes of K the loops of a product take at a time, most first; the last is 4, the others whole registers.
+        dot_depth: bytes of K of one channel that lie side by side in packed weights: 4, or 8 where products take two rows at once (`mmla`).
+        fma_steps: how many floats of K the loops of a product take at a time; the last is 1, the others whole registers.
+        row_group: rows of a tile that one moving pointer serves, see `builder.Rows`.
         dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes only.
         instructions: every instruction that the architecture declares, by name.
     """
@@ -74,6 +78,10 @@ class Target(ABC):
     gemm_tiles_f32: tuple[tuple[int, int], ...]
     dot4_storage: str
     dot4_offset: int = 0
+    dot_steps: tuple[int, ...] = (4,)
+    dot_depth: int = 4
+    fma_steps: tuple[int, ...] = (1,)
+    row_group: int = 3
     instructions: Mapping[str, Instruction]
 
     @property
@@ -159,6 +167,10 @@ class Target(ABC):
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """acc[i] + sum of (x[4i + j] - dot4_offset) * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w <4n x i8>: x as
         `dot4_storage` says, w i8; n is `i32_lanes`: one register. x and w may come prepared."""
+
+    def mmla(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
+        """Where `dot_depth` is 8: acc[2i + j] + sum of x[8i + k] * w[8j + k], k < 8, for two rows i of x (u8) and two channels j of w (i8)."""
+        raise LoweringError(f"{self.key} multiplies no two rows at once", hint="dot4")
 
     @abstractmethod
     def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:

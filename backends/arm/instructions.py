@@ -24,6 +24,11 @@ def _dot(x_type: type, w_type: type) -> Callable[..., np.ndarray]:
     return meaning
 
 
+def _usmmla(acc: np.ndarray, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    products = x.view(np.uint8).astype(np.int64).reshape(2, 8) @ w.astype(np.int64).reshape(2, 8).T
+    return (acc.astype(np.int64) + products.reshape(-1)).astype(np.int32)
+
+
 def _multiply(result: type) -> Callable[..., np.ndarray]:
     return lambda x, y: (x.astype(np.int64) * y.astype(np.int64)).astype(result)
 
@@ -57,6 +62,8 @@ _DECLARED = (
                 "four products of unsigned bytes added to each i32"),
     Instruction("arm.usdot", "i8mm", "llvm.aarch64.neon.usdot.v4i32.v16i8", (_S4, _B16, _B16), _S4, _dot(np.uint8, np.int8),
                 "four products of unsigned by signed bytes added to each i32"),
+    Instruction("arm.usmmla", "i8mm", "llvm.aarch64.neon.usmmla.v4i32.v16i8", (_S4, _B16, _B16), _S4, _usmmla,
+                "two rows of eight unsigned bytes times two rows of eight signed ones, added to the four i32 of the 2 x 2 product"),
     Instruction("arm.smull.b", "neon", "llvm.aarch64.neon.smull.v8i16", (_B8, _B8), _H8, _multiply(np.int16),
                 "products of signed bytes: at most 16384 in size"),
     Instruction("arm.smull.h", "neon", "llvm.aarch64.neon.smull.v4i32", (_H4, _H4), _S4, _multiply(np.int32), "products of i16"),

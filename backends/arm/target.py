@@ -31,7 +31,7 @@ _EMULATED = ("neon", "dotprod")
 """What the emulator's CPU has."""
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
-_TILES = {"neon": ((4, 2), (2, 4), (8, 1), (1, 4)), "dotprod": ((6, 4), (8, 3), (12, 2), (4, 4), (1, 4))}
+_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (4, 6), (4, 4), (1, 4))}
 _TILES_F32 = ((6, 4), (8, 3), (12, 2), (4, 4), (1, 4))
 
 
@@ -88,6 +88,8 @@ class ArmTarget(Target):
     dot4_storage = "u8"
     vector_bytes = 16
     register_count = 32
+    row_group = 1
+    fma_steps = (4, 1)
     gemm_tiles_f32 = _TILES_F32
     instructions = MappingProxyType(INSTRUCTIONS)
 
@@ -98,6 +100,14 @@ class ArmTarget(Target):
     @property
     def gemm_tiles(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
         return _TILES["neon" if self.level == "neon" else "dotprod"]
+
+    @property
+    def dot_steps(self) -> tuple[int, ...]:  # type: ignore[override]
+        return {"neon": (4,), "dotprod": (16, 4), "i8mm": (16, 8, 4)}[self.level]
+
+    @property
+    def dot_depth(self) -> int:  # type: ignore[override]
+        return 8 if self.has("i8mm") else 4
 
     @property
     def dot4_offset(self) -> int:
@@ -118,7 +128,7 @@ class ArmTarget(Target):
 
     @property
     def function_attributes(self) -> str:
-        return "nounwind"
+        return 'nounwind "tune-cpu"="apple-m1"'  # of LLVM's schedulers the one that keeps a full register file without spilling
 
     def execution(self) -> Execution:
         if host_arch() == "aarch64" and self.os == host_os():
@@ -158,6 +168,9 @@ class ArmTarget(Target):
         for x_part, w_part in zip(xs, ws):
             acc = acc + b.instr("arm.saddlp.h", b.instr("arm.smull.b", x_part, w_part))
         return acc
+
+    def mmla(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
+        return b.instr("arm.usmmla", acc, x, w) if self.has("i8mm") else super().mmla(b, acc, x, w)
 
     def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:
         """udot with ones; neon: two pairwise additions."""

@@ -103,27 +103,29 @@ _RIGHT_ZERO = {"mul", "and"}
 
 
 class Rows:
-    """Addresses of `count` rows, `stride` bytes apart: row r lies at `pointers[r // 3] + offsets[r % 3]`.
+    """Addresses of rows, some bytes apart: row r lies at `pointers[r // group] + offsets[r % group]`.
 
-    Groups of three, since x86 addresses base, base + index and base + 2 * index in the load itself: 14 rows need five
-    pointers and one stride. In a loop, carry `rows.pointers` and yield `rows.at(carried).moved(step)`.
+    group: the target's `row_group`. x86 (3) addresses base, base + index and base + 2 * index in the load itself: 14 rows need five pointers
+    and one stride. ARM (1) moves a pointer in the load itself. In a loop, carry `rows.pointers` and yield `rows.at(carried).moved(step)`.
     """
 
-    def __init__(self, pointers: Sequence[Value], offsets: Sequence[Operand]) -> None:
+    def __init__(self, b: KernelBuilder, pointers: Sequence[Value], offsets: Sequence[Operand]) -> None:
+        self.b = b
         self.pointers = list(pointers)
         self.offsets = list(offsets)
 
     def __getitem__(self, row: int) -> tuple[Value, Operand]:
         """(pointer, offset) of a row, to be given to load or store: `b.load(F32, *rows[r])`."""
-        return self.pointers[row // 3], self.offsets[row % 3]
+        return self.pointers[row // len(self.offsets)], self.offsets[row % len(self.offsets)]
 
     def at(self, pointers: Sequence[Value]) -> Rows:
         """The same rows at other pointers (a loop's carried ones)."""
-        return Rows(pointers, self.offsets)
+        return Rows(self.b, pointers, self.offsets)
 
     def moved(self, step: Operand) -> list[Value]:
         """The pointers moved by `step` bytes."""
-        return [pointer + step for pointer in self.pointers]
+        alone = self.b.target.row_group == 1
+        return [self.b.step(pointer, step) if alone else pointer + step for pointer in self.pointers]
 
 
 class KernelBuilder:
@@ -211,6 +213,11 @@ class KernelBuilder:
         if name is None:
             raise VerifyError(f"no {operator!r} on {x.type}", where=self.name)
         return self.binary(name, x, y)
+
+    def step(self, pointer: Value, nbytes: Operand) -> Value:
+        """pointer + nbytes, kept in a register of its own: LLVM does not merge it with other pointers into one base and offsets. For pointers
+        that a loop moves, where the machine adds to them in the load."""
+        return self.emit("ptrstep", pointer, self.i64(nbytes), type=PTR)
 
     def compare(self, operator: str, x: Value, y: Operand) -> Value:
         """What `x < y` and the other comparisons emit: i1, or a mask."""
@@ -446,8 +453,9 @@ class KernelBuilder:
     def rows(self, pointer: Value, stride: Operand, count: int) -> Rows:
         """Addresses of `count` rows at a run-time stride; see `Rows`."""
         stride = self.i64(stride)
-        pointers = [pointer + stride * (3 * group) for group in range((count + 2) // 3)]
-        return Rows(pointers, [stride * row for row in range(min(count, 3))])
+        group = self.target.row_group
+        pointers = [pointer + stride * first for first in range(0, count, group)]
+        return Rows(self, pointers, [stride * row for row in range(min(count, group))])
 
     # -- control flow ---------------------------------------------------------------------------------------------
 

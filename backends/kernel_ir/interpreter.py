@@ -145,6 +145,8 @@ class _Interpreter:
     def do_ptradd(self, op: Op, pointer: Pointer, offset: np.ndarray) -> Pointer:
         return Pointer(pointer.name, pointer.data, pointer.offset + int(offset))
 
+    do_ptrstep = do_ptradd
+
     def place(self, op: Op, pointer: Pointer, offset: np.ndarray, type: Type, lanes: range | np.ndarray) -> int:
         """The first byte, after checking the bounds of the lanes that are touched, and the alignment."""
         start = pointer.offset + int(offset) + op.attrs["disp"]

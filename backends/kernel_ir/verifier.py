@@ -233,6 +233,7 @@ _FAMILIES: dict[str, Callable[[Op], None]] = {
     "insert": _insert,
     "shuffle": _shuffle,
     "ptradd": _ptradd,
+    "ptrstep": _ptradd,
     "load": _load,
     "store": _store,
     "masked_load": _masked_load,

@@ -227,7 +227,8 @@ def _product_u8(
     channels: slice,
     common: dict[str, object],
 ) -> None:
-    role, taps, kc = weight.role, len(window.taps), window.kc
+    role, taps, depth = weight.role, len(window.taps), s.target.dot_depth
+    kc = -(-window.kc // depth) * depth
 
     @cache
     def codes() -> np.ndarray:
@@ -240,7 +241,7 @@ def _product_u8(
     s.call(
         kernels.conv_u8,
         {**static, "proven": terms.proven},
-        w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order)),
+        w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order, depth)),
         bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
         scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
         taps=s.table(np.array(list(window.taps) * times, np.int64)),

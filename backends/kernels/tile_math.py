@@ -1,0 +1,204 @@
+"""The arithmetic of a tile of pixels by channels: how a step along K is multiplied and added, and how sums become results.
+
+`conv` has the loops around. Channels lie across lanes; a row of a tile is a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
+
+Load = Callable[[Type, int], Value]
+"""Reads a vector of the residual, from a channel of the tile on."""
+
+Part = tuple[int, Value]
+"""(channel of the tile, the vector to store from there on)."""
+
+
+class Bytes:
+    """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
+
+    Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32 (`proven`, by the
+    caller, from the real weights); else floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+    """
+
+    item, depth = 1, 4
+
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool) -> None:
+        lanes = b.target.i32_lanes
+        self.steps = b.target.dot_steps
+        self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
+        self.residual, self.proven = residual, proven
+
+    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
+        """The accumulators of `count` pixels, from a register of bias for each of channels."""
+        return [list(start) for _ in range(count)]
+
+    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
+        """The registers of channels of each pixel."""
+        return acc
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+        """After `step` more elements of K: the accumulators, the rows' pointers."""
+        if step > 4:
+            return self._many(acc, rows, weights, step)
+        return self._four(acc, rows, weights), rows.moved(4)
+
+    def _four(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
+        b, target, size = self.b, self.b.target, self.b.target.vector_bytes
+        ws = [target.dot4_weights(b, b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
+        found = []
+        for r, row in enumerate(acc):
+            xs = target.dot4_activations(b, target.broadcast4(b, *rows[r]))
+            found.append([target.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
+        return found
+
+    def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+        """A register of each row at once; each product takes four bytes of it by their place."""
+        b, target, size = self.b, self.b.target, self.b.target.vector_bytes
+        for first in range(0, step, size):
+            xs = [target.dot4_activations(b, b.load(vector(I8, size), *rows[r])) for r in range(len(acc))]
+            rows = rows.at(rows.moved(size))
+            for quad in range(size // 4):
+                places = [quad * 4 + place for place in range(4)] * (size // 4)
+                quads = [tuple(b.shuffle(part, None, places) for part in x) for x in xs]
+                for j in range(self.nv):
+                    w = target.dot4_weights(b, b.load(vector(I8, size), weights, disp=((first // 4 + quad) * self.nv + j) * size))
+                    for r, row in enumerate(acc):
+                        row[j] = target.dot4(b, row[j], quads[r], w)
+        return acc, rows.pointers
+
+    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
+        """One pixel's accumulators as bytes. at: byte offset of the tile's first multiplier."""
+        parts = []
+        for j in range(0, self.nv - 1, 2):
+            parts.append((j * self.lanes, self._pair(row[j:j + 2], at, j, load)))
+        if self.nv % 2:
+            parts.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
+        return parts
+
+    def _real(self, acc: Value, at: Value, lane: int) -> Value:
+        return self.b.sitofp(acc) * self.b.load(vector(F32, self.lanes), self.b.pointer("scale"), at, disp=lane * 4)
+
+    def _rounded(self, real: Value) -> Value:
+        b = self.b
+        if not self.proven:
+            real = b.clamp(real, b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes))
+        return b.target.round_to_i32(b, real)
+
+    def _pair(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
+        b, lanes = self.b, self.lanes
+        reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
+        if self.residual:
+            words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
+            zero = b.splat(b.scalar("other_zero") + 2.0**23, lanes)
+            scale = b.splat(b.scalar("other_scale"), lanes)
+            reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
+        words = b.target.pack_words(b, *(self._rounded(real) for real in reals))
+        low, high, zero = (b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero"))
+        return b.trunc(b.clamp(words, low, high) + zero, I8)
+
+    def _single(self, acc: Value, at: Value, load: Load) -> Value:
+        b, lanes, first = self.b, self.lanes, (self.nv - 1) * self.lanes
+        real = self._real(acc, at, first)
+        if self.residual:
+            other = b.sitofp(b.zext(load(vector(I8, lanes), first), I32)) - b.splat(b.scalar("other_zero"), lanes)
+            real = real + other * b.splat(b.scalar("other_scale"), lanes)
+        low, high, zero = (b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("low_code", "high_code", "zero"))
+        return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
+
+
+class PairedBytes(Bytes):
+    """Bytes where one product takes two pixels and two channels (`Target.mmla`): an accumulator holds those 2 x 2 sums, so that the
+    registers of two pixels and four channels are as many as before. A tile of one pixel takes it twice."""
+
+    depth = 8
+
+    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
+        pair = [self.b.shuffle(bias, None, channels * 2) for bias in start for channels in ([0, 1], [2, 3])]
+        return [list(pair) for _ in range(-(-count // 2))]
+
+    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
+        found = []
+        for pixel in range(count):
+            first = pixel % 2 * 2
+            lanes, pair = [first, first + 1, first + 4, first + 5], acc[pixel // 2]
+            found.append([self.b.shuffle(pair[2 * j], pair[2 * j + 1], lanes) for j in range(self.nv)])
+        return found
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+        """x is read by 16, by 8, or by 4 bytes, to which zeros are added: packed weights always have eight."""
+        b, size = self.b, self.b.target.vector_bytes
+        for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, step) for pair in range(len(acc))))):
+            for j in range(2 * self.nv):
+                w = b.load(vector(I8, size), weights, disp=(first * 2 * self.nv + j) * size)
+                for row, x in zip(acc, xs):
+                    row[j] = b.target.mmla(b, row[j], x, w)
+        return acc, rows.moved(step)
+
+    def _pair_of_rows(self, rows: Rows, first: int, step: int) -> list[Value]:
+        """For each eight bytes of K a register of two rows."""
+        b = self.b
+        second = min(first + 1, len(rows.pointers) - 1)
+        if step == 4:
+            x, y, none = b.load(vector(I8, 4), *rows[first]), b.load(vector(I8, 4), *rows[second]), b.zero(vector(I8, 4))
+            return [b.concat([x, none, y, none])]
+        x, y = (b.load(vector(I8, step), *rows[row]) for row in (first, second))
+        if step == 8:
+            return [b.concat([x, y])]
+        return [b.shuffle(x, y, [*range(k, k + 8), *range(16 + k, 24 + k)]) for k in (0, 8)]
+
+
+class Floats:
+    """f32 products added by fma in the order of K, starting from the bias; NaN passes the activation, as in torch."""
+
+    item, depth = 4, 1
+
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
+        self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual
+        self.start, self.steps = vector(F32, self.lanes), b.target.fma_steps
+        self.low, self.high = b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes)
+
+    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
+        """As of `Bytes`."""
+        return [list(start) for _ in range(count)]
+
+    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
+        """As of `Bytes`."""
+        return acc
+
+    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+        """As of `Bytes`."""
+        b = self.b
+        if step > 1:
+            return self._many(acc, rows, weights, step)
+        ws = [b.load(self.start, weights, disp=j * 4 * self.lanes) for j in range(self.nv)]
+        found = []
+        for r, row in enumerate(acc):
+            x = b.splat(b.load(F32, *rows[r]), self.lanes)
+            found.append([b.fma(x, ws[j], row[j]) for j in range(self.nv)])
+        return found, rows.moved(4)
+
+    def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+        """A register of each row at once; each product takes one of its elements by its place."""
+        b = self.b
+        xs = [b.load(vector(F32, step), *rows[r]) for r in range(len(acc))]
+        for k in range(step):
+            for j in range(self.nv):
+                w = b.load(self.start, weights, disp=(k * self.nv + j) * 4 * self.lanes)
+                for x, row in zip(xs, acc):
+                    row[j] = b.fma(b.shuffle(x, None, [k] * self.lanes), w, row[j])
+        return acc, rows.moved(4 * step)
+
+    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
+        """One pixel's sums after residual and activation."""
+        b, parts = self.b, []
+        for j, real in enumerate(row):
+            if self.residual:
+                real = real + load(self.start, j * self.lanes)
+            real = b.select(real < self.low, self.low, real)
+            parts.append((j * self.lanes, b.select(real > self.high, self.high, real)))
+        return parts
