@@ -17,7 +17,7 @@ import numpy as np
 from qcompiler import knobs
 from qcompiler.backends.dispatcher import BARRIER_AFTER
 from qcompiler.backends.memory import POISON, Block, aligned_block
-from qcompiler.backends.runtime import STEP_BYTES, Runner, run_steps
+from qcompiler.backends.runtime import HEAD_WORDS, STEP_BYTES, Runner, run_steps
 from qcompiler.errors import InputError, LoweringError
 
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
@@ -113,6 +113,7 @@ class _State:
     arena: Block
     bases: Any
     bases_address: int
+    extents: Any
 
 
 def debug_memory() -> tuple[bool, bool]:
@@ -314,12 +315,16 @@ class BoundProgram:
         arena = aligned_block(self.layout.total)
         for guard in self.layout.guards:
             arena.protect(guard)
-        count = FIRST_INPUT + len(self.inputs) + len(self.outputs) + 1
-        bases = (ctypes.c_int64 * count)()
+        sizes = [(self.constants.data.nbytes, 0), (arena.data.nbytes, 1), *((spec.nbytes, 0) for spec in self.inputs)]
+        sizes += [*((spec.nbytes, 1) for spec in self.outputs), (self.extra.data.nbytes if self.extra else 0, 0)]
+        count = len(sizes)
+        extents = (ctypes.c_int64 * (2 * count))(*(word for pair in sizes for word in pair))
+        words = (ctypes.c_int64 * (HEAD_WORDS + count))(count, ctypes.addressof(extents), self.args.ctypes.data, self.args.nbytes)
+        bases = (ctypes.c_int64 * count).from_buffer(words, 8 * HEAD_WORDS)
         bases[CONSTANTS] = self.constants.address
         bases[ARENA] = arena.address
         bases[count - 1] = self.extra.address if self.extra else 0
-        return _State(arena, bases, ctypes.addressof(bases))
+        return _State(arena, bases, ctypes.addressof(bases), extents)
 
     # -- checks ---------------------------------------------------------------------------------------------------
 

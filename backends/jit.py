@@ -130,6 +130,10 @@ def link_objects(objects: Sequence[tuple[str, str, bytes]], target: Target) -> l
     process otherwise."""
     import llvmlite.binding as llvm
 
+    if target.emulator == "qemu-aarch64":
+        from qcompiler.backends.arm import qemu
+
+        return [LoadedKernel(name, qemu.load(data, symbol), None) for name, symbol, data in objects]
     with _lock:
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True))
         for _, _, data in objects:

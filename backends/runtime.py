@@ -32,6 +32,9 @@ from qcompiler.backends.memory import Block, aligned_block
 from qcompiler.errors import LoweringError
 
 STEP_BYTES = 24
+HEAD_WORDS = 4
+"""Words before the bases of a program that runs elsewhere than in this process: how many bases there are, the address of (bytes, may be
+written) of each, the address of the argument blocks and their bytes."""
 Runner = Callable[[int, int, int, int, int], int]
 """`run_steps`, or what does the same elsewhere."""
 DEFAULT_SPIN_US = 100.0

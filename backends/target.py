@@ -141,6 +141,11 @@ class Target(ABC):
     def execution(self) -> Execution:
         """How this process executes code for the target."""
 
+    @property
+    def emulator(self) -> str:
+        """What executes code for the target where `execution` is "emulated"; else empty."""
+        return ""
+
     def can_run(self) -> bool:
         """Whether this process can execute code for the target, emulated or not."""
         return self.execution() != "none"

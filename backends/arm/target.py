@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import pathlib
-import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.ir import Operand, Value
 
 LEVELS = ("neon", "dotprod", "i8mm")
-_EMULATED = ("neon", "dotprod")
-"""What the emulator's CPU has."""
+_IN_PROCESS = ("neon", "dotprod")
+"""What the CPU that unicorn emulates has."""
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
 _TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (4, 6), (4, 4), (1, 4))}
@@ -72,9 +72,14 @@ def make_target(level: str, os: str, *, native: bool) -> ArmTarget:
     return ArmTarget(level, os)
 
 
-def has_emulator() -> bool:
-    """Whether the package that emulates ARM is installed."""
+def has_unicorn() -> bool:
+    """Whether the package that emulates ARM in process is installed."""
     return importlib.util.find_spec("unicorn") is not None
+
+
+def has_qemu() -> bool:
+    """Whether the program that emulates ARM, i8mm too, is installed."""
+    return shutil.which("qemu-aarch64") is not None
 
 
 @dataclass(frozen=True)
@@ -133,14 +138,20 @@ class ArmTarget(Target):
     def execution(self) -> Execution:
         if host_arch() == "aarch64" and self.os == host_os():
             return "native" if self.level in cpu_features() and self.level in _shown() else "none"
-        return "emulated" if self.os == "linux" and self.level in _EMULATED and has_emulator() else "none"
+        if self.os != "linux" or host_os() != "linux" or host_arch() == "aarch64":
+            return "none"
+        return "emulated" if (has_unicorn() if self.level in _IN_PROCESS else has_qemu()) else "none"
+
+    @property
+    def emulator(self) -> str:
+        return "" if self.execution() != "emulated" else "unicorn" if self.level in _IN_PROCESS else "qemu-aarch64"
 
     def why_not(self) -> str:
-        if host_arch() == "aarch64" or self.os != "linux":
+        if host_arch() == "aarch64" or self.os != "linux" or host_os() != "linux" or self.can_run():
             return ""
-        if not has_emulator():
-            return "the emulator is missing: pip install 'qcompiler-ir[arm]'"
-        return "" if self.level in _EMULATED else f"the emulator has no {self.level}; export an object instead"
+        if self.level in _IN_PROCESS:
+            return "the emulator unicorn is missing: pip install 'qcompiler-ir[arm]'"
+        return "the emulator qemu-aarch64 is missing: apt install qemu-user"
 
     # -- primitives -----------------------------------------------------------------------------------------------
 

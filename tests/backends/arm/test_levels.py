@@ -1,0 +1,17 @@
+"""Where everything must run, every ARM level does."""
+
+from __future__ import annotations
+
+import pytest
+
+from qcompiler import knobs
+from qcompiler.backends.target import host_arch, known_targets, parse_target
+
+
+@pytest.mark.skipif(host_arch() == "aarch64", reason="an ARM machine runs the levels that its CPU has")
+@pytest.mark.parametrize("name", [name for name in known_targets() if name.startswith("aarch64+")])
+def test_the_level_runs_or_says_what_is_missing(name: str) -> None:
+    target = parse_target(name)
+    if knobs.REQUIRE_ALL.get():
+        assert target.execution() == "emulated", target.why_not()
+    assert target.can_run() != bool(target.why_not())
