@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -213,6 +214,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def targets(options: argparse.Namespace) -> None:
+    from qcompiler.backends.availability import availability
     from qcompiler.backends.target import known_targets, native_target, parse_target
 
     try:
@@ -221,14 +223,17 @@ def targets(options: argparse.Namespace) -> None:
         native, note = None, error.message
     else:
         note = None
-    rows = [{"target": "reference", "runs_here": True, "native": False}]
+    rows = [{"target": "reference", "runs_here": True, "native": False, "execution": "interpreter", "emulator": "", "hint": ""}]
+    words = [("reference", "yes", "the interpreter")]
     for name in known_targets():
         target = parse_target(name)
-        rows.append({"target": name, "runs_here": target.can_run(), "native": target.name == native})
+        found, chosen = availability(target), target.name == native
+        rows.append({"target": name, "runs_here": target.can_run(), "native": chosen, **dataclasses.asdict(found)})
+        said = found.hint or str(found)
+        words.append((name, "yes" if target.can_run() else "no", f"{said}, the default" if chosen else said))
     if options.json:
         print_json({"targets": rows, "native": native, "note": note})
         return
-    words = [(row["target"], "yes" if row["runs_here"] else "no", "native" if row["native"] else "") for row in rows]
-    print_table(("target", "runs here", ""), words, left=3)
+    print_table(("target", "runs here", "how"), words, left=3)
     if note:
         print(f"no native target: {note}")

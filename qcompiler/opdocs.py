@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from qcompiler.errors import QCompilerError
@@ -9,7 +12,11 @@ from qcompiler.ir import Graph, Value
 from qcompiler.opdef import REQUIRED, OpDef, QuantKind, Role, Sample, Trait, all_ops
 from qcompiler.types import DType, QuantParams, TensorType, type_of
 
-_X86 = "x86-64+avx2"
+if TYPE_CHECKING:
+    from qcompiler.backends.target import Target
+
+_ARCHITECTURES = {"x86": "x86-64-linux", "ARM": "aarch64-linux"}
+"""Column -> the target's name without its level."""
 _RULES = {
     QuantKind.WEIGHTED: "i32 accumulator, requantized to a range of its own; bias i32",
     QuantKind.SHARES_INPUT: "the parameters of its operands",
@@ -50,13 +57,21 @@ def _one_node(op: OpDef, sample: Sample, quantized: bool) -> Graph:
     return graph
 
 
-def _served(op: OpDef, quantized: bool) -> str:
-    """Whether x86 kernels serve every sample: yes, no, or how many."""
+@cache
+def _targets(architecture: str) -> tuple[Target, ...]:
+    """All levels."""
+    from qcompiler.backends.target import known_targets, parse_target
+
+    system = _ARCHITECTURES[architecture]
+    names = [name for name in known_targets() if name.startswith(system.rpartition("-")[0] + "+")]
+    return tuple(parse_target(f"{system}+{name.rpartition('+')[2]}", exact=True) for name in names)
+
+
+def _served(op: OpDef, quantized: bool, architecture: str) -> str:
+    """Whether kernels of every level serve every sample: yes, no, or how many."""
     from qcompiler.backends.steps import find_rule
-    from qcompiler.backends.target import parse_target
     from qcompiler.passes.assign_layout import AssignLayout
 
-    target = parse_target(_X86)
     samples = op.samples()
     served = 0
     for sample in samples:
@@ -64,17 +79,19 @@ def _served(op: OpDef, quantized: bool) -> str:
             graph = AssignLayout().run(_one_node(op, sample, quantized))
         except QCompilerError:
             continue
-        served += not isinstance(find_rule(graph.node_list[0], target), str)
+        served += not any(isinstance(find_rule(graph.node_list[0], target), str) for target in _targets(architecture))
     return "yes" if served == len(samples) else "no" if served == 0 else f"{served} of {len(samples)} samples"
 
 
 def _row(op: OpDef) -> str:
     if op.family == "quantized":
-        cells = ["yes", "made by passes", "no", "no", "erased before" if op.name == "observe" else "yes", "no"]
+        columns = ["erased before" if op.name == "observe" else _served(op, False, each) for each in _ARCHITECTURES]
+        cells = ["yes", "made by passes", "no", "no", *columns]
     else:
         quantizable = _quantizable(op)
-        x86 = [f"f32 {_served(op, False)}"] + ([f"int8 {_served(op, True)}"] if quantizable else [])
-        cells = ["yes", "yes" if quantizable else "no", "no", "no", ", ".join(x86), "no"]
+        columns = [", ".join([f"f32 {_served(op, False, each)}"] + ([f"int8 {_served(op, True, each)}"] if quantizable else []))
+                   for each in _ARCHITECTURES]
+        cells = ["yes", "yes" if quantizable else "no", "no", "no", *columns]
     return f"| [{op.name}](#{op.name}) | {' | '.join(cells)} |"
 
 
@@ -92,9 +109,9 @@ def _section(op: OpDef) -> str:
 def ops_page() -> str:
     """The page, as Markdown."""
     head = ["# Ops", "", "Written from the registry by `python -m qcompiler.opdocs > docs/ops.md`.", "",
-            "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86: kernels for all levels, checked on the "
-            "op's samples; what no kernel serves (other element types, weights of unusual kinds) runs as a numpy step, and the report names it. "
-            "Dynamic quantization, quantization-aware training and the ARM backend are not there yet.", "",
+            "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and ARM: kernels for all levels, checked "
+            "on the op's samples (ARM under emulation); what no kernel serves (other element types, weights of unusual kinds) runs as a numpy "
+            "step, and the report names it. Dynamic quantization and quantization-aware training are not there yet.", "",
             "| op | float | static int8 | dynamic | QAT | x86 | ARM |", "|---|---|---|---|---|---|---|"]
     ops = all_ops()
     parts = head + [_row(op) for op in ops]

@@ -83,6 +83,7 @@ class Report:
 
     Attributes:
         name, stage: of the graph; target: what it was compiled for, "" if it was not.
+        execution: how that runs here: "native", "emulated by ..." or "interpreter".
         inputs, outputs: `name: type`.
         ops: one row an op, in the order of first use; conversions, observers and plain integers apart.
         conversions: op -> count.
@@ -104,6 +105,7 @@ class Report:
     float_constant_bytes: int
     python_nodes: Mapping[str, str]
     estimate: str = ""
+    execution: str = ""
 
     @property
     def int8_nodes(self) -> int:
@@ -121,7 +123,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=1)
 
     def __str__(self) -> str:
-        target = f", target {self.target}" if self.target else ""
+        target = f", target {self.target} ({self.execution})" if self.target else ""
         lines = [
             f"{self.name}: stage {self.stage}{target}",
             f"  {', '.join(self.inputs)} -> {', '.join(self.outputs)}",
@@ -177,7 +179,16 @@ def report(model: Any) -> Report:
         float_constant_bytes=float_constant_bytes(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
         estimate=next((note.removeprefix(_ESTIMATE_NOTE) for note in graph.notes if note.startswith(_ESTIMATE_NOTE)), ""),
+        execution="" if isinstance(model, Graph) else _execution(model),
     )
+
+
+def _execution(model: Any) -> str:
+    if model.program is None:
+        return "interpreter"
+    from qcompiler.backends.availability import availability
+
+    return str(availability(model.program.target))
 
 
 def _kept_float(graph: Graph) -> tuple[KeptFloat, ...]:

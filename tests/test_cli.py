@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -357,9 +358,32 @@ def test_compare(files, capsys):
 
 def test_targets(capsys):
     rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
-    assert rows["reference"]["runs_here"] is True and {"x86-64+avx2", "x86-64+avx512vnni"} <= rows.keys()
+    assert rows["reference"]["runs_here"] is True and rows["reference"]["execution"] == "interpreter"
+    assert {"x86-64+avx2", "x86-64+avx512vnni", "aarch64+neon", "aarch64+dotprod", "aarch64+i8mm"} <= rows.keys()
     assert sum(row["native"] for row in rows.values()) <= 1
-    assert "runs here" in call(capsys, "targets")
+    for name, row in rows.items():
+        assert row["runs_here"] == (row["execution"] != "none") and bool(row["hint"]) != row["runs_here"], name
+        assert bool(row["emulator"]) == (row["execution"] == "emulated"), name
+    out = call(capsys, "targets")
+    assert "runs here" in out
+    for name, row in rows.items():
+        (line,) = (line for line in out.splitlines() if line.split() and line.split()[0] == name)
+        expected = {"interpreter": "the interpreter", "native": "native", "emulated": f"emulated by {row['emulator']}", "none": row["hint"]}
+        assert expected[row["execution"]] in line and line.split()[1] == ("yes" if row["runs_here"] else "no")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="AArch64 is emulated on other Linux machines")
+def test_targets_say_what_emulates_and_what_is_missing(capsys, monkeypatch):
+    from qcompiler.backends.arm import target as arm
+
+    rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
+    assert rows["aarch64+neon"]["emulator"] == rows["aarch64+dotprod"]["emulator"] == "unicorn"
+    monkeypatch.setattr(arm, "has_emulator", lambda: False)
+    rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
+    assert rows["aarch64+neon"]["execution"] == "none" and "pip install 'qcompiler-ir[arm]'" in rows["aarch64+neon"]["hint"]
+    monkeypatch.setenv("QC_ISA", "avx2")
+    rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
+    assert rows["x86-64+avx2"]["execution"] == "native" and rows["x86-64+avx512vnni"]["hint"] == "QC_ISA pretends a CPU without it"
 
 
 # -- Python models

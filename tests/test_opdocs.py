@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
+import pytest
+
+from qcompiler import opdocs
+from qcompiler.backends import steps
+from qcompiler.opdef import opdef
 from qcompiler.opdocs import ops_page
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "ops.md"
@@ -13,8 +18,17 @@ def test_the_page_is_current() -> None:
     assert ops_page() == PAGE.read_text(), "python -m qcompiler.opdocs > docs/ops.md"
 
 
-def test_x86_serves_what_is_quantizable() -> None:
+def test_both_architectures_serve_what_is_quantizable() -> None:
     rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| [")]
     assert len(rows) > 90
     for row in rows:
-        assert "no" not in row[5].replace("not", ""), row[0]
+        for column in row[5:7]:
+            assert "no" not in column.replace("not", ""), row[0]
+
+
+@pytest.mark.parametrize(("level", "x86", "arm"), [("i8mm", "yes", "no"), ("avx512vnni", "no", "yes")])
+def test_a_column_asks_the_rules_of_every_level(level: str, x86: str, arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = steps.find_rule
+    monkeypatch.setattr(steps, "find_rule", lambda node, target: "nothing fits" if target.level == level else find(node, target))
+    assert opdocs._row(opdef("softmax")).endswith(f"| f32 {x86}, int8 {x86} | f32 {arm}, int8 {arm} |")
+    assert opdocs._row(opdef("quantize")).endswith(f"| {x86} | {arm} |")

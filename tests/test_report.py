@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from sample_graphs import CASES, sample_graph
 
 from qcompiler import compiler
+from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.ir import Graph, Loc
 from qcompiler.report import NodeKind, count_nodes, node_kind, noted_reasons, report
 from qcompiler.types import DType, QuantParams, TensorType, tensor
@@ -91,3 +93,14 @@ def test_a_compiled_models_report(demo_stages):
     assert found.target == "reference" and found.float_nodes == 0 and found.int8_nodes >= 17
     assert found.float_constant_bytes > 3.5 * found.constant_bytes
     assert "adaptive_avg_pool" in str(found) and "target reference" in str(found)
+    assert found.execution == "interpreter" and "target reference (interpreter)" in str(found)
+    assert report(demo_stages["integer"]).execution == ""
+
+
+@pytest.mark.parametrize("target", [name for name in known_targets() if parse_target(name).can_run()])
+def test_the_report_says_how_the_target_runs(demo_stages, target):
+    found = compiler.compile(demo_stages["integer"], target=target).report()
+    how = {"native": "native", "emulated": "emulated by "}[parse_target(target).execution()]
+    assert found.target == target and found.execution.startswith(how) and found.execution != "emulated by "
+    assert f"target {target} ({found.execution})" in str(found).splitlines()[0]
+    assert json.loads(found.to_json())["execution"] == found.execution

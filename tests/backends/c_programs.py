@@ -1,9 +1,13 @@
-"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any model."""
+"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any model.
+
+An ELF header says which machine an object is for: its program is built by that machine's compiler, and run by qemu where it is not this one.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,7 +19,13 @@ import pytest
 from qcompiler import knobs
 from qcompiler.backends.object_export.export import ObjectFile
 from qcompiler.backends.object_export.interface import Interface
+from qcompiler.backends.target import known_targets, parse_target
 
+X86_64, AARCH64 = 62, 183  # e_machine of ELF
+HOST = {"x86_64": X86_64, "aarch64": AARCH64}.get(platform.machine())
+ARM_TARGETS = ("aarch64-linux+neon", "aarch64-linux+dotprod", "aarch64-linux+i8mm")
+TARGETS = (*(name for name in known_targets() if name.startswith("x86-64") and parse_target(name).can_run()), *ARM_TARGETS)
+"""All whose objects can be run: the levels of this CPU, and those of AArch64 in qemu."""
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g")
 
 
@@ -32,15 +42,29 @@ def tool(name: str) -> str:
     return str(found)
 
 
-def c_compiler() -> list[str]:
-    """The command of a C compiler: gcc, cc, or the one in the ziglang package."""
-    for name in ("gcc", "cc"):
+def machine(path: pathlib.Path) -> int:
+    """What an ELF file is for."""
+    head = path.read_bytes()[:20]
+    assert head[:6] == b"\x7fELF\x02\x01", f"{path.name} is no ELF file of 64 bits, little-endian"
+    return int.from_bytes(head[18:20], "little")
+
+
+def c_compiler(for_machine: int | None = HOST) -> list[str]:
+    """The command of a C compiler: gcc or cc for this machine, the cross compiler for AArch64 (statically, so that qemu needs no libraries
+    of it), or the one in the ziglang package."""
+    native = for_machine == HOST
+    for name in ("gcc", "cc") if native else ("aarch64-linux-gnu-gcc",):
         found = shutil.which(name)
         if found is not None:
-            return [found]
+            return [found] if native else [found, "-static"]
     if importlib.util.find_spec("ziglang") is None:
-        missing("no C compiler is installed")
-    return [sys.executable, "-m", "ziglang", "cc"]
+        missing("no C compiler is installed" if native else "aarch64-linux-gnu-gcc is not installed")
+    return [sys.executable, "-m", "ziglang", "cc", *(() if native else ("-target", "aarch64-linux-musl"))]
+
+
+def emulator(for_machine: int) -> list[str]:
+    """What runs a machine's programs: nothing for this one's, else an emulated CPU that has all levels."""
+    return [] if for_machine == HOST else [tool("qemu-aarch64"), "-cpu", "max"]
 
 
 def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
@@ -50,9 +74,11 @@ def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
 
 
 def build(folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: Sequence[str] = (), name: str = "program") -> pathlib.Path:
-    """Compile a C program in a folder, and link it with objects there. Warnings are errors."""
+    """Compile a C program in a folder, and link it with objects there, for their machine. Warnings are errors."""
     (folder / f"{name}.c").write_text(source)
-    command = [*c_compiler(), *STRICT, *flags, f"{name}.c", *objects, "-o", name]
+    machines = {machine(folder / each) for each in objects} or {HOST}
+    assert len(machines) == 1, "objects of one machine"
+    command = [*c_compiler(*machines), *STRICT, *flags, f"{name}.c", *objects, "-o", name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in done.stderr
@@ -61,7 +87,8 @@ def build(folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: S
 
 def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ()) -> str:
     """stdout of a program that must succeed without a word on stderr."""
-    done = subprocess.run([*wrapper, str(program), *arguments], cwd=program.parent, capture_output=True, text=True, check=False)
+    command = [*wrapper, *emulator(machine(program)), str(program), *arguments]
+    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -10,21 +12,25 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from c_programs import build, execute, run_in_c, tool, write  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "rules"))
+import c_programs  # noqa: E402
+from c_programs import ARM_TARGETS, TARGETS, build, execute, run_in_c, tool, write  # noqa: E402
+from harness import same_bits  # noqa: E402
 from sample_graphs import sample_graph  # noqa: E402
 
 import qcompiler as qc
+from qcompiler import knobs
 from qcompiler.backends.object_export.export import ObjectFile, build_object
-from qcompiler.backends.target import host_arch, host_os, known_targets, parse_target
+from qcompiler.backends.target import host_arch, host_os, parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
 from qcompiler.opdef import all_ops
 from qcompiler.passes.quantized_io import QuantizedIo
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LEVELS = [name for name in known_targets() if parse_target(name).can_run()]
 AVX2 = parse_target("x86-64-linux+avx2", exact=True)
 DEMO_SIZES = {"B": 2}
+EMULATED_MOBILENET = ("aarch64-linux+dotprod", "aarch64-linux+i8mm")
 pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
 
 MIXED = """qcompiler 1
@@ -51,16 +57,31 @@ def same(got: np.ndarray, want: np.ndarray) -> bool:
 # -- the same bits
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("stage", ["integer", "fused"])
 def test_the_demo_has_the_bits_of_the_program_in_python(
-    level: str, stage: str, demo_stages: dict[str, Graph], demo_images: np.ndarray, tmp_path: pathlib.Path
+    target: str, stage: str, demo_stages: dict[str, Graph], demo_images: np.ndarray, tmp_path: pathlib.Path
 ) -> None:
-    made = build_object(demo_stages[stage], parse_target(level, exact=True), sizes={"B": 4})
-    want = qc.compile(demo_stages[stage], None, target=level)(demo_images)
+    """All levels of both architectures against one program."""
+    made = build_object(demo_stages[stage], parse_target(target, exact=True), sizes={"B": 4})
+    want = qc.compile(demo_stages[stage], None, target="x86-64+avx2")(demo_images)
     assert np.abs(want).max() > 0
     (got,) = run_in_c(tmp_path, made, [demo_images])
     assert same(got, want)
+
+
+@pytest.mark.parametrize("lacking", ["aarch64-linux-gnu-gcc", "qemu-aarch64"])
+def test_what_other_machines_objects_need(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cross compiler or qemu a test is skipped, but fails where everything must be there."""
+    which, find_spec = shutil.which, importlib.util.find_spec
+    monkeypatch.setattr(c_programs.shutil, "which", lambda name: None if name == lacking else which(name) or name)
+    monkeypatch.setattr(c_programs.importlib.util, "find_spec", lambda name: None if name == "ziglang" else find_spec(name))
+    asked = (lambda: c_programs.c_compiler(c_programs.AARCH64)) if "gcc" in lacking else (lambda: c_programs.emulator(c_programs.AARCH64))
+    with knobs.REQUIRE_ALL(False), pytest.raises(pytest.skip.Exception, match=f"{lacking} is not installed"):
+        asked()
+    with knobs.REQUIRE_ALL(True), pytest.raises(pytest.fail.Exception, match=f"{lacking} is not installed"):
+        asked()
+    assert c_programs.emulator(c_programs.X86_64) == [] and "-static" not in c_programs.c_compiler()
 
 
 def test_codes_in_and_out(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
@@ -70,39 +91,41 @@ def test_codes_in_and_out(demo_stages: dict[str, Graph], tmp_path: pathlib.Path)
     (got,) = run_in_c(tmp_path, made, [x])
     assert same(got, qc.compile(graph, None, target="reference")(x))
     quant = graph.inputs[0].type.quant
-    source = f"""\
+    source = """\
 #include "model.h"
 #include <stdio.h>
-int main(void) {{
+int main(void) {
   float scale = FASHIONRESNET_INPUT_X_SCALE;
   printf("%a %d %d %d", (double)scale, FASHIONRESNET_INPUT_X_ZERO_POINT, FASHIONRESNET_INPUT_X_QMIN, FASHIONRESNET_INPUT_X_QMAX);
   return FASHIONRESNET_OUTPUT_FC_SCALE > 0 ? 0 : 1;
-}}
+}
 """
     printed = execute(build(tmp_path, source, [], name="macros")).split()
     assert float.fromhex(printed[0]) == quant.scale[0] and [int(n) for n in printed[1:]] == [quant.zero_point[0], quant.qmin, quant.qmax]
 
 
-def test_several_inputs_and_outputs_of_several_types(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
+def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: pathlib.Path) -> None:
     graph = qc.parse(MIXED)
-    made = build_object(graph, AVX2)
+    made = build_object(graph, parse_target(target, exact=True))
     assert made.interface.prefix == "mixed_types"
     rng = np.random.default_rng(3)
     inputs = [rng.normal(size=(3, 8)).astype(np.float32), np.array([2, 0, -1, 1, 2]), rng.integers(0, 2, (3, 8)).astype(bool)]
     want = qc.compile(graph, None, target="x86-64+avx2")(*inputs)
     assert np.isnan(want[3]).any()
     got = run_in_c(tmp_path, made, inputs)
-    assert len(got) == 5 and all(same(g, w) for g, w in zip(got, want))
+    assert len(got) == 5 and all(same_bits(g, w) for g, w in zip(got, want))
 
 
-def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(tmp_path: pathlib.Path) -> None:
-    """All in one program, so that prefixes keep so many models apart."""
+@pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
+def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target: str, tmp_path: pathlib.Path) -> None:
+    """All in one program, so that prefixes keep so many models apart. The outputs expected are those of this machine's best level."""
     prefixes, undefined = [], set()
     for op in all_ops():
         if not op.samples() or op.family == "quantized":
             continue
         try:
-            made = build_object(sample_graph(op, 0), AVX2, prefix=f"op_{op.name}"[:32])
+            made = build_object(sample_graph(op, 0), parse_target(target, exact=True), prefix=f"op_{op.name}"[:32])
         except LoweringError as error:
             assert "without nodes" in str(error) or "no kernel serves" in str(error)
             continue
@@ -186,9 +209,10 @@ int main(void) {
 """
 
 
-def test_two_threads_with_two_arenas(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
-    write(tmp_path, "model", build_object(demo_stages["integer"], AVX2, prefix="model", sizes={"B": 1}))
-    assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", "-DROUNDS=200"])) == "0 0"
+@pytest.mark.parametrize(("target", "rounds"), [("x86-64-linux+avx2", 200), *((target, 20) for target in ARM_TARGETS)])
+def test_two_threads_with_two_arenas(target: str, rounds: int, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "model", build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="model", sizes={"B": 1}))
+    assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", f"-DROUNDS={rounds}"])) == "0 0"
 
 
 def valgrind() -> list[str]:
@@ -224,6 +248,14 @@ def test_mobilenet_has_the_bits_of_the_interpreter_and_valgrind_finds_nothing(mo
     assert np.unique(got).size > 100 and same(got, qc.compile(mobilenet, None, target="reference")(x))
 
 
-def test_mobilenet_from_two_threads_at_once(mobilenet: Graph, tmp_path: pathlib.Path) -> None:
-    write(tmp_path, "model", build_object(mobilenet, AVX2, prefix="model"))
-    assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", "-DROUNDS=5"])) == "0 0"
+@pytest.mark.parametrize("target", EMULATED_MOBILENET)
+def test_mobilenet_on_arm_has_the_bits_of_the_interpreter(target: str, mobilenet: Graph, tmp_path: pathlib.Path) -> None:
+    x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    (got,) = run_in_c(tmp_path, build_object(mobilenet, parse_target(target, exact=True), prefix="model"), [x])
+    assert np.unique(got).size > 100 and same(got, qc.compile(mobilenet, None, target="reference")(x))
+
+
+@pytest.mark.parametrize(("target", "rounds"), [("x86-64-linux+avx2", 5), *((target, 1) for target in EMULATED_MOBILENET)])
+def test_mobilenet_from_two_threads_at_once(target: str, rounds: int, mobilenet: Graph, tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "model", build_object(mobilenet, parse_target(target, exact=True), prefix="model"))
+    assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", f"-DROUNDS={rounds}"])) == "0 0"

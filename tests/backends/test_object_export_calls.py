@@ -9,7 +9,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from c_programs import build, execute, tool, write  # noqa: E402
+from c_programs import ARM_TARGETS, build, execute, tool, write  # noqa: E402
 
 import qcompiler as qc
 from qcompiler.backends.object_export.export import ObjectFile, build_object
@@ -19,6 +19,9 @@ from qcompiler.ir import Graph
 
 AVX2 = parse_target("x86-64-linux+avx2", exact=True)
 pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
+
+
+TARGETS = ("x86-64-linux+avx2", *ARM_TARGETS)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,9 @@ int main(void) {
 """
 
 
-def test_wrong_calls_give_a_status_and_write_nothing(demo: ObjectFile, tmp_path: pathlib.Path) -> None:
-    write(tmp_path, "demo", demo)
+@pytest.mark.parametrize("target", TARGETS)
+def test_wrong_calls_give_a_status_and_write_nothing(target: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "demo", build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="demo", sizes={"B": 1}))
     printed = execute(build(tmp_path, STATUSES, ["demo.o"])).split()
     assert printed == ["-1", "-1", "-1", "-2", "-2", "-3", "-3", "-4", "-4", "-1", "-2", "-3", "0!"]
 
@@ -72,25 +76,35 @@ ENVIRONMENT = """\
 #include "model.h"
 #include <stdio.h>
 #include <string.h>
+#ifdef __aarch64__
+static unsigned get(void) { unsigned long long mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return (unsigned)mode; }
+static void set(unsigned mode) { unsigned long long wide = mode; __asm__ volatile("msr fpcr, %0" : : "r"(wide)); }
+enum { USUAL = 0, ODD = 0x3C00000 }; /* ODD: toward zero, subnormals flushed, default NaN; qemu has no traps */
+#else
 #include <xmmintrin.h>
+static unsigned get(void) { return _mm_getcsr(); }
+static void set(unsigned mode) { _mm_setcsr(mode); }
+enum { USUAL = 0x1F80, ODD = 0xFFC0 & ~0x1F80 }; /* ODD: toward zero, subnormals flushed both ways, all traps on */
+#endif
 static float x[MODEL_INPUT_X_ELEMENTS], y[MODEL_OUTPUT_C_ELEMENTS], z[MODEL_OUTPUT_C_ELEMENTS];
 static char arena[MODEL_SELF_TEST_ARENA_SIZE] __attribute__((aligned(64)));
 int main(void) {
   for (int i = 0; i < MODEL_INPUT_X_ELEMENTS; ++i) x[i] = 1.0e-38f / (float)(i + 3);
   if (model_run(x, y, arena, sizeof arena) != 0) return 1;
-  unsigned mode = 0xFFC0u & ~0x1F80u; /* toward zero, subnormals flushed both ways, all traps on */
-  _mm_setcsr(mode);
+  set(ODD);
+  unsigned mode = get();
   int status = model_run(x, z, arena, sizeof arena);
   int tested = model_self_test(arena, sizeof arena);
-  unsigned after = _mm_getcsr();
-  _mm_setcsr(0x1F80u);
-  printf("%d %d %d %d %d", status, tested, after == mode, memcmp(y, z, sizeof y), y[0] > 0.0f && y[0] < 1.17549435e-38f);
+  unsigned after = get();
+  set(USUAL);
+  printf("%d %d %d %d %d", status, tested, mode == ODD && after == mode, memcmp(y, z, sizeof y), y[0] > 0.0f && y[0] < 1.17549435e-38f);
   return 0;
 }
 """
 
 
-def test_the_callers_floating_point_mode_does_not_matter_and_comes_back(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_callers_floating_point_mode_does_not_matter_and_comes_back(target: str, tmp_path: pathlib.Path) -> None:
     graph = qc.parse("""qcompiler 1
 graph model(%x: f32[37]) stage=float {
   %a = div(%x, %x) : f32[37]
@@ -99,7 +113,7 @@ graph model(%x: f32[37]) stage=float {
   return %c
 }
 """)
-    write(tmp_path, "model", build_object(graph, AVX2))
+    write(tmp_path, "model", build_object(graph, parse_target(target, exact=True)))
     assert execute(build(tmp_path, ENVIRONMENT, ["model.o"])) == "0 0 1 0 1"
 
 
@@ -123,10 +137,13 @@ graph model(%x: f32[3,8192]) stage=float {{
 """)
 
 
+@pytest.mark.parametrize("target", ["x86-64-linux+avx2", "aarch64-linux+dotprod"])
 @pytest.mark.parametrize("kind", ["stored", "digest", "digest of NaN"])
-def test_the_self_test_fails_for_other_golden_data_or_another_model(kind: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
+def test_the_self_test_fails_for_other_golden_data_or_another_model(
+    kind: str, target: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
+) -> None:
     graph = demo_stages["integer"] if kind == "stored" else large_graph("log(%x)" if "NaN" in kind else "add(%x, %x)")
-    made = build_object(graph, AVX2, prefix="model", sizes={"B": 1} if kind == "stored" else None)
+    made = build_object(graph, parse_target(target, exact=True), prefix="model", sizes={"B": 1} if kind == "stored" else None)
     assert (made.interface.outputs[0].nbytes <= STORED_BYTES) == (kind == "stored")
     (golden,) = made.golden
     assert len(golden) == (40 if kind == "stored" else 8) and made.data.count(golden) == 1

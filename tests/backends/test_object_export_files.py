@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 
@@ -174,11 +175,35 @@ def test_bytes_do_not_depend_on_the_hash_seed_nor_on_debug_memory(folder: pathli
     assert (folder / "seed1.h").read_text() == (folder / "seed2.h").read_text() == made.header
 
 
-def test_objects_for_macos_are_mach_o(demo_stages: dict[str, Graph]) -> None:
-    data = build_object(demo_stages["integer"], parse_target("x86-64-macos+avx2"), prefix="demo", sizes={"B": 1}).data
-    assert data[:4] == b"\xcf\xfa\xed\xfe" and data[12] == 1  # 64 bits, MH_OBJECT
-    for name in (b"_demo_run", b"_demo_self_test", b"_demo_abi_version"):
-        assert b"\0" + name + b"\0" in data
+def mach_o_symbols(data: bytes) -> tuple[set[str], set[str]]:
+    """(defined, undefined) external symbols, by the symbol table that LC_SYMTAB names."""
+    at, (count,) = 32, struct.unpack_from("<I", data, 16)
+    for _ in range(count):
+        command, size = struct.unpack_from("<II", data, at)
+        if command == 2:
+            break
+        at += size
+    else:
+        raise AssertionError("no symbol table")
+    symbols, number, strings, _ = struct.unpack_from("<IIII", data, at + 8)
+    defined, undefined = set(), set()
+    for entry in range(symbols, symbols + 16 * number, 16):
+        name, kind = struct.unpack_from("<IB", data, entry)
+        if kind & 1:  # N_EXT
+            start = strings + name
+            (defined if kind & 0x0E else undefined).add(data[start : data.index(b"\0", start)].decode())
+    return defined, undefined
+
+
+@pytest.mark.parametrize(("target", "cpu"), [("x86-64-macos+avx2", 0x01000007), ("aarch64-macos+dotprod", 0x0100000C)])
+@pytest.mark.parametrize("stage", ["integer", "fused"])
+def test_objects_for_macos_are_mach_o(target: str, cpu: int, stage: str, demo_stages: dict[str, Graph]) -> None:
+    data = build_object(demo_stages[stage], parse_target(target, exact=True), prefix="demo", sizes={"B": 1}).data
+    magic, cpu_type, _, file_type = struct.unpack_from("<IIII", data)
+    assert (magic, cpu_type, file_type) == (0xFEEDFACF, cpu, 1)  # MH_MAGIC_64, CPU_TYPE_X86_64 or CPU_TYPE_ARM64, MH_OBJECT
+    defined, undefined = mach_o_symbols(data)
+    assert defined == {"_demo_run", "_demo_self_test", "_demo_abi_version"}
+    assert undefined <= {"_memcpy", "_memset", "_bzero"}  # all of libSystem
 
 
 def test_a_named_level_holds_no_extras_of_this_machine() -> None:

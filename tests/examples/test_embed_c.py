@@ -11,15 +11,15 @@ import sys
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-EMBED, DEMO = ROOT / "examples" / "embed_c", ROOT / "examples" / "fashion_mnist"
-sys.path.insert(0, str(ROOT / "tests" / "backends"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "backends"))
 from c_programs import build, execute, tool  # noqa: E402
 
 import qcompiler as qc
 from qcompiler.backends.target import host_arch, host_os
 from qcompiler.ir import Graph
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EMBED, DEMO = ROOT / "examples" / "embed_c", ROOT / "examples" / "fashion_mnist"
 pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
 
 

@@ -6,11 +6,21 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from qcompiler.backends.execution import runner
 from qcompiler.backends.jit import CompiledKernel
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+from qcompiler.backends.target import known_targets, parse_target
+
+TARGETS = known_targets()
+"""Every level of every architecture, for what only builds and prints."""
+RUNNABLE = [
+    pytest.param(name, marks=pytest.mark.skipif(not parse_target(name).can_run(), reason=f"{name} can't run here")) for name in TARGETS
+]
+"""The same, for what runs: natively or emulated."""
 
 
 @kernel(pointers=("x", "w", "y"), extents=("m", "n", "k", "stride"))
@@ -76,10 +86,15 @@ def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
 
 
 def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: int = 1, **values: object) -> None:
-    """Run all threads' parts one after the other. buffers: of the pointer parameters, in order."""
+    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order."""
     names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
     args = compiled.function.pack_args(**{name: (i, 0) for i, name in enumerate(names)}, **values)
     bases = (ctypes.c_void_p * len(buffers))(*[buffer.ctypes.data for buffer in buffers])
+    target = compiled.function.target
+    if target.execution() == "emulated":
+        table = np.array([compiled.address, args.ctypes.data, 0], np.int64)
+        runner(target)(table.ctypes.data, 1, ctypes.addressof(bases), threads, 0)
+        return
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)
     for thread in range(threads):
         entry(args.ctypes.data, bases, thread, threads)

@@ -6,18 +6,13 @@ import concurrent.futures
 
 import numpy as np
 import pytest
-from ir_kernels import call, scale
+from ir_kernels import RUNNABLE, call, scale
 
 from qcompiler.backends.jit import compile_kernels, emitted_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I1, I16, I32, I64, vector
 from qcompiler.backends.target import parse_target
-from qcompiler.backends.x86.target import LEVELS, can_run
-
-RUNNABLE = [
-    pytest.param(level, marks=pytest.mark.skipif(not can_run(level), reason="not on this CPU")) for level in LEVELS
-]
 
 
 @kernel(pointers=("x", "y"), extents=("lane",))
@@ -40,7 +35,7 @@ def lanes(b: KernelBuilder) -> None:
 @pytest.mark.parametrize("level", RUNNABLE)
 @pytest.mark.parametrize("lane", [0, 3, 7])
 def test_lanes(level: str, lane: int) -> None:
-    function = lanes.build(parse_target(f"x86-64+{level}"))
+    function = lanes.build(parse_target(level))
     x = np.random.default_rng(lane).integers(-(2**31), 2**31, 16).astype(np.int32)
     expected = np.full(30, 5, np.int32)
     expected[:8] = x[[0, 8, 1, 9, 7, 15, 6, 14]]
@@ -61,9 +56,10 @@ def test_lanes(level: str, lane: int) -> None:
     np.testing.assert_array_equal(native, expected)
 
 
-@pytest.mark.skipif(not can_run("avx2"), reason="runs machine code")
-def test_kernels_compile_on_many_threads() -> None:
-    target, before = parse_target("x86-64+avx2"), emitted_kernels["avx2"]
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_kernels_compile_on_many_threads(level: str) -> None:
+    target = parse_target(level)
+    before = emitted_kernels[target.level]
 
     def work(lanes: int) -> bool:
         first, second = compile_kernels([scale.build(target, lanes=lanes)] * 2)
@@ -74,4 +70,4 @@ def test_kernels_compile_on_many_threads() -> None:
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, [4, 8, 16, 32] * 3))
-    assert emitted_kernels["avx2"] == before + 24
+    assert emitted_kernels[target.level] == before + 24

@@ -1,4 +1,4 @@
-"""Compiles one-node graphs for every level that this CPU has, and compares with the interpreter.
+"""Compiles one-node graphs for every level that this process can run, natively or emulated, and compares with the interpreter.
 
 Quantized results are compared to the bit. Float results must have equal bits on every level and thread count, and lie within `bound`
 of the interpreter: relative to the largest value of the result, by default 64 roundings of f32.
@@ -31,7 +31,7 @@ Operand = TensorType | np.ndarray | None
 
 @cache
 def levels() -> tuple[str, ...]:
-    """Every x86 target that this process can run."""
+    """Every target that this process can run."""
     return tuple(name for name in known_targets() if parse_target(name).can_run())
 
 

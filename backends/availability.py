@@ -1,0 +1,43 @@
+"""Where a target's code runs, in words: on this CPU, on an emulator, or not here and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from qcompiler.backends.execution import runner
+from qcompiler.backends.target import Execution, Target, host_arch, pretended_level
+from qcompiler.errors import LoweringError
+
+
+@dataclass(frozen=True)
+class Availability:
+    """emulator: its name where execution is "emulated"; hint: why the target can't run here and what helps, where it is "none"."""
+
+    execution: Execution
+    emulator: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return {"native": "native", "emulated": f"emulated by {self.emulator}", "none": f"not here: {self.hint}"}[self.execution]
+
+
+def availability(target: Target) -> Availability:
+    """Where this process runs code for a target."""
+    execution = target.execution()
+    if execution == "emulated":
+        return Availability(execution, emulator=importlib.import_module(runner(target).__module__).NAME)
+    return Availability(execution, hint=_hint(target) if execution == "none" else "")
+
+
+def _hint(target: Target) -> str:
+    found = target.why_not()
+    if found:
+        return found
+    try:
+        same = target.arch == host_arch()
+    except LoweringError:  # no backend for this machine
+        same = False
+    if not same:
+        return "a machine of another architecture; export an object"
+    return "QC_ISA pretends a CPU without it" if pretended_level() else "this CPU lacks it; export an object"

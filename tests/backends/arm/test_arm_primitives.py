@@ -1,0 +1,234 @@
+"""Every primitive of AArch64 on every level: machine code and the kernel IR's interpreter against numpy, on random and extreme codes."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "kernel_ir"))
+from ir_kernels import RUNNABLE, call  # noqa: E402
+
+from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.interpreter import interpret
+from qcompiler.backends.kernel_ir.ir import KernelFunction
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
+from qcompiler.backends.target import Target, parse_target
+from qcompiler.errors import LoweringError
+
+pytestmark = pytest.mark.parametrize("level", [each for each in RUNNABLE if each.values[0].startswith("aarch64")])
+CODES = (0, 1, 127, 128, 129, 254, 255)
+WEIGHTS = (-128, -127, -1, 0, 1, 127)
+WORDS = (-(2**31), 2**31 - 1, -(2**15), -(2**15) - 1, 2**15 - 1, 2**15, 65535, 65536, 255, 256, -1, 0, -128, -129, 127, 128)
+
+
+def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) -> np.ndarray:
+    """The machine code's result, after comparing the interpreter with it."""
+    interpreted = result.copy()
+    interpret(function, {**buffers, "y": interpreted})
+    (compiled,) = compile_kernels([function])
+    call(compiled, [*buffers.values(), result])
+    np.testing.assert_array_equal(result, interpreted)
+    return result
+
+
+# -- dot products
+
+
+@kernel(pointers=("acc", "x", "w", "y"))
+def dot4(b: KernelBuilder, *, prepared: bool, safe: bool = False) -> None:
+    """prepared: the operands go through dot4_activations and dot4_weights first."""
+    target = b.target
+    x, w = b.load(vector(I8, 16), b.pointer("x")), b.load(vector(I8, 16), b.pointer("w"))
+    acc = b.load(vector(I32, 4), b.pointer("acc"))
+    if safe:
+        y = target.dot4_pairs_safe(b, acc, x, w)
+    elif prepared:
+        y = target.dot4(b, acc, target.dot4_activations(b, x), target.dot4_weights(b, w))
+    else:
+        y = target.dot4(b, acc, x, w)
+    b.store(y, b.pointer("y"))
+
+
+def dot_cases() -> list[tuple[np.ndarray, np.ndarray]]:
+    """u8[16] and i8[16]: every extreme pair in all places, and random ones."""
+    rng = np.random.default_rng(1)
+    cases = [(np.full(16, x, np.uint8), np.full(16, w, np.int8)) for x in CODES for w in WEIGHTS]
+    cases += [(rng.choice(CODES, 16).astype(np.uint8), rng.choice(WEIGHTS, 16).astype(np.int8)) for _ in range(20)]
+    return cases + [(rng.integers(0, 256, 16).astype(np.uint8), rng.integers(-128, 128, 16).astype(np.int8)) for _ in range(20)]
+
+
+def compare_dots(target: Target, **static: bool) -> None:
+    function = dot4.build(target, **static)
+    rng = np.random.default_rng(2)
+    for x, w in dot_cases():
+        acc = rng.integers(-(2**30), 2**30, 4).astype(np.int32)
+        terms = (x.astype(np.int64) - target.dot4_offset) * w
+        got = both(function, np.zeros(4, np.int32), acc=acc, x=x, w=w)
+        np.testing.assert_array_equal(got, acc + terms.reshape(4, 4).sum(axis=1), err_msg=f"{x} {w}")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_dot4_is_exact(level: str, prepared: bool) -> None:
+    compare_dots(parse_target(level), prepared=prepared)
+
+
+def test_no_weights_make_a_faster_sequence_safe(level: str) -> None:
+    """dot4_pairs_safe is dot4 itself, exact for all weights."""
+    target = parse_target(level)
+    assert not target.pairs_safe(np.zeros((1, 4), np.int8))
+    compare_dots(target, prepared=False, safe=True)
+
+
+def test_dot4_wraps_as_i32_does(level: str) -> None:
+    target = parse_target(level)
+    acc, x, w = np.full(4, 2**31 - 1, np.int32), np.full(16, 255, np.uint8), np.full(16, 127, np.int8)
+    term = 4 * (255 - target.dot4_offset) * 127
+    got = both(dot4.build(target, prepared=False), np.zeros(4, np.int32), acc=acc, x=x, w=w)
+    assert (got == 2**31 - 1 + term - 2**32).all()
+
+
+@kernel(pointers=("acc", "x", "y"))
+def sum4(b: KernelBuilder) -> None:
+    b.store(b.target.sum4(b, b.load(vector(I32, 4), b.pointer("acc")), b.load(vector(I8, 16), b.pointer("x"))), b.pointer("y"))
+
+
+def test_sum4_adds_unsigned_bytes(level: str) -> None:
+    function = sum4.build(parse_target(level))
+    for x, _ in dot_cases():
+        acc = np.array([0, -1, 2**31 - 2000, -(2**31)], np.int32)
+        got = both(function, np.zeros(4, np.int32), acc=acc, x=x)
+        np.testing.assert_array_equal(got, acc + x.astype(np.int64).reshape(4, 4).sum(axis=1))
+
+
+@kernel(pointers=("acc", "u", "v", "y"))
+def dot2(b: KernelBuilder) -> None:
+    u, v = (b.load(vector(I16, 8), b.pointer(name)) for name in "uv")
+    b.store(b.target.dot2(b, b.load(vector(I32, 4), b.pointer("acc")), u, v), b.pointer("y"))
+
+
+def test_dot2_is_exact_for_terms_of_15_bits(level: str) -> None:
+    function, rng = dot2.build(parse_target(level)), np.random.default_rng(3)
+    extremes = [np.full(8, value, np.int16) for value in (-(2**14), 2**14 - 1, 255, -255, 0)]
+    pairs = [(u, v) for u in extremes for v in extremes]
+    pairs += [tuple(rng.integers(-(2**14), 2**14, (2, 8)).astype(np.int16)) for _ in range(20)]
+    for u, v in pairs:
+        acc = rng.integers(-(2**30), 2**30, 4).astype(np.int32)
+        got = both(function, np.zeros(4, np.int32), acc=acc, u=u, v=v)
+        np.testing.assert_array_equal(got, acc + (u.astype(np.int64) * v).reshape(4, 2).sum(axis=1))
+
+
+# -- narrowing
+
+
+@kernel(pointers=("x", "y"))
+def narrow(b: KernelBuilder, *, parts: int, lanes: int, storage: str) -> None:
+    loaded = [b.load(vector(I32, lanes), b.pointer("x"), disp=4 * lanes * part) for part in range(parts)]
+    b.store(b.target.narrow(b, loaded, storage), b.pointer("y"))
+
+
+@pytest.mark.parametrize("storage", ["u8", "i8"])
+def test_narrow_saturates_in_order(level: str, storage: str) -> None:
+    target, dtype = parse_target(level), np.dtype(storage.replace("u8", "uint8").replace("i8", "int8"))
+    for parts in (1, 2, 4):
+        for lanes in (4, 8, 16):
+            x = np.random.default_rng(parts).integers(-400, 400, parts * lanes).astype(np.int32)
+            for start in range(0, len(WORDS), 4):
+                x[-4:] = WORDS[start : start + 4]
+                got = both(narrow.build(target, parts=parts, lanes=lanes, storage=storage), np.zeros(parts * lanes, dtype), x=x)
+                np.testing.assert_array_equal(got, np.clip(x, np.iinfo(dtype).min, np.iinfo(dtype).max))
+
+
+def test_narrow_knows_two_storages(level: str) -> None:
+    with pytest.raises(LoweringError, match="no storage 'u16'"):
+        narrow.build(parse_target(level), parts=1, lanes=4, storage="u16")
+
+
+@kernel(pointers=("u", "v", "y"))
+def pack_words(b: KernelBuilder) -> None:
+    b.store(b.target.pack_words(b, *(b.load(vector(I32, 4), b.pointer(name)) for name in "uv")), b.pointer("y"))
+
+
+def test_pack_words_saturates_in_order(level: str) -> None:
+    function = pack_words.build(parse_target(level))
+    assert parse_target(level).pair_order() == list(range(8))
+    words = np.array(WORDS, np.int32)
+    for shift in range(len(words)):
+        u, v = np.roll(words, shift)[:4].copy(), np.roll(words, shift)[4:8].copy()
+        got = both(function, np.zeros(8, np.int16), u=u, v=v)
+        np.testing.assert_array_equal(got, np.clip(np.concatenate([u, v]), -(2**15), 2**15 - 1))
+
+
+@kernel(pointers=("u", "v", "y"))
+def pack_bytes(b: KernelBuilder) -> None:
+    b.store(b.target.pack_bytes(b, *(b.load(vector(I16, 8), b.pointer(name)) for name in "uv")), b.pointer("y"))
+
+
+def test_pack_bytes_keeps_every_byte_in_order(level: str) -> None:
+    function, codes = pack_bytes.build(parse_target(level)), np.random.default_rng(4).permutation(256).astype(np.int16)
+    for first in range(0, 256, 16):
+        u, v = codes[first : first + 8].copy(), codes[first + 8 : first + 16].copy()
+        np.testing.assert_array_equal(both(function, np.zeros(16, np.uint8), u=u, v=v), codes[first : first + 16])
+
+
+@kernel(pointers=("x", "y"))
+def round_to_i32(b: KernelBuilder) -> None:
+    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
+
+
+def test_rounding_is_half_to_even(level: str) -> None:
+    function = round_to_i32.build(parse_target(level))
+    special = [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, 8388609, 254.5, 255.5, -128.5, 0, -0.0, 1e-45, 2147483520.0, -2147483648.0]
+    halves = np.arange(-40, 40) + 0.5
+    for x in (np.float32(special), *halves.astype(np.float32).reshape(5, 16)):
+        np.testing.assert_array_equal(both(function, np.zeros(16, np.int32), x=x), np.rint(x).astype(np.int32))
+
+
+# -- tables and lanes
+
+
+@kernel(pointers=("table", "x", "y"))
+def lookup(b: KernelBuilder, *, made: bool) -> None:
+    pointer = b.pointer("table")
+    if made:
+        table = b.target.make_table(b, [b.load(vector(I8, 16), pointer, disp=first) for first in range(0, 256, 16)])
+    else:
+        table = b.target.load_table(b, pointer)
+    with b.loop(0, 256, 16) as loop:
+        b.store(b.target.lookup(b, table, b.load(vector(I8, 16), b.pointer("x"), loop.index)), b.pointer("y"), loop.index)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_lookup_of_every_code(level: str, made: bool) -> None:
+    """In every lane: 16 rotations of all codes."""
+    rng = np.random.default_rng(5)
+    table, codes = rng.integers(0, 256, 256).astype(np.uint8), rng.permutation(256).astype(np.uint8)
+    function = lookup.build(parse_target(level), made=made)
+    for shift in range(16):
+        x = np.roll(codes, shift)
+        np.testing.assert_array_equal(both(function, np.zeros(256, np.uint8), table=table, x=x), table[x])
+
+
+@kernel(pointers=("x", "y"))
+def broadcast4(b: KernelBuilder) -> None:
+    b.store(b.target.broadcast4(b, b.pointer("x"), disp=4), b.pointer("y"))
+
+
+def test_broadcast4_repeats_four_bytes(level: str) -> None:
+    x = np.array([1, 2, 3, 4, 5, 128, 255, 0], np.uint8)
+    np.testing.assert_array_equal(both(broadcast4.build(parse_target(level)), np.zeros(16, np.uint8), x=x), np.tile(x[4:], 4))
+
+
+@kernel(pointers=("x", "y"))
+def words_above(b: KernelBuilder) -> None:
+    for half, floats in enumerate(b.target.words_above_2_23(b, b.load(vector(I16, 8), b.pointer("x")))):
+        b.store(floats, b.pointer("y"), disp=16 * half)
+
+
+def test_words_become_floats(level: str) -> None:
+    x = np.array([0, 1, 255, 256, 32767, 32768, 65534, 65535], np.uint16)
+    got = both(words_above.build(parse_target(level)), np.zeros(8, np.float32), x=x)
+    np.testing.assert_array_equal(got, x[parse_target(level).pair_order()] + np.float32(2**23))
