@@ -17,7 +17,7 @@ import numpy as np
 from qcompiler import knobs
 from qcompiler.backends.dispatcher import BARRIER_AFTER
 from qcompiler.backends.memory import POISON, Block, aligned_block
-from qcompiler.backends.runtime import HEAD_WORDS, STEP_BYTES, Runner, run_steps
+from qcompiler.backends.runtime import STEP_BYTES, Runner, make_bases, run_steps
 from qcompiler.errors import InputError, LoweringError
 
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
@@ -113,7 +113,6 @@ class _State:
     arena: Block
     bases: Any
     bases_address: int
-    extents: Any
 
 
 def debug_memory() -> tuple[bool, bool]:
@@ -315,16 +314,11 @@ class BoundProgram:
         arena = aligned_block(self.layout.total)
         for guard in self.layout.guards:
             arena.protect(guard)
-        sizes = [(self.constants.data.nbytes, 0), (arena.data.nbytes, 1), *((spec.nbytes, 0) for spec in self.inputs)]
-        sizes += [*((spec.nbytes, 1) for spec in self.outputs), (self.extra.data.nbytes if self.extra else 0, 0)]
-        count = len(sizes)
-        extents = (ctypes.c_int64 * (2 * count))(*(word for pair in sizes for word in pair))
-        words = (ctypes.c_int64 * (HEAD_WORDS + count))(count, ctypes.addressof(extents), self.args.ctypes.data, self.args.nbytes)
-        bases = (ctypes.c_int64 * count).from_buffer(words, 8 * HEAD_WORDS)
-        bases[CONSTANTS] = self.constants.address
-        bases[ARENA] = arena.address
-        bases[count - 1] = self.extra.address if self.extra else 0
-        return _State(arena, bases, ctypes.addressof(bases), extents)
+        blocks = [(self.constants.address, self.constants.data.nbytes, False), (arena.address, arena.data.nbytes, True)]
+        blocks += [*((0, spec.nbytes, False) for spec in self.inputs), *((0, spec.nbytes, True) for spec in self.outputs)]
+        blocks += [(self.extra.address, self.extra.data.nbytes, False) if self.extra else (0, 0, False)]
+        bases = make_bases(blocks, self.args)
+        return _State(arena, bases, ctypes.addressof(bases))
 
     # -- checks ---------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,7 @@ from qcompiler.errors import LoweringError
 
 STEP_BYTES = 24
 HEAD_WORDS = 4
-"""Words before the bases of a program that runs elsewhere than in this process: how many bases there are, the address of (bytes, may be
-written) of each, the address of the argument blocks and their bytes."""
+"""Words that `make_bases` puts before the bases, for runners that copy what they run on."""
 Runner = Callable[[int, int, int, int, int], int]
 """`run_steps`, or what does the same elsewhere."""
 DEFAULT_SPIN_US = 100.0
@@ -275,13 +274,31 @@ def pool() -> ThreadPool:
         return _pool
 
 
+def make_bases(blocks: Sequence[tuple[int, int, bool]], arguments: np.ndarray) -> Any:
+    """The array of base pointers, whose address `run_steps` takes.
+
+    Before it lie: how many bases there are, the address of (bytes, may be written) of each, the address of the argument blocks, their bytes.
+
+    Args:
+        blocks: (address, bytes, may be written) of each base; addresses may be changed later.
+        arguments: that the steps' argument blocks lie in. The caller keeps it alive.
+    """
+    count = len(blocks)
+    words = (ctypes.c_int64 * (HEAD_WORDS + 3 * count))()
+    bases = (ctypes.c_int64 * count).from_buffer(words, 8 * HEAD_WORDS)
+    start = ctypes.addressof(words)
+    words[:HEAD_WORDS] = [count, start + 8 * (HEAD_WORDS + count), arguments.ctypes.data, arguments.nbytes]
+    words[HEAD_WORDS:] = [*(address for address, _, _ in blocks), *(word for _, nbytes, writable in blocks for word in (nbytes, int(writable)))]
+    return bases
+
+
 def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
     """Run a step table.
 
     Args:
         steps: address of the table, STEP_BYTES a step.
         count: steps in it.
-        bases: address of the array of base pointers.
+        bases: address of the array of base pointers (`make_bases`).
         threads: how many threads to split each step over, 1 to 256. One never touches the pool.
         times: 0, or the address of count u64 words that get the nanoseconds that thread 0 spent on each step, its
             wait for the others included.

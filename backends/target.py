@@ -161,12 +161,12 @@ class Target(ABC):
         """Whether masked loads and stores of this vector type are single instructions."""
 
     @abstractmethod
-    def dot4_weights(self, b: KernelBuilder, w: Value) -> tuple[Value, ...]:
-        """A weight vector as `dot4` wants it; do it once per loaded vector, outside the rows."""
+    def dot4_weights(self, b: KernelBuilder, w: Value, *, pairs: bool = False) -> tuple[Value, ...]:
+        """A weight vector as `dot4` wants it (pairs: `dot4_pairs_safe`); do it once per loaded vector, outside the rows."""
 
     @abstractmethod
-    def dot4_activations(self, b: KernelBuilder, x: Value) -> tuple[Value, ...]:
-        """An activation vector as `dot4` wants it; do it once per row."""
+    def dot4_activations(self, b: KernelBuilder, x: Value, *, pairs: bool = False) -> tuple[Value, ...]:
+        """An activation vector as `dot4` wants it (pairs: `dot4_pairs_safe`); do it once per row."""
 
     @abstractmethod
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
@@ -182,11 +182,12 @@ class Target(ABC):
         """acc[i] + x[4i] + ... + x[4i + 3], of unsigned bytes."""
 
     @abstractmethod
-    def pairs_safe(self, weights: np.ndarray) -> bool:
-        """Whether `dot4_pairs_safe` is exact for these i8 weights (any shape; the last axis is in groups of four)."""
+    def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
+        """Whether `dot4_pairs_safe` is exact and faster than `dot4` for these i8 weights (any shape; the last axis is in groups of four), with
+        activations of 0 to `highest`."""
 
     @abstractmethod
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
+    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """dot4, by the faster sequence that is exact only where `pairs_safe(weights)` holds."""
 
     @abstractmethod

@@ -7,10 +7,12 @@ lists them, so that kernels, arguments, arenas and arrays need no copies. Thread
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ctypes
 import pathlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from qcompiler.backends.runtime import STEP_BYTES
@@ -38,9 +40,29 @@ class Emulator:
         self._cpu.reg_write(registers.UC_ARM64_REG_CPACR_EL1, _FPU_ENABLED)
         self._cpu.mem_map(_STACK, _STACK_BYTES + _PAGE)
         self._all = unicorn.UC_PROT_ALL
+        self._counts: list[int] | None = None
         self._starts: list[int] = []  # of mapped ranges, ascending
         self._ends: list[int] = []
         self._cpu.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._touched)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[list[int]]:
+        """Within: the instructions that each call took are appended to the list."""
+        import unicorn
+
+        counts: list[int] = []
+
+        def block(cpu: Any, address: int, nbytes: int, data: Any) -> None:
+            counts[-1] += nbytes // 4
+
+        hook = self._cpu.hook_add(unicorn.UC_HOOK_BLOCK, block)
+        self._cpu.ctl_flush_tb()  # what was translated before has no hook
+        self._counts = counts
+        try:
+            yield counts
+        finally:
+            self._counts = None
+            self._cpu.hook_del(hook)
 
     def forget_code(self) -> None:
         """Code may have moved to addresses where other code was."""
@@ -54,6 +76,8 @@ class Emulator:
         cpu.reg_write(registers.UC_ARM64_REG_SP, _STACK + _STACK_BYTES - 64)
         cpu.reg_write(registers.UC_ARM64_REG_FPCR, 0)
         cpu.reg_write(registers.UC_ARM64_REG_X30, _RETURN)
+        if self._counts is not None:
+            self._counts.append(0)
         try:
             cpu.emu_start(address, _RETURN)
         except self._error as error:

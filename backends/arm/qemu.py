@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from qcompiler.backends.arm.elf import ObjectFile, executable
@@ -24,7 +24,9 @@ from qcompiler.errors import LoweringError
 
 PROGRAM = "qemu-aarch64"
 _CODE, _DATA = 0x10_0000_0000, 0x20_0000_0000
-_PAGE = 4096
+_PAGE, _LINE = 4096, 64
+_GAP = 128
+"""Bytes between copies: a kernel may read a little past its arrays."""
 _ORDER = struct.Struct("<6q")
 
 
@@ -255,29 +257,32 @@ def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int =
     """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
     table = _words(steps, count * STEP_BYTES // 8)
     base_count, extents, arguments, argument_bytes = _words(bases - 8 * HEAD_WORDS, HEAD_WORDS)
-    blocks = list(zip(_words(bases, base_count), *[iter(_words(extents, 2 * base_count))] * 2))
-    sizes = [argument_bytes, 8 * base_count, *(nbytes for _, nbytes, _ in blocks)]
-    places = _places(sizes)
-    total = _whole_pages(places[-1] + sizes[-1] + _PAGE) - _DATA
+    sizes = _words(extents, 2 * base_count)
+    blocks = [*zip(_words(bases, base_count), sizes[::2], sizes[1::2]), (arguments, argument_bytes, 0)]
+    regions = _regions(blocks)
+
+    def there(address: int) -> int:
+        return next((region.place + address - region.start for region in regions if region.start <= address < region.end), 0)
+
+    pointers = _after(regions)
+    total = _whole_pages(pointers + 8 * base_count + _GAP) - _DATA
     spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
     with _lock, _whole():
         _machine.start()
         _machine.map(_DATA, total)
-        _machine.fill(places[0], _view(arguments, argument_bytes))
-        _machine.fill(places[1], struct.pack(f"<{base_count}q", *places[2:]))
-        for place, (address, nbytes, _) in zip(places[2:], blocks):
-            if nbytes:
-                _machine.fill(place, _view(address, nbytes))
+        _machine.fill(pointers, struct.pack(f"<{base_count}q", *(there(address) for address, _, _ in blocks[:-1])))
+        for region in regions:
+            _machine.fill(region.place, _view(region.start, region.end - region.start))
         for step in range(count):
             began = time.perf_counter_ns()
             kernel, given = table[step * STEP_BYTES // 8], table[step * STEP_BYTES // 8 + 1]
             for thread in range(threads):
-                _machine.call(kernel, given - arguments + places[0], places[1], thread, threads)
+                _machine.call(kernel, there(given), pointers, thread, threads)
             if spent is not None:
                 spent[step] = time.perf_counter_ns() - began
-        for place, (address, nbytes, writable) in zip(places[2:], blocks):
+        for address, nbytes, writable in blocks:
             if nbytes and writable:
-                ctypes.memmove(address, _machine.give(place, nbytes), nbytes)
+                ctypes.memmove(address, _machine.give(there(address), nbytes), nbytes)
         _machine.unmap(_DATA, total)
     return threads
 
@@ -300,10 +305,27 @@ def _view(address: int, nbytes: int) -> memoryview:
     return memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
 
 
-def _places(sizes: Sequence[int]) -> list[int]:
-    """Where blocks lie, each on a line of its own and some bytes from the next."""
-    found, end = [], _DATA
-    for nbytes in sizes:
-        found.append(end)
-        end += -(-(nbytes + 128) // 64) * 64
+@dataclass(frozen=True)
+class _Region:
+    """Bytes of this process, start to end, and the address of their copy."""
+
+    start: int
+    end: int
+    place: int
+
+
+def _regions(blocks: Sequence[tuple[int, int, int]]) -> list[_Region]:
+    """Copies of (address, bytes, _) that lie apart; blocks that share bytes share them there too."""
+    found: list[_Region] = []
+    for address, nbytes, _ in sorted(block for block in blocks if block[1]):
+        if found and address < found[-1].end:
+            found[-1] = replace(found[-1], end=max(found[-1].end, address + nbytes))
+            continue
+        found.append(_Region(address, address + nbytes, _after(found) + address % _LINE))
     return found
+
+
+def _after(regions: Sequence[_Region]) -> int:
+    """The first line behind the copies."""
+    end = regions[-1].place + regions[-1].end - regions[-1].start + _GAP if regions else _DATA
+    return -(-end // _LINE) * _LINE

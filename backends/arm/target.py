@@ -32,7 +32,7 @@ _IN_PROCESS = ("neon", "dotprod")
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
 _TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (4, 6), (4, 4), (1, 4))}
-_TILES_F32 = ((6, 4), (8, 3), (12, 2), (4, 4), (1, 4))
+_TILES_F32 = ((6, 4), (4, 6), (8, 2), (4, 4), (1, 4))
 
 
 @functools.cache
@@ -158,11 +158,11 @@ class ArmTarget(Target):
     def masks(self, type: Type) -> bool:
         return False
 
-    def dot4_weights(self, b: KernelBuilder, w: Value) -> tuple[Value, ...]:
+    def dot4_weights(self, b: KernelBuilder, w: Value, *, pairs: bool = False) -> tuple[Value, ...]:
         """neon: the even and the odd bytes."""
         return (w,) if self.has("dotprod") else _halves(b, w)
 
-    def dot4_activations(self, b: KernelBuilder, x: Value) -> tuple[Value, ...]:
+    def dot4_activations(self, b: KernelBuilder, x: Value, *, pairs: bool = False) -> tuple[Value, ...]:
         """Signed unless i8mm; neon: the even and the odd bytes."""
         signed = x ^ -128 if self.dot4_offset else x
         return (signed,) if self.has("dotprod") else _halves(b, signed)
@@ -189,12 +189,19 @@ class ArmTarget(Target):
             return b.instr("arm.udot", acc, x, b.const(x.type, 1))
         return acc + b.instr("arm.uaddlp.h", b.instr("arm.uaddlp.b", x))
 
-    def pairs_safe(self, weights: np.ndarray) -> bool:
-        """Never: there is no faster sequence."""
-        return False
+    def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
+        """neon: two products of signed bytes fit i16, whatever the activations; so unless weights are -128. Else there is nothing faster."""
+        pairs = np.abs(np.ascontiguousarray(weights, np.int32)).reshape(-1, 2)
+        return self.level == "neon" and bool((128 * pairs.sum(1) < 2**15).all())
 
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
-        return self.dot4(b, acc, x, w)
+    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+        """neon: smull of the even bytes, smlal of the odd ones, sadalp. Else dot4."""
+        if self.level != "neon":
+            return self.dot4(b, acc, x, w)
+        xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
+        ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
+        even, odd = (b.instr("arm.smull.b", x_part, w_part) for x_part, w_part in zip(xs, ws))
+        return acc + b.instr("arm.saddlp.h", even + odd)
 
     def round_to_i32(self, b: KernelBuilder, x: Value) -> Value:
         return b.convert("lrint", x, I32)

@@ -129,16 +129,17 @@ class _Loops:
             whole.yield_([])
 
 
-def byte_math(b: KernelBuilder, nv: int, residual: bool, proven: bool) -> Bytes:
+def byte_math(b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool) -> Bytes:
     """The target's arithmetic of bytes."""
-    return (PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes)(b, nv, residual, proven)
+    return (PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes)(b, nv, residual, proven, pairs)
 
 
 @kernel(pointers=POINTERS, extents=(*EXTENTS, "low_code", "high_code", "zero"), scalars=("low", "high", "other_zero", "other_scale"))
-def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool) -> None:
+def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool, pairs: bool = False) -> None:
     """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4); both [panels * nr],
-    in the order of the packed channels. low, high: bounds of codes less the zero point, as floats and as codes."""
-    _Loops(b, byte_math(b, nv, residual, proven), mr, nv).emit()
+    in the order of the packed channels. low, high: bounds of codes less the zero point, as floats and as codes. pairs: the real weights are
+    `Target.pairs_safe`."""
+    _Loops(b, byte_math(b, nv, residual, proven, pairs), mr, nv).emit()
 
 
 @kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))

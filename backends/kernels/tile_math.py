@@ -27,8 +27,9 @@ class Bytes:
 
     item, depth = 1, 4
 
-    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool) -> None:
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool) -> None:
         lanes = b.target.i32_lanes
+        self.pairs, self.dot4 = pairs, b.target.dot4_pairs_safe if pairs else b.target.dot4
         self.steps = b.target.dot_steps
         self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
         self.residual, self.proven = residual, proven
@@ -47,28 +48,33 @@ class Bytes:
             return self._many(acc, rows, weights, step)
         return self._four(acc, rows, weights), rows.moved(4)
 
+    def _weights(self, w: Value) -> tuple[Value, ...]:
+        return self.b.target.dot4_weights(self.b, w, pairs=self.pairs)
+
+    def _activations(self, x: Value) -> tuple[Value, ...]:
+        return self.b.target.dot4_activations(self.b, x, pairs=self.pairs)
+
     def _four(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
-        ws = [target.dot4_weights(b, b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
+        ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
         found = []
         for r, row in enumerate(acc):
-            xs = target.dot4_activations(b, target.broadcast4(b, *rows[r]))
-            found.append([target.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
+            xs = self._activations(target.broadcast4(b, *rows[r]))
+            found.append([self.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
         return found
 
     def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
         """A register of each row at once; each product takes four bytes of it by their place."""
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
         for first in range(0, step, size):
-            xs = [target.dot4_activations(b, b.load(vector(I8, size), *rows[r])) for r in range(len(acc))]
+            xs = [self._activations(b.load(vector(I8, size), *rows[r])) for r in range(len(acc))]
             rows = rows.at(rows.moved(size))
             for quad in range(size // 4):
-                places = [quad * 4 + place for place in range(4)] * (size // 4)
-                quads = [tuple(b.shuffle(part, None, places) for part in x) for x in xs]
+                quads = [tuple(b.shuffle(part, None, _quad(quad, part.type.lanes)) for part in x) for x in xs]
                 for j in range(self.nv):
-                    w = target.dot4_weights(b, b.load(vector(I8, size), weights, disp=((first // 4 + quad) * self.nv + j) * size))
+                    w = self._weights(b.load(vector(I8, size), weights, disp=((first // 4 + quad) * self.nv + j) * size))
                     for r, row in enumerate(acc):
-                        row[j] = target.dot4(b, row[j], quads[r], w)
+                        row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
 
     def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
@@ -109,6 +115,12 @@ class Bytes:
             real = real + other * b.splat(b.scalar("other_scale"), lanes)
         low, high, zero = (b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("low_code", "high_code", "zero"))
         return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
+
+
+def _quad(number: int, lanes: int) -> list[int]:
+    """A quarter of a register's lanes, four times."""
+    few = lanes // 4
+    return [number * few + place for place in range(few)] * 4
 
 
 class PairedBytes(Bytes):

@@ -236,11 +236,14 @@ def _product_u8(
         return np.pad(parts, ((0, 0), (0, 0), (0, kc - parts.shape[2]))).reshape(weight.shape[0], taps * kc)
 
     terms = requantize_terms(s, codes, None if bias is None else bias.array, channels, role)
-    times = s.once(f"{role}.parts", lambda: np.array([len(byte_parts(codes()))])).item()
+    highest = s.type(0).quant.qmax
+    times, pairs = s.once(
+        f"{role}.parts", lambda: np.array([len(byte_parts(codes())), all(s.target.pairs_safe(part, highest) for part in byte_parts(codes()))])
+    ).tolist()
     order = kernels.channel_order(s.target, tile.nv)
     s.call(
         kernels.conv_u8,
-        {**static, "proven": terms.proven},
+        {**static, "proven": terms.proven, **({"pairs": True} if pairs else {})},
         w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order, depth)),
         bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
         scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),

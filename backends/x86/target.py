@@ -191,19 +191,19 @@ class X86Target(Target):
     def masks(self, type: Type) -> bool:
         return self.has("avx512") or type.bits >= 32
 
-    def dot4_weights(self, b: KernelBuilder, w: Value) -> tuple[Value, ...]:
-        """VNNI takes bytes; else the even and the odd bytes, sign-extended to i16."""
-        if self._vnni:
+    def dot4_weights(self, b: KernelBuilder, w: Value, *, pairs: bool = False) -> tuple[Value, ...]:
+        """VNNI and pairs take bytes; else the even and the odd bytes, sign-extended to i16."""
+        if self._vnni or pairs:
             return (w,)
-        pairs = b.bitcast(w, vector(I16, self.vector_bytes // 2))
-        return (pairs << 8) >> 8, pairs >> 8
+        words = b.bitcast(w, vector(I16, self.vector_bytes // 2))
+        return (words << 8) >> 8, words >> 8
 
-    def dot4_activations(self, b: KernelBuilder, x: Value) -> tuple[Value, ...]:
-        """VNNI takes bytes; else the even and the odd bytes, zero-extended to i16."""
-        if self._vnni:
+    def dot4_activations(self, b: KernelBuilder, x: Value, *, pairs: bool = False) -> tuple[Value, ...]:
+        """VNNI and pairs take bytes; else the even and the odd bytes, zero-extended to i16."""
+        if self._vnni or pairs:
             return (x,)
-        pairs = b.bitcast(x, vector(I16, self.vector_bytes // 2))
-        return pairs & 255, b.lshr(pairs, 8)
+        words = b.bitcast(x, vector(I16, self.vector_bytes // 2))
+        return words & 255, b.lshr(words, 8)
 
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """vpdpbusd; without VNNI two vpmaddwd, each a sum of two products below 2^15.99, so nothing saturates."""
@@ -219,16 +219,17 @@ class X86Target(Target):
         """dot4 with ones."""
         return self.dot4(b, acc, x, b.const(x.type, 1))
 
-    def pairs_safe(self, weights: np.ndarray) -> bool:
-        """255 * (w0 + w1) fits i16: the positive parts of each pair sum to 128 at most, the negative to -128 at
-        least."""
+    def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
+        """x0 * w0 + x1 * w1 fits i16. VNNI: never, there is nothing faster than dot4."""
         pairs = np.ascontiguousarray(weights, np.int32).reshape(-1, 2)
-        return bool((np.maximum(pairs, 0).sum(1) <= 128).all() and (np.minimum(pairs, 0).sum(1) >= -128).all())
+        fits = (highest * np.maximum(pairs, 0).sum(1) < 2**15).all() and (highest * np.minimum(pairs, 0).sum(1) >= -(2**15)).all()
+        return not self._vnni and bool(fits)
 
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
-        """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: same as dot4."""
+    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+        """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: dot4."""
         if self._vnni:
             return self.dot4(b, acc, x, w)
+        (x,), (w,) = (part if isinstance(part, tuple) else (part,) for part in (x, w))
         pairs = b.instr(f"x86.vpmaddubsw.{self._bits}", x, w)
         ones = b.const(vector(I16, self.vector_bytes // 2), 1)
         return acc + b.instr(f"x86.vpmaddwd.{self._bits}", pairs, ones)

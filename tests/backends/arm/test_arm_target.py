@@ -198,7 +198,7 @@ def nothing(b: KernelBuilder) -> None:
 def test_without_the_emulator_the_error_says_how_to_install_it(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = parse_target(f"aarch64-linux+{level}")
     assert target.execution() == "emulated" and target.why_not() == ""
-    monkeypatch.setattr(arm, "has_emulator", lambda: False)
+    monkeypatch.setattr(arm, "has_unicorn", lambda: False)
     assert target.execution() == "none" and not target.can_run()
     with pytest.raises(LoweringError, match="can't run aarch64") as caught:
         compile_kernels([nothing.build(target)])

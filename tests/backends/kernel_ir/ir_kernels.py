@@ -13,6 +13,7 @@ from qcompiler.backends.jit import CompiledKernel
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+from qcompiler.backends.runtime import make_bases
 from qcompiler.backends.target import known_targets, parse_target
 
 TARGETS = known_targets()
@@ -89,7 +90,7 @@ def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: in
     """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order."""
     names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
     args = compiled.function.pack_args(**{name: (i, 0) for i, name in enumerate(names)}, **values)
-    bases = (ctypes.c_void_p * len(buffers))(*[buffer.ctypes.data for buffer in buffers])
+    bases = make_bases([(buffer.ctypes.data, buffer.nbytes, True) for buffer in buffers], args)
     target = compiled.function.target
     if target.execution() == "emulated":
         table = np.array([compiled.address, args.ctypes.data, 0], np.int64)
