@@ -89,12 +89,15 @@ def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: in
     """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order."""
     names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
     args = compiled.function.pack_args(**{name: (i, 0) for i, name in enumerate(names)}, **values)
-    bases = (ctypes.c_void_p * len(buffers))(*[buffer.ctypes.data for buffer in buffers])
+    addresses = [buffer.ctypes.data for buffer in buffers]
     target = compiled.function.target
     if target.execution() == "emulated":
         table = np.array([compiled.address, args.ctypes.data, 0], np.int64)
-        runner(target)(table.ctypes.data, 1, ctypes.addressof(bases), threads, 0)
+        extents = np.array([(buffer.nbytes, 1) for buffer in buffers], np.int64)
+        head = (len(buffers), extents.ctypes.data, args.ctypes.data, args.nbytes)  # for an emulator in another process: what to copy
+        bases = np.array([*head, *addresses], np.int64)
+        runner(target)(table.ctypes.data, 1, bases[len(head) :].ctypes.data, threads, 0)
         return
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)
     for thread in range(threads):
-        entry(args.ctypes.data, bases, thread, threads)
+        entry(args.ctypes.data, (ctypes.c_void_p * len(buffers))(*addresses), thread, threads)
