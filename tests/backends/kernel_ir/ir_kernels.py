@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -86,10 +86,12 @@ def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
     return np.ascontiguousarray(w.reshape(k // 4, 4, n // nr, nr).transpose(2, 0, 3, 1))
 
 
-def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: int = 1, **values: object) -> None:
-    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order."""
+def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: int = 1, places: Mapping[str, tuple[int, int]] | None = None,
+         **values: object) -> None:
+    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order; or places:
+    pointer -> (which buffer, byte offset)."""
     names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
-    args = compiled.function.pack_args(**{name: (i, 0) for i, name in enumerate(names)}, **values)
+    args = compiled.function.pack_args(**(places or {name: (i, 0) for i, name in enumerate(names)}), **values)
     bases = make_bases([(buffer.ctypes.data, buffer.nbytes, True) for buffer in buffers], args)
     target = compiled.function.target
     if target.execution() == "emulated":
