@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
-from qcompiler.backends.execution import runner
 from qcompiler.backends.target import Execution, Target, host_arch, pretended_level
 from qcompiler.errors import LoweringError
 
@@ -25,9 +23,7 @@ class Availability:
 def availability(target: Target) -> Availability:
     """Where this process runs code for a target."""
     execution = target.execution()
-    if execution == "emulated":
-        return Availability(execution, emulator=importlib.import_module(runner(target).__module__).NAME)
-    return Availability(execution, hint=_hint(target) if execution == "none" else "")
+    return Availability(execution, target.emulator, _hint(target) if execution == "none" else "")
 
 
 def _hint(target: Target) -> str:

@@ -30,8 +30,8 @@ LEVELS = ("neon", "dotprod", "i8mm")
 COUNTED = ("conv", "depthwise", "linear", "matmul", "add", "mul", "max_pool", "avg_pool", "adaptive_avg_pool", "softmax", "sigmoid", "hardswish",
            "concat", "resize", "quantize", "dequantize")
 CPUS = {"Cortex-A76": "cortex-a76", "Neoverse N1": "neoverse-n1", "Neoverse V2": "neoverse-v2"}
-PRODUCTS = {"usmmla": 32, "sdot": 16, "usdot": 16, "smull": 8, "fmla": 4}
-"""Multiply-adds of one instruction on full registers, the most first."""
+PRODUCTS = {"usmmla": 32, "sdot": 16, "usdot": 16, "smull|smlal": 8, "fmla": 4}
+"""Multiply-adds of one instruction (a pattern of its name) on full registers, the most first."""
 LOOPS = (
     ("conv_u8, linear", conv.conv_u8, {"residual": False, "proven": True}, "gemm_tiles"),
     ("conv_f32, linear", conv.conv_f32, {"residual": False}, "gemm_tiles_f32"),
@@ -51,7 +51,13 @@ class InnerLoop:
 
     @property
     def multiplies(self) -> int:
-        return sum(line.split()[0].startswith(self.multiply) for line in self.instructions)
+        return sum(bool(re.match(self.multiply, line.split()[0])) for line in self.instructions)
+
+    @property
+    def name(self) -> str:
+        """What multiplies."""
+        found = {line.split()[0] for line in self.instructions if re.match(self.multiply, line.split()[0])}
+        return ", ".join(sorted(found))
 
     @property
     def stack(self) -> int:
@@ -60,6 +66,7 @@ class InnerLoop:
 
     @property
     def macs(self) -> int:
+        """Multiply-adds of one round."""
         return self.multiplies * PRODUCTS[self.multiply]
 
 
@@ -73,7 +80,7 @@ def hottest_loop(text: str) -> InnerLoop:
         if branch and branch[1] in labels:
             body = tuple(lines[labels[branch[1]] : number + 1])
             if sum(bool(re.match(r"\.L\w+:", each)) for each in body) == 1:
-                used = next((name for name in PRODUCTS if any(each.split()[:1] and each.split()[0].startswith(name) for each in body)), None)
+                used = next((name for name in PRODUCTS if any(re.match(rf"\s+(?:{name})", each) for each in body)), None)
                 if used:
                     found.append(InnerLoop(body, used))
     return max(found, key=lambda loop: loop.macs)
@@ -100,10 +107,11 @@ def loop_rows() -> list[str]:
         target = parse_target(f"aarch64-linux+{level}")
         for name, kernel, static, tiles in LOOPS:
             for mr, nv in getattr(target, tiles)[:2]:
-                loop = hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static)))
+                pairs = {"pairs": True} if level == "neon" and kernel is conv.conv_u8 else {}
+                loop = hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static, **pairs)))
                 count = len(loop.instructions)
                 speeds = " | ".join(f"{loop.macs / cycles(loop, cpu):.1f}" for cpu in CPUS.values())
-                rows.append(f"| {level} | {name} | {mr} x {nv} | {count} | {loop.multiplies} {loop.multiply} | {count / loop.multiplies:.3f} "
+                rows.append(f"| {level} | {name} | {mr} x {nv} | {count} | {loop.multiplies} {loop.name} | {count / loop.multiplies:.3f} "
                             f"| {loop.stack} | {speeds} |")
     return rows
 
@@ -143,20 +151,21 @@ TEXT = """\
 
 Written by `python benchmarks/arm_static.py`.
 
-Levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the bits of every x86 level and, on integer graphs, of the interpreter. **No ARM CPU
-has run them here.** The tests run them under emulation on x86: neon and dotprod in process by the package `unicorn`, i8mm by `qemu-aarch64`; exported
-objects of all three levels as C programs under `qemu-aarch64`. Speed under emulation says nothing about a CPU; what follows is what can be said
-without one.
+Levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the bits of every x86 level and, on integer graphs, of the interpreter.
+**No ARM CPU has run them here.** The tests run them under emulation on x86: neon and dotprod in process by the package `unicorn`, i8mm by
+`qemu-aarch64`; exported objects of all three levels as C programs under `qemu-aarch64`. Speed under emulation says nothing about a CPU;
+what follows is what can be said without one.
 
 ## Choosing a level
 
-`target="native"` takes the CPU's best level on Linux and macOS. Anywhere, `target="aarch64-linux+dotprod"` compiles for that level; on another machine
-`pip install 'qcompiler-ir[arm]'` (neon, dotprod) or `apt install qemu-user` (i8mm) runs it. `qcompiler targets` lists what runs here, and how.
+`target="native"` takes the CPU's best level on Linux and macOS. Anywhere, `target="aarch64-linux+dotprod"` compiles for that level; on
+another machine `pip install 'qcompiler-ir[arm]'` (neon, dotprod) or `apt install qemu-user` (i8mm) runs it. `qcompiler targets` lists what
+runs here, and how.
 [Exported objects](object-export.md) need no emulator. `get_default_qconfig("qnnpack")` has torch's settings for ARM.
 
 | level | products | accumulation |
 |---|---|---|
-| neon | smull of signed bytes | each product pair is added to i32 at once (saddlp): no i16 ever holds a sum of products |
+| neon | smull of signed bytes, smlal | i16 holds one product, or two where the real weights prove that they fit; then sadalp to i32 |
 | dotprod | sdot, four bytes by their place in a register | i32 |
 | i8mm | usmmla: two pixels by two channels, eight bytes deep | i32 |
 
@@ -165,9 +174,9 @@ and the bias holds 128 times the sum of the weights besides the zero point's sha
 
 ## Inner loops
 
-The innermost loop of the matrix product (convolutions of any window, linear layers), tile of pixels x registers of channels. Multiply-adds a cycle are
-llvm-mca's, from its models of the pipelines, all data in the nearest cache. LLVM models Cortex-A76 by the pipeline of Cortex-A57, which is
-older and slower: its column is a lower bound.
+The innermost loop of the matrix product (convolutions of any window, linear layers), for tiles of pixels x registers of channels.
+Multiply-adds a cycle are llvm-mca's, from its models of the pipelines, all data in the nearest cache. LLVM models Cortex-A76 by the pipeline
+of Cortex-A57, which is older and slower: its column is a lower bound. A test holds the loops of dotprod to 1.25 instructions for each sdot.
 
 | level | kernel | tile | instructions | of these | instructions each | stack accesses | {cpus} |
 |---|---|---|---|---|---|---|{lines}|
@@ -175,8 +184,8 @@ older and slower: its column is a lower bound.
 
 ## Instructions counted
 
-All instructions that ran, divided by multiply-adds or elements: 1x64x56x56 (3x3 windows), linear 196 x 1024 x 1024, matmul 8 x 128 x 64 x 128. i8mm is not counted:
-the emulator that knows it has no counter.
+All instructions that ran, divided by multiply-adds or elements: 1x64x56x56 (3x3 windows), linear 196 x 1024 x 1024, matmul 8 x 128 x 64 x 128.
+i8mm is not counted: the emulator that knows it has no counter.
 
 | op | for each | neon int8 | neon float | dotprod int8 | dotprod float |
 |---|---|---|---|---|---|

@@ -378,6 +378,7 @@ def test_targets_say_what_emulates_and_what_is_missing(capsys, monkeypatch):
 
     rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
     assert rows["aarch64+neon"]["emulator"] == rows["aarch64+dotprod"]["emulator"] == "unicorn"
+    assert rows["aarch64+i8mm"]["emulator"] in ("qemu-aarch64", "")
     monkeypatch.setattr(arm, "has_unicorn", lambda: False)
     rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
     assert rows["aarch64+neon"]["execution"] == "none" and "pip install 'qcompiler-ir[arm]'" in rows["aarch64+neon"]["hint"]

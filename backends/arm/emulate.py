@@ -18,8 +18,6 @@ from typing import Any
 from qcompiler.backends.runtime import STEP_BYTES
 from qcompiler.errors import LoweringError
 
-NAME = "unicorn"
-"""What reports call it."""
 _STACK, _STACK_BYTES = 0x10000, 1 << 20
 _RETURN = _STACK + _STACK_BYTES  # kernels return here, and the run ends
 _PAGE = 4096

@@ -31,8 +31,8 @@ _IN_PROCESS = ("neon", "dotprod")
 """What the CPU that unicorn emulates has."""
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
-_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (4, 6), (4, 4), (1, 4))}
-_TILES_F32 = ((6, 4), (4, 6), (8, 2), (4, 4), (1, 4))
+_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (5, 4), (4, 4), (1, 4))}
+_TILES_F32 = ((6, 4), (5, 4), (8, 2), (4, 4), (1, 4))
 
 
 @functools.cache

@@ -5,7 +5,8 @@ one image the byte offsets of its first pixel in x, y and other. A *tap* is a ru
 side in the window); `taps` holds the byte offset of each from the row's pixel.
 Tiles are mr pixels by nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it.
 Each tile asks for its share of the next panel's weights, `ahead` bytes for each step through its own: they come from L3 or memory.
-w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `dot_depth` and kc rounded up to it, or [panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
+w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `dot_depth` and kc rounded up to it, or
+[panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
 """
 
 from __future__ import annotations
@@ -96,14 +97,15 @@ class _Loops:
             acc, panel, ahead = taps.carried
             pointers, done = rows.moved(b.load(I64, b.pointer("taps"), taps.index * 8)), b.i64(0)
             for step in math.steps:
-                until = kc if step == math.steps[-1] else kc // step * step
-                with b.loop(done, until, step, carried=[acc, pointers, panel, ahead]) as inner:
+                until, lead = kc if step == math.steps[-1] else kc // step * step, math.lead(step)
+                with b.loop(done, until, step, carried=[acc, pointers, b.step(panel, lead) if lead else panel, ahead]) as inner:
                     acc, pointers, panel, ahead = inner.carried
                     here = rows.at(pointers)
                     if ahead:
                         b.prefetch(ahead[0], cache=2)
-                    inner.yield_([*math.dots(acc, here, panel, step), panel + self.nr * max(step, math.depth) * math.item, [at + b.extent("ahead") for at in ahead]])
+                    inner.yield_([*math.dots(acc, here, panel, step), panel + math.step_bytes(step), [at + b.extent("ahead") for at in ahead]])
                 (acc, pointers, panel, ahead), done = inner.results, until
+                panel = panel - lead
             taps.yield_([acc, panel, ahead])
         acc, _, ahead = taps.results
         self._store(math.sums(acc, count), y, other, channel)

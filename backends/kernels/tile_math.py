@@ -18,7 +18,34 @@ Part = tuple[int, Value]
 """(channel of the tile, the vector to store from there on)."""
 
 
-class Bytes:
+class _Arithmetic:
+    """What the arithmetics have in common.
+
+    item: bytes of an element; depth: elements of K that lie side by side in packed weights; steps: elements of K that loops take at a time.
+    """
+
+    item: int
+    depth: int
+    steps: tuple[int, ...]
+    nv: int
+    lanes: int
+    b: KernelBuilder
+
+    def step_bytes(self, step: int) -> int:
+        """Bytes of packed weights that a step reads."""
+        return self.nv * self.lanes * max(step, self.depth) * self.item
+
+    def lead(self, step: int) -> int:
+        """By how much the weights' pointer is ahead of a step's first register. In wide steps its last two lie at the pointer itself, so that
+        the machine moves it in loading them."""
+        return 0 if step == self.steps[-1] else self.step_bytes(step) - 2 * self.b.target.vector_bytes
+
+    def weights_at(self, weights: Value, number: int, step: int, type: Type) -> Value:
+        """A register of a step's packed weights."""
+        return self.b.load(type, weights, disp=number * self.b.target.vector_bytes - self.lead(step))
+
+
+class Bytes(_Arithmetic):
     """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
 
     Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32 (`proven`, by the
@@ -65,14 +92,14 @@ class Bytes:
 
     def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
         """A register of each row at once; each product takes four bytes of it by their place."""
-        b, target, size = self.b, self.b.target, self.b.target.vector_bytes
+        b, size = self.b, self.b.target.vector_bytes
         for first in range(0, step, size):
             xs = [self._activations(b.load(vector(I8, size), *rows[r])) for r in range(len(acc))]
             rows = rows.at(rows.moved(size))
             for quad in range(size // 4):
                 quads = [tuple(b.shuffle(part, None, _quad(quad, part.type.lanes)) for part in x) for x in xs]
                 for j in range(self.nv):
-                    w = self._weights(b.load(vector(I8, size), weights, disp=((first // 4 + quad) * self.nv + j) * size))
+                    w = self._weights(self.weights_at(weights, (first // 4 + quad) * self.nv + j, step, vector(I8, size)))
                     for r, row in enumerate(acc):
                         row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
@@ -129,6 +156,10 @@ class PairedBytes(Bytes):
 
     depth = 8
 
+    def lead(self, step: int) -> int:
+        """None: here it takes more instructions."""
+        return 0
+
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
         pair = [self.b.shuffle(bias, None, channels * 2) for bias in start for channels in ([0, 1], [2, 3])]
         return [list(pair) for _ in range(-(-count // 2))]
@@ -146,7 +177,7 @@ class PairedBytes(Bytes):
         b, size = self.b, self.b.target.vector_bytes
         for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, step) for pair in range(len(acc))))):
             for j in range(2 * self.nv):
-                w = b.load(vector(I8, size), weights, disp=(first * 2 * self.nv + j) * size)
+                w = self.weights_at(weights, first * 2 * self.nv + j, step, vector(I8, size))
                 for row, x in zip(acc, xs):
                     row[j] = b.target.mmla(b, row[j], x, w)
         return acc, rows.moved(step)
@@ -164,7 +195,7 @@ class PairedBytes(Bytes):
         return [b.shuffle(x, y, [*range(k, k + 8), *range(16 + k, 24 + k)]) for k in (0, 8)]
 
 
-class Floats:
+class Floats(_Arithmetic):
     """f32 products added by fma in the order of K, starting from the bias; NaN passes the activation, as in torch."""
 
     item, depth = 4, 1
@@ -200,7 +231,7 @@ class Floats:
         xs = [b.load(vector(F32, step), *rows[r]) for r in range(len(acc))]
         for k in range(step):
             for j in range(self.nv):
-                w = b.load(self.start, weights, disp=(k * self.nv + j) * 4 * self.lanes)
+                w = self.weights_at(weights, k * self.nv + j, step, self.start)
                 for x, row in zip(xs, acc):
                     row[j] = b.fma(b.shuffle(x, None, [k] * self.lanes), w, row[j])
         return acc, rows.moved(4 * step)

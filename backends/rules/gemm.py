@@ -166,8 +166,8 @@ def activation_bounds(s: Steps) -> dict[str, float]:
 class RequantizeTerms:
     """What the epilogue of a weighted node needs.
 
-    start: i32 [channels], the bias less the zero point of x (less the target's `dot4_offset`) times the sum of the weights; multiplier: f32 [channels], M
-    of rule (4); proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
+    start: i32 [channels], the bias less the zero point of x (less the target's `dot4_offset`) times the sum of the weights;
+    multiplier: f32 [channels], M of rule (4); proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
     """
 
     start: np.ndarray

@@ -94,6 +94,25 @@ def test_dot4_wraps_as_i32_does(level: str) -> None:
     assert (got == 2**31 - 1 + term - 2**32).all()
 
 
+@kernel(pointers=("acc", "x", "w", "y"))
+def mmla(b: KernelBuilder) -> None:
+    x, w = b.load(vector(I8, 16), b.pointer("x")), b.load(vector(I8, 16), b.pointer("w"))
+    b.store(b.target.mmla(b, b.load(vector(I32, 4), b.pointer("acc")), x, w), b.pointer("y"))
+
+
+def test_mmla_multiplies_two_rows_by_two_channels(level: str) -> None:
+    target = parse_target(level)
+    if target.dot_depth != 8:
+        with pytest.raises(LoweringError, match="no two rows at once"):
+            mmla.build(target)
+        return
+    function, rng = mmla.build(target), np.random.default_rng(6)
+    for x, w in dot_cases():
+        acc = rng.integers(-(2**30), 2**30, 4).astype(np.int32)
+        want = acc.reshape(2, 2) + x.reshape(2, 8).astype(np.int64) @ w.reshape(2, 8).astype(np.int64).T
+        np.testing.assert_array_equal(both(function, np.zeros(4, np.int32), acc=acc, x=x, w=w), want.reshape(-1))
+
+
 @kernel(pointers=("acc", "x", "y"))
 def sum4(b: KernelBuilder) -> None:
     b.store(b.target.sum4(b, b.load(vector(I32, 4), b.pointer("acc")), b.load(vector(I8, 16), b.pointer("x"))), b.pointer("y"))

@@ -161,7 +161,7 @@ def test_levels_by_sysctl(answers: dict[str, str], level: str, machine: pytest.M
     assert targets.host_level() == level
     native = parse_target("native")
     assert native.name == f"aarch64+{level}" and native.triple.startswith("arm64-apple-macosx")
-    assert native.execution() == "native"
+    assert native.execution() == "native" and parse_target(f"aarch64-linux+{level}").execution() == "none"
 
 
 def test_another_architecture_has_none_of_it(machine: pytest.MonkeyPatch) -> None:
