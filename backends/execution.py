@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from qcompiler import knobs
 from qcompiler.backends.runtime import Runner, run_steps
 from qcompiler.backends.target import Target
-from qcompiler.errors import LoweringError
 
 
 def runner(target: Target) -> Runner:
@@ -16,8 +14,3 @@ def runner(target: Target) -> Runner:
 
     return qemu.run_steps if target.emulator == qemu.PROGRAM else emulate.run_steps
 
-
-def check_memory_debugging(target: Target) -> None:
-    """LoweringError for pages that fault where memory is copied to another process."""
-    if knobs.GUARD.get() and target.emulator == "qemu-aarch64":
-        raise LoweringError("QC_GUARD needs a target that runs in this process", got=f"{target.name} by {target.emulator}", hint="unset QC_GUARD")

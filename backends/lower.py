@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.backends.execution import check_memory_debugging, runner
+from qcompiler.backends.execution import runner
 from qcompiler.backends.kernel_cache import KernelKey, kernels
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
@@ -43,9 +43,7 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
 
 
 def link_here(lowering: Lowering) -> BoundProgram:
-    """Calls become steps that this machine runs, as it is or emulated: their kernels are compiled. LoweringError for QC_GUARD where they
-    run in another process."""
-    check_memory_debugging(lowering.target)
+    """Calls become steps that this machine runs, as it is or emulated: their kernels are compiled."""
     add_steps(lowering, kernels([call.key for call in lowering.calls if isinstance(call, Call)], lowering.target))
     return lowering.builder.finish()
 

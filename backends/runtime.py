@@ -32,7 +32,7 @@ from qcompiler.backends.memory import Block, aligned_block
 from qcompiler.errors import LoweringError
 
 STEP_BYTES = 24
-HEAD_WORDS = 4
+HEAD_WORDS = 6
 """Words that `make_bases` puts before the bases, for runners that copy what they run on."""
 Runner = Callable[[int, int, int, int, int], int]
 """`run_steps`, or what does the same elsewhere."""
@@ -274,21 +274,25 @@ def pool() -> ThreadPool:
         return _pool
 
 
-def make_bases(blocks: Sequence[tuple[int, int, bool]], arguments: np.ndarray) -> Any:
+def make_bases(blocks: Sequence[tuple[int, int, bool]], arguments: np.ndarray, guards: Sequence[int] = ()) -> Any:
     """The array of base pointers, whose address `run_steps` takes.
 
-    Before it lie: how many bases there are, the address of (bytes, may be written) of each, the address of the argument blocks, their bytes.
+    Before it lie: how many bases there are; the address of (bytes, may be written) of each; address and bytes of the argument blocks; how many
+    guards there are, and the address of their addresses.
 
     Args:
         blocks: (address, bytes, may be written) of each base; addresses may be changed later.
         arguments: that the steps' argument blocks lie in. The caller keeps it alive.
+        guards: addresses of pages in blocks that fault.
     """
     count = len(blocks)
-    words = (ctypes.c_int64 * (HEAD_WORDS + 3 * count))()
+    words = (ctypes.c_int64 * (HEAD_WORDS + 3 * count + len(guards)))()
     bases = (ctypes.c_int64 * count).from_buffer(words, 8 * HEAD_WORDS)
     start = ctypes.addressof(words)
-    words[:HEAD_WORDS] = [count, start + 8 * (HEAD_WORDS + count), arguments.ctypes.data, arguments.nbytes]
-    words[HEAD_WORDS:] = [*(address for address, _, _ in blocks), *(word for _, nbytes, writable in blocks for word in (nbytes, int(writable)))]
+    sizes, last = start + 8 * (HEAD_WORDS + count), start + 8 * (HEAD_WORDS + 3 * count)
+    words[:HEAD_WORDS] = [count, sizes, arguments.ctypes.data, arguments.nbytes, len(guards), last]
+    extents = (word for _, nbytes, writable in blocks for word in (nbytes, int(writable)))
+    words[HEAD_WORDS:] = [*(address for address, _, _ in blocks), *extents, *guards]
     return bases
 
 

@@ -24,7 +24,7 @@ from qcompiler.errors import LoweringError
 
 PROGRAM = "qemu-aarch64"
 _CODE, _DATA = 0x10_0000_0000, 0x20_0000_0000
-_PAGE, _LINE = 4096, 64
+_PAGE = 4096
 _GAP = 128
 """Bytes between copies: a kernel may read a little past its arrays."""
 _ORDER = struct.Struct("<6q")
@@ -256,7 +256,8 @@ def load(data: bytes, symbol: str) -> int:
 def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
     """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
     table = _words(steps, count * STEP_BYTES // 8)
-    base_count, extents, arguments, argument_bytes = _words(bases - 8 * HEAD_WORDS, HEAD_WORDS)
+    base_count, extents, arguments, argument_bytes, guard_count, first_guard = _words(bases - 8 * HEAD_WORDS, HEAD_WORDS)
+    guards = _words(first_guard, guard_count)
     sizes = _words(extents, 2 * base_count)
     blocks = [*zip(_words(bases, base_count), sizes[::2], sizes[1::2]), (arguments, argument_bytes, 0)]
     regions = _regions(blocks)
@@ -272,7 +273,10 @@ def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int =
         _machine.map(_DATA, total)
         _machine.fill(pointers, struct.pack(f"<{base_count}q", *(there(address) for address, _, _ in blocks[:-1])))
         for region in regions:
-            _machine.fill(region.place, _view(region.start, region.end - region.start))
+            for start, end in _between(region.start, region.end, guards):
+                _machine.fill(there(start), _view(start, end - start))
+        for guard in guards:
+            _machine.unmap(there(guard), _PAGE)
         for step in range(count):
             began = time.perf_counter_ns()
             kernel, given = table[step * STEP_BYTES // 8], table[step * STEP_BYTES // 8 + 1]
@@ -281,8 +285,8 @@ def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int =
             if spent is not None:
                 spent[step] = time.perf_counter_ns() - began
         for address, nbytes, writable in blocks:
-            if nbytes and writable:
-                ctypes.memmove(address, _machine.give(there(address), nbytes), nbytes)
+            for start, end in _between(address, address + nbytes, guards) if writable else ():
+                ctypes.memmove(start, _machine.give(there(start), end - start), end - start)
         _machine.unmap(_DATA, total)
     return threads
 
@@ -321,11 +325,17 @@ def _regions(blocks: Sequence[tuple[int, int, int]]) -> list[_Region]:
         if found and address < found[-1].end:
             found[-1] = replace(found[-1], end=max(found[-1].end, address + nbytes))
             continue
-        found.append(_Region(address, address + nbytes, _after(found) + address % _LINE))
+        found.append(_Region(address, address + nbytes, _after(found) + address % _PAGE))
     return found
 
 
+def _between(start: int, end: int, guards: Sequence[int]) -> list[tuple[int, int]]:
+    """start to end without the pages that fault."""
+    inside = sorted(guard for guard in guards if start <= guard < end)
+    edges = [start, *(edge for guard in inside for edge in (guard, guard + _PAGE)), end]
+    return [(low, high) for low, high in zip(edges[::2], edges[1::2]) if low < high]
+
+
 def _after(regions: Sequence[_Region]) -> int:
-    """The first line behind the copies."""
-    end = regions[-1].place + regions[-1].end - regions[-1].start + _GAP if regions else _DATA
-    return -(-end // _LINE) * _LINE
+    """The first page behind the copies."""
+    return _whole_pages(regions[-1].place + regions[-1].end - regions[-1].start + _GAP if regions else _DATA)

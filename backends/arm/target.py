@@ -31,7 +31,7 @@ _IN_PROCESS = ("neon", "dotprod")
 """What the CPU that unicorn emulates has."""
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
-_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (5, 4), (4, 4), (1, 4))}
+_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (5, 4), (4, 4), (1, 4)), "i8mm": ((6, 4), (4, 6), (4, 4), (1, 4))}
 _TILES_F32 = ((6, 4), (5, 4), (8, 2), (4, 4), (1, 4))
 
 
@@ -104,7 +104,7 @@ class ArmTarget(Target):
 
     @property
     def gemm_tiles(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
-        return _TILES["neon" if self.level == "neon" else "dotprod"]
+        return _TILES[self.level]
 
     @property
     def dot_steps(self) -> tuple[int, ...]:  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
 import threading
@@ -9,11 +11,11 @@ import threading
 import numpy as np
 import pytest
 
-from qcompiler import knobs
 from qcompiler.backends.arm import qemu
 from qcompiler.backends.arm.elf import ObjectFile
 from qcompiler.backends.jit import emit_object_of_text
 from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.runtime import make_bases
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
@@ -138,9 +140,36 @@ def test_threads_take_turns():
     assert not wrong
 
 
-def test_guard_pages_are_refused():
-    with knobs.GUARD(True), pytest.raises(LoweringError, match="QC_GUARD"):
-        lower_graph(relu(), I8MM).program.bind({})
+POKE = """
+define void @poke(ptr %args, ptr %bases, i64 %thread, i64 %threads) {
+  %base = load ptr, ptr %bases
+  %offset = load i64, ptr %args
+  %p = getelementptr i8, ptr %base, i64 %offset
+  store i64 7, ptr %p
+  ret void
+}
+"""
+
+
+def test_guard_pages_fault_and_keep_their_place():
+    memory = mmap.mmap(-1, 3 * mmap.PAGESIZE)
+    start = np.frombuffer(memory, np.uint8).ctypes.data
+    poke = qemu.load(compiled(POKE), "poke")
+
+    def run(offset: int, guards: list[int]) -> None:
+        arguments = np.array([offset], np.int64)
+        bases = make_bases([(start, 3 * mmap.PAGESIZE, True)], arguments, guards)
+        table = np.array([poke, arguments.ctypes.data, 0], np.int64)
+        qemu.run_steps(table.ctypes.data, 1, ctypes.addressof(bases))
+
+    for offset in (0, 4096, 8192):
+        run(offset, [])
+        assert memory[offset] == 7
+    run(8200, [start + 4096])
+    assert memory[8200] == 7
+    with pytest.raises(LoweringError, match="stopped"):
+        run(4200, [start + 4096])
+    assert memory[4200] == 0
 
 
 def test_a_missing_emulator_says_how_to_get_it(monkeypatch):
