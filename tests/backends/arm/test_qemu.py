@@ -13,6 +13,7 @@ import pytest
 
 from qcompiler.backends.arm import qemu
 from qcompiler.backends.arm.elf import ObjectFile
+from qcompiler.backends.arm.qemu_machine import Machine
 from qcompiler.backends.jit import emit_object_of_text
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.runtime import make_bases
@@ -39,7 +40,7 @@ def relu() -> Graph:
 
 @pytest.fixture
 def machine():
-    made = qemu.Machine()
+    made = Machine()
     yield made
     made.stop()
 
@@ -117,7 +118,7 @@ def test_an_interrupted_run_leaves_no_answers(monkeypatch):
     lowered = lower_graph(relu(), I8MM)
     lowered.run([x], {})
     with monkeypatch.context() as patch:
-        patch.setattr(qemu.Machine, "give", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Machine, "give", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             lowered.run([x], {})
     assert np.array_equal(lowered.run([x], {})[0], np.maximum(x, 0))
