@@ -240,23 +240,27 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
     return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
 
 
-def pack_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], missing channels and elements zero; nr = len(order)."""
-    outputs, depth = w.shape
-    nr = len(order)
-    panels, quads = -(-outputs // nr), -(-depth // 4)
-    padded = np.zeros((panels * nr, quads * 4), np.int8)
-    padded[:outputs, :depth] = w
-    return np.ascontiguousarray(padded.reshape(panels, nr, quads, 4)[:, order].transpose(0, 2, 1, 3))
+def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], zeros so far; nr = len(order). Four bytes move as one word."""
+    (outputs, depth), nr = w.shape, len(order)
+    if depth % 4:
+        w = np.pad(w, ((0, 0), (0, -depth % 4)))
+    words, packed = np.ascontiguousarray(w).view(np.uint32), into.view(np.uint32)[..., 0]
+    for panel in range(len(packed)):
+        rows = words[panel * nr : (panel + 1) * nr]
+        if len(rows) == nr:
+            packed[panel] = rows[order].T
+        else:
+            (lanes,) = np.nonzero(order < len(rows))
+            packed[panel][:, lanes] = rows[order[lanes]].T
 
 
-def pack_floats(w: np.ndarray, nr: int) -> np.ndarray:
-    """f32 [O, K] -> [ceil(O / nr)][K][nr], missing channels zero."""
-    outputs, depth = w.shape
-    panels = -(-outputs // nr)
-    padded = np.zeros((panels * nr, depth), np.float32)
-    padded[:outputs] = w
-    return np.ascontiguousarray(padded.reshape(panels, nr, depth).transpose(0, 2, 1))
+def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
+    """f32 [O, K] -> [ceil(O / nr)][K][nr], zeros so far."""
+    nr = into.shape[2]
+    for panel, part in enumerate(into):
+        rows = w[panel * nr : (panel + 1) * nr]
+        part[:, : len(rows)] = rows.T
 
 
 def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -324,7 +324,7 @@ class _Builder:
                     expected=f"{np.dtype(kind)}[n]",
                     got=f"{array.dtype}{list(array.shape)}",
                 )
-            given = tuple(array.tolist())
+            return tuple(array.tolist())
         if not all(isinstance(item, (int, float) if kind is np.float32 else int) for item in given):
             raise Failure(token, "malformed parameters", expected="numbers")
         if kind is np.float32:
