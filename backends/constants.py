@@ -1,12 +1,14 @@
 """The constants of a program: arrays packed once into one block, shared by all calls and bindings.
 
-Owns packing and sharing of equal bytes. The pages come from `qcompiler.backends.memory`.
+Owns packing and sharing of equal bytes. The pages come from `qcompiler.backends.memory`. Large constants (packed weights) are written
+straight into the block when it is made, one after another, so that no second copy of all of them ever exists.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from qcompiler.backends.memory import ALIGNMENT, Block, aligned_block
 from qcompiler.errors import LoweringError
 
 _MAX_ALIGNMENT = 4096
+
+Fill = Callable[[np.ndarray], None]
+"""Writes all bytes of a constant: u8[nbytes], zeros so far."""
 
 
 class Constants:
@@ -26,6 +31,8 @@ class Constants:
         self._lock = threading.Lock()
         self._entries: list[tuple[int, np.ndarray]] = []
         self._known: dict[bytes, list[int]] = {}
+        self._fills: list[tuple[int, int, Fill]] = []
+        self._keyed: dict[Hashable, int] = {}
         self._end = 0
         self._block: Block | None = None
 
@@ -52,6 +59,18 @@ class Constants:
             self._end = offset + flat.nbytes
             return offset
 
+    def defer(self, key: Hashable, nbytes: int, fill: Fill) -> int | None:
+        """The byte offset of bytes that `fill` writes when the block is made. Equal keys share one place: the key says what determines the
+        bytes. None if the key is new and the block is sealed. `fill` must not use this object."""
+        with self._lock:
+            if key in self._keyed or self._block is not None:
+                return self._keyed.get(key)
+            offset = -(-self._end // ALIGNMENT) * ALIGNMENT
+            self._fills.append((offset, nbytes, fill))
+            self._keyed[key] = offset
+            self._end = offset + nbytes
+            return offset
+
     def seal(self) -> Block:
         """The block: packed at the first call, fixed from then on."""
         with self._lock:
@@ -59,7 +78,10 @@ class Constants:
                 block = aligned_block(self._end)
                 for offset, flat in self._entries:
                     block.data[offset : offset + flat.nbytes] = flat
+                for offset, nbytes, fill in self._fills:
+                    fill(block.data[offset : offset + nbytes])
                 block.freeze()
                 self._entries.clear()
+                self._fills.clear()
                 self._block = block
             return self._block

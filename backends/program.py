@@ -18,7 +18,7 @@ import operator
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ from qcompiler.backends.bound_program import (
     debug_memory,
     flags_of,
 )
-from qcompiler.backends.constants import Constants
+from qcompiler.backends.constants import Constants, Fill
 from qcompiler.backends.memory import ALIGNMENT, Buffer, Plan, plan_arena, plan_guarded
 from qcompiler.backends.runtime import Runner, run_steps
 from qcompiler.errors import LoweringError
@@ -131,6 +131,15 @@ class ProgramBuilder:
         offset = self._own.add(array, alignment)
         assert offset is not None
         return BufferRef(FIRST_INPUT + len(self._inputs) + len(self._outputs), offset, array.nbytes)
+
+    def deferred(self, key: Hashable, nbytes: int, fill: Fill) -> BufferRef:
+        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the program is finished. Equal keys share one place."""
+        offset = self._constants.defer(key, nbytes, fill)
+        if offset is not None:
+            return BufferRef(CONSTANTS, offset, nbytes)
+        offset = self._own.defer(key, nbytes, fill)
+        assert offset is not None
+        return BufferRef(FIRST_INPUT + len(self._inputs) + len(self._outputs), offset, nbytes)
 
     def buffer(
         self, nbytes: int, name: str = "", *, alignment: int = ALIGNMENT, alias: BufferHandle | None = None

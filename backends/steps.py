@@ -28,6 +28,7 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.interpreter import bound_attrs, evaluate_node
 from qcompiler.ir import Const, Node, Value
+from qcompiler.mapped_file import forget_pages
 from qcompiler.opdef import opdef
 from qcompiler.types import DType, Layout, TensorType
 
@@ -48,6 +49,8 @@ class Rule:
 
 
 _RULES: dict[str, list[Rule]] = {}
+_LARGE = 1 << 16
+"""Bytes from which a constant is copied when memory is planned, and not compared with others."""
 
 
 def lowers(*ops: str, unless: Refusal = lambda node, target: None) -> Callable[[RuleFunction], RuleFunction]:
@@ -146,10 +149,20 @@ class Lowering:
     def place(self, value: Value) -> Placed:
         """Where a value lies; constants are placed when first asked for."""
         if value not in self.places and isinstance(value, Const):
-            ref = self.builder.constant(value.data)
+            ref = self._stored(value)
             self.places[value] = Placed(ref, value.data.dtype, value.data.shape,
                                         row_major_strides(value.data.shape, value.data.itemsize))
         return self.places[value]
+
+    def _stored(self, value: Const) -> BufferRef:
+        if value.data.nbytes < _LARGE:
+            return self.builder.constant(value.data)
+
+        def fill(block: np.ndarray) -> None:
+            block.view(value.data.dtype).reshape(value.data.shape)[...] = value.data
+            forget_pages(value.data)
+
+        return self.builder.deferred(value, value.data.nbytes, fill)
 
     def new(self, type: TensorType, name: str, layout: Layout | None) -> Placed:
         """A buffer of the arena for a value of this type."""
@@ -268,6 +281,17 @@ class Steps:
     def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
         """A constant made once for all bindings (packed weights). role: unique within the node."""
         return self.lowering.builder.constant(self.once(role, make))
+
+    def filled(self, role: str, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]) -> BufferRef:
+        """A large constant, written by fill(zeros of this shape) when the program is finished. role: all of what determines it but the op,
+        its attrs and the operands' constants: nodes that share their weights share what is packed."""
+        made = np.dtype(dtype)
+        return self.lowering.builder.deferred(self.shared_key(role), math.prod(shape) * made.itemsize,
+                                              lambda block: fill(block.view(made).reshape(shape)))
+
+    def shared_key(self, role: str) -> tuple[object, ...]:
+        """A key of what the node's op, attrs, weight and `role` determine."""
+        return self.node.op, tuple(self.attrs.items()), self.node.operands[1], role
 
     # -- steps
 

@@ -181,10 +181,15 @@ class Target(ABC):
     def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:
         """acc[i] + x[4i] + ... + x[4i + 3], of unsigned bytes."""
 
+    @property
+    def adds_pairs(self) -> bool:
+        """Whether `dot4_pairs_safe` is faster than `dot4` where it is exact."""
+        return False
+
     @abstractmethod
     def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """Whether `dot4_pairs_safe` is exact and faster than `dot4` for these i8 weights (any shape; the last axis is in groups of four), with
-        activations of 0 to `highest`."""
+        """Whether `dot4_pairs_safe` is exact for these i8 weights (any shape; the last axis is in groups of four), with activations of 0 to
+        `highest`."""
 
     @abstractmethod
     def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:

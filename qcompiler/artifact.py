@@ -40,11 +40,12 @@ from qcompiler.artifact_header import (
 )
 from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir import Graph
+from qcompiler.mapped_file import forget_pages, map_file
 
 MAX_TEXT = 64 * 2**20
 SUFFIX = ".qc.safetensors"
 _ESCAPE = "const:"  # stands before a constant's name that the format itself needs
-_CHUNK = 2**24
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,15 @@ def load_graph(path: Path) -> Graph:
 def load_artifact(path: Path) -> Artifact:
     """The graph and the metadata of its writer; errors as for `load_graph`."""
     from qcompiler.text.parser import parse
-    from qcompiler.text.printer import graph_data
     from qcompiler.verify import verify
 
     header, data = _read(path)
+    asked: set[str] = set()
     arrays = {name: _array(path, entry, data) for name, entry in header.entries.items()}
     text = _text(path, arrays.pop(TEXT))
     arrays = {_own_name(path, name): array for name, array in arrays.items()}
     try:
-        graph = parse(text, arrays)
+        graph = parse(text, _Noted(arrays, asked))
         if not isinstance(graph, Graph):
             fail(path, "the file holds several graphs", expected="one graph")
         verify(graph)
@@ -212,11 +213,23 @@ def load_artifact(path: Path) -> Artifact:
             got=error.got,
             hint=error.hint,
         ) from error
-    extra = sorted(set(arrays) - set(graph_data(graph)))
+    extra = sorted(set(arrays) - asked)
     if extra:
         fail(path, "the file holds arrays that the graph does not name", got=", ".join(extra[:5]))
     own = {key: value for key, value in header.metadata.items() if key not in (VERSION_KEY, DIGEST_KEY)}
     return Artifact(graph, own)
+
+
+class _Noted(dict[str, np.ndarray]):
+    """Arrays that note which of them the text names."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], asked: set[str]) -> None:
+        super().__init__(arrays)
+        self.asked = asked
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
 
 
 def _own_name(path: Path, stored: str) -> str:
@@ -226,14 +239,18 @@ def _own_name(path: Path, stored: str) -> str:
     return name
 
 
-def _read(path: Path) -> tuple[Header, bytes]:
+def _read(path: Path) -> tuple[Header, np.ndarray]:
+    """The header and the data, u8, read-only: mapped, so that loading holds no second copy of a model that is packed for its program."""
     try:
         with open(path, "rb") as file:
             total = os.fstat(file.fileno()).st_size
             header = read_header(path, file, total)
-            data = file.read(header.data_bytes)
+            mapped = map_file(file)
+            data = np.frombuffer(file.read(header.data_bytes) if mapped is None else mapped, np.uint8)
     except OSError as error:
         raise ArtifactError("the file cannot be read", where=shown(path), got=error.strerror or str(error)) from error
+    if mapped is not None:
+        data = data[header.data_start : header.data_start + header.data_bytes]
     if len(data) != header.data_bytes:
         fail(
             path,
@@ -241,7 +258,7 @@ def _read(path: Path) -> tuple[Header, bytes]:
             expected=f"{header.data_bytes} bytes of data",
             got=len(data),
         )
-    digest = hashlib.sha256(data).hexdigest()
+    digest = _digest(data)
     if digest != header.metadata[DIGEST_KEY]:
         fail(
             path,
@@ -253,10 +270,19 @@ def _read(path: Path) -> tuple[Header, bytes]:
     return header, data
 
 
-def _array(path: Path, entry: Entry, data: bytes) -> np.ndarray:
+def _digest(data: np.ndarray) -> str:
+    """SHA-256 of the data. What was read is forgotten as it goes."""
+    digest = hashlib.sha256()
+    for start in range(0, data.size, _CHUNK):
+        part = data[start : start + _CHUNK]
+        digest.update(part)
+        forget_pages(part)
+    return digest.hexdigest()
+
+
+def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
     """A read-only array over `data`; a copy only where its bytes are not aligned."""
-    count = math.prod(entry.shape)
-    array = np.frombuffer(data, entry.dtype, count, entry.begin) if count else np.empty(0, entry.dtype)
+    array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
     if entry.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
         fail(path, "a bool is neither 0 nor 1", tensor=entry.name)
     native = entry.dtype.newbyteorder("=")

@@ -7,7 +7,6 @@ how parameters are chosen (`quantization/observers.py`) nor any rounding (`quant
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -129,12 +128,13 @@ class QuantParams:
             )
         if self.axis is None and len(self.scale) != 1:
             raise QuantizationError("per-tensor parameters have one scale", got=f"{len(self.scale)} scales")
-        for scale in self.scale:
-            if not (math.isfinite(scale) and MIN_SCALE <= scale <= MAX_SCALE):
-                raise QuantizationError("scale out of range", expected="2^-60 <= scale <= 2^60", got=scale)
+        given = np.array(self.scale, np.float64)
+        if not ((given >= MIN_SCALE) & (given <= MAX_SCALE)).all():
+            wrong = next(scale for scale in self.scale if not MIN_SCALE <= scale <= MAX_SCALE)
+            raise QuantizationError("scale out of range", expected="2^-60 <= scale <= 2^60", got=wrong)
         if self.qmin >= self.qmax:
             raise QuantizationError("empty quantized range", got=f"[{self.qmin}, {self.qmax}]")
-        for zero_point in self.zero_point:
+        for zero_point in (min(self.zero_point), max(self.zero_point)):
             if not self.qmin <= zero_point <= self.qmax:
                 raise QuantizationError(
                     "zero_point outside the quantized range", expected=f"[{self.qmin}, {self.qmax}]", got=zero_point

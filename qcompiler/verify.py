@@ -148,14 +148,11 @@ def _check_const(graph: Graph, key: str, const: Const) -> None:
         low, high = type.quant.qmin, type.quant.qmax
     elif type.dtype in (DType.I4, DType.U4):
         low, high = type.dtype.min, type.dtype.max
-    if low is not None and data.size and (data.min() < low or data.max() > high):
-        _fail(
-            graph,
-            None,
-            f"codes of @{key} leave the quantized range",
-            expected=f"[{low}, {high}]",
-            got=f"[{data.min()}, {data.max()}]",
-        )
+    if low is None or not data.size:
+        return
+    least, largest = const.extent()
+    if least < low or largest > high:
+        _fail(graph, None, f"codes of @{key} leave the quantized range", expected=f"[{low}, {high}]", got=f"[{least}, {largest}]")
 
 
 def _check_order_and_uses(graph: Graph, nodes: Sequence[Node]) -> None:

@@ -189,10 +189,14 @@ class ArmTarget(Target):
             return b.instr("arm.udot", acc, x, b.const(x.type, 1))
         return acc + b.instr("arm.uaddlp.h", b.instr("arm.uaddlp.b", x))
 
+    @property
+    def adds_pairs(self) -> bool:
+        return self.level == "neon"
+
     def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """neon: two products of signed bytes fit i16, whatever the activations; so unless weights are -128. Else there is nothing faster."""
+        """Two products of signed bytes fit i16, whatever the activations; so unless weights are -128."""
         pairs = np.abs(np.ascontiguousarray(weights, np.int32)).reshape(-1, 2)
-        return self.level == "neon" and bool((128 * pairs.sum(1) < 2**15).all())
+        return bool((128 * pairs.sum(1) < 2**15).all())
 
     def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """neon: smull of the even bytes, smlal of the odd ones, sadalp. Else dot4."""

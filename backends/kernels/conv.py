@@ -157,23 +157,27 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
     return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
 
 
-def pack_bytes(w: np.ndarray, order: np.ndarray, depth: int) -> np.ndarray:
-    """i8 [O, K] -> [ceil(O / nr)][K / depth][nr][depth], missing channels zero; nr = len(order), K a multiple of depth."""
-    outputs, elements = w.shape
-    nr = len(order)
-    panels = -(-outputs // nr)
-    padded = np.zeros((panels * nr, elements), np.int8)
-    padded[:outputs] = w
-    return np.ascontiguousarray(padded.reshape(panels, nr, elements // depth, depth)[:, order].transpose(0, 2, 1, 3))
+def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], zeros so far; nr = len(order), depth 4 or 8. `depth` bytes move as one word."""
+    elements, nr, depth = w.shape[1], len(order), into.shape[3]
+    if elements % depth:
+        w = np.pad(w, ((0, 0), (0, -elements % depth)))
+    words, packed = np.ascontiguousarray(w).view(f"u{depth}"), into.view(f"u{depth}")[..., 0]
+    for panel in range(len(packed)):
+        rows = words[panel * nr : (panel + 1) * nr]
+        if len(rows) == nr:
+            packed[panel] = rows[order].T
+        else:
+            (lanes,) = np.nonzero(order < len(rows))
+            packed[panel][:, lanes] = rows[order[lanes]].T
 
 
-def pack_floats(w: np.ndarray, nr: int) -> np.ndarray:
-    """f32 [O, K] -> [ceil(O / nr)][K][nr], missing channels zero."""
-    outputs, depth = w.shape
-    panels = -(-outputs // nr)
-    padded = np.zeros((panels * nr, depth), np.float32)
-    padded[:outputs] = w
-    return np.ascontiguousarray(padded.reshape(panels, nr, depth).transpose(0, 2, 1))
+def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
+    """f32 [O, K] -> [ceil(O / nr)][K][nr], zeros so far."""
+    nr = into.shape[2]
+    for panel, part in enumerate(into):
+        rows = w[panel * nr : (panel + 1) * nr]
+        part[:, : len(rows)] = rows.T
 
 
 def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -192,7 +192,7 @@ def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Ta
 
         def take(array: np.ndarray, chosen: slice = chosen) -> np.ndarray:
             rows = array[chosen] if merge == 1 else block_diagonal(array[chosen], merge)
-            if s.out.is_quantized:
+            if s.out.is_quantized and kc != rows.shape[1]:
                 rows = np.pad(rows, ((0, 0), (0, kc - rows.shape[1]), *((0, 0),) * (rows.ndim - 2)))
             return np.moveaxis(rows, 1, -1)
 

@@ -14,8 +14,9 @@ from qcompiler.backends.kernels.conv import pack_channels
 from qcompiler.backends.placement import SLACK, Placed, layout_strides, storage_bytes
 from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import activation_bounds, requantize_terms
+from qcompiler.backends.rules.gemm import activation_bounds
 from qcompiler.backends.rules.movement import shadow, split_axis, view
+from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
@@ -125,9 +126,7 @@ def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, l
         )
         return
     order = kernels.quad_order(s.target)
-    terms = requantize_terms(
-        s, lambda: matrix.reshape(channels, -1), None if bias is None else bias.array, slice(0, channels), weight.role
-    )
+    terms = requantize_terms(s, matrix, None if bias is None else bias.array, slice(0, channels), weight.role)
     s.call(
         kernels.depthwise_u8,
         {**static, "proven": terms.proven},

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.placement import Placed
-from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.steps import Steps
 from qcompiler.dims import DimLike
-from qcompiler.quantization import qmath
+from qcompiler.mapped_file import forget_pages
 
 _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
+_PACK_BYTES = 256 << 10
+"""Weights that are packed at a time: they stay in L2 on their way."""
 _LEAST_UNITS = 16
 """Units of work that a call is cut into where rows allow it, so that threads finish together."""
 _MOST_RUN_TILES = 4
@@ -162,61 +163,6 @@ def activation_bounds(s: Steps) -> dict[str, float]:
     return {"low": low, "high": high}
 
 
-@dataclass(frozen=True)
-class RequantizeTerms:
-    """What the epilogue of a weighted node needs.
-
-    start: i32 [channels], the bias less the zero point of x (less the target's `dot4_offset`) times the sum of the weights;
-    multiplier: f32 [channels], M of rule (4); proven: no product leaves i32 on its way through f32; arguments: what is the same for all channels.
-    """
-
-    start: np.ndarray
-    multiplier: np.ndarray
-    proven: bool
-    arguments: dict[str, float]
-
-
-def requantize_terms(
-    s: Steps, codes: Callable[[], np.ndarray], bias: np.ndarray | None, channels: slice, role: str
-) -> RequantizeTerms:
-    """For `channels` of the result. codes: gives their weights [channels, K], less the zero point; role: unique within
-    the node."""
-    x, w = s.type(0).quant, s.type(1).quant
-    sums, magnitudes = s.once(
-        f"{role}.sums",
-        lambda: np.stack(
-            [codes().sum(axis=1, dtype=np.int64), np.abs(codes().astype(np.int32)).sum(axis=1, dtype=np.int64)]
-        ),
-    )
-    start = (np.zeros(len(sums), np.int64) if bias is None else bias.astype(np.int64)) - np.int64(
-        x.zero_point[0] - s.target.dot4_offset
-    ) * sums
-    multiplier, outputs = (
-        qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales),
-        s.out.shape[-1 if s.node.op == "linear" else 1],
-    )
-    if w.axis is not None:  # conv_transpose: the scales of one group serve all
-        multiplier = np.tile(multiplier, outputs // len(multiplier))
-    multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
-    reach = (255 * magnitudes + np.abs(start)) * multiplier.astype(np.float64)
-    other_zero, other_scale = 0, 0.0
-    if s.has(3):
-        other = s.type(3).quant
-        other_zero = other.zero_point[0]
-        other_scale = float(qmath.multiplier(other.scales, over=s.out.quant.scales)[0])
-        reach = reach + 255 * other_scale
-    limits = bounds(s.out, s.attrs["activation"])
-    arguments = {
-        "zero": zero_point(s.out),
-        "low_code": int(limits["low"]),
-        "high_code": int(limits["high"]),
-        "other_zero": float(other_zero),
-        "other_scale": other_scale,
-        **limits,
-    }
-    return RequantizeTerms(start.astype(np.int32), multiplier, bool(reach.max(initial=0) < 2**30), arguments)
-
-
 def _product_u8(
     s: Steps,
     static: dict[str, object],
@@ -227,32 +173,51 @@ def _product_u8(
     channels: slice,
     common: dict[str, object],
 ) -> None:
-    role, taps, depth = weight.role, len(window.taps), s.target.dot_depth
+    array, taps, depth = weight.array, len(window.taps), s.target.dot_depth
     kc = -(-window.kc // depth) * depth
-
-    @cache
-    def codes() -> np.ndarray:
-        parts = weight.array.reshape(weight.shape[0], taps, -1) if taps else np.zeros((weight.shape[0], 0, kc), np.int8)
-        return np.pad(parts, ((0, 0), (0, 0), (0, kc - parts.shape[2]))).reshape(weight.shape[0], taps * kc)
-
-    terms = requantize_terms(s, codes, None if bias is None else bias.array, channels, role)
-    given = any(value.type.is_quantized for value in s.node.graph.inputs)  # a caller's codes may lie beyond qmax
-    highest = 255 if given else s.type(0).quant.qmax
-    times, pairs = s.once(
-        f"{role}.parts", lambda: np.array([len(byte_parts(codes())), all(s.target.pairs_safe(part, highest) for part in byte_parts(codes()))])
-    ).tolist()
+    terms = requantize_terms(s, array, None if bias is None else bias.array, channels, weight.role)
+    times = 1 if array.dtype == np.int8 else s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
+    pairs = s.once(f"{weight.role}.pairs {kc}", lambda: np.array(_pairs_safe(s, array, taps, kc, times))).item()
     order = kernels.channel_order(s.target, tile.nv)
+    nr, panels = len(order), -(-len(array) // len(order))
+
+    def pack(into: np.ndarray) -> None:
+        at_once = max(1, _PACK_BYTES // max(1, nr * taps * kc))
+        for panel in range(0, panels if taps else 0, at_once):
+            summands = byte_parts(_by_taps(array[panel * nr : (panel + at_once) * nr], taps, kc), times)
+            kernels.pack_bytes(into[panel : panel + at_once], np.concatenate(summands, axis=1) if times > 1 else summands[0], order)
+
+    def pack_start(into: np.ndarray) -> None:
+        into[:] = kernels.pack_channels(terms.start, order)
+        forget_pages(s.constant(1))
+
     s.call(
         kernels.conv_u8,
         {**static, "proven": terms.proven, **({"pairs": True} if pairs else {})},
-        w=s.packed(f"{role} {tile}", lambda: kernels.pack_bytes(np.concatenate(byte_parts(codes()), axis=1), order, depth)),
-        bias=s.packed(f"{role}.start {tile}", lambda: kernels.pack_channels(terms.start, order)),
-        scale=s.packed(f"{role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
+        w=s.filled(f"{weight.role} {tile} {taps} {kc}", (panels, taps * kc * times // depth, nr, depth), np.int8, pack),
+        bias=s.filled(f"{s.node.name}, {weight.role}.start {tile}", (panels * nr,), np.int32, pack_start),
+        scale=s.packed(f"{weight.role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
         taps=s.table(np.array(list(window.taps) * times, np.int64)),
         tap_count=taps * times,
         **terms.arguments,
         **common,
     )
+
+
+def _by_taps(codes: np.ndarray, taps: int, kc: int) -> np.ndarray:
+    """[O, *rest] -> [O, taps * kc], zeros behind each tap's elements."""
+    codes = codes.reshape(len(codes), taps, -1)
+    codes = np.pad(codes, ((0, 0), (0, 0), (0, kc - codes.shape[2]))) if kc != codes.shape[2] else codes
+    return codes.reshape(len(codes), taps * kc)
+
+
+def _pairs_safe(s: Steps, codes: np.ndarray, taps: int, kc: int, times: int) -> bool:
+    """Whether products may be added in pairs, see `Target.pairs_safe`."""
+    if not s.target.adds_pairs or not codes.size:
+        return False
+    given = any(value.type.is_quantized for value in s.node.graph.inputs)  # a caller's codes may lie beyond qmax
+    highest = 255 if given else s.type(0).quant.qmax
+    return all(s.target.pairs_safe(part, highest) for part in byte_parts(_by_taps(codes, taps, kc), times))
 
 
 def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:

@@ -19,6 +19,7 @@ from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.program import BufferHandle, BufferRef
 from qcompiler.backends.rules.movement import shadow, split_axis, view
 from qcompiler.backends.steps import Steps
+from qcompiler.mapped_file import forget_pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +57,10 @@ class Weight:
 
     def packed(self, s: Steps, lanes: int) -> BufferRef | BufferHandle:
         """f32 [channels, *rest] as [channels / lanes, rounded up][*rest][lanes]; in missing lanes lies anything."""
-        if self.place is None:
-            return s.packed(
-                f"{self.role} by {lanes}", lambda: pack_floats(self.array.reshape(len(self.array), -1), lanes)
-            )
         channels, *rest = self.shape
         panels = -(-channels // lanes)
+        if self.place is None:
+            return s.filled(f"{self.role} by {lanes}", (panels, math.prod(rest), lanes), np.float32, self._pack_floats)
         shape = (panels, *rest, lanes)
         y = Placed(
             s.scratch(math.prod(shape) * 4, f"{self.role}.packed"),
@@ -77,13 +76,17 @@ class Weight:
             s.copy(view(self.place, part), view(y, into))
         return y.buffer
 
+    def _pack_floats(self, into: np.ndarray) -> None:
+        pack_floats(into, self.array.reshape(len(self.array), -1))
+        forget_pages(self.array)
 
-def byte_parts(codes: np.ndarray) -> list[np.ndarray]:
-    """Arrays of i8 whose sum is `codes`; at least one."""
+
+def byte_parts(codes: np.ndarray, count: int = 1) -> list[np.ndarray]:
+    """Arrays of i8 whose sum is `codes`; at least `count`."""
     if codes.dtype == np.int8:
         return [codes]
     parts: list[np.ndarray] = []
-    while not parts or codes.any():
+    while len(parts) < count or codes.any():
         parts.append(np.clip(codes, -128, 127).astype(np.int8))
         codes = codes - parts[-1]
     return parts

@@ -219,11 +219,15 @@ class X86Target(Target):
         """dot4 with ones."""
         return self.dot4(b, acc, x, b.const(x.type, 1))
 
+    @property
+    def adds_pairs(self) -> bool:
+        return not self._vnni
+
     def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """x0 * w0 + x1 * w1 fits i16. VNNI: never, there is nothing faster than dot4."""
+        """x0 * w0 + x1 * w1 fits i16."""
         pairs = np.ascontiguousarray(weights, np.int32).reshape(-1, 2)
         fits = (highest * np.maximum(pairs, 0).sum(1) < 2**15).all() and (highest * np.minimum(pairs, 0).sum(1) >= -(2**15)).all()
-        return not self._vnni and bool(fits)
+        return bool(fits)
 
     def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: dot4."""

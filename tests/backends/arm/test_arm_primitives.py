@@ -82,7 +82,8 @@ def test_weights_that_make_pairs_safe(level: str) -> None:
     """neon adds two products in i16 where no pair of weights can overflow it: (-128) * -127 twice fits, 2 * (-128)^2 does not."""
     target = parse_target(level)
     for pair, fits in (((-127, -127), True), ((127, -127), True), ((-128, 127), True), ((-128, -128), False), ((-128, 128 - 256), False)):
-        assert target.pairs_safe(np.array([*pair, 0, 0], np.int8)) == (fits and target.level == "neon")
+        assert target.pairs_safe(np.array([*pair, 0, 0], np.int8)) == fits
+    assert target.adds_pairs == (target.level == "neon")
     compare_dots(target, prepared=False, safe=True)
 
 
