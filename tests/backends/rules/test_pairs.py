@@ -1,4 +1,4 @@
-"""Where activations have seven bits, as with torch:fbgemm, levels without VNNI add products in pairs of i16: exact, and not where codes may be larger."""
+"""With seven-bit activations (torch:fbgemm), levels without VNNI add products in pairs of i16: exact; not where codes may be larger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def network(weight: int, *, given: bool) -> Graph:
     value = graph.add_input("x", type if given else TensorType(DType.F32, (3, K)))
     if not given:
         value = graph.create("quantize", [value], types=type).result
-    w = graph.add_const("w", np.full((9, K), weight, np.int8), TensorType(DType.I8, (9, K), QuantParams.per_channel([1.0] * 9, 0, 0, DType.I8, -128, 127)))
+    scales = QuantParams.per_channel([1.0] * 9, 0, 0, DType.I8, -128, 127)
+    w = graph.add_const("w", np.full((9, K), weight, np.int8), TensorType(DType.I8, (9, K), scales))
     graph.set_outputs(graph.create("linear", [value, w, None], types=TensorType(DType.U8, (3, 9), out)).results)
     return graph
 
