@@ -241,18 +241,12 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
 
 
 def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
-    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], zeros so far; nr = len(order). Four bytes move as one word."""
-    (outputs, depth), nr = w.shape, len(order)
-    if depth % 4:
-        w = np.pad(w, ((0, 0), (0, -depth % 4)))
-    words, packed = np.ascontiguousarray(w).view(np.uint32), into.view(np.uint32)[..., 0]
-    for panel in range(len(packed)):
-        rows = words[panel * nr : (panel + 1) * nr]
-        if len(rows) == nr:
-            packed[panel] = rows[order].T
-        else:
-            (lanes,) = np.nonzero(order < len(rows))
-            packed[panel][:, lanes] = rows[order[lanes]].T
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / 4)][nr][4], missing channels and elements zero; nr = len(order). Four bytes move as one word."""
+    (panels, quads, nr, _), (outputs, depth) = into.shape, w.shape
+    if (outputs, depth) != (panels * nr, quads * 4):
+        w = np.pad(w, ((0, panels * nr - outputs), (0, quads * 4 - depth)))
+    words = np.ascontiguousarray(w).view(np.uint32)[(np.arange(panels)[:, None] * nr + order).reshape(-1)]
+    into.view(np.uint32)[..., 0] = words.reshape(panels, nr, quads).transpose(0, 2, 1)
 
 
 def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
