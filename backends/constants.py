@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import numpy as np
 
 from qcompiler.backends.memory import ALIGNMENT, Block, aligned_block
+from qcompiler.beside import run_all
 from qcompiler.errors import LoweringError
 
 _MAX_ALIGNMENT = 4096
+_LARGE_BLOCK = 4 << 20
+"""Bytes from which two threads pack."""
 
 Fill = Callable[[np.ndarray], None]
 """Writes all bytes of a constant: u8[nbytes], zeros so far."""
@@ -76,10 +80,14 @@ class Constants:
         with self._lock:
             if self._block is None:
                 block = aligned_block(self._end)
+                tasks = [partial(fill, block.data[offset : offset + nbytes]) for offset, nbytes, fill in self._fills]
+                if self._end < _LARGE_BLOCK:
+                    for task in tasks:
+                        task()
+                else:
+                    run_all(tasks)
                 for offset, flat in self._entries:
                     block.data[offset : offset + flat.nbytes] = flat
-                for offset, nbytes, fill in self._fills:
-                    fill(block.data[offset : offset + nbytes])
                 block.freeze()
                 self._entries.clear()
                 self._fills.clear()

@@ -21,6 +21,7 @@ from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
 from qcompiler.errors import LoweringError, QCompilerError
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.mapped_file import forget_pages
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 
@@ -113,7 +114,10 @@ class LoweredModel:
             except QCompilerError as error:
                 raise error.located(node.describe()) from None
         self._copy_outputs(lowering, direct)
-        return self.link(lowering)
+        bound = self.link(lowering)
+        for const in graph.consts.values():  # what was read of a saved model is packed now
+            forget_pages(const.data)
+        return bound
 
     def _place_outputs(self, lowering: Lowering) -> set[int]:
         """Outputs that a node can write where the caller gets them; the numbers of those."""

@@ -38,6 +38,7 @@ from qcompiler.artifact_header import (
     read_header,
     shown,
 )
+from qcompiler.beside import Beside
 from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.mapped_file import forget_pages, map_file
@@ -45,7 +46,7 @@ from qcompiler.mapped_file import forget_pages, map_file
 MAX_TEXT = 64 * 2**20
 SUFFIX = ".qc.safetensors"
 _ESCAPE = "const:"  # stands before a constant's name that the format itself needs
-_CHUNK = 2**20
+_CHUNK = 2**24
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _sync_folder(folder: str) -> None:
 
 
 def load_graph(path: Path) -> Graph:
-    """The verified graph in the file. Runs no code from it.
+    """The verified graph in the file. Runs no code from it. Its constants are views of the mapped file (see `mapped_file.py`).
 
     Raises:
         ArtifactError: a file that is missing, damaged, of another version, or no legal graph.
@@ -189,15 +190,29 @@ def load_graph(path: Path) -> Graph:
 
 
 def load_artifact(path: Path) -> Artifact:
-    """The graph and the metadata of its writer; errors as for `load_graph`."""
+    """The graph and the metadata of its writer; errors as for `load_graph`. Damage is named before anything else that is wrong."""
+    header, data = _read(path)
+    digest = Beside(lambda: hashlib.sha256(data).hexdigest())
+    try:
+        graph = _graph(path, header, data)
+    except ArtifactError:
+        _check_digest(path, header, digest.result())
+        raise
+    _check_digest(path, header, digest.result())
+    forget_pages(data)
+    own = {key: value for key, value in header.metadata.items() if key not in (VERSION_KEY, DIGEST_KEY)}
+    return Artifact(graph, own)
+
+
+def _graph(path: Path, header: Header, data: np.ndarray) -> Graph:
+    """The verified graph in the data, whose digest may be checked meanwhile: no malformed data does harm here."""
     from qcompiler.text.parser import parse
     from qcompiler.verify import verify
 
-    header, data = _read(path)
-    asked: set[str] = set()
     arrays = {name: _array(path, entry, data) for name, entry in header.entries.items()}
     text = _text(path, arrays.pop(TEXT))
     arrays = {_own_name(path, name): array for name, array in arrays.items()}
+    asked: set[str] = set()
     try:
         graph = parse(text, _Noted(arrays, asked))
         if not isinstance(graph, Graph):
@@ -216,8 +231,7 @@ def load_artifact(path: Path) -> Artifact:
     extra = sorted(set(arrays) - asked)
     if extra:
         fail(path, "the file holds arrays that the graph does not name", got=", ".join(extra[:5]))
-    own = {key: value for key, value in header.metadata.items() if key not in (VERSION_KEY, DIGEST_KEY)}
-    return Artifact(graph, own)
+    return graph
 
 
 class _Noted(dict[str, np.ndarray]):
@@ -258,7 +272,10 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
             expected=f"{header.data_bytes} bytes of data",
             got=len(data),
         )
-    digest = _digest(data)
+    return header, data
+
+
+def _check_digest(path: Path, header: Header, digest: str) -> None:
     if digest != header.metadata[DIGEST_KEY]:
         fail(
             path,
@@ -267,17 +284,6 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
             got=digest,
             hint="copy or save the file again",
         )
-    return header, data
-
-
-def _digest(data: np.ndarray) -> str:
-    """SHA-256 of the data. What was read is forgotten as it goes."""
-    digest = hashlib.sha256()
-    for start in range(0, data.size, _CHUNK):
-        part = data[start : start + _CHUNK]
-        digest.update(part)
-        forget_pages(part)
-    return digest.hexdigest()
 
 
 def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:

@@ -319,7 +319,8 @@ def _check_target(target: str) -> None:
 
 
 def load(path: str | os.PathLike[str], *, target: str = "native", threads: int | None = None) -> CompiledModel:
-    """A saved model, lowered for `target`. Runs no code from the file."""
+    """A saved model, lowered for `target`. Runs no code from the file, which stays mapped: replace it (`save` does), but never write into it
+    while the model is in use."""
     from qcompiler.artifact import load_graph
 
     graph = load_graph(path)

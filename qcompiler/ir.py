@@ -15,7 +15,6 @@ import numpy as np
 
 from qcompiler.dims import DimLike
 from qcompiler.errors import VerifyError
-from qcompiler.mapped_file import forget_pages
 from qcompiler.types import DType, TensorType, type_of
 
 AttrValue = Union[None, bool, int, float, str, DType, tuple["AttrValue", ...]]
@@ -87,27 +86,36 @@ class Value:
 class Const(Value):
     """A named constant tensor. `data` is read-only and has the numpy type and shape that `type` says."""
 
-    __slots__ = ("data", "_extent")
+    __slots__ = ("data", "_extremes")
 
     def __init__(self, name: str, type: TensorType, data: np.ndarray) -> None:
         super().__init__(name, type)
-        self._extent: tuple[np.ndarray, int | float, int | float] | None = None
+        self._extremes: dict[str, tuple[np.ndarray, int | float]] = {}
         if data.dtype != type.dtype.numpy or data.shape != type.shape:
             raise VerifyError(
                 f"data of constant @{name} does not fit its type", expected=str(type), got=str(type_of(data))
             )
-        self.data = np.ascontiguousarray(data).reshape(data.shape)
+        plain = data.__class__ is np.ndarray and data.flags.c_contiguous
+        self.data = data if plain else np.ascontiguousarray(data).reshape(data.shape)
         if self.data.flags.writeable:
             if self.data is data or self.data.base is not None:
                 self.data = self.data.copy()
             self.data.setflags(write=False)
 
-    def extent(self) -> tuple[int | float, int | float]:
-        """The least and the largest element, found once; the data must not be empty."""
-        if self._extent is None or self._extent[0] is not self.data:
-            self._extent = (self.data, self.data.min().item(), self.data.max().item())
-            forget_pages(self.data)
-        return self._extent[1:]
+    def least(self) -> int | float:
+        """The least element, found once; the data must not be empty."""
+        return self._extreme("min")
+
+    def largest(self) -> int | float:
+        """The largest element, found once; the data must not be empty."""
+        return self._extreme("max")
+
+    def _extreme(self, which: str) -> int | float:
+        data, found = self._extremes.get(which, (None, 0))
+        if data is not self.data:
+            found = getattr(self.data, which)().item()
+            self._extremes[which] = (self.data, found)
+        return found
 
     @property
     def is_const(self) -> bool:
@@ -463,7 +471,7 @@ class Graph:
             mapping[id(value)] = copy.add_input(value.name, value.type)
         for const in self.consts.values():
             new = Const(const.name, const.type, const.data)
-            new._extent = const._extent
+            new._extremes = const._extremes
             copy.consts[copy._claim(const.name)] = new
             mapping[id(const)] = new
         self.splice_into(copy, mapping)

@@ -28,13 +28,12 @@ def map_file(file: BinaryIO) -> MappedFile | None:
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Give back the memory of the pages under an array that lies in a mapped file; reading it brings them in again. Others are left alone."""
+    """Give back the memory under the mapped file that an array lies in; what is read of it again comes in again. Other arrays are left alone.
+
+    All pages of the file go, since the system brings in more of them than were read.
+    """
     base = array.base
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    if not isinstance(base, MappedFile) or not array.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    start = array.__array_interface__["data"][0] - np.frombuffer(base, np.uint8, 1).__array_interface__["data"][0]
-    first = start // mmap.PAGESIZE * mmap.PAGESIZE
-    if array.nbytes:
-        base.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
+    if isinstance(base, MappedFile) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -211,13 +211,16 @@ class OpDef:
 
 
 def _frozen(value: AttrValue) -> AttrValue:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, (list, tuple)):
-        return tuple(_frozen(item) for item in value)
+        return tuple([_frozen(item) for item in value])
     if isinstance(value, np.generic):
         return value.item()
     return value
 
 
+_PLAIN = frozenset({int, str, float, bool, type(None)})
 _KINDS: dict[str, Callable[[AttrValue], bool]] = {
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),

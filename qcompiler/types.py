@@ -250,7 +250,7 @@ class TensorType:
     def rank(self) -> int:
         return len(self.shape)
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         return not any(isinstance(size, Dim) for size in self.shape)
 
@@ -269,12 +269,16 @@ class TensorType:
     def nbytes(self) -> DimLike:
         return self.elements * (self.dtype.bits // 8 if self.dtype.bits >= 8 else 1)
 
-    @property
+    @cached_property
     def dim_names(self) -> frozenset[str]:
         return frozenset().union(*(size.names() for size in self.shape if isinstance(size, Dim)))
 
     def expressed(self) -> TensorType:
         """The real-valued type: f32 in place of a quantized dtype. Plain integers stay."""
+        return self._expressed if self.quant is not None or self.layout is not None else self
+
+    @cached_property
+    def _expressed(self) -> TensorType:
         return TensorType(DType.F32, self.shape) if self.quant is not None else replace(self, layout=None)
 
     def quantized(self, dtype: DType, quant: QuantParams) -> TensorType:

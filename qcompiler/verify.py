@@ -150,9 +150,10 @@ def _check_const(graph: Graph, key: str, const: Const) -> None:
         low, high = type.dtype.min, type.dtype.max
     if low is None or not data.size:
         return
-    least, largest = const.extent()
-    if least < low or largest > high:
-        _fail(graph, None, f"codes of @{key} leave the quantized range", expected=f"[{low}, {high}]", got=f"[{least}, {largest}]")
+    bounds = np.iinfo(data.dtype)
+    if (low > bounds.min and const.least() < low) or (high < bounds.max and const.largest() > high):
+        _fail(graph, None, f"codes of @{key} leave the quantized range", expected=f"[{low}, {high}]",
+              got=f"[{const.least()}, {const.largest()}]")
 
 
 def _check_order_and_uses(graph: Graph, nodes: Sequence[Node]) -> None:

@@ -158,18 +158,13 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
 
 
 def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
-    """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], zeros so far; nr = len(order), depth 4 or 8. `depth` bytes move as one word."""
-    elements, nr, depth = w.shape[1], len(order), into.shape[3]
-    if elements % depth:
-        w = np.pad(w, ((0, 0), (0, -elements % depth)))
-    words, packed = np.ascontiguousarray(w).view(f"u{depth}"), into.view(f"u{depth}")[..., 0]
-    for panel in range(len(packed)):
-        rows = words[panel * nr : (panel + 1) * nr]
-        if len(rows) == nr:
-            packed[panel] = rows[order].T
-        else:
-            (lanes,) = np.nonzero(order < len(rows))
-            packed[panel][:, lanes] = rows[order[lanes]].T
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], missing channels and elements zero; nr = len(order), depth 4 or 8. So many bytes
+    move as one word."""
+    (panels, groups, nr, depth), (outputs, elements) = into.shape, w.shape
+    if (outputs, elements) != (panels * nr, groups * depth):
+        w = np.pad(w, ((0, panels * nr - outputs), (0, groups * depth - elements)))
+    words = np.ascontiguousarray(w).view(f"u{depth}")[(np.arange(panels)[:, None] * nr + order).reshape(-1)]
+    into.view(f"u{depth}")[..., 0] = words.reshape(panels, nr, groups).transpose(0, 2, 1)
 
 
 def pack_floats(into: np.ndarray, w: np.ndarray) -> None:

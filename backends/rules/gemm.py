@@ -18,7 +18,7 @@ from qcompiler.mapped_file import forget_pages
 
 _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
-_PACK_BYTES = 256 << 10
+_PACK_BYTES = 128 << 10
 """Weights that are packed at a time: they stay in L2 on their way."""
 _LEAST_UNITS = 16
 """Units of work that a call is cut into where rows allow it, so that threads finish together."""

@@ -38,8 +38,8 @@ class RequantizeTerms:
 
     @cached_property
     def start(self) -> np.ndarray:
-        """i32 [channels], the bias less `shift` times the sum of the weights. Reads all weights."""
-        return (self.bias - self.shift * _sums(self.codes)).astype(np.int32)
+        """i32 [channels], the bias less `shift` times the sum of the weights, which are not read where it is 0: behind a ReLU."""
+        return (self.bias - self.shift * _sums(self.codes) if self.shift else self.bias).astype(np.int32)
 
 
 def requantize_terms(s: Steps, codes: np.ndarray, bias: np.ndarray | None, channels: slice, role: str) -> RequantizeTerms:

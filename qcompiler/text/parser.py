@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -328,9 +329,17 @@ class _Builder:
         if not all(isinstance(item, (int, float) if kind is np.float32 else int) for item in given):
             raise Failure(token, "malformed parameters", expected="numbers")
         if kind is np.float32:
-            with np.errstate(over="ignore"):
-                return tuple(float(np.float32(item)) for item in given)
+            return tuple([_single(item) for item in given])
         return tuple(given)
+
+
+def _single(item: float) -> float:
+    """A number rounded to float32; infinite where it is too large."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", item))[0]
+    except OverflowError:
+        with np.errstate(over="ignore"):
+            return float(np.float32(item))
 
 
 def _plain(value: Any) -> Any:

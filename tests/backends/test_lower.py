@@ -10,10 +10,14 @@ import pytest
 
 import qcompiler as qc
 from qcompiler.backends.jit import emitted_kernels
-from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.lower import LoweredModel, link_here, lower_graph
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.errors import LoweringError
-from qcompiler.interpreter import bind_inputs
+from qcompiler.interpreter import bind_inputs, run
+from qcompiler.ir import Graph
+from qcompiler.passes.pipelines import lower_pipeline
+from qcompiler.passmanager import PassManager
+from qcompiler.types import DType, QuantParams, tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"))
 
@@ -105,3 +109,49 @@ def test_a_foreign_or_too_high_level_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("QC_ISA", "avx2")
     with pytest.raises(LoweringError, match="can't run"):
         qc.compile(trained_model(), None, (np.zeros((1, 1, 28, 28), np.float32),), target="x86-64+avx512vnni")
+
+
+def _convs(count: int, *, same: bool) -> qc.CompiledModel:
+    """Convolutions of one input, added; they share their weights or not."""
+    nn, rng = qc.nn, np.random.default_rng(0)
+    convs = [nn.Conv2d(128, 128, 3, padding=1) for _ in range(count)]
+    for conv in convs:
+        conv.load_state_dict({"weight": rng.normal(0, 0.03, (128, 128, 3, 3)).astype(np.float32), "bias": np.zeros(128, np.float32)})
+
+    def model(x):
+        return sum((convs[0 if same else i](x * (i + 1)) for i in range(1, count)), convs[0](x))
+
+    x = rng.normal(size=(1, 128, 6, 6)).astype(np.float32)
+    return qc.compile(model, "int8", (x,), calibration_data=[x])
+
+
+def test_nodes_that_share_weights_share_what_is_packed() -> None:
+    packed = 128 * 128 * 9
+    for same, least, most in ((True, packed, 1.2 * packed), (False, 3 * packed, 3.2 * packed)):
+        model = _convs(3, same=same)
+        assert least <= model.program.program.constants.seal().data.nbytes <= most
+        x = np.random.default_rng(1).normal(size=(1, 128, 6, 6)).astype(np.float32)
+        assert np.array_equal(model(x), qc.compile(model.graph, target="reference")(x))
+
+
+@pytest.mark.parametrize("weight,zero_point,proven", [(1, 0, True), (-1, 255, True), (127, 0, False), (-128, 3, False)])
+def test_the_short_epilogue_is_taken_where_the_weights_themselves_allow_it(weight: int, zero_point: int, proven: bool) -> None:
+    """M is 1000 and there are 64 products: weights of 8 bits could leave i32 on their way, these may not."""
+    codes, x = np.full((8, 64, 1, 1), weight, np.int8), QuantParams.per_tensor(1.0, zero_point, DType.U8)
+    graph = Graph("g", "integer")
+    operands = [graph.add_input("x", tensor("u8", 1, 64, 2, 2).quantized(DType.U8, x)),
+                graph.add_const("w", codes, tensor("i8", *codes.shape).quantized(DType.I8, QuantParams.per_tensor(1.0, 0, DType.I8)))]
+    attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+    out = tensor("u8", 1, 8, 2, 2).quantized(DType.U8, QuantParams.per_tensor(0.001, 0, DType.U8))
+    graph.set_outputs([graph.create("conv", operands, attrs, types=out).result])
+    calls = []
+
+    def link(lowering):
+        calls.extend(lowering.calls)
+        return link_here(lowering)
+
+    target = parse_target("native")
+    model = LoweredModel(PassManager(lower_pipeline()).run(graph), target, link)
+    data = np.random.default_rng(0).integers(0, 256, (1, 64, 2, 2), dtype=np.uint8)
+    assert np.array_equal(model.run([data], {})[0], run(graph, [data])[0])
+    assert [dict(call.key.static)["proven"] for call in calls if "proven" in dict(call.key.static)] == [proven]

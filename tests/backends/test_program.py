@@ -206,6 +206,46 @@ def test_bindings_share_constants_and_may_add_their_own():
     assert lowered == [4, 5, 6, 5]
 
 
+def test_deferred_constants_are_written_once_when_the_block_is_made():
+    constants, written = Constants(), []
+
+    def fill(block):
+        written.append(block.tolist())
+        block[:] = np.arange(1, 1 + len(block))
+
+    assert constants.add(np.full(3, 9, BYTES)) == 0
+    assert constants.defer("key", 5, fill) == 64 and constants.defer("key", 5, fill) == 64
+    assert constants.defer("other", 2, fill) == 128 and not written
+    block = constants.seal()
+    assert written == [[0] * 5, [0, 0]]
+    assert block.data[:3].tolist() == [9] * 3 and block.data[64:69].tolist() == [1, 2, 3, 4, 5] and block.data[128:130].tolist() == [1, 2]
+    assert constants.defer("key", 5, fill) == 64 and constants.defer("new", 5, fill) is None
+    assert constants.seal() is block and len(written) == 2
+
+
+def test_large_blocks_are_written_whole_by_two_threads():
+    constants = Constants()
+    for number in range(200):
+        constants.defer(number, 40_000, lambda block, number=number: block.fill(number + 1))
+    data = constants.seal().data
+    assert data.nbytes >= 200 * 40_000
+    offsets = [constants.defer(number, 40_000, lambda block: None) for number in range(200)]
+    assert all((data[offset : offset + 40_000] == number + 1).all() for number, offset in enumerate(offsets))
+
+
+def test_a_later_binding_keeps_what_it_defers_in_its_own_block():
+    def lower(constants, sizes):
+        n = sizes["B"]
+        builder = ProgramBuilder([], [ArraySpec(BYTES, (8,))], constants)
+        add(builder, builder.deferred(("of", n), 8, lambda block: block.fill(n)), builder.output(0), 8, 1)
+        return builder.finish()
+
+    program = Program("p", lower)
+    for n in (4, 5, 4):
+        bound = program.bind({"B": n})
+        assert bound.run([])[0].tolist() == [n + 1] * 8 and (bound.extra is None) == (n == 4)
+
+
 @pytest.mark.parametrize("alignment", [0, 3, 8192])
 def test_bad_constants(alignment):
     with pytest.raises(LoweringError, match="alignment"):
