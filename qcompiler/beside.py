@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from qcompiler.cpus import usable_cpus
@@ -33,6 +33,11 @@ class Beside(Generic[T]):
         except BaseException as error:  # noqa: BLE001  raised again in `result`
             self._error = error
 
+    def wait(self) -> None:
+        """Until the call has ended, if it was begun; whatever it raised."""
+        if self._thread is not None:
+            self._thread.join()
+
     def result(self) -> T:
         """What the call gives or raises; waits for it."""
         if self._thread is None:
@@ -43,7 +48,7 @@ class Beside(Generic[T]):
         return self._result
 
 
-def run_all(tasks: list[Callable[[], None]]) -> None:
+def run_all(tasks: Sequence[Callable[[], None]]) -> None:
     """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns; raises what one raised."""
     rest: Iterator[Callable[[], None]] = iter(tasks)
 

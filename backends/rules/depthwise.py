@@ -15,8 +15,8 @@ from qcompiler.backends.placement import SLACK, Placed, layout_strides, storage_
 from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_bounds
-from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.movement import shadow, split_axis, view
+from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
