@@ -69,12 +69,6 @@ def _machine(target: Target, *, jit: bool) -> Any:
     )
 
 
-def initialize(target: Target) -> None:
-    """What LLVM does once in a process, ahead of the first kernel."""
-    with _lock:
-        _machine(target, jit=True)
-
-
 def symbols(functions: Sequence[KernelFunction]) -> list[str]:
     """Unique symbol names, in order: the kernel's own, numbered where several share it."""
     seen: Counter[str] = Counter()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.backends import jit, object_cache, runtime
 from qcompiler.backends.execution import runner
 from qcompiler.backends.kernel_cache import KernelKey, kernels
 from qcompiler.backends.placement import Placed, row_major_strides
@@ -42,16 +41,6 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
     if all(not isinstance(size, Dim) for value in lowered.graph.values() for size in value.type.shape):
         lowered.program.bind({})
     return lowered
-
-
-def prepare_process(target: Target) -> None:
-    """What the first program of a process needs, whatever its graph: the dispatcher, LLVM, and what every key of the kernel cache says.
-
-    Only saves time: what fails here fails again, and is reported, where it is needed.
-    """
-    runtime.native()
-    object_cache.key_of()
-    jit.initialize(target)
 
 
 def link_here(lowering: Lowering) -> BoundProgram:

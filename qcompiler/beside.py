@@ -33,11 +33,6 @@ class Beside(Generic[T]):
         except BaseException as error:  # noqa: BLE001  raised again in `result`
             self._error = error
 
-    def wait(self) -> None:
-        """Until the call has ended, if it was begun; whatever it raised."""
-        if self._thread is not None:
-            self._thread.join()
-
     def result(self) -> T:
         """What the call gives or raises; waits for it."""
         if self._thread is None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.beside import Beside
 from qcompiler.cpus import thread_count
 from qcompiler.errors import InputError, LoweringError, QuantizationError
 from qcompiler.interpreter import bind_inputs
@@ -324,19 +323,9 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
     while the model is in use."""
     from qcompiler.artifact import load_graph
 
-    ahead = Beside(lambda: _prepare_process(target))
     graph = load_graph(path)
     name, program = _lowered(graph, target)
-    ahead.wait()
     return CompiledModel(graph, name, thread_count(threads), program)
-
-
-def _prepare_process(target: str) -> None:
-    if target != "reference":
-        from qcompiler.backends.lower import prepare_process
-        from qcompiler.backends.target import parse_target
-
-        prepare_process(parse_target(target))
 
 
 __all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",
