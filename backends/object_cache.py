@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import pathlib
 import secrets
 import stat
 import struct
@@ -264,16 +263,16 @@ def _versions() -> str | None:
 
 def _source_digest() -> str:
     """A digest of the backends' sources, which decide what is emitted. _Bad if they changed since they were imported."""
-    digest, own = hashlib.sha256(), pathlib.Path(__file__).resolve()
-    files = sorted(own.parent.rglob("*.py"))
-    if own not in files:
+    digest, top = hashlib.sha256(), os.path.dirname(os.path.realpath(__file__))
+    names = sorted(os.path.relpath(os.path.join(folder, name), top) for folder, _, found in os.walk(top) for name in found if name.endswith(".py"))
+    if os.path.basename(__file__) not in names:
         raise _Bad("qcompiler's sources are not there")
-    for path in files:
-        with open(path, "rb") as file:
+    for name in names:
+        with open(os.path.join(top, name), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_ctime_ns > _IMPORTED_NS:
-                raise _Bad(f"{path.name} is newer than this process")
+                raise _Bad(f"{name} is newer than this process")
             data = file.read()
-        digest.update(f"{path.relative_to(own.parent).as_posix()} {len(data)}\n".encode())
+        digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
     return digest.hexdigest()
 

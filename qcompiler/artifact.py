@@ -192,7 +192,7 @@ def load_graph(path: Path) -> Graph:
 def load_artifact(path: Path) -> Artifact:
     """The graph and the metadata of its writer; errors as for `load_graph`. Damage is named before anything else that is wrong."""
     header, data = _read(path)
-    digest = Beside(lambda: hashlib.sha256(data).hexdigest())
+    digest = Beside(lambda: hashlib.sha256(data.data).hexdigest())
     try:
         graph = _graph(path, header, data)
     except ArtifactError:

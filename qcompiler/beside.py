@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from qcompiler.cpus import usable_cpus
@@ -43,7 +43,7 @@ class Beside(Generic[T]):
         return self._result
 
 
-def run_all(tasks: list[Callable[[], None]]) -> None:
+def run_all(tasks: Sequence[Callable[[], None]]) -> None:
     """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns; raises what one raised."""
     rest: Iterator[Callable[[], None]] = iter(tasks)
 

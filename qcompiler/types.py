@@ -134,7 +134,9 @@ class QuantParams:
             raise QuantizationError("scale out of range", expected="2^-60 <= scale <= 2^60", got=wrong)
         if self.qmin >= self.qmax:
             raise QuantizationError("empty quantized range", got=f"[{self.qmin}, {self.qmax}]")
-        for zero_point in (min(self.zero_point), max(self.zero_point)):
+        first = self.zero_point[0]
+        same = self.zero_point.count(first) == len(self.zero_point)
+        for zero_point in (first,) if same else (min(self.zero_point), max(self.zero_point)):
             if not self.qmin <= zero_point <= self.qmax:
                 raise QuantizationError(
                     "zero_point outside the quantized range", expected=f"[{self.qmin}, {self.qmax}]", got=zero_point

@@ -382,8 +382,10 @@ def _check_weighted(graph: Graph, node: Node, definition: OpDef, types: Sequence
     channels = bias.shape[0]
     if weight.quant.axis is not None and scales.size and channels % scales.size == 0:
         scales = np.tile(scales, channels // scales.size)
+    given = bias.quant.scales
     try:
-        equal = np.array_equal(np.broadcast_to(bias.quant.scales, (channels,)), np.broadcast_to(scales, (channels,)))
+        equal = given.shape == scales.shape == (channels,) and bool((given == scales).all())
+        equal = equal or np.array_equal(np.broadcast_to(given, (channels,)), np.broadcast_to(scales, (channels,)))
     except ValueError:
         equal = False
     if not equal:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcompiler.errors import ParseError
 from qcompiler.ir import Loc, Origin
 
 MAX_TOKEN = 64 * 2**10

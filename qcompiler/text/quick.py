@@ -147,7 +147,8 @@ class _Reader:
 
     def graph(self) -> list[Any]:
         self.skip("graph")
-        name, inputs = self.name(), []
+        name = self.name()
+        inputs: list[tuple[Token, TypePhrase]] = []
         self.skip("(")
         while not self.next_is(")"):
             if inputs:
@@ -183,7 +184,8 @@ class _Reader:
         while self.next_is(","):
             results.append(self.value_name())
         self.skip("=")
-        op, operands = self.word(), []
+        op = self.word()
+        operands: list[Token | None] = []
         self.skip("(")
         while not self.next_is(")"):
             if operands:
@@ -233,7 +235,8 @@ class _Reader:
     def type(self) -> TypePhrase:
         if self.tokens[self.at][-1:] != "]":
             raise _Unreadable
-        shaped, fields = self.token("SHAPED"), []
+        shaped = self.token("SHAPED")
+        fields: list[tuple[str, Any]] = []
         if self.next_is("{"):
             while not fields or not self.next_is("}"):
                 if fields:
@@ -279,7 +282,8 @@ class _Reader:
     def tuple(self, depth: int) -> Any:
         if depth > MAX_NESTING:
             raise _Unreadable
-        bracket, items = self.token("LPAR"), []
+        bracket = self.token("LPAR")
+        items: list[Any] = []
         while not self.next_is(")"):
             if items:
                 self.skip(",")
