@@ -11,6 +11,8 @@ w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ EXTENTS = ("row_total", "row_count", "row_block", "columns", "x_image", "y_image
            "tap_count", "kc", "panels", "channels", "ahead")
 
 
+_LEAST_SCRATCH = 1 << 18
 MOST_ROWS_AHEAD = 21
 """Rows of a tile that leaves a general register for `ahead`: 28 rows take ten pointers."""
 
@@ -163,8 +166,20 @@ def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
     (panels, groups, nr, depth), (outputs, elements) = into.shape, w.shape
     if (outputs, elements) != (panels * nr, groups * depth):
         w = np.pad(w, ((0, panels * nr - outputs), (0, groups * depth - elements)))
-    words = np.ascontiguousarray(w).view(f"u{depth}")[(np.arange(panels)[:, None] * nr + order).reshape(-1)]
-    into.view(f"u{depth}")[..., 0] = words.reshape(panels, nr, groups).transpose(0, 2, 1)
+    words, rows = np.ascontiguousarray(w).view(f"u{depth}"), (np.arange(panels)[:, None] * nr + order).reshape(-1)
+    ordered = np.take(words, rows, axis=0, out=_scratch(words.shape, words.dtype), mode="clip")
+    into.view(f"u{depth}")[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
+
+
+_memory = threading.local()
+
+
+def _scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array whose contents mean nothing, the same memory for each call of a thread: to touch fresh pages takes longer than to pack."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if getattr(_memory, "block", None) is None or _memory.block.nbytes < nbytes:
+        _memory.block = np.empty(max(nbytes, _LEAST_SCRATCH), np.uint8)
+    return _memory.block[:nbytes].view(dtype).reshape(shape)
 
 
 def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
