@@ -108,6 +108,13 @@ def measure(mode: str, path: str) -> dict[str, float]:
 # -- the parent: files, processes, the table
 
 
+def _environment(cache: str) -> dict[str, str]:
+    """That of a child, with its folder of compiled kernels."""
+    from qcompiler import knobs
+
+    return {**os.environ, knobs.CACHE.name: cache}
+
+
 def saved(name: str) -> tuple[pathlib.Path, pathlib.Path]:
     """int8 artifacts of a model, made when first asked for: of batch 1, and of any batch."""
     paths = BUILD / f"{name}.static.qc.safetensors", BUILD / f"{name}.dynamic.qc.safetensors"
@@ -130,7 +137,7 @@ def saved(name: str) -> tuple[pathlib.Path, pathlib.Path]:
 
 def child(mode: str, path: pathlib.Path, cache: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--mode", mode, str(path)]
-    done = subprocess.run(command, env={**os.environ, "QC_CACHE": cache}, capture_output=True, text=True)
+    done = subprocess.run(command, env=_environment(cache), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{mode} failed:\n{done.stderr}")
     return json.loads(done.stdout)
@@ -147,7 +154,7 @@ def main() -> None:
         return
     static, dynamic = saved(options.model)
     cache = BUILD / "cache"
-    environment = {**os.environ, "QC_CACHE": str(cache)}
+    environment = _environment(str(cache))
     fill = "import sys, qcompiler as qc, numpy as np\nfor p in sys.argv[1:]:\n m = qc.load(p); s = m.graph.inputs[0].type.shape\n" \
            " m(np.zeros([n if isinstance(n, int) else 1 for n in s], np.float32))"
     subprocess.run([sys.executable, "-c", fill, str(static), str(dynamic)], env=environment, check=True)
