@@ -193,7 +193,7 @@ class Block:
 
 
 def aligned_block(nbytes: int, huge: bool = True) -> Block:
-    """A fresh block of nbytes. huge: aligned to 2 MiB with huge pages advised, those that it fills at least by half."""
+    """A fresh block of nbytes. huge: aligned to 2 MiB with huge pages advised, where it fills at least half of one."""
     if nbytes < 0:
         raise LoweringError("a block needs a size >= 0", got=nbytes)
     huge = huge and nbytes >= HUGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
@@ -207,7 +207,7 @@ def aligned_block(nbytes: int, huge: bool = True) -> Block:
     whole = np.frombuffer(pages, np.uint8)
     skip = -whole.ctypes.data % alignment
     if huge:
-        pages.madvise(mmap.MADV_HUGEPAGE, skip, (nbytes + HUGE_PAGE // 2) // HUGE_PAGE * HUGE_PAGE)
+        pages.madvise(mmap.MADV_HUGEPAGE, skip, length)
     data = whole[skip : skip + nbytes]
     return Block(data, pages, whole.ctypes.data + skip)
 
