@@ -68,7 +68,12 @@ class PassManager:
         from qcompiler.instruments import Verify, instruments_from_knobs
 
         stop, limit = knobs.STOP_AFTER.get(), knobs.PASS_LIMIT.get()
-        instruments = [*([Verify()] if knobs.VERIFY.get() else []), *self.instruments, *instruments_from_knobs()]
+        watching = [*self.instruments, *instruments_from_knobs()]
+        if not watching and stop is None and limit is None:
+            done = self._run_at_once(graph)
+            if done is not None:
+                return done
+        instruments = [*([Verify()] if knobs.VERIFY.get() else []), *watching]
         graph = graph.clone()
         for index, step in enumerate(self.passes[:limit]):
             before = graph.clone()
@@ -89,6 +94,24 @@ class PassManager:
                     raise self._failure(problem, index, before) from error
             if step.name == stop:
                 break
+        return graph
+
+    def _run_at_once(self, graph: Graph) -> Graph | None:
+        """The graph after all passes, verified at the end. None if something is wrong: going pass by pass then finds which one is to blame."""
+        from qcompiler.verify import verify
+
+        graph = graph.clone()
+        try:
+            for step in self.passes:
+                graph = step.run(graph)
+            if knobs.VERIFY.get():
+                verify(graph)
+        except VerifyError:
+            return None
+        except QCompilerError:
+            raise
+        except Exception:  # noqa: BLE001  whatever it is, it comes again with the pass's name
+            return None
         return graph
 
     def _failure(self, message: str, index: int, before: Graph) -> PassError:

@@ -194,9 +194,9 @@ class ArmTarget(Target):
         return self.level == "neon"
 
     def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """Two products of signed bytes fit i16, whatever the activations; so unless weights are -128."""
-        pairs = np.abs(np.ascontiguousarray(weights, np.int32)).reshape(-1, 2)
-        return bool((128 * pairs.sum(1) < 2**15).all())
+        """128 * (|w0| + |w1|) fits i16 unless both are -128, whatever the activations."""
+        pairs = np.ascontiguousarray(weights, np.int8).reshape(-1, 2).view(np.int16)
+        return not bool((pairs == np.array([-128, -128], np.int8).view(np.int16)).any())
 
     def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
         """neon: smull of the even bytes, smlal of the odd ones, sadalp. Else dot4."""

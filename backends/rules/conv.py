@@ -70,18 +70,18 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
         shape,
         layout_strides(shape, size, Layout("channels_last", channel_stride)),
     )
-    rows = []
-    for place in itertools.product(*(range(n) for n in shape[2:-1])):
-        source = [p - before for p, (before, _) in zip(place, padding)]
-        inside = all(0 <= p < n for p, n in zip(source, spatial))
-        rows.append(sum(p * stride for p, stride in zip(source, x.strides[2:])) if inside else -1)
+    rows, inside = np.zeros((), np.int64), np.ones((), bool)
+    for n, stride, count, (before, _) in zip(spatial[:-1], x.strides[2:], shape[2:], padding):
+        source = np.arange(count) - before
+        rows, inside = np.add.outer(rows, source * stride), np.logical_and.outer(inside, (source >= 0) & (source < n))
+    rows = np.where(inside, rows, -1).reshape(-1)
     fill = zero_point(s.type(0)) if s.type(0).is_quantized else 0
     before, after = padding[-1]
     s.call(
         pad_rows,
         {"itemsize": size, "channels": 0 if x.strides[-1] == channel_stride * size else channels},
         x=x,
-        rows=s.table(np.array(rows, np.int64)),
+        rows=s.table(rows),
         y=y,
         row_total=images * len(rows),
         row_count=len(rows),
@@ -96,6 +96,14 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
         bytes=2 * images * y.strides[0],
     )
     return y
+
+
+def offsets_of(sizes: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    """i64: the offset of each element of a grid, in order."""
+    offsets = np.zeros((), np.int64)
+    for size, stride in zip(sizes, strides):
+        offsets = np.add.outer(offsets, np.arange(size, dtype=np.int64) * stride)
+    return offsets.reshape(-1)
 
 
 def channel_stride_of(s: Steps) -> int:
@@ -232,12 +240,10 @@ def convolution(s: Steps) -> None:
             np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True
         )
     else:
-        rows = [
-            [
-                sum(p * step * times for p, step, times in zip(at, each.strides[2:], strides))
-                for each, strides in zip(places, (s.attrs["stride"], (1,) * len(at), (1,) * len(at)))
-            ]
-            for at in itertools.product(*(range(n) for n in y.shape[2:-1]))
+        sizes, stay = y.shape[2:-1], (1,) * len(y.shape[2:-1])
+        starts = [
+            offsets_of(sizes, [step * times for step, times in zip(each.strides[2:], strides)])
+            for each, strides in zip(places, (s.attrs["stride"], stay, stay))
         ]
-        pixels = Pixels(np.array(rows, np.int64).reshape(-1, 3), y.shape[-1], s.out.shape[-1], steps)
+        pixels = Pixels(np.stack(starts, axis=1), y.shape[-1], s.out.shape[-1], steps)
     convolve(s, x, other, weight, Taps(offsets, x.strides[-1]), pixels)
