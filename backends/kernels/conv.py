@@ -5,8 +5,8 @@ one image the byte offsets of its first pixel in x, y and other. A *tap* is a ru
 side in the window); `taps` holds the byte offset of each from the row's pixel.
 Tiles are mr pixels by nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it.
 Each tile asks for its share of the next panel's weights, `ahead` bytes for each step through its own: they come from L3 or memory.
-w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `dot_depth` and kc rounded up to it, or
-[panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
+w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `dot_depth` and kc rounded up to it (i16, see `widen`, where
+the target has `widened_weights`), or [panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Loops:
         blocks = (row_total + (row_block - 1)) // row_block
         lo, hi = b.share(blocks * panels)
         depth = self.math.depth
-        panel_bytes = b.extent("tap_count") * ((b.extent("kc") + (depth - 1)) // depth) * (self.nr * depth * self.math.item)
+        panel_bytes = b.extent("tap_count") * ((b.extent("kc") + (depth - 1)) // depth) * (self.nr * depth * self.math.weight_bytes)
         with b.loop(lo, hi) as unit:
             first = unit.index // panels * row_block
             panel = unit.index % panels
@@ -169,6 +169,12 @@ def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
     words, rows = np.ascontiguousarray(w).view(f"u{depth}"), (np.arange(panels)[:, None] * nr + order).reshape(-1)
     ordered = np.take(words, rows, axis=0, out=_scratch(words.shape, words.dtype), mode="clip")
     into.view(f"u{depth}")[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
+
+
+def widen(into: np.ndarray, packed: np.ndarray) -> None:
+    """i8 [panels][quads][nr][4] -> i16 [panels][quads][nv][2][lanes][2]: for each register of channels the even elements, then the odd ones."""
+    panels, quads, nv, _, lanes, _ = into.shape
+    into[:] = packed.reshape(panels, quads, nv, lanes, 2, 2).transpose(0, 1, 2, 5, 3, 4)
 
 
 _memory = threading.local()

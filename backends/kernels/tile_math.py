@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
+from qcompiler.backends.target import Target
 
 Load = Callable[[Type, int], Value]
 """Reads a vector of the residual, from a channel of the tile on."""
 
 Part = tuple[int, Value]
 """(channel of the tile, the vector to store from there on)."""
+
+
+def widens(target: Target, pairs: bool) -> bool:
+    """Whether packed weights are i16 for this arithmetic of bytes."""
+    return target.widened_weights and not pairs
 
 
 class _Arithmetic:
@@ -31,9 +37,14 @@ class _Arithmetic:
     lanes: int
     b: KernelBuilder
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of a packed weight."""
+        return self.item
+
     def step_bytes(self, step: int) -> int:
         """Bytes of packed weights that a step reads."""
-        return self.nv * self.lanes * max(step, self.depth) * self.item
+        return self.nv * self.lanes * max(step, self.depth) * self.weight_bytes
 
     def lead(self, step: int) -> int:
         """By how much the weights' pointer is ahead of a step's first register. In wide steps its last two lie at the pointer itself, so that
@@ -75,6 +86,10 @@ class Bytes(_Arithmetic):
             return self._many(acc, rows, weights, step)
         return self._four(acc, rows, weights), rows.moved(4)
 
+    @property
+    def weight_bytes(self) -> int:
+        return 2 if widens(self.b.target, self.pairs) else 1
+
     def _weights(self, w: Value) -> tuple[Value, ...]:
         return self.b.target.dot4_weights(self.b, w, pairs=self.pairs)
 
@@ -83,7 +98,11 @@ class Bytes(_Arithmetic):
 
     def _four(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
-        ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
+        if widens(target, self.pairs):
+            words = vector(I16, size // 2)
+            ws = [tuple(b.load(words, weights, disp=(2 * j + half) * size) for half in range(2)) for j in range(self.nv)]
+        else:
+            ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
         found = []
         for r, row in enumerate(acc):
             xs = self._activations(target.broadcast4(b, *rows[r]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.backends.kernels import conv as kernels
+from qcompiler.backends.kernels.tile_math import widens
 from qcompiler.backends.placement import Placed
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
@@ -179,13 +180,23 @@ def _product_u8(
     times = 1 if array.dtype == np.int8 else s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
     pairs = s.once(f"{weight.role}.pairs {kc}", lambda: np.array(_pairs_safe(s, array, taps, kc, times))).item()
     order = kernels.channel_order(s.target, tile.nv)
-    nr, panels = len(order), -(-len(array) // len(order))
+    nr, panels, groups = len(order), -(-len(array) // len(order)), taps * kc * times // depth
+    wide = widens(s.target, pairs)
+    shape = (panels, groups, tile.nv, 2, nr // tile.nv, 2) if wide else (panels, groups, nr, depth)
+    if wide:
+        common["ahead"] *= 2
 
     def pack(into: np.ndarray) -> None:
         at_once = max(1, _PACK_BYTES // max(1, nr * taps * kc))
         for panel in range(0, panels if taps else 0, at_once):
             summands = byte_parts(_by_taps(array[panel * nr : (panel + at_once) * nr], taps, kc), times)
-            kernels.pack_bytes(into[panel : panel + at_once], np.concatenate(summands, axis=1) if times > 1 else summands[0], order)
+            part, codes = into[panel : panel + at_once], np.concatenate(summands, axis=1) if times > 1 else summands[0]
+            if not wide:
+                kernels.pack_bytes(part, codes, order)
+                continue
+            packed = np.empty((len(part), groups, nr, depth), np.int8)
+            kernels.pack_bytes(packed, codes, order)
+            kernels.widen(part, packed)
 
     def pack_start(into: np.ndarray) -> None:
         into[:] = kernels.pack_channels(terms.start, order)
@@ -194,7 +205,7 @@ def _product_u8(
     s.call(
         kernels.conv_u8,
         {**static, "proven": terms.proven, **({"pairs": True} if pairs else {})},
-        w=s.filled(f"{weight.role} {tile} {taps} {kc}", (panels, taps * kc * times // depth, nr, depth), np.int8, pack),
+        w=s.filled(f"{weight.role} {tile} {taps} {kc} {wide}", shape, np.int16 if wide else np.int8, pack),
         bias=s.filled(f"{s.node.name}, {weight.role}.start {tile}", (panels * nr,), np.int32, pack_start),
         scale=s.packed(f"{weight.role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),
         taps=s.table(np.array(list(window.taps) * times, np.int64)),

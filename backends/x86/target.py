@@ -220,6 +220,10 @@ class X86Target(Target):
         return self.dot4(b, acc, x, b.const(x.type, 1))
 
     @property
+    def widened_weights(self) -> bool:  # type: ignore[override]
+        return not self._vnni
+
+    @property
     def adds_pairs(self) -> bool:
         return not self._vnni
 
