@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -34,9 +34,9 @@ class Constants:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[tuple[int, np.ndarray]] = []
-        self._known: dict[bytes, list[int]] = {}
+        self._known: dict[bytes, tuple[int, ...]] = {}
         self._fills: list[tuple[int, int, Fill]] = []
-        self._keyed: dict[Hashable, int] = {}
+        self._keyed: dict[str, int] = {}
         self._end = 0
         self._block: Block | None = None
 
@@ -59,11 +59,28 @@ class Constants:
                 return None
             offset = -(-self._end // alignment) * alignment
             self._entries.append((offset, flat))
-            self._known.setdefault(digest, []).append(offset)
+            self._known[digest] = (*self._known.get(digest, ()), offset)
             self._end = offset + flat.nbytes
             return offset
 
-    def defer(self, key: Hashable, nbytes: int, fill: Fill) -> int | None:
+    @staticmethod
+    def sealed_in(block: Block, known: Mapping[bytes, tuple[int, ...]], keyed: Mapping[str, int]) -> Constants:
+        """Constants that lie in a block already, where the `offsets` of others say."""
+        block.freeze()
+        made = Constants()
+        made._known, made._keyed, made._end, made._block = dict(known), dict(keyed), block.data.nbytes, block
+        return made
+
+    @property
+    def sealed(self) -> bool:
+        return self._block is not None
+
+    def offsets(self) -> tuple[Mapping[bytes, tuple[int, ...]], Mapping[str, int]]:
+        """Where constants lie: by the digest of their bytes, and by key."""
+        with self._lock:
+            return dict(self._known), dict(self._keyed)
+
+    def defer(self, key: str, nbytes: int, fill: Fill) -> int | None:
         """The byte offset of bytes that `fill` writes when the block is made. Equal keys share one place: the key says what determines the
         bytes. None if the key is new and the block is sealed. `fill` must not use this object."""
         with self._lock:

@@ -27,9 +27,11 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class LoadedKernel:
-    """Machine code of a kernel that is ready to be called. address: of the ABI entry, valid while this object lives."""
+    """Machine code of a kernel that is ready to be called. address: of the ABI entry, valid while this object lives; symbol: its name in the
+    object."""
 
     name: str
+    symbol: str
     address: int
     engine: Any
 
@@ -133,7 +135,7 @@ def link_objects(objects: Sequence[tuple[str, str, bytes]], target: Target) -> l
     if target.emulator == "qemu-aarch64":
         from qcompiler.backends.arm import qemu
 
-        return [LoadedKernel(name, qemu.load(data, symbol), None) for name, symbol, data in objects]
+        return [LoadedKernel(name, symbol, qemu.load(data, symbol), None) for name, symbol, data in objects]
     with _lock:
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True))
         for _, _, data in objects:
@@ -144,7 +146,7 @@ def link_objects(objects: Sequence[tuple[str, str, bytes]], target: Target) -> l
             from qcompiler.backends.arm import emulate
 
             emulate.forget_code()
-    return [LoadedKernel(name, address, engine) for (name, _, _), address in zip(objects, addresses)]
+    return [LoadedKernel(name, symbol, address, engine) for (name, symbol, _), address in zip(objects, addresses)]
 
 
 def emit_object(functions: Sequence[KernelFunction]) -> bytes:

@@ -32,7 +32,8 @@ class KernelKey:
         return KernelKey(definition, tuple(sorted(static.items())))
 
 
-_compiled: dict[tuple[str, KernelKey], LoadedKernel] = {}
+_compiled: dict[str | tuple[str, KernelKey], LoadedKernel] = {}
+"""By the key between processes; by target and key where there is none."""
 _addresses: dict[KernelDef, str | None] = {}
 _lock = threading.Lock()
 
@@ -43,21 +44,53 @@ def kernels(keys: Sequence[KernelKey], target: Target) -> dict[KernelKey, Loaded
     Raises:
         LoweringError: this machine can't run the target, or a kernel is not legal.
     """
+    texts = {key: stored_key(key, target) for key in dict.fromkeys(keys)}
+    names = {key: (target.key, key) if text is None else text for key, text in texts.items()}
     with _lock:
-        missing = [key for key in dict.fromkeys(keys) if (target.key, key) not in _compiled]
+        missing = {key: texts[key] for key, name in names.items() if name not in _compiled}
         if missing:
             for key, loaded in zip(missing, _loaded(missing, target)):
-                _compiled[target.key, key] = loaded
-        return {key: _compiled[target.key, key] for key in keys}
+                _compiled[names[key]] = loaded
+        return {key: _compiled[name] for key, name in names.items()}
 
 
-def _loaded(keys: Sequence[KernelKey], target: Target) -> list[LoadedKernel]:
+@dataclass(frozen=True)
+class StoredKernel:
+    """What finds a kernel again in another process: its key there, its name, and its entry's symbol."""
+
+    key: str
+    name: str
+    symbol: str
+
+
+def stored(loaded: Sequence[LoadedKernel]) -> list[StoredKernel] | None:
+    """What later processes find these kernels by. None if one is of this process only."""
+    with _lock:
+        keys = {kernel: key for key, kernel in _compiled.items() if isinstance(key, str)}
+    if not all(kernel in keys for kernel in loaded):
+        return None
+    return [StoredKernel(keys[kernel], kernel.name, kernel.symbol) for kernel in loaded]
+
+
+def restored(wanted: Sequence[StoredKernel], target: Target) -> list[LoadedKernel] | None:
+    """Kernels that another process compiled. None if the cache lacks one."""
+    with _lock:
+        missing = [kernel for kernel in wanted if kernel.key not in _compiled]
+        found = object_cache.load([kernel.key for kernel in missing])
+        if len(found) != len(missing):
+            return None
+        if missing:
+            loaded = link_objects([(kernel.name, kernel.symbol, found[kernel.key]) for kernel in missing], target)
+            _compiled.update((kernel.key, code) for kernel, code in zip(missing, loaded))
+        return [_compiled[kernel.key] for kernel in wanted]
+
+
+def _loaded(keys: Mapping[KernelKey, str | None], target: Target) -> list[LoadedKernel]:
     if not target.can_run():
         raise LoweringError(f"this machine can't run {target.key}", hint=target.why_not() or 'target="native", or emit_object for export')
-    texts = [stored_key(key, target) for key in keys]
-    found = object_cache.load([text for text in texts if text is not None])
+    found = object_cache.load([text for text in keys.values() if text is not None])
     objects, new = [], {}
-    for number, (key, text) in enumerate(zip(keys, texts)):
+    for number, (key, text) in enumerate(keys.items()):
         symbol = _symbol(key, text, number)
         if text is None or text not in found:
             data = emit_kernel(key.definition.build(target, **dict(key.static)), symbol)
@@ -80,8 +113,7 @@ def stored_key(key: KernelKey, target: Target) -> str | None:
     if address is None:
         return None
     static = ", ".join(f"{name}={_spelled(value, address)}" for name, value in key.static)
-    machine = f"{target.triple} {target.cpu} {target.llvm_features}"
-    return object_cache.key_of(f"target {target.key}", f"machine {machine}", f"kernel {address}({static})")
+    return object_cache.key_of(f"target {target.key}", f"machine {target.machine}", f"kernel {address}({static})")
 
 
 def _address(definition: KernelDef) -> str | None:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.backends import program_cache
 from qcompiler.backends.execution import runner
 from qcompiler.backends.kernel_cache import KernelKey, kernels
 from qcompiler.backends.placement import Placed, row_major_strides
 from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
 from qcompiler.backends.steps import Call, Lowering, PythonCall, Rule, Steps, find_rule
 from qcompiler.backends.target import Target
-from qcompiler.dims import Dim
 from qcompiler.errors import LoweringError, QCompilerError
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.mapped_file import forget_pages
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
+from qcompiler.signature import Signature
+
+if TYPE_CHECKING:
+    from qcompiler.artifact import SavedModel
 
 SMALL_PROGRAM_WORK = 4_000_000
 """A thread more for each so many multiply-adds (a byte moved counts as 16): below, waking and waiting cost more than they save."""
@@ -35,12 +40,47 @@ def lower_graph(graph: Graph, target: Target) -> LoweredModel:
     Raises:
         LoweringError: this machine can't run the target.
     """
-    if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.name}", hint=target.why_not() or 'target="native", or "reference" for the interpreter')
+    check_runs(target)
     lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target)
-    if all(not isinstance(size, Dim) for value in lowered.graph.values() for size in value.type.shape):
+    if not lowered.graph.dim_names:
         lowered.program.bind({})
     return lowered
+
+
+def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[], Graph], Signature, LoweredModel]:
+    """A saved model's graph, or what reads it; how it is called; its program: what an earlier process kept, or as `lower_graph` makes it.
+
+    Raises:
+        ArtifactError: damaged data, or no legal graph. LoweringError: as lower_graph.
+    """
+    check_runs(target)
+    stored = program_cache.find(saved.digest, target)
+    if stored is None:
+        graph = saved.graph()
+        signature = Signature.of(graph)
+        lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target, kept=partial(program_cache.keep, saved.digest, target, signature))
+        if not graph.dim_names:
+            lowered.program.bind({})
+        return graph, signature, lowered
+    saved.check()
+    # Both digests are in the program's key: these very sources verified this very graph, before and after lowering.
+    source = partial(saved.graph, is_legal=True)
+    lowered = LoweredModel(lambda: _lowered(source()), target)
+    lowered.program.adopt(stored.sizes, stored.bound, stored.constants)
+    return source, stored.signature, lowered
+
+
+def _lowered(graph: Graph) -> Graph:
+    """What the passes make of a graph; nothing is verified."""
+    for step in lower_pipeline():
+        graph = step.run(graph)
+    return graph
+
+
+def check_runs(target: Target) -> None:
+    """LoweringError unless this machine can run the target."""
+    if not target.can_run():
+        raise LoweringError(f"this machine can't run {target.name}", hint=target.why_not() or 'target="native", or "reference" for the interpreter')
 
 
 def link_here(lowering: Lowering) -> BoundProgram:
@@ -64,23 +104,35 @@ class LoweredModel:
     """A graph of stage lowered, and the program of each binding of its sizes.
 
     Attributes:
-        graph: with physical layouts.
+        source: the graph, with physical layouts, or what makes it when it is first needed.
         target: what its kernels were emitted for.
         link: makes a program of the calls of one binding; by default with kernels compiled in this process.
-        python_nodes: node name -> why no kernel serves it.
+        kept: called with the sizes, the program and the constants of the first binding.
     """
 
-    graph: Graph
+    source: Graph | Callable[[], Graph]
     target: Target
     link: Callable[[Lowering], BoundProgram] = link_here
+    kept: Callable[[Mapping[str, int], BoundProgram, Constants], None] | None = None
     program: Program = field(init=False)
-    python_nodes: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rules: dict[Node, Rule | str] = {node: find_rule(node, self.target) for node in self.graph.node_list}
         self._packed: dict[tuple[str, str], np.ndarray] = {}
-        self.python_nodes = {node.name: rule for node, rule in self._rules.items() if isinstance(rule, str)}
-        self.program = Program(self.graph.name, self._lower)
+        self.program = Program(self._lower)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """With physical layouts."""
+        return self.source if isinstance(self.source, Graph) else self.source()
+
+    @cached_property
+    def _rules(self) -> dict[Node, Rule | str]:
+        return {node: find_rule(node, self.target) for node in self.graph.node_list}
+
+    @property
+    def python_nodes(self) -> dict[str, str]:
+        """Node name -> why no kernel serves it."""
+        return {node.name: rule for node, rule in self._rules.items() if isinstance(rule, str)}
 
     def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
         """Outputs for inputs in signature order; sizes as the inputs bind them."""
@@ -114,7 +166,10 @@ class LoweredModel:
             except QCompilerError as error:
                 raise error.located(node.describe()) from None
         self._copy_outputs(lowering, direct)
+        first = not constants.sealed
         bound = self.link(lowering)
+        if first and self.kept is not None:
+            self.kept(sizes, bound, constants)
         for const in graph.consts.values():  # what was read of a saved model is packed now
             forget_pages(const.data)
         return bound

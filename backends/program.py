@@ -18,7 +18,7 @@ import operator
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,7 +132,7 @@ class ProgramBuilder:
         assert offset is not None
         return BufferRef(FIRST_INPUT + len(self._inputs) + len(self._outputs), offset, array.nbytes)
 
-    def deferred(self, key: Hashable, nbytes: int, fill: Fill) -> BufferRef:
+    def deferred(self, key: str, nbytes: int, fill: Fill) -> BufferRef:
         """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the program is finished. Equal keys share one place."""
         offset = self._constants.defer(key, nbytes, fill)
         if offset is not None:
@@ -470,12 +470,16 @@ class Program:
     first binding seals the shared constants; what a later one adds is its own. The last `kept` bindings are cached.
     """
 
-    name: str
     lower: Callable[[Constants, Mapping[str, int]], BoundProgram]
     kept: int = 8
     constants: Constants = field(default_factory=Constants)
     _bound: OrderedDict[tuple[tuple[str, int], ...], BoundProgram] = field(default_factory=OrderedDict)
     _lock: Any = field(default_factory=threading.RLock)
+
+    def adopt(self, sizes: Mapping[str, int], bound: BoundProgram, constants: Constants) -> None:
+        """Take over a binding that was lowered elsewhere, and its constants, before any other."""
+        self.constants = constants
+        self._bound[tuple(sorted(sizes.items()))] = bound
 
     def bind(self, sizes: Mapping[str, int] | None = None) -> BoundProgram:
         """The program for these sizes, lowered when first asked for. Thread-safe."""

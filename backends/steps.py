@@ -162,7 +162,7 @@ class Lowering:
             block.view(value.data.dtype).reshape(value.data.shape)[...] = value.data
             forget_pages(value.data)
 
-        return self.builder.deferred(value, value.data.nbytes, fill)
+        return self.builder.deferred(f"@{value.name}", value.data.nbytes, fill)
 
     def new(self, type: TensorType, name: str, layout: Layout | None) -> Placed:
         """A buffer of the arena for a value of this type."""
@@ -289,9 +289,9 @@ class Steps:
         return self.lowering.builder.deferred(self.shared_key(role), math.prod(shape) * made.itemsize,
                                               lambda block: fill(block.view(made).reshape(shape)))
 
-    def shared_key(self, role: str) -> tuple[object, ...]:
-        """A key of what the node's op, attrs, weight and `role` determine."""
-        return self.node.op, tuple(self.attrs.items()), self.node.operands[1], role
+    def shared_key(self, role: str) -> str:
+        """A key of what the node's op, attrs, weight and `role` determine, the same in every process."""
+        return f"{self.node.op}({dict(self.attrs)}) of {self.node.operands[1]!r}: {role}"
 
     # -- steps
 

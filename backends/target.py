@@ -98,6 +98,11 @@ class Target(ABC):
         return f"{self.name}({','.join(sorted(self.features))})"
 
     @property
+    def machine(self) -> str:
+        """What LLVM is told to generate code for, as a part of such keys."""
+        return f"{self.triple} {self.cpu} {self.llvm_features}"
+
+    @property
     def f32_lanes(self) -> int:
         """f32 values in one vector register."""
         return self.vector_bytes // 4

@@ -6,6 +6,7 @@ tensors mean (`artifact.py`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -56,10 +57,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
+    """digest: sha256 of the header's bytes, which hold the digest of the data: it tells a saved model from all others."""
+
     entries: dict[str, Entry]
     metadata: dict[str, str]
     data_start: int
     data_bytes: int
+    digest: str
 
 
 def read_header(path: Path, file: BinaryIO, total: int) -> Header:
@@ -74,7 +78,8 @@ def read_header(path: Path, file: BinaryIO, total: int) -> Header:
             expected=f"at most {min(MAX_HEADER, total - 8)} bytes",
             got=length,
         )
-    entries, metadata = _parsed_header(path, file.read(length))
+    raw = file.read(length)
+    entries, metadata = _parsed_header(path, raw)
     version = metadata.get(VERSION_KEY)
     if version is None:
         fail(
@@ -97,7 +102,7 @@ def read_header(path: Path, file: BinaryIO, total: int) -> Header:
         fail(path, "the file has no graph", expected=f"a tensor {TEXT}")
     data_bytes = total - 8 - length
     _check_layout(path, entries, data_bytes)
-    return Header(entries, metadata, 8 + length, data_bytes)
+    return Header(entries, metadata, 8 + length, data_bytes, hashlib.sha256(raw).hexdigest())
 
 
 def _parsed_header(path: Path, raw: bytes) -> tuple[dict[str, Entry], dict[str, str]]:

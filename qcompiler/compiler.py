@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.report import Report, constant_bytes, count_nodes, report
+from qcompiler.signature import Signature, restore_outputs
 from qcompiler.types import QuantParams
 
 if TYPE_CHECKING:
@@ -148,15 +149,21 @@ class CompiledModel:
     """A graph ready to be called.
 
     Attributes:
-        graph: the float or integer graph that runs.
+        source: the graph, or what reads it from a file when it is first asked for.
         target: "reference" (the interpreter), or a level such as "x86-64+avx512vnni".
+        signature: how it is called; by default that of the graph.
     """
 
-    graph: Graph
+    source: Graph | Callable[[], Graph]
     target: str
     threads: int
     program: Any = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    signature: Signature | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The float or integer graph that runs."""
+        return self.source if isinstance(self.source, Graph) else self.source()
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Outputs in the model's own structure.
@@ -164,18 +171,18 @@ class CompiledModel:
         Raises:
             InputError: inputs that do not fit the signature.
         """
-        from qcompiler.signature import restore_outputs, structure_of
-
         for argument in (*inputs, *named.values()):
             if hasattr(argument, "__qc_inline__"):  # a value of a trace
                 return argument.__qc_inline__(self, inputs, named)
-        names = [value.name for value in self.graph.inputs]
+        if self.signature is None:
+            self.signature = Signature.of(self.graph)
+        names = [value.name for value in self.signature.inputs]
         if len(inputs) > len(names) or any(name in names[:len(inputs)] for name in named):
             raise InputError("wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}")
         given: dict[str, np.ndarray] = {**dict(zip(names, inputs)), **named}
-        arrays, sizes = bind_inputs(self.graph, given)
+        arrays, sizes = bind_inputs(self.signature, given)
         outputs = interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
-        return restore_outputs(structure_of(self.graph), outputs)
+        return restore_outputs(self.signature.structure, outputs)
 
     @property
     def __qc_graph__(self) -> Graph:
@@ -223,14 +230,19 @@ def _export_object(graph: Graph, path: str | os.PathLike[str], target: str, pref
 def _lowered(graph: Graph, target: str) -> tuple[str, Any]:
     if target == "reference":
         return target, None
+    lower, chosen = _backend(target)
+    return chosen.name, lower.lower_graph(graph, chosen)
+
+
+def _backend(target: str) -> tuple[Any, Any]:
+    """The module that lowers, and the target of this name."""
     try:
-        from qcompiler.backends.lower import lower_graph
+        from qcompiler.backends import lower
     except ModuleNotFoundError as error:
         raise LoweringError("no native backend is installed", hint='compile with target="reference"') from error
     from qcompiler.backends.target import parse_target
 
-    chosen = parse_target(target)
-    return chosen.name, lower_graph(graph, chosen)
+    return lower, parse_target(target)
 
 
 def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,
@@ -321,11 +333,14 @@ def _check_target(target: str) -> None:
 def load(path: str | os.PathLike[str], *, target: str = "native", threads: int | None = None) -> CompiledModel:
     """A saved model, lowered for `target`. Runs no code from the file, which stays mapped: replace it (`save` does), but never write into it
     while the model is in use."""
-    from qcompiler.artifact import load_graph
+    from qcompiler.artifact import SavedModel
 
-    graph = load_graph(path)
-    name, program = _lowered(graph, target)
-    return CompiledModel(graph, name, thread_count(threads), program)
+    saved = SavedModel(path)
+    if target == "reference":
+        return CompiledModel(saved.graph(), target, thread_count(threads))
+    lower, chosen = _backend(target)
+    source, signature, program = lower.lower_saved(saved, chosen)
+    return CompiledModel(source, chosen.name, thread_count(threads), program, signature)
 
 
 __all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",

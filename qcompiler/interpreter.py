@@ -14,31 +14,33 @@ from qcompiler.errors import InputError, QCompilerError, VerifyError
 from qcompiler.ir import AttrValue, Graph, Node, Value
 from qcompiler.opdef import OpDef, Trait, opdef
 from qcompiler.quantization.tables import build_table
+from qcompiler.signature import Input, Signature, check_guards
 from qcompiler.types import TensorType, type_of
 
 Hook = Callable[[Node, Sequence[np.ndarray]], None]
 
 
-def bind_inputs(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+def bind_inputs(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
     """Inputs in signature order, and the symbolic sizes that they bind.
 
     Raises:
-        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared.
+        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared, or that breaks a guard of the trace.
     """
-    arrays = _by_position(graph, inputs)
+    arrays = _by_position(called, inputs)
     sizes: dict[str, int] = {}
-    for value, array in zip(graph.inputs, arrays):
+    for value, array in zip(called.inputs, arrays):
         _bind_one(value, array, sizes)
-    for value, array in zip(graph.inputs, arrays):
+    for value, array in zip(called.inputs, arrays):
         expected = value.type.bind(sizes)
         if array.shape != expected.shape:
             raise InputError(f"input {value.name!r} has another shape", expected=str(value.type), got=str(type_of(array)),
                              hint=f"sizes bound by the inputs: {sizes}")
+    check_guards(called, sizes)
     return arrays, sizes
 
 
-def _by_position(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    names = [value.name for value in graph.inputs]
+def _by_position(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    names = [value.name for value in called.inputs]
     if isinstance(inputs, Mapping):
         missing = [name for name in names if name not in inputs]
         unknown = [name for name in inputs if name not in names]
@@ -50,7 +52,7 @@ def _by_position(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.nd
     return [np.asarray(array) for array in inputs]
 
 
-def _bind_one(value: Value, array: np.ndarray, sizes: dict[str, int]) -> None:
+def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) -> None:
     type = value.type
     if array.dtype != type.dtype.numpy:
         raise InputError(f"input {value.name!r} has another dtype", expected=str(type), got=f"{array.dtype}{list(array.shape)}",

@@ -1,6 +1,6 @@
-"""What a graph's notes say about calling it: guards on symbolic sizes, and the structure of its results.
+"""How a graph is called: its inputs, and what its notes say: guards on symbolic sizes, and the structure of its results.
 
-A frontend records both as one-line notes, so they print, parse back and travel in artifacts:
+A frontend records guards and structure as one-line notes, so they print, parse back and travel in artifacts:
 
     note "guard: B >= 2"                       the trace took a branch that holds for such sizes only
     note "structure: {\"dict\": {\"y\": 0}}"   how the flat outputs nest; none: the one output itself
@@ -21,6 +21,7 @@ from typing import Any
 from qcompiler.dims import Dim, DimLike, evaluate, parse_dim, substitute
 from qcompiler.errors import InputError, ParseError, TraceError
 from qcompiler.ir import Graph
+from qcompiler.types import TensorType
 
 GUARD = "guard: "
 STRUCTURE = "structure: "
@@ -77,12 +78,42 @@ def add_guard(graph: Graph, guard: Guard) -> None:
         graph.notes.append(note)
 
 
-def check_guards(graph: Graph, sizes: Mapping[str, int]) -> None:
+@dataclass(frozen=True)
+class Input:
+    """An input's name and type."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a caller needs to know of a graph, so that its program can be called without it.
+
+    Attributes:
+        name: the graph's.
+        inputs: in order.
+        structure: how the outputs nest (`structure_of`).
+        guards: what the sizes must obey.
+    """
+
+    name: str
+    inputs: tuple[Input, ...]
+    structure: Any
+    guards: tuple[Guard, ...]
+
+    @staticmethod
+    def of(graph: Graph) -> Signature:
+        """The signature of a graph. ParseError for a malformed note."""
+        return Signature(graph.name, tuple(Input(value.name, value.type) for value in graph.inputs), structure_of(graph), guards(graph))
+
+
+def check_guards(called: Graph | Signature, sizes: Mapping[str, int]) -> None:
     """Raises InputError for the first guard that `sizes` break."""
-    for guard in guards(graph):
+    for guard in called.guards if isinstance(called, Signature) else guards(called):
         if not guard.holds(sizes):
             raise InputError(
-                f"these input sizes take another path through the model than the traced one ({graph.name})",
+                f"these input sizes take another path through the model than the traced one ({called.name})",
                 expected=str(guard), got=", ".join(f"{name}={size}" for name, size in sorted(sizes.items())),
                 hint="trace again with example inputs of such sizes",
             )

@@ -21,7 +21,7 @@ from qcompiler.errors import ParseError, QCompilerError, nearest
 from qcompiler.ir import Graph, Loc, Module, Origin, Value
 from qcompiler.text.phrases import MAX_TOKEN, Failure, NodePhrase, TypePhrase, int64, nested, reference, unquote, word
 from qcompiler.text.printer import VERSION
-from qcompiler.text.quick import Token, place, read_quickly
+from qcompiler.text.quick import Token, place, read_quickly, read_type
 from qcompiler.types import DType, Layout, QuantParams, TensorType
 
 MAX_BYTES = 64 * 2**20
@@ -482,6 +482,21 @@ _SPELLED = {
 
 def _expected(names: Any) -> str:
     return ", ".join(sorted(_SPELLED.get(name, name.lower()) for name in names or ()))
+
+
+def parse_type(text: str) -> TensorType:
+    """What `str(type)` gives, back; a type that names no arrays. ParseError for other text."""
+    phrase = read_type(text)
+    if phrase is None:
+        raise ParseError("malformed type", expected="a type, as f32[B,64]", got=text[:200])
+    builder = _Builder("", "integer", None, "")
+    try:
+        found = builder.type(phrase)
+    except Failure as failure:
+        _place(text, failure)
+    if builder.missing:
+        raise ParseError("a type that stands alone names no arrays", got=text[:200])
+    return found
 
 
 def parse(text: str, data: Data = None) -> Graph | Module:

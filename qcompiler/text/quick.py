@@ -68,6 +68,16 @@ def read_quickly(text: str) -> list[Any] | None:
         return None
 
 
+def read_type(text: str) -> TypePhrase | None:
+    """The phrase of a type, and nothing else, as `str` of a type gives it; None for other text."""
+    reader = _Reader(_TOKEN.findall(text))
+    try:
+        phrase = reader.type()
+    except (_Unreadable, Failure, RecursionError):
+        return None
+    return phrase if not reader.tokens[reader.at] else None
+
+
 class _Unreadable(Exception):
     """Not what this reader knows."""
 

@@ -15,7 +15,8 @@ import pytest
 
 import qcompiler as qc
 from qcompiler import knobs
-from qcompiler.backends import kernel_cache, object_cache, rules
+from qcompiler.backends import cache_folder, kernel_cache, object_cache, rules
+from qcompiler.backends.cache_folder import Bad
 from qcompiler.backends.jit import emitted_kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef, kernel
 from qcompiler.backends.kernels import elementwise
@@ -39,7 +40,7 @@ TWO = {"key one": b"object one " * 9, "key two": b"object two"}
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
-    monkeypatch.setattr(object_cache, "_said", set())
+    monkeypatch.setattr(cache_folder, "_said", set())
     monkeypatch.setattr(kernel_cache, "_compiled", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "deep" / "cache"))
     return tmp_path / "deep" / "cache"
@@ -122,7 +123,7 @@ def test_the_users_folder(platform: str, xdg: str, expected: str, monkeypatch: p
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", xdg)
     monkeypatch.setattr(sys, "platform", platform)
-    assert object_cache.cache_folder() == os.path.join("/home/me", expected)
+    assert cache_folder.folder_path() == os.path.join("/home/me", expected)
 
 
 # -- keys
@@ -222,7 +223,7 @@ def test_every_flipped_bit_is_seen(bit: int) -> None:
     raw = object_cache._packed("key", b"object")
     assert object_cache._unpacked(raw, "key") == b"object"
     for at in range(len(raw)):
-        with pytest.raises(object_cache._Bad):
+        with pytest.raises(Bad):
             object_cache._unpacked(raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :], "key")
 
 

@@ -196,7 +196,7 @@ def test_bindings_share_constants_and_may_add_their_own():
         add(builder, builder.constant(np.full(8, 200, BYTES)), builder.output(1), 8, 2)
         return builder.finish()
 
-    program = Program("p", lower, kept=2)
+    program = Program(lower, kept=2)
     for n in (4, 5, 4, 6, 4, 5):
         bound = program.bind({"B": n})
         a, b = bound.run([], threads=2)
@@ -226,10 +226,10 @@ def test_deferred_constants_are_written_once_when_the_block_is_made():
 def test_large_blocks_are_written_whole_by_two_threads():
     constants = Constants()
     for number in range(200):
-        constants.defer(number, 40_000, lambda block, number=number: block.fill(number + 1))
+        constants.defer(str(number), 40_000, lambda block, number=number: block.fill(number + 1))
     data = constants.seal().data
     assert data.nbytes >= 200 * 40_000
-    offsets = [constants.defer(number, 40_000, lambda block: None) for number in range(200)]
+    offsets = [constants.defer(str(number), 40_000, lambda block: None) for number in range(200)]
     assert all((data[offset : offset + 40_000] == number + 1).all() for number, offset in enumerate(offsets))
 
 
@@ -237,10 +237,10 @@ def test_a_later_binding_keeps_what_it_defers_in_its_own_block():
     def lower(constants, sizes):
         n = sizes["B"]
         builder = ProgramBuilder([], [ArraySpec(BYTES, (8,))], constants)
-        add(builder, builder.deferred(("of", n), 8, lambda block: block.fill(n)), builder.output(0), 8, 1)
+        add(builder, builder.deferred(f"of {n}", 8, lambda block: block.fill(n)), builder.output(0), 8, 1)
         return builder.finish()
 
-    program = Program("p", lower)
+    program = Program(lower)
     for n in (4, 5, 4):
         bound = program.bind({"B": n})
         assert bound.run([])[0].tolist() == [n + 1] * 8 and (bound.extra is None) == (n == 4)

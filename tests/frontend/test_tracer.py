@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qcompiler as qc
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, ParseError, QCompilerError, TraceError
 from qcompiler.frontend import functional as F
@@ -142,6 +143,21 @@ def test_a_decision_on_a_size_becomes_a_guard() -> None:
         check_guards(graph, {"B": 1})
     with pytest.raises(InputError, match=r"2\*B <= 100"):
         check_guards(graph, {"B": 51})
+
+
+def test_a_call_whose_sizes_take_another_path_is_refused(tmp_path: Path) -> None:
+    def model(x):
+        return x * 2 if x.shape[0] >= 2 else x
+
+    for target in ("reference", "native"):
+        compiled = qc.compile(model, None, (X,), dynamic={"x": {0: "B"}}, target=target)
+        compiled.save(tmp_path / "m.qc.safetensors")
+        for each in (compiled, qc.load(tmp_path / "m.qc.safetensors", target=target)):
+            assert np.array_equal(each(X[:2]), 2 * X[:2])
+            with pytest.raises(InputError, match=r"B >= 2[\s\S]*B=1"):
+                each(X[:1])
+    with pytest.raises(InputError, match=r"B >= 2"):
+        qc.interpret(compiled.graph, [X[:1]])
 
 
 def test_using_a_size_as_a_number_bakes_it() -> None:
