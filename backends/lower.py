@@ -96,7 +96,7 @@ def add_steps(lowering: Lowering, linked: Mapping[KernelKey, Any]) -> None:
             lowering.builder.python_step(call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name)
         else:
             lowering.builder.step(linked[call.key], call.args, reads=call.reads, writes=call.writes, node=call.node, macs=call.macs,
-                                  bytes=call.bytes)
+                                  bytes=call.bytes, disjoint=call.disjoint)
 
 
 @dataclass(eq=False)

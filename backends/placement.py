@@ -1,7 +1,8 @@
 """Where tensors lie in memory: buffer, byte offset and byte strides by logical axis, as the type's layout says.
 
 row_major: as the shape reads, without gaps. channels_last: axis 1 innermost, pixels `channel_stride` elements apart; what lies
-between the last channel and the next pixel is never read as a value.
+between the last channel and the next pixel is never read as a value. With a halo, rows lie further apart, and the border around each image
+holds real zero.
 """
 
 from __future__ import annotations
@@ -61,16 +62,26 @@ def layout_strides(shape: Sequence[int], itemsize: int, layout: Layout | None) -
     """Byte strides by logical axis."""
     if layout is None or layout.order == "row_major":
         return row_major_strides(shape, itemsize)
-    physical = (shape[0], *shape[2:], layout.channel_stride)
+    physical = (shape[0], *with_halo(shape[2:], layout), layout.channel_stride)
     strides = row_major_strides(physical, itemsize)
     return (strides[0], strides[-1], *strides[1:-1])
 
 
+def with_halo(spatial: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """Sizes of an image, its border counted."""
+    return tuple(size + before + after for size, (before, after) in zip(spatial, layout.halo)) if layout.halo else tuple(spatial)
+
+
+def before_halo(strides: Sequence[int], layout: Layout | None) -> int:
+    """Bytes of border before the first element."""
+    return 0 if layout is None else sum(before * stride for (before, _), stride in zip(layout.halo, strides[2:]))
+
+
 def storage_bytes(shape: Sequence[int], itemsize: int, layout: Layout | None) -> int:
-    """Bytes from the first element to the end of the last pixel."""
+    """Bytes from the first element, or its border, to the end of the last pixel, or its border."""
     if layout is None or layout.order == "row_major":
         return math.prod(shape) * itemsize
-    return shape[0] * math.prod(shape[2:]) * layout.channel_stride * itemsize
+    return shape[0] * math.prod(with_halo(shape[2:], layout)) * layout.channel_stride * itemsize
 
 
 def bound_shape(type: TensorType, sizes: dict[str, int]) -> tuple[int, ...]:

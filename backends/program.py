@@ -91,6 +91,7 @@ class _Step:
     args: tuple[Argument, ...]
     reads: list[tuple[BufferHandle, int, int]]
     writes: list[tuple[BufferHandle, int, int]]
+    disjoint: bool = False
     function: PythonFunction | None = None
     views: tuple[tuple[View, ...], tuple[View, ...]] = ((), ())
 
@@ -183,6 +184,7 @@ class ProgramBuilder:
         kernel: str = "",
         macs: int = 0,
         bytes: int = 0,
+        disjoint: bool = False,
     ) -> None:
         """Append a call of a kernel.
 
@@ -192,6 +194,7 @@ class ProgramBuilder:
             reads, writes: every buffer, input or output that it touches; scratch memory is in both.
             name, node, kernel: what `describe` prints: the step, the graph's node, the kernel.
             macs, bytes: multiply-accumulates and bytes moved, for reports.
+            disjoint: its writes share no byte with those of the node's other disjoint steps, whatever ranges they give.
         """
         address = kernel_address
         if not isinstance(kernel_address, int):
@@ -204,6 +207,7 @@ class ProgramBuilder:
             tuple(args),
             self._ranges(reads, name),
             self._ranges(writes, name),
+            disjoint,
         )
         if not address:
             raise LoweringError("a kernel has no address", where=self._where(step))
@@ -227,6 +231,7 @@ class ProgramBuilder:
             (),
             self._ranges([_range_of(view) for view in reads], label),
             self._ranges([_range_of(view) for view in writes], label),
+            False,
             function,
             (tuple(reads), tuple(writes)),
         )
@@ -375,16 +380,20 @@ class ProgramBuilder:
         flags = [False] * len(self._steps)
         read: list[tuple[int, int, int]] = []
         written: list[tuple[int, int, int]] = []
+        beside: list[tuple[int, int, int]] = []  # written by disjoint steps of the last node
+        node = ""
         for number, step in enumerate(self._steps):
             if step.function is not None:
-                read, written = [], []
+                read, written, beside = [], [], []
                 continue
+            if not step.disjoint or step.info.node != node:
+                written, beside, node = written + beside, [], step.info.node
             reads, writes = self._physical(step.reads, plan), self._physical(step.writes, plan)
-            if _touch(reads, written) or _touch(writes, written) or _touch(writes, read):
+            if _touch(reads, written + beside) or _touch(writes, written) or _touch(writes, read):
                 flags[number - 1] = True
-                read, written = [], []
+                read, written, beside = [], [], []
             read += reads
-            written += writes
+            (beside if step.disjoint else written).extend(writes)
         return flags
 
     def _arguments(self, plan: Plan) -> tuple[np.ndarray, list[int]]:

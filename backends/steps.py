@@ -22,7 +22,7 @@ import numpy as np
 
 from qcompiler.backends.kernel_cache import KernelKey
 from qcompiler.backends.kernel_ir.definition import KernelDef
-from qcompiler.backends.placement import SLACK, Placed, bound_shape, layout_strides, row_major_strides, storage_bytes
+from qcompiler.backends.placement import SLACK, Placed, before_halo, bound_shape, layout_strides, row_major_strides, storage_bytes
 from qcompiler.backends.program import BufferHandle, BufferRef, ProgramBuilder, View
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
@@ -119,6 +119,7 @@ class Call:
     node: str
     macs: int
     bytes: int
+    disjoint: bool
 
 
 @dataclass
@@ -168,7 +169,8 @@ class Lowering:
         """A buffer of the arena for a value of this type."""
         shape, dtype = self.shape(type), type.dtype.numpy
         handle = self.builder.buffer(storage_bytes(shape, dtype.itemsize, layout) + SLACK, name)
-        return Placed(handle, dtype, shape, layout_strides(shape, dtype.itemsize, layout))
+        strides = layout_strides(shape, dtype.itemsize, layout)
+        return Placed(handle, dtype, shape, strides, before_halo(strides, layout))
 
 
 class Steps:
@@ -216,11 +218,13 @@ class Steps:
         return self.lowering.row_major[value]
 
     def channels_last(self, index: int, channel_stride: int) -> Placed:
-        """An operand of rank 3 or more with axis 1 innermost and pixels without gaps; copied if it lies otherwise."""
+        """An operand of rank 3 or more with axis 1 innermost and pixels without gaps, but for the halo of its type; copied if it lies
+        otherwise."""
         value = self.node.operands[index]
         placed = self.lowering.place(value)
         layout = Layout("channels_last", channel_stride)
-        if placed.strides == layout_strides(placed.shape, placed.dtype.itemsize, layout):
+        as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
+        if placed.strides == layout_strides(placed.shape, placed.dtype.itemsize, as_typed):
             return placed
         copy = self.lowering.new(value.type, f"{value.name}.channels_last", layout)
         self.copy(placed, copy)
@@ -247,10 +251,14 @@ class Steps:
         return value.data
 
     def result(self, index: int = 0) -> Placed:
-        """Where to write a result, in the layout of its type. The same place at every call."""
+        """Where to write a result, in the layout of its type; the border is written already. The same place at every call."""
         value = self.node.results[index]
         if value not in self.lowering.places:
-            self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
+            placed = self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
+            if value.type.layout is not None and value.type.layout.halo:
+                from qcompiler.backends.rules.copy import fill_border
+
+                fill_border(self, placed, value.type)
         return self.lowering.places[value]
 
     def share(self, placed: Placed, index: int = 0) -> None:
@@ -296,12 +304,13 @@ class Steps:
     # -- steps
 
     def call(self, kernel: KernelDef, static: Mapping[str, Any] | None = None, *, writes: Sequence[str], macs: int = 0,
-             bytes: int = 0, **arguments: Any) -> None:
+             bytes: int = 0, disjoint: bool = False, **arguments: Any) -> None:
         """Append a call of a kernel.
 
         Args:
             static: its static arguments; must not depend on symbolic sizes.
             writes: the pointers that it writes; the others are read.
+            disjoint: what it writes no other such call of this node writes: they need not wait for each other.
             arguments: every parameter by name: Placed, BufferRef, BufferHandle or (buffer, byte offset) for a pointer; None for a
                 pointer that this call does not use; ints for extents, floats for scalars.
         """
@@ -323,7 +332,7 @@ class Steps:
             else:
                 argument = int(argument)
             args.append(argument)
-        self.lowering.calls.append(Call(KernelKey.of(kernel, static or {}), args, reads, written, self.node.name, macs, bytes))
+        self.lowering.calls.append(Call(KernelKey.of(kernel, static or {}), args, reads, written, self.node.name, macs, bytes, disjoint))
 
     def copy(self, x: Placed, y: Placed) -> None:
         """Copy elements between two places of one shape, whatever their strides."""

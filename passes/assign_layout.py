@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from qcompiler.ir import Graph, Node
+from qcompiler.ir import Graph, Node, Value
 from qcompiler.types import Layout, TensorType
 
 _SPATIAL = frozenset({
@@ -13,6 +13,20 @@ _SPATIAL = frozenset({
     "global_max_pool", "batch_norm", "resize", "pixel_shuffle", "pixel_unshuffle",
 })
 _OWN = frozenset({"reshape", "transpose", "matmul", "linear", "gather", "gather_elements", "expand", "tile", "stack"})
+
+_READERS = {"conv": (0, 3), "max_pool": (0,), "avg_pool": (0,)}
+"""Ops that can read a value with a halo, and as which operands."""
+
+
+def _steps_over(value: Value) -> bool:
+    """Whether its producer can write around a halo."""
+    node = value.producer
+    return node.op == "conv" or node.op == "max_pool" and node.operands[0].type.quant == value.type.quant
+
+
+def _copies_padding(node: Node) -> bool:
+    """Whether a kernel wants the border of its operand in memory: a convolution that is not depthwise."""
+    return node.op == "conv" and (node.attrs["groups"] == 1 or node.operands[1].type.shape[1] != 1)
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,9 @@ class AssignLayout:
 
     Before:  %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3}
     After:   %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3, layout=channels_last(12)}
+
+    A value that a convolution with padding reads gets a halo, in which its producer writes, so that nothing is copied into a border, if it
+    is made by a convolution or a max pool and read by such and average pools only: these can step over it.
     """
 
     channel_multiple: int = 4
@@ -32,8 +49,22 @@ class AssignLayout:
             for value in node.results:
                 if self._is_channels_last(node, value.type):
                     value.type = value.type.with_layout(Layout("channels_last", self._stride(value.type)))
+        for node in graph.node_list:
+            for value in node.results:
+                halo = self._halo(value)
+                if any(map(any, halo)):
+                    value.type = value.type.with_layout(replace(value.type.layout, halo=halo))
         graph.stage = "lowered"
         return graph
+
+    def _halo(self, value: Value) -> tuple[tuple[int, int], ...]:
+        """The border that its readers want, or nothing."""
+        if value.type.layout is None or not _steps_over(value) or value.producer.graph.is_output(value):
+            return ()
+        if not all(use.index in _READERS.get(use.node.op, ()) for use in value.uses):
+            return ()
+        wanted = [use.node.attrs["padding"] for use in value.uses if use.index == 0 and _copies_padding(use.node)]
+        return tuple((max(p[0] for p in axis), max(p[1] for p in axis)) for axis in zip(*wanted))
 
     def _stride(self, type: TensorType) -> int:
         multiple = self.channel_multiple if type.dtype.numpy.itemsize == 1 else 1

@@ -63,8 +63,22 @@ def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
     whole = count // lanes * lanes
     with b.loop(0, whole, lanes) as loop:
         b.store(block, y, loop.index * size)
-    with b.loop(whole, count) as tail:
-        b.store(value, y, tail.index * size)
+    with b.if_(whole < count) as tail:
+        b.store_prefix(block, y, whole * size, count - whole)
+        tail.yield_([])
+
+
+@kernel(pointers=("gaps", "y"), extents=("images", "gap_count", "y_image", "fill"))
+def fill_gaps(b: KernelBuilder, *, itemsize: int) -> None:
+    """Write one element all over the gaps of each image. gaps: (byte offset, elements) of each; fill: the element's bits. Threads share gaps."""
+    element = ELEMENTS[itemsize]
+    fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
+    count = b.extent("gap_count")
+    lo, hi = b.share(b.extent("images") * count)
+    with b.loop(lo, hi) as unit:
+        gap = unit.index % count * 16
+        y = b.pointer("y") + (unit.index // count * b.extent("y_image") + b.load(I64, b.pointer("gaps"), gap))
+        fill_run(b, fill, y, b.load(I64, b.pointer("gaps"), gap, disp=8))
 
 
 def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: int) -> None:

@@ -57,10 +57,15 @@ def _not_dense(node: Node, target: Target) -> str | None:
 
 
 def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
-    """x [N, C, *S], channels last, in a border of real zero. channel_stride: of the result, as that of x, or C where that of x is four
-    bytes."""
+    """x [N, C, *S], the first operand, channels last, in a border of real zero: its halo, or a copy. channel_stride: of the result, as that of
+    x, or C where that of x is four bytes."""
     if all(pair == (0, 0) for pair in padding):
         return x
+    layout = s.type(0).layout
+    if x is s.operand(0) and layout is not None and layout.halo and channel_stride == layout.channel_stride:
+        around = [n + before + after for n, (before, after) in zip(x.shape[2:], padding)]
+        if all(have[0] >= want[0] and have[1] >= want[1] for have, want in zip(layout.halo, padding)):
+            return x.moved(-sum(before * step for (before, _), step in zip(padding, x.strides[2:])), (*x.shape[:2], *around), x.strides)
     images, channels, *spatial = x.shape
     shape = (images, channels, *(n + before + after for n, (before, after) in zip(spatial, padding)))
     size = x.dtype.itemsize
@@ -96,6 +101,11 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
         bytes=2 * images * y.strides[0],
     )
     return y
+
+
+def is_run(place: Placed) -> bool:
+    """Whether the pixels of an image lie at equal distances."""
+    return all(step == n * inner for step, n, inner in zip(place.strides[2:], place.shape[3:], place.strides[3:]))
 
 
 def offsets_of(sizes: Sequence[int], strides: Sequence[int]) -> np.ndarray:
@@ -235,7 +245,7 @@ def convolution(s: Steps) -> None:
     )
     places = (x, y, other or y)
     steps = tuple(place.strides[-1] * times for place, times in zip(places, (s.attrs["stride"][-1], 1, 1)))
-    if all(k == 1 for k in weight.shape[2:]) and all(step == 1 for step in s.attrs["stride"]):
+    if all(k == 1 for k in weight.shape[2:]) and all(step == 1 for step in s.attrs["stride"]) and all(map(is_run, (x, y, other or y))):
         pixels = Pixels(
             np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True
         )

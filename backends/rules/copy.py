@@ -1,14 +1,17 @@
-"""Copies between places of one shape and any strides."""
+"""Copies between places of one shape and any strides; borders around images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qcompiler.backends.kernels import transpose
-from qcompiler.backends.kernels.copy import OUTER, copy_strided_nd
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.kernels.copy import OUTER, copy_strided_nd, fill_gaps
+from qcompiler.backends.placement import Placed, before_halo, with_halo
 from qcompiler.errors import LoweringError
+from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
     from qcompiler.backends.steps import Steps
@@ -64,3 +67,16 @@ def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
     s.call(transpose.copy_transposed, {"itemsize": size}, x=x, y=y, rows=rows[0], columns=columns[0], x_row=rows[1],
            y_column=columns[2], writes=("y",), bytes=2 * x.elements * size, **extents)
     return True
+
+
+def fill_border(s: Steps, y: Placed, type: TensorType) -> None:
+    """Append what writes real zero all around the images of a value with a halo, beside the steps that write the images."""
+    layout, size = type.layout, y.dtype.itemsize
+    assert layout is not None
+    inside = np.zeros(with_halo(y.shape[2:], layout), bool)
+    inside[tuple(slice(before, before + n) for n, (before, _) in zip(y.shape[2:], layout.halo))] = True
+    edges = np.flatnonzero(np.diff(inside.reshape(-1), prepend=True, append=True)).reshape(-1, 2)
+    gaps = np.stack([edges[:, 0] * size, edges[:, 1] - edges[:, 0]], axis=1) * layout.channel_stride
+    zero = type.quant.zero_point[0] if type.quant is not None else 0
+    s.call(fill_gaps, {"itemsize": size}, gaps=s.table(gaps), y=y.moved(-before_halo(y.strides, layout), y.shape, y.strides), images=y.shape[0],
+           gap_count=len(gaps), y_image=y.strides[0], fill=zero, writes=("y",), bytes=y.shape[0] * int(gaps[:, 1].sum()) * size, disjoint=True)

@@ -107,6 +107,7 @@ def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, l
         blocks=-(-channels // block),
         channels=stride if quantized else channels,
         writes=("y",),
+        disjoint=True,
         macs=y.shape[0] * len(table) * lines.columns * channels * taps * kw,
         bytes=(x.elements + y.elements) * y.dtype.itemsize,
     )

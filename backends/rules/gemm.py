@@ -136,6 +136,7 @@ def product(
         channels=outputs,
         ahead=-(-tile.nr * 4 // max(1, tiles)),
         writes=("y",),
+        disjoint=True,
         macs=window.products * outputs,
         bytes=(outputs * depth + s.operand(0).elements + s.result().elements) * s.result().dtype.itemsize,
     )

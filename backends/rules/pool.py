@@ -110,6 +110,7 @@ def _pool(
         y_row=results[1],
         y_pixel=results[2],
         writes=("y",),
+        disjoint=True,
         bytes=(x.elements + y.elements) * y.dtype.itemsize,
         **more,
     )
