@@ -197,7 +197,7 @@ def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Ta
     parts = s.attrs["groups"] // merge
     kc, outputs = per_group * merge if parts > 1 else taps.pixel // size, weight.shape[0] // parts
     tap_list, tap_elements = taps.of(kc, size)
-    tile = choose_tile(tiles_of(s), lanes_of(s), pixels.static_columns, outputs)
+    tile = choose_tile(tiles_of(s), lanes_of(s), pixels.static_columns, outputs, pixels.steps[0])
     rows, columns = _cut(pixels, tile)
     strides = tuple(place.strides[0] if place else 0 for place in (x, y, other))
     row_bytes = columns * pixels.steps[0] if pixels.flat else x.strides[-2] if len(x.shape) > 3 else x.strides[0]

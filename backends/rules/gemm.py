@@ -21,6 +21,12 @@ _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
 _PACK_BYTES = 128 << 10
 """Weights that are packed at a time: they stay in L2 on their way."""
+LINE = 64
+"""Bytes of a line of the caches."""
+_WAYS, _WAY_BYTES = 8, 4096
+"""Of the smallest L1 cache that is common; more rows than ways in one set drive each other out at each step along K."""
+_MISS = 2
+"""Dot products that could be issued while a line comes from L2."""
 _LEAST_UNITS = 16
 """Units of work that a call is cut into where rows allow it, so that threads finish together."""
 _MOST_RUN_TILES = 4
@@ -36,9 +42,9 @@ class Tile:
     nr: int
 
 
-def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike) -> Tile:
-    """The cheapest tile for rows of `columns` pixels, in dot products issued (loads and latency counted); the first for
-    a symbolic size."""
+def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike, x_pixel: int) -> Tile:
+    """The cheapest tile for rows of `columns` pixels, x_pixel bytes apart in x, in dot products issued (loads and latency counted); the
+    first for a symbolic size."""
     if not isinstance(columns, int) or not isinstance(channels, int):
         mr, nv = tiles[0]
         return Tile(mr, nv, nv * lanes)
@@ -48,11 +54,17 @@ def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, 
         panels = -(-channels // (nv * lanes))
         if columns < mr:
             mr = 1
-        step = max(mr * nv, mr + nv, 10)
+        step = max(mr * nv, mr + nv, 10) + _MISS * max(0, lines_of_a_set(mr, x_pixel) - _WAYS)
         return -(-columns // mr) * panels * step
 
     mr, nv = min(tiles, key=cost)
     return Tile(mr, nv, nv * lanes)
+
+
+def lines_of_a_set(rows: int, x_pixel: int) -> int:
+    """How many of so many rows, read side by side, lie in one set of the L1 cache: all where they are pages apart."""
+    sets = _WAY_BYTES // math.gcd(x_pixel, _WAY_BYTES)
+    return -(-rows // sets)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def linear(s: Steps) -> None:
     x = _readable(s, kc != depth)
     other = s.row_major(3) if s.has(3) else None
     static_rows = math.prod(s.out.shape[:-1])
-    tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs)
+    tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs, depth * size)
     pixels = math.prod(y.shape[:-1])
     starts, columns = runs(pixels, tile.mr)
     steps = (depth * size, outputs * size, outputs * size)

@@ -11,7 +11,7 @@ from qcompiler.backends.kernels import matmul as kernels
 from qcompiler.backends.placement import row_major_strides
 from qcompiler.backends.program import BufferRef
 from qcompiler.backends.rules.convert import bounds, zero_point
-from qcompiler.backends.rules.gemm import choose_tile
+from qcompiler.backends.rules.gemm import LINE, choose_tile
 from qcompiler.backends.steps import Steps, lowers, not_float
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -44,7 +44,9 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
 
 def _tile(s: Steps, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:
     """(rows, registers); the same for all bindings of symbolic sizes."""
-    tile = choose_tile(tiles, lanes, s.out.shape[-2], s.out.shape[-1])
+    depth = s.type(0).shape[-1]
+    row_bytes = depth * s.out.dtype.numpy.itemsize if isinstance(depth, int) else LINE
+    tile = choose_tile(tiles, lanes, s.out.shape[-2], s.out.shape[-1], row_bytes)
     rows = s.out.shape[-2]
     return min(tile.mr, rows) if isinstance(rows, int) else tile.mr, tile.nv
 
