@@ -4,7 +4,8 @@ x: pixels of channels, padded beforehand. A *row* is a run of `columns` output p
 one image the byte offsets of its first pixel in x, y and other. A *tap* is a run of `kc` channels (of as many pixels as lie side by
 side in the window); `taps` holds the byte offset of each from the row's pixel.
 Tiles are mr pixels by nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it.
-Each tile asks for its share of the next panel's weights, `ahead` bytes for each step through its own: they come from L3 or memory.
+Each tile asks for its share of the next panel's weights, `ahead` bytes for each step through its own, and for the next tile's pixels,
+`x_ahead` bytes a step: they come from L3 or memory.
 w is packed [panels][taps][kc / depth][nr][depth] i8, depth being the target's `dot_depth` and kc rounded up to it (i16, see `widen`, where
 the target has `widened_weights`), or [panels][taps * kc][nr] f32. Work is cut into blocks of `row_block` rows by panels.
 """
@@ -26,12 +27,12 @@ from qcompiler.backends.target import Target
 
 POINTERS = ("x", "w", "taps", "rows", "bias", "scale", "other", "y")
 EXTENTS = ("row_total", "row_count", "row_block", "columns", "x_image", "y_image", "other_image", "x_pixel", "y_pixel", "other_pixel",
-           "tap_count", "kc", "panels", "channels", "ahead")
+           "tap_count", "kc", "panels", "channels", "ahead", "x_ahead")
 
 
 _LEAST_SCRATCH = 1 << 18
 MOST_ROWS_AHEAD = 21
-"""Rows of a tile that leaves a general register for `ahead`: 28 rows take ten pointers."""
+"""Rows of a tile that leaves general registers for what is asked ahead: 28 rows take ten pointers."""
 
 @dataclass
 class _Loops:
@@ -48,7 +49,7 @@ class _Loops:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether tiles ask for the next panel's weights."""
+        """Whether tiles ask for the next panel's weights and the next tile's pixels."""
         return len(self.math.steps) == 1 and self.mr <= MOST_ROWS_AHEAD
 
     def emit(self) -> None:
@@ -96,23 +97,25 @@ class _Loops:
         start = [b.load(math.start, b.pointer("bias"), channel * 4, disp=j * 4 * lanes) for j in range(self.nv)]
         rows = b.rows(x, b.extent("x_pixel"), count)
         kc = b.extent("kc")
-        with b.loop(0, b.extent("tap_count"), carried=[math.begin(start, count), weights, ahead]) as taps:
-            acc, panel, ahead = taps.carried
+        asked = [*ahead, x + b.extent("x_pixel") * count] if ahead else []
+        with b.loop(0, b.extent("tap_count"), carried=[math.begin(start, count), weights, asked]) as taps:
+            acc, panel, asked = taps.carried
             pointers, done = rows.moved(b.load(I64, b.pointer("taps"), taps.index * 8)), b.i64(0)
             for step in math.steps:
                 until, lead = kc if step == math.steps[-1] else kc // step * step, math.lead(step)
-                with b.loop(done, until, step, carried=[acc, pointers, b.step(panel, lead) if lead else panel, ahead]) as inner:
-                    acc, pointers, panel, ahead = inner.carried
+                with b.loop(done, until, step, carried=[acc, pointers, b.step(panel, lead) if lead else panel, asked]) as inner:
+                    acc, pointers, panel, asked = inner.carried
                     here = rows.at(pointers)
-                    if ahead:
-                        b.prefetch(ahead[0], cache=2)
-                    inner.yield_([*math.dots(acc, here, panel, step), panel + math.step_bytes(step), [at + b.extent("ahead") for at in ahead]])
-                (acc, pointers, panel, ahead), done = inner.results, until
+                    for at in asked:
+                        b.prefetch(at, cache=2)
+                    further = [at + b.extent(step) for at, step in zip(asked, ("ahead", "x_ahead"))]
+                    inner.yield_([*math.dots(acc, here, panel, step), panel + math.step_bytes(step), further])
+                (acc, pointers, panel, asked), done = inner.results, until
                 panel = panel - lead
-            taps.yield_([acc, panel, ahead])
-        acc, _, ahead = taps.results
+            taps.yield_([acc, panel, asked])
+        acc, _, asked = taps.results
         self._store(math.sums(acc, count), y, other, channel)
-        return ahead
+        return asked[:1]
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
         b, math = self.b, self.math

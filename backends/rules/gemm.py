@@ -147,6 +147,7 @@ def product(
         panels=panels,
         channels=outputs,
         ahead=-(-tile.nr * 4 // max(1, tiles)),
+        x_ahead=min(LINE, tile.mr * window.steps[0] * (4 if s.out.is_quantized else 1) // window.kc) if len(window.taps) == 1 else 0,
         writes=("y",),
         disjoint=True,
         macs=window.products * outputs,
