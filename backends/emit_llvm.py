@@ -148,6 +148,14 @@ class _FunctionEmitter:
         place = self.address(pointer, offset, op.attrs["disp"])
         self.line(f"store {self.typed(value)}, ptr {place}, align {op.attrs['align']}")
 
+    def stream(self, op: Op) -> None:
+        self.store(op)
+        self.declarations.add("!1000 = !{i32 1}")
+        self.lines[-1] += ", !nontemporal !1000"
+
+    def fence(self, op: Op) -> None:
+        self.line("fence seq_cst")
+
     def masked_load(self, op: Op) -> None:
         pointer, offset, mask = op.operands
         type, align = op.results[0].type, op.attrs["align"]
@@ -275,6 +283,8 @@ _EMITTERS: dict[str, Callable[[_FunctionEmitter, Op], None]] = {
     "masked_load": _FunctionEmitter.masked_load,
     "masked_store": _FunctionEmitter.masked_store,
     "prefetch": _FunctionEmitter.prefetch,
+    "stream": _FunctionEmitter.stream,
+    "fence": _FunctionEmitter.fence,
     "instr": _FunctionEmitter.instr,
     "loop": _FunctionEmitter.loop,
     "if": _FunctionEmitter.if_,

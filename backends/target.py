@@ -63,6 +63,7 @@ class Target(ABC):
         dot_steps: how many bytes of K the loops of a product take at a time, most first; the last is 4, the others whole registers.
         dot_depth: bytes of K of one channel that lie side by side in packed weights: 4, or 8 where products take two rows at once (`mmla`).
         widened_weights: whether packed weights of products are i16, as `dot4_weights` gives them: there the work is not repeated in each tile.
+        streams: whether stores past the caches pay for results that do not stay there until they are read.
         fma_steps: how many floats of K the loops of a product take at a time; the last is 1, the others whole registers.
         row_group: rows of a tile that one moving pointer serves, see `builder.Rows`.
         dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes only.
@@ -82,6 +83,7 @@ class Target(ABC):
     dot_steps: tuple[int, ...] = (4,)
     dot_depth: int = 4
     widened_weights: bool = False
+    streams: bool = False
     fma_steps: tuple[int, ...] = (1,)
     row_group: int = 3
     instructions: Mapping[str, Instruction]

@@ -405,6 +405,14 @@ class KernelBuilder:
         """Write `value` at pointer + offset + disp bytes."""
         self.append(Op("store", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": align}))
 
+    def stream(self, value: Value, pointer: Value, offset: Operand = 0, *, disp: int = 0) -> None:
+        """Write `value` to memory past the caches; the address is a multiple of its size. A kernel that streams ends in `fence`."""
+        self.append(Op("stream", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": value.type.bytes}))
+
+    def fence(self) -> None:
+        """Wait until what was streamed is in memory."""
+        self.append(Op("fence", (), (), {}))
+
     def masked_load(
         self, type: Type, pointer: Value, offset: Operand, mask: Value, *, disp: int = 0, align: int = 1
     ) -> Value:

@@ -195,6 +195,11 @@ class _Interpreter:
             at = start + lane * size
             pointer.data[at : at + size] = value[lane : lane + 1].view(np.uint8)
 
+    do_stream = do_store
+
+    def do_fence(self, op: Op) -> None:
+        return None
+
     def do_prefetch(self, op: Op, pointer: Pointer, offset: np.ndarray) -> None:
         return None
 

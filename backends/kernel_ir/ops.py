@@ -152,6 +152,8 @@ _STRUCTURE: list[tuple[str, str, str, Meaning | None, str]] = [
         "load; lanes without a mask bit touch nothing and give zero",
     ),
     ("masked_store", "masked_store", "llvm.masked.store", None, "store; lanes without a mask bit touch nothing"),
+    ("stream", "stream", "store", None, "store to memory past the caches, at a multiple of the value's size"),
+    ("fence", "fence", "fence", None, "what was streamed is in memory, for all who see what is written next"),
     ("prefetch", "prefetch", "llvm.prefetch", None, "bring a line nearer; no meaning, never faults"),
     ("instr", "instr", "call", None, "a target instruction"),
     ("loop", "loop", "phi", None, "counted loop lo, lo + step, ... < hi, with carried values"),

@@ -55,6 +55,9 @@ class _Printer:
                 self.lines.append(f"{indent}yield {', '.join(self.ref(value) for value in op.operands)}")
             return
         text = self.operation(op)
+        if op.name == "fence":
+            self.lines.append(f"{indent}fence")
+            return
         type = op.results[0].type if op.results else op.operands[0].type
         if op.results:
             text = f"{self.define(op.results[0])} = {text}"
@@ -67,7 +70,7 @@ class _Printer:
         if op.name in ("load", "masked_load", "prefetch"):
             text = f"{name} {self.place(operands[0], operands[1], op.attrs['disp'])}"
             operands = operands[2:]
-        elif op.name in ("store", "masked_store"):
+        elif op.name in ("store", "masked_store", "stream"):
             text = f"{name} {self.ref(operands[0])}, {self.place(operands[1], operands[2], op.attrs['disp'])}"
             operands = operands[3:]
         else:

@@ -145,6 +145,7 @@ def _store(op: Op) -> None:
     _arity(op, 3, 0)
     value, pointer, offset = _types(op)
     _address(pointer, offset, op, value)
+    _need(op.name != "stream" or op.attrs["align"] == value.bytes, "a streamed value is aligned to its size")
 
 
 def _masked_load(op: Op) -> None:
@@ -239,6 +240,8 @@ _FAMILIES: dict[str, Callable[[Op], None]] = {
     "masked_load": _masked_load,
     "masked_store": _masked_store,
     "prefetch": _prefetch,
+    "stream": _store,
+    "fence": lambda op: _arity(op, 0, 0),
     "loop": _loop,
     "if": _if,
     "yield": lambda op: _need(not op.results, "a yield has no results"),

@@ -52,6 +52,11 @@ class _Loops:
         """Whether tiles ask for the next panel's weights and the next tile's pixels."""
         return len(self.math.steps) == 1 and self.mr <= MOST_ROWS_AHEAD
 
+    @property
+    def streams(self) -> bool:
+        """Whether results may be written past the caches, where `stream` says so."""
+        return self.b.target.streams and isinstance(self.math, Floats)
+
     def emit(self) -> None:
         b, panels = self.b, self.b.extent("panels")
         row_block, row_total = b.extent("row_block"), b.extent("row_total")
@@ -66,6 +71,10 @@ class _Loops:
             with b.loop(first, b.smin(first + row_block, row_total), carried=[[weights + panel_bytes] if self.looks_ahead else []]) as row:
                 [ahead] = row.carried
                 row.yield_([self._row(row.index, weights, ahead, panel * self.nr)])
+        if self.streams:
+            with b.if_(b.extent("stream") != 0) as streamed:
+                b.fence()
+                streamed.yield_([])
 
     def _row(self, row: Value, weights: Value, ahead: list[Value], channel: Value) -> list[Value]:
         """Returns where the next panel's weights are asked for from here on."""
@@ -122,9 +131,12 @@ class _Loops:
         y_pixel, other_pixel = b.extent("y_pixel"), b.extent("other_pixel")
         left = b.extent("channels") - channel
         with b.if_(left >= self.nr) as whole:
-            for r, row in enumerate(acc):
-                for first, value in math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)):
-                    b.store(value, y, y_pixel * r, disp=first * math.item)
+            if self.streams:
+                self._store_whole(acc, y, other, channel)
+            else:
+                for r, row in enumerate(acc):
+                    for first, value in math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)):
+                        b.store(value, y, y_pixel * r, disp=first * math.item)
             whole.yield_([])
         with whole.else_():
             for r, row in enumerate(acc):
@@ -135,6 +147,21 @@ class _Loops:
                 for first, value in math.finish(row, channel * 4, load):
                     b.store_prefix(value, y, y_pixel * r + first * math.item, b.smax(left - first, 0))
             whole.yield_([])
+
+
+    def _store_whole(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
+        """Whole registers: all of them computed, then written one way or the other."""
+        b, math, other_pixel = self.b, self.math, self.b.extent("other_pixel")
+        rows = [math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)) for r, row in enumerate(acc)]
+        found = [(value, b.extent("y_pixel") * r, first * math.item) for r, parts in enumerate(rows) for first, value in parts]
+        with b.if_(b.extent("stream") != 0) as streamed:
+            for value, offset, disp in found:
+                b.stream(value, y, offset, disp=disp)
+            streamed.yield_([])
+        with streamed.else_():
+            for value, offset, disp in found:
+                b.store(value, y, offset, disp=disp)
+            streamed.yield_([])
 
 
 def byte_math(b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool) -> Bytes:
@@ -150,9 +177,10 @@ def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool,
     _Loops(b, byte_math(b, nv, residual, proven, pairs), mr, nv).emit()
 
 
-@kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))
+@kernel(pointers=POINTERS, extents=(*EXTENTS, "stream"), scalars=("low", "high"))
 def conv_f32(b: KernelBuilder, *, mr: int, nv: int, residual: bool) -> None:
-    """f32 pixels. bias: f32 [panels * nr]; scale is not read; low, high: the fused activation's bounds."""
+    """f32 pixels. bias: f32 [panels * nr]; scale is not read; low, high: the fused activation's bounds; stream: 1 where y goes past the
+    caches, and all that its whole registers are written to lies at multiples of their size."""
     _Loops(b, Floats(b, nv, residual), mr, nv).emit()
 
 

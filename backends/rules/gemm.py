@@ -11,6 +11,7 @@ import numpy as np
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.kernels.tile_math import widens
 from qcompiler.backends.placement import Placed
+from qcompiler.backends.program import BufferHandle, BufferRef
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.steps import Steps
@@ -19,6 +20,9 @@ from qcompiler.mapped_file import forget_pages
 
 _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
+_STREAMED_BYTES = 12 << 20
+"""Bytes of a float result from which it is written past the caches: it would not stay there until it is read, and each line would be read
+before it is written."""
 _PACK_BYTES = 128 << 10
 """Weights that are packed at a time: they stay in L2 on their way."""
 LINE = 64
@@ -114,7 +118,7 @@ def product(
     weight: Weight,
     bias: Weight | None,
     x: object,
-    y: object,
+    y: tuple[BufferHandle | BufferRef, int],
     other: object | None,
     channels: slice,
 ) -> None:
@@ -167,9 +171,18 @@ def product(
         scale=None,
         taps=s.table(np.array(window.taps, np.int64)),
         tap_count=len(window.taps),
+        stream=int(_is_streamed(s, window, y)),
         **activation_bounds(s),
         **common,
     )
+
+
+def _is_streamed(s: Steps, window: Window, y: tuple[BufferHandle | BufferRef, int]) -> bool:
+    """Whether a float result goes past the caches: a large one of the arena, whose registers lie at multiples of their size."""
+    buffer, offset = y
+    places = (offset, window.steps[1], window.strides[1], *window.rows[:, 1])
+    aligned = isinstance(buffer, BufferHandle) and buffer.kind == "arena" and not any(place % s.target.vector_bytes for place in places)
+    return s.target.streams and aligned and s.result().elements * 4 >= _STREAMED_BYTES
 
 
 def activation_bounds(s: Steps) -> dict[str, float]:
@@ -254,7 +267,7 @@ def lanes_of(s: Steps) -> int:
     return s.target.i32_lanes if s.out.is_quantized else s.target.f32_lanes
 
 
-def shifted(place: Placed, nbytes: int) -> tuple[object, int]:
+def shifted(place: Placed, nbytes: int) -> tuple[BufferHandle | BufferRef, int]:
     """The place's pointer, some bytes further."""
     buffer, offset = place.pointer
     return buffer, offset + nbytes

@@ -28,7 +28,7 @@ def linear(s: Steps) -> None:
     steps = (depth * size, outputs * size, outputs * size)
     rows = np.stack([starts * step for step in steps], axis=1)
     window = Window(rows, [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0], pixels * depth)
-    product(s, window, tile, weight, Weight.of(s, 2), x, y, other, slice(0, outputs))
+    product(s, window, tile, weight, Weight.of(s, 2), x, y.pointer, other, slice(0, outputs))
 
 
 def _readable(s: Steps, past_the_end: bool) -> Placed:

@@ -129,6 +129,7 @@ class X86Target(Target):
     features: frozenset[str]
     arch = "x86-64"
     dot4_storage = "u8"
+    streams = True
     instructions = MappingProxyType(INSTRUCTIONS)
 
     @property

@@ -12,6 +12,7 @@ from qcompiler.backends.jit import compile_kernels, emitted_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I1, I16, I32, I64, vector
+from qcompiler.backends.memory import aligned_block
 from qcompiler.backends.target import parse_target
 
 
@@ -54,6 +55,28 @@ def test_lanes(level: str, lane: int) -> None:
     (compiled,) = compile_kernels([function])
     call(compiled, [x, native], lane=lane)
     np.testing.assert_array_equal(native, expected)
+
+
+@kernel(pointers=("x", "y"), extents=("count",))
+def streamed(b: KernelBuilder) -> None:
+    type = b.target.f32_vector()
+    with b.loop(0, b.extent("count"), type.bytes) as loop:
+        b.stream(b.load(type, b.pointer("x"), loop.index), b.pointer("y"), loop.index, disp=type.bytes)
+    b.fence()
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_streamed_values_are_stored(level: str) -> None:
+    function = streamed.build(parse_target(level))
+    size = parse_target(level).vector_bytes
+    assert "stream %" in str(function) and f"align {size}" in str(function) and "fence" in str(function)
+    x, blocks = np.arange(size, dtype=np.float32), [aligned_block(6 * size) for _ in range(2)]
+    native, interpreted = (block.data.view(np.float32) for block in blocks)
+    interpret(function, {"x": x, "y": interpreted}, count=4 * size)
+    assert interpreted[size // 4 : 5 * size // 4].tolist() == x.tolist() and not interpreted[5 * size // 4 :].any()
+    (compiled,) = compile_kernels([function])
+    call(compiled, [x, native], count=4 * size)
+    np.testing.assert_array_equal(native, interpreted)
 
 
 @pytest.mark.parametrize("level", RUNNABLE)

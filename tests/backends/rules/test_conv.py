@@ -209,3 +209,21 @@ def test_float_groups_keep_nan_and_infinity_to_themselves() -> None:
             (data, np.ones((8, 8 // groups, 3, 3), np.float32)),
             _attrs(2, padding=1, groups=groups, activation="relu"),
         )
+
+
+@pytest.mark.parametrize("channels, streamed", [(32, True), (48, True), (65, False), (41, False)])
+def test_large_float_results_go_past_the_caches(channels: int, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where registers lie at multiples of their size; in a border too, and whatever is left of a panel."""
+    from harness import check_graph
+
+    import qcompiler as qc
+    from qcompiler.backends.rules import gemm
+    from qcompiler.frontend import nn
+
+    asked = []
+    monkeypatch.setattr(gemm, "_STREAMED_BYTES", 0)
+    monkeypatch.setattr(gemm, "_is_streamed", lambda *given, real=gemm._is_streamed: asked.append(real(*given)) or asked[-1])
+    model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, 7, 1))
+    x = np.random.default_rng(0).normal(size=(2, 3, 9, 15)).astype(np.float32)
+    check_graph(qc.compile(model, None, (x,), target="reference").graph, [x], bound=1e-4)
+    assert any(asked) is streamed and not all(asked)
