@@ -10,6 +10,7 @@ import ctypes
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,11 @@ class BoundProgram:
     def arena_bytes(self) -> int:
         """Bytes of intermediate memory that one call needs."""
         return self.layout.total
+
+    @cached_property
+    def work(self) -> int:
+        """Multiply-adds of a call; a byte moved counts as 16."""
+        return sum(step.macs + 16 * step.bytes for step in self.steps)
 
     def run(
         self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None, threads: int = 1

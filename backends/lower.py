@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qcompiler.artifact import SavedModel
 
 SMALL_PROGRAM_WORK = 4_000_000
-"""A thread more for each so many multiply-adds (a byte moved counts as 16): below, waking and waiting cost more than they save."""
+"""A thread more for each so much `BoundProgram.work`: below, waking and waiting cost more than they save."""
 
 
 def lower_graph(graph: Graph, target: Target) -> LoweredModel:
@@ -137,8 +137,7 @@ class LoweredModel:
     def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
         """Outputs for inputs in signature order; sizes as the inputs bind them."""
         bound = self.program.bind(sizes)
-        work = sum(step.macs + 16 * step.bytes for step in bound.steps)
-        useful = min(threads, 1 + work // SMALL_PROGRAM_WORK)
+        useful = min(threads, 1 + bound.work // SMALL_PROGRAM_WORK)
         return bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
 
     def _lower(self, constants: Constants, sizes: Mapping[str, int]) -> BoundProgram:

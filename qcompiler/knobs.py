@@ -167,7 +167,8 @@ CACHE: Knob[str | None] = Knob(
     "QC_CACHE",
     "a folder; empty: off",
     None,
-    "Compiled kernels are kept there for later processes. Default: `qcompiler` in the user's cache folder.",
+    "Compiled kernels, and the programs of saved models with their packed weights, are kept there for later processes. Default: `qcompiler` "
+    "in the user's cache folder.",
     str,
     blank="",
 )

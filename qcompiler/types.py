@@ -295,7 +295,7 @@ class TensorType:
 
     def bind(self, sizes: Mapping[str, int]) -> TensorType:
         """All names replaced by ints."""
-        return replace(self, shape=tuple(evaluate(size, sizes) for size in self.shape))
+        return self if self.is_static else replace(self, shape=tuple(evaluate(size, sizes) for size in self.shape))
 
     def substitute(self, sizes: Mapping[str, DimLike]) -> TensorType:
         return replace(self, shape=tuple(substitute(size, sizes) for size in self.shape))
