@@ -64,6 +64,7 @@ class Target(ABC):
         dot_depth: bytes of K of one channel that lie side by side in packed weights: 4, or 8 where products take two rows at once (`mmla`).
         widened_weights: whether packed weights of products are i16, as `dot4_weights` gives them: there the work is not repeated in each tile.
         streams: whether stores past the caches pay for results that do not stay there until they are read.
+        pack_saturates: whether `pack_bytes` clamps to 0 and 255.
         fma_steps: how many floats of K the loops of a product take at a time; the last is 1, the others whole registers.
         row_group: rows of a tile that one moving pointer serves, see `builder.Rows`.
         dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes only.
@@ -84,6 +85,7 @@ class Target(ABC):
     dot_depth: int = 4
     widened_weights: bool = False
     streams: bool = False
+    pack_saturates: bool = False
     fma_steps: tuple[int, ...] = (1,)
     row_group: int = 3
     instructions: Mapping[str, Instruction]
@@ -223,7 +225,7 @@ class Target(ABC):
 
     @abstractmethod
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
-        """Two registers of i16, 0 to 255, to one of bytes. Within each 128 bits of the result come eight lanes of x, then eight of y."""
+        """Two registers of i16, 0 to 255 (any, where `pack_saturates`), to one of bytes. Within each 128 bits of the result come eight lanes of x, then eight of y."""
 
     @abstractmethod
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -127,54 +128,59 @@ class _Loops:
         return asked[:1]
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
-        b, math = self.b, self.math
+        b, item = self.b, self.math.item
         y_pixel, other_pixel = b.extent("y_pixel"), b.extent("other_pixel")
         left = b.extent("channels") - channel
+
+        def load(type: Type, first: int, row: int) -> Value:
+            return b.load(type, other, other_pixel * row, disp=first * item)
+
+        def load_left(type: Type, first: int, row: int) -> Value:
+            return b.load_prefix(type, other, other_pixel * row + first * item, b.smax(left - first, 0))
+
         with b.if_(left >= self.nr) as whole:
             if self.streams:
-                self._store_whole(acc, y, other, channel)
+                self._store_or_stream(self._finished(acc, channel, load), y)
             else:
-                for r, row in enumerate(acc):
-                    for first, value in math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)):
-                        b.store(value, y, y_pixel * r, disp=first * math.item)
+                for row, first, value in self._finished(acc, channel, load):
+                    b.store(value, y, y_pixel * row, disp=first * item)
             whole.yield_([])
         with whole.else_():
-            for r, row in enumerate(acc):
-
-                def load(type: Type, first: int, r: int = r) -> Value:
-                    return b.load_prefix(type, other, other_pixel * r + first * math.item, b.smax(left - first, 0))
-
-                for first, value in math.finish(row, channel * 4, load):
-                    b.store_prefix(value, y, y_pixel * r + first * math.item, b.smax(left - first, 0))
+            for row, first, value in self._finished(acc, channel, load_left):
+                b.store_prefix(value, y, y_pixel * row + first * item, b.smax(left - first, 0))
             whole.yield_([])
 
+    def _finished(self, acc: Sequence[Sequence[Value]], channel: Value, load: Callable[[Type, int, int], Value]) -> Iterator[tuple[int, int, Value]]:
+        """(row, channel of the tile, the vector to store from there on), two rows at a time. load: of the residual, at (type, channel, row)."""
+        for top in range(0, len(acc), 2):
+            rows = range(top, min(top + 2, len(acc)))
+            found = self.math.finish([acc[row] for row in rows], channel * 4, [partial(load, row=row) for row in rows])
+            yield from ((row, first, value) for row, parts in zip(rows, found) for first, value in parts)
 
-    def _store_whole(self, acc: Sequence[Sequence[Value]], y: Value, other: Value, channel: Value) -> None:
+    def _store_or_stream(self, found: Iterable[tuple[int, int, Value]], y: Value) -> None:
         """Whole registers: all of them computed, then written one way or the other."""
-        b, math, other_pixel = self.b, self.math, self.b.extent("other_pixel")
-        rows = [math.finish(row, channel * 4, lambda t, c, r=r: b.load(t, other, other_pixel * r, disp=c * math.item)) for r, row in enumerate(acc)]
-        found = [(value, b.extent("y_pixel") * r, first * math.item) for r, parts in enumerate(rows) for first, value in parts]
+        b, found = self.b, list(found)
         with b.if_(b.extent("stream") != 0) as streamed:
-            for value, offset, disp in found:
-                b.stream(value, y, offset, disp=disp)
+            for row, first, value in found:
+                b.stream(value, y, b.extent("y_pixel") * row, disp=first * self.math.item)
             streamed.yield_([])
         with streamed.else_():
-            for value, offset, disp in found:
-                b.store(value, y, offset, disp=disp)
+            for row, first, value in found:
+                b.store(value, y, b.extent("y_pixel") * row, disp=first * self.math.item)
             streamed.yield_([])
 
 
-def byte_math(b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool) -> Bytes:
+def byte_math(b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool, saturates: bool) -> Bytes:
     """The target's arithmetic of bytes."""
-    return (PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes)(b, nv, residual, proven, pairs)
+    return (PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes)(b, nv, residual, proven, pairs, saturates)
 
 
 @kernel(pointers=POINTERS, extents=(*EXTENTS, "low_code", "high_code", "zero"), scalars=("low", "high", "other_zero", "other_scale"))
-def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool, pairs: bool = False) -> None:
+def conv_u8(b: KernelBuilder, *, mr: int, nv: int, residual: bool, proven: bool, pairs: bool = False, saturates: bool = False) -> None:
     """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4); both [panels * nr],
     in the order of the packed channels. low, high: bounds of codes less the zero point, as floats and as codes. pairs: the real weights are
-    `Target.pairs_safe`."""
-    _Loops(b, byte_math(b, nv, residual, proven, pairs), mr, nv).emit()
+    `Target.pairs_safe`; saturates: zero is 0, and the codes' bounds are 0 and 255."""
+    _Loops(b, byte_math(b, nv, residual, proven, pairs, saturates), mr, nv).emit()
 
 
 @kernel(pointers=POINTERS, extents=(*EXTENTS, "stream"), scalars=("low", "high"))

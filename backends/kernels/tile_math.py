@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.target import Target
 
 Load = Callable[[Type, int], Value]
@@ -60,17 +60,18 @@ class Bytes(_Arithmetic):
     """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
 
     Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32 (`proven`, by the
-    caller, from the real weights); else floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+    caller, from the real weights); else floats are clamped first. The channels of a pair lie in the target's `pair_order`. saturates: codes
+    have all of a byte's range and no zero point, so that packing to bytes clamps them.
     """
 
     item, depth = 1, 4
 
-    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool) -> None:
+    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool, saturates: bool) -> None:
         lanes = b.target.i32_lanes
         self.pairs, self.dot4 = pairs, b.target.dot4_pairs_safe if pairs else b.target.dot4
         self.steps = b.target.dot_steps
         self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
-        self.residual, self.proven = residual, proven
+        self.residual, self.proven, self.saturates = residual, proven, saturates
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
         """The accumulators of `count` pixels, from a register of bias for each of channels."""
@@ -123,13 +124,16 @@ class Bytes(_Arithmetic):
                         row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
 
-    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
-        """One pixel's accumulators as bytes. at: byte offset of the tile's first multiplier."""
-        parts = []
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+        """The accumulators of one or two pixels as bytes. at: byte offset of the tile's first multiplier."""
+        parts: list[list[Part]] = [[] for _ in rows]
         for j in range(0, self.nv - 1, 2):
-            parts.append((j * self.lanes, self._pair(row[j:j + 2], at, j, load)))
+            words = [self._words(row[j:j + 2], at, j, load) for row, load in zip(rows, loads)]
+            for found, value in zip(parts, self._as_bytes(words)):
+                found.append((j * self.lanes, value))
         if self.nv % 2:
-            parts.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
+            for found, row, load in zip(parts, rows, loads):
+                found.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
         return parts
 
     def _real(self, acc: Value, at: Value, lane: int) -> Value:
@@ -141,7 +145,8 @@ class Bytes(_Arithmetic):
             real = b.clamp(real, b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes))
         return b.target.round_to_i32(b, real)
 
-    def _pair(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
+    def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
+        """Two accumulators of a pixel as i16; as codes, or, where bounds are those of bytes, as what saturates to codes."""
         b, lanes = self.b, self.lanes
         reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
         if self.residual:
@@ -150,8 +155,18 @@ class Bytes(_Arithmetic):
             scale = b.splat(b.scalar("other_scale"), lanes)
             reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
         words = b.target.pack_words(b, *(self._rounded(real) for real in reals))
+        if self.saturates:
+            return words
         low, high, zero = (b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero"))
-        return b.trunc(b.clamp(words, low, high) + zero, I8)
+        return b.clamp(words, low, high) + zero
+
+    def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
+        """The bytes of one or two registers of i16, packed together."""
+        b, size = self.b, self.b.target.vector_bytes
+        halves = range(0, size, size // 2)
+        eights = b.bitcast(b.target.pack_bytes(b, words[0], words[-1]), vector(I64, size // 8))
+        ordered = b.bitcast(b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)]), vector(I8, size))
+        return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
 
     def _single(self, acc: Value, at: Value, load: Load) -> Value:
         b, lanes, first = self.b, self.lanes, (self.nv - 1) * self.lanes
@@ -255,12 +270,12 @@ class Floats(_Arithmetic):
                     row[j] = b.fma(b.shuffle(x, None, [k] * self.lanes), w, row[j])
         return acc, rows.moved(4 * step)
 
-    def finish(self, row: Sequence[Value], at: Value, load: Load) -> list[Part]:
-        """One pixel's sums after residual and activation."""
-        b, parts = self.b, []
-        for j, real in enumerate(row):
-            if self.residual:
-                real = real + load(self.start, j * self.lanes)
-            real = b.select(real < self.low, self.low, real)
-            parts.append((j * self.lanes, b.select(real > self.high, self.high, real)))
-        return parts
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+        """The pixels' sums after residual and activation."""
+        return [[(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)] for row, load in zip(rows, loads)]
+
+    def _finished(self, real: Value, j: int, load: Load) -> Value:
+        if self.residual:
+            real = real + load(self.start, j * self.lanes)
+        real = self.b.select(real < self.low, self.low, real)
+        return self.b.select(real > self.high, self.high, real)

@@ -229,9 +229,10 @@ def _product_u8(
         into[:] = kernels.pack_channels(terms.start, order)
         forget_pages(s.constant(1))
 
+    chosen = {"pairs": pairs, "saturates": s.target.pack_saturates and terms.is_plain}
     s.call(
         kernels.conv_u8,
-        {**static, "proven": terms.proven, **({"pairs": True} if pairs else {})},
+        {**static, "proven": terms.proven, **{name: True for name, holds in chosen.items() if holds}},
         w=s.filled(f"{weight.role} {tile} {taps} {kc} {wide}", shape, np.int16 if wide else np.int8, pack),
         bias=s.filled(f"{s.node.name}, {weight.role}.start {tile}", (panels * nr,), np.int32, pack_start),
         scale=s.packed(f"{weight.role}.scale {tile}", lambda: kernels.pack_channels(terms.multiplier, order)),

@@ -36,6 +36,11 @@ class RequantizeTerms:
     proven: bool
     arguments: Mapping[str, float]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether codes have all of a byte's range and no zero point."""
+        return (self.arguments["zero"], self.arguments["low_code"], self.arguments["high_code"]) == (0, 0, 255)
+
     @cached_property
     def start(self) -> np.ndarray:
         """i32 [channels], the bias less `shift` times the sum of the weights, which are not read where it is 0: behind a ReLU."""

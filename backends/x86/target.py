@@ -130,6 +130,7 @@ class X86Target(Target):
     arch = "x86-64"
     dot4_storage = "u8"
     streams = True
+    pack_saturates = True
     instructions = MappingProxyType(INSTRUCTIONS)
 
     @property
