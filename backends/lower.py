@@ -154,6 +154,7 @@ class LoweredModel:
             lowering.places[value] = Placed(builder.input(index), array.dtype, array.shape,
                                             row_major_strides(array.shape, array.dtype.itemsize))
         direct = self._place_outputs(lowering)
+        self._place_operands(lowering)
         for node in graph.node_list:
             steps, rule = Steps(lowering, node), self._rules[node]
             try:
@@ -186,6 +187,33 @@ class LoweredModel:
                                             row_major_strides(array.shape, array.dtype.numpy.itemsize))
             direct.add(index)
         return direct
+
+    def _place_operands(self, lowering: Lowering) -> None:
+        """Operands of concatenations get their place within the result, where their producers can write them there."""
+        for node in self.graph.node_list:
+            if node.op != "concat" or not any(self._is_written_within(value, node) for value in node.operands):
+                continue
+            y, offset = Steps(lowering, node).result(), 0
+            for value in node.operands:
+                shape = lowering.shape(value.type)
+                if self._is_written_within(value, node):
+                    lowering.places[value] = y.moved(offset, shape, y.strides)
+                offset += shape[1] * y.dtype.itemsize
+
+    def _is_written_within(self, value: Value, concat: Node) -> bool:
+        """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
+
+        The result must lie channels last and be joined along the channels: then an operand is the result's pixels from some channel on, and a
+        `Rule.strided` can write it there. Nobody else may read it, neither a caller nor this concat once more: other readers want pixels
+        without gaps, and a value lies in one place. Dtypes and quantization parameters agree, or the graph would not be legal.
+        """
+        own, whole, producer = value.type.layout, concat.result.type.layout, value.producer
+        if whole is None or whole.order != "channels_last" or whole.halo or concat.attrs["axis"] != 1:
+            return False
+        if producer is None or own is None or own.halo or len(value.uses) != 1 or self.graph.is_output(value):
+            return False
+        rule = self._rules[producer]
+        return isinstance(rule, Rule) and rule.strided(producer)
 
     def _copy_outputs(self, lowering: Lowering, direct: set[int]) -> None:
         for index, value in enumerate(self.graph.outputs):

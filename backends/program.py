@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,6 +94,15 @@ class _Step:
     disjoint: bool = False
     function: PythonFunction | None = None
     views: tuple[tuple[View, ...], tuple[View, ...]] = ((), ())
+
+
+class _Bytes(NamedTuple):
+    """What a step accesses: bytes begin to end of a base. disjoint_in: the buffer in which it writes only what no other disjoint step does."""
+
+    base: int
+    begin: int
+    end: int
+    disjoint_in: BufferHandle | None = None
 
 
 class ProgramBuilder:
@@ -194,7 +203,7 @@ class ProgramBuilder:
             reads, writes: every buffer, input or output that it touches; scratch memory is in both.
             name, node, kernel: what `describe` prints: the step, the graph's node, the kernel.
             macs, bytes: multiply-accumulates and bytes moved, for reports.
-            disjoint: its writes share no byte with those of the node's other disjoint steps, whatever ranges they give.
+            disjoint: its writes share no byte with those of other disjoint steps in the same buffer, whatever ranges they give.
         """
         address = kernel_address
         if not isinstance(kernel_address, int):
@@ -365,35 +374,31 @@ class ProgramBuilder:
             return ARENA
         return FIRST_INPUT + handle.index + (len(self._inputs) if handle.kind == "output" else 0)
 
-    def _physical(self, ranges: list[tuple[BufferHandle, int, int]], plan: Plan) -> list[tuple[int, int, int]]:
-        """Accesses as (base, begin, end) in the memory that they really touch, empty ones dropped."""
+    def _physical(self, ranges: list[tuple[BufferHandle, int, int]], plan: Plan, disjoint: bool = False) -> list[_Bytes]:
+        """Accesses in the memory that they really touch, empty ones dropped. disjoint: they are a disjoint step's writes."""
         found = []
         for handle, begin, end in ranges:
             shift = plan.offsets[handle.index] if handle.kind == "arena" else 0
             if begin < end:
-                found.append((self._base(handle), begin + shift, end + shift))
+                found.append(_Bytes(self._base(handle), begin + shift, end + shift, handle if disjoint else None))
         return found
 
     def _barriers(self, plan: Plan) -> list[bool]:
         """Whether a barrier follows each step: as late as possible before a step that depends on one since the last
         barrier. Memory that the plan uses again counts, because ranges are compared where they lie."""
         flags = [False] * len(self._steps)
-        read: list[tuple[int, int, int]] = []
-        written: list[tuple[int, int, int]] = []
-        beside: list[tuple[int, int, int]] = []  # written by disjoint steps of the last node
-        node = ""
+        read: list[_Bytes] = []
+        written: list[_Bytes] = []
         for number, step in enumerate(self._steps):
             if step.function is not None:
-                read, written, beside = [], [], []
+                read, written = [], []
                 continue
-            if not step.disjoint or step.info.node != node:
-                written, beside, node = written + beside, [], step.info.node
-            reads, writes = self._physical(step.reads, plan), self._physical(step.writes, plan)
-            if _touch(reads, written + beside) or _touch(writes, written) or _touch(writes, read):
+            reads, writes = self._physical(step.reads, plan), self._physical(step.writes, plan, step.disjoint)
+            if _touch(reads, written) or _touch(writes, written) or _touch(writes, read):
                 flags[number - 1] = True
-                read, written, beside = [], [], []
+                read, written = [], []
             read += reads
-            (beside if step.disjoint else written).extend(writes)
+            written += writes
         return flags
 
     def _arguments(self, plan: Plan) -> tuple[np.ndarray, list[int]]:
@@ -465,9 +470,12 @@ def _range_of(view: View) -> Access:
     return (view.buffer, view.offset, ArraySpec(view.dtype, view.shape).nbytes)
 
 
-def _touch(ranges: list[tuple[int, int, int]], others: list[tuple[int, int, int]]) -> bool:
+def _touch(accesses: list[_Bytes], others: list[_Bytes]) -> bool:
+    """Whether some share bytes, those aside that are disjoint in one buffer."""
     return any(
-        base == other and begin < stop and start < end for base, begin, end in ranges for other, start, stop in others
+        one.base == other.base and one.begin < other.end and other.begin < one.end
+        and (one.disjoint_in is None or one.disjoint_in != other.disjoint_in)
+        for one in accesses for other in others
     )
 
 

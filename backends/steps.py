@@ -41,11 +41,18 @@ Refusal = Callable[[Node, Target], "str | None"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to lower some ops. unless: why it does not fit a node, or None."""
+    """One way to lower some ops.
+
+    Attributes:
+        unless: why it does not fit a node, or None.
+        strided: whether it writes the result of a node that it fits at whatever strides, and nothing between its elements, so that the result
+            may lie within a larger buffer.
+    """
 
     name: str
     function: RuleFunction
     unless: Refusal
+    strided: Callable[[Node], bool]
 
 
 _RULES: dict[str, list[Rule]] = {}
@@ -53,13 +60,15 @@ _LARGE = 1 << 16
 """Bytes from which a constant is copied when memory is planned, and not compared with others."""
 
 
-def lowers(*ops: str, unless: Refusal = lambda node, target: None) -> Callable[[RuleFunction], RuleFunction]:
-    """Declare a rule for ops; see the module's docstring."""
+def lowers(
+    *ops: str, unless: Refusal = lambda node, target: None, strided: Callable[[Node], bool] = lambda node: False
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Declare a rule for ops; see `Rule` and the module's docstring."""
 
     def declare(function: RuleFunction) -> RuleFunction:
         for op in ops:
             opdef(op)
-            _RULES.setdefault(op, []).append(Rule(function.__name__, function, unless))
+            _RULES.setdefault(op, []).append(Rule(function.__name__, function, unless, strided))
         return function
 
     return declare
@@ -251,7 +260,8 @@ class Steps:
         return value.data
 
     def result(self, index: int = 0) -> Placed:
-        """Where to write a result, in the layout of its type; the border is written already. The same place at every call."""
+        """Where to write a result, in the layout of its type, or within a larger value (only if the node's rule is `strided`); the border is
+        written already. The same place at every call."""
         value = self.node.results[index]
         if value not in self.lowering.places:
             placed = self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
@@ -310,7 +320,7 @@ class Steps:
         Args:
             static: its static arguments; must not depend on symbolic sizes.
             writes: the pointers that it writes; the others are read.
-            disjoint: what it writes no other such call of this node writes: they need not wait for each other.
+            disjoint: what it writes no other such call writes in the same buffer: they need not wait for each other.
             arguments: every parameter by name: Placed, BufferRef, BufferHandle or (buffer, byte offset) for a pointer; None for a
                 pointer that this call does not use; ints for extents, floats for scalars.
         """

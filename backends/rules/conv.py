@@ -234,7 +234,7 @@ def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
     return np.stack([starts * step for step in pixels.steps], axis=1), columns
 
 
-@lowers("conv", unless=_not_dense)
+@lowers("conv", unless=_not_dense, strided=lambda node: True)
 def convolution(s: Steps) -> None:
     stride, y, weight = channel_stride_of(s), s.result(), Weight.of(s, 1)
     x = padded(s, s.channels_last(0, stride), s.attrs["padding"], s.type(0).shape[1] if closes_pixels(s, weight) else stride)

@@ -28,6 +28,11 @@ def _not_depthwise(node: Node, target: Target) -> str | None:
     return not_conv(node, target) if is_depthwise(node) else "not one channel a filter"
 
 
+def _fills_pixels(node: Node) -> bool:
+    """Whether the result's channels leave no gap behind them: kernels of bytes write it too."""
+    return node.result.type.layout.channel_stride == node.result.type.shape[1]
+
+
 @dataclass(frozen=True)
 class Lines:
     """Rows of output pixels, and where the windows of their first pixels lie.
@@ -149,7 +154,7 @@ def _tile(s: Steps, lines: Lines) -> int:
     return max(1, min(most, columns)) if isinstance(columns, int) else most
 
 
-@lowers("conv", unless=_not_depthwise)
+@lowers("conv", unless=_not_depthwise, strided=_fills_pixels)
 def depthwise(s: Steps) -> None:
     weight, y = Weight.of(s, 1), s.result()
     x = repeated_channels(s, weight.shape[0] // s.attrs["groups"])

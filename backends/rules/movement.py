@@ -76,12 +76,15 @@ def flip(s: Steps) -> None:
 
 @lowers("concat")
 def concat(s: Steps) -> None:
+    """Operands whose producers wrote them into the result (`LoweredModel._place_operands`) lie there already."""
     y, axis = s.result(), s.attrs["axis"]
     start, whole = 0, shadow(y)
     for index in range(len(s.node.operands)):
         x = s.operand(index)
         stop = start + x.shape[axis]
-        _copy_views(s, x, shadow(x), y, whole[(slice(None),) * axis + (slice(start, stop),)])
+        part = whole[(slice(None),) * axis + (slice(start, stop),)]
+        if x != view(y, part):
+            _copy_views(s, x, shadow(x), y, part)
         start = stop
 
 

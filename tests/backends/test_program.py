@@ -311,6 +311,33 @@ def test_memory_used_again_counts_as_a_dependence():
     assert barriers(build, outputs=2) == [True, True, True, False]
 
 
+def test_disjoint_writes_to_one_buffer_need_no_barrier():
+    """Parts of one buffer, by steps of different nodes; whoever reads it waits, and so does a step that says nothing."""
+
+    def build(b):
+        whole = b.buffer(64, "whole")
+        add(b, b.input(0), whole, 64, 1, node="a", disjoint=True)
+        add(b, b.input(1), b.output(0), 64, 1, node="b")
+        add(b, b.input(1), whole, 64, 1, node="c", disjoint=True)
+        add(b, b.input(1), whole, 64, 1, node="c")
+        add(b, b.input(1), whole, 64, 1, node="d", disjoint=True)
+        add(b, whole, b.output(1), 64, 1, node="e", disjoint=True)
+
+    assert barriers(build, outputs=2) == [False, False, True, True, True, False]
+
+
+def test_disjoint_writes_to_buffers_that_share_memory_wait():
+    """What is disjoint within a buffer says nothing of another one that takes over its memory."""
+
+    def build(b):
+        a, c = b.buffer(64, "a"), b.buffer(64, "c")
+        add(b, b.input(0), a, 64, 1, node="n", disjoint=True)
+        add(b, b.input(1), c, 64, 1, node="n", disjoint=True)
+        add(b, c, b.output(0), 64, 1)
+
+    assert barriers(build, outputs=1) == [True, True, False]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 100_000))
 def test_no_two_dependent_steps_lie_between_two_barriers(seed):
