@@ -225,7 +225,8 @@ class Target(ABC):
 
     @abstractmethod
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
-        """Two registers of i16, 0 to 255 (any, where `pack_saturates`), to one of bytes. Within each 128 bits of the result come eight lanes of x, then eight of y."""
+        """Two registers of i16, 0 to 255 (any, where `pack_saturates`), to one of bytes. Within each 128 bits of the result come eight lanes
+        of x, then eight of y."""
 
     @abstractmethod
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:

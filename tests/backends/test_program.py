@@ -284,20 +284,6 @@ def test_read_after_write_and_write_after_read_and_write_after_write():
     assert barriers(build) == [False, True, True, True, True, False]
 
 
-def test_disjoint_steps_of_one_node_do_not_wait_for_each_other():
-    """But for what others wrote, for what they read, and for the same steps of another node."""
-
-    def build(b):
-        hidden = b.buffer(64)
-        for node in ("first", "first", "second", "second"):
-            add(b, b.input(0), hidden, 64, 1, node=node, disjoint=True)
-        add(b, hidden, b.output(0), 64, 1, node="second", disjoint=True)  # reads what its own node wrote
-        add(b, b.input(0), hidden, 64, 1, node="second")  # says nothing of others
-        add(b, b.input(0), hidden, 64, 1, node="second", disjoint=True)
-
-    assert barriers(build, outputs=1) == [False, True, False, True, True, True, False]
-
-
 def test_memory_used_again_counts_as_a_dependence():
     """c takes over the memory of a: its step must wait for the last reader of a, though no name links them."""
 
