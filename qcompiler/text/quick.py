@@ -256,6 +256,8 @@ class _Reader:
 
     def field(self) -> tuple[str, Any]:
         name = self.tokens[self.at]
+        if not name:
+            raise _Unreadable
         self.at += 1
         self.skip("=")
         if name in ("axis", "qmin", "qmax"):

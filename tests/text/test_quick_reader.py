@@ -11,7 +11,7 @@ from sample_graphs import CASES, sample_graph
 
 from qcompiler.errors import ParseError
 from qcompiler.text import parser
-from qcompiler.text.parser import parse
+from qcompiler.text.parser import parse, parse_type
 from qcompiler.text.phrases import NodePhrase, TypePhrase
 from qcompiler.text.printer import print_graph
 from qcompiler.text.quick import place, read_quickly
@@ -107,3 +107,28 @@ def test_errors_of_graphs_have_places():
     with pytest.raises(ParseError) as caught:
         parse('qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  # %z\n  %y = relu(%z)\n  return %y\n}\n')
     assert (caught.value.line, caught.value.column) == (4, 13)
+
+
+def test_text_that_is_cut_off_anywhere_is_left_to_lark() -> None:
+    for text in (ODD, SAMPLES[0]):
+        for length in range(len(text)):
+            assert read_quickly(text[:length]) is None or not text[length:].strip()
+    with pytest.raises(ParseError, match="unexpected end of text"):
+        parse("qcompiler 1\ngraph g(%x: f32[2]{")
+
+
+TYPES = ["f32[]", "f32[B,(W+1)//2]", "u8[1,3]{scale=0.03125, zero_point=128}", 
+         "u8[2,5,4,4]{scale=0.1, zero_point=7, layout=channels_last(channel_stride=8, halo=((1, 1), (0, 2)))}", "bool[0,7]"]
+
+
+@pytest.mark.parametrize("text", TYPES)
+def test_a_type_alone(text: str) -> None:
+    type = parse_type(text)
+    assert parse_type(str(type)) == type and str(type.dtype) == text.partition("[")[0]
+
+
+@pytest.mark.parametrize("text", ["", "f32", "f32[", "f32[2]{", "f32[2]{scale", "f32[2] x", "f32[2],", "f33[2]", "%x", "u8[2]{zero_point=3}", "u8[-1]",
+                                  "u8[2]{scale=@s}", "u8[2]{scale=0.5, scale=0.5}", "u8[2]{axis=0, scale=@s}", "f32[2]{scale=1.0}"])
+def test_text_that_is_no_type(text: str) -> None:
+    with pytest.raises(ParseError):
+        parse_type(text)
