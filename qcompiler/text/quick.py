@@ -149,10 +149,9 @@ class _Reader:
         found: list[Any] = [self.int_token()]
         if self.next_is("entry"):
             found.append(("entry", word(self.name())))
-        while not found[1:] or self.tokens[self.at]:
+        found.append(self.graph())
+        while self.tokens[self.at]:
             found.append(self.graph())
-            if len(found) == 2 and found[1][0] == "entry":
-                found.append(self.graph())
         return found
 
     def graph(self) -> list[Any]:

@@ -110,11 +110,19 @@ def test_errors_of_graphs_have_places():
 
 
 def test_text_that_is_cut_off_anywhere_is_left_to_lark() -> None:
+    """But for a cut between graphs, or behind the last one."""
     for text in (ODD, SAMPLES[0]):
-        for length in range(len(text)):
-            assert read_quickly(text[:length]) is None or not text[length:].strip()
-    with pytest.raises(ParseError, match="unexpected end of text"):
-        parse("qcompiler 1\ngraph g(%x: f32[2]{")
+        found = {length: read_quickly(text[:length]) for length in range(len(text))}
+        for length, phrases in found.items():
+            assert phrases is None or plain(phrases) == plain(parser._lark().parse(text[:length]))
+        assert sum(phrases is not None for phrases in found.values()) <= 4
+    for text in ("qcompiler 1\ngraph g(%x: f32[2]{", 'qcompiler 1\nentry "a"'):
+        with pytest.raises(ParseError, match="unexpected end of text"):
+            parse(text)
+
+
+def test_a_graph_may_be_called_entry() -> None:
+    assert read_quickly("qcompiler 1\ngraph entry(%x: f32[2]) stage=float { return %x }") is not None
 
 
 TYPES = ["f32[]", "f32[B,(W+1)//2]", "u8[1,3]{scale=0.03125, zero_point=128}", 
