@@ -29,7 +29,8 @@ from typing import Any
 
 IMPORTS = ("numpy", "numpy.random", "llvmlite.binding", "mmap", "traceback", "qcompiler", "qcompiler.compiler", "qcompiler.artifact",
            "qcompiler.instruments", "qcompiler.signature", "qcompiler.text.parser", "qcompiler.text.printer", "qcompiler.verify",
-           "qcompiler.backends.lower", "qcompiler.backends.rules", "qcompiler.backends.runtime", "qcompiler.backends.x86.target")
+           "qcompiler.backends.lower", "qcompiler.backends.rules", "qcompiler.backends.rules.copy", "qcompiler.backends.runtime",
+           "qcompiler.backends.x86.target")
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "build" / "load"
 MODES = ("cold", "warm", "memory", "rebind")
 

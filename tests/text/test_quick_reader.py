@@ -125,7 +125,7 @@ def test_a_graph_may_be_called_entry() -> None:
     assert read_quickly("qcompiler 1\ngraph entry(%x: f32[2]) stage=float { return %x }") is not None
 
 
-TYPES = ["f32[]", "f32[B,(W+1)//2]", "u8[1,3]{scale=0.03125, zero_point=128}", 
+TYPES = ["f32[]", "f32[B,(W+1)//2]", "u8[1,3]{scale=0.03125, zero_point=128}",
          "u8[2,5,4,4]{scale=0.1, zero_point=7, layout=channels_last(channel_stride=8, halo=((1, 1), (0, 2)))}", "bool[0,7]"]
 
 
@@ -135,8 +135,8 @@ def test_a_type_alone(text: str) -> None:
     assert parse_type(str(type)) == type and str(type.dtype) == text.partition("[")[0]
 
 
-@pytest.mark.parametrize("text", ["", "f32", "f32[", "f32[2]{", "f32[2]{scale", "f32[2] x", "f32[2],", "f33[2]", "%x", "u8[2]{zero_point=3}", "u8[-1]",
-                                  "u8[2]{scale=@s}", "u8[2]{scale=0.5, scale=0.5}", "u8[2]{axis=0, scale=@s}", "f32[2]{scale=1.0}"])
+@pytest.mark.parametrize("text", ["", "f32", "f32[", "f32[2]{", "f32[2]{scale", "f32[2] x", "f32[2],", "f33[2]", "%x", "u8[2]{zero_point=3}",
+                                  "u8[-1]", "u8[2]{scale=@s}", "u8[2]{scale=0.5, scale=0.5}", "u8[2]{axis=0, scale=@s}", "f32[2]{scale=1.0}"])
 def test_text_that_is_no_type(text: str) -> None:
     with pytest.raises(ParseError):
         parse_type(text)
