@@ -22,7 +22,7 @@ from qcompiler import knobs
 
 _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 3600.0
-_BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW") and hasattr(os, "preadv")
 
 _log = logging.getLogger("qcompiler.cache")
 _lock = threading.Lock()
