@@ -267,8 +267,7 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
     Raises:
         QuantizationError, TraceError, LoweringError, all QCompilerError.
     """
-    if threads is not None and threads < 1:
-        raise LoweringError("threads", expected="at least 1", got=threads)
+    _check_threads(threads)
     if io not in ("float", "quantized"):
         raise QuantizationError("io", expected="float | quantized", got=repr(io))
     _check_target(target)
@@ -323,6 +322,11 @@ def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:
     return PassManager([*float_pipeline(), *integer_pipeline()], instruments).run(graph)
 
 
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise LoweringError("threads", expected="at least 1", got=threads)
+
+
 def _check_target(target: str) -> None:
     if target != "reference":
         from qcompiler.backends.target import parse_target
@@ -335,6 +339,8 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
     while the model is in use."""
     from qcompiler.artifact import SavedModel
 
+    _check_threads(threads)
+    _check_target(target)
     saved = SavedModel(path)
     if target == "reference":
         return CompiledModel(saved.graph(), target, thread_count(threads))

@@ -17,7 +17,7 @@ from qcompiler import artifact, knobs
 from qcompiler.backends import block_cache, cache_folder, kernel_cache, object_cache, program_cache
 from qcompiler.backends.jit import emitted_kernels
 from qcompiler.backends.target import native_target, parse_target
-from qcompiler.errors import ArtifactError, InputError
+from qcompiler.errors import ArtifactError, InputError, LoweringError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cache needs folders opened by descriptor")
 
@@ -210,6 +210,12 @@ def test_knobs_that_watch_the_way_to_a_program_get_one_made(knob: knobs.Knob, va
 def test_the_interpreter_keeps_nothing(saved: pathlib.Path, folder: pathlib.Path) -> None:
     qc.load(saved, target="reference")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("wrong, message", [({"threads": 0}, "threads"), ({"target": "x86-64+avx9"}, "avx9")])
+def test_what_is_asked_for_is_checked_before_the_file_is_read(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(LoweringError, match=message):
+        qc.load("no such file.qc.safetensors", **wrong)
 
 
 # -- damage
