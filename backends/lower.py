@@ -34,14 +34,17 @@ SMALL_PROGRAM_WORK = 4_000_000
 """A thread more for each so much `BoundProgram.work`: below, waking and waiting cost more than they save."""
 
 
-def lower_graph(graph: Graph, target: Target) -> LoweredModel:
-    """A program for `target`. Kernels are emitted now if every size is known, else at the first call.
+Keep = Callable[[Mapping[str, int], BoundProgram, Constants], None]
+
+
+def lower_graph(graph: Graph, target: Target, kept: Keep | None = None) -> LoweredModel:
+    """A program for `target`. Kernels are emitted now if every size is known, else at the first call. kept: as of `LoweredModel`.
 
     Raises:
         LoweringError: this machine can't run the target.
     """
     check_runs(target)
-    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target)
+    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target, kept=kept)
     if not lowered.graph.dim_names:
         lowered.program.bind({})
     return lowered
@@ -58,10 +61,7 @@ def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[],
     if stored is None:
         graph = saved.graph()
         signature = Signature.of(graph)
-        lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target, kept=partial(program_cache.keep, saved.digest, target, signature))
-        if not graph.dim_names:
-            lowered.program.bind({})
-        return graph, signature, lowered
+        return graph, signature, lower_graph(graph, target, partial(program_cache.keep, saved.digest, target, signature))
     saved.check()
     # Both digests are in the program's key: these very sources verified this very graph, before and after lowering.
     source = partial(saved.graph, is_legal=True)
@@ -113,7 +113,7 @@ class LoweredModel:
     source: Graph | Callable[[], Graph]
     target: Target
     link: Callable[[Lowering], BoundProgram] = link_here
-    kept: Callable[[Mapping[str, int], BoundProgram, Constants], None] | None = None
+    kept: Keep | None = None
     program: Program = field(init=False)
 
     def __post_init__(self) -> None:

@@ -145,9 +145,12 @@ def _versions() -> str | None:
 
 def _source_digest() -> str:
     """A digest of the sources that decide what a graph becomes. Bad if they changed since they were imported."""
-    digest = hashlib.sha256()
+    digest, read = hashlib.sha256(), ""
     for package in (qcompiler, qcompiler.passes, qcompiler.backends):
         top = os.path.realpath(package.__path__[0])
+        if read and top.startswith(read + os.sep):  # installed: the first folder holds the others
+            continue
+        read = read or top
         names = sorted(os.path.relpath(os.path.join(folder, name), top) for folder, _, found in os.walk(top) for name in found
                        if name.endswith(".py"))
         if "__init__.py" not in names:

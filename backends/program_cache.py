@@ -24,7 +24,7 @@ from qcompiler.backends.memory import aligned_block
 from qcompiler.backends.target import Target
 from qcompiler.signature import Guard, Input, Signature
 
-_WATCHING = (knobs.DUMP, knobs.DEBUG, knobs.STOP_AFTER, knobs.PASS_LIMIT, knobs.POISON, knobs.GUARD)
+_WATCHING = (knobs.DUMP, knobs.DEBUG, knobs.VERIFY, knobs.STOP_AFTER, knobs.PASS_LIMIT, knobs.POISON, knobs.GUARD)
 """Knobs that ask for what happens between a graph and its program, or for another program: then nothing is kept or taken."""
 
 

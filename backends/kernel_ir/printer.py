@@ -54,10 +54,10 @@ class _Printer:
             if op.operands:
                 self.lines.append(f"{indent}yield {', '.join(self.ref(value) for value in op.operands)}")
             return
-        text = self.operation(op)
         if op.name == "fence":
             self.lines.append(f"{indent}fence")
             return
+        text = self.operation(op)
         type = op.results[0].type if op.results else op.operands[0].type
         if op.results:
             text = f"{self.define(op.results[0])} = {text}"

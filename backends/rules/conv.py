@@ -61,13 +61,11 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     x, or C where that of x is four bytes."""
     if all(pair == (0, 0) for pair in padding):
         return x
-    layout = s.type(0).layout
-    if x is s.operand(0) and layout is not None and layout.halo and channel_stride == layout.channel_stride:
-        around = [n + before + after for n, (before, after) in zip(x.shape[2:], padding)]
-        if all(have[0] >= want[0] and have[1] >= want[1] for have, want in zip(layout.halo, padding)):
-            return x.moved(-sum(before * step for (before, _), step in zip(padding, x.strides[2:])), (*x.shape[:2], *around), x.strides)
-    images, channels, *spatial = x.shape
+    layout, (images, channels, *spatial) = s.type(0).layout, x.shape
     shape = (images, channels, *(n + before + after for n, (before, after) in zip(spatial, padding)))
+    in_halo = x is s.operand(0) and layout is not None and layout.halo and channel_stride == layout.channel_stride
+    if in_halo and all(have[0] >= want[0] and have[1] >= want[1] for have, want in zip(layout.halo, padding)):
+        return x.moved(-sum(before * step for (before, _), step in zip(padding, x.strides[2:])), shape, x.strides)
     size = x.dtype.itemsize
     y = Placed(
         s.scratch(images * math.prod(shape[2:]) * channel_stride * size + 64, "padded"),

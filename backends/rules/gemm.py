@@ -180,9 +180,9 @@ def product(
 def _is_streamed(s: Steps, window: Window, y: tuple[BufferHandle | BufferRef, int]) -> bool:
     """Whether a float result goes past the caches: a large one of the arena, whose registers lie at multiples of their size."""
     buffer, offset = y
-    places = (offset, window.steps[1], window.strides[1], *window.rows[:, 1])
-    aligned = isinstance(buffer, BufferHandle) and buffer.kind == "arena" and not any(place % s.target.vector_bytes for place in places)
-    return s.target.streams and aligned and s.result().elements * 4 >= _STREAMED_BYTES
+    if not s.target.streams or s.result().elements * 4 < _STREAMED_BYTES or not isinstance(buffer, BufferHandle) or buffer.kind != "arena":
+        return False
+    return not (np.array([offset, window.steps[1], window.strides[1], *window.rows[:, 1]]) % s.target.vector_bytes).any()
 
 
 def activation_bounds(s: Steps) -> dict[str, float]:

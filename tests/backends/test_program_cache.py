@@ -193,8 +193,10 @@ graph g(%x: f64[4]) stage=float {
     assert not is_restored(qc.load(saved))
 
 
-@pytest.mark.parametrize("knob, value", [(knobs.DUMP, "dump"), (knobs.DEBUG, 1), (knobs.STOP_AFTER, "assign-layout"), (knobs.PASS_LIMIT, 9),
-                                         (knobs.POISON, True), (knobs.GUARD, True)])
+@pytest.mark.parametrize("knob, value", [
+    (knobs.DUMP, "dump"), (knobs.DEBUG, 1), (knobs.VERIFY, False), (knobs.STOP_AFTER, "assign-layout"), (knobs.PASS_LIMIT, 9),
+    (knobs.POISON, True), (knobs.GUARD, True),
+])
 def test_knobs_that_watch_the_way_to_a_program_get_one_made(knob: knobs.Knob, value: object, saved: pathlib.Path, folder: pathlib.Path,
                                                             tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
