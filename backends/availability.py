@@ -10,14 +10,17 @@ from qcompiler.errors import LoweringError
 
 @dataclass(frozen=True)
 class Availability:
-    """emulator: its name where execution is "emulated"; hint: why the target can't run here and what helps, where it is "none"."""
+    """emulator: its name where execution is "emulated"; hint: why the target can't run here and what helps, where it is
+    "none"."""
 
     execution: Execution
     emulator: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
-        return {"native": "native", "emulated": f"emulated by {self.emulator}", "none": f"not here: {self.hint}"}[self.execution]
+        return {"native": "native", "emulated": f"emulated by {self.emulator}", "none": f"not here: {self.hint}"}[
+            self.execution
+        ]
 
 
 def availability(target: Target) -> Availability:

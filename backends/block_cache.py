@@ -1,7 +1,7 @@
 """Large arrays that the processes of one user share: packed constants of programs, as files in the cache folder.
 
-A block is named by the digests of its parts, so that what lies under a name is known. A block that is not as it was written is removed and
-named in the log.
+A block is named by the digests of its parts, so that what lies under a name is known. A block that is not as it was
+written is removed and named in the log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _PART = 4 * 2**20
 
 
 def store(data: np.ndarray) -> list[str] | None:
-    """Keep u8[n]; gives what `load` finds it by: the digests of its parts. None if it is too large, or the folder does not take it."""
+    """Keep u8[n]; gives what `load` finds it by: the digests of its parts. None if it is too large, or the folder does
+    not take it."""
     if data.nbytes > MAX_BLOCK:
         return None
     with opened(make=True) as folder:
@@ -55,7 +56,9 @@ def load(digests: Sequence[str], into: np.ndarray) -> bool:
             with own_file(folder, name) as file:
                 if len(digests) != len(parts) or os.fstat(file.fileno()).st_size != into.nbytes:
                     raise Bad("its length is not the recorded one")
-                run_all([partial(_read_part, file.fileno(), digest, part, into) for digest, part in zip(digests, parts)])
+                run_all(
+                    [partial(_read_part, file.fileno(), digest, part, into) for digest, part in zip(digests, parts)]
+                )
                 os.utime(file.fileno())
             return True
         except FileNotFoundError:

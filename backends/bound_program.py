@@ -321,7 +321,10 @@ class BoundProgram:
         for guard in self.layout.guards:
             arena.protect(guard)
         blocks = [(self.constants.address, self.constants.data.nbytes, False), (arena.address, arena.data.nbytes, True)]
-        blocks += [*((0, spec.nbytes, False) for spec in self.inputs), *((0, spec.nbytes, True) for spec in self.outputs)]
+        blocks += [
+            *((0, spec.nbytes, False) for spec in self.inputs),
+            *((0, spec.nbytes, True) for spec in self.outputs),
+        ]
         blocks += [(self.extra.address, self.extra.data.nbytes, False) if self.extra else (0, 0, False)]
         bases = make_bases(blocks, self.args, [arena.address + guard for guard in self.layout.guards])
         return _State(arena, bases, ctypes.addressof(bases))

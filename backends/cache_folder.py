@@ -1,8 +1,8 @@
 """The folder of a user's cache, and files in it that nobody else could have written.
 
-Owns where it is (QC_CACHE, or the user's cache folder), who may own it, how a file appears (whole, by rename), is read, and goes when there
-is too much. What is in a file is checked by those who read it (`object_cache`, `program_cache`). Whatever fails, compilation goes on without
-the cache, and the log says so once.
+Owns where it is (QC_CACHE, or the user's cache folder), who may own it, how a file appears (whole, by rename), is read,
+and goes when there is too much. What is in a file is checked by those who read it (`object_cache`, `program_cache`).
+Whatever fails, compilation goes on without the cache, and the log says so once.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _unsafe(status: os.stat_result) -> str | None:
 
 
 def prune(folder: int, suffix: str, most: int) -> None:
-    """Remove temporary files that a process left when it ended, and the oldest files of a kind that takes more than `most` bytes, until it takes
-    half of them."""
+    """Remove temporary files that a process left when it ended, and the oldest files of a kind that takes more than
+    `most` bytes, until it takes half of them."""
     now, entries = time.time(), []
     with os.scandir(folder) as listing:
         for item in listing:

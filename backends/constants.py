@@ -1,7 +1,8 @@
 """The constants of a program: arrays packed once into one block, shared by all calls and bindings.
 
-Owns packing and sharing of equal bytes. The pages come from `qcompiler.backends.memory`. Large constants (packed weights) are written
-straight into the block when it is made, one after another, so that no second copy of all of them ever exists.
+Owns packing and sharing of equal bytes. The pages come from `qcompiler.backends.memory`. Large constants (packed
+weights) are written straight into the block when it is made, one after another, so that no second copy of all of them
+ever exists.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class Constants:
             return dict(self._known), dict(self._keyed)
 
     def defer(self, key: str, nbytes: int, fill: Fill) -> int | None:
-        """The byte offset of bytes that `fill` writes when the block is made. Equal keys share one place: the key says what determines the
-        bytes. None if the key is new and the block is sealed. `fill` must not use this object."""
+        """The byte offset of bytes that `fill` writes when the block is made. Equal keys share one place: the key says
+        what determines the bytes. None if the key is new and the block is sealed. `fill` must not use this object."""
         with self._lock:
             if key in self._keyed or self._block is not None:
                 return self._keyed.get(key)

@@ -26,7 +26,10 @@ def literal(type: Type, value: float) -> str:
 
 def _reads(block: Block, value: Value) -> bool:
     """Whether an op of the block, or of one inside it, has this operand."""
-    return any(any(operand is value for operand in op.operands) or any(_reads(inner, value) for inner in op.blocks) for op in block.ops)
+    return any(
+        any(operand is value for operand in op.operands) or any(_reads(inner, value) for inner in op.blocks)
+        for op in block.ops
+    )
 
 
 class _FunctionEmitter:
@@ -341,12 +344,18 @@ def _emit_entry(function: KernelFunction, symbol: str, linkage: str) -> list[str
 
 
 def emit_module(functions: Sequence[KernelFunction], symbols: Sequence[str], *, internal: bool = False) -> str:
-    """LLVM text of verified kernels of one target; entry i is called symbols[i]. internal: no entry is seen outside the module."""
+    """LLVM text of verified kernels of one target; entry i is called symbols[i]. internal: no entry is seen outside the
+    module."""
     target = functions[0].target
     declarations: set[str] = set()
     lines: list[str] = []
     for function, symbol in zip(functions, symbols, strict=True):
-        lines += [*_emit_body(function, symbol, declarations), "", *_emit_entry(function, symbol, "internal " if internal else ""), ""]
+        lines += [
+            *_emit_body(function, symbol, declarations),
+            "",
+            *_emit_entry(function, symbol, "internal " if internal else ""),
+            "",
+        ]
     attributes = f'{target.function_attributes} "target-cpu"="{target.cpu}" "target-features"="{target.llvm_features}"'
     head = [f'target triple = "{target.triple}"', ""]
     return "\n".join([*head, *lines, *sorted(declarations), "", f"attributes #0 = {{ {attributes} }}", ""])

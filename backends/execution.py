@@ -13,4 +13,3 @@ def runner(target: Target) -> Runner:
     from qcompiler.backends.arm import emulate, qemu
 
     return qemu.run_steps if target.emulator == qemu.PROGRAM else emulate.run_steps
-

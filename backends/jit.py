@@ -27,8 +27,8 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class LoadedKernel:
-    """Machine code of a kernel that is ready to be called. address: of the ABI entry, valid while this object lives; symbol: its name in the
-    object."""
+    """Machine code of a kernel that is ready to be called. address: of the ABI entry, valid while this object lives;
+    symbol: its name in the object."""
 
     name: str
     symbol: str
@@ -82,7 +82,8 @@ def symbols(functions: Sequence[KernelFunction]) -> list[str]:
 
 
 def verified(functions: Sequence[KernelFunction]) -> Target:
-    """The one target that these kernels are for. VerifyError for a kernel that breaks a rule, LoweringError for a mix of targets."""
+    """The one target that these kernels are for. VerifyError for a kernel that breaks a rule, LoweringError for a mix
+    of targets."""
     if not functions:
         raise LoweringError("no kernels to compile")
     target = functions[0].target
@@ -113,8 +114,13 @@ def compile_kernels(functions: Sequence[KernelFunction]) -> list[CompiledKernel]
         return []
     target = functions[0].target
     if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.key}", hint=target.why_not() or 'target="native", or emit_object for export')
-    objects = [(symbol, symbol, emit_kernel(function, symbol)) for function, symbol in zip(functions, symbols(functions))]
+        raise LoweringError(
+            f"this machine can't run {target.key}",
+            hint=target.why_not() or 'target="native", or emit_object for export',
+        )
+    objects = [
+        (symbol, symbol, emit_kernel(function, symbol)) for function, symbol in zip(functions, symbols(functions))
+    ]
     loaded = link_objects(objects, target)
     return [CompiledKernel(function, one.address, one.engine) for function, one in zip(functions, loaded)]
 

@@ -87,7 +87,10 @@ def restored(wanted: Sequence[StoredKernel], target: Target) -> list[LoadedKerne
 
 def _loaded(keys: Mapping[KernelKey, str | None], target: Target) -> list[LoadedKernel]:
     if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.key}", hint=target.why_not() or 'target="native", or emit_object for export')
+        raise LoweringError(
+            f"this machine can't run {target.key}",
+            hint=target.why_not() or 'target="native", or emit_object for export',
+        )
     found = object_cache.load([text for text in keys.values() if text is not None])
     objects, new = [], {}
     for number, (key, text) in enumerate(keys.items()):
@@ -137,8 +140,12 @@ def _spelled(value: Any, address: str) -> str:
         return "(" + "".join(f"{_spelled(item, address)}," for item in value) + ")"
     if value is None or type(value) in (bool, int, float, str):
         return repr(value)
-    raise LoweringError("a static argument of a kernel is no plain value", where=address,
-                        expected="bool, int, float, str, None or a tuple of these", got=repr(value)[:80])
+    raise LoweringError(
+        "a static argument of a kernel is no plain value",
+        where=address,
+        expected="bool, int, float, str, None or a tuple of these",
+        got=repr(value)[:80],
+    )
 
 
 def _symbol(key: KernelKey, text: str | None, number: int) -> str:

@@ -1,7 +1,7 @@
 """From an integer or float graph to a program: layouts, kernels, memory.
 
-`lower_graph` is what compile() calls. Each node becomes steps by the first rule that fits it (backends/rules); what no rule fits
-runs as a Python step and is named in `python_nodes`.
+`lower_graph` is what compile() calls. Each node becomes steps by the first rule that fits it (backends/rules); what no
+rule fits runs as a Python step and is named in `python_nodes`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ Keep = Callable[[Mapping[str, int], BoundProgram, Constants], None]
 
 
 def lower_graph(graph: Graph, target: Target, kept: Keep | None = None) -> LoweredModel:
-    """A program for `target`. Kernels are emitted now if every size is known, else at the first call. kept: as of `LoweredModel`.
+    """A program for `target`. Kernels are emitted now if every size is known, else at the first call. kept: as of
+    `LoweredModel`.
 
     Raises:
         LoweringError: this machine can't run the target.
@@ -51,7 +52,8 @@ def lower_graph(graph: Graph, target: Target, kept: Keep | None = None) -> Lower
 
 
 def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[], Graph], Signature, LoweredModel]:
-    """A saved model's graph, or what reads it; how it is called; its program: what an earlier process kept, or as `lower_graph` makes it.
+    """A saved model's graph, or what reads it; how it is called; its program: what an earlier process kept, or as
+    `lower_graph` makes it.
 
     Raises:
         ArtifactError: damaged data, or no legal graph. LoweringError: as lower_graph.
@@ -61,7 +63,11 @@ def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[],
     if stored is None:
         graph = saved.graph()
         signature = Signature.of(graph)
-        return graph, signature, lower_graph(graph, target, partial(program_cache.keep, saved.digest, target, signature))
+        return (
+            graph,
+            signature,
+            lower_graph(graph, target, partial(program_cache.keep, saved.digest, target, signature)),
+        )
     saved.check()
     # Both digests are in the program's key: these very sources verified this very graph, before and after lowering.
     source = partial(saved.graph, is_legal=True)
@@ -80,7 +86,10 @@ def _lowered(graph: Graph) -> Graph:
 def check_runs(target: Target) -> None:
     """LoweringError unless this machine can run the target."""
     if not target.can_run():
-        raise LoweringError(f"this machine can't run {target.name}", hint=target.why_not() or 'target="native", or "reference" for the interpreter')
+        raise LoweringError(
+            f"this machine can't run {target.name}",
+            hint=target.why_not() or 'target="native", or "reference" for the interpreter',
+        )
 
 
 def link_here(lowering: Lowering) -> BoundProgram:
@@ -93,10 +102,20 @@ def add_steps(lowering: Lowering, linked: Mapping[KernelKey, Any]) -> None:
     """Append a step for each call. linked: what `ProgramBuilder.step` takes as a kernel."""
     for call in lowering.calls:
         if isinstance(call, PythonCall):
-            lowering.builder.python_step(call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name)
+            lowering.builder.python_step(
+                call.function, reads=call.reads, writes=call.writes, name=call.node.op, node=call.node.name
+            )
         else:
-            lowering.builder.step(linked[call.key], call.args, reads=call.reads, writes=call.writes, node=call.node, macs=call.macs,
-                                  bytes=call.bytes, disjoint=call.disjoint)
+            lowering.builder.step(
+                linked[call.key],
+                call.args,
+                reads=call.reads,
+                writes=call.writes,
+                node=call.node,
+                macs=call.macs,
+                bytes=call.bytes,
+                disjoint=call.disjoint,
+            )
 
 
 @dataclass(eq=False)
@@ -147,12 +166,19 @@ class LoweredModel:
             bound = value.type.bind(sizes)
             return ArraySpec(bound.dtype.numpy, bound.shape, value.name)
 
-        builder = ProgramBuilder([spec(v) for v in graph.inputs], [spec(v) for v in graph.outputs], constants, graph.name, runner(self.target))
+        builder = ProgramBuilder(
+            [spec(v) for v in graph.inputs],
+            [spec(v) for v in graph.outputs],
+            constants,
+            graph.name,
+            runner(self.target),
+        )
         lowering = Lowering(builder, self.target, sizes, self._packed)
         for index, value in enumerate(graph.inputs):
             array = spec(value)
-            lowering.places[value] = Placed(builder.input(index), array.dtype, array.shape,
-                                            row_major_strides(array.shape, array.dtype.itemsize))
+            lowering.places[value] = Placed(
+                builder.input(index), array.dtype, array.shape, row_major_strides(array.shape, array.dtype.itemsize)
+            )
         direct = self._place_outputs(lowering)
         self._place_operands(lowering)
         for node in graph.node_list:
@@ -183,8 +209,12 @@ class LoweredModel:
             if any(user.op in VIEWS for user in (value.producer,)) or any(use.node.op in VIEWS for use in value.uses):
                 continue
             array = value.type.bind(lowering.sizes)
-            lowering.places[value] = Placed(lowering.builder.output(index), array.dtype.numpy, array.shape,
-                                            row_major_strides(array.shape, array.dtype.numpy.itemsize))
+            lowering.places[value] = Placed(
+                lowering.builder.output(index),
+                array.dtype.numpy,
+                array.shape,
+                row_major_strides(array.shape, array.dtype.numpy.itemsize),
+            )
             direct.add(index)
         return direct
 
@@ -203,9 +233,10 @@ class LoweredModel:
     def _is_written_within(self, value: Value, concat: Node) -> bool:
         """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
 
-        The result must lie channels last and be joined along the channels: then an operand is the result's pixels from some channel on, and a
-        `Rule.strided` can write it there. Nobody else may read it, neither a caller nor this concat once more: other readers want pixels
-        without gaps, and a value lies in one place. Dtypes and quantization parameters agree, or the graph would not be legal.
+        The result must lie channels last and be joined along the channels: then an operand is the result's pixels from
+        some channel on, and a `Rule.strided` can write it there. Nobody else may read it, neither a caller nor this
+        concat once more: other readers want pixels without gaps, and a value lies in one place. Dtypes and quantization
+        parameters agree, or the graph would not be legal.
         """
         own, whole, producer = value.type.layout, concat.result.type.layout, value.producer
         if whole is None or whole.order != "channels_last" or whole.halo or concat.attrs["axis"] != 1:
@@ -222,9 +253,15 @@ class LoweredModel:
             place = lowering.place(value)
             node = value.producer or (self.graph.node_list[0] if len(self.graph) else None)
             if node is None:
-                raise LoweringError("a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"')
-            out = Placed(lowering.builder.output(index), place.dtype, place.shape,
-                         row_major_strides(place.shape, place.dtype.itemsize))
+                raise LoweringError(
+                    "a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"'
+                )
+            out = Placed(
+                lowering.builder.output(index),
+                place.dtype,
+                place.shape,
+                row_major_strides(place.shape, place.dtype.itemsize),
+            )
             Steps(lowering, node).copy(place, out)
 
 

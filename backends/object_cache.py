@@ -1,7 +1,7 @@
 """Compiled object code that the processes of one user share: a second process emits nothing again.
 
-Owns the key of an entry and its form; `cache_folder` owns the folder and who may write there. Knows no kernels: a caller
-says in text what determined the bytes, and gets them back where exactly this text was stored.
+Owns the key of an entry and its form; `cache_folder` owns the folder and who may write there. Knows no kernels: a
+caller says in text what determined the bytes, and gets them back where exactly this text was stored.
 
 LLVM ends the process on damaged objects, and what an entry holds is executed, so an entry is used only if it is whole:
 
@@ -151,8 +151,12 @@ def _source_digest() -> str:
         if read and top.startswith(read + os.sep):  # installed: the first folder holds the others
             continue
         read = read or top
-        names = sorted(os.path.relpath(os.path.join(folder, name), top) for folder, _, found in os.walk(top) for name in found
-                       if name.endswith(".py"))
+        names = sorted(
+            os.path.relpath(os.path.join(folder, name), top)
+            for folder, _, found in os.walk(top)
+            for name in found
+            if name.endswith(".py")
+        )
         if "__init__.py" not in names:
             raise Bad("qcompiler's sources are not there")
         digest.update(f"{package.__name__} {len(names)}\n".encode())
@@ -164,5 +168,3 @@ def _source_digest() -> str:
             digest.update(f"{name} {len(data)}\n".encode())
             digest.update(data)
     return digest.hexdigest()
-
-

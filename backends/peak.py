@@ -1,4 +1,5 @@
-"""The chip's limits, measured in this process: dot products of bytes and f32 multiply-adds a second, one thread, operands in registers."""
+"""The chip's limits, measured in this process: dot products of bytes and f32 multiply-adds a second, one thread,
+operands in registers."""
 
 from __future__ import annotations
 
@@ -45,4 +46,3 @@ def peak(target: Target, *, floats: bool, seconds: float = 0.5) -> float:
         best = min(best, time.perf_counter() - start)
     products = target.vector_bytes // (4 if floats else 1) * accumulators * (_ROUNDS // 10)
     return products / best / 1e9
-

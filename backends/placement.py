@@ -1,8 +1,8 @@
 """Where tensors lie in memory: buffer, byte offset and byte strides by logical axis, as the type's layout says.
 
-row_major: as the shape reads, without gaps. channels_last: axis 1 innermost, pixels `channel_stride` elements apart; what lies
-between the last channel and the next pixel is never read as a value. With a halo, rows lie further apart, and the border around each image
-holds real zero.
+row_major: as the shape reads, without gaps. channels_last: axis 1 innermost, pixels `channel_stride` elements apart;
+what lies between the last channel and the next pixel is never read as a value. With a halo, rows lie further apart, and
+the border around each image holds real zero.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ def layout_strides(shape: Sequence[int], itemsize: int, layout: Layout | None) -
 
 def with_halo(spatial: Sequence[int], layout: Layout) -> tuple[int, ...]:
     """Sizes of an image, its border counted."""
-    return tuple(size + before + after for size, (before, after) in zip(spatial, layout.halo)) if layout.halo else tuple(spatial)
+    return (
+        tuple(size + before + after for size, (before, after) in zip(spatial, layout.halo))
+        if layout.halo
+        else tuple(spatial)
+    )
 
 
 def before_halo(strides: Sequence[int], layout: Layout | None) -> int:

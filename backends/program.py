@@ -97,7 +97,8 @@ class _Step:
 
 
 class _Bytes(NamedTuple):
-    """What a step accesses: bytes begin to end of a base. disjoint_in: the buffer in which it writes only what no other disjoint step does."""
+    """What a step accesses: bytes begin to end of a base. disjoint_in: the buffer in which it writes only what no other
+    disjoint step does."""
 
     base: int
     begin: int
@@ -143,7 +144,8 @@ class ProgramBuilder:
         return BufferRef(FIRST_INPUT + len(self._inputs) + len(self._outputs), offset, array.nbytes)
 
     def deferred(self, key: str, nbytes: int, fill: Fill) -> BufferRef:
-        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the program is finished. Equal keys share one place."""
+        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the program is finished. Equal keys
+        share one place."""
         offset = self._constants.defer(key, nbytes, fill)
         if offset is not None:
             return BufferRef(CONSTANTS, offset, nbytes)
@@ -203,7 +205,8 @@ class ProgramBuilder:
             reads, writes: every buffer, input or output that it touches; scratch memory is in both.
             name, node, kernel: what `describe` prints: the step, the graph's node, the kernel.
             macs, bytes: multiply-accumulates and bytes moved, for reports.
-            disjoint: its writes share no byte with those of other disjoint steps in the same buffer, whatever ranges they give.
+            disjoint: its writes share no byte with those of other disjoint steps in the same buffer, whatever ranges
+                they give.
         """
         address = kernel_address
         if not isinstance(kernel_address, int):
@@ -374,8 +377,11 @@ class ProgramBuilder:
             return ARENA
         return FIRST_INPUT + handle.index + (len(self._inputs) if handle.kind == "output" else 0)
 
-    def _physical(self, ranges: list[tuple[BufferHandle, int, int]], plan: Plan, disjoint: bool = False) -> list[_Bytes]:
-        """Accesses in the memory that they really touch, empty ones dropped. disjoint: they are a disjoint step's writes."""
+    def _physical(
+        self, ranges: list[tuple[BufferHandle, int, int]], plan: Plan, disjoint: bool = False
+    ) -> list[_Bytes]:
+        """Accesses in the memory that they really touch, empty ones dropped. disjoint: they are a disjoint step's
+        writes."""
         found = []
         for handle, begin, end in ranges:
             shift = plan.offsets[handle.index] if handle.kind == "arena" else 0
@@ -473,9 +479,12 @@ def _range_of(view: View) -> Access:
 def _touch(accesses: list[_Bytes], others: list[_Bytes]) -> bool:
     """Whether some share bytes, those aside that are disjoint in one buffer."""
     return any(
-        one.base == other.base and one.begin < other.end and other.begin < one.end
+        one.base == other.base
+        and one.begin < other.end
+        and other.begin < one.end
         and (one.disjoint_in is None or one.disjoint_in != other.disjoint_in)
-        for one in accesses for other in others
+        for one in accesses
+        for other in others
     )
 
 

@@ -1,9 +1,10 @@
 """Programs of saved models, kept for later processes: loading one then needs no graph, no lowering and no packing.
 
-An entry of the object cache (JSON) says what a program is made of: its signature, its steps with their argument words, its kernels by
-their keys, and where each constant lies in a block of bytes that is a file of its own beside the entries. It is found by the digest of the
-saved model, the target, and what every key says (`object_cache.key_of`: the sources of all that makes a program of a graph). A model whose
-program has Python steps is not kept; one with symbolic sizes is kept with the sizes that it was bound to first.
+An entry of the object cache (JSON) says what a program is made of: its signature, its steps with their argument words,
+its kernels by their keys, and where each constant lies in a block of bytes that is a file of its own beside the
+entries. It is found by the digest of the saved model, the target, and what every key says (`object_cache.key_of`: the
+sources of all that makes a program of a graph). A model whose program has Python steps is not kept; one with symbolic
+sizes is kept with the sizes that it was bound to first.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from qcompiler.backends.target import Target
 from qcompiler.signature import Guard, Input, Signature
 
 _WATCHING = (knobs.DUMP, knobs.DEBUG, knobs.VERIFY, knobs.STOP_AFTER, knobs.PASS_LIMIT, knobs.POISON, knobs.GUARD)
-"""Knobs that ask for what happens between a graph and its program, or for another program: then nothing is kept or taken."""
+"""Knobs that ask for what happens between a graph and its program, or for another program: then nothing is kept or
+taken."""
 
 
 @dataclass(frozen=True)
 class StoredProgram:
-    """A program that is ready to run: how it is called, one binding of its sizes, and the constants that all bindings share."""
+    """A program that is ready to run: how it is called, one binding of its sizes, and the constants that all bindings
+    share."""
 
     signature: Signature
     sizes: dict[str, int]
@@ -51,8 +54,11 @@ def find(digest: str, target: Target) -> StoredProgram | None:
     block = aligned_block(entry["constants"]["nbytes"])
     if not block_cache.load(entry["constants"]["parts"], block.data):
         return None
-    constants = Constants.sealed_in(block, {bytes.fromhex(digest): tuple(offsets) for digest, offsets in entry["constants"]["known"].items()},
-                                    entry["constants"]["keyed"])
+    constants = Constants.sealed_in(
+        block,
+        {bytes.fromhex(digest): tuple(offsets) for digest, offsets in entry["constants"]["known"].items()},
+        entry["constants"]["keyed"],
+    )
     args = np.array(entry["args"], np.int64)
     rows = np.array(entry["rows"], np.int64).reshape(-1, 3)
     used = [kernels[number] for number in rows[:, 0]]
@@ -75,8 +81,16 @@ def find(digest: str, target: Target) -> StoredProgram | None:
     return StoredProgram(_signature(entry["signature"]), entry["sizes"], bound, constants)
 
 
-def keep(digest: str, target: Target, signature: Signature, sizes: Mapping[str, int], bound: BoundProgram, constants: Constants) -> None:
-    """Keep the binding that sealed `constants`, if it is data: native steps, kernels and types that other processes find."""
+def keep(
+    digest: str,
+    target: Target,
+    signature: Signature,
+    sizes: Mapping[str, int],
+    bound: BoundProgram,
+    constants: Constants,
+) -> None:
+    """Keep the binding that sealed `constants`, if it is data: native steps, kernels and types that other processes
+    find."""
     key = _key(digest, target)
     kernels = list(dict.fromkeys(bound.keep))
     stored = kernel_cache.stored(kernels)
@@ -88,7 +102,10 @@ def keep(digest: str, target: Target, signature: Signature, sizes: Mapping[str, 
     if parts is None:
         return
     numbers = {kernel.address: number for number, kernel in enumerate(kernels)}
-    rows = [[numbers[address], (start - bound.args.ctypes.data) // 8, flags] for address, start, flags in bound.table.tolist()]
+    rows = [
+        [numbers[address], (start - bound.args.ctypes.data) // 8, flags]
+        for address, start, flags in bound.table.tolist()
+    ]
     known, keyed = constants.offsets()
     entry = {
         "name": bound.name,
@@ -101,8 +118,12 @@ def keep(digest: str, target: Target, signature: Signature, sizes: Mapping[str, 
         "rows": rows,
         "args": bound.args.tolist(),
         "arena": [bound.layout.total, bound.layout.lower_bound],
-        "constants": {"nbytes": bound.constants.data.nbytes, "parts": parts, "keyed": keyed,
-                      "known": {digest.hex(): offsets for digest, offsets in known.items()}},
+        "constants": {
+            "nbytes": bound.constants.data.nbytes,
+            "parts": parts,
+            "keyed": keyed,
+            "known": {digest.hex(): offsets for digest, offsets in known.items()},
+        },
     }
     object_cache.store({key: json.dumps(entry, separators=(",", ":")).encode()})
 
@@ -118,12 +139,20 @@ def _spec(dtype: str, shape: list[int], name: str) -> ArraySpec:
 
 
 def _described(signature: Signature) -> dict[str, Any]:
-    return {"name": signature.name, "inputs": [[each.name, str(each.type)] for each in signature.inputs],
-            "structure": signature.structure, "guards": [str(guard) for guard in signature.guards]}
+    return {
+        "name": signature.name,
+        "inputs": [[each.name, str(each.type)] for each in signature.inputs],
+        "structure": signature.structure,
+        "guards": [str(guard) for guard in signature.guards],
+    }
 
 
 def _signature(given: Mapping[str, Any]) -> Signature:
     from qcompiler.text.parser import parse_type
 
-    return Signature(given["name"], tuple(Input(name, parse_type(text)) for name, text in given["inputs"]), given["structure"],
-                     tuple(Guard.parse(text) for text in given["guards"]))
+    return Signature(
+        given["name"],
+        tuple(Input(name, parse_type(text)) for name, text in given["inputs"]),
+        given["structure"],
+        tuple(Guard.parse(text) for text in given["guards"]),
+    )

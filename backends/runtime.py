@@ -277,8 +277,8 @@ def pool() -> ThreadPool:
 def make_bases(blocks: Sequence[tuple[int, int, bool]], arguments: np.ndarray, guards: Sequence[int] = ()) -> Any:
     """The array of base pointers, whose address `run_steps` takes.
 
-    Before it lie: how many bases there are; the address of (bytes, may be written) of each; address and bytes of the argument blocks; how many
-    guards there are, and the address of their addresses.
+    Before it lie: how many bases there are; the address of (bytes, may be written) of each; address and bytes of the
+    argument blocks; how many guards there are, and the address of their addresses.
 
     Args:
         blocks: (address, bytes, may be written) of each base; addresses may be changed later.

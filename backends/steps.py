@@ -1,14 +1,15 @@
 """How rules turn nodes into steps: the registry of rules, and what a rule sees of its node.
 
-A rule is a function of `Steps`, declared with the ops that it lowers and a predicate that says why it does not fit a node:
+A rule is a function of `Steps`, declared with the ops that it lowers and a predicate that says why it does not fit a
+node:
 
     @lowers("global_avg_pool", unless=not_u8)
     def global_average(s: Steps) -> None:
         x, y = s.operand(0), s.result()
         s.call(average, x=x, y=y, pixels=..., writes=("y",))
 
-Rules are tried in the order of declaration. A node that none fits runs as a Python step, the op's numpy reference, and the
-report says so. Kernels must not depend on symbolic sizes: everything that varies with a binding is an extent.
+Rules are tried in the order of declaration. A node that none fits runs as a Python step, the op's numpy reference, and
+the report says so. Kernels must not depend on symbolic sizes: everything that varies with a binding is an extent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ import numpy as np
 
 from qcompiler.backends.kernel_cache import KernelKey
 from qcompiler.backends.kernel_ir.definition import KernelDef
-from qcompiler.backends.placement import SLACK, Placed, before_halo, bound_shape, layout_strides, row_major_strides, storage_bytes
+from qcompiler.backends.placement import (
+    SLACK,
+    Placed,
+    before_halo,
+    bound_shape,
+    layout_strides,
+    row_major_strides,
+    storage_bytes,
+)
 from qcompiler.backends.program import BufferHandle, BufferRef, ProgramBuilder, View
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
@@ -45,8 +54,8 @@ class Rule:
 
     Attributes:
         unless: why it does not fit a node, or None.
-        strided: whether it writes the result of a node that it fits at whatever strides, and nothing between its elements, so that the result
-            may lie within a larger buffer.
+        strided: whether it writes the result of a node that it fits at whatever strides, and nothing between its
+            elements, so that the result may lie within a larger buffer.
     """
 
     name: str
@@ -143,7 +152,8 @@ class PythonCall:
 
 @dataclass
 class Lowering:
-    """One binding being lowered: places of values, and calls in order. packed: arrays made from constants, shared by bindings."""
+    """One binding being lowered: places of values, and calls in order. packed: arrays made from constants, shared by
+    bindings."""
 
     builder: ProgramBuilder
     target: Target
@@ -160,8 +170,9 @@ class Lowering:
         """Where a value lies; constants are placed when first asked for."""
         if value not in self.places and isinstance(value, Const):
             ref = self._stored(value)
-            self.places[value] = Placed(ref, value.data.dtype, value.data.shape,
-                                        row_major_strides(value.data.shape, value.data.itemsize))
+            self.places[value] = Placed(
+                ref, value.data.dtype, value.data.shape, row_major_strides(value.data.shape, value.data.itemsize)
+            )
         return self.places[value]
 
     def _stored(self, value: Const) -> BufferRef:
@@ -183,7 +194,8 @@ class Lowering:
 
 
 class Steps:
-    """One node, as its rule sees it: where its operands lie, its attrs and types with sizes bound, and calls of kernels.
+    """One node, as its rule sees it: where its operands lie, its attrs and types with sizes bound, and calls of
+    kernels.
 
     Attributes:
         node: the node. attrs: its attrs, symbolic sizes evaluated. target: what to emit for.
@@ -227,8 +239,8 @@ class Steps:
         return self.lowering.row_major[value]
 
     def channels_last(self, index: int, channel_stride: int) -> Placed:
-        """An operand of rank 3 or more with axis 1 innermost and pixels without gaps, but for the halo of its type; copied if it lies
-        otherwise."""
+        """An operand of rank 3 or more with axis 1 innermost and pixels without gaps, but for the halo of its type;
+        copied if it lies otherwise."""
         value = self.node.operands[index]
         placed = self.lowering.place(value)
         layout = Layout("channels_last", channel_stride)
@@ -260,8 +272,8 @@ class Steps:
         return value.data
 
     def result(self, index: int = 0) -> Placed:
-        """Where to write a result, in the layout of its type, or within a larger value (only if the node's rule is `strided`); the border is
-        written already. The same place at every call."""
+        """Where to write a result, in the layout of its type, or within a larger value (only if the node's rule is
+        `strided`); the border is written already. The same place at every call."""
         value = self.node.results[index]
         if value not in self.lowering.places:
             placed = self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
@@ -276,7 +288,9 @@ class Steps:
         value = self.node.results[index]
         strides = layout_strides(placed.shape, placed.dtype.itemsize, value.type.layout)
         if any(size != 1 and have != want for size, have, want in zip(placed.shape, placed.strides, strides)):
-            raise LoweringError("a view in another layout", where=self.node.describe(), expected=strides, got=placed.strides)
+            raise LoweringError(
+                "a view in another layout", where=self.node.describe(), expected=strides, got=placed.strides
+            )
         self.lowering.places[value] = placed
 
     # -- memory
@@ -301,11 +315,13 @@ class Steps:
         return self.lowering.builder.constant(self.once(role, make))
 
     def filled(self, role: str, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]) -> BufferRef:
-        """A large constant, written by fill(zeros of this shape) when the program is finished. role: all of what determines it but the op,
-        its attrs and the operands' constants: nodes that share their weights share what is packed."""
+        """A large constant, written by fill(zeros of this shape) when the program is finished. role: all of what
+        determines it but the op, its attrs and the operands' constants: nodes that share their weights share what is
+        packed."""
         made = np.dtype(dtype)
-        return self.lowering.builder.deferred(self.shared_key(role), math.prod(shape) * made.itemsize,
-                                              lambda block: fill(block.view(made).reshape(shape)))
+        return self.lowering.builder.deferred(
+            self.shared_key(role), math.prod(shape) * made.itemsize, lambda block: fill(block.view(made).reshape(shape))
+        )
 
     def shared_key(self, role: str) -> str:
         """A key of what the node's op, attrs, weight and `role` determine, the same in every process."""
@@ -313,21 +329,34 @@ class Steps:
 
     # -- steps
 
-    def call(self, kernel: KernelDef, static: Mapping[str, Any] | None = None, *, writes: Sequence[str], macs: int = 0,
-             bytes: int = 0, disjoint: bool = False, **arguments: Any) -> None:
+    def call(
+        self,
+        kernel: KernelDef,
+        static: Mapping[str, Any] | None = None,
+        *,
+        writes: Sequence[str],
+        macs: int = 0,
+        bytes: int = 0,
+        disjoint: bool = False,
+        **arguments: Any,
+    ) -> None:
         """Append a call of a kernel.
 
         Args:
             static: its static arguments; must not depend on symbolic sizes.
             writes: the pointers that it writes; the others are read.
             disjoint: what it writes no other such call writes in the same buffer: they need not wait for each other.
-            arguments: every parameter by name: Placed, BufferRef, BufferHandle or (buffer, byte offset) for a pointer; None for a
-                pointer that this call does not use; ints for extents, floats for scalars.
+            arguments: every parameter by name: Placed, BufferRef, BufferHandle or (buffer, byte offset) for a pointer;
+                None for a pointer that this call does not use; ints for extents, floats for scalars.
         """
         names = [parameter.name for parameter in kernel.parameters]
         if set(names) != set(arguments) or not set(writes) <= set(names):
-            raise LoweringError(f"arguments do not fit kernel {kernel.name}", where=self.node.describe(),
-                                expected=", ".join(names), got=", ".join(arguments))
+            raise LoweringError(
+                f"arguments do not fit kernel {kernel.name}",
+                where=self.node.describe(),
+                expected=", ".join(names),
+                got=", ".join(arguments),
+            )
         args, reads, written = [], [], []
         for parameter in kernel.parameters:
             argument = arguments[parameter.name]
@@ -342,7 +371,9 @@ class Steps:
             else:
                 argument = int(argument)
             args.append(argument)
-        self.lowering.calls.append(Call(KernelKey.of(kernel, static or {}), args, reads, written, self.node.name, macs, bytes, disjoint))
+        self.lowering.calls.append(
+            Call(KernelKey.of(kernel, static or {}), args, reads, written, self.node.name, macs, bytes, disjoint)
+        )
 
     def copy(self, x: Placed, y: Placed) -> None:
         """Copy elements between two places of one shape, whatever their strides."""
@@ -357,7 +388,9 @@ class Steps:
         results = []
         for index, value in enumerate(node.results):
             place = self.result(index)
-            results.append(place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None))
+            results.append(
+                place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None)
+            )
 
         def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
             arrays: Iterator[np.ndarray] = iter(reads)
@@ -365,7 +398,9 @@ class Steps:
             for array, found in zip(writes, evaluate_node(node, operands, sizes)):
                 array[...] = found
 
-        views = [[View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)]
+        views = [
+            [View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)
+        ]
         self.lowering.calls.append(PythonCall(node, run, *views))
         for index, place in enumerate(results):
             if place is not self.result(index):

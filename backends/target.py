@@ -60,14 +60,19 @@ class Target(ABC):
         gemm_tiles: (mr, nv) register tiles for `dot4` kernels, mr rows by nv vectors, best first.
         gemm_tiles_f32: the same for f32 dot products (splat x, vector w, one product and sum a lane).
         dot4_storage: "u8" or "i8", how activations are stored for `dot4`.
-        dot_steps: how many bytes of K the loops of a product take at a time, most first; the last is 4, the others whole registers.
-        dot_depth: bytes of K of one channel that lie side by side in packed weights: 4, or 8 where products take two rows at once (`mmla`).
-        widened_weights: whether packed weights of products are i16, as `dot4_weights` gives them: there the work is not repeated in each tile.
+        dot_steps: how many bytes of K the loops of a product take at a time, most first; the last is 4, the others
+            whole registers.
+        dot_depth: bytes of K of one channel that lie side by side in packed weights: 4, or 8 where products take two
+            rows at once (`mmla`).
+        widened_weights: whether packed weights of products are i16, as `dot4_weights` gives them: there the work is not
+            repeated in each tile.
         streams: whether stores past the caches pay for results that do not stay there until they are read.
         pack_saturates: whether `pack_bytes` clamps to 0 and 255.
-        fma_steps: how many floats of K the loops of a product take at a time; the last is 1, the others whole registers.
+        fma_steps: how many floats of K the loops of a product take at a time; the last is 1, the others whole
+            registers.
         row_group: rows of a tile that one moving pointer serves, see `builder.Rows`.
-        dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes only.
+        dot4_offset: what `dot4` takes away from each activation: 0, or 128 where the machine multiplies signed bytes
+            only.
         instructions: every instruction that the architecture declares, by name.
     """
 
@@ -173,7 +178,8 @@ class Target(ABC):
 
     @abstractmethod
     def dot4_weights(self, b: KernelBuilder, w: Value, *, pairs: bool = False) -> tuple[Value, ...]:
-        """A weight vector as `dot4` wants it (pairs: `dot4_pairs_safe`); do it once per loaded vector, outside the rows."""
+        """A weight vector as `dot4` wants it (pairs: `dot4_pairs_safe`); do it once per loaded vector, outside the
+        rows."""
 
     @abstractmethod
     def dot4_activations(self, b: KernelBuilder, x: Value, *, pairs: bool = False) -> tuple[Value, ...]:
@@ -181,11 +187,12 @@ class Target(ABC):
 
     @abstractmethod
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
-        """acc[i] + sum of (x[4i + j] - dot4_offset) * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w <4n x i8>: x as
-        `dot4_storage` says, w i8; n is `i32_lanes`: one register. x and w may come prepared."""
+        """acc[i] + sum of (x[4i + j] - dot4_offset) * w[4i + j], j < 4, exact in i32 (wraps). acc <n x i32>, x and w
+        <4n x i8>: x as `dot4_storage` says, w i8; n is `i32_lanes`: one register. x and w may come prepared."""
 
     def mmla(self, b: KernelBuilder, acc: Value, x: Value, w: Value) -> Value:
-        """Where `dot_depth` is 8: acc[2i + j] + sum of x[8i + k] * w[8j + k], k < 8, for two rows i of x (u8) and two channels j of w (i8)."""
+        """Where `dot_depth` is 8: acc[2i + j] + sum of x[8i + k] * w[8j + k], k < 8, for two rows i of x (u8) and two
+        channels j of w (i8)."""
         raise LoweringError(f"{self.key} multiplies no two rows at once", hint="dot4")
 
     @abstractmethod
@@ -199,11 +206,13 @@ class Target(ABC):
 
     @abstractmethod
     def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """Whether `dot4_pairs_safe` is exact for these i8 weights (any shape; the last axis is in groups of four), with activations of 0 to
-        `highest`."""
+        """Whether `dot4_pairs_safe` is exact for these i8 weights (any shape; the last axis is in groups of four), with
+        activations of 0 to `highest`."""
 
     @abstractmethod
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+    def dot4_pairs_safe(
+        self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
+    ) -> Value:
         """dot4, by the faster sequence that is exact only where `pairs_safe(weights)` holds."""
 
     @abstractmethod
@@ -216,8 +225,8 @@ class Target(ABC):
 
     @abstractmethod
     def pack_words(self, b: KernelBuilder, x: Value, y: Value) -> Value:
-        """Two registers of i32 to one of i16, saturating. Within each 128 bits of the result come four lanes of x, then four of y: so
-        if x and y hold channels in `pair_order`, the result holds them in order."""
+        """Two registers of i32 to one of i16, saturating. Within each 128 bits of the result come four lanes of x, then
+        four of y: so if x and y hold channels in `pair_order`, the result holds them in order."""
 
     @abstractmethod
     def dot2(self, b: KernelBuilder, acc: Value, x: Value, y: Value) -> Value:
@@ -225,8 +234,8 @@ class Target(ABC):
 
     @abstractmethod
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
-        """Two registers of i16, 0 to 255 (any, where `pack_saturates`), to one of bytes. Within each 128 bits of the result come eight lanes
-        of x, then eight of y."""
+        """Two registers of i16, 0 to 255 (any, where `pack_saturates`), to one of bytes. Within each 128 bits of the
+        result come eight lanes of x, then eight of y."""
 
     @abstractmethod
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
@@ -258,17 +267,22 @@ class Target(ABC):
         return [8 * block + 4 * half + lane for half in range(2) for block in range(blocks) for lane in range(4)]
 
     def interleaved(self, b: KernelBuilder, x: Value, y: Value) -> tuple[Value, Value]:
-        """x and y lane by lane, within each 128 bits: the low halves of all blocks, then the high halves. Words give pairs in `pair_order`."""
+        """x and y lane by lane, within each 128 bits: the low halves of all blocks, then the high halves. Words give
+        pairs in `pair_order`."""
         lanes, per_block = x.type.lanes, 128 // x.type.element.bits
         found = []
         for half in range(2):
-            first = [per_block * block + per_block // 2 * half + lane for block in range(lanes // per_block) for lane in range(per_block // 2)]
+            first = [
+                per_block * block + per_block // 2 * half + lane
+                for block in range(lanes // per_block)
+                for lane in range(per_block // 2)
+            ]
             found.append(b.shuffle(x, y, [lane + side * lanes for lane in first for side in range(2)]))
         return found[0], found[1]
 
     def words_above_2_23(self, b: KernelBuilder, words: Value) -> tuple[Value, Value]:
-        """2^23 + word in f32 for a register of unsigned i16 lanes, exact, as two registers in `pair_order`: the words become the low
-        halves of floats whose exponent is 23."""
+        """2^23 + word in f32 for a register of unsigned i16 lanes, exact, as two registers in `pair_order`: the words
+        become the low halves of floats whose exponent is 23."""
         floats = vector(F32, words.type.lanes // 2)
         low, high = self.interleaved(b, words, b.const(words.type, 0x4B00))
         return b.bitcast(low, floats), b.bitcast(high, floats)
@@ -333,8 +347,8 @@ def native_target() -> Target:
 
 def parse_target(text: str, *, exact: bool = False) -> Target:
     """A target by name: `native`, or `arch[-os][+level]` (os: the host's by default; level: the lowest by default, but
-    the host's own if arch and os are the host's). exact: a named level is taken without extras that the host has, so that
-    the code runs wherever the level does. LoweringError with the nearest name otherwise."""
+    the host's own if arch and os are the host's). exact: a named level is taken without extras that the host has, so
+    that the code runs wherever the level does. LoweringError with the nearest name otherwise."""
     if text == "native":
         return native_target()
     known = ["native", *known_targets()]

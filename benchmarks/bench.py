@@ -1,10 +1,11 @@
 """Compares systems on models: a child process for each, in rounds, one at a time, the others blocked on their pipes.
 
-Writes build/peers.json: the machine, its peaks as measured in the same run, and rows {model, batch, threads, system, median_ms, min_ms,
-rounds, ratio_to_best_peer, fraction_of_peak, error, build_seconds}, and prints a table. ratio_to_best_peer: the best peer's median over
-this system's, peers of the same precision; above 1 is faster than all of them. fraction_of_peak: the model's multiply-adds a second over
-the machine's. error: |output - float output| / |float output|, as norms. A row that is missing, or whose output is not that of the model,
-fails the command when all others are written.
+Writes build/peers.json: the machine, its peaks as measured in the same run, and rows {model, batch, threads, system,
+median_ms, min_ms, rounds, ratio_to_best_peer, fraction_of_peak, error, build_seconds}, and prints a table.
+ratio_to_best_peer: the best peer's median over this system's, peers of the same precision; above 1 is faster than all
+of them. fraction_of_peak: the model's multiply-adds a second over the machine's. error: |output - float output| /
+|float output|, as norms. A row that is missing, or whose output is not that of the model, fails the command when all
+others are written.
 """
 
 from __future__ import annotations
@@ -27,8 +28,17 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = pathlib.Path(__file__).resolve().parent
-DEFAULT_SYSTEMS = ("ours int8", "onnxruntime int8", "openvino int8", "openvino nncf", "torch int8", "ours float", "onnxruntime float",
-                   "openvino float", "torch float")
+DEFAULT_SYSTEMS = (
+    "ours int8",
+    "onnxruntime int8",
+    "openvino int8",
+    "openvino nncf",
+    "torch int8",
+    "ours float",
+    "onnxruntime float",
+    "openvino float",
+    "torch float",
+)
 WORST_ERROR = 1.0
 """Beyond this the output has less to do with the model's than zeros have."""
 
@@ -60,15 +70,29 @@ class Child:
 
 def start(system: str, model: str, batch: int, threads: int, folder: pathlib.Path) -> Child:
     log = open(folder / f"{model}.{system.replace(' ', '-')}.log", "w")  # noqa: SIM115  lives as long as the child
-    command = [sys.executable, str(HERE / "child.py"), system, model, "--batch", str(batch), "--threads", str(threads),
-               "--folder", str(folder)]
-    child = Child(system, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE))
+    command = [
+        sys.executable,
+        str(HERE / "child.py"),
+        system,
+        model,
+        "--batch",
+        str(batch),
+        "--threads",
+        str(threads),
+        "--folder",
+        str(folder),
+    ]
+    child = Child(
+        system,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE),
+    )
     child.wait_ready()
     return child
 
 
-def compare(model: str, batch: int, threads: int, systems: list[str], rounds: int, seconds: float,
-            folder: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+def compare(
+    model: str, batch: int, threads: int, systems: list[str], rounds: int, seconds: float, folder: pathlib.Path
+) -> tuple[list[dict[str, Any]], list[str]]:
     """(rows of one model, what failed)."""
     children, failures = [], []
     for system in systems:
@@ -97,18 +121,35 @@ def compare(model: str, batch: int, threads: int, systems: list[str], rounds: in
         row = _row(model, batch, threads, child, children, reference, outputs[child.system])
         rows.append(row)
         if row["error"] is not None and not row["error"] < WORST_ERROR:
-            failures.append(f"{model}, batch {batch}, {threads} threads: {child.system} is off by {row['error']:.2f} of its output's norm")
+            failures.append(
+                f"{model}, batch {batch}, {threads} threads: {child.system} is off by {row['error']:.2f} of its output's norm"
+            )
     return rows, failures
 
 
-def _row(model: str, batch: int, threads: int, child: Child, children: list[Child], reference: Any, output: Any) -> dict[str, Any]:
+def _row(
+    model: str, batch: int, threads: int, child: Child, children: list[Child], reference: Any, output: Any
+) -> dict[str, Any]:
     median = statistics.median(child.medians)
     is_float = "float" in child.system
-    peers = [statistics.median(c.medians) for c in children if not c.system.startswith("ours") and ("float" in c.system) == is_float]
+    peers = [
+        statistics.median(c.medians)
+        for c in children
+        if not c.system.startswith("ours") and ("float" in c.system) == is_float
+    ]
     error = None if reference is None else float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
-    return {"model": model, "batch": batch, "threads": threads, "system": child.system, "median_ms": median, "min_ms": min(child.minima),
-            "rounds": len(child.medians), "ratio_to_best_peer": min(peers) / median if peers else None, "error": error,
-            "build_seconds": child.seconds_to_build}
+    return {
+        "model": model,
+        "batch": batch,
+        "threads": threads,
+        "system": child.system,
+        "median_ms": median,
+        "min_ms": min(child.minima),
+        "rounds": len(child.medians),
+        "ratio_to_best_peer": min(peers) / median if peers else None,
+        "error": error,
+        "build_seconds": child.seconds_to_build,
+    }
 
 
 def multiply_adds(model: str) -> int:
@@ -126,13 +167,23 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """Geometric means of our ratios, and the worst."""
     lines = []
     for system in ("ours int8", "ours float"):
-        found = [(row["ratio_to_best_peer"], row["model"]) for row in rows if row["system"] == system and row["ratio_to_best_peer"]]
+        found = [
+            (row["ratio_to_best_peer"], row["model"])
+            for row in rows
+            if row["system"] == system and row["ratio_to_best_peer"]
+        ]
         if found:
             mean = math.exp(statistics.fmean(math.log(ratio) for ratio, _ in found))
-            lines.append(f"{system}: geometric mean {mean:.2f}x the best peer, worst {min(found)[0]:.2f}x ({min(found)[1]})")
+            lines.append(
+                f"{system}: geometric mean {mean:.2f}x the best peer, worst {min(found)[0]:.2f}x ({min(found)[1]})"
+            )
     ours = {(r["model"], r["batch"], r["threads"]): r["median_ms"] for r in rows if r["system"] == "ours float"}
-    ratios = [r["median_ms"] / ours[key] for r in rows if r["system"] == "onnxruntime float"
-              if (key := (r["model"], r["batch"], r["threads"])) in ours]
+    ratios = [
+        r["median_ms"] / ours[key]
+        for r in rows
+        if r["system"] == "onnxruntime float"
+        if (key := (r["model"], r["batch"], r["threads"])) in ours
+    ]
     if ratios:
         mean = math.exp(statistics.fmean(map(math.log, ratios)))
         lines.append(f"ours float: geometric mean {mean:.2f}x onnxruntime float, worst {min(ratios):.2f}x")
@@ -147,8 +198,15 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         ratio = "-" if row["ratio_to_best_peer"] is None else f"{row['ratio_to_best_peer']:.2f}"
         error = "-" if row["error"] is None else f"{row['error']:.4f}"
-        table.add_row(row["system"], f"{row['median_ms']:.3f}", f"{row['min_ms']:.3f}", ratio, f"{row['fraction_of_peak']:.2f}", error,
-                      f"{row['build_seconds']:.1f}")
+        table.add_row(
+            row["system"],
+            f"{row['median_ms']:.3f}",
+            f"{row['min_ms']:.3f}",
+            ratio,
+            f"{row['fraction_of_peak']:.2f}",
+            error,
+            f"{row['build_seconds']:.1f}",
+        )
     Console(width=110).print(table)
 
 
@@ -192,8 +250,13 @@ def _machine() -> dict[str, Any]:
     from qcompiler.backends.target import parse_target
 
     native = parse_target("native")
-    return {"cpu": _cpu(), "level": native.level, "date": datetime.date.today().isoformat(), "peak_int8": peak(native, floats=False),
-            "peak_float": peak(native, floats=True)}
+    return {
+        "cpu": _cpu(),
+        "level": native.level,
+        "date": datetime.date.today().isoformat(),
+        "peak_int8": peak(native, floats=False),
+        "peak_float": peak(native, floats=True),
+    }
 
 
 def _cpu() -> str:
@@ -201,7 +264,9 @@ def _cpu() -> str:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 if __name__ == "__main__":

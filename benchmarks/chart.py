@@ -15,11 +15,40 @@ matplotlib.rcParams["svg.hashsalt"] = "qcompiler"
 from matplotlib import pyplot  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
-SYSTEMS = {"ours int8": "#1f5fa8", "onnxruntime int8": "#e07b39", "openvino int8": "#6a9f58", "openvino nncf": "#a8c89a",
-           "torch int8": "#b05f8a", "onnxruntime float": "#bbbbbb"}
-HEAD = ("model", "batch", "threads", "qcompiler int8", "of peak", "best peer", "ONNX Runtime int8", "OpenVINO int8", "OpenVINO nncf", "torch int8",
-        "float: qcompiler", "ONNX Runtime", "OpenVINO (bf16)", "torch")
-COLUMNS = ("onnxruntime int8", "openvino int8", "openvino nncf", "torch int8", "ours float", "onnxruntime float", "openvino float", "torch float")
+SYSTEMS = {
+    "ours int8": "#1f5fa8",
+    "onnxruntime int8": "#e07b39",
+    "openvino int8": "#6a9f58",
+    "openvino nncf": "#a8c89a",
+    "torch int8": "#b05f8a",
+    "onnxruntime float": "#bbbbbb",
+}
+HEAD = (
+    "model",
+    "batch",
+    "threads",
+    "qcompiler int8",
+    "of peak",
+    "best peer",
+    "ONNX Runtime int8",
+    "OpenVINO int8",
+    "OpenVINO nncf",
+    "torch int8",
+    "float: qcompiler",
+    "ONNX Runtime",
+    "OpenVINO (bf16)",
+    "torch",
+)
+COLUMNS = (
+    "onnxruntime int8",
+    "openvino int8",
+    "openvino nncf",
+    "torch int8",
+    "ours float",
+    "onnxruntime float",
+    "openvino float",
+    "torch float",
+)
 
 
 def draw(data: dict[str, object], path: pathlib.Path) -> None:
@@ -31,18 +60,32 @@ def draw(data: dict[str, object], path: pathlib.Path) -> None:
     for axis, threads in zip(axes[:, 0], counts):
         times = {(row["model"], row["system"]): row["median_ms"] for row in rows if row["threads"] == threads}
         for number, (system, colour) in enumerate(SYSTEMS.items()):
-            heights = [times[model, system] / times[model, "ours int8"] if (model, system) in times else 0 for model in models]
+            heights = [
+                times[model, system] / times[model, "ours int8"] if (model, system) in times else 0 for model in models
+            ]
             places = [place + 0.13 * (number - 2.5) for place in range(len(models))]
             axis.bar(places, heights, 0.12, color=colour, label=system)
         for place, model in enumerate(models):
-            axis.annotate(f"{times[model, 'ours int8']:.3g} ms", (place - 0.325, 0.06), fontsize=7, ha="center", rotation=90, color="white")
+            axis.annotate(
+                f"{times[model, 'ours int8']:.3g} ms",
+                (place - 0.325, 0.06),
+                fontsize=7,
+                ha="center",
+                rotation=90,
+                color="white",
+            )
         axis.axhline(1, color="#444444", linewidth=0.6)
         axis.set_xticks(range(len(models)), models, fontsize=8)
         axis.set_ylabel(f"time over ours, {threads} thread{'s' if threads > 1 else ''}")
         axis.spines[["top", "right"]].set_visible(False)
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize=8, ncols=len(SYSTEMS), frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.97))
-    figure.suptitle(f"Batch 1, {data['cpu']}, level {data['level']}, {data['date']}: lower is faster; python benchmarks/bench.py", fontsize=9)
+    figure.legend(
+        *handles, fontsize=8, ncols=len(SYSTEMS), frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.97)
+    )
+    figure.suptitle(
+        f"Batch 1, {data['cpu']}, level {data['level']}, {data['date']}: lower is faster; python benchmarks/bench.py",
+        fontsize=9,
+    )
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(path, metadata={"Date": None})
 
@@ -50,11 +93,14 @@ def draw(data: dict[str, object], path: pathlib.Path) -> None:
 TEXT = """\
 # Speed
 
-Written by `make bench` (`benchmarks/bench.py`, then `benchmarks/chart.py`): {cpu}, level {level}, {date}. Medians in milliseconds of {rounds} rounds
-in turn, each system in a process of its own, the others parked. Peers at their best setting: ONNX Runtime with QDQ per channel, OpenVINO on
-the same QDQ model and on its own quantization (nncf), torch's x86 engine. Weights are random but seeded, except for the demo's network.
-*Best peer*: how many times as long the fastest int8 peer of the row takes. *Of peak*: of what dot products alone can reach on this CPU, measured
-in the same run ({peak_int8:.0f} multiply-adds a nanosecond and thread). Over all rows: geometric mean {mean:.2f}x, worst {worst:.2f}x.
+Written by `make bench` (`benchmarks/bench.py`, then `benchmarks/chart.py`): {cpu}, level {level}, {date}. Medians in
+milliseconds of {rounds} rounds in turn, each system in a process of its own, the others parked. Peers at their best
+setting: ONNX Runtime with QDQ per channel, OpenVINO on the same QDQ model and on its own quantization (nncf), torch's
+x86 engine. Weights are random but seeded, except for the demo's network. *Best peer*: how many times as long the
+fastest int8 peer of the row takes. *Of
+peak*: of what dot products alone can reach on this CPU, measured in the same run ({peak_int8:.0f} multiply-adds a
+nanosecond and thread).
+Over all rows: geometric mean {mean:.2f}x, worst {worst:.2f}x.
 
 ![time over ours](speed.svg)
 
@@ -72,7 +118,14 @@ def table(data: dict[str, object]) -> str:
     for (model, batch, threads), systems in found.items():
         ours = systems["ours int8"]
         ratios.append(ours["ratio_to_best_peer"])
-        cells = [model, str(batch), str(threads), f"**{ours['median_ms']:.3f}**", f"{ours['fraction_of_peak']:.0%}", f"{ratios[-1]:.2f}x"]
+        cells = [
+            model,
+            str(batch),
+            str(threads),
+            f"**{ours['median_ms']:.3f}**",
+            f"{ours['fraction_of_peak']:.0%}",
+            f"{ratios[-1]:.2f}x",
+        ]
         cells += [f"{systems[name]['median_ms']:.3f}" if name in systems else "" for name in COLUMNS]
         lines.append(f"| {' | '.join(cells)} |")
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))

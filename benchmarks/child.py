@@ -1,7 +1,7 @@
 """One system in one process: builds a model, then runs it whenever the parent says so, and sits on a pipe between.
 
-Protocol: writes {"ready": ...} as a line, then for each line `SECONDS` read from stdin runs for about that long and writes
-{"median_ms": .., "min_ms": .., "calls": ..}. Before that, `output PATH` saves the output for the fixed sample.
+Protocol: writes {"ready": ...} as a line, then for each line `SECONDS` read from stdin runs for about that long and
+writes {"median_ms": .., "min_ms": .., "calls": ..}. Before that, `output PATH` saves the output for the fixed sample.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def main() -> None:
             begin = time.perf_counter()
             call(x)
             times.append((time.perf_counter() - begin) * 1e3)
-        print(json.dumps({"median_ms": float(np.median(times)), "min_ms": min(times), "calls": len(times)}), file=out, flush=True)
+        print(
+            json.dumps({"median_ms": float(np.median(times)), "min_ms": min(times), "calls": len(times)}),
+            file=out,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A one-stage detector of YOLO's kind: cross-stage blocks with SiLU, pooled pyramid, top-down and bottom-up paths, three scales.
+"""A one-stage detector of YOLO's kind: cross-stage blocks with SiLU, pooled pyramid, top-down and bottom-up paths,
+three scales.
 
-The parts are those of Wang et al., arXiv:1911.11929 (cross-stage partial networks), He et al., arXiv:1406.4729 (pyramid pooling) and Liu
-et al., arXiv:1803.01534 (path aggregation); widths are of the smallest kind.
+The parts are those of Wang et al., arXiv:1911.11929 (cross-stage partial networks), He et al., arXiv:1406.4729 (pyramid
+pooling) and Liu et al., arXiv:1803.01534 (path aggregation); widths are of the smallest kind.
 """
 
 from __future__ import annotations

@@ -10,8 +10,15 @@ from qcompiler.frontend import nn
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm, and an activation."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-                 activation: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        activation: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)

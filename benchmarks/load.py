@@ -1,14 +1,15 @@
 """Measures what comes before a model's first call: cold compile, warm load, peak memory, and a new batch size.
 
-Each figure is the median of several fresh processes. A child imports every module first (`IMPORTS`, all ops and rules), and fails if
-what it times imports more:
+Each figure is the median of several fresh processes. A child imports every module first (`IMPORTS`, all ops and rules),
+and fails if what it times imports more:
 
-- cold compile: from the quantized graph to a program that can be called, the native runtime included, with no cache of kernels;
+- cold compile: from the quantized graph to a program that can be called, the native runtime included, with no cache of
+kernels;
 - warm load: from a saved file to the same, kernels and program from a cache that another process filled;
 - graph: what the graph of a model so loaded takes when it is first asked for;
 - peak over imports: VmHWM after a warm load and three calls, less VmRSS after the imports;
-- new batch: another size bound to a program that has run with one, which must emit no kernel; after a warm load, whose graph is there
-  (rebind), and is not (rebind and graph).
+- new batch: another size bound to a program that has run with one, which must emit no kernel; after a warm load, whose
+  graph is there (rebind), and is not (rebind and graph).
 
     python load.py resnet50
 """
@@ -27,10 +28,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-IMPORTS = ("numpy", "numpy.random", "llvmlite.binding", "mmap", "traceback", "qcompiler", "qcompiler.compiler", "qcompiler.artifact",
-           "qcompiler.instruments", "qcompiler.signature", "qcompiler.text.parser", "qcompiler.text.printer", "qcompiler.verify",
-           "qcompiler.backends.lower", "qcompiler.backends.rules", "qcompiler.backends.rules.copy", "qcompiler.backends.runtime",
-           "qcompiler.backends.x86.target")
+IMPORTS = (
+    "numpy",
+    "numpy.random",
+    "llvmlite.binding",
+    "mmap",
+    "traceback",
+    "qcompiler",
+    "qcompiler.compiler",
+    "qcompiler.artifact",
+    "qcompiler.instruments",
+    "qcompiler.signature",
+    "qcompiler.text.parser",
+    "qcompiler.text.printer",
+    "qcompiler.verify",
+    "qcompiler.backends.lower",
+    "qcompiler.backends.rules",
+    "qcompiler.backends.rules.copy",
+    "qcompiler.backends.runtime",
+    "qcompiler.backends.x86.target",
+)
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "build" / "load"
 MODES = ("cold", "warm", "memory", "rebind")
 
@@ -101,7 +118,11 @@ def measure(mode: str, path: str) -> dict[str, float]:
     for _ in range(3):
         compiled(x)
     if mode == "memory":
-        return {"loaded MB": (loaded - resident) / 1024, "peak MB": (status_kib("VmHWM") - resident) / 1024, "imports MB": resident / 1024}
+        return {
+            "loaded MB": (loaded - resident) / 1024,
+            "peak MB": (status_kib("VmHWM") - resident) / 1024,
+            "imports MB": resident / 1024,
+        }
     if jit.emitted_kernels:
         raise RuntimeError("the first batch size emitted kernels")
     first, _ = timed(lambda: compiled.program.program.bind({"B": 2}))
@@ -161,8 +182,10 @@ def main() -> None:
     static, dynamic = saved(options.model)
     cache = BUILD / "cache"
     environment = _environment(str(cache))
-    fill = "import sys, qcompiler as qc, numpy as np\nfor p in sys.argv[1:]:\n m = qc.load(p); s = m.graph.inputs[0].type.shape\n" \
-           " m(np.zeros([n if isinstance(n, int) else 1 for n in s], np.float32))"
+    fill = (
+        "import sys, qcompiler as qc, numpy as np\nfor p in sys.argv[1:]:\n m = qc.load(p); s = m.graph.inputs[0].type.shape\n"
+        " m(np.zeros([n if isinstance(n, int) else 1 for n in s], np.float32))"
+    )
     subprocess.run([sys.executable, "-c", fill, str(static), str(dynamic)], env=environment, check=True)
     found: dict[str, list[float]] = {}
     for _ in range(options.repeats):

@@ -43,9 +43,16 @@ def _eighth(channels: float) -> int:
 
 def mobilenet_v3_small() -> nn.Module:
     blocks = (
-        (3, 16, 16, True, nn.ReLU, 2), (3, 72, 24, False, nn.ReLU, 2), (3, 88, 24, False, nn.ReLU, 1), (5, 96, 40, True, nn.Hardswish, 2),
-        (5, 240, 40, True, nn.Hardswish, 1), (5, 240, 40, True, nn.Hardswish, 1), (5, 120, 48, True, nn.Hardswish, 1),
-        (5, 144, 48, True, nn.Hardswish, 1), (5, 288, 96, True, nn.Hardswish, 2), (5, 576, 96, True, nn.Hardswish, 1),
+        (3, 16, 16, True, nn.ReLU, 2),
+        (3, 72, 24, False, nn.ReLU, 2),
+        (3, 88, 24, False, nn.ReLU, 1),
+        (5, 96, 40, True, nn.Hardswish, 2),
+        (5, 240, 40, True, nn.Hardswish, 1),
+        (5, 240, 40, True, nn.Hardswish, 1),
+        (5, 120, 48, True, nn.Hardswish, 1),
+        (5, 144, 48, True, nn.Hardswish, 1),
+        (5, 288, 96, True, nn.Hardswish, 2),
+        (5, 576, 96, True, nn.Hardswish, 1),
         (5, 576, 96, True, nn.Hardswish, 1),
     )
     layers: list[nn.Module] = [ConvNorm(3, 16, 3, 2, activation=nn.Hardswish())]

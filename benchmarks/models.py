@@ -1,6 +1,7 @@
 """Networks of the benchmarks in qcompiler.nn, as their papers have them, with seeded random weights.
 
-Batch norm's statistics are drawn such that activations keep their size, so that ranges are like those of trained networks.
+Batch norm's statistics are drawn such that activations keep their size, so that ranges are like those of trained
+networks.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ def resnet50() -> nn.Module:
     for width, stride, blocks in ((64, 1, 3), (128, 2, 4), (256, 2, 6), (512, 2, 3)):
         for index in range(blocks):
             step = stride if index == 0 else 1
-            body = nn.Sequential(ConvNorm(channels, width, activation=nn.ReLU()), ConvNorm(width, width, 3, step, activation=nn.ReLU()),
-                                 ConvNorm(width, 4 * width))
+            body = nn.Sequential(
+                ConvNorm(channels, width, activation=nn.ReLU()),
+                ConvNorm(width, width, 3, step, activation=nn.ReLU()),
+                ConvNorm(width, 4 * width),
+            )
             shortcut = ConvNorm(channels, 4 * width, 1, step) if index == 0 else None
             layers.append(Residual(body, shortcut, nn.ReLU()))
             channels = 4 * width
@@ -60,8 +64,15 @@ def _inverted(inputs: int, outputs: int, kernel: int, stride: int, expand: int) 
 def mobilenet_v2() -> nn.Module:
     """Sandler et al., arXiv:1801.04381, table 2."""
     layers, channels = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())], 32
-    for expand, width, repeats, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-                                           (6, 320, 1, 1)):
+    for expand, width, repeats, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
         for index in range(repeats):
             layers.append(_inverted(channels, width, 3, stride if index == 0 else 1, expand))
             channels = width
@@ -70,10 +81,18 @@ def mobilenet_v2() -> nn.Module:
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-B0 (arXiv:1905.11946, table 1) without squeeze-excite, with ReLU6, stem and head fixed at 32 and 1280."""
+    """EfficientNet-B0 (arXiv:1905.11946, table 1) without squeeze-excite, with ReLU6, stem and head fixed at 32 and
+    1280."""
     layers, channels = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())], 32
-    for expand, width, repeats, stride, kernel in ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),
-                                                   (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)):
+    for expand, width, repeats, stride, kernel in (
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 40, 2, 2, 5),
+        (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5),
+        (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    ):
         for index in range(repeats):
             layers.append(_inverted(channels, width, kernel, stride if index == 0 else 1, expand))
             channels = width
@@ -102,9 +121,21 @@ class SqueezeNet(nn.Module):
         super().__init__()
         pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool, Fire(64, 16, 64), Fire(128, 16, 64), pool, Fire(128, 32, 128),
-            Fire(256, 32, 128), pool, Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
-            nn.Conv2d(512, 1000, 1), nn.ReLU(),
+            nn.Conv2d(3, 64, 3, stride=2),
+            nn.ReLU(),
+            pool,
+            Fire(64, 16, 64),
+            Fire(128, 16, 64),
+            pool,
+            Fire(128, 32, 128),
+            Fire(256, 32, 128),
+            pool,
+            Fire(256, 48, 192),
+            Fire(384, 48, 192),
+            Fire(384, 64, 256),
+            Fire(512, 64, 256),
+            nn.Conv2d(512, 1000, 1),
+            nn.ReLU(),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten(1)

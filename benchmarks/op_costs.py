@@ -1,4 +1,5 @@
-"""Nanoseconds an element of every op, in int8 and in float, on this machine: the tables of qcompiler/quantization/cost_profile.py.
+"""Nanoseconds an element of every op, in int8 and in float, on this machine: the tables of
+qcompiler/quantization/cost_profile.py.
 
 One thread, native level, medians; operands of 200,000 elements (1 x 64 x 56 x 56) unless the op wants others.
 """
@@ -61,7 +62,9 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
             operands.append(graph.add_const(f"c{index}", data))
             continue
         value = graph.add_input(f"x{index}", tensor("f32", *shape))
-        operands.append(graph.create("add", [value, value]).result)  # int8 whatever follows: movers and tables stay in its world
+        operands.append(
+            graph.create("add", [value, value]).result
+        )  # int8 whatever follows: movers and tables stay in its world
         inputs.append(data)
     graph.set_outputs(graph.create("conv" if op == "depthwise" else op, operands, attrs, names="measured").results)
     if quantized:
@@ -75,12 +78,15 @@ def nanoseconds(graph: Graph, inputs: list[np.ndarray], node: str) -> float:
     for _ in range(3):
         bound.run(inputs)
     times = np.median([bound.profile(inputs) for _ in range(15)], axis=0)
-    found = [t for t, step in zip(times, bound.steps) if step.node == node and not step.kernel.startswith("copy_transposed")]
+    found = [
+        t for t, step in zip(times, bound.steps) if step.node == node and not step.kernel.startswith("copy_transposed")
+    ]
     return float(sum(found))
 
 
 def measure(op: str) -> tuple[float, float] | None:
-    """(int8, float) nanoseconds an element, or a product of weighted ops; None if the op is not made so, or has no integer form here."""
+    """(int8, float) nanoseconds an element, or a product of weighted ops; None if the op is not made so, or has no
+    integer form here."""
     try:
         float_graph, inputs = graph_of(op, False)
         integer_graph, _ = graph_of(op, True)
@@ -99,7 +105,10 @@ def conversions() -> tuple[float, float]:
     graph, inputs = graph_of("add", True)
     bound = lower_graph(graph, parse_target("native")).program.bind({})
     times = np.median([bound.profile(inputs) for _ in range(15)], axis=0)
-    found = [[float(t) for t, step in zip(times, bound.steps) if step.kernel.startswith(kernel)] for kernel in ("quantize", "dequantize")]
+    found = [
+        [float(t) for t, step in zip(times, bound.steps) if step.kernel.startswith(kernel)]
+        for kernel in ("quantize", "dequantize")
+    ]
     return min(found[0]) / float(np.prod(IMAGE)), min(found[1]) / float(np.prod(IMAGE))
 
 

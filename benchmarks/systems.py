@@ -1,7 +1,7 @@
 """The systems that are compared: how each builds a model at its best setting, and runs it.
 
-A system is a function (model name, batch, threads, folder) -> call; call(x) runs once. Quantized ones are calibrated with the same
-arrays. Each is used in a process of its own (child.py).
+A system is a function (model name, batch, threads, folder) -> call; call(x) runs once. Quantized ones are calibrated
+with the same arrays. Each is used in a process of its own (child.py).
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ def _ours(name: str, batch: int, threads: int, qconfig: str | None, target: str 
     x = sample(shape, batch)
     if qconfig is None:
         return qc.compile(model, None, (x,), threads=threads, target=target)
-    return qc.compile(model, qconfig, (x,), calibration_data=[np.repeat(item, batch, axis=0) for item in calibration(shape)],
-                      threads=threads, target=target)
+    return qc.compile(
+        model,
+        qconfig,
+        (x,),
+        calibration_data=[np.repeat(item, batch, axis=0) for item in calibration(shape)],
+        threads=threads,
+        target=target,
+    )
 
 
 def ours_int8(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
@@ -99,8 +105,15 @@ def _qdq_onnx(name: str, batch: int, folder: pathlib.Path) -> pathlib.Path:
             def get_next(self) -> dict[str, np.ndarray] | None:
                 return next(self.items, None)
 
-        quantize_static(str(prepared), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
     return path
 
 
@@ -186,7 +199,15 @@ def torch_int8(name: str, batch: int, threads: int, folder: pathlib.Path) -> Cal
 
 
 SYSTEMS: dict[str, Callable[[str, int, int, pathlib.Path], Call]] = {
-    "ours int8": ours_int8, "ours float": ours_float, "ours int8 avx2": ours_int8_avx2, "ours float avx2": ours_float_avx2,
-    "onnxruntime int8": ort_int8, "onnxruntime float": ort_float, "openvino int8": openvino_int8, "openvino nncf": openvino_nncf,
-    "openvino float": openvino_float, "torch int8": torch_int8, "torch float": torch_float,
+    "ours int8": ours_int8,
+    "ours float": ours_float,
+    "ours int8 avx2": ours_int8_avx2,
+    "ours float avx2": ours_float_avx2,
+    "onnxruntime int8": ort_int8,
+    "onnxruntime float": ort_float,
+    "openvino int8": openvino_int8,
+    "openvino nncf": openvino_nncf,
+    "openvino float": openvino_float,
+    "torch int8": torch_int8,
+    "torch float": torch_float,
 }

@@ -21,13 +21,23 @@ def _pads(pairs: Any) -> list[int]:
 
 def _conv(node: Node) -> tuple[str, dict[str, Any]]:
     a = node.attrs
-    return "Conv", {"strides": a["stride"], "pads": _pads(a["padding"]), "dilations": a["dilation"], "group": a["groups"]}
+    return "Conv", {
+        "strides": a["stride"],
+        "pads": _pads(a["padding"]),
+        "dilations": a["dilation"],
+        "group": a["groups"],
+    }
 
 
 def _max_pool(node: Node) -> tuple[str, dict[str, Any]]:
     a = node.attrs
-    return "MaxPool", {"kernel_shape": a["kernel"], "strides": a["stride"], "pads": _pads(a["padding"]),
-                       "dilations": a["dilation"], "ceil_mode": int(a["ceil_mode"])}
+    return "MaxPool", {
+        "kernel_shape": a["kernel"],
+        "strides": a["stride"],
+        "pads": _pads(a["padding"]),
+        "dilations": a["dilation"],
+        "ceil_mode": int(a["ceil_mode"]),
+    }
 
 
 def _global_pool(node: Node) -> tuple[str, dict[str, Any]]:
@@ -55,7 +65,10 @@ _WRITERS: dict[str, Callable[[Node], tuple[str, dict[str, Any]]]] = {
 def _silu(node: Node) -> list[onnx.NodeProto]:
     """x * sigmoid(x): opset 17 has no op of its own."""
     x, y = node.operands[0].name, node.result.name
-    return [helper.make_node("Sigmoid", [x], [f"{y}.gate"]), helper.make_node("Mul", [x, f"{y}.gate"], [y], name=node.name)]
+    return [
+        helper.make_node("Sigmoid", [x], [f"{y}.gate"]),
+        helper.make_node("Mul", [x, f"{y}.gate"], [y], name=node.name),
+    ]
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
@@ -70,7 +83,11 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         names = ["" if value is None else value.name for value in node.operands]
         out = [value.name for value in node.results]
         if node.op == "reshape":
-            nodes.append(helper.make_node("Reshape", [names[0], constant(f"{out[0]}.shape", np.array(node.attrs["shape"], np.int64))], out))
+            nodes.append(
+                helper.make_node(
+                    "Reshape", [names[0], constant(f"{out[0]}.shape", np.array(node.attrs["shape"], np.int64))], out
+                )
+            )
         elif node.op == "relu6":
             low, high = constant(f"{out[0]}.low", np.float32(0)), constant(f"{out[0]}.high", np.float32(6))
             nodes.append(helper.make_node("Clip", [names[0], low, high], out))
@@ -81,8 +98,17 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
             if a["mode"] != "nearest":
                 raise LoweringError("resize is written for nearest", where=node.describe())
             sizes = constant(f"{out[0]}.sizes", np.array(node.result.type.shape, np.int64))
-            nodes.append(helper.make_node("Resize", [names[0], "", "", sizes], out, mode="nearest", nearest_mode="floor",
-                                          coordinate_transformation_mode="asymmetric", name=node.name))
+            nodes.append(
+                helper.make_node(
+                    "Resize",
+                    [names[0], "", "", sizes],
+                    out,
+                    mode="nearest",
+                    nearest_mode="floor",
+                    coordinate_transformation_mode="asymmetric",
+                    name=node.name,
+                )
+            )
         elif node.op in _WRITERS:
             kind, attrs = _WRITERS[node.op](node)
             if kind == "BatchNormalization":  # ours: x, mean, var, weight, bias
@@ -95,6 +121,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         return helper.make_tensor_value_info(value.name, TensorProto.FLOAT, value.type.shape)
 
     initializers = [numpy_helper.from_array(const.data, name) for name, const in graph.consts.items()]
-    proto = helper.make_graph(nodes, graph.name, [info(v) for v in graph.inputs], [info(v) for v in graph.outputs],
-                              initializers + extra)
+    proto = helper.make_graph(
+        nodes, graph.name, [info(v) for v in graph.inputs], [info(v) for v in graph.outputs], initializers + extra
+    )
     return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)

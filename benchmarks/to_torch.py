@@ -29,8 +29,16 @@ def _even(node: Node) -> tuple[int, ...]:
 def _conv(node: Node) -> nn.Module:
     weight, bias, a = _tensor(node, 1), _tensor(node, 2), node.attrs
     groups = a["groups"]
-    layer = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), a["stride"], _even(node), a["dilation"], groups,
-                      bias is not None)
+    layer = nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        a["stride"],
+        _even(node),
+        a["dilation"],
+        groups,
+        bias is not None,
+    )
     return _loaded(layer, weight=weight, bias=bias)
 
 
@@ -41,7 +49,9 @@ def _linear(node: Node) -> nn.Module:
 
 def _norm(node: Node) -> nn.Module:
     mean, var, weight, bias = (_tensor(node, i) for i in range(1, 5))
-    return _loaded(nn.BatchNorm2d(len(mean), eps=node.attrs["eps"]), running_mean=mean, running_var=var, weight=weight, bias=bias)
+    return _loaded(
+        nn.BatchNorm2d(len(mean), eps=node.attrs["eps"]), running_mean=mean, running_var=var, weight=weight, bias=bias
+    )
 
 
 def _loaded(layer: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:

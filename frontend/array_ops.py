@@ -164,8 +164,9 @@ def cast(x: Proxy, dtype: DType) -> Proxy:
 def where(condition: Any, x: Any, y: Any) -> Proxy:
     trace = trace_of(condition, x, y)
     dtype = common_dtype(x, y)
-    return trace.emit("where", (lift(condition, trace, dtype=DType.BOOL), lift(x, trace, dtype=dtype),
-                                lift(y, trace, dtype=dtype)))
+    return trace.emit(
+        "where", (lift(condition, trace, dtype=DType.BOOL), lift(x, trace, dtype=dtype), lift(y, trace, dtype=dtype))
+    )
 
 
 def clip(x: Any, low: Any, high: Any) -> Proxy:
@@ -230,8 +231,10 @@ def swapaxes(x: Proxy, first: int, second: int) -> Proxy:
 
 def moveaxis(x: Proxy, source: Any, destination: Any) -> Proxy:
     sources = [check_axis(a, rank(x), "moveaxis") for a in (source if isinstance(source, (tuple, list)) else [source])]
-    targets = [check_axis(a, rank(x), "moveaxis")
-               for a in (destination if isinstance(destination, (tuple, list)) else [destination])]
+    targets = [
+        check_axis(a, rank(x), "moveaxis")
+        for a in (destination if isinstance(destination, (tuple, list)) else [destination])
+    ]
     perm = [axis for axis in range(rank(x)) if axis not in sources]
     for target, axis in sorted(zip(targets, sources)):
         perm.insert(target, axis)
@@ -264,9 +267,9 @@ def flatten(x: Any, start: int = 0, end: int = -1) -> Proxy:
         return reshape(x, (1,))
     first, last = check_axis(start, rank(x), "flatten"), check_axis(end, rank(x), "flatten")
     joined: DimLike = 1
-    for size in dims(x)[first:last + 1]:
+    for size in dims(x)[first : last + 1]:
         joined = joined * size
-    return reshape(x, (*dims(x)[:first], joined, *dims(x)[last + 1:]))
+    return reshape(x, (*dims(x)[:first], joined, *dims(x)[last + 1 :]))
 
 
 def expand(x: Any, shape: Sequence[Any]) -> Proxy:

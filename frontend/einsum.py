@@ -55,10 +55,14 @@ def _parse(subscripts: str, xs: list[Any]) -> tuple[list[list[str]], list[str]]:
 def _labels(part: str, batch: list[str], count: int, subscripts: str) -> list[str]:
     head, dots, tail = part.partition("...")
     width = count - len(head) - len(tail)
-    labels = [*head, *(batch[len(batch) - width:] if dots and width > 0 else []), *tail]
+    labels = [*head, *(batch[len(batch) - width :] if dots and width > 0 else []), *tail]
     if len(labels) != count or not all(label.isalpha() or label.startswith("_") for label in labels):
-        raise TraceError("einsum: a term does not fit its operand", where=user_place(), got=subscripts,
-                         expected=f"{count} letters in {part!r}")
+        raise TraceError(
+            "einsum: a term does not fit its operand",
+            where=user_place(),
+            got=subscripts,
+            expected=f"{count} letters in {part!r}",
+        )
     return labels
 
 
@@ -90,10 +94,14 @@ def _pair(x: Any, left: list[str], y: Any, right: list[str], output: list[str]) 
         if a != b and 1 not in (a, b):
             raise TraceError(f"einsum: {label!r} stands for two sizes", where=user_place(), got=f"{a} and {b}")
         sizes[label] = b if a == 1 else a
-    x = ops.expand(ops.transpose(x, [left.index(label) for label in batch + rows + inner]),
-                   [sizes[label] for label in batch + rows + inner])
-    y = ops.expand(ops.transpose(y, [right.index(label) for label in batch + inner + columns]),
-                   [sizes[label] for label in batch + inner + columns])
+    x = ops.expand(
+        ops.transpose(x, [left.index(label) for label in batch + rows + inner]),
+        [sizes[label] for label in batch + rows + inner],
+    )
+    y = ops.expand(
+        ops.transpose(y, [right.index(label) for label in batch + inner + columns]),
+        [sizes[label] for label in batch + inner + columns],
+    )
     if not inner:
         x = ops.reshape(x, [sizes[label] for label in batch + rows] + [1] * len(columns))
         y = ops.reshape(y, [sizes[label] for label in batch] + [1] * len(rows) + [sizes[label] for label in columns])

@@ -58,8 +58,12 @@ def _batched(x: Any, spatial: int, what: str, apply: Callable[[Any], Any]) -> An
     if rank(x) == spatial + 1:
         return reshape(y := apply(ops.expand_dims(x, 0)), dims(y)[1:])
     if rank(x) != spatial + 2:
-        raise TraceError(f"{what}: wrong number of axes", where=x.trace.place(), got=repr(x),
-                         expected=f"{spatial + 2}: batch, channels and {spatial} spatial axes")
+        raise TraceError(
+            f"{what}: wrong number of axes",
+            where=x.trace.place(),
+            got=repr(x),
+            expected=f"{spatial + 2}: batch, channels and {spatial} spatial axes",
+        )
     return apply(x)
 
 
@@ -84,8 +88,9 @@ def bilinear(x: Any, y: Any, weight: Any, bias: Any = None) -> Any:
     return product if bias is None else binary("add", product, bias)
 
 
-def conv_padding(padding: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-                 ) -> tuple[tuple[int, int], ...]:
+def conv_padding(
+    padding: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
     """torch's padding argument (int, ints, "same", "valid") as (before, after) pairs."""
     if padding == "valid":
         return ((0, 0),) * len(kernel)
@@ -100,15 +105,21 @@ def conv_padding(padding: Any, kernel: Sequence[int], stride: Sequence[int], dil
 
 
 def _conv(spatial: int) -> Callable[..., Any]:
-    def conv(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-             groups: int = 1
-             ) -> Any:
+    def conv(
+        x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    ) -> Any:
         weight = lift(weight, trace_of(x, weight), dtype=DType.F32)
         strides, dilations = ints(stride, spatial, "stride"), ints(dilation, spatial, "dilation")
         kernel = tuple(int(size) for size in weight.shape[2:])
         pairs = conv_padding(padding, kernel, strides, dilations)
-        return _batched(x, spatial, f"conv{spatial}d", lambda x: _emit(
-            "conv", x, weight, bias, stride=strides, padding=pairs, dilation=dilations, groups=int(groups)))
+        return _batched(
+            x,
+            spatial,
+            f"conv{spatial}d",
+            lambda x: _emit(
+                "conv", x, weight, bias, stride=strides, padding=pairs, dilation=dilations, groups=int(groups)
+            ),
+        )
 
     conv.__name__ = conv.__qualname__ = f"conv{spatial}d"
     conv.__doc__ = f"torch.nn.functional.conv{spatial}d."
@@ -119,13 +130,33 @@ conv1d, conv2d, conv3d = _conv(1), _conv(2), _conv(3)
 
 
 def _conv_transpose(spatial: int) -> Callable[..., Any]:
-    def conv(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-             groups: int = 1, dilation: Any = 1) -> Any:
+    def conv(
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
         pairs = tuple((p, p) for p in ints(padding, spatial, "padding"))
-        return _batched(x, spatial, f"conv_transpose{spatial}d", lambda x: _emit(
-            "conv_transpose", x, weight, bias, stride=ints(stride, spatial, "stride"), padding=pairs,
-            output_padding=ints(output_padding, spatial, "output_padding"),
-            dilation=ints(dilation, spatial, "dilation"), groups=int(groups)))
+        return _batched(
+            x,
+            spatial,
+            f"conv_transpose{spatial}d",
+            lambda x: _emit(
+                "conv_transpose",
+                x,
+                weight,
+                bias,
+                stride=ints(stride, spatial, "stride"),
+                padding=pairs,
+                output_padding=ints(output_padding, spatial, "output_padding"),
+                dilation=ints(dilation, spatial, "dilation"),
+                groups=int(groups),
+            ),
+        )
 
     conv.__name__ = conv.__qualname__ = f"conv_transpose{spatial}d"
     conv.__doc__ = f"torch.nn.functional.conv_transpose{spatial}d."
@@ -143,8 +174,15 @@ def embedding(indices: Any, weight: Any) -> Any:
 
 
 @traceable
-def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-                                 is_causal: bool = False, scale: float | None = None) -> Any:
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:
     """softmax(q k^T * scale + mask) v; q, k, v: [..., length, features]. A bool mask keeps where it is True."""
     if dropout_p:
         raise TraceError("attention with dropout is training", where=user_place(), hint="dropout_p=0.0")
@@ -283,9 +321,16 @@ def dropout(x: Any, p: float = 0.5, training: bool = False, inplace: bool = Fals
 
 
 @traceable
-def batch_norm(x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
-               training: bool = False,
-               momentum: float = 0.1, eps: float = 1e-5) -> Any:
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
     _no_training("batch_norm", training)
     return _emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
 
@@ -293,10 +338,13 @@ def batch_norm(x: Any, running_mean: Any, running_var: Any, weight: Any = None, 
 @traceable
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
-    if tuple(dims(lift(x))[-len(shape):]) != shape:
-        raise TraceError("layer_norm: the last axes don't fit normalized_shape", where=user_place(),
-                         expected=list(shape),
-                         got=repr(x))
+    if tuple(dims(lift(x))[-len(shape) :]) != shape:
+        raise TraceError(
+            "layer_norm: the last axes don't fit normalized_shape",
+            where=user_place(),
+            expected=list(shape),
+            got=repr(x),
+        )
     return _emit("layer_norm", x, weight, bias, normalized_rank=len(shape), eps=float(eps))
 
 
@@ -315,8 +363,16 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
 
 
 @traceable
-def instance_norm(x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-                  use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Any:
+def instance_norm(
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
     if not use_input_stats:
         return _emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
     return _emit("instance_norm", x, weight, bias, eps=float(eps))
@@ -344,8 +400,15 @@ def _pool_arguments(kernel_size: Any, stride: Any, padding: Any, spatial: int) -
 
 
 def _max_pool(spatial: int) -> Callable[..., Any]:
-    def pool(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-             return_indices: bool = False) -> Any:
+    def pool(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
         if return_indices:
             raise TraceError("max_pool with return_indices is not supported", where=user_place())
         attrs = _pool_arguments(kernel_size, stride, padding, spatial)
@@ -358,11 +421,21 @@ def _max_pool(spatial: int) -> Callable[..., Any]:
 
 
 def _avg_pool(spatial: int) -> Callable[..., Any]:
-    def pool(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-             count_include_pad: bool = True, divisor_override: int | None = None) -> Any:
+    def pool(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
         attrs = _pool_arguments(kernel_size, stride, padding, spatial)
-        attrs |= {"ceil_mode": bool(ceil_mode), "count_include_pad": bool(count_include_pad),
-                  "divisor_override": divisor_override}
+        attrs |= {
+            "ceil_mode": bool(ceil_mode),
+            "count_include_pad": bool(count_include_pad),
+            "divisor_override": divisor_override,
+        }
         return _batched(x, spatial, f"avg_pool{spatial}d", lambda x: _emit("avg_pool", x, **attrs))
 
     pool.__name__ = pool.__qualname__ = f"avg_pool{spatial}d"
@@ -402,13 +475,23 @@ _RESIZE_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
 
 
 @traceable
-def interpolate(x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-                align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
-                antialias: bool = False) -> Any:
+def interpolate(
+    x: Any,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
     """Resize the spatial axes to `size`, or by `scale_factor`."""
     if mode not in _RESIZE_MODES or antialias:
-        raise TraceError("interpolate: unsupported mode" + (" (antialias)" if antialias else ""), where=user_place(),
-                         got=mode, hint=nearest(mode, _RESIZE_MODES))
+        raise TraceError(
+            "interpolate: unsupported mode" + (" (antialias)" if antialias else ""),
+            where=user_place(),
+            got=mode,
+            hint=nearest(mode, _RESIZE_MODES),
+        )
     if (size is None) == (scale_factor is None):
         raise TraceError("interpolate needs either size or scale_factor", where=user_place())
     x = lift(x, dtype=DType.F32)
@@ -440,13 +523,17 @@ def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None 
     """torch's pad: (before, after) for the last axis first. Negative amounts crop. Modes: constant, reflect, replicate,
     circular."""
     if len(pad) % 2 or len(pad) > 2 * rank(x):
-        raise TraceError("pad takes two amounts an axis", where=user_place(), expected=f"at most {2 * rank(x)} ints",
-                         got=list(pad))
+        raise TraceError(
+            "pad takes two amounts an axis", where=user_place(), expected=f"at most {2 * rank(x)} ints", got=list(pad)
+        )
     amounts = [int(amount) for amount in pad]
     pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)][::-1]
     pairs = [(0, 0)] * (rank(x) - len(pairs)) + pairs
-    crops = {i: slice(max(-before, 0), -max(-after, 0) or None) for i, (before, after) in enumerate(pairs)
-             if before < 0 or after < 0}
+    crops = {
+        i: slice(max(-before, 0), -max(-after, 0) or None)
+        for i, (before, after) in enumerate(pairs)
+        if before < 0 or after < 0
+    }
     if crops:
         x = indexing.slice_axes(x, crops)
         pairs = [(max(before, 0), max(after, 0)) for before, after in pairs]

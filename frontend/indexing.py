@@ -52,8 +52,9 @@ def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
     if flips_before:
         x = flip(x, flips_before)
     if axes:
-        x = x.trace.emit("slice", (x,), {"axes": tuple(axes), "starts": tuple(starts), "stops": tuple(stops),
-                                         "steps": tuple(steps)})
+        x = x.trace.emit(
+            "slice", (x,), {"axes": tuple(axes), "starts": tuple(starts), "stops": tuple(stops), "steps": tuple(steps)}
+        )
     return flip(x, flips_after) if flips_after else x
 
 
@@ -93,16 +94,22 @@ def _normalise_forward(x: Proxy, start: int | None, stop: int | None, step: int)
     if start >= 0 and stop >= 0:
         return start, max(stop, start), step, False, False
     if step != 1:
-        raise TraceError("a stepped slice that counts from the end of a symbolic axis", where=x.trace.place(),
-                         hint="slice twice: first x[-n:], then [::step]")
+        raise TraceError(
+            "a stepped slice that counts from the end of a symbolic axis",
+            where=x.trace.place(),
+            hint="slice twice: first x[-n:], then [::step]",
+        )
     if start >= 0 and start == 0:  # [:-n]: flip, drop the first n, flip back
         return -stop, FULL, 1, True, True
     if start < 0 and stop == FULL:  # [-n:]: flip, keep the first n, flip back
         return 0, -start, 1, True, start != -1
     if start < 0 and stop < 0:  # [-n:-m]
         return -stop, max(-start, -stop), 1, True, stop - start > 1
-    raise TraceError("a slice with bounds from both ends of a symbolic axis", where=x.trace.place(),
-                     hint="slice twice: first x[n:], then [:-m]")
+    raise TraceError(
+        "a slice with bounds from both ends of a symbolic axis",
+        where=x.trace.place(),
+        hint="slice twice: first x[n:], then [:-m]",
+    )
 
 
 def _index(bound: Any) -> int | None:
@@ -133,7 +140,7 @@ def getitem(x: Proxy, index: Any) -> Proxy:
     if not any(part is Ellipsis for part in parts):
         parts.append(Ellipsis)
     at = next(i for i, part in enumerate(parts) if part is Ellipsis)
-    parts[at:at + 1] = [slice(None)] * (rank(x) - used)
+    parts[at : at + 1] = [slice(None)] * (rank(x) - used)
     ranges: dict[int, slice] = {}
     gathers: list[tuple[int, Any]] = []
     dropped: set[int] = set()
@@ -150,8 +157,11 @@ def getitem(x: Proxy, index: Any) -> Proxy:
             gathers.append((axis, part))
         axis += 1
     if len(gathers) > 1:
-        raise TraceError("indexing with several arrays at once is not supported", where=x.trace.place(),
-                         hint="index one axis after the other, or use np.take_along_axis")
+        raise TraceError(
+            "indexing with several arrays at once is not supported",
+            where=x.trace.place(),
+            hint="index one axis after the other, or use np.take_along_axis",
+        )
     result = slice_axes(x, ranges)
     if dropped or any(part is None for part in parts):
         kept, axis = [], 0
@@ -164,7 +174,7 @@ def getitem(x: Proxy, index: Any) -> Proxy:
             axis += 1
         result = reshape(result, tuple(kept))
     for axis, part in gathers:
-        before = sum(1 for p in parts[:next(i for i, p in enumerate(parts) if p is part)] if p is None)
+        before = sum(1 for p in parts[: next(i for i, p in enumerate(parts) if p is part)] if p is None)
         result = take(result, part, axis + before - sum(1 for d in dropped if d < axis))
     return result
 
@@ -185,8 +195,11 @@ def take(x: Any, indices: Any, axis: int | None) -> Proxy:
     trace = trace_of(x, indices)
     x = lift(x, trace)
     if kind_of(indices) is DType.BOOL:
-        raise TraceError("indexing with a mask gives a shape that depends on data", where=trace.place(),
-                         hint="np.where(mask, x, y) keeps the shape")
+        raise TraceError(
+            "indexing with a mask gives a shape that depends on data",
+            where=trace.place(),
+            hint="np.where(mask, x, y) keeps the shape",
+        )
     if kind_of(indices).is_float:
         raise TraceError("indices must be ints", where=trace.place())
     if axis is None:
@@ -203,11 +216,21 @@ def gather_elements(x: Any, indices: Any, axis: int) -> Proxy:
     x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
     axis = check_axis(axis, rank(x), "gather")
     if rank(indices) != rank(x):
-        raise TraceError("gather: indices and array differ in rank", where=trace.place(), got=repr(indices),
-                         expected=f"rank {rank(x)}")
+        raise TraceError(
+            "gather: indices and array differ in rank",
+            where=trace.place(),
+            got=repr(indices),
+            expected=f"rank {rank(x)}",
+        )
     pairs = zip(dims(x), dims(indices))
-    x = slice_axes(x, {i: slice(0, count) for i, (size, count) in enumerate(pairs)
-                       if i != axis and size != count and not isinstance(count, Dim)})
+    x = slice_axes(
+        x,
+        {
+            i: slice(0, count)
+            for i, (size, count) in enumerate(pairs)
+            if i != axis and size != count and not isinstance(count, Dim)
+        },
+    )
     return trace.emit("gather_elements", (x, indices), {"axis": axis})
 
 
@@ -217,11 +240,15 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Proxy:
     x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
     axis = check_axis(axis, rank(x), "take_along_axis")
     if rank(indices) != rank(x):
-        raise TraceError("take_along_axis: indices and array differ in rank", where=trace.place(), got=repr(indices),
-                         expected=f"rank {rank(x)}")
+        raise TraceError(
+            "take_along_axis: indices and array differ in rank",
+            where=trace.place(),
+            got=repr(indices),
+            expected=f"rank {rank(x)}",
+        )
     common = [a if b == 1 else b for a, b in zip(dims(x), dims(indices))]
-    x = expand(x, [*common[:axis], dims(x)[axis], *common[axis + 1:]])
-    indices = expand(indices, [*common[:axis], dims(indices)[axis], *common[axis + 1:]])
+    x = expand(x, [*common[:axis], dims(x)[axis], *common[axis + 1 :]])
+    indices = expand(indices, [*common[:axis], dims(indices)[axis], *common[axis + 1 :]])
     return trace.emit("gather_elements", (x, indices), {"axis": axis})
 
 
@@ -230,8 +257,12 @@ def _wrapped_indices(indices: np.ndarray, size: DimLike, trace: Trace) -> np.nda
     if isinstance(size, Dim) or not indices.size:
         return indices
     if indices.min() < -size or indices.max() >= size:
-        raise TraceError("an index is outside of its axis", where=trace.place(), expected=f"{-size} to {size - 1}",
-                         got=f"{indices.min()} to {indices.max()}")
+        raise TraceError(
+            "an index is outside of its axis",
+            where=trace.place(),
+            expected=f"{-size} to {size - 1}",
+            got=f"{indices.min()} to {indices.max()}",
+        )
     return np.where(indices < 0, indices + size, indices) if indices.min() < 0 else indices
 
 
@@ -253,6 +284,7 @@ def roll(x: Proxy, shift: Any, axis: Any) -> Proxy:
         size = dims(x)[where_]
         amount = int(amount) if isinstance(size, Dim) else int(amount) % size
         if amount:
-            x = concat([slice_axes(x, {where_: slice(-amount, None)}), slice_axes(x, {where_: slice(None, -amount)})],
-                       where_)
+            x = concat(
+                [slice_axes(x, {where_: slice(-amount, None)}), slice_axes(x, {where_: slice(None, -amount)})], where_
+            )
     return x

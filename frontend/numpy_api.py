@@ -51,16 +51,42 @@ UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     np.trunc: lambda x: binary("mul", unary("sign", x), unary("floor", unary("abs", x))),
     np.heaviside: lambda x, y: ops.where(binary("equal", x, 0.0), y, cast(binary("greater", x, 0.0), DType.F32)),
 }
-for _ufunc, _op in ((np.add, "add"), (np.subtract, "sub"), (np.multiply, "mul"), (np.true_divide, "div"),
-                    (np.minimum, "minimum"), (np.maximum, "maximum"), (np.equal, "equal"), (np.not_equal, "not_equal"),
-                    (np.less, "less"), (np.less_equal, "less_equal"), (np.greater, "greater"),
-                    (np.greater_equal, "greater_equal"), (np.logical_and, "logical_and"), (np.logical_or, "logical_or"),
-                    (np.bitwise_and, "logical_and"), (np.bitwise_or, "logical_or")):
+for _ufunc, _op in (
+    (np.add, "add"),
+    (np.subtract, "sub"),
+    (np.multiply, "mul"),
+    (np.true_divide, "div"),
+    (np.minimum, "minimum"),
+    (np.maximum, "maximum"),
+    (np.equal, "equal"),
+    (np.not_equal, "not_equal"),
+    (np.less, "less"),
+    (np.less_equal, "less_equal"),
+    (np.greater, "greater"),
+    (np.greater_equal, "greater_equal"),
+    (np.logical_and, "logical_and"),
+    (np.logical_or, "logical_or"),
+    (np.bitwise_and, "logical_and"),
+    (np.bitwise_or, "logical_or"),
+):
     UFUNCS[_ufunc] = lambda x, y, _op=_op: binary(_op, x, y)
-for _ufunc, _op in ((np.negative, "neg"), (np.absolute, "abs"), (np.fabs, "abs"), (np.sqrt, "sqrt"),
-                    (np.reciprocal, "reciprocal"), (np.exp, "exp"), (np.log, "log"), (np.sin, "sin"), (np.cos, "cos"),
-                    (np.tanh, "tanh"), (np.floor, "floor"), (np.ceil, "ceil"), (np.rint, "round"), (np.sign, "sign"),
-                    (np.square, "square")):
+for _ufunc, _op in (
+    (np.negative, "neg"),
+    (np.absolute, "abs"),
+    (np.fabs, "abs"),
+    (np.sqrt, "sqrt"),
+    (np.reciprocal, "reciprocal"),
+    (np.exp, "exp"),
+    (np.log, "log"),
+    (np.sin, "sin"),
+    (np.cos, "cos"),
+    (np.tanh, "tanh"),
+    (np.floor, "floor"),
+    (np.ceil, "ceil"),
+    (np.rint, "round"),
+    (np.sign, "sign"),
+    (np.square, "square"),
+):
     UFUNCS[_ufunc] = lambda x, _op=_op: unary(_op, x)
 _REDUCTIONS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
 
@@ -79,9 +105,12 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: Map
     name = f"np.{ufunc.__name__}"
     kwargs = {key: value for key, value in kwargs.items() if value is not None and value is not _UNSET}
     if "out" in kwargs:
-        raise TraceError(f"{name} into an existing array", where=user_place(),
-                         hint=f"assign the result instead: y = {name}(...); augmented assignment of an array to a "
-                              "traced value does this too")
+        raise TraceError(
+            f"{name} into an existing array",
+            where=user_place(),
+            hint=f"assign the result instead: y = {name}(...); augmented assignment of an array to a "
+            "traced value does this too",
+        )
     if method == "reduce" and ufunc in _REDUCTIONS:
         axis = kwargs.get("axis", inputs[1] if len(inputs) > 1 else 0)
         return reduce(_REDUCTIONS[ufunc], inputs[0], axis, bool(kwargs.get("keepdims", False)))
@@ -108,15 +137,18 @@ def apply_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Ma
     try:
         bound = inspect.signature(meaning).bind(*args, **given)
     except TypeError as error:
-        raise TraceError(f"{name}: {error}", where=user_place(),
-                         expected=f"arguments {inspect.signature(meaning)}") from None
+        raise TraceError(
+            f"{name}: {error}", where=user_place(), expected=f"arguments {inspect.signature(meaning)}"
+        ) from None
     return meaning(*bound.args, **bound.kwargs)
 
 
 def unsupported(name: str) -> TraceError:
     """The error for a numpy function outside of the tables."""
-    known = sorted({f"np.{f.__name__}" for f in UFUNCS} | {
-        f"{f.__module__.replace('numpy', 'np', 1)}.{f.__name__}" for f in FUNCTIONS})
+    known = sorted(
+        {f"np.{f.__name__}" for f in UFUNCS}
+        | {f"{f.__module__.replace('numpy', 'np', 1)}.{f.__name__}" for f in FUNCTIONS}
+    )
     return TraceError(f"{name} is not supported in a trace", where=user_place(), hint=nearest(name, known))
 
 
@@ -169,8 +201,9 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
         return reduce("sum", unary("abs", x), axis, keepdims)
     if ord == np.inf and isinstance(axis, int):
         return reduce("max", unary("abs", x), axis, keepdims)
-    raise TraceError("np.linalg.norm: unsupported ord", where=user_place(), expected="2, or 1 and inf with an int axis",
-                     got=ord)
+    raise TraceError(
+        "np.linalg.norm: unsupported ord", where=user_place(), expected="2, or 1 and inf with an int axis", got=ord
+    )
 
 
 def _reshape(a: Any, shape: Any = None, order: str = "C", *, newshape: Any = None, copy: Any = None) -> Any:
@@ -195,8 +228,12 @@ def _split(ary: Any, indices_or_sections: Any, axis: int = 0, *, exact: bool = T
         return indexing.split_at(x, [int(i) for i in indices_or_sections], axis)
     size, sections = ops.static_size(x, axis, "split"), int(indices_or_sections)
     if sections < 1 or (exact and size % sections):
-        raise TraceError("np.split: the axis does not divide evenly", where=user_place(), got=f"{size} into {sections}",
-                         hint="np.array_split")
+        raise TraceError(
+            "np.split: the axis does not divide evenly",
+            where=user_place(),
+            got=f"{size} into {sections}",
+            hint="np.array_split",
+        )
     each, extra = divmod(size, sections)
     lengths = [each + 1] * extra + [each] * (sections - extra)
     return indexing.split_at(x, list(np.cumsum(lengths)[:-1]), axis)
@@ -224,8 +261,11 @@ def _column_stack(tup: Sequence[Any]) -> Any:
 
 def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
     if x is None or y is None:
-        raise TraceError("np.where with one argument gives a shape that depends on data", where=user_place(),
-                         hint="np.where(condition, x, y)")
+        raise TraceError(
+            "np.where with one argument gives a shape that depends on data",
+            where=user_place(),
+            hint="np.where(condition, x, y)",
+        )
     return ops.where(condition, x, y)
 
 
@@ -250,8 +290,11 @@ def _take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Any:
 
 
 def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
-    return indexing.take_along_axis(ops.flatten(arr), indices, 0) if axis is None else indexing.take_along_axis(
-        arr, indices, axis)
+    return (
+        indexing.take_along_axis(ops.flatten(arr), indices, 0)
+        if axis is None
+        else indexing.take_along_axis(arr, indices, axis)
+    )
 
 
 def _repeat(a: Any, repeats: Any, axis: Any = None) -> Any:
@@ -260,8 +303,8 @@ def _repeat(a: Any, repeats: Any, axis: Any = None) -> Any:
         size = ops.static_size(x, axis, "repeat")
         return indexing.take(x, np.repeat(np.arange(size), repeats), axis)
     shape = dims(x)
-    tiled = ops.expand(ops.expand_dims(x, axis + 1), (*shape[:axis + 1], int(repeats), *shape[axis + 1:]))
-    return reshape(tiled, (*shape[:axis], shape[axis] * int(repeats), *shape[axis + 1:]))
+    tiled = ops.expand(ops.expand_dims(x, axis + 1), (*shape[: axis + 1], int(repeats), *shape[axis + 1 :]))
+    return reshape(tiled, (*shape[:axis], shape[axis] * int(repeats), *shape[axis + 1 :]))
 
 
 def _tile(A: Any, reps: Any) -> Any:
@@ -294,16 +337,17 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     first = tuple(ops.check_axis(i, rank(a), "tensordot") for i in first)
     second = tuple(ops.check_axis(i, rank(b), "tensordot") for i in second)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    left = list(letters[:rank(a)])
-    right = list(letters[rank(a):rank(a) + rank(b)])
+    left = list(letters[: rank(a)])
+    right = list(letters[rank(a) : rank(a) + rank(b)])
     for i, j in zip(first, second):
         right[j] = left[i]
     kept = [left[i] for i in range(rank(a)) if i not in first] + [right[j] for j in range(rank(b)) if j not in second]
     return einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
 
 
-def _full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True,
-               shape: Any = None) -> Any:
+def _full_like(
+    a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None
+) -> Any:
     kind = kind_of(a) if dtype is None else DType.F32 if np.dtype(dtype).kind == "f" else DType.from_numpy(dtype)
     return ops.expand(lift(fill_value, dtype=kind), dims(a) if shape is None else shape)
 
@@ -334,8 +378,9 @@ def _argmin(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
 def _diff(a: Any, n: int = 1, axis: int = -1) -> Any:
     axis = ops.check_axis(axis, rank(a), "diff")
     for _ in range(n):
-        a = binary("sub", indexing.slice_axes(a, {axis: slice(1, None)}),
-                   indexing.slice_axes(a, {axis: slice(None, -1)}))
+        a = binary(
+            "sub", indexing.slice_axes(a, {axis: slice(1, None)}), indexing.slice_axes(a, {axis: slice(None, -1)})
+        )
     return a
 
 
@@ -348,29 +393,64 @@ def _atleast(count: int) -> Callable[..., Any]:
 
 
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    np.mean: _mean, np.sum: _sum, np.prod: _prod, np.max: _max, np.amax: _max, np.min: _min, np.amin: _min,
-    np.var: _var, np.std: _std, np.any: lambda a, axis=None, keepdims=False: ops.any_of(a, axis, keepdims),
-    np.all: lambda a, axis=None, keepdims=False: ops.all_of(a, axis, keepdims), np.average: _average,
+    np.mean: _mean,
+    np.sum: _sum,
+    np.prod: _prod,
+    np.max: _max,
+    np.amax: _max,
+    np.min: _min,
+    np.amin: _min,
+    np.var: _var,
+    np.std: _std,
+    np.any: lambda a, axis=None, keepdims=False: ops.any_of(a, axis, keepdims),
+    np.all: lambda a, axis=None, keepdims=False: ops.all_of(a, axis, keepdims),
+    np.average: _average,
     np.linalg.norm: _norm,
-    np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims), np.argmin: _argmin,
-    np.reshape: _reshape, np.ravel: _ravel, np.transpose: lambda a, axes=None: ops.transpose(a, axes),
+    np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims),
+    np.argmin: _argmin,
+    np.reshape: _reshape,
+    np.ravel: _ravel,
+    np.transpose: lambda a, axes=None: ops.transpose(a, axes),
     np.swapaxes: lambda a, axis1, axis2: ops.swapaxes(a, axis1, axis2),
     np.moveaxis: lambda a, source, destination: ops.moveaxis(a, source, destination),
-    np.squeeze: lambda a, axis=None: ops.squeeze(a, axis), np.expand_dims: lambda a, axis: ops.expand_dims(a, axis),
-    np.broadcast_to: _broadcast_to, np.flip: lambda m, axis=None: ops.flip(m, axis),
-    np.fliplr: lambda m: ops.flip(m, 1), np.flipud: lambda m: ops.flip(m, 0),
-    np.roll: lambda a, shift, axis=None: indexing.roll(lift(a), shift, axis), np.tile: _tile, np.repeat: _repeat,
-    np.concatenate: _concatenate, np.stack: _stack, np.vstack: _vstack, np.hstack: _hstack,
-    np.column_stack: _column_stack, np.split: _split,
+    np.squeeze: lambda a, axis=None: ops.squeeze(a, axis),
+    np.expand_dims: lambda a, axis: ops.expand_dims(a, axis),
+    np.broadcast_to: _broadcast_to,
+    np.flip: lambda m, axis=None: ops.flip(m, axis),
+    np.fliplr: lambda m: ops.flip(m, 1),
+    np.flipud: lambda m: ops.flip(m, 0),
+    np.roll: lambda a, shift, axis=None: indexing.roll(lift(a), shift, axis),
+    np.tile: _tile,
+    np.repeat: _repeat,
+    np.concatenate: _concatenate,
+    np.stack: _stack,
+    np.vstack: _vstack,
+    np.hstack: _hstack,
+    np.column_stack: _column_stack,
+    np.split: _split,
     np.array_split: lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, exact=False),
-    np.where: _where, np.clip: _clip, np.pad: _pad, np.take: _take, np.take_along_axis: _take_along_axis,
-    np.dot: _dot, np.inner: _inner, np.outer: _outer, np.tensordot: _tensordot,
+    np.where: _where,
+    np.clip: _clip,
+    np.pad: _pad,
+    np.take: _take,
+    np.take_along_axis: _take_along_axis,
+    np.dot: _dot,
+    np.inner: _inner,
+    np.outer: _outer,
+    np.tensordot: _tensordot,
     np.einsum: lambda subscripts, *operands, optimize=False: einsum(subscripts, *operands),
     np.zeros_like: lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, 0, dtype, shape=shape),
     np.ones_like: lambda a, dtype=None, order="K", subok=True, shape=None: _full_like(a, 1, dtype, shape=shape),
-    np.full_like: _full_like, np.nan_to_num: _nan_to_num, np.round: _round, np.around: _round, np.diff: _diff,
-    np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim,
+    np.full_like: _full_like,
+    np.nan_to_num: _nan_to_num,
+    np.round: _round,
+    np.around: _round,
+    np.diff: _diff,
+    np.shape: lambda a: a.shape,
+    np.ndim: lambda a: a.ndim,
     np.size: lambda a, axis=None: a.numel() if axis is None else a.shape[axis],
-    np.copy: lambda a, order="K", subok=False: a, np.real: lambda val: val,
-    np.atleast_1d: _atleast(1), np.atleast_2d: _atleast(2),
+    np.copy: lambda a, order="K", subok=False: a,
+    np.real: lambda val: val,
+    np.atleast_1d: _atleast(1),
+    np.atleast_2d: _atleast(2),
 }

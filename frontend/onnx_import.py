@@ -1,7 +1,7 @@
 """ONNX files as float graphs; models with QuantizeLinear or QLinear ops as graphs of stage qdq.
 
-Owns the file, the inputs and the walk over nodes; what an op means is in onnx_ops/. Values keep their names; a node's line in messages
-is its number in the file.
+Owns the file, the inputs and the walk over nodes; what an op means is in onnx_ops/. Values keep their names; a node's
+line in messages is its number in the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ from qcompiler.ir import Graph, Loc
 from qcompiler.types import DType, TensorType
 
 _OLDEST_OPSET = 11
-_DTYPES = {1: DType.F32, 2: DType.U8, 3: DType.I8, 5: DType.I16, 6: DType.I32, 7: DType.I64, 9: DType.BOOL, 10: DType.F32, 11: DType.F32}
+_DTYPES = {
+    1: DType.F32,
+    2: DType.U8,
+    3: DType.I8,
+    5: DType.I16,
+    6: DType.I32,
+    7: DType.I64,
+    9: DType.BOOL,
+    10: DType.F32,
+    11: DType.F32,
+}
 
 
 def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
@@ -34,17 +44,25 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
 
     Args:
         model: a path, or an onnx.ModelProto.
-        example_inputs: arrays by name or position; they give numbers to sizes that the file leaves open, where `dynamic` does not name them.
-        dynamic: {input: {axis: size name}}. By default the file's own: named dimensions by their names, open ones by input and axis.
+        example_inputs: arrays by name or position; they give numbers to sizes that the file leaves open, where
+            `dynamic` does not name them.
+        dynamic: {input: {axis: size name}}. By default the file's own: named dimensions by their names, open ones by
+            input and axis.
 
     Raises:
-        TraceError: onnx is not installed, no ONNX file, an opset below 11, inputs that don't fit; all unsupported ops at once, with counts.
+        TraceError: onnx is not installed, no ONNX file, an opset below 11, inputs that don't fit; all unsupported ops
+            at once, with counts.
     """
     proto, name = _load(model)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     if opsets.get("ai.onnx", _OLDEST_OPSET) < _OLDEST_OPSET:
-        raise TraceError("the opset is too old", where=name, expected=f"{_OLDEST_OPSET} or newer", got=opsets["ai.onnx"],
-                         hint="onnx.version_converter.convert_version")
+        raise TraceError(
+            "the opset is too old",
+            where=name,
+            expected=f"{_OLDEST_OPSET} or newer",
+            got=opsets["ai.onnx"],
+            hint="onnx.version_converter.convert_version",
+        )
     _check_supported(proto, name)
     return _Importer(proto, name, opsets, example_inputs, dynamic).run()
 
@@ -55,7 +73,9 @@ def _load(model: Any) -> tuple[Any, str]:
         import onnx
         from google.protobuf.message import DecodeError
     except ModuleNotFoundError as error:
-        raise TraceError("reading ONNX needs the package onnx", got=str(error), hint="pip install qcompiler-ir[onnx]") from None
+        raise TraceError(
+            "reading ONNX needs the package onnx", got=str(error), hint="pip install qcompiler-ir[onnx]"
+        ) from None
     if not isinstance(model, (str, os.PathLike)):
         if not isinstance(model, onnx.ModelProto):
             raise TraceError("not an ONNX model", expected="a path or an onnx.ModelProto", got=type(model).__name__)
@@ -76,7 +96,9 @@ def _load(model: Any) -> tuple[Any, str]:
         try:
             onnx.load_external_data_for_model(proto, str(path.parent))  # refuses places outside of the folder
         except Exception as error:
-            raise TraceError(f"the external data of {external[0]!r} cannot be read", where=str(path), got=str(error)[:200]) from None
+            raise TraceError(
+                f"the external data of {external[0]!r} cannot be read", where=str(path), got=str(error)[:200]
+            ) from None
     return proto, path.name
 
 
@@ -101,7 +123,9 @@ def _check_supported(proto: Any, name: str) -> None:
 class _Importer:
     """Plays an ONNX graph on a Trace."""
 
-    def __init__(self, proto: Any, name: str, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None) -> None:
+    def __init__(
+        self, proto: Any, name: str, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None
+    ) -> None:
         self.proto, self.file, self.opsets = proto, name, opsets
         self.trace = Trace(_identifier(proto.graph.name) or "main")
         self.examples = self._by_name(examples)
@@ -122,7 +146,11 @@ class _Importer:
                 if output.name not in self.values:
                     raise TraceError("no node makes an output", where=self.file, got=output.name)
                 value = self.values[output.name]
-                outputs[output.name] = value if isinstance(value, Traced) else self.trace.constant(OnnxNode.sizes_as_ints(value), name=output.name)
+                outputs[output.name] = (
+                    value
+                    if isinstance(value, Traced)
+                    else self.trace.constant(OnnxNode.sizes_as_ints(value), name=output.name)
+                )
             set_outputs(self.trace, outputs)
         return self.trace.graph
 
@@ -139,7 +167,9 @@ class _Importer:
             return {key: np.asarray(value) for key, value in examples.items()}
         listed = list(examples) if isinstance(examples, (tuple, list)) else [examples]
         if len(listed) > len(names):
-            raise TraceError("more example inputs than inputs", where=self.file, expected=", ".join(names), got=len(listed))
+            raise TraceError(
+                "more example inputs than inputs", where=self.file, expected=", ".join(names), got=len(listed)
+            )
         return {name: np.asarray(value) for name, value in zip(names, listed)}
 
     def _input_names(self) -> list[str]:
@@ -166,10 +196,15 @@ class _Importer:
                 continue
             tensor = value.type.tensor_type
             if not value.type.HasField("tensor_type") or tensor.elem_type not in _DTYPES:
-                raise TraceError(f"input {value.name!r} has an unsupported type", where=self.file, got=str(tensor.elem_type))
+                raise TraceError(
+                    f"input {value.name!r} has an unsupported type", where=self.file, got=str(tensor.elem_type)
+                )
             if not tensor.HasField("shape"):
-                raise TraceError(f"input {value.name!r} has no shape", where=self.file,
-                                 hint="set it in the file: onnx.helper.make_tensor_value_info")
+                raise TraceError(
+                    f"input {value.name!r} has no shape",
+                    where=self.file,
+                    hint="set it in the file: onnx.helper.make_tensor_value_info",
+                )
             if tensor.elem_type in (10, 11):
                 self.trace.note(f"input {value.name}: float{16 if tensor.elem_type == 10 else 64} became f32")
             shape = [self._size(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
@@ -186,8 +221,11 @@ class _Importer:
             wanted = (self.dynamic.get(name) or {}).get(axis)
             if wanted is None:
                 if number is None:
-                    raise TraceError(f"axis {axis} of input {name!r} is open", where=self.file,
-                                     hint=f'dynamic={{"{name}": {{{axis}: "B"}}}}, or example_inputs')
+                    raise TraceError(
+                        f"axis {axis} of input {name!r} is open",
+                        where=self.file,
+                        hint=f'dynamic={{"{name}": {{{axis}: "B"}}}}, or example_inputs',
+                    )
                 return number
         size = wanted if isinstance(wanted, Dim) else Dim.name(wanted)
         if number is not None:
@@ -207,12 +245,22 @@ class _Importer:
             attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
         for name in proto.input:
             if name not in self.values:
-                raise TraceError(f"{proto.op_type} reads {name!r}, which nothing before it makes", where=f"{self.file}, node {index} {proto.name}")
+                raise TraceError(
+                    f"{proto.op_type} reads {name!r}, which nothing before it makes",
+                    where=f"{self.file}, node {index} {proto.name}",
+                )
         key = _key(proto)
         self.trace.loc = Loc(self.file, index)
         opset = self.opsets.get(proto.domain or "ai.onnx", 1)
-        node = OnnxNode(key, proto.name or proto.output[0], [self.values[name] for name in proto.input], attrs, list(proto.output), opset,
-                        self.trace)
+        node = OnnxNode(
+            key,
+            proto.name or proto.output[0],
+            [self.values[name] for name in proto.input],
+            attrs,
+            list(proto.output),
+            opset,
+            self.trace,
+        )
         before = len(self.trace.graph)
         with self.trace.scope(_path(proto), f"onnx.{key}"):
             try:
@@ -222,8 +270,10 @@ class _Importer:
             except QCompilerError as error:
                 raise error.located(f"{self.file}, node {index} {proto.op_type} {proto.name}") from None
             except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-                raise TraceError(f"{proto.op_type} with these operands and attributes is not supported: {error}",
-                                 where=f"{self.file}, node {index} {proto.name}") from error
+                raise TraceError(
+                    f"{proto.op_type} with these operands and attributes is not supported: {error}",
+                    where=f"{self.file}, node {index} {proto.name}",
+                ) from error
         results = results if isinstance(results, tuple) else (results,)
         for name, result in zip(proto.output, results):
             if not name:
@@ -236,7 +286,9 @@ class _Importer:
         if isinstance(result, np.ndarray):
             self.trace.names.setdefault(id(result), name)
         elif made and isinstance(result, Traced) and result.value.producer is not None:
-            self.trace.graph.rename(result.value, self.trace.graph.fresh_name(name) if result.value.name != name else name)
+            self.trace.graph.rename(
+                result.value, self.trace.graph.fresh_name(name) if result.value.name != name else name
+            )
 
 
 def _path(proto: Any) -> str:

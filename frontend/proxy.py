@@ -80,13 +80,16 @@ class Proxy(Traced):
     # -- what needs data
 
     def _refuse(self, what: str, hint: str) -> NoReturn:
-        raise TraceError(f"{what} depends on data, which a trace does not have", where=user_place(),
-                         got=user_expression(), hint=hint)
+        raise TraceError(
+            f"{what} depends on data, which a trace does not have", where=user_place(), got=user_expression(), hint=hint
+        )
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)  # numpy and copy ask for protocols
-        raise NoAttribute(f"a traced value has no attribute {name!r}", where=user_place(), hint=nearest(name, dir(Proxy)))
+        raise NoAttribute(
+            f"a traced value has no attribute {name!r}", where=user_place(), hint=nearest(name, dir(Proxy))
+        )
 
     def __bool__(self) -> bool:
         self._refuse("a condition", "np.where(condition, x, y) computes both branches and chooses by element")
@@ -133,8 +136,9 @@ class Proxy(Traced):
 
         return apply_ufunc(ufunc, method, inputs, kwargs)
 
-    def __array_function__(self, function: Callable[..., Any], types: Any, args: Sequence[Any], kwargs: dict[str, Any]
-                           ) -> Any:
+    def __array_function__(
+        self, function: Callable[..., Any], types: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
         from qcompiler.frontend.numpy_api import apply_function
 
         return apply_function(function, args, kwargs)
@@ -376,17 +380,39 @@ def _unary_method(op: str) -> Callable[[Proxy], Proxy]:
 for _symbol, _op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div")):
     setattr(Proxy, f"__{_symbol}__", _operator(_op))
     setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True))
-for _symbol, _op in (("eq", "equal"), ("ne", "not_equal"), ("lt", "less"), ("le", "less_equal"), ("gt", "greater"),
-                     ("ge", "greater_equal")):
+for _symbol, _op in (
+    ("eq", "equal"),
+    ("ne", "not_equal"),
+    ("lt", "less"),
+    ("le", "less_equal"),
+    ("gt", "greater"),
+    ("ge", "greater_equal"),
+):
     setattr(Proxy, f"__{_symbol}__", _operator(_op))
 for _symbol, _op in (("and", "logical_and"), ("or", "logical_or")):
     setattr(Proxy, f"__{_symbol}__", _operator(_op, masks=True))
     setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True, masks=True))
 Proxy.__neg__ = _unary_method("neg")
 Proxy.__abs__ = _unary_method("abs")
-for _op in ("abs", "neg", "exp", "log", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "erf", "floor", "ceil", "sign",
-            "square",
-            "relu", "sigmoid", "tanh"):
+for _op in (
+    "abs",
+    "neg",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sin",
+    "cos",
+    "erf",
+    "floor",
+    "ceil",
+    "sign",
+    "square",
+    "relu",
+    "sigmoid",
+    "tanh",
+):
     setattr(Proxy, _op, _unary_method(_op))
 for _method, _op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("div", "div")):
     setattr(Proxy, _method, _operator(_op))

@@ -88,8 +88,11 @@ class Trace:
 
     def check_open(self) -> None:
         if not self._open or _active.get() is not self:
-            raise TraceError("a traced value is used outside of its trace", where=user_place(),
-                             hint="return it from the traced function instead of storing it")
+            raise TraceError(
+                "a traced value is used outside of its trace",
+                where=user_place(),
+                hint="return it from the traced function instead of storing it",
+            )
 
     # -- module scopes
 
@@ -142,8 +145,14 @@ class Trace:
 
         return Proxy(self, value)
 
-    def emit(self, op: str, operands: Sequence[Traced | None], attrs: Mapping[str, AttrValue] | None = None, *,
-             name: str | None = None) -> Proxy:
+    def emit(
+        self,
+        op: str,
+        operands: Sequence[Traced | None],
+        attrs: Mapping[str, AttrValue] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Proxy:
         """Record one op with one result.
 
         Raises:
@@ -156,8 +165,11 @@ class Trace:
                 raise TraceError(f"{op} reads a value of another trace", where=self.place())
         try:
             node = self.graph.create(
-                op, [None if operand is None else operand.value for operand in operands], attrs,
-                names=name or _join(self.path, op), loc=self.loc or user_loc(),
+                op,
+                [None if operand is None else operand.value for operand in operands],
+                attrs,
+                names=name or _join(self.path, op),
+                loc=self.loc or user_loc(),
                 origin=(self._scopes[-1],) if self._scopes else (),
             )
         except QCompilerError as error:
@@ -222,8 +234,11 @@ class Trace:
 
         graph = graph_of(callee)
         if graph.stage not in _STAGES:
-            raise TraceError(f"a graph of stage {graph.stage!r} cannot be inlined", expected=" | ".join(_STAGES),
-                             hint="inline the graph before it was lowered")
+            raise TraceError(
+                f"a graph of stage {graph.stage!r} cannot be inlined",
+                expected=" | ".join(_STAGES),
+                hint="inline the graph before it was lowered",
+            )
         operands = [lift(item, self) for item in _by_input(graph, args, kwargs or {})]
         sizes = self._unify(graph, operands)
         mapping: dict[int, Value] = {id(v): operand.value for v, operand in zip(graph.inputs, operands)}
@@ -239,8 +254,12 @@ class Trace:
             if not bound.is_static:
                 self.guard(bound)
             elif not bound.holds({}):
-                raise TraceError(f"the inlined graph {graph.name} was traced for other sizes", where=self.place(),
-                                 expected=str(guard), got=str(bound))
+                raise TraceError(
+                    f"the inlined graph {graph.name} was traced for other sizes",
+                    where=self.place(),
+                    expected=str(guard),
+                    got=str(bound),
+                )
         for note in graph.notes:
             if not note.startswith(("guard: ", STRUCTURE)):
                 self.note(note)
@@ -258,8 +277,12 @@ class Trace:
                     if isinstance(size, Dim) and str(size) in size.names():
                         sizes.setdefault(str(size), actual)
             if wanted.substitute(sizes).with_layout(None) != given.with_layout(None):
-                raise TraceError(f"input {value.name!r} of the inlined graph {graph.name} does not fit",
-                                 where=self.place(), expected=str(wanted), got=str(given))
+                raise TraceError(
+                    f"input {value.name!r} of the inlined graph {graph.name} does not fit",
+                    where=self.place(),
+                    expected=str(wanted),
+                    got=str(given),
+                )
         return sizes
 
     def _rebind(self, graph: Graph, mapping: Mapping[int, Value], sizes: Mapping[str, DimLike]) -> None:
@@ -299,11 +322,14 @@ def _by_input(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
     names = [value.name for value in graph.inputs]
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
         args, kwargs = (), args[0]
-    unknown = [name for name in kwargs if name not in names[len(args):]]
+    unknown = [name for name in kwargs if name not in names[len(args) :]]
     if unknown or len(args) + len(kwargs) != len(names):
-        raise TraceError(f"arguments of the inlined graph {graph.name}", expected=f"({', '.join(names)})",
-                         got=f"{len(args)} by position, by name: {', '.join(kwargs) or 'none'}")
-    return [*args, *(kwargs[name] for name in names[len(args):])]
+        raise TraceError(
+            f"arguments of the inlined graph {graph.name}",
+            expected=f"({', '.join(names)})",
+            got=f"{len(args)} by position, by name: {', '.join(kwargs) or 'none'}",
+        )
+    return [*args, *(kwargs[name] for name in names[len(args) :])]
 
 
 def _join(path: str, name: str) -> str:
@@ -320,8 +346,12 @@ def _plain_array(data: Any, trace: Trace) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise TraceError(f"{type(data).__name__} is not an array: {error}", where=trace.place()) from None
     if array.dtype.kind not in "fiub":
-        raise TraceError("unsupported element type of a constant", where=trace.place(),
-                         expected="float, int or bool", got=str(array.dtype))
+        raise TraceError(
+            "unsupported element type of a constant",
+            where=trace.place(),
+            expected="float, int or bool",
+            got=str(array.dtype),
+        )
     return array
 
 
@@ -342,4 +372,3 @@ def _default_dtype(array: np.ndarray, trace: Trace) -> DType:
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         return DType.I64
     return DType.from_numpy(array.dtype)
-

@@ -37,8 +37,10 @@ class Size:
         try:
             return dim.evaluate(self.trace.sizes) if isinstance(dim, Dim) else int(dim)
         except KeyError as missing:
-            raise TraceError(f"the model needs a number for the size {dim}, and {missing.args[0]} has no example",
-                             hint="give an array as example input instead of a type") from None
+            raise TraceError(
+                f"the model needs a number for the size {dim}, and {missing.args[0]} has no example",
+                hint="give an array as example input instead of a type",
+            ) from None
 
     def bake(self) -> int:
         """The example's number, guarded: `B == 4`."""
@@ -119,8 +121,12 @@ class Size:
 
 
 _FLOAT_RELATIONS: dict[str, Callable[[float, float], bool]] = {
-    "==": lambda a, b: a == b, "!=": lambda a, b: a != b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
 }
 
 

@@ -27,8 +27,12 @@ _OWN = tuple(
         os.path.dirname(qcompiler.__file__),
         os.path.dirname(os.path.abspath(__file__)),
         os.path.dirname(np.__file__),
-        *(os.path.join(path, folder) for path in qcompiler.__path__ for folder in ("passes", "backends")
-          if os.path.isdir(os.path.join(path, folder))),
+        *(
+            os.path.join(path, folder)
+            for path in qcompiler.__path__
+            for folder in ("passes", "backends")
+            if os.path.isdir(os.path.join(path, folder))
+        ),
     )
 )
 _LIBRARY = tuple(os.path.abspath(module.__file__) for module in (functools, contextlib))
@@ -44,7 +48,7 @@ def display_path(filename: str) -> str:
     if filename.startswith("<"):
         return filename
     absolute, here = os.path.abspath(filename), os.path.join(os.getcwd(), "")
-    shown = absolute[len(here):] if absolute.startswith(here) else os.path.basename(absolute)
+    shown = absolute[len(here) :] if absolute.startswith(here) else os.path.basename(absolute)
     return shown.replace(os.sep, "/")
 
 
@@ -83,8 +87,10 @@ def user_expression() -> str | None:
     if positions is None or None in positions:
         return None
     first, last, start, end = positions
-    lines = [linecache.getline(frame.f_code.co_filename, number, frame.f_globals).encode()
-             for number in range(first, last + 1)]
+    lines = [
+        linecache.getline(frame.f_code.co_filename, number, frame.f_globals).encode()
+        for number in range(first, last + 1)
+    ]
     lines[-1] = lines[-1][:end] if len(lines) > 1 else lines[-1][start:end]
     if len(lines) > 1:
         lines[0] = lines[0][start:]

@@ -35,8 +35,9 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
 
 def is_torch_module(model: Any) -> bool:
     """Whether `model` is a torch.nn.Module; does not import torch."""
-    return any((base.__module__, base.__qualname__) == ("torch.nn.modules.module", "Module")
-               for base in type(model).__mro__)
+    return any(
+        (base.__module__, base.__qualname__) == ("torch.nn.modules.module", "Module") for base in type(model).__mro__
+    )
 
 
 def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = None, name: str | None = None) -> Graph:
@@ -57,8 +58,11 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
         raise TraceError("import_torch takes a torch.nn.Module", got=type(module).__name__)
     training = [path or "the module itself" for path, part in module.named_modules() if part.training]
     if training:
-        raise TraceError("the torch module is in training mode", got=", ".join(training[:5]) + (
-            f" and {len(training) - 5} more" if len(training) > 5 else ""), hint="module.eval()")
+        raise TraceError(
+            "the torch module is in training mode",
+            got=", ".join(training[:5]) + (f" and {len(training) - 5} more" if len(training) > 5 else ""),
+            hint="module.eval()",
+        )
     recorder = Trace(name or type(module).__name__)
     examples = _examples(module, example_inputs)
     types = input_types(examples, dynamic, recorder)
@@ -75,8 +79,9 @@ def _torch() -> Any:
         import torch
         import torch.export  # noqa: F401
     except ImportError as error:
-        raise TraceError("importing a torch module needs torch", got=str(error),
-                         hint="pip install 'qcompiler-ir[torch]'") from None
+        raise TraceError(
+            "importing a torch module needs torch", got=str(error), hint="pip install 'qcompiler-ir[torch]'"
+        ) from None
     return torch
 
 
@@ -92,14 +97,16 @@ def _examples(module: Any, example_inputs: Any) -> dict[str, Any]:
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     if len(listed) > len(plain) and variadic is None:
-        raise TraceError("more example inputs than parameters", expected=f"({', '.join(plain)})",
-                         got=f"{len(listed)} inputs")
-    names = plain[:len(listed)] + [f"{variadic}_{i}" for i in range(len(listed) - len(plain))]
+        raise TraceError(
+            "more example inputs than parameters", expected=f"({', '.join(plain)})", got=f"{len(listed)} inputs"
+        )
+    names = plain[: len(listed)] + [f"{variadic}_{i}" for i in range(len(listed) - len(plain))]
     return dict(zip(names, listed))
 
 
-def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
-             ) -> dict[str, Any]:
+def _tensors(
+    torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
+) -> dict[str, Any]:
     """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for
     constants. Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each
     other."""
@@ -107,8 +114,15 @@ def _tensors(torch: Any, examples: Mapping[str, Any], types: Mapping[str, Tensor
     for type in types.values():
         for dim_name in sorted(type.dim_names):
             sizes.setdefault(dim_name, 4 + 2 * len(sizes))
-    kinds = {"f32": torch.float32, "i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8,
-             "u8": torch.uint8, "bool": torch.bool}
+    kinds = {
+        "f32": torch.float32,
+        "i64": torch.int64,
+        "i32": torch.int32,
+        "i16": torch.int16,
+        "i8": torch.int8,
+        "u8": torch.uint8,
+        "bool": torch.bool,
+    }
     made = {}
     for name, type in types.items():
         example = examples[name]
@@ -136,10 +150,11 @@ def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # torch.export raises many classes; all of them mean that it refuses the model
-        raise TraceError(f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
-                         where=_place_of(error),
-                         hint="take control flow on data out of forward(), and see that dynamic "
-                         "sizes are really free") from error
+        raise TraceError(
+            f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
+            where=_place_of(error),
+            hint="take control flow on data out of forward(), and see that dynamic sizes are really free",
+        ) from error
 
 
 def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
@@ -147,10 +162,13 @@ def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
     asked."""
     for size in type.dim_names:
         if any(isinstance(dim, Dim) and size in dim.names() and str(dim) != size for dim in type.shape):
-            raise TraceError(f"a size of an input must be a plain name for a torch module, not an expression of {size}",
-                             hint="name it, and let the model's own arithmetic relate it to others")
-    return {axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size,
-                                                                                                        Dim)} or None
+            raise TraceError(
+                f"a size of an input must be a plain name for a torch module, not an expression of {size}",
+                hint="name it, and let the model's own arithmetic relate it to others",
+            )
+    return {
+        axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size, Dim)
+    } or None
 
 
 @contextlib.contextmanager
@@ -186,19 +204,48 @@ def _place_of(error: BaseException) -> str | None:
 
 def _is_library(filename: str) -> bool:
     normal = filename.replace(os.sep, "/")
-    return filename.startswith("<") or "/torch/" in normal or "/contextlib.py" in normal or normal.startswith(
-        os.path.dirname(os.path.abspath(__file__)).replace(os.sep, "/"))
+    return (
+        filename.startswith("<")
+        or "/torch/" in normal
+        or "/contextlib.py" in normal
+        or normal.startswith(os.path.dirname(os.path.abspath(__file__)).replace(os.sep, "/"))
+    )
 
 
 # -- decomposition and unsupported ops
 
 
-_MAY_ALIAS = frozenset((  # ops whose schema says nothing, but which may hand out their operand's memory
-    "reshape", "contiguous", "flatten", "unflatten", "to", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "type_as", "expand_as", "view_as", "chunk", "split", "tensor_split", "unbind", "narrow",
-    "movedim", "moveaxis", "swapaxes", "squeeze", "detach", "alias", "positive", "lift_fresh", "numpy_T",
-    "broadcast_to",
-))
+_MAY_ALIAS = frozenset(
+    (  # ops whose schema says nothing, but which may hand out their operand's memory
+        "reshape",
+        "contiguous",
+        "flatten",
+        "unflatten",
+        "to",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "type_as",
+        "expand_as",
+        "view_as",
+        "chunk",
+        "split",
+        "tensor_split",
+        "unbind",
+        "narrow",
+        "movedim",
+        "moveaxis",
+        "swapaxes",
+        "squeeze",
+        "detach",
+        "alias",
+        "positive",
+        "lift_fresh",
+        "numpy_T",
+        "broadcast_to",
+    )
+)
 
 
 def _decompose(torch: Any, program: Any) -> Any:
@@ -273,8 +320,11 @@ def _check_supported(program: Any) -> None:
     if unknown:
         listed = "\n            ".join(f"{count} x {op}{first[op]}" for op, count in unknown.most_common())
         hint = nearest(unknown.most_common(1)[0][0], TABLE).split(" known:")[0]
-        raise TraceError(f"{len(unknown)} kinds of torch ops are not supported", got=listed,
-                         hint=hint if hint.startswith("did") else None)
+        raise TraceError(
+            f"{len(unknown)} kinds of torch ops are not supported",
+            got=listed,
+            hint=hint if hint.startswith("did") else None,
+        )
 
 
 def _loc(node: Any) -> Loc | None:
@@ -331,8 +381,11 @@ class _Importer:
         """Graph inputs and constants for the placeholders."""
         kinds = self.torch.export.graph_signature.InputKind
         placeholders = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
-        users = [placeholders[spec.arg.name] for spec in self.program.graph_signature.input_specs
-                 if spec.kind is kinds.USER_INPUT]
+        users = [
+            placeholders[spec.arg.name]
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind is kinds.USER_INPUT
+        ]
         for node, (name, type) in zip(users, self.types.items()):
             type = type.substitute(self._read_symbols(node, type))
             self.environment[node] = self.recorder.wrap(self.recorder.graph.add_input(name, type))
@@ -385,8 +438,9 @@ class _Importer:
             except QCompilerError as error:
                 raise error.located(f"{node.target} at {self.recorder.place()}") from None
             except TypeError as error:
-                raise TraceError(f"{node.target} with these arguments is not supported: {error}",
-                                 where=self.recorder.place()) from error
+                raise TraceError(
+                    f"{node.target} with these arguments is not supported: {error}", where=self.recorder.place()
+                ) from error
         self.environment[node] = result
         ends = following is None or _module(following)[2] != call
         if ends and kind.startswith("torch.nn.") and not kind.startswith("torch.nn.modules.container."):
@@ -405,9 +459,11 @@ class _Importer:
         leaves = []
         for spec, value in zip(specs, output.args[0]):
             if spec.kind is not kinds.USER_OUTPUT:
-                raise TraceError("the module changes its own state in forward()",
-                                 got=f"{spec.kind.name}: {spec.target}",
-                                 hint="module.eval(), and no assignment to buffers")
+                raise TraceError(
+                    "the module changes its own state in forward()",
+                    got=f"{spec.kind.name}: {spec.target}",
+                    hint="module.eval(), and no assignment to buffers",
+                )
             found = self.environment[value] if isinstance(value, self.torch.fx.Node) else value
             leaves.append(int(found) if isinstance(found, Size) else found)
         returned = self.torch.utils._pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
@@ -431,14 +487,21 @@ class _Importer:
         if sign is None:
             if not relation.free_symbols:
                 return None
-            raise TraceError("the module decides by sizes in a way that can't be noted", got=str(relation),
-                             hint="leave those sizes static")
+            raise TraceError(
+                "the module decides by sizes in a way that can't be noted",
+                got=str(relation),
+                hint="leave those sizes static",
+            )
         left, right = (size_expression(side, self.symbols) for side in (relation.lhs, relation.rhs))
         return Guard(left, sign, right)
 
 
 _RELATIONS = {
-    "Equality": "==", "Unequality": "!=", "StrictGreaterThan": ">", "GreaterThan": ">=", "StrictLessThan": "<",
+    "Equality": "==",
+    "Unequality": "!=",
+    "StrictGreaterThan": ">",
+    "GreaterThan": ">=",
+    "StrictLessThan": "<",
     "LessThan": "<=",
 }
 
@@ -452,13 +515,21 @@ def size_expression(expression: Any, symbols: Mapping[str, DimLike]) -> DimLike:
         return symbols[str(expression)]
     parts = [size_expression(part, symbols) for part in expression.args] if kind in _ARITHMETIC else []
     if not parts:
-        raise TraceError("the module computes with sizes in a way that can't be noted", got=str(expression),
-                         hint="leave those sizes static")
+        raise TraceError(
+            "the module computes with sizes in a way that can't be noted",
+            got=str(expression),
+            hint="leave those sizes static",
+        )
     result = parts[0]
     for part in parts[1:]:
         result = _ARITHMETIC[kind](result, part)
     return result
 
 
-_ARITHMETIC = {"Add": operator.add, "Mul": operator.mul, "FloorDiv": operator.floordiv, "Mod": operator.mod,
-               "PythonMod": operator.mod}
+_ARITHMETIC = {
+    "Add": operator.add,
+    "Mul": operator.mul,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+}

@@ -27,9 +27,16 @@ from qcompiler.types import DType
 Meaning = Callable[..., Any]
 TABLE: dict[str, Meaning] = {}
 _DTYPES = {
-    "torch.float32": DType.F32, "torch.float64": DType.F32, "torch.float16": DType.F32, "torch.bfloat16": DType.F32,
-    "torch.int64": DType.I64, "torch.int32": DType.I32, "torch.int16": DType.I16, "torch.int8": DType.I8,
-    "torch.uint8": DType.U8, "torch.bool": DType.BOOL,
+    "torch.float32": DType.F32,
+    "torch.float64": DType.F32,
+    "torch.float16": DType.F32,
+    "torch.bfloat16": DType.F32,
+    "torch.int64": DType.I64,
+    "torch.int32": DType.I32,
+    "torch.int16": DType.I16,
+    "torch.int8": DType.I8,
+    "torch.uint8": DType.U8,
+    "torch.bool": DType.BOOL,
 }
 
 
@@ -59,11 +66,23 @@ def _unsupported(what: str) -> TraceError:
 # -- elementwise
 
 for _name, _op in (("sub", "sub"), ("add", "add")):
+
     @aten(f"{_name}.Tensor", f"{_name}.Scalar")
     def _scaled(x: Any, y: Any, alpha: Any = 1, _op: str = _op) -> Any:
         return binary(_op, x, y if alpha == 1 else binary("mul", y, alpha))
-for _name, _op in (("mul", "mul"), ("maximum", "maximum"), ("minimum", "minimum"), ("eq", "equal"), ("ne", "not_equal"),
-                   ("lt", "less"), ("le", "less_equal"), ("gt", "greater"), ("ge", "greater_equal")):
+
+
+for _name, _op in (
+    ("mul", "mul"),
+    ("maximum", "maximum"),
+    ("minimum", "minimum"),
+    ("eq", "equal"),
+    ("ne", "not_equal"),
+    ("lt", "less"),
+    ("le", "less_equal"),
+    ("gt", "greater"),
+    ("ge", "greater_equal"),
+):
     aten(_name, f"{_name}.Tensor", f"{_name}.Scalar")(lambda x, y, _op=_op: binary(_op, x, y))
 aten("logical_and", "bitwise_and.Tensor")(lambda x, y: binary("logical_and", x, y))
 aten("logical_or", "bitwise_or.Tensor")(lambda x, y: binary("logical_or", x, y))
@@ -73,11 +92,32 @@ aten("rsub.Scalar", "rsub.Tensor")(lambda x, y, alpha=1: binary("sub", y, x if a
 aten("max.other")(lambda x, y: binary("maximum", x, y))
 aten("min.other")(lambda x, y: binary("minimum", x, y))
 aten("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")(power)
-for _name, _op in (("neg", "neg"), ("abs", "abs"), ("sqrt", "sqrt"), ("rsqrt", "rsqrt"), ("reciprocal", "reciprocal"),
-                   ("exp", "exp"), ("log", "log"), ("sin", "sin"), ("cos", "cos"), ("erf", "erf"), ("floor", "floor"),
-                   ("ceil", "ceil"), ("round", "round"), ("sign", "sign"), ("square", "square"), ("relu", "relu"),
-                   ("relu6", "relu6"), ("sigmoid", "sigmoid"), ("hardsigmoid", "hardsigmoid"), ("tanh", "tanh"),
-                   ("hardswish", "hardswish"), ("silu", "silu"), ("mish", "mish"), ("selu", "selu")):
+for _name, _op in (
+    ("neg", "neg"),
+    ("abs", "abs"),
+    ("sqrt", "sqrt"),
+    ("rsqrt", "rsqrt"),
+    ("reciprocal", "reciprocal"),
+    ("exp", "exp"),
+    ("log", "log"),
+    ("sin", "sin"),
+    ("cos", "cos"),
+    ("erf", "erf"),
+    ("floor", "floor"),
+    ("ceil", "ceil"),
+    ("round", "round"),
+    ("sign", "sign"),
+    ("square", "square"),
+    ("relu", "relu"),
+    ("relu6", "relu6"),
+    ("sigmoid", "sigmoid"),
+    ("hardsigmoid", "hardsigmoid"),
+    ("tanh", "tanh"),
+    ("hardswish", "hardswish"),
+    ("silu", "silu"),
+    ("mish", "mish"),
+    ("selu", "selu"),
+):
     aten(_name)(lambda x, _op=_op: unary(_op, x))
 aten("log_sigmoid")(lambda x: unary("logsigmoid", x))
 aten("log_sigmoid_forward")(lambda x: (unary("logsigmoid", x), None))
@@ -106,9 +146,11 @@ aten("clamp_max", "clamp_max.Tensor")(lambda x, max: ops.clip(x, None, max))
 aten("addcmul")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("mul", a, b), value)))
 aten("addcdiv")(lambda x, a, b, value=1: binary("add", x, _scaled_by(binary("div", a, b), value)))
 aten("lerp.Scalar", "lerp.Tensor")(
-    lambda x, end, weight: binary("add", x, binary("mul", weight, binary("sub", end, x))))
+    lambda x, end, weight: binary("add", x, binary("mul", weight, binary("sub", end, x)))
+)
 aten("remainder.Scalar", "remainder.Tensor")(
-    lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y)))
+    lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y))
+)
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
 aten("gelu")(lambda x, approximate="none": unary("gelu", x, approximate=approximate))
 
@@ -129,8 +171,11 @@ def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
     quotient = binary("div", x, y)
     if rounding_mode is None:
         return quotient
-    rounded = unary("floor", quotient) if rounding_mode == "floor" else binary(
-        "mul", unary("sign", quotient), unary("floor", unary("abs", quotient)))
+    rounded = (
+        unary("floor", quotient)
+        if rounding_mode == "floor"
+        else binary("mul", unary("sign", quotient), unary("floor", unary("abs", quotient)))
+    )
     ints = not any(kind_of(item).is_float for item in (x, y))
     return cast(rounded, DType.I64) if ints else rounded
 
@@ -140,14 +185,24 @@ TABLE["aten.floor_divide.default"] = lambda x, y: _div(x, y, "floor")
 
 # -- element types, identities
 
-aten("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "lift_fresh", "positive", "view_as_real_copy",
-     "to.device",
-     "dropout_identity")(lambda x, *args, **kwargs: x)
+aten(
+    "alias",
+    "clone",
+    "detach",
+    "contiguous",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "positive",
+    "view_as_real_copy",
+    "to.device",
+    "dropout_identity",
+)(lambda x, *args, **kwargs: x)
 aten("type_as")(lambda x, other: cast(x, kind_of(other)))
 aten("to.other")(lambda x, other, *args, **kwargs: cast(x, kind_of(other)))
 aten("_to_copy")(lambda x, dtype=None, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
 aten("to.dtype", "to.dtype_layout")(
-    lambda x, dtype=None, *args, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
+    lambda x, dtype=None, *args, **kwargs: x if dtype is None else cast(x, dtype_of(dtype))
+)
 
 
 # -- products, convolution
@@ -171,8 +226,17 @@ for _spatial in (1, 2, 3):
 
 
 @aten("convolution")
-def _convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-                 output_padding: Any, groups: int) -> Any:
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Any:
     spatial = rank(weight) - 2
     if transposed:
         convolve = getattr(F, f"conv_transpose{spatial}d")
@@ -181,8 +245,16 @@ def _convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dila
 
 
 @aten("scaled_dot_product_attention")
-def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-               scale: float | None = None, enable_gqa: bool = False) -> Any:
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
     if enable_gqa:
         raise _unsupported("attention with grouped queries is not supported")
     return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
@@ -190,16 +262,18 @@ def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_
 
 # -- normalization, reductions
 
-aten("group_norm")(lambda x, groups, weight=None, bias=None, eps=1e-5,
-                   cudnn=True: F.group_norm(x, groups, weight, bias, eps))
+aten("group_norm")(
+    lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps)
+)
 aten("rms_norm")(F.rms_norm)
 aten("softmax.int", "_softmax", "_safe_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
 aten("log_softmax.int", "_log_softmax")(lambda x, dim, dtype=None: F.log_softmax(x, dim))
 
 
 @aten("layer_norm")
-def _layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
-                cudnn_enable: bool = True) -> Any:
+def _layer_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enable: bool = True
+) -> Any:
     return F.layer_norm(x, tuple(normalized_shape), weight, bias, eps)
 
 
@@ -207,8 +281,17 @@ aten("native_layer_norm")(lambda x, shape, weight, bias, eps: (_layer_norm(x, sh
 
 
 @aten("batch_norm")
-def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float,
-                cudnn_enabled: bool = False) -> Any:
+def _batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Any:
     return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
 
 
@@ -218,9 +301,17 @@ def _native_batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, mome
 
 
 @aten("instance_norm")
-def _instance_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, momentum: float,
-                   eps: float,
-                   cudnn_enabled: bool = False) -> Any:
+def _instance_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Any:
     return F.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
 
 
@@ -235,25 +326,30 @@ def _as(x: Any, dtype: Any) -> Any:
 for _op in ("mean", "sum"):
     aten(_op)(lambda x, dtype=None, _op=_op: _as(reduce(_op, x), dtype))
     aten(f"{_op}.dim", f"{_op}.dim_IntList")(
-        lambda x, dim=None, keepdim=False, dtype=None, _op=_op: _as(reduce(_op, x, _axes(x, dim), keepdim), dtype))
+        lambda x, dim=None, keepdim=False, dtype=None, _op=_op: _as(reduce(_op, x, _axes(x, dim), keepdim), dtype)
+    )
 aten("amax")(lambda x, dim=(), keepdim=False: reduce("max", x, _axes(x, dim), keepdim))
 aten("amin")(lambda x, dim=(), keepdim=False: reduce("min", x, _axes(x, dim), keepdim))
 aten("max")(lambda x: reduce("max", x))
 aten("min")(lambda x: reduce("min", x))
 aten("max.dim")(lambda x, dim, keepdim=False: (reduce("max", x, dim, keepdim), ops.argmax(x, dim, keepdim)))
-aten("min.dim")(lambda x, dim, keepdim=False: (reduce("min", x, dim, keepdim),
-                                               ops.argmax(unary("neg", x), dim, keepdim)))
+aten("min.dim")(
+    lambda x, dim, keepdim=False: (reduce("min", x, dim, keepdim), ops.argmax(unary("neg", x), dim, keepdim))
+)
 aten("prod")(lambda x, dtype=None: reduce("prod", x))
 aten("prod.dim_int")(lambda x, dim, keepdim=False, dtype=None: reduce("prod", x, dim, keepdim))
 aten("argmax")(lambda x, dim=None, keepdim=False: ops.argmax(x, dim, keepdim))
 aten("argmin")(lambda x, dim=None, keepdim=False: ops.argmax(unary("neg", x), dim, keepdim))
 aten("var.correction")(
-    lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, correction))
+    lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, correction)
+)
 aten("std.correction")(
-    lambda x, dim=None, correction=1, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, correction)))
+    lambda x, dim=None, correction=1, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, correction))
+)
 aten("var.dim")(lambda x, dim, unbiased=True, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
 aten("std.dim")(
-    lambda x, dim, unbiased=True, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, int(unbiased))))
+    lambda x, dim, unbiased=True, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
+)
 aten("any", "any.dim", "any.dims")(ops.any_of)
 aten("all", "all.dim", "all.dims")(ops.all_of)
 aten("logsumexp")(lambda x, dim, keepdim=False: _logsumexp(x, dim, keepdim))
@@ -284,12 +380,15 @@ for _spatial in (1, 2, 3):
     for _name in (f"adaptive_avg_pool{_spatial}d", f"_adaptive_avg_pool{_spatial}d"):
         aten(_name)(getattr(F, f"adaptive_avg_pool{_spatial}d"))
     aten(f"adaptive_max_pool{_spatial}d")(
-        lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), None))
+        lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), None)
+    )
     aten(f"max_pool{_spatial}d_with_indices")(
-        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), None))
+        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), None)
+    )
     aten(f"upsample_nearest{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest"))
     aten(f"_upsample_nearest_exact{_spatial}d.vec")(
-    lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact"))
+        lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact")
+    )
 for _name in ("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"):
     aten(_name)(lambda x, size, align, scales: F.interpolate(x, size, scales, "bilinear", align))
 aten("pixel_shuffle")(F.pixel_shuffle)
@@ -324,8 +423,11 @@ aten("stack")(ops.stack)
 aten("chunk")(lambda x, chunks, dim=0: x.chunk(chunks, dim))
 aten("split.Tensor")(lambda x, size, dim=0: x.split(int(size), dim))
 aten("split_with_sizes", "split.sizes")(lambda x, sizes, dim=0: x.split(list(sizes), dim))
-aten("unbind.int")(lambda x, dim=0: tuple(indexing.select(x, dim, i) for i in range(
-    ops.static_size(x, ops.check_axis(dim, rank(x), "unbind"), "unbind"))))
+aten("unbind.int")(
+    lambda x, dim=0: tuple(
+        indexing.select(x, dim, i) for i in range(ops.static_size(x, ops.check_axis(dim, rank(x), "unbind"), "unbind"))
+    )
+)
 aten("narrow")(lambda x, dim, start, length: _slice(x, dim, start, start + length))
 aten("index_select")(lambda x, dim, index: indexing.take(x, index, dim))
 aten("gather")(lambda x, dim, index, sparse_grad=False: indexing.gather_elements(x, index, dim))
@@ -378,7 +480,7 @@ aten("copy")(lambda x, source, non_blocking=False: ops.expand(cast(source, kind_
 @aten("unflatten.int")
 def _unflatten(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
     axis = ops.check_axis(dim, rank(x), "unflatten")
-    return reshape(x, (*dims(x)[:axis], *sizes, *dims(x)[axis + 1:]))
+    return reshape(x, (*dims(x)[:axis], *sizes, *dims(x)[axis + 1 :]))
 
 
 @aten("index.Tensor")
@@ -411,11 +513,14 @@ aten("full_like", "new_full")(lambda x, *args, **kwargs: _full_like(x, *args, **
 aten("zeros_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
 aten("ones_like")(lambda x, dtype=None, **kwargs: _full_like(x, 1, dtype=dtype))
 aten("new_zeros")(
-    lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype)))
+    lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype))
+)
 aten("new_ones")(
-    lambda x, size, dtype=None, **kwargs: _filled(size, 1, kind_of(x) if dtype is None else dtype_of(dtype)))
+    lambda x, size, dtype=None, **kwargs: _filled(size, 1, kind_of(x) if dtype is None else dtype_of(dtype))
+)
 TABLE["aten.new_full.default"] = lambda x, size, value, dtype=None, **kwargs: _filled(
-    size, value, kind_of(x) if dtype is None else dtype_of(dtype))
+    size, value, kind_of(x) if dtype is None else dtype_of(dtype)
+)
 
 
 def _full_like(x: Any, value: Any, dtype: Any = None, **kwargs: Any) -> Any:
@@ -451,18 +556,38 @@ aten("triu")(_triangle(False))
 
 aten("sym_size.int")(lambda x, dim: x.shape[dim])
 aten("sym_numel")(lambda x: x.numel())
-aten("_assert_scalar", "_assert_async.msg", "sym_constrain_range", "sym_constrain_range_for_size",
-     "_assert_tensor_metadata")(
-    lambda *args, **kwargs: None)
+aten(
+    "_assert_scalar",
+    "_assert_async.msg",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_assert_tensor_metadata",
+)(lambda *args, **kwargs: None)
 SIZE_FUNCTIONS: dict[Any, Meaning] = {
-    operator.getitem: operator.getitem, operator.add: operator.add, operator.sub: operator.sub,
+    operator.getitem: operator.getitem,
+    operator.add: operator.add,
+    operator.sub: operator.sub,
     operator.mul: operator.mul,
-    operator.floordiv: operator.floordiv, operator.mod: operator.mod, operator.truediv: operator.truediv,
-    operator.neg: operator.neg, operator.pow: operator.pow, operator.eq: operator.eq, operator.ne: operator.ne,
-    operator.lt: operator.lt, operator.le: operator.le, operator.gt: operator.gt, operator.ge: operator.ge,
-    math.ceil: math.ceil, math.floor: math.floor, math.trunc: math.trunc,
+    operator.floordiv: operator.floordiv,
+    operator.mod: operator.mod,
+    operator.truediv: operator.truediv,
+    operator.neg: operator.neg,
+    operator.pow: operator.pow,
+    operator.eq: operator.eq,
+    operator.ne: operator.ne,
+    operator.lt: operator.lt,
+    operator.le: operator.le,
+    operator.gt: operator.gt,
+    operator.ge: operator.ge,
+    math.ceil: math.ceil,
+    math.floor: math.floor,
+    math.trunc: math.trunc,
 }
 SIZE_NAMES: dict[str, Meaning] = {
-    "sym_max": max, "sym_min": min, "sym_float": float, "sym_int": int, "sym_not": operator.not_,
+    "sym_max": max,
+    "sym_min": min,
+    "sym_float": float,
+    "sym_int": int,
+    "sym_not": operator.not_,
     "_sym_sqrt": math.sqrt,
 }

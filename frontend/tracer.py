@@ -26,8 +26,14 @@ from qcompiler.types import DType, TensorType
 Dynamic = Mapping[str | int, Mapping[int, str | Dim]]
 
 
-def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None,
-          input_names: Sequence[str] | None = None, name: str | None = None) -> Graph:
+def trace(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    dynamic: Dynamic | None = None,
+    input_names: Sequence[str] | None = None,
+    name: str | None = None,
+) -> Graph:
     """The float graph of a model.
 
     Args:
@@ -45,11 +51,13 @@ def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = N
     if isinstance(model, Graph):
         return model.clone(name=name)
     if not callable(model):
-        raise TraceError("the model cannot be called", expected="a qcompiler.nn module or a function",
-                         got=type(model).__name__)
+        raise TraceError(
+            "the model cannot be called", expected="a qcompiler.nn module or a function", got=type(model).__name__
+        )
     if example_inputs is None:
-        raise TraceError("tracing needs example inputs", expected="a tuple of arrays or TensorTypes",
-                         hint="trace(model, (x,))")
+        raise TraceError(
+            "tracing needs example inputs", expected="a tuple of arrays or TensorTypes", hint="trace(model, (x,))"
+        )
     by_position, by_name = _arguments(example_inputs)
     signature = _parameter_names(model, len(by_position), list(by_name))
     names = _graph_names(input_names, signature)
@@ -59,8 +67,8 @@ def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = N
     _name_constants(recorder, model)
     with recorder.recording():
         proxies = [recorder.wrap(recorder.graph.add_input(n, t)) for n, t in types.items()]
-        kwargs = dict(zip(by_name, proxies[len(by_position):]))
-        returned = model(*proxies[:len(by_position)], **kwargs)
+        kwargs = dict(zip(by_name, proxies[len(by_position) :]))
+        returned = model(*proxies[: len(by_position)], **kwargs)
         set_outputs(recorder, returned)
     return recorder.graph
 
@@ -77,8 +85,10 @@ def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 
     recorder = Trace("eager")
     with recorder.recording():
-        returned = function(*[_constant(item, recorder) for item in args],
-                            **{key: _constant(item, recorder) for key, item in kwargs.items()})
+        returned = function(
+            *[_constant(item, recorder) for item in args],
+            **{key: _constant(item, recorder) for key, item in kwargs.items()},
+        )
         set_outputs(recorder, returned)
     return restore_outputs(structure_of(recorder.graph), run(recorder.graph, []))
 
@@ -91,8 +101,9 @@ def set_outputs(recorder: Trace, returned: Any) -> None:
     values = []
     for leaf in leaves:
         if isinstance(leaf, Traced) and leaf.trace is not recorder:
-            raise TraceError("the model returns a value of another trace",
-                             hint="don't keep traced values between calls")
+            raise TraceError(
+                "the model returns a value of another trace", hint="don't keep traced values between calls"
+            )
         values.append(lift(leaf, recorder).value)
     names: list[str] = []
     for value, path in zip(values, paths):
@@ -130,17 +141,24 @@ def _parameter_names(model: Any, positional: int, named: list[str]) -> list[str]
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if positional > len(plain) and variadic is None:
-        raise TraceError("more example inputs than parameters", expected=f"({', '.join(plain)})",
-                         got=f"{positional} inputs")
+        raise TraceError(
+            "more example inputs than parameters", expected=f"({', '.join(plain)})", got=f"{positional} inputs"
+        )
     for key in named:
         if key not in known and not any_name:
             raise TraceError(f"the model has no parameter {key!r}", hint=nearest(key, known) if known else None)
     filled = plain[:positional] + [f"{variadic}_{i}" for i in range(positional - len(plain))] + named
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in filled
-               and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.name not in filled and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if missing:
-        raise TraceError("example inputs are missing", expected=f"({', '.join(filled + missing)})",
-                         got=f"nothing for {', '.join(missing)}")
+        raise TraceError(
+            "example inputs are missing",
+            expected=f"({', '.join(filled + missing)})",
+            got=f"nothing for {', '.join(missing)}",
+        )
     return filled
 
 
@@ -148,8 +166,9 @@ def _graph_names(given: Sequence[str] | None, signature: list[str]) -> list[str]
     if given is None:
         return signature
     if len(given) != len(signature) or len(set(given)) != len(given):
-        raise TraceError("input_names must be one different name for each input", expected=f"{len(signature)} names",
-                         got=list(given))
+        raise TraceError(
+            "input_names must be one different name for each input", expected=f"{len(signature)} names", got=list(given)
+        )
     return list(given)
 
 
@@ -173,17 +192,22 @@ def input_types(examples: Mapping[str, Any], dynamic: Dynamic | None, recorder: 
                 continue
             if str(dim) in dim.names():
                 if recorder.sizes.setdefault(str(dim), size) != size:
-                    raise TraceError(f"dynamic: the size {dim} stands for two sizes in the example inputs",
-                                     expected=recorder.sizes[str(dim)], got=f"{size} on axis {axis} of {name!r}")
+                    raise TraceError(
+                        f"dynamic: the size {dim} stands for two sizes in the example inputs",
+                        expected=recorder.sizes[str(dim)],
+                        got=f"{size} on axis {axis} of {name!r}",
+                    )
             else:
                 expressions.append((name, axis, dim, size))
         types[name] = TensorType(types[name].dtype, tuple(shape), types[name].quant)
     for name, axis, dim, size in expressions:
         unknown = dim.names() - recorder.sizes.keys()
         if unknown or dim.evaluate(recorder.sizes) != size:
-            raise TraceError(f"dynamic: {dim} does not fit axis {axis} of {name!r}", got=size,
-                             expected=f"{sorted(unknown)} declared as plain sizes" if unknown
-                             else dim.evaluate(recorder.sizes))
+            raise TraceError(
+                f"dynamic: {dim} does not fit axis {axis} of {name!r}",
+                got=size,
+                expected=f"{sorted(unknown)} declared as plain sizes" if unknown else dim.evaluate(recorder.sizes),
+            )
     return types
 
 
@@ -195,8 +219,12 @@ def _input_type(name: str, example: Any, recorder: Trace) -> TensorType:
     if hasattr(example, "detach") and hasattr(example, "numpy"):
         example = example.detach().cpu().numpy()
     if example is None or isinstance(example, (str, bytes, dict, list, tuple)):
-        raise TraceError(f"example input {name!r} is no array", expected="an array or a TensorType",
-                         got=type(example).__name__, hint="bind other arguments with functools.partial")
+        raise TraceError(
+            f"example input {name!r} is no array",
+            expected="an array or a TensorType",
+            got=type(example).__name__,
+            hint="bind other arguments with functools.partial",
+        )
     array = np.asarray(example)
     if array.dtype.kind == "f" and array.dtype != np.float32:
         recorder.note(f"input {name}: {array.dtype} became f32")
@@ -223,8 +251,9 @@ def _declared(names: list[str], dynamic: Dynamic) -> dict[str, Mapping[int, str 
 def _dynamic_dim(name: str, axis: int, wanted: Any) -> Dim:
     dim = wanted if isinstance(wanted, Dim) else parse_dim(wanted) if isinstance(wanted, str) else None
     if not isinstance(dim, Dim):
-        raise TraceError(f"dynamic: axis {axis} of {name!r} needs a size name", expected='a name such as "B"',
-                         got=repr(wanted))
+        raise TraceError(
+            f"dynamic: axis {axis} of {name!r} needs a size name", expected='a name such as "B"', got=repr(wanted)
+        )
     return dim
 
 

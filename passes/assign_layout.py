@@ -8,10 +8,22 @@ from typing import ClassVar
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.types import Layout, TensorType
 
-_SPATIAL = frozenset({
-    "conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool",
-    "global_max_pool", "batch_norm", "resize", "pixel_shuffle", "pixel_unshuffle",
-})
+_SPATIAL = frozenset(
+    {
+        "conv",
+        "conv_transpose",
+        "max_pool",
+        "avg_pool",
+        "adaptive_avg_pool",
+        "adaptive_max_pool",
+        "global_avg_pool",
+        "global_max_pool",
+        "batch_norm",
+        "resize",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+    }
+)
 _OWN = frozenset({"reshape", "transpose", "matmul", "linear", "gather", "gather_elements", "expand", "tile", "stack"})
 
 _READERS = {"conv": (0, 3), "max_pool": (0,), "avg_pool": (0,)}
@@ -32,12 +44,14 @@ def _copies_padding(node: Node) -> bool:
 @dataclass(frozen=True)
 class AssignLayout:
     """Values of rank 3 to 5 that convolutions and pools make lie channels last, with the channel stride rounded up to
-    `channel_multiple` for bytes; what follows element by element keeps that; all else is row major. Inputs are row major.
+    `channel_multiple` for bytes; what follows element by element keeps that; all else is row major. Inputs are row
+    major.
 
     Before:  %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3}
     After:   %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3, layout=channels_last(12)}
 
-    A value that a convolution with padding reads gets a halo, in which its producer writes, so that nothing is copied into a border, if it
+    A value that a convolution with padding reads gets a halo, in which its producer writes, so that nothing is copied
+    into a border, if it
     is made by a convolution or a max pool and read by such and average pools only: these can step over it.
     """
 

@@ -107,7 +107,12 @@ class _Maximum:
     @staticmethod
     def _other(node: Node) -> Value | None:
         for zero, other in (node.operands, node.operands[::-1]):
-            if isinstance(zero, Const) and zero.data.size == 1 and zero.data.reshape(()) == 0 and other.type == node.result.type:
+            if (
+                isinstance(zero, Const)
+                and zero.data.size == 1
+                and zero.data.reshape(()) == 0
+                and other.type == node.result.type
+            ):
                 return other
         return None
 
@@ -138,8 +143,9 @@ class _MovedTwice:
 class Canonicalize(RewritePass):
     """Merge moves of moves, name clamps, erase identities.
 
-    transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);  max(x, 0) = relu(x);
-    x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is the identity.
+    transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);
+    max(x, 0) = relu(x); x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is
+    the identity.
 
     Before:
         %a = reshape(%x) {shape=(2, 12)} : f32[2,12]

@@ -16,8 +16,8 @@ from qcompiler.passes.rewrite import Rewrite, RewritePass
 class ConstantFold(RewritePass):
     """Evaluate nodes whose operands are all constants, in the interpreter. The results' bits are the reference's.
 
-    A dequantize stays, since its operand is smaller, unless `dequantize` is set (where memory is laid out, float consumers read f32). So does
-    a result larger than `max_bytes`, and one of symbolic size.
+    A dequantize stays, since its operand is smaller, unless `dequantize` is set (where memory is laid out, float
+    consumers read f32). So does a result larger than `max_bytes`, and one of symbolic size.
 
     Before:
         const @a : f32[4]

@@ -10,10 +10,11 @@ from qcompiler.ir import Graph, Value
 
 @dataclass(frozen=True)
 class QuantizedIo:
-    """integer -> integer. An input that other nodes read as a real, or in two quantizations, stays real, and so does an output that no
-    dequantize makes; names of inputs and outputs stay.
+    """integer -> integer. An input that other nodes read as a real, or in two quantizations, stays real, and so does an
+    output that no dequantize makes; names of inputs and outputs stay.
 
-    Before: `graph main(%x: f32[4])`, `%x.q = quantize(%x) : u8[4]{scale=0.1}`, ..., `%y = dequantize(%y.q)`, `return %y`
+    Before: `graph main(%x: f32[4])`, `%x.q = quantize(%x) : u8[4]{scale=0.1}`, ..., `%y = dequantize(%y.q)`, `return
+    %y`
     After:  `graph main(%x: u8[4]{scale=0.1})`, ..., `return %y.q`
     """
 

@@ -181,7 +181,8 @@ def _sync_folder(folder: str) -> None:
 
 
 def load_graph(path: Path) -> Graph:
-    """The verified graph in the file. Runs no code from it. Its constants are views of the mapped file (see `mapped_file.py`).
+    """The verified graph in the file. Runs no code from it. Its constants are views of the mapped file (see
+    `mapped_file.py`).
 
     Raises:
         ArtifactError: a file that is missing, damaged, of another version, or no legal graph.
@@ -218,8 +219,13 @@ class SavedModel:
         """ArtifactError if the data is not what was saved."""
         expected, got = self.header.metadata[DIGEST_KEY], self._computed.result()
         if got != expected:
-            fail(self.path, "the data is damaged: its digest differs from the recorded one", expected=expected[:80], got=got,
-                 hint="copy or save the file again")
+            fail(
+                self.path,
+                "the data is damaged: its digest differs from the recorded one",
+                expected=expected[:80],
+                got=got,
+                hint="copy or save the file again",
+            )
 
     def graph(self, *, is_legal: bool = False) -> Graph:
         """The verified graph; a new one at each call. Damage is named before anything else that is wrong.
@@ -300,7 +306,8 @@ def _own_name(path: Path, stored: str) -> str:
 
 
 def _read(path: Path) -> tuple[Header, np.ndarray]:
-    """The header and the data, u8, read-only: mapped, so that loading holds no second copy of a model that is packed for its program."""
+    """The header and the data, u8, read-only: mapped, so that loading holds no second copy of a model that is packed
+    for its program."""
     try:
         with open(path, "rb") as file:
             total = os.fstat(file.fileno()).st_size

@@ -1,4 +1,5 @@
-"""Work on a second thread while this one goes on: for long calls that leave the interpreter alone (hashing, copies of large arrays)."""
+"""Work on a second thread while this one goes on: for long calls that leave the interpreter alone (hashing, copies of
+large arrays)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ T = TypeVar("T")
 
 
 class Beside(Generic[T]):
-    """A call on a thread of its own. On a single CPU, or where the system gives no thread, it runs when its result is asked for."""
+    """A call on a thread of its own. On a single CPU, or where the system gives no thread, it runs when its result is
+    asked for."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
@@ -44,7 +46,8 @@ class Beside(Generic[T]):
 
 
 def run_all(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns; raises what one raised."""
+    """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns;
+    raises what one raised."""
     rest: Iterator[Callable[[], None]] = iter(tasks)
 
     def work() -> None:

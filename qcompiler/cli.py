@@ -155,11 +155,17 @@ def make_parser() -> argparse.ArgumentParser:
 
     export = add("export", "Write a model in another form.", "model", "figures")
     export.add_argument("--to", required=True, metavar="FORM", help="text, or object (an object file with a C header)")
-    export.add_argument("-o", "--output", required=True, metavar="PATH", help="of an object: model.o; the header is model.h")
+    export.add_argument(
+        "-o", "--output", required=True, metavar="PATH", help="of an object: model.o; the header is model.h"
+    )
     objects = export.add_argument_group("objects")
-    objects.add_argument("--target", help="native (default), or a level of any machine: x86-64-linux+avx2, x86-64-macos+avx2")
+    objects.add_argument(
+        "--target", help="native (default), or a level of any machine: x86-64-linux+avx2, x86-64-macos+avx2"
+    )
     objects.add_argument("--prefix", metavar="NAME", help="of the C names; the model's name by default")
-    objects.add_argument("--size", action="append", type=_size, metavar="B=1", help="a size that may vary, which the object fixes")
+    objects.add_argument(
+        "--size", action="append", type=_size, metavar="B=1", help="a size that may vary, which the object fixes"
+    )
     objects.add_argument("--io", choices=["float", "quantized"], help="quantized: inputs and outputs are codes (float)")
 
     add("targets", "List the targets, and which run here.", "figures")

@@ -113,7 +113,9 @@ def _print_steps(steps: Sequence[dict[str, Any]]) -> None:
         speed = f"{step['macs'] / step['us'] / 1e3:.1f}" if step["macs"] and step["us"] else None
         peak = None if step["fraction_of_peak"] is None else f"{step['fraction_of_peak']:.2f}"
         times = (f"{step['us']:.2f}", f"{100 * step['us'] / total:.1f}")
-        rows.append((step["node"], step["op"], step["kernel"], *times, step["macs"] or None, step["bytes"] or None, speed, peak))
+        rows.append(
+            (step["node"], step["op"], step["kernel"], *times, step["macs"] or None, step["bytes"] or None, speed, peak)
+        )
     print_table(("node", "op", "kernel", "us", "%", "MACs", "bytes", "GMAC/s", "of peak"), rows, left=3)
 
 
@@ -135,7 +137,8 @@ def _profile(
 ) -> list[dict[str, Any]]:
     """Median microseconds of each step; of each node on the interpreter. A step before a barrier includes the wait.
 
-    fraction_of_peak: multiply-adds over those of a loop that only multiplies and adds, of the same level and precision, measured here.
+    fraction_of_peak: multiply-adds over those of a loop that only multiplies and adds, of the same level and precision,
+    measured here.
     """
     if model.program is None:
         return _profile_interpreter(model.graph, arrays, rounds)
@@ -157,8 +160,17 @@ def _profile(
                 peaks[floats] = peak(model.program.target, floats=floats)
             fraction = step.macs / us / 1e3 / (peaks[floats] * threads)
         op = step.name if node is None else node.op
-        rows.append({"node": step.node, "op": op, "kernel": step.kernel, "us": float(us), "macs": step.macs, "bytes": step.bytes,
-                     "fraction_of_peak": fraction})
+        rows.append(
+            {
+                "node": step.node,
+                "op": op,
+                "kernel": step.kernel,
+                "us": float(us),
+                "macs": step.macs,
+                "bytes": step.bytes,
+                "fraction_of_peak": fraction,
+            }
+        )
     return rows
 
 
@@ -169,7 +181,15 @@ def _profile_interpreter(graph: Graph, arrays: Sequence[np.ndarray], rounds: int
         interpret(graph, list(arrays), hook=lambda node, results, marks=marks: marks.append(time.perf_counter()))
         all_times.append(np.diff(marks))
     return [
-        {"node": node.name, "op": node.op, "kernel": "numpy", "us": float(us), "macs": 0, "bytes": 0, "fraction_of_peak": None}
+        {
+            "node": node.name,
+            "op": node.op,
+            "kernel": "numpy",
+            "us": float(us),
+            "macs": 0,
+            "bytes": 0,
+            "fraction_of_peak": None,
+        }
         for node, us in zip(graph.node_list, np.median(all_times, axis=0) * 1e6)
     ]
 
@@ -223,7 +243,16 @@ def targets(options: argparse.Namespace) -> None:
         native, note = None, error.message
     else:
         note = None
-    rows = [{"target": "reference", "runs_here": True, "native": False, "execution": "interpreter", "emulator": "", "hint": ""}]
+    rows = [
+        {
+            "target": "reference",
+            "runs_here": True,
+            "native": False,
+            "execution": "interpreter",
+            "emulator": "",
+            "hint": "",
+        }
+    ]
     words = [("reference", "yes", "the interpreter")]
     for name in known_targets():
         target = parse_target(name)

@@ -1,7 +1,7 @@
 """compile(): from a user's model to a program, and the steps it is made of: trace, prepare, calibrate, convert.
 
-Nothing works in place: each step takes a graph and gives a new one. Frontends, passes and backends are imported when a step
-needs them.
+Nothing works in place: each step takes a graph and gives a new one. Frontends, passes and backends are imported when a
+step needs them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ Dynamic = Mapping[str | int, Mapping[int, str]]
 
 
 def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
-    """The float graph of a qcompiler.nn module, a Python function, a torch.nn.Module or an ONNX model (path or ModelProto). A Graph is
-    copied, a saved one (.safetensors) loaded. An ONNX model that is quantized already gives a graph of stage qdq.
+    """The float graph of a qcompiler.nn module, a Python function, a torch.nn.Module or an ONNX model (path or
+    ModelProto). A Graph is copied, a saved one (.safetensors) loaded. An ONNX model that is quantized already gives a
+    graph of stage qdq.
 
     Raises:
         TraceError: the model or its inputs cannot be traced.
@@ -78,7 +79,11 @@ class Prepared:
         """Group of values -> how its observer is made."""
         from qcompiler.quantization.spec import QuantSpec
 
-        return {node.attrs["group"]: QuantSpec.parse(node.attrs["spec"]) for node in self.graph.nodes if node.op == "observe"}
+        return {
+            node.attrs["group"]: QuantSpec.parse(node.attrs["spec"])
+            for node in self.graph.nodes
+            if node.op == "observe"
+        }
 
 
 def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instrument] = ()) -> Prepared:
@@ -112,8 +117,13 @@ def _decide(graph: Graph, configs: Mapping[str, Any]) -> Decision:
     return decide(graph, able, frozenset(node.name for node in graph.nodes if follows(node)), ZEN5_AVX512VNNI)
 
 
-def calibrate(prepared: Prepared, data: Iterable[Any], *, transform: Callable[[Any], Any] | None = None,
-              progress: Callable[[int], None] | None = None) -> Calibration:
+def calibrate(
+    prepared: Prepared,
+    data: Iterable[Any],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
     """Run the observed graph on every item of `data`. An item is the inputs of one call.
 
     Raises:
@@ -177,11 +187,15 @@ class CompiledModel:
         if self.signature is None:
             self.signature = Signature.of(self.graph)
         names = [value.name for value in self.signature.inputs]
-        if len(inputs) > len(names) or any(name in names[:len(inputs)] for name in named):
-            raise InputError("wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}")
+        if len(inputs) > len(names) or any(name in names[: len(inputs)] for name in named):
+            raise InputError(
+                "wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}"
+            )
         given: dict[str, np.ndarray] = {**dict(zip(names, inputs)), **named}
         arrays, sizes = bind_inputs(self.signature, given)
-        outputs = interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
+        outputs = (
+            interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
+        )
         return restore_outputs(self.signature.structure, outputs)
 
     @property
@@ -204,8 +218,14 @@ class CompiledModel:
 
         save_graph(self.graph, path)
 
-    def export_object(self, path: str | os.PathLike[str], *, target: str = "native", prefix: str | None = None,
-                      sizes: Mapping[str, int] | None = None) -> None:
+    def export_object(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: str = "native",
+        prefix: str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         """An object file (.o) for any target, and beside it a C header (.h): docs/object-export.md.
 
         Args:
@@ -218,7 +238,9 @@ class CompiledModel:
         _export_object(self.graph, path, target, prefix, sizes)
 
 
-def _export_object(graph: Graph, path: str | os.PathLike[str], target: str, prefix: str | None, sizes: Mapping[str, int] | None) -> None:
+def _export_object(
+    graph: Graph, path: str | os.PathLike[str], target: str, prefix: str | None, sizes: Mapping[str, int] | None
+) -> None:
     if target == "reference":
         raise LoweringError("the interpreter has no object code", hint='target="native", or a level')
     from qcompiler.backends.object_export.export import export_object
@@ -245,19 +267,31 @@ def _backend(target: str) -> tuple[Any, Any]:
     return lower, parse_target(target)
 
 
-def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, calibration_data: Iterable[Any] | None = None,
-            calibration: Calibration | None = None, dynamic: Dynamic | None = None, target: str = "native", threads: int | None = None,
-            io: str = "float", transform: Callable[[Any], Any] | None = None, progress: Callable[[int], None] | None = None,
-            instruments: Sequence[Instrument] = ()) -> CompiledModel:
+def compile(
+    model: Any,
+    qconfig: Any = "int8",
+    example_inputs: Any = None,
+    *,
+    calibration_data: Iterable[Any] | None = None,
+    calibration: Calibration | None = None,
+    dynamic: Dynamic | None = None,
+    target: str = "native",
+    threads: int | None = None,
+    io: str = "float",
+    transform: Callable[[Any], Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> CompiledModel:
     """Trace, quantize and lower a model.
 
     Args:
         model: what `trace` takes. A graph at the integer stage is only lowered.
-        qconfig: None (float), "int8", "auto" (int8, but for nodes that it would slow down), "keep" (a model that is quantized already:
-            its own parameters), "torch:<backend>", a QConfig or a QConfigMapping.
+        qconfig: None (float), "int8", "auto" (int8, but for nodes that it would slow down), "keep" (a model that is
+            quantized already: its own parameters), "torch:<backend>", a QConfig or a QConfigMapping.
         example_inputs: a tuple of arrays; shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
-        calibration: what an earlier `calibrate` learnt, in place of data; another qconfig may use it as far as its observers kept enough.
+        calibration: what an earlier `calibrate` learnt, in place of data; another qconfig may use it as far as its
+            observers kept enough.
         dynamic: {input: {axis: size name}}.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
         threads: at most this many, and at most the CPUs that this process may use: the default.
@@ -275,20 +309,30 @@ def compile(model: Any, qconfig: Any = "int8", example_inputs: Any = None, *, ca
         model = trace(model, example_inputs, dynamic=dynamic)
     is_integer = isinstance(model, Graph) and model.stage == "integer"
     if qconfig == "keep" and not (isinstance(model, Graph) and model.stage in ("qdq", "integer")):
-        raise QuantizationError('qconfig "keep" is for a model that is quantized already', expected="an ONNX model with QuantizeLinear or QLinear "
-                                "ops, or a graph of stage qdq or integer", hint='qconfig="int8" with calibration_data')
+        raise QuantizationError(
+            'qconfig "keep" is for a model that is quantized already',
+            expected="an ONNX model with QuantizeLinear or QLinear ops, or a graph of stage qdq or integer",
+            hint='qconfig="int8" with calibration_data',
+        )
     if isinstance(model, Graph) and model.stage == "qdq" and qconfig != "keep":
-        raise QuantizationError("the model is quantized already", got=repr(qconfig), hint='qconfig="keep" takes its own parameters')
+        raise QuantizationError(
+            "the model is quantized already", got=repr(qconfig), hint='qconfig="keep" takes its own parameters'
+        )
     if qconfig is not None and qconfig != "keep" and not is_integer:
         if isinstance(qconfig, str):
             from qcompiler.quantization.qconfig import get_qconfig
 
             get_qconfig(qconfig)
         if calibration_data is None and calibration is None:
-            raise QuantizationError("static quantization needs calibration data",
-                                    hint="compile(..., calibration_data=batches), or qconfig=None for float")
+            raise QuantizationError(
+                "static quantization needs calibration data",
+                hint="compile(..., calibration_data=batches), or qconfig=None for float",
+            )
         if calibration_data is not None and calibration is not None:
-            raise QuantizationError("both calibration_data and a calibration are given", hint="merge what both saw: calibrate(...) + calibration")
+            raise QuantizationError(
+                "both calibration_data and a calibration are given",
+                hint="merge what both saw: calibrate(...) + calibration",
+            )
     if isinstance(model, Graph):
         from qcompiler.verify import verify
 
@@ -335,8 +379,8 @@ def _check_target(target: str) -> None:
 
 
 def load(path: str | os.PathLike[str], *, target: str = "native", threads: int | None = None) -> CompiledModel:
-    """A saved model, lowered for `target`. Runs no code from the file, which stays mapped: replace it (`save` does), but never write into it
-    while the model is in use."""
+    """A saved model, lowered for `target`. Runs no code from the file, which stays mapped: replace it (`save` does),
+    but never write into it while the model is in use."""
     from qcompiler.artifact import SavedModel
 
     _check_threads(threads)
@@ -349,5 +393,16 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
     return CompiledModel(source, chosen.name, thread_count(threads), program, signature)
 
 
-__all__ = ["CompiledModel", "Prepared", "calibrate", "compile", "constant_bytes", "convert", "count_nodes", "fuse", "load",
-           "prepare", "trace"]
+__all__ = [
+    "CompiledModel",
+    "Prepared",
+    "calibrate",
+    "compile",
+    "constant_bytes",
+    "convert",
+    "count_nodes",
+    "fuse",
+    "load",
+    "prepare",
+    "trace",
+]

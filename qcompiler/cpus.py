@@ -17,7 +17,8 @@ _log = logging.getLogger("qcompiler")
 
 
 def quota(folder: pathlib.Path = _CGROUP) -> int | None:
-    """CPUs that Linux lets the process's control group use, rounded up (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`); None without a limit."""
+    """CPUs that Linux lets the process's control group use, rounded up (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`); None
+    without a limit."""
     try:
         if (folder / "cpu.max").exists():
             allowed, period = (folder / "cpu.max").read_text().split()

@@ -139,7 +139,9 @@ class Dim:
             monomial, coefficient = max(self._of(rest).items(), key=lambda term: _graded(term[0]))
             left = list(monomial)
             if coefficient % lead_coefficient or any(left.count(atom) < lead.count(atom) for atom in lead):
-                raise ShapeError(f"cannot divide the dimension {self} by {other}", hint="give one of the sizes as an int")
+                raise ShapeError(
+                    f"cannot divide the dimension {self} by {other}", hint="give one of the sizes as an int"
+                )
             for atom in lead:
                 left.remove(atom)
             step = self._simplify({tuple(left): coefficient // lead_coefficient})

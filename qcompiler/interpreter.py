@@ -20,11 +20,14 @@ from qcompiler.types import TensorType, type_of
 Hook = Callable[[Node, Sequence[np.ndarray]], None]
 
 
-def bind_inputs(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+def bind_inputs(
+    called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
+) -> tuple[list[np.ndarray], dict[str, int]]:
     """Inputs in signature order, and the symbolic sizes that they bind.
 
     Raises:
-        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared, or that breaks a guard of the trace.
+        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared, or that breaks a
+            guard of the trace.
     """
     arrays = _by_position(called, inputs)
     sizes: dict[str, int] = {}
@@ -33,13 +36,19 @@ def bind_inputs(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mappin
     for value, array in zip(called.inputs, arrays):
         expected = value.type.bind(sizes)
         if array.shape != expected.shape:
-            raise InputError(f"input {value.name!r} has another shape", expected=str(value.type), got=str(type_of(array)),
-                             hint=f"sizes bound by the inputs: {sizes}")
+            raise InputError(
+                f"input {value.name!r} has another shape",
+                expected=str(value.type),
+                got=str(type_of(array)),
+                hint=f"sizes bound by the inputs: {sizes}",
+            )
     check_guards(called, sizes)
     return arrays, sizes
 
 
-def _by_position(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _by_position(
+    called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
     names = [value.name for value in called.inputs]
     if isinstance(inputs, Mapping):
         missing = [name for name in names if name not in inputs]
@@ -55,8 +64,12 @@ def _by_position(called: Graph | Signature, inputs: Sequence[np.ndarray] | Mappi
 def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) -> None:
     type = value.type
     if array.dtype != type.dtype.numpy:
-        raise InputError(f"input {value.name!r} has another dtype", expected=str(type), got=f"{array.dtype}{list(array.shape)}",
-                         hint=f"pass {value.name}.astype(np.{type.dtype.numpy})")
+        raise InputError(
+            f"input {value.name!r} has another dtype",
+            expected=str(type),
+            got=f"{array.dtype}{list(array.shape)}",
+            hint=f"pass {value.name}.astype(np.{type.dtype.numpy})",
+        )
     if array.ndim != type.rank:
         raise InputError(f"input {value.name!r} has another rank", expected=str(type), got=str(type_of(array)))
     for axis, size in enumerate(type.shape):
@@ -64,11 +77,19 @@ def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) ->
         if isinstance(size, Dim):
             name = str(size)
             if name in size.names() and sizes.setdefault(name, got) != got:
-                raise InputError(f"the size {name} is given twice", where=f"input {value.name!r}, axis {axis}",
-                                 expected=f"{name} = {sizes[name]}", got=got)
+                raise InputError(
+                    f"the size {name} is given twice",
+                    where=f"input {value.name!r}, axis {axis}",
+                    expected=f"{name} = {sizes[name]}",
+                    got=got,
+                )
         elif size != got:
-            raise InputError(f"input {value.name!r} has another shape", expected=str(type), got=str(type_of(array)),
-                             hint=f'compile with dynamic={{"{value.name}": {{{axis}: "B"}}}} to let axis {axis} vary')
+            raise InputError(
+                f"input {value.name!r} has another shape",
+                expected=str(type),
+                got=str(type_of(array)),
+                hint=f'compile with dynamic={{"{value.name}": {{{axis}: "B"}}}} to let axis {axis} vary',
+            )
 
 
 def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mapping[str, int]) -> dict[str, AttrValue]:
@@ -81,7 +102,9 @@ def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mappin
     return bound
 
 
-def evaluate_node(node: Node, arrays: Sequence[np.ndarray | None], sizes: Mapping[str, int] | None = None) -> tuple[np.ndarray, ...]:
+def evaluate_node(
+    node: Node, arrays: Sequence[np.ndarray | None], sizes: Mapping[str, int] | None = None
+) -> tuple[np.ndarray, ...]:
     """The results of one node for given operand arrays."""
     definition = opdef(node.op)
     attrs = bound_attrs(definition, node.attrs, sizes or {})
@@ -92,16 +115,22 @@ def evaluate_node(node: Node, arrays: Sequence[np.ndarray | None], sizes: Mappin
         return (_run_quantized(definition, node, arrays, types, attrs),)
     if any(type is not None and type.is_quantized for type in types):
         raise VerifyError("a float op reads a quantized value", where=node.describe(), hint="insert dequantize")
-    return tuple(_as_declared(array, value.type) for array, value in
-                 zip(definition.run_reference(arrays, attrs), node.results))
+    return tuple(
+        _as_declared(array, value.type) for array, value in zip(definition.run_reference(arrays, attrs), node.results)
+    )
 
 
 def _as_declared(array: np.ndarray, type: TensorType) -> np.ndarray:
     return np.asarray(array, type.dtype.numpy)
 
 
-def _run_quantized(definition: OpDef, node: Node, arrays: Sequence[np.ndarray | None],
-                   types: Sequence[TensorType | None], attrs: dict[str, AttrValue]) -> np.ndarray:
+def _run_quantized(
+    definition: OpDef,
+    node: Node,
+    arrays: Sequence[np.ndarray | None],
+    types: Sequence[TensorType | None],
+    attrs: dict[str, AttrValue],
+) -> np.ndarray:
     out = node.result.type
     if definition.integer is not None:
         padded_arrays, padded_types = list(arrays), list(types)
@@ -124,8 +153,13 @@ def unary_function(definition: OpDef, attrs: Mapping[str, AttrValue]) -> Callabl
     return lambda x: definition.run_reference([x], attrs)[0]
 
 
-def run(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray], *, hook: Hook | None = None,
-        keep: dict[str, np.ndarray] | None = None) -> list[np.ndarray]:
+def run(
+    graph: Graph,
+    inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray],
+    *,
+    hook: Hook | None = None,
+    keep: dict[str, np.ndarray] | None = None,
+) -> list[np.ndarray]:
     """Outputs of the graph, in order. Values are dropped after their last use.
 
     hook: called with each node and its results. keep: filled with every value by name.
@@ -154,5 +188,3 @@ def run(graph: Graph, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray], *
                 if left[id(value)] == 0:
                     found.pop(id(value), None)
     return [np.array(found[id(value)], copy=True) for value in graph.outputs]
-
-

@@ -1,8 +1,9 @@
 """The graph IR: values, nodes, graphs and modules, and the only methods that change them.
 
-SSA dataflow without nested regions. A graph owns its nodes as a linked list in execution order, so insertion and removal
-are O(1) and a chain of 100,000 nodes needs no recursion. Use lists are kept by the mutation methods alone and cannot
-go stale. Types, attrs and locations are frozen. Does not own op semantics (`opdef.py`), legality (`verify.py`) or text.
+SSA dataflow without nested regions. A graph owns its nodes as a linked list in execution order, so insertion and
+removal are O(1) and a chain of 100,000 nodes needs no recursion. Use lists are kept by the mutation methods alone and
+cannot go stale. Types, attrs and locations are frozen. Does not own op semantics (`opdef.py`), legality (`verify.py`)
+or text.
 """
 
 from __future__ import annotations
@@ -130,8 +131,14 @@ class Node:
 
     __slots__ = ("op", "_operands", "_attrs", "results", "loc", "origin", "graph", "_prev", "_next")
 
-    def __init__(self, op: str, operands: Sequence[Value | None], attrs: Mapping[str, AttrValue],
-                 loc: Loc | None, origin: tuple[Origin, ...]) -> None:
+    def __init__(
+        self,
+        op: str,
+        operands: Sequence[Value | None],
+        attrs: Mapping[str, AttrValue],
+        loc: Loc | None,
+        origin: tuple[Origin, ...],
+    ) -> None:
         self.op = op
         self._operands: list[Value | None] = list(operands)
         self._attrs = dict(attrs)
@@ -387,7 +394,8 @@ class Graph:
         value.type = type
 
     def replace_uses(self, old: Value, new: Value, *, only: Callable[[Use], bool] | None = None) -> None:
-        """Every use of `old`, graph outputs included, reads `new` instead. With `only`, the uses it accepts (no outputs)."""
+        """Every use of `old`, graph outputs included, reads `new` instead. With `only`, the uses it accepts (no
+        outputs)."""
         for use in old.uses:
             if only is None or only(use):
                 self.set_operand(use.node, use.index, new)
@@ -421,19 +429,34 @@ class Graph:
         node.graph = None
         self._count -= 1
 
-    def replace(self, node: Node, op: str, operands: Sequence[Value | None],
-                attrs: Mapping[str, AttrValue] | None = None, *,
-                types: Sequence[TensorType] | TensorType | None = None,
-                origin: Iterable[Origin] | None = None) -> Node:
+    def replace(
+        self,
+        node: Node,
+        op: str,
+        operands: Sequence[Value | None],
+        attrs: Mapping[str, AttrValue] | None = None,
+        *,
+        types: Sequence[TensorType] | TensorType | None = None,
+        origin: Iterable[Origin] | None = None,
+    ) -> Node:
         """Put a new node in place of `node`: same position, result names, source line and uses.
 
         `origin` defaults to the old node's own.
         """
-        new = self.create(op, operands, attrs, types=types, names=[f"{v.name}.new" for v in node.results],
-                          loc=node.loc, origin=node.origin if origin is None else origin, before=node)
+        new = self.create(
+            op,
+            operands,
+            attrs,
+            types=types,
+            names=[f"{v.name}.new" for v in node.results],
+            loc=node.loc,
+            origin=node.origin if origin is None else origin,
+            before=node,
+        )
         if len(new.results) != len(node.results):
-            raise VerifyError(f"{op} has {len(new.results)} results, {node.op} {len(node.results)}",
-                              where=node.describe())
+            raise VerifyError(
+                f"{op} has {len(new.results)} results, {node.op} {len(node.results)}", where=node.describe()
+            )
         for old, value in zip(node.results, new.results):
             self.replace_uses(old, value)
         wanted = [value.name for value in node.results]
@@ -479,10 +502,16 @@ class Graph:
         return copy
 
     def splice_into(self, target: Graph, mapping: dict[int, Value]) -> None:
-        """Append copies of this graph's nodes to `target`; `mapping` (id of value -> value there) must hold inputs and constants."""
+        """Append copies of this graph's nodes to `target`; `mapping` (id of value -> value there) must hold inputs and
+        constants."""
         for node in self.nodes:
-            new = Node(node.op, [None if v is None else mapping[id(v)] for v in node._operands], node._attrs,
-                       node.loc, node.origin)
+            new = Node(
+                node.op,
+                [None if v is None else mapping[id(v)] for v in node._operands],
+                node._attrs,
+                node.loc,
+                node.origin,
+            )
             results = []
             for value in node.results:
                 result = Value(target._claim(target.fresh_name(value.name)), value.type, new, value.index)

@@ -1,7 +1,9 @@
-"""Files mapped read-only: pages come in when they are read, and go when they are not needed, so that a large model is in memory once.
+"""Files mapped read-only: pages come in when they are read, and go when they are not needed, so that a large model is
+in memory once.
 
-A file may be replaced (by a rename, as `save` does) while it is mapped: the old one stays as long as somebody maps it. Whoever cuts a
-mapped file short or writes into it takes the ground from under the process (SIGBUS) or changes its data: never do that to a model in use.
+A file may be replaced (by a rename, as `save` does) while it is mapped: the old one stays as long as somebody maps it.
+Whoever cuts a mapped file short or writes into it takes the ground from under the process (SIGBUS) or changes its data:
+never do that to a model in use.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class MappedFile(mmap.mmap):
 
 
 def map_file(file: BinaryIO) -> MappedFile | None:
-    """The open file's bytes. None where files can't be replaced while they are mapped (Windows), or this one can't be mapped."""
+    """The open file's bytes. None where files can't be replaced while they are mapped (Windows), or this one can't be
+    mapped."""
     if os.name != "posix":
         return None
     try:
@@ -28,7 +31,8 @@ def map_file(file: BinaryIO) -> MappedFile | None:
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Give back the memory under the mapped file that an array lies in; what is read of it again comes in again. Other arrays are left alone.
+    """Give back the memory under the mapped file that an array lies in; what is read of it again comes in again. Other
+    arrays are left alone.
 
     All pages of the file go, since the system brings in more of them than were read.
     """

@@ -1,8 +1,8 @@
 """How an op is declared, once, and the registry of all ops.
 
 An `OpDef` holds everything about an op that does not depend on a machine: documentation, operands, attrs, traits, type
-inference, the numpy reference, its meaning on quantized operands, how quantization treats it, and samples that feed every
-generic test. How a target lowers it is in backends/.
+inference, the numpy reference, its meaning on quantized operands, how quantization treats it, and samples that feed
+every generic test. How a target lowers it is in backends/.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class OperandSpec:
 
 @dataclass(frozen=True)
 class AttrSpec:
-    """One attr. `kind` is one of "int", "float", "bool", "str", "ints", "floats", "pairs" (tuple of int pairs), "dtype",
-    "shape" (tuple of ints or Dim text, -1 allowed), "any". Without a default it must be given."""
+    """One attr. `kind` is one of "int", "float", "bool", "str", "ints", "floats", "pairs" (tuple of int pairs),
+    "dtype", "shape" (tuple of ints or Dim text, -1 allowed), "any". Without a default it must be given."""
 
     name: str
     kind: str
@@ -125,8 +125,8 @@ class OpDef:
         infer: `infer(*types, **attrs) -> TensorType | tuple`: expressed (real) types in, types out; ShapeError names
             expected and got. An absent operand is None. Variadic operands are passed flat.
         reference: `reference(*arrays, **attrs) -> array | tuple`: the float meaning, numpy, f32 in f32 out.
-        integer: `integer(arrays, types, out, **attrs) -> array`: the meaning on quantized operands (`types` by position, `out`
-            the quantized result type), to the bit what every backend computes. None: float only, or the
+        integer: `integer(arrays, types, out, **attrs) -> array`: the meaning on quantized operands (`types` by
+            position, `out` the quantized result type), to the bit what every backend computes. None: float only, or the
             generic table / data-movement rule applies (UNARY, MOVES_DATA).
         quant: how quantization treats it.
         grad: builds graph nodes; None until training comes.
@@ -184,9 +184,11 @@ class OpDef:
         least = sum(1 for spec in self.operands if not spec.optional and not spec.variadic)
         most = None if variadic else len(self.operands)
         if count < least or (most is not None and count > most):
-            raise VerifyError(f"{self.name}: wrong number of operands",
-                              expected=f"{least}" if least == most else f"{least} to {most if most is not None else 'many'}",
-                              got=count)
+            raise VerifyError(
+                f"{self.name}: wrong number of operands",
+                expected=f"{least}" if least == most else f"{least} to {most if most is not None else 'many'}",
+                got=count,
+            )
 
     def infer_types(self, types: Sequence[TensorType | None], attrs: Mapping[str, AttrValue]) -> tuple[TensorType, ...]:
         """Result types for *expressed* operand types (quantized operands count as f32)."""
@@ -202,7 +204,9 @@ class OpDef:
             raise error.located(self.name) from None
         return inferred if isinstance(inferred, tuple) else (inferred,)
 
-    def run_reference(self, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, AttrValue]) -> tuple[np.ndarray, ...]:
+    def run_reference(
+        self, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, AttrValue]
+    ) -> tuple[np.ndarray, ...]:
         """The float meaning; always a tuple."""
         padded = list(arrays) + [None] * (sum(1 for s in self.operands if not s.variadic) - len(arrays))
         with np.errstate(all="ignore"):
@@ -250,8 +254,19 @@ def _checked(op: str, spec: AttrSpec, value: AttrValue) -> AttrValue:
 
 
 _REGISTRY: dict[str, OpDef] = {}
-_FAMILIES = ("quantized", "linear", "conv", "elementwise", "activations", "pool", "reduce", "norm", "shape", "resize",
-             "indexing")
+_FAMILIES = (
+    "quantized",
+    "linear",
+    "conv",
+    "elementwise",
+    "activations",
+    "pool",
+    "reduce",
+    "norm",
+    "shape",
+    "resize",
+    "indexing",
+)
 _loaded = False
 
 

@@ -28,8 +28,11 @@ _RULES = {
 
 def _quantizable(op: OpDef) -> bool:
     chain = Trait.UNARY in op.traits
-    return op.family == "quantized" or chain or (op.quant.kind is not QuantKind.FLOAT_ONLY
-                                                 and (op.integer is not None or Trait.MOVES_DATA in op.traits))
+    return (
+        op.family == "quantized"
+        or chain
+        or (op.quant.kind is not QuantKind.FLOAT_ONLY and (op.integer is not None or Trait.MOVES_DATA in op.traits))
+    )
 
 
 def _operand(graph: Graph, op: OpDef, position: int, sample: TensorType | np.ndarray, quantized: bool) -> Value:
@@ -89,16 +92,29 @@ def _row(op: OpDef) -> str:
         cells = ["yes", "made by passes", "no", "no", *columns]
     else:
         quantizable = _quantizable(op)
-        columns = [", ".join([f"f32 {_served(op, False, each)}"] + ([f"int8 {_served(op, True, each)}"] if quantizable else []))
-                   for each in _ARCHITECTURES]
+        columns = [
+            ", ".join(
+                [f"f32 {_served(op, False, each)}"] + ([f"int8 {_served(op, True, each)}"] if quantizable else [])
+            )
+            for each in _ARCHITECTURES
+        ]
         cells = ["yes", "yes" if quantizable else "no", "no", "no", *columns]
     return f"| [{op.name}](#{op.name}) | {' | '.join(cells)} |"
 
 
 def _section(op: OpDef) -> str:
-    operands = ", ".join(("*" if s.variadic else "") + s.name + ("?" if s.optional else "") + f" ({s.role.value})" for s in op.operands)
-    lines = [f"### {op.name}", "", op.doc, "", f"Operands: {operands}.", f"Quantization: {_RULES[op.quant.kind]}"
-             + (", by a table of 256 entries." if Trait.UNARY in op.traits else ".")]
+    operands = ", ".join(
+        ("*" if s.variadic else "") + s.name + ("?" if s.optional else "") + f" ({s.role.value})" for s in op.operands
+    )
+    lines = [
+        f"### {op.name}",
+        "",
+        op.doc,
+        "",
+        f"Operands: {operands}.",
+        f"Quantization: {_RULES[op.quant.kind]}"
+        + (", by a table of 256 entries." if Trait.UNARY in op.traits else "."),
+    ]
     for attr in op.attrs:
         default = "required" if attr.default is REQUIRED else f"default {attr.default!r}"
         choices = f", one of {', '.join(attr.choices)}" if attr.choices else ""
@@ -108,11 +124,18 @@ def _section(op: OpDef) -> str:
 
 def ops_page() -> str:
     """The page, as Markdown."""
-    head = ["# Ops", "", "Written from the registry by `python -m qcompiler.opdocs > docs/ops.md`.", "",
-            "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and ARM: kernels for all levels, checked "
-            "on the op's samples (ARM under emulation); what no kernel serves (other element types, weights of unusual kinds) runs as a numpy "
-            "step, and the report names it. Dynamic quantization and quantization-aware training are not there yet.", "",
-            "| op | float | static int8 | dynamic | QAT | x86 | ARM |", "|---|---|---|---|---|---|---|"]
+    head = [
+        "# Ops",
+        "",
+        "Written from the registry by `python -m qcompiler.opdocs > docs/ops.md`.",
+        "",
+        "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and ARM: kernels for all levels, checked "
+        "on the op's samples (ARM under emulation); what no kernel serves (other element types, weights of unusual kinds) runs as a numpy "
+        "step, and the report names it. Dynamic quantization and quantization-aware training are not there yet.",
+        "",
+        "| op | float | static int8 | dynamic | QAT | x86 | ARM |",
+        "|---|---|---|---|---|---|---|",
+    ]
     ops = all_ops()
     parts = head + [_row(op) for op in ops]
     family = ""

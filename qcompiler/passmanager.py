@@ -97,7 +97,8 @@ class PassManager:
         return graph
 
     def _run_at_once(self, graph: Graph) -> Graph | None:
-        """The graph after all passes, verified at the end. None if something is wrong: going pass by pass then finds which one is to blame."""
+        """The graph after all passes, verified at the end. None if something is wrong: going pass by pass then finds
+        which one is to blame."""
         from qcompiler.verify import verify
 
         graph = graph.clone()

@@ -178,7 +178,9 @@ def report(model: Any) -> Report:
         constant_bytes=constant_bytes(graph),
         float_constant_bytes=float_constant_bytes(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
-        estimate=next((note.removeprefix(_ESTIMATE_NOTE) for note in graph.notes if note.startswith(_ESTIMATE_NOTE)), ""),
+        estimate=next(
+            (note.removeprefix(_ESTIMATE_NOTE) for note in graph.notes if note.startswith(_ESTIMATE_NOTE)), ""
+        ),
         execution="" if isinstance(model, Graph) else _execution(model),
     )
 

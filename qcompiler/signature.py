@@ -1,4 +1,5 @@
-"""How a graph is called: its inputs, and what its notes say: guards on symbolic sizes, and the structure of its results.
+"""How a graph is called: its inputs, and what its notes say: guards on symbolic sizes, and the structure of its
+results.
 
 A frontend records guards and structure as one-line notes, so they print, parse back and travel in artifacts:
 
@@ -26,7 +27,12 @@ from qcompiler.types import TensorType
 GUARD = "guard: "
 STRUCTURE = "structure: "
 _RELATIONS: dict[str, Callable[[int, int], bool]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MAX_DEPTH = 64
@@ -68,7 +74,7 @@ class Guard:
 
 def guards(graph: Graph) -> tuple[Guard, ...]:
     """The guards in a graph's notes, in order."""
-    return tuple(Guard.parse(note[len(GUARD):]) for note in graph.notes if note.startswith(GUARD))
+    return tuple(Guard.parse(note[len(GUARD) :]) for note in graph.notes if note.startswith(GUARD))
 
 
 def add_guard(graph: Graph, guard: Guard) -> None:
@@ -105,7 +111,12 @@ class Signature:
     @staticmethod
     def of(graph: Graph) -> Signature:
         """The signature of a graph. ParseError for a malformed note."""
-        return Signature(graph.name, tuple(Input(value.name, value.type) for value in graph.inputs), structure_of(graph), guards(graph))
+        return Signature(
+            graph.name,
+            tuple(Input(value.name, value.type) for value in graph.inputs),
+            structure_of(graph),
+            guards(graph),
+        )
 
 
 def check_guards(called: Graph | Signature, sizes: Mapping[str, int]) -> None:
@@ -114,7 +125,8 @@ def check_guards(called: Graph | Signature, sizes: Mapping[str, int]) -> None:
         if not guard.holds(sizes):
             raise InputError(
                 f"these input sizes take another path through the model than the traced one ({called.name})",
-                expected=str(guard), got=", ".join(f"{name}={size}" for name, size in sorted(sizes.items())),
+                expected=str(guard),
+                got=", ".join(f"{name}={size}" for name, size in sorted(sizes.items())),
                 hint="trace again with example inputs of such sizes",
             )
 
@@ -134,7 +146,7 @@ def structure_of(graph: Graph) -> Any:
     for note in graph.notes:
         if note.startswith(STRUCTURE):
             try:
-                structure = json.loads(note[len(STRUCTURE):])
+                structure = json.loads(note[len(STRUCTURE) :])
             except (ValueError, RecursionError):
                 raise ParseError(f"malformed structure of outputs in graph {graph.name}", got=note[:200]) from None
             _check(structure, len(graph.outputs), note, 0)
@@ -143,8 +155,11 @@ def structure_of(graph: Graph) -> Any:
 
 
 def _check(structure: Any, outputs: int, note: str, depth: int) -> None:
-    bad = ParseError("malformed structure of outputs", expected=f"positions below {outputs}, tuple, list, dict, value",
-                     got=note[:200])
+    bad = ParseError(
+        "malformed structure of outputs",
+        expected=f"positions below {outputs}, tuple, list, dict, value",
+        got=note[:200],
+    )
     if depth > _MAX_DEPTH:
         raise bad
     if isinstance(structure, int) and not isinstance(structure, bool):
@@ -153,7 +168,7 @@ def _check(structure: Any, outputs: int, note: str, depth: int) -> None:
         return
     if not isinstance(structure, dict) or len(structure) != 1:
         raise bad
-    (kind, content), = structure.items()
+    ((kind, content),) = structure.items()
     if kind == "value":
         return
     if kind in ("tuple", "list") and isinstance(content, list):
@@ -200,7 +215,7 @@ def restore_outputs(structure: Any, arrays: Sequence[Any]) -> Any:
     """The nested results that a model returned, filled with `arrays`."""
     if isinstance(structure, int):
         return arrays[structure]
-    (kind, content), = structure.items()
+    ((kind, content),) = structure.items()
     if kind == "value":
         return content
     if kind == "dict":

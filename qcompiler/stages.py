@@ -19,8 +19,8 @@ class Stage:
     Attributes:
         forbidden_ops: ops that may not appear.
         quantized_types: values with quantization parameters may appear.
-        integer_ops: ops other than conversions may work on quantized values. Otherwise quantized values run only between
-            quantize and dequantize, and from constants to dequantize.
+        integer_ops: ops other than conversions may work on quantized values. Otherwise quantized values run only
+            between quantize and dequantize, and from constants to dequantize.
         layouts: types may have a layout.
     """
 
@@ -32,15 +32,39 @@ class Stage:
     layouts: bool = False
 
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("float", "As traced: real numbers only.", _CONVERSIONS | {"lookup", "observe", "fake_quantize"}),
-    Stage("observed", "Float, with observers on the values to be quantized.", _CONVERSIONS | {"lookup", "fake_quantize"}),
-    Stage("fake_quant", "Float, rounded where the deployed graph rounds (QAT).", _CONVERSIONS | {"lookup", "observe"}),
-    Stage("qdq", "Float ops between dequantize and quantize.", frozenset({"lookup", "observe", "fake_quantize"}),
-          quantized_types=True),
-    Stage("integer", "Integer ops on quantized values, float ops where the report says so.",
-          frozenset({"observe", "fake_quantize"}), quantized_types=True, integer_ops=True),
-    Stage("lowered", "Integer, with physical layouts.", frozenset({"observe", "fake_quantize"}), quantized_types=True,
-          integer_ops=True, layouts=True),
-)}
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("float", "As traced: real numbers only.", _CONVERSIONS | {"lookup", "observe", "fake_quantize"}),
+        Stage(
+            "observed",
+            "Float, with observers on the values to be quantized.",
+            _CONVERSIONS | {"lookup", "fake_quantize"},
+        ),
+        Stage(
+            "fake_quant", "Float, rounded where the deployed graph rounds (QAT).", _CONVERSIONS | {"lookup", "observe"}
+        ),
+        Stage(
+            "qdq",
+            "Float ops between dequantize and quantize.",
+            frozenset({"lookup", "observe", "fake_quantize"}),
+            quantized_types=True,
+        ),
+        Stage(
+            "integer",
+            "Integer ops on quantized values, float ops where the report says so.",
+            frozenset({"observe", "fake_quantize"}),
+            quantized_types=True,
+            integer_ops=True,
+        ),
+        Stage(
+            "lowered",
+            "Integer, with physical layouts.",
+            frozenset({"observe", "fake_quantize"}),
+            quantized_types=True,
+            integer_ops=True,
+            layouts=True,
+        ),
+    )
+}
 ORDER = tuple(STAGES)

@@ -83,15 +83,31 @@ class DType(enum.Enum):
 
 
 _NUMPY = {
-    DType.F32: np.dtype(np.float32), DType.F16: np.dtype(np.float16), DType.F64: np.dtype(np.float64),
-    DType.I64: np.dtype(np.int64), DType.I32: np.dtype(np.int32), DType.I16: np.dtype(np.int16),
-    DType.I8: np.dtype(np.int8), DType.U8: np.dtype(np.uint8), DType.I4: np.dtype(np.int8),
-    DType.U4: np.dtype(np.uint8), DType.BOOL: np.dtype(np.bool_),
+    DType.F32: np.dtype(np.float32),
+    DType.F16: np.dtype(np.float16),
+    DType.F64: np.dtype(np.float64),
+    DType.I64: np.dtype(np.int64),
+    DType.I32: np.dtype(np.int32),
+    DType.I16: np.dtype(np.int16),
+    DType.I8: np.dtype(np.int8),
+    DType.U8: np.dtype(np.uint8),
+    DType.I4: np.dtype(np.int8),
+    DType.U4: np.dtype(np.uint8),
+    DType.BOOL: np.dtype(np.bool_),
 }
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items() if k not in (DType.I4, DType.U4)}
 _BITS = {
-    DType.F32: 32, DType.F16: 16, DType.F64: 64, DType.I64: 64, DType.I32: 32, DType.I16: 16, DType.I8: 8,
-    DType.U8: 8, DType.I4: 4, DType.U4: 4, DType.BOOL: 8,
+    DType.F32: 32,
+    DType.F16: 16,
+    DType.F64: 64,
+    DType.I64: 64,
+    DType.I32: 32,
+    DType.I16: 16,
+    DType.I8: 8,
+    DType.U8: 8,
+    DType.I4: 4,
+    DType.U4: 4,
+    DType.BOOL: 8,
 }
 
 
@@ -143,20 +159,33 @@ class QuantParams:
                 )
 
     @staticmethod
-    def per_tensor(scale: float, zero_point: int, dtype: DType, qmin: int | None = None, qmax: int | None = None
-                   ) -> QuantParams:
+    def per_tensor(
+        scale: float, zero_point: int, dtype: DType, qmin: int | None = None, qmax: int | None = None
+    ) -> QuantParams:
         """One scale for all; the range defaults to the dtype's own."""
-        return QuantParams((float32(scale),), (int(zero_point),), None,
-                           dtype.min if qmin is None else qmin, dtype.max if qmax is None else qmax)
+        return QuantParams(
+            (float32(scale),),
+            (int(zero_point),),
+            None,
+            dtype.min if qmin is None else qmin,
+            dtype.max if qmax is None else qmax,
+        )
 
     @staticmethod
-    def per_channel(scale: Sequence[float], zero_point: Sequence[int] | int, axis: int, dtype: DType,
-                    qmin: int | None = None, qmax: int | None = None) -> QuantParams:
+    def per_channel(
+        scale: Sequence[float],
+        zero_point: Sequence[int] | int,
+        axis: int,
+        dtype: DType,
+        qmin: int | None = None,
+        qmax: int | None = None,
+    ) -> QuantParams:
         """One scale a channel along `axis`; an int zero_point serves all channels."""
         scales = tuple(float(s) for s in np.asarray(scale, np.float32).tolist())
         points = (zero_point,) * len(scales) if isinstance(zero_point, int) else tuple(int(z) for z in zero_point)
-        return QuantParams(scales, points, axis, dtype.min if qmin is None else qmin,
-                           dtype.max if qmax is None else qmax)
+        return QuantParams(
+            scales, points, axis, dtype.min if qmin is None else qmin, dtype.max if qmax is None else qmax
+        )
 
     @property
     def is_per_channel(self) -> bool:
@@ -208,8 +237,8 @@ class Layout:
 class TensorType:
     """Element type, shape and, for quantized tensors, quantization parameters.
 
-    `shape` holds ints and `Dim`s. A `u8`, `i8`, `i16` or `i32` tensor with `quant` stands for real numbers; without, for
-    plain integers (indices, masks).
+    `shape` holds ints and `Dim`s. A `u8`, `i8`, `i16` or `i32` tensor with `quant` stands for real numbers; without,
+    for plain integers (indices, masks).
 
     Raises:
         ShapeError: rank above 8, a negative size, 2^31 elements or more.
@@ -239,11 +268,16 @@ class TensorType:
         if not self.dtype.is_integer:
             raise QuantizationError(f"{self.dtype} cannot carry quantization parameters", got=str(self.dtype))
         if quant.qmin < self.dtype.min or quant.qmax > self.dtype.max:
-            raise QuantizationError("quantized range exceeds the dtype", expected=f"[{self.dtype.min}, {self.dtype.max}]",
-                                    got=f"[{quant.qmin}, {quant.qmax}]")
+            raise QuantizationError(
+                "quantized range exceeds the dtype",
+                expected=f"[{self.dtype.min}, {self.dtype.max}]",
+                got=f"[{quant.qmin}, {quant.qmax}]",
+            )
         if quant.axis is not None:
             if not 0 <= quant.axis < self.rank:
-                raise QuantizationError("channel axis outside the shape", expected=f"0..{self.rank - 1}", got=quant.axis)
+                raise QuantizationError(
+                    "channel axis outside the shape", expected=f"0..{self.rank - 1}", got=quant.axis
+                )
             size = self.shape[quant.axis]
             if not isinstance(size, Dim) and size != len(quant.scale):
                 raise QuantizationError("one scale per channel", expected=f"{size} scales", got=f"{len(quant.scale)}")

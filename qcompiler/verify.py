@@ -152,8 +152,13 @@ def _check_const(graph: Graph, key: str, const: Const) -> None:
         return
     bounds = np.iinfo(data.dtype)
     if (low > bounds.min and const.least() < low) or (high < bounds.max and const.largest() > high):
-        _fail(graph, None, f"codes of @{key} leave the quantized range", expected=f"[{low}, {high}]",
-              got=f"[{const.least()}, {const.largest()}]")
+        _fail(
+            graph,
+            None,
+            f"codes of @{key} leave the quantized range",
+            expected=f"[{low}, {high}]",
+            got=f"[{const.least()}, {const.largest()}]",
+        )
 
 
 def _check_order_and_uses(graph: Graph, nodes: Sequence[Node]) -> None:

@@ -1,7 +1,8 @@
-"""Typed random float graphs: networks of a few dozen nodes over images and tokens, for tests that compare whole programs.
+"""Typed random float graphs: networks of a few dozen nodes over images and tokens, for tests that compare whole
+programs.
 
-Every op is drawn among those that fit the type at hand, so a seed always gives a valid graph. Weights are scaled by their fan-in and
-activations kept near one, so that quantized values neither vanish nor saturate.
+Every op is drawn among those that fit the type at hand, so a seed always gives a valid graph. Weights are scaled by
+their fan-in and activations kept near one, so that quantized values neither vanish nor saturate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,22 @@ from qcompiler.types import tensor
 
 LEAST = 100
 """Elements of a network's first output, so that shares of them mean something."""
-UNARY = ("relu", "relu6", "sigmoid", "tanh", "hardswish", "silu", "gelu", "leaky_relu", "elu", "softplus", "hardsigmoid", "mish", "abs", "erf")
+UNARY = (
+    "relu",
+    "relu6",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+    "silu",
+    "gelu",
+    "leaky_relu",
+    "elu",
+    "softplus",
+    "hardsigmoid",
+    "mish",
+    "abs",
+    "erf",
+)
 
 
 class RandomGraph:
@@ -53,7 +69,9 @@ class RandomGraph:
         return choices[self._int(0, len(choices) - 1)]
 
     def _weights(self, *shape: int, fan_in: int) -> Value:
-        return self.graph.add_const(self.graph.fresh_name("w"), self.rng.normal(0, fan_in**-0.5, shape).astype(np.float32))
+        return self.graph.add_const(
+            self.graph.fresh_name("w"), self.rng.normal(0, fan_in**-0.5, shape).astype(np.float32)
+        )
 
     def _vector(self, size: int, low: float, high: float) -> Value:
         return self.graph.add_const(self.graph.fresh_name("v"), self.rng.uniform(low, high, size).astype(np.float32))
@@ -108,7 +126,9 @@ class RandomGraph:
 
     def binary(self, x: Value) -> Value | None:
         other = self._like(x)
-        return None if other is None else self._node(str(self._pick("add", "sub", "mul", "maximum", "minimum")), x, other)
+        return (
+            None if other is None else self._node(str(self._pick("add", "sub", "mul", "maximum", "minimum")), x, other)
+        )
 
     def scale(self, x: Value) -> Value:
         shape = (1, x.type.shape[1], *(1 for _ in x.type.shape[2:]))
@@ -118,12 +138,24 @@ class RandomGraph:
     def pool_(self, x: Value) -> Value | None:
         if min(x.type.shape[2:]) < 3:
             return None
-        window = {"kernel": (self._int(2, 3), self._int(2, 3)), "stride": (self._int(1, 2), self._int(1, 2)), "padding": ((0, 0), (0, 1))}
-        return self._node("max_pool", x, dilation=(1, 1), **window) if self.rng.random() < 0.5 else self._node("avg_pool", x, **window)
+        window = {
+            "kernel": (self._int(2, 3), self._int(2, 3)),
+            "stride": (self._int(1, 2), self._int(1, 2)),
+            "padding": ((0, 0), (0, 1)),
+        }
+        return (
+            self._node("max_pool", x, dilation=(1, 1), **window)
+            if self.rng.random() < 0.5
+            else self._node("avg_pool", x, **window)
+        )
 
     def concat(self, x: Value) -> Value:
-        found = [v for v in self.pool if len(v.type.shape) == len(x.type.shape) and (v.type.shape[0], *v.type.shape[2:]) == (
-            x.type.shape[0], *x.type.shape[2:])]
+        found = [
+            v
+            for v in self.pool
+            if len(v.type.shape) == len(x.type.shape)
+            and (v.type.shape[0], *v.type.shape[2:]) == (x.type.shape[0], *x.type.shape[2:])
+        ]
         return self._node("concat", x, found[self._int(0, len(found) - 1)], axis=1)
 
     def resize(self, x: Value) -> Value:
@@ -159,14 +191,38 @@ class RandomGraph:
 
     def layer_norm(self, x: Value) -> Value:
         size = x.type.shape[-1]
-        return self._node("layer_norm", x, self._vector(size, 0.5, 1.5), self._vector(size, -0.3, 0.3), normalized_rank=1)
+        return self._node(
+            "layer_norm", x, self._vector(size, 0.5, 1.5), self._vector(size, -0.3, 0.3), normalized_rank=1
+        )
 
     def product(self, x: Value) -> Value:
         return self._node("matmul", x, self._node("transpose", x, perm=(0, 2, 1)))
 
 
-_IMAGE_STEPS = (RandomGraph.conv, RandomGraph.conv, RandomGraph.conv, RandomGraph.unary, RandomGraph.unary, RandomGraph.norm,
-                RandomGraph.binary, RandomGraph.scale, RandomGraph.pool_, RandomGraph.concat, RandomGraph.resize, RandomGraph.pad,
-                RandomGraph.crop, RandomGraph.transpose, RandomGraph.gate)
-_ROW_STEPS = (RandomGraph.linear, RandomGraph.linear, RandomGraph.unary, RandomGraph.softmax, RandomGraph.layer_norm, RandomGraph.binary,
-              RandomGraph.transpose, RandomGraph.product)
+_IMAGE_STEPS = (
+    RandomGraph.conv,
+    RandomGraph.conv,
+    RandomGraph.conv,
+    RandomGraph.unary,
+    RandomGraph.unary,
+    RandomGraph.norm,
+    RandomGraph.binary,
+    RandomGraph.scale,
+    RandomGraph.pool_,
+    RandomGraph.concat,
+    RandomGraph.resize,
+    RandomGraph.pad,
+    RandomGraph.crop,
+    RandomGraph.transpose,
+    RandomGraph.gate,
+)
+_ROW_STEPS = (
+    RandomGraph.linear,
+    RandomGraph.linear,
+    RandomGraph.unary,
+    RandomGraph.softmax,
+    RandomGraph.layer_norm,
+    RandomGraph.binary,
+    RandomGraph.transpose,
+    RandomGraph.product,
+)

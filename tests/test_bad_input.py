@@ -1,4 +1,5 @@
-"""One mistake of each kind: one error of the documented class, that says what, where, expected and got; nothing is left half done."""
+"""One mistake of each kind: one error of the documented class, that says what, where, expected and got; nothing is left
+half done."""
 
 from __future__ import annotations
 
@@ -23,12 +24,22 @@ def compiled() -> qc.CompiledModel:
     return qc.compile(nn.Conv2d(3, 4, 3), "int8", (X,), calibration_data=[X])
 
 
-@pytest.mark.parametrize("call,text", [
-    (lambda m: m(X[:, :2]), r"f32\[2,3,6,6\]"), (lambda m: m(X.astype(np.float64)), "astype"), (lambda m: m(X[0]), "rank"),
-    (lambda m: m(), "x"), (lambda m: m(X, X), "expected"), (lambda m: m(y=X), "x"), (lambda m: m(X, x=X), "x"),
-    (lambda m: m(X[:1]), "dynamic="),
-])
-def test_calls_that_do_not_fit(compiled: qc.CompiledModel, call: Callable[[qc.CompiledModel], object], text: str) -> None:
+@pytest.mark.parametrize(
+    "call,text",
+    [
+        (lambda m: m(X[:, :2]), r"f32\[2,3,6,6\]"),
+        (lambda m: m(X.astype(np.float64)), "astype"),
+        (lambda m: m(X[0]), "rank"),
+        (lambda m: m(), "x"),
+        (lambda m: m(X, X), "expected"),
+        (lambda m: m(y=X), "x"),
+        (lambda m: m(X, x=X), "x"),
+        (lambda m: m(X[:1]), "dynamic="),
+    ],
+)
+def test_calls_that_do_not_fit(
+    compiled: qc.CompiledModel, call: Callable[[qc.CompiledModel], object], text: str
+) -> None:
     with pytest.raises(InputError, match=text):
         call(compiled)
     assert compiled(X).shape == (2, 4, 4, 4)
@@ -37,7 +48,9 @@ def test_calls_that_do_not_fit(compiled: qc.CompiledModel, call: Callable[[qc.Co
 def _onnx(ops: list[str]) -> onnx.ModelProto:
     nodes = [helper.make_node(op, [f"v{i}"], [f"v{i + 1}"], name=f"n{i}") for i, op in enumerate(ops)]
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("v0", f"v{len(ops)}")]
-    return helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:]), opset_imports=[helper.make_opsetid("", 17)])
+    return helper.make_model(
+        helper.make_graph(nodes, "g", info[:1], info[1:]), opset_imports=[helper.make_opsetid("", 17)]
+    )
 
 
 def test_unsupported_onnx_ops_are_named_all_at_once() -> None:
@@ -74,19 +87,22 @@ def test_damaged_artifacts_and_failed_saves(tmp_path: pathlib.Path, compiled: qc
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("call,kind,text", [
-    (lambda: qc.compile(nn.ReLU(), None, (X,), target="x86-64+avx51"), LoweringError, "avx512"),
-    (lambda: qc.compile(nn.ReLU(), None, (X,), target="riscv"), LoweringError, "unknown target"),
-    (lambda: qc.compile(nn.ReLU(), None, (X,), threads=0), LoweringError, "threads"),
-    (lambda: qc.compile(nn.ReLU(), "int7", (X,), calibration_data=[X]), QuantizationError, "int8"),
-    (lambda: qc.compile(nn.ReLU(), 7, (X,), calibration_data=[X]), QuantizationError, "qconfig"),
-    (lambda: qc.compile(nn.ReLU(), "keep", (X,)), QuantizationError, "quantized already"),
-    (lambda: qc.compile(nn.ReLU(), None), TraceError, "example inputs"),
-    (lambda: qc.compile(42, None, (X,)), TraceError, "int"),
-    (lambda: qc.compile(torch.nn.Dropout().train(), None, (X,)), TraceError, "training"),
-    (lambda: qc.compile(lambda a: a.nonsense, None, (X,)), QCompilerError, "nonsense"),
-    (lambda: qc.parse("graph x"), qc.ParseError, "line"),
-])
+@pytest.mark.parametrize(
+    "call,kind,text",
+    [
+        (lambda: qc.compile(nn.ReLU(), None, (X,), target="x86-64+avx51"), LoweringError, "avx512"),
+        (lambda: qc.compile(nn.ReLU(), None, (X,), target="riscv"), LoweringError, "unknown target"),
+        (lambda: qc.compile(nn.ReLU(), None, (X,), threads=0), LoweringError, "threads"),
+        (lambda: qc.compile(nn.ReLU(), "int7", (X,), calibration_data=[X]), QuantizationError, "int8"),
+        (lambda: qc.compile(nn.ReLU(), 7, (X,), calibration_data=[X]), QuantizationError, "qconfig"),
+        (lambda: qc.compile(nn.ReLU(), "keep", (X,)), QuantizationError, "quantized already"),
+        (lambda: qc.compile(nn.ReLU(), None), TraceError, "example inputs"),
+        (lambda: qc.compile(42, None, (X,)), TraceError, "int"),
+        (lambda: qc.compile(torch.nn.Dropout().train(), None, (X,)), TraceError, "training"),
+        (lambda: qc.compile(lambda a: a.nonsense, None, (X,)), QCompilerError, "nonsense"),
+        (lambda: qc.parse("graph x"), qc.ParseError, "line"),
+    ],
+)
 def test_configuration_and_models(call: Callable[[], object], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         call()

@@ -318,7 +318,9 @@ def test_bench_on_the_machine(files, capsys):
     found = json.loads(call(capsys, *arguments))
     assert found["target"] != "reference" and sum(step["macs"] for step in found["steps"]) > 1e6
     weighted = [step for step in found["steps"] if step["macs"]]
-    assert all(0 < step["fraction_of_peak"] < 2 and step["bytes"] > 0 and step["kernel"] != "numpy" for step in weighted)
+    assert all(
+        0 < step["fraction_of_peak"] < 2 and step["bytes"] > 0 and step["kernel"] != "numpy" for step in weighted
+    )
     assert "of peak" in call(capsys, *arguments[:-2], "--profile")
     assert len(json.loads(call(capsys, *arguments, "--input", "x.npz"))["steps"]) >= 15
 
@@ -368,11 +370,18 @@ def test_targets(capsys):
     assert "runs here" in out
     for name, row in rows.items():
         (line,) = (line for line in out.splitlines() if line.split() and line.split()[0] == name)
-        expected = {"interpreter": "the interpreter", "native": "native", "emulated": f"emulated by {row['emulator']}", "none": row["hint"]}
+        expected = {
+            "interpreter": "the interpreter",
+            "native": "native",
+            "emulated": f"emulated by {row['emulator']}",
+            "none": row["hint"],
+        }
         assert expected[row["execution"]] in line and line.split()[1] == ("yes" if row["runs_here"] else "no")
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="AArch64 is emulated on other Linux machines")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="AArch64 is emulated on other Linux machines"
+)
 def test_targets_say_what_emulates_and_what_is_missing(capsys, monkeypatch):
     from qcompiler.backends.arm import target as arm
 
@@ -381,10 +390,16 @@ def test_targets_say_what_emulates_and_what_is_missing(capsys, monkeypatch):
     assert rows["aarch64+i8mm"]["emulator"] in ("qemu-aarch64", "")
     monkeypatch.setattr(arm, "has_unicorn", lambda: False)
     rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
-    assert rows["aarch64+neon"]["execution"] == "none" and "pip install 'qcompiler-ir[arm]'" in rows["aarch64+neon"]["hint"]
+    assert (
+        rows["aarch64+neon"]["execution"] == "none"
+        and "pip install 'qcompiler-ir[arm]'" in rows["aarch64+neon"]["hint"]
+    )
     monkeypatch.setenv("QC_ISA", "avx2")
     rows = {row["target"]: row for row in json.loads(call(capsys, "targets", "--json"))["targets"]}
-    assert rows["x86-64+avx2"]["execution"] == "native" and rows["x86-64+avx512vnni"]["hint"] == "QC_ISA pretends a CPU without it"
+    assert (
+        rows["x86-64+avx2"]["execution"] == "native"
+        and rows["x86-64+avx512vnni"]["hint"] == "QC_ISA pretends a CPU without it"
+    )
 
 
 # -- Python models

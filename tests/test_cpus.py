@@ -10,8 +10,19 @@ import pytest
 from qcompiler import cpus
 
 
-@pytest.mark.parametrize("text,expected", [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1), ("800000 100000", 8),
-                                           ("", None), ("100000", None), ("1 0", None), ("many 100000", None)])
+@pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("max 100000", None),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("800000 100000", 8),
+        ("", None),
+        ("100000", None),
+        ("1 0", None),
+        ("many 100000", None),
+    ],
+)
 def test_quota_of_version_2(text: str, expected: int | None, tmp_path: pathlib.Path) -> None:
     (tmp_path / "cpu.max").write_text(text + "\n")
     assert cpus.quota(tmp_path) == expected
@@ -40,7 +51,9 @@ def test_the_smaller_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> N
     assert cpus.usable_cpus() == 3
 
 
-def test_more_threads_than_cpus_are_not_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_threads_than_cpus_are_not_started(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(cpus, "usable_cpus", lambda: 2)
     with caplog.at_level("INFO", logger="qcompiler"):
         assert [cpus.thread_count(n) for n in (1, 2, 3, 64)] == [1, 2, 2, 2]

@@ -56,7 +56,11 @@ def test_arrays_over_a_mapped_file_give_their_pages_back_and_read_the_same(tmp_p
     with open(tmp_path / "f", "rb") as file:
         mapped = map_file(file)
     assert isinstance(mapped, MappedFile)
-    for array in (np.frombuffer(mapped, np.uint8), np.frombuffer(mapped, np.uint8)[5:70_000], np.frombuffer(mapped, np.uint8)[:8].view(np.int64)):
+    for array in (
+        np.frombuffer(mapped, np.uint8),
+        np.frombuffer(mapped, np.uint8)[5:70_000],
+        np.frombuffer(mapped, np.uint8)[:8].view(np.int64),
+    ):
         before = array.copy()
         forget_pages(array)
         assert np.array_equal(array, before)

@@ -27,8 +27,12 @@ def test_both_architectures_serve_what_is_quantizable() -> None:
 
 
 @pytest.mark.parametrize(("level", "x86", "arm"), [("i8mm", "yes", "no"), ("avx512vnni", "no", "yes")])
-def test_a_column_asks_the_rules_of_every_level(level: str, x86: str, arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_asks_the_rules_of_every_level(
+    level: str, x86: str, arm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = steps.find_rule
-    monkeypatch.setattr(steps, "find_rule", lambda node, target: "nothing fits" if target.level == level else find(node, target))
+    monkeypatch.setattr(
+        steps, "find_rule", lambda node, target: "nothing fits" if target.level == level else find(node, target)
+    )
     assert opdocs._row(opdef("softmax")).endswith(f"| f32 {x86}, int8 {x86} | f32 {arm}, int8 {arm} |")
     assert opdocs._row(opdef("quantize")).endswith(f"| {x86} | {arm} |")

@@ -1,4 +1,5 @@
-"""Random networks: one integer graph, the same bits from the interpreter and from every level; float graphs the same bits on every level."""
+"""Random networks: one integer graph, the same bits from the interpreter and from every level; float graphs the same
+bits on every level."""
 
 from __future__ import annotations
 
@@ -20,8 +21,13 @@ def test_integer_networks(seed: int) -> None:
     made = RandomGraph(seed)
     graph = made.build()
     verify(graph)
-    quantized = qc.compile(graph, "int8", calibration_data=[tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)], target="reference",
-                           io="float")
+    quantized = qc.compile(
+        graph,
+        "int8",
+        calibration_data=[tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)],
+        target="reference",
+        io="float",
+    )
     inputs = made.arrays(seed)
     expected = quantized(*inputs)
     wanted = list(expected) if isinstance(expected, (tuple, list)) else [expected]
@@ -36,7 +42,8 @@ def test_integer_networks(seed: int) -> None:
 
 
 def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
-    """A dead or saturated network proves nothing: 30% of the first output's elements are not zero, 20% at most are at the ends of the range."""
+    """A dead or saturated network proves nothing: 30% of the first output's elements are not zero, 20% at most are at
+    the ends of the range."""
     assert (output != 0).mean() >= 0.3
     producer = graph.outputs[0].producer
     if producer is not None and producer.op == "dequantize":

@@ -11,7 +11,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_examples_run_when_pasted_one_by_one(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run_when_pasted_one_by_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) >= 5
@@ -25,7 +27,9 @@ def test_examples_run_when_pasted_one_by_one(tmp_path: pathlib.Path, monkeypatch
 
 
 def test_files_and_commands_exist() -> None:
-    for path in re.findall(r"\]\(([\w./-]+)\)", TEXT) + re.findall(r"`(?:python )?((?:qcompiler|examples|benchmarks|passes|backends)/[\w./]+)", TEXT):
+    for path in re.findall(r"\]\(([\w./-]+)\)", TEXT) + re.findall(
+        r"`(?:python )?((?:qcompiler|examples|benchmarks|passes|backends)/[\w./]+)", TEXT
+    ):
         assert (ROOT / path).exists(), path
     from qcompiler.cli import make_parser
 

@@ -50,7 +50,9 @@ class ObjectFile:
         start, size, count = fields[6], fields[11], fields[12]
         found = []
         for number in range(count):
-            _, kind, flags, _, offset, nbytes, link, info, align, _ = _SECTION.unpack_from(self.data, start + number * size)
+            _, kind, flags, _, offset, nbytes, link, info, align, _ = _SECTION.unpack_from(
+                self.data, start + number * size
+            )
             found.append(_Section(kind, flags, offset, nbytes, link, info, max(1, align)))
         return found
 
@@ -91,7 +93,8 @@ class ObjectFile:
         raise LoweringError(f"the object has no symbol {name}")
 
     def image(self, base: int) -> bytes:
-        """The bytes that lie at `base`, a multiple of a page. LoweringError for a relocation that kernels have no use for."""
+        """The bytes that lie at `base`, a multiple of a page. LoweringError for a relocation that kernels have no use
+        for."""
         image = bytearray(self.nbytes)
         for number, offset in self.offsets.items():
             section = self.sections[number]
@@ -137,7 +140,9 @@ def executable(data: bytes, entry: str, base: int = 0x400000) -> bytes:
     made = ObjectFile(data)
     image = made.image(base + _PAGE)
     start = made.address(entry, base + _PAGE)
-    header = _HEADER.pack(_MAGIC, _EXECUTABLE, _AARCH64, 1, start, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0, 0, 0)
+    header = _HEADER.pack(
+        _MAGIC, _EXECUTABLE, _AARCH64, 1, start, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0, 0, 0
+    )
     nbytes = _PAGE + len(image)
     segment = _SEGMENT.pack(1, 7, 0, base, base, nbytes, nbytes, _PAGE)
     return (header + segment).ljust(_PAGE, b"\0") + image

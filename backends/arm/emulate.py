@@ -1,7 +1,8 @@
 """Runs AArch64 step tables in this process on a machine of another kind, by the `unicorn` package.
 
-The emulated machine sees this process's memory at its own addresses: pages are mapped when they are first touched, as the operating system
-lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after another, step by step. Linux only.
+The emulated machine sees this process's memory at its own addresses: pages are mapped when they are first touched, as
+the operating system lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after
+another, step by step. Linux only.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Emulator:
         self._cpu.ctl_flush_tb()
 
     def call(self, address: int, *arguments: int) -> None:
-        """Call a function. LoweringError if it touches memory that this process does not have, or an instruction is unknown."""
+        """Call a function. LoweringError if it touches memory that this process does not have, or an instruction is
+        unknown."""
         cpu, registers = self._cpu, self._registers
         for number, value in enumerate(arguments):
             cpu.reg_write(registers.UC_ARM64_REG_X0 + number, value)
@@ -80,7 +82,9 @@ class Emulator:
             cpu.emu_start(address, _RETURN)
         except self._error as error:
             place = cpu.reg_read(registers.UC_ARM64_REG_PC) - address
-            raise LoweringError("the emulated kernel stopped", where=f"{place} bytes behind its entry", got=str(error)) from None
+            raise LoweringError(
+                "the emulated kernel stopped", where=f"{place} bytes behind its entry", got=str(error)
+            ) from None
 
     def _touched(self, cpu: Any, access: int, address: int, size: int, value: int, data: Any) -> bool:
         """Map what this process has around an address; False if it has nothing there."""

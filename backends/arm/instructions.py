@@ -1,7 +1,8 @@
 """The AArch64 instructions that kernels use by name; whatever LLVM selects by itself from plain IR is not here.
 
-Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives fmla from `fma`, zip1 and zip2 from shuffles,
-xtn from `trunc`, sadalp from saddlp and an addition, and the forms that take an operand's element from a broadcast.)
+Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives fmla from `fma`, zip1 and
+zip2 from shuffles, xtn from `trunc`, sadalp from saddlp and an addition, and the forms that take an operand's element
+from a broadcast.)
 """
 
 from __future__ import annotations
@@ -56,26 +57,102 @@ def _tbx(old: np.ndarray, *parts: np.ndarray) -> np.ndarray:
 
 
 _DECLARED = (
-    Instruction("arm.sdot", "dotprod", "llvm.aarch64.neon.sdot.v4i32.v16i8", (_S4, _B16, _B16), _S4, _dot(np.int8, np.int8),
-                "four products of signed bytes added to each i32"),
-    Instruction("arm.udot", "dotprod", "llvm.aarch64.neon.udot.v4i32.v16i8", (_S4, _B16, _B16), _S4, _dot(np.uint8, np.uint8),
-                "four products of unsigned bytes added to each i32"),
-    Instruction("arm.usdot", "i8mm", "llvm.aarch64.neon.usdot.v4i32.v16i8", (_S4, _B16, _B16), _S4, _dot(np.uint8, np.int8),
-                "four products of unsigned by signed bytes added to each i32"),
-    Instruction("arm.usmmla", "i8mm", "llvm.aarch64.neon.usmmla.v4i32.v16i8", (_S4, _B16, _B16), _S4, _usmmla,
-                "two rows of eight unsigned bytes times two rows of eight signed ones, added to the four i32 of the 2 x 2 product"),
-    Instruction("arm.smull.b", "neon", "llvm.aarch64.neon.smull.v8i16", (_B8, _B8), _H8, _multiply(np.int16),
-                "products of signed bytes: at most 16384 in size"),
-    Instruction("arm.smull.h", "neon", "llvm.aarch64.neon.smull.v4i32", (_H4, _H4), _S4, _multiply(np.int32), "products of i16"),
-    Instruction("arm.saddlp.h", "neon", "llvm.aarch64.neon.saddlp.v4i32.v8i16", (_H8,), _S4, _pairs(np.int16, np.int32),
-                "sums of neighbouring i16"),
-    Instruction("arm.uaddlp.b", "neon", "llvm.aarch64.neon.uaddlp.v8i16.v16i8", (_B16,), _H8, _pairs(np.uint8, np.int16),
-                "sums of neighbouring unsigned bytes"),
-    Instruction("arm.uaddlp.h", "neon", "llvm.aarch64.neon.uaddlp.v4i32.v8i16", (_H8,), _S4, _pairs(np.uint16, np.int32),
-                "sums of neighbouring unsigned i16"),
-    Instruction("arm.addp", "neon", "llvm.aarch64.neon.addp.v4i32", (_S4, _S4), _S4, _addp, "sums of neighbours of x, then of y"),
+    Instruction(
+        "arm.sdot",
+        "dotprod",
+        "llvm.aarch64.neon.sdot.v4i32.v16i8",
+        (_S4, _B16, _B16),
+        _S4,
+        _dot(np.int8, np.int8),
+        "four products of signed bytes added to each i32",
+    ),
+    Instruction(
+        "arm.udot",
+        "dotprod",
+        "llvm.aarch64.neon.udot.v4i32.v16i8",
+        (_S4, _B16, _B16),
+        _S4,
+        _dot(np.uint8, np.uint8),
+        "four products of unsigned bytes added to each i32",
+    ),
+    Instruction(
+        "arm.usdot",
+        "i8mm",
+        "llvm.aarch64.neon.usdot.v4i32.v16i8",
+        (_S4, _B16, _B16),
+        _S4,
+        _dot(np.uint8, np.int8),
+        "four products of unsigned by signed bytes added to each i32",
+    ),
+    Instruction(
+        "arm.usmmla",
+        "i8mm",
+        "llvm.aarch64.neon.usmmla.v4i32.v16i8",
+        (_S4, _B16, _B16),
+        _S4,
+        _usmmla,
+        "two rows of eight unsigned bytes times two rows of eight signed ones, added to the four i32 of the 2 x 2 product",
+    ),
+    Instruction(
+        "arm.smull.b",
+        "neon",
+        "llvm.aarch64.neon.smull.v8i16",
+        (_B8, _B8),
+        _H8,
+        _multiply(np.int16),
+        "products of signed bytes: at most 16384 in size",
+    ),
+    Instruction(
+        "arm.smull.h", "neon", "llvm.aarch64.neon.smull.v4i32", (_H4, _H4), _S4, _multiply(np.int32), "products of i16"
+    ),
+    Instruction(
+        "arm.saddlp.h",
+        "neon",
+        "llvm.aarch64.neon.saddlp.v4i32.v8i16",
+        (_H8,),
+        _S4,
+        _pairs(np.int16, np.int32),
+        "sums of neighbouring i16",
+    ),
+    Instruction(
+        "arm.uaddlp.b",
+        "neon",
+        "llvm.aarch64.neon.uaddlp.v8i16.v16i8",
+        (_B16,),
+        _H8,
+        _pairs(np.uint8, np.int16),
+        "sums of neighbouring unsigned bytes",
+    ),
+    Instruction(
+        "arm.uaddlp.h",
+        "neon",
+        "llvm.aarch64.neon.uaddlp.v4i32.v8i16",
+        (_H8,),
+        _S4,
+        _pairs(np.uint16, np.int32),
+        "sums of neighbouring unsigned i16",
+    ),
+    Instruction(
+        "arm.addp", "neon", "llvm.aarch64.neon.addp.v4i32", (_S4, _S4), _S4, _addp, "sums of neighbours of x, then of y"
+    ),
     Instruction("arm.sqxtn", "neon", "llvm.aarch64.neon.sqxtn.v4i16", (_S4,), _H4, _sqxtn, "i32 to i16, saturating"),
-    Instruction("arm.tbl4", "neon", "llvm.aarch64.neon.tbl4.v16i8", (_B16,) * 5, _B16, _tbl, "64 entries by code; 0 for other codes"),
-    Instruction("arm.tbx4", "neon", "llvm.aarch64.neon.tbx4.v16i8", (_B16,) * 6, _B16, _tbx, "64 entries by code; else what was there"),
+    Instruction(
+        "arm.tbl4",
+        "neon",
+        "llvm.aarch64.neon.tbl4.v16i8",
+        (_B16,) * 5,
+        _B16,
+        _tbl,
+        "64 entries by code; 0 for other codes",
+    ),
+    Instruction(
+        "arm.tbx4",
+        "neon",
+        "llvm.aarch64.neon.tbx4.v16i8",
+        (_B16,) * 6,
+        _B16,
+        _tbx,
+        "64 entries by code; else what was there",
+    ),
 )
 INSTRUCTIONS: dict[str, Instruction] = {instruction.name: instruction for instruction in _DECLARED}

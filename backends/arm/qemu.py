@@ -1,6 +1,8 @@
-"""Runs AArch64 step tables by `qemu-aarch64` (Debian's qemu-user), a process beside this one (`qemu_machine.py`): all levels, i8mm too.
+"""Runs AArch64 step tables by `qemu-aarch64` (Debian's qemu-user), a process beside this one (`qemu_machine.py`): all
+levels, i8mm too.
 
-A run copies all that a program may touch there, and back what it may have written. Threads run one after another, step by step. Linux only.
+A run copies all that a program may touch there, and back what it may have written. Threads run one after another, step
+by step. Linux only.
 """
 
 from __future__ import annotations
@@ -34,14 +36,18 @@ def load(data: bytes, symbol: str) -> int:
 def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
     """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
     table = _words(steps, count * STEP_BYTES // 8)
-    base_count, extents, arguments, argument_bytes, guard_count, first_guard = _words(bases - 8 * HEAD_WORDS, HEAD_WORDS)
+    base_count, extents, arguments, argument_bytes, guard_count, first_guard = _words(
+        bases - 8 * HEAD_WORDS, HEAD_WORDS
+    )
     guards = _words(first_guard, guard_count)
     sizes = _words(extents, 2 * base_count)
     blocks = [*zip(_words(bases, base_count), sizes[::2], sizes[1::2]), (arguments, argument_bytes, 0)]
     regions = _regions(blocks)
 
     def there(address: int) -> int:
-        return next((region.place + address - region.start for region in regions if region.start <= address < region.end), 0)
+        return next(
+            (region.place + address - region.start for region in regions if region.start <= address < region.end), 0
+        )
 
     pointers = _after(regions)
     total = whole_pages(pointers + 8 * base_count + _GAP) - DATA

@@ -32,12 +32,19 @@ class _Do(IntEnum):
     CALL = 5  # function, four arguments; the answer is a word
 
 
-_SYSTEM = (*(0xAA0003E0 | x << 16 | y for y, x in ((8, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6))), 0xD4000001, 0xD65F03C0)
-"""Machine code of a function that makes a system call, (number, six arguments) -> result: mov x8, x0; mov x0, x1; ...; svc #0; ret."""
+_SYSTEM = (
+    *(0xAA0003E0 | x << 16 | y for y, x in ((8, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6))),
+    0xD4000001,
+    0xD65F03C0,
+)
+"""Machine code of a function that makes a system call, (number, six arguments) -> result: mov x8, x0; mov x0, x1; ...;
+svc #0; ret."""
 
-_GUEST = f"""
+_GUEST = (
+    f"""
 @system = internal constant [9 x i32] [{", ".join(f"i32 {word}" for word in _SYSTEM)}], align 4
-""" + """
+"""
+    + """
 define internal void @transfer(i64 %number, i64 %file, i64 %start, i64 %bytes) noinline {
 entry:
   %end = add i64 %start, %bytes
@@ -78,7 +85,8 @@ next:
   %c = load volatile i64, ptr %pc
   %d = load volatile i64, ptr %pd
   %e = load volatile i64, ptr %pe
-  switch i64 %what, label %next [ i64 1, label %map i64 2, label %unmap i64 3, label %fill i64 4, label %give i64 5, label %call ]
+  switch i64 %what, label %next [ i64 1, label %map i64 2, label %unmap i64 3, label %fill i64 4, label %give i64 5,
+  label %call ]
 map:
   %mapped = call i64 @system(i64 222, i64 %a, i64 %b, i64 7, i64 50, i64 -1, i64 0)
   br label %answer
@@ -102,7 +110,9 @@ answer:
   br label %next
 }
 """
-"""System calls of AArch64 Linux: read 63, write 64, exit_group 94, munmap 215, mmap 222 (7: all rights; 50: private, anonymous, fixed)."""
+)
+"""System calls of AArch64 Linux: read 63, write 64, exit_group 94, munmap 215, mmap 222 (7: all rights; 50: private,
+anonymous, fixed)."""
 
 
 @dataclass(eq=False)
@@ -167,7 +177,13 @@ class Machine:
             os.write(file, _program())
             command = [found, "-cpu", "max", f"/proc/self/fd/{file}"]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(file,), bufsize=0, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(file,),
+                bufsize=0,
+                start_new_session=True,
             )
             self._owner = os.getpid()
             for image in self._images:

@@ -1,7 +1,7 @@
 """AArch64: its levels, what the CPU has, and the primitives that kernels are written with.
 
-Levels, each including those before it: `neon` (the baseline), `dotprod` (sdot, udot), `i8mm` (usdot). On a host of another architecture
-they run in process on an emulator (`emulate.py`).
+Levels, each including those before it: `neon` (the baseline), `dotprod` (sdot, udot), `i8mm` (usdot). On a host of
+another architecture they run in process on an emulator (`emulate.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _IN_PROCESS = ("neon", "dotprod")
 """What the CPU that unicorn emulates has."""
 _LINUX_NAMES = {"asimddp": "dotprod", "i8mm": "i8mm"}  # of /proc/cpuinfo
 _MACOS_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}  # of sysctl
-_TILES = {"neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)), "dotprod": ((6, 4), (5, 4), (4, 4), (1, 4)), "i8mm": ((6, 4), (4, 6), (4, 4), (1, 4))}
+_TILES = {
+    "neon": ((5, 4), (7, 3), (4, 4), (2, 4), (1, 4)),
+    "dotprod": ((6, 4), (5, 4), (4, 4), (1, 4)),
+    "i8mm": ((6, 4), (4, 6), (4, 4), (1, 4)),
+}
 _TILES_F32 = ((6, 4), (5, 4), (8, 2), (4, 4), (1, 4))
 
 
@@ -62,7 +66,9 @@ def host_level() -> str:
         if pretended not in LEVELS:
             raise LoweringError(f"QC_ISA names an unknown level {pretended!r}", hint=nearest(pretended, LEVELS))
         if pretended not in cpu_features():
-            raise LoweringError(f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level")
+            raise LoweringError(
+                f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level"
+            )
         return pretended
     return max(cpu_features() or {"neon"}, key=LEVELS.index)
 
@@ -84,8 +90,8 @@ def has_qemu() -> bool:
 
 @dataclass(frozen=True)
 class ArmTarget(Target):
-    """A level of AArch64. Activations stay u8 in memory; where the machine multiplies signed bytes only, `dot4` takes them less 128 and
-    says so in `dot4_offset`."""
+    """A level of AArch64. Activations stay u8 in memory; where the machine multiplies signed bytes only, `dot4` takes
+    them less 128 and says so in `dot4_offset`."""
 
     level: str
     os: str
@@ -133,7 +139,8 @@ class ArmTarget(Target):
 
     @property
     def function_attributes(self) -> str:
-        return 'nounwind "tune-cpu"="apple-m1"'  # of LLVM's schedulers the one that keeps a full register file without spilling
+        # of LLVM's schedulers the one that keeps a full register file without spilling
+        return 'nounwind "tune-cpu"="apple-m1"'
 
     def execution(self) -> Execution:
         if host_arch() == "aarch64" and self.os == host_os():
@@ -168,8 +175,8 @@ class ArmTarget(Target):
         return (signed,) if self.has("dotprod") else _halves(b, signed)
 
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
-        """sdot, or usdot with i8mm. neon: smull of the even bytes, of the odd ones, each added in pairs to i32 (sadalp): no i16 ever holds
-        more than one product, and (-128)^2 fits."""
+        """sdot, or usdot with i8mm. neon: smull of the even bytes, of the odd ones, each added in pairs to i32
+        (sadalp): no i16 ever holds more than one product, and (-128)^2 fits."""
         xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
         ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
         if self.has("i8mm"):
@@ -198,7 +205,9 @@ class ArmTarget(Target):
         pairs = np.ascontiguousarray(weights, np.int8).reshape(-1, 2).view(np.int16)
         return not bool((pairs == np.array([-128, -128], np.int8).view(np.int16)).any())
 
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+    def dot4_pairs_safe(
+        self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
+    ) -> Value:
         """neon: smull of the even bytes, smlal of the odd ones, sadalp. Else dot4."""
         if self.level != "neon":
             return self.dot4(b, acc, x, w)
@@ -257,5 +266,3 @@ def _shown() -> tuple[str, ...]:
 def _halves(b: KernelBuilder, x: Value) -> tuple[Value, Value]:
     """The even and the odd bytes of a register."""
     return b.shuffle(x, None, list(range(0, 16, 2))), b.shuffle(x, None, list(range(1, 16, 2)))
-
-

@@ -105,8 +105,9 @@ _RIGHT_ZERO = {"mul", "and"}
 class Rows:
     """Addresses of rows, some bytes apart: row r lies at `pointers[r // group] + offsets[r % group]`.
 
-    group: the target's `row_group`. x86 (3) addresses base, base + index and base + 2 * index in the load itself: 14 rows need five pointers
-    and one stride. ARM (1) moves a pointer in the load itself. In a loop, carry `rows.pointers` and yield `rows.at(carried).moved(step)`.
+    group: the target's `row_group`. x86 (3) addresses base, base + index and base + 2 * index in the load itself: 14
+    rows need five pointers and one stride. ARM (1) moves a pointer in the load itself. In a loop, carry `rows.pointers`
+    and yield `rows.at(carried).moved(step)`.
     """
 
     def __init__(self, b: KernelBuilder, pointers: Sequence[Value], offsets: Sequence[Operand]) -> None:
@@ -215,8 +216,8 @@ class KernelBuilder:
         return self.binary(name, x, y)
 
     def step(self, pointer: Value, nbytes: Operand) -> Value:
-        """pointer + nbytes, kept in a register of its own: LLVM does not merge it with other pointers into one base and offsets. For pointers
-        that a loop moves, where the machine adds to them in the load."""
+        """pointer + nbytes, kept in a register of its own: LLVM does not merge it with other pointers into one base and
+        offsets. For pointers that a loop moves, where the machine adds to them in the load."""
         return self.emit("ptrstep", pointer, self.i64(nbytes), type=PTR)
 
     def compare(self, operator: str, x: Value, y: Operand) -> Value:
@@ -406,7 +407,8 @@ class KernelBuilder:
         self.append(Op("store", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": align}))
 
     def stream(self, value: Value, pointer: Value, offset: Operand = 0, *, disp: int = 0) -> None:
-        """Write `value` to memory past the caches; the address is a multiple of its size. A kernel that streams ends in `fence`."""
+        """Write `value` to memory past the caches; the address is a multiple of its size. A kernel that streams ends in
+        `fence`."""
         self.append(Op("stream", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": value.type.bytes}))
 
     def fence(self) -> None:

@@ -141,7 +141,13 @@ _STRUCTURE: list[tuple[str, str, str, Meaning | None, str]] = [
     ("insert", "insert", "insertelement", None, "a vector with one lane replaced"),
     ("shuffle", "shuffle", "shufflevector", None, "lanes of two vectors, picked by constants"),
     ("ptradd", "ptradd", "getelementptr", None, "a pointer moved by a number of bytes"),
-    ("ptrstep", "ptradd", "getelementptr", None, "the same, and the result has a register of its own: see `KernelBuilder.step`"),
+    (
+        "ptrstep",
+        "ptradd",
+        "getelementptr",
+        None,
+        "the same, and the result has a register of its own: see `KernelBuilder.step`",
+    ),
     ("load", "load", "load", None, "a value at pointer + offset + displacement"),
     ("store", "store", "store", None, "write a value at pointer + offset + displacement"),
     (

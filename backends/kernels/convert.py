@@ -32,10 +32,12 @@ def quantize_flat(b: KernelBuilder) -> None:
         b.store_prefix(b.trunc(quantizer.codes(x), I8), b.pointer("y"), loop.index, left)
 
 
-@kernel(pointers=("x", "y"), extents=("images", "channels", "pixels", "stride", "zero"), scalars=("scale", "low", "high"))
+@kernel(
+    pointers=("x", "y"), extents=("images", "channels", "pixels", "stride", "zero"), scalars=("scale", "low", "high")
+)
 def quantize_channels_last(b: KernelBuilder, *, packed: bool) -> None:
-    """f32 [images, channels, pixels] -> bytes [images, pixels, stride], stride a multiple of 4; bytes past the channels become 0. Four
-    channels of a register of pixels make i32 lanes. packed: stride is 4, so these lie side by side."""
+    """f32 [images, channels, pixels] -> bytes [images, pixels, stride], stride a multiple of 4; bytes past the channels
+    become 0. Four channels of a register of pixels make i32 lanes. packed: stride is 4, so these lie side by side."""
     quantizer, lanes = _Quantizer(b), b.target.f32_lanes
     channels, pixels, stride = b.extent("channels"), b.extent("pixels"), b.extent("stride")
     groups = stride // 4
@@ -87,7 +89,9 @@ def requantize_flat(b: KernelBuilder) -> None:
         left = b.extent("count") - loop.index
         codes = b.zext(b.load_prefix(vector(I8, lanes), b.pointer("x"), loop.index, left), I32)
         real = b.sitofp(codes - in_zero) * scale
-        b.store_prefix(b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8), b.pointer("y"), loop.index, left)
+        b.store_prefix(
+            b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8), b.pointer("y"), loop.index, left
+        )
 
 
 @kernel(pointers=("x", "table", "y"), extents=("count",))

@@ -13,11 +13,20 @@ _BLOCK = 64
 """Runs of the axis around the innermost one in a unit of work."""
 
 
-@kernel(pointers=("x", "y"), extents=("count", "x_step", "y_step", *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
-                                      *(f"xs{i}" for i in range(OUTER)), *(f"ys{i}" for i in range(OUTER))))
+@kernel(
+    pointers=("x", "y"),
+    extents=(
+        "count",
+        "x_step",
+        "y_step",
+        *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
+        *(f"xs{i}" for i in range(OUTER)),
+        *(f"ys{i}" for i in range(OUTER)),
+    ),
+)
 def copy_strided_nd(b: KernelBuilder, *, itemsize: int, inner: str) -> None:
-    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. inner: "run" where both innermost steps are one element,
-    "fill" where x stands still, else "any". Threads share the outer elements."""
+    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. inner: "run" where both innermost steps
+    are one element, "fill" where x stands still, else "any". Threads share the outer elements."""
     element = ELEMENTS[itemsize]
     sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
     blocks = (sizes[-1] + (_BLOCK - 1)) // _BLOCK
@@ -39,7 +48,9 @@ def copy_strided_nd(b: KernelBuilder, *, itemsize: int, inner: str) -> None:
                 fill_run(b, b.load(element, here), there, count)
             else:
                 with b.loop(0, count) as each:
-                    b.store(b.load(element, here, each.index * b.extent("x_step")), there, each.index * b.extent("y_step"))
+                    b.store(
+                        b.load(element, here, each.index * b.extent("x_step")), there, each.index * b.extent("y_step")
+                    )
 
 
 def copy_run(b: KernelBuilder, x: Value, y: Value, count: Value, element: Type) -> None:
@@ -70,7 +81,8 @@ def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
 
 @kernel(pointers=("gaps", "y"), extents=("images", "gap_count", "y_image", "fill"))
 def fill_gaps(b: KernelBuilder, *, itemsize: int) -> None:
-    """Write one element all over the gaps of each image. gaps: (byte offset, elements) of each; fill: the element's bits. Threads share gaps."""
+    """Write one element all over the gaps of each image. gaps: (byte offset, elements) of each; fill: the element's
+    bits. Threads share gaps."""
     element = ELEMENTS[itemsize]
     fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
     count = b.extent("gap_count")
@@ -82,8 +94,8 @@ def fill_gaps(b: KernelBuilder, *, itemsize: int) -> None:
 
 
 def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: int) -> None:
-    """Copy pixels of `channels` bytes that lie four bytes apart in x, side by side in y; may write more than it copies, but not behind
-    the last pixel."""
+    """Copy pixels of `channels` bytes that lie four bytes apart in x, side by side in y; may write more than it copies,
+    but not behind the last pixel."""
     size = b.target.vector_bytes
     lanes = size // 4
     picks = [4 * pixel + channel for pixel in range(lanes) for channel in range(channels)]
@@ -94,10 +106,14 @@ def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: 
         b.store_prefix(closed, y, loop.index * channels, left * channels)
 
 
-@kernel(pointers=("x", "rows", "y"), extents=("row_total", "row_count", "x_image", "y_image", "y_row", "before", "inside", "after", "fill"))
+@kernel(
+    pointers=("x", "rows", "y"),
+    extents=("row_total", "row_count", "x_image", "y_image", "y_row", "before", "inside", "after", "fill"),
+)
 def pad_rows(b: KernelBuilder, *, itemsize: int, channels: int) -> None:
-    """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a row of the border.
-    A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the element's bits. Threads share rows.
+    """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a
+    row of the border. A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the
+    element's bits. Threads share rows.
     channels: if not 0, x holds pixels of so many bytes, four apart, and in y they lie side by side;
     products read y by fours, so four bytes behind its end are written too."""
     element = ELEMENTS[itemsize]

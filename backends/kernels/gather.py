@@ -1,4 +1,5 @@
-"""Gathers. An index counts from the end if negative; one outside is clamped, so nothing outside the operand is ever read."""
+"""Gathers. An index counts from the end if negative; one outside is clamped, so nothing outside the operand is ever
+read."""
 
 from __future__ import annotations
 
@@ -29,9 +30,13 @@ def gather_rows(b: KernelBuilder, *, itemsize: int, wide: bool) -> None:
         copy_run(b, x, b.pointer("y") + row.index * run, b.extent("inner"), ELEMENTS[itemsize])
 
 
-@kernel(pointers=("x", "indices", "y"), extents=("size", "step", *(f"n{i}" for i in range(OUTER)), *(f"s{i}" for i in range(OUTER))))
+@kernel(
+    pointers=("x", "indices", "y"),
+    extents=("size", "step", *(f"n{i}" for i in range(OUTER)), *(f"s{i}" for i in range(OUTER))),
+)
 def gather_single(b: KernelBuilder, *, itemsize: int, wide: bool) -> None:
-    """y[place] = x[place, with its axis replaced by the index]; indices and y row major over n0..n7. s0..s7: strides of x, 0 on the axis;
+    """y[place] = x[place, with its axis replaced by the index]; indices and y row major over n0..n7. s0..s7: strides of
+    x, 0 on the axis;
     step: its stride there."""
     sizes = [b.extent(f"n{i}") for i in range(OUTER)]
     total = sizes[0]

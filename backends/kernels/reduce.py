@@ -214,8 +214,13 @@ def _codes_along(b: KernelBuilder, op: str, reduction: Reduction) -> None:
     target, lanes = b.target, b.target.vector_bytes
     if op == "sum":
         fold = reduction.combine
-        steps = replace(reduction, combine=lambda acc, codes: target.sum4(b, acc, codes), widen=lambda v: v, lanes=lanes,
-                        accumulator_lanes=target.i32_lanes)
+        steps = replace(
+            reduction,
+            combine=lambda acc, codes: target.sum4(b, acc, codes),
+            widen=lambda v: v,
+            lanes=lanes,
+            accumulator_lanes=target.i32_lanes,
+        )
     else:
         fold = b.umax if op == "max" else b.umin
         steps = replace(reduction, accumulator=I8, combine=fold, widen=lambda v: v, lanes=lanes)

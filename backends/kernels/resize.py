@@ -14,8 +14,8 @@ EXTENTS = ("images", "n0", "n1", "n2", "channels", "x_image", "y_image", "ys0", 
 
 @kernel(pointers=POINTERS, extents=(*EXTENTS, "in_zero", "zero"), scalars=("scale", "low", "high"))
 def interpolate(b: KernelBuilder, *, axes: int, codes: bool) -> None:
-    """places: (left, right) byte offsets of each result place along an axis; weights: f32 of the right one. Only the last `axes` tables
-    are interpolated. codes: u8 in, f32(q - in_zero) interpolated, times scale, requantized."""
+    """places: (left, right) byte offsets of each result place along an axis; weights: f32 of the right one. Only the
+    last `axes` tables are interpolated. codes: u8 in, f32(q - in_zero) interpolated, times scale, requantized."""
     lanes = b.target.f32_lanes
     element = vector(I8 if codes else F32, lanes)
     size = 1 if codes else 4
@@ -33,9 +33,11 @@ def interpolate(b: KernelBuilder, *, axes: int, codes: bool) -> None:
         rest, p2 = pixel.index // n2, pixel.index % n2
         rest, p1 = rest // n1, rest % n1
         image, p0 = rest // n0, rest % n0
-        found = [ends(axis, place) for axis, place in ((0, p0), (1, p1), (2, p2))][3 - axes:]
+        found = [ends(axis, place) for axis, place in ((0, p0), (1, p1), (2, p2))][3 - axes :]
         x = b.pointer("x") + image * b.extent("x_image")
-        y = b.pointer("y") + (image * b.extent("y_image") + p0 * b.extent("ys0") + p1 * b.extent("ys1") + p2 * b.extent("ys2"))
+        y = b.pointer("y") + (
+            image * b.extent("y_image") + p0 * b.extent("ys0") + p1 * b.extent("ys1") + p2 * b.extent("ys2")
+        )
         with b.loop(0, b.extent("channels"), lanes) as channel:
             left = b.extent("channels") - channel.index
 
@@ -52,7 +54,9 @@ def interpolate(b: KernelBuilder, *, axes: int, codes: bool) -> None:
                     return corner(offsets)
                 (first, second), weight = found[axis]
                 one = b.const(weight.type, 1.0)
-                return blend(axis - 1, [first, *offsets]) * (one - weight) + blend(axis - 1, [second, *offsets]) * weight
+                return (
+                    blend(axis - 1, [first, *offsets]) * (one - weight) + blend(axis - 1, [second, *offsets]) * weight
+                )
 
             value = blend(axes - 1, [])
             if codes:

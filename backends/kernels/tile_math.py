@@ -1,4 +1,5 @@
-"""The arithmetic of a tile of pixels by channels: how a step along K is multiplied and added, and how sums become results.
+"""The arithmetic of a tile of pixels by channels: how a step along K is multiplied and added, and how sums become
+results.
 
 `conv` has the loops around. Channels lie across lanes; a row of a tile is a pixel.
 """
@@ -27,7 +28,8 @@ def widens(target: Target, pairs: bool) -> bool:
 class _Arithmetic:
     """What the arithmetics have in common.
 
-    item: bytes of an element; depth: elements of K that lie side by side in packed weights; steps: elements of K that loops take at a time.
+    item: bytes of an element; depth: elements of K that lie side by side in packed weights; steps: elements of K that
+    loops take at a time.
     """
 
     item: int
@@ -47,8 +49,8 @@ class _Arithmetic:
         return self.nv * self.lanes * max(step, self.depth) * self.weight_bytes
 
     def lead(self, step: int) -> int:
-        """By how much the weights' pointer is ahead of a step's first register. In wide steps its last two lie at the pointer itself, so that
-        the machine moves it in loading them."""
+        """By how much the weights' pointer is ahead of a step's first register. In wide steps its last two lie at the
+        pointer itself, so that the machine moves it in loading them."""
         return 0 if step == self.steps[-1] else self.step_bytes(step) - 2 * self.b.target.vector_bytes
 
     def weights_at(self, weights: Value, number: int, step: int, type: Type) -> Value:
@@ -59,9 +61,10 @@ class _Arithmetic:
 class Bytes(_Arithmetic):
     """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
 
-    Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32 (`proven`, by the
-    caller, from the real weights); else floats are clamped first. The channels of a pair lie in the target's `pair_order`. saturates: codes
-    have all of a byte's range and no zero point, so that packing to bytes clamps them.
+    Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32
+    (`proven`, by the caller, from the real weights); else floats are clamped first. The channels of a pair lie in the
+    target's `pair_order`. saturates: codes have all of a byte's range and no zero point, so that packing to bytes
+    clamps them.
     """
 
     item, depth = 1, 4
@@ -81,7 +84,9 @@ class Bytes(_Arithmetic):
         """The registers of channels of each pixel."""
         return acc
 
-    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+    def dots(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+    ) -> tuple[list[list[Value]], list[Value]]:
         """After `step` more elements of K: the accumulators, the rows' pointers."""
         if step > 4:
             return self._many(acc, rows, weights, step)
@@ -101,7 +106,9 @@ class Bytes(_Arithmetic):
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
         if widens(target, self.pairs):
             words = vector(I16, size // 2)
-            ws = [tuple(b.load(words, weights, disp=(2 * j + half) * size) for half in range(2)) for j in range(self.nv)]
+            ws = [
+                tuple(b.load(words, weights, disp=(2 * j + half) * size) for half in range(2)) for j in range(self.nv)
+            ]
         else:
             ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
         found = []
@@ -110,7 +117,9 @@ class Bytes(_Arithmetic):
             found.append([self.dot4(b, row[j], xs, ws[j]) for j in range(self.nv)])
         return found
 
-    def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+    def _many(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+    ) -> tuple[list[list[Value]], list[Value]]:
         """A register of each row at once; each product takes four bytes of it by their place."""
         b, size = self.b, self.b.target.vector_bytes
         for first in range(0, step, size):
@@ -119,7 +128,9 @@ class Bytes(_Arithmetic):
             for quad in range(size // 4):
                 quads = [tuple(b.shuffle(part, None, _quad(quad, part.type.lanes)) for part in x) for x in xs]
                 for j in range(self.nv):
-                    w = self._weights(self.weights_at(weights, (first // 4 + quad) * self.nv + j, step, vector(I8, size)))
+                    w = self._weights(
+                        self.weights_at(weights, (first // 4 + quad) * self.nv + j, step, vector(I8, size))
+                    )
                     for r, row in enumerate(acc):
                         row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
@@ -128,7 +139,7 @@ class Bytes(_Arithmetic):
         """The accumulators of one or two pixels as bytes. at: byte offset of the tile's first multiplier."""
         parts: list[list[Part]] = [[] for _ in rows]
         for j in range(0, self.nv - 1, 2):
-            words = [self._words(row[j:j + 2], at, j, load) for row, load in zip(rows, loads)]
+            words = [self._words(row[j : j + 2], at, j, load) for row, load in zip(rows, loads)]
             for found, value in zip(parts, self._as_bytes(words)):
                 found.append((j * self.lanes, value))
         if self.nv % 2:
@@ -146,7 +157,8 @@ class Bytes(_Arithmetic):
         return b.target.round_to_i32(b, real)
 
     def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
-        """Two accumulators of a pixel as i16; as codes, or, where bounds are those of bytes, as what saturates to codes."""
+        """Two accumulators of a pixel as i16; as codes, or, where bounds are those of bytes, as what saturates to
+        codes."""
         b, lanes = self.b, self.lanes
         reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
         if self.residual:
@@ -157,7 +169,9 @@ class Bytes(_Arithmetic):
         words = b.target.pack_words(b, *(self._rounded(real) for real in reals))
         if self.saturates:
             return words
-        low, high, zero = (b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero"))
+        low, high, zero = (
+            b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero")
+        )
         return b.clamp(words, low, high) + zero
 
     def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
@@ -165,7 +179,9 @@ class Bytes(_Arithmetic):
         b, size = self.b, self.b.target.vector_bytes
         halves = range(0, size, size // 2)
         eights = b.bitcast(b.target.pack_bytes(b, words[0], words[-1]), vector(I64, size // 8))
-        ordered = b.bitcast(b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)]), vector(I8, size))
+        ordered = b.bitcast(
+            b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)]), vector(I8, size)
+        )
         return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
 
     def _single(self, acc: Value, at: Value, load: Load) -> Value:
@@ -185,8 +201,8 @@ def _quad(number: int, lanes: int) -> list[int]:
 
 
 class PairedBytes(Bytes):
-    """Bytes where one product takes two pixels and two channels (`Target.mmla`): an accumulator holds those 2 x 2 sums, so that the
-    registers of two pixels and four channels are as many as before. A tile of one pixel takes it twice."""
+    """Bytes where one product takes two pixels and two channels (`Target.mmla`): an accumulator holds those 2 x 2 sums,
+    so that the registers of two pixels and four channels are as many as before. A tile of one pixel takes it twice."""
 
     depth = 8
 
@@ -206,7 +222,9 @@ class PairedBytes(Bytes):
             found.append([self.b.shuffle(pair[2 * j], pair[2 * j + 1], lanes) for j in range(self.nv)])
         return found
 
-    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+    def dots(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+    ) -> tuple[list[list[Value]], list[Value]]:
         """x is read by 16, by 8, or by 4 bytes, to which zeros are added: packed weights always have eight."""
         b, size = self.b, self.b.target.vector_bytes
         for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, step) for pair in range(len(acc))))):
@@ -221,7 +239,11 @@ class PairedBytes(Bytes):
         b = self.b
         second = min(first + 1, len(rows.pointers) - 1)
         if step == 4:
-            x, y, none = b.load(vector(I8, 4), *rows[first]), b.load(vector(I8, 4), *rows[second]), b.zero(vector(I8, 4))
+            x, y, none = (
+                b.load(vector(I8, 4), *rows[first]),
+                b.load(vector(I8, 4), *rows[second]),
+                b.zero(vector(I8, 4)),
+            )
             return [b.concat([x, none, y, none])]
         x, y = (b.load(vector(I8, step), *rows[row]) for row in (first, second))
         if step == 8:
@@ -247,7 +269,9 @@ class Floats(_Arithmetic):
         """As of `Bytes`."""
         return acc
 
-    def dots(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+    def dots(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+    ) -> tuple[list[list[Value]], list[Value]]:
         """As of `Bytes`."""
         b = self.b
         if step > 1:
@@ -259,7 +283,9 @@ class Floats(_Arithmetic):
             found.append([b.fma(x, ws[j], row[j]) for j in range(self.nv)])
         return found, rows.moved(4)
 
-    def _many(self, acc: list[list[Value]], rows: Rows, weights: Value, step: int) -> tuple[list[list[Value]], list[Value]]:
+    def _many(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+    ) -> tuple[list[list[Value]], list[Value]]:
         """A register of each row at once; each product takes one of its elements by its place."""
         b = self.b
         xs = [b.load(vector(F32, step), *rows[r]) for r in range(len(acc))]
@@ -272,7 +298,10 @@ class Floats(_Arithmetic):
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
         """The pixels' sums after residual and activation."""
-        return [[(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)] for row, load in zip(rows, loads)]
+        return [
+            [(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)]
+            for row, load in zip(rows, loads)
+        ]
 
     def _finished(self, real: Value, j: int, load: Load) -> Value:
         if self.residual:

@@ -31,8 +31,8 @@ def transposed(b: KernelBuilder, rows: list[Value]) -> list[Value]:
     extents=("rows", "columns", "x_row", "y_column", *(f"{p}{i}" for p in ("n", "xs", "ys") for i in range(OUTER))),
 )
 def copy_transposed(b: KernelBuilder, *, itemsize: int) -> None:
-    """y[column, row] = x[row, column] over n0..n3; strides in bytes: x_row between rows of x, whose columns are adjacent, y_column between
-    columns of y, whose rows are adjacent. Threads share tiles of columns."""
+    """y[column, row] = x[row, column] over n0..n3; strides in bytes: x_row between rows of x, whose columns are
+    adjacent, y_column between columns of y, whose rows are adjacent. Threads share tiles of columns."""
     element = ELEMENTS[itemsize]
     side = TILE_BYTES // itemsize
     rows, columns = b.extent("rows"), b.extent("columns")
@@ -55,7 +55,8 @@ def copy_transposed(b: KernelBuilder, *, itemsize: int) -> None:
 
 
 def _tile(b: KernelBuilder, type: Type, x: Value, y: Value, row: Value, rows: Value, left: Value) -> None:
-    """Up to side rows by `left` columns, from `row` on. x: the first column of row 0; y: where its element of `row` goes."""
+    """Up to side rows by `left` columns, from `row` on. x: the first column of row 0; y: where its element of `row`
+    goes."""
     side, x_row, y_column = type.lanes, b.extent("x_row"), b.extent("y_column")
     below = rows - row
     with b.if_(left >= side) as wide:

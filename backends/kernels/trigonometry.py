@@ -2,8 +2,10 @@
 
 Reduction to |r| <= pi/4, r = x - n pi/2:
     |x| < 2^20   by three parts of pi/2 of 33 bits (n times each of the first two is exact): error below 2^-60
-    else         x = m 2^e with m below 2^24: m (2^e mod 2 pi), the latter from a table of two parts of 29 bits and a rest: error below 2^-50
-Then Taylor's series to r^17 and r^18, remainders below 2^-55. So the result is within half a unit in the last place of f32 and 2^-50.
+    else         x = m 2^e with m below 2^24: m (2^e mod 2 pi), the latter from a table of two parts of 29 bits and a
+    rest: error below 2^-50
+Then Taylor's series to r^17 and r^18, remainders below 2^-55. So the result is within half a unit in the last place of
+f32 and 2^-50.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import F32, F64, I32, I64
 from qcompiler.backends.kernels.math import polynomial
 
-_PI = Fraction(31415926535897932384626433832795028841971693993751058209749445923078164062862089986280348253421170679, 10**100)
+_PI = Fraction(
+    31415926535897932384626433832795028841971693993751058209749445923078164062862089986280348253421170679, 10**100
+)
 _LEAST, _MOST = -3, 104  # e of the table's rows
 
 

@@ -1,7 +1,7 @@
 """The entry points of an exported model as LLVM text: run, self_test, abi_version, and the constants they read.
 
-Owns all global symbols of the object. The kernels come from `emit_llvm` with internal linkage. No function here or there writes to a
-global, so calls from several threads are independent.
+Owns all global symbols of the object. The kernels come from `emit_llvm` with internal linkage. No function here or
+there writes to a global, so calls from several threads are independent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Code:
     constants: np.ndarray
 
 
-def emit_entry(interface: Interface, code: Code, recipes: Sequence[Recipe], golden: Sequence[bytes], dialect: Dialect) -> str:
+def emit_entry(
+    interface: Interface, code: Code, recipes: Sequence[Recipe], golden: Sequence[bytes], dialect: Dialect
+) -> str:
     """LLVM text that follows the kernels'. golden: of each output, see `golden_bytes`."""
     prefix = interface.prefix
     parts = [
@@ -63,7 +65,8 @@ def emit_entry(interface: Interface, code: Code, recipes: Sequence[Recipe], gold
 
 
 def _constant(symbol: str, data: np.ndarray) -> str:
-    """A read-only global of these bytes; nothing for none. Not `unnamed_addr`: the linker may merge such, and drop their alignment."""
+    """A read-only global of these bytes; nothing for none. Not `unnamed_addr`: the linker may merge such, and drop
+    their alignment."""
     if data.size == 0:
         return ""
     text = np.empty((data.size, 3), np.uint8)
@@ -134,7 +137,11 @@ def _emit_run(interface: Interface, has_constants: bool) -> str:
         checks.misaligned(f"%{port.name}", port.itemsize, codes.DATA_ALIGN)
     parameters = ", ".join([*(f"ptr %{port.name}" for port in ports), "ptr %arena", "i64 %arena_size"])
     count = FIRST_INPUT + len(ports)
-    lines = [f"define i32 @{interface.prefix}_run({parameters}) #0 {{", "entry:", f"  %bases = alloca [{count} x ptr], align 16"]
+    lines = [
+        f"define i32 @{interface.prefix}_run({parameters}) #0 {{",
+        "entry:",
+        f"  %bases = alloca [{count} x ptr], align 16",
+    ]
     lines += checks.emit()
     where = {CONSTANTS: f"@{interface.prefix}.constants" if has_constants else "null", ARENA: "%arena"}
     where.update({FIRST_INPUT + index: f"%{port.name}" for index, port in enumerate(ports)})
@@ -157,7 +164,9 @@ def _emit_self_test(interface: Interface) -> str:
     for index, port in enumerate(interface.inputs):
         if port.elements:
             lines.append(f"  call void @{interface.prefix}.fill{index}(ptr %{port.name})")
-    arguments = ", ".join([*(f"ptr %{port.name}" for port in interface.ports), "ptr %arena", f"i64 {interface.arena_size}"])
+    arguments = ", ".join(
+        [*(f"ptr %{port.name}" for port in interface.ports), "ptr %arena", f"i64 {interface.arena_size}"]
+    )
     lines.append(f"  %ran = call i32 @{interface.prefix}_run({arguments})")
     lines.append("  %ran.well = icmp eq i32 %ran, 0")
     same = "%ran.well"

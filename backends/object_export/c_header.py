@@ -57,7 +57,10 @@ def _parenthesised(code: int) -> str:
 
 def _macros(rows: list[tuple[str, object, str]]) -> str:
     width = max(len(f"#define {name} {value}") for name, value, _ in rows)
-    return "\n".join(f"#define {name} {value}".ljust(width) + f" /* {doc} */" if doc else f"#define {name} {value}" for name, value, doc in rows)
+    return "\n".join(
+        f"#define {name} {value}".ljust(width) + f" /* {doc} */" if doc else f"#define {name} {value}"
+        for name, value, doc in rows
+    )
 
 
 def _port(macro: str, port: Port) -> str:
@@ -76,7 +79,9 @@ def _port(macro: str, port: Port) -> str:
 
 
 def _meaning(port: Port) -> str:
-    return {"f16": ", the bits of a half", "bool": ", 0 or 1", "i4": ", one value each", "u4": ", one value each"}.get(str(port.type.dtype), "")
+    return {"f16": ", the bits of a half", "bool": ", 0 or 1", "i4": ", one value each", "u4": ", one value each"}.get(
+        str(port.type.dtype), ""
+    )
 
 
 def _quantization(stem: str, quant: QuantParams) -> list[tuple[str, object, str]]:

@@ -1,7 +1,7 @@
 """Object export: lowers a graph for a target, and writes one relocatable object file and its C header.
 
-Owns the order of the work and the two files. The step table, memory plan and kernels are those of a program that runs in process
-(`lower`, `program`); calls to the kernels are emitted in the place of the table.
+Owns the order of the work and the two files. The step table, memory plan and kernels are those of a program that runs
+in process (`lower`, `program`); calls to the kernels are emitted in the place of the table.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ SYSTEMS = ("linux", "macos")
 
 @dataclass(frozen=True)
 class ObjectFile:
-    """An exported model: the object's bytes, the header's text, and what they agree on. golden: of each output, see `golden_bytes`."""
+    """An exported model: the object's bytes, the header's text, and what they agree on. golden: of each output, see
+    `golden_bytes`."""
 
     data: bytes
     header: str
@@ -70,7 +71,9 @@ class _Symbol:
     name: str
 
 
-def build_object(graph: Graph, target: Target, *, prefix: str | None = None, sizes: Mapping[str, int] | None = None) -> ObjectFile:
+def build_object(
+    graph: Graph, target: Target, *, prefix: str | None = None, sizes: Mapping[str, int] | None = None
+) -> ObjectFile:
     """Compile a float or integer graph for `target`, which need not run here.
 
     Args:
@@ -103,7 +106,9 @@ def build_object(graph: Graph, target: Target, *, prefix: str | None = None, siz
     verified(linker.functions)
     text = emit_module(linker.functions, linker.names, internal=True) + "\n"
     text += emit_entry(interface, code, recipes, golden, DIALECTS[target.arch])
-    return ObjectFile(emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes, golden)
+    return ObjectFile(
+        emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes, golden
+    )
 
 
 def export_object(
@@ -121,7 +126,9 @@ def export_object(
     """
     place = pathlib.Path(path)
     if place.suffix != ".o":
-        raise LoweringError("the output's name has another ending", where=f"file {place}", expected=".o; the header gets .h")
+        raise LoweringError(
+            "the output's name has another ending", where=f"file {place}", expected=".o; the header gets .h"
+        )
     made = build_object(graph, target, prefix=prefix, sizes=sizes)
     replace_together({place: made.data, place.with_suffix(".h"): made.header.encode()})
     return made
@@ -130,7 +137,9 @@ def export_object(
 def check_target(target: Target) -> None:
     """LoweringError for a system without objects."""
     if target.os not in SYSTEMS:
-        raise LoweringError(f"no object export for {target.os}", where=f"target {target.name}", expected=" or ".join(SYSTEMS))
+        raise LoweringError(
+            f"no object export for {target.os}", where=f"target {target.name}", expected=" or ".join(SYSTEMS)
+        )
 
 
 def _refuse_python(lowered: LoweredModel) -> None:
@@ -140,7 +149,8 @@ def _refuse_python(lowered: LoweredModel) -> None:
     first, *others = found
     node = next(node for node in lowered.graph.nodes if node.name == first)
     raise LoweringError(
-        f"an object holds no Python, and no kernel serves node {first}" + (f", nor {', '.join(others)}" if others else ""),
+        f"an object holds no Python, and no kernel serves node {first}"
+        + (f", nor {', '.join(others)}" if others else ""),
         where=node.describe(),
         got=found[first],
         hint="leave that part of the model out of the export",
@@ -148,7 +158,10 @@ def _refuse_python(lowered: LoweredModel) -> None:
 
 
 def _features(target: Target) -> str:
-    return ", ".join(name.removeprefix("+") for name in target.llvm_features.split(",") if name.startswith("+")) or target.cpu
+    return (
+        ", ".join(name.removeprefix("+") for name in target.llvm_features.split(",") if name.startswith("+"))
+        or target.cpu
+    )
 
 
 def _quantized_to(value: Value) -> QuantParams | None:

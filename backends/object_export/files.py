@@ -14,14 +14,17 @@ Path = str | os.PathLike[str]
 
 
 def replace_together(files: Mapping[Path, bytes]) -> None:
-    """Write files that lie in one folder: each beside its place first, then all renamed. Old files come back if a rename fails.
+    """Write files that lie in one folder: each beside its place first, then all renamed. Old files come back if a
+    rename fails.
 
     Raises:
         ArtifactError: a file cannot be written.
     """
     targets = [os.path.realpath(path) for path in files]
     mark = secrets.token_hex(8)
-    new = {target: os.path.join(os.path.dirname(target), f".qc-{mark}-{index}.tmp") for index, target in enumerate(targets)}
+    new = {
+        target: os.path.join(os.path.dirname(target), f".qc-{mark}-{index}.tmp") for index, target in enumerate(targets)
+    }
     try:
         for target, content in zip(targets, files.values(), strict=True):
             if os.path.isdir(target):

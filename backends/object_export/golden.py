@@ -1,4 +1,5 @@
-"""Golden vectors of the self-test: inputs that a small generator makes on both sides, and the outputs that they must give.
+"""Golden vectors of the self-test: inputs that a small generator makes on both sides, and the outputs that they must
+give.
 
 The generator is s' = 1664525 s + 1013904223 (mod 2^32) from a seed a port; an element is made of the high bits of s':
 
@@ -6,8 +7,8 @@ The generator is s' = 1664525 s + 1013904223 (mod 2^32) from a seed a port; an e
     integers:  low + (s' * span >> 32)            codes take their whole range, other integers 0 and 1 (legal indices)
 
 Outputs up to STORED_BYTES are stored and compared element by element; of larger ones a digest is kept,
-h' = h * DIGEST_FACTOR + element bits (mod 2^64): no change of a single element leaves it as it was. Where both are NaN, floats are equal:
-which NaN an operation gives differs between architectures.
+h' = h * DIGEST_FACTOR + element bits (mod 2^64): no change of a single element leaves it as it was. Where both are NaN,
+floats are equal: which NaN an operation gives differs between architectures.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def make_recipes(interface: Interface, ranges: list[QuantParams | None]) -> list
 def _exponent(quant: QuantParams, dtype: DType) -> int:
     """The least e with the range inside [-2^e, 2^e], as far as all steps are normal numbers of the dtype."""
     reach = max(
-        abs(scale * (bound - zero)) for scale, zero in zip(quant.scale, quant.zero_point) for bound in (quant.qmin, quant.qmax)
+        abs(scale * (bound - zero))
+        for scale, zero in zip(quant.scale, quant.zero_point)
+        for bound in (quant.qmin, quant.qmax)
     )
     least, most = (-4, 15) if dtype is DType.F16 else (-64, 80)
     return min(max(math.ceil(math.log2(reach)), least), most)

@@ -5,8 +5,22 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-_FAMILIES = ("depthwise", "conv", "conv_transpose", "linear", "matmul", "convert", "shape", "pool", "resize", "elementwise", "movement",
-             "reduce", "softmax", "norm")
+_FAMILIES = (
+    "depthwise",
+    "conv",
+    "conv_transpose",
+    "linear",
+    "matmul",
+    "convert",
+    "shape",
+    "pool",
+    "resize",
+    "elementwise",
+    "movement",
+    "reduce",
+    "softmax",
+    "norm",
+)
 
 
 @cache

@@ -57,8 +57,8 @@ def _not_dense(node: Node, target: Target) -> str | None:
 
 
 def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
-    """x [N, C, *S], the first operand, channels last, in a border of real zero: its halo, or a copy. channel_stride: of the result, as that of
-    x, or C where that of x is four bytes."""
+    """x [N, C, *S], the first operand, channels last, in a border of real zero: its halo, or a copy. channel_stride: of
+    the result, as that of x, or C where that of x is four bytes."""
     if all(pair == (0, 0) for pair in padding):
         return x
     layout, (images, channels, *spatial) = s.type(0).layout, x.shape
@@ -124,7 +124,12 @@ def closes_pixels(s: Steps, weight: Weight) -> bool:
     """Whether pixels of up to three bytes should lie side by side: then a window's row takes fewer products."""
     channels, stride, kw = s.type(0).shape[1], channel_stride_of(s), weight.shape[-1]
     side_by_side = s.attrs["dilation"][-1] == 1 and s.attrs["groups"] == 1 and stride == 4
-    return side_by_side and s.out.is_quantized and any(map(any, s.attrs["padding"])) and -(-channels * kw // 4) * 4 < stride * kw
+    return (
+        side_by_side
+        and s.out.is_quantized
+        and any(map(any, s.attrs["padding"]))
+        and -(-channels * kw // 4) * 4 < stride * kw
+    )
 
 
 def merged_groups(s: Steps, per_group: int, outputs: int) -> int:
@@ -235,7 +240,9 @@ def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
 @lowers("conv", unless=_not_dense, strided=lambda node: True)
 def convolution(s: Steps) -> None:
     stride, y, weight = channel_stride_of(s), s.result(), Weight.of(s, 1)
-    x = padded(s, s.channels_last(0, stride), s.attrs["padding"], s.type(0).shape[1] if closes_pixels(s, weight) else stride)
+    x = padded(
+        s, s.channels_last(0, stride), s.attrs["padding"], s.type(0).shape[1] if closes_pixels(s, weight) else stride
+    )
     other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
     offsets = tuple(
         tuple(k * d * step for k in range(n))
@@ -243,7 +250,11 @@ def convolution(s: Steps) -> None:
     )
     places = (x, y, other or y)
     steps = tuple(place.strides[-1] * times for place, times in zip(places, (s.attrs["stride"][-1], 1, 1)))
-    if all(k == 1 for k in weight.shape[2:]) and all(step == 1 for step in s.attrs["stride"]) and all(map(is_run, (x, y, other or y))):
+    if (
+        all(k == 1 for k in weight.shape[2:])
+        and all(step == 1 for step in s.attrs["stride"])
+        and all(map(is_run, (x, y, other or y)))
+    ):
         pixels = Pixels(
             np.zeros((1, 3), np.int64), math.prod(y.shape[2:]), math.prod(s.out.shape[2:]), steps, flat=True
         )

@@ -35,7 +35,9 @@ def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> lis
 def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
     """Append the copy y[...] = x[...]."""
     if x.shape != y.shape or x.dtype.itemsize != y.dtype.itemsize:
-        raise LoweringError("a copy between different arrays", expected=f"{y.dtype}{y.shape}", got=f"{x.dtype}{x.shape}")
+        raise LoweringError(
+            "a copy between different arrays", expected=f"{y.dtype}{y.shape}", got=f"{x.dtype}{x.shape}"
+        )
     size = x.dtype.itemsize
     if x.elements == 0:
         return
@@ -46,12 +48,24 @@ def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
     if inner == "any":
         axes.append(axes.pop(max(range(len(axes)), key=lambda i: axes[i][0])))
     if len(axes) > OUTER + 1:
-        raise LoweringError("a copy over too many axes", expected=f"at most {OUTER + 1} that do not merge", got=len(axes))
+        raise LoweringError(
+            "a copy over too many axes", expected=f"at most {OUTER + 1} that do not merge", got=len(axes)
+        )
     outer = [(1, 0, 0)] * (OUTER + 1 - len(axes)) + axes[:-1]
     extents = {f"{prefix}{i}": axis[k] for i, axis in enumerate(outer) for k, prefix in enumerate(("n", "xs", "ys"))}
     count, x_step, y_step = axes[-1]
-    s.call(copy_strided_nd, {"itemsize": size, "inner": inner}, x=x, y=y, count=count, x_step=x_step, y_step=y_step,
-           writes=("y",), bytes=2 * x.elements * size, **extents)
+    s.call(
+        copy_strided_nd,
+        {"itemsize": size, "inner": inner},
+        x=x,
+        y=y,
+        count=count,
+        x_step=x_step,
+        y_step=y_step,
+        writes=("y",),
+        bytes=2 * x.elements * size,
+        **extents,
+    )
 
 
 def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
@@ -64,13 +78,25 @@ def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
         return False
     outer = [(1, 0, 0)] * (transpose.OUTER - len(others)) + others
     extents = {f"{prefix}{i}": axis[k] for i, axis in enumerate(outer) for k, prefix in enumerate(("n", "xs", "ys"))}
-    s.call(transpose.copy_transposed, {"itemsize": size}, x=x, y=y, rows=rows[0], columns=columns[0], x_row=rows[1],
-           y_column=columns[2], writes=("y",), bytes=2 * x.elements * size, **extents)
+    s.call(
+        transpose.copy_transposed,
+        {"itemsize": size},
+        x=x,
+        y=y,
+        rows=rows[0],
+        columns=columns[0],
+        x_row=rows[1],
+        y_column=columns[2],
+        writes=("y",),
+        bytes=2 * x.elements * size,
+        **extents,
+    )
     return True
 
 
 def fill_border(s: Steps, y: Placed, type: TensorType) -> None:
-    """Append what writes real zero all around the images of a value with a halo, beside the steps that write the images."""
+    """Append what writes real zero all around the images of a value with a halo, beside the steps that write the
+    images."""
     layout, size = type.layout, y.dtype.itemsize
     assert layout is not None
     inside = np.zeros(with_halo(y.shape[2:], layout), bool)
@@ -78,5 +104,16 @@ def fill_border(s: Steps, y: Placed, type: TensorType) -> None:
     edges = np.flatnonzero(np.diff(inside.reshape(-1), prepend=True, append=True)).reshape(-1, 2)
     gaps = np.stack([edges[:, 0] * size, edges[:, 1] - edges[:, 0]], axis=1) * layout.channel_stride
     zero = type.quant.zero_point[0] if type.quant is not None else 0
-    s.call(fill_gaps, {"itemsize": size}, gaps=s.table(gaps), y=y.moved(-before_halo(y.strides, layout), y.shape, y.strides), images=y.shape[0],
-           gap_count=len(gaps), y_image=y.strides[0], fill=zero, writes=("y",), bytes=y.shape[0] * int(gaps[:, 1].sum()) * size, disjoint=True)
+    s.call(
+        fill_gaps,
+        {"itemsize": size},
+        gaps=s.table(gaps),
+        y=y.moved(-before_halo(y.strides, layout), y.shape, y.strides),
+        images=y.shape[0],
+        gap_count=len(gaps),
+        y_image=y.strides[0],
+        fill=zero,
+        writes=("y",),
+        bytes=y.shape[0] * int(gaps[:, 1].sum()) * size,
+        disjoint=True,
+    )

@@ -21,8 +21,8 @@ from qcompiler.mapped_file import forget_pages
 _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
 _STREAMED_BYTES = 12 << 20
-"""Bytes of a float result from which it is written past the caches: it would not stay there until it is read, and each line would be read
-before it is written."""
+"""Bytes of a float result from which it is written past the caches: it would not stay there until it is read, and each
+line would be read before it is written."""
 _PACK_BYTES = 128 << 10
 """Weights that are packed at a time: they stay in L2 on their way."""
 LINE = 64
@@ -46,9 +46,11 @@ class Tile:
     nr: int
 
 
-def choose_tile(tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike, x_pixel: int) -> Tile:
-    """The cheapest tile for rows of `columns` pixels, x_pixel bytes apart in x, in dot products issued (loads and latency counted); the
-    first for a symbolic size."""
+def choose_tile(
+    tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike, x_pixel: int
+) -> Tile:
+    """The cheapest tile for rows of `columns` pixels, x_pixel bytes apart in x, in dot products issued (loads and
+    latency counted); the first for a symbolic size."""
     if not isinstance(columns, int) or not isinstance(channels, int):
         mr, nv = tiles[0]
         return Tile(mr, nv, nv * lanes)
@@ -151,7 +153,9 @@ def product(
         panels=panels,
         channels=outputs,
         ahead=-(-tile.nr * 4 // max(1, tiles)),
-        x_ahead=min(LINE, tile.mr * window.steps[0] * (4 if s.out.is_quantized else 1) // window.kc) if len(window.taps) == 1 else 0,
+        x_ahead=min(LINE, tile.mr * window.steps[0] * (4 if s.out.is_quantized else 1) // window.kc)
+        if len(window.taps) == 1
+        else 0,
         writes=("y",),
         disjoint=True,
         macs=window.products * outputs,
@@ -178,11 +182,19 @@ def product(
 
 
 def _is_streamed(s: Steps, window: Window, y: tuple[BufferHandle | BufferRef, int]) -> bool:
-    """Whether a float result goes past the caches: a large one of the arena, whose registers lie at multiples of their size."""
+    """Whether a float result goes past the caches: a large one of the arena, whose registers lie at multiples of their
+    size."""
     buffer, offset = y
-    if not s.target.streams or s.result().elements * 4 < _STREAMED_BYTES or not isinstance(buffer, BufferHandle) or buffer.kind != "arena":
+    if (
+        not s.target.streams
+        or s.result().elements * 4 < _STREAMED_BYTES
+        or not isinstance(buffer, BufferHandle)
+        or buffer.kind != "arena"
+    ):
         return False
-    return not (np.array([offset, window.steps[1], window.strides[1], *window.rows[:, 1]]) % s.target.vector_bytes).any()
+    return not (
+        np.array([offset, window.steps[1], window.strides[1], *window.rows[:, 1]]) % s.target.vector_bytes
+    ).any()
 
 
 def activation_bounds(s: Steps) -> dict[str, float]:
@@ -204,7 +216,11 @@ def _product_u8(
     array, taps, depth = weight.array, len(window.taps), s.target.dot_depth
     kc = -(-window.kc // depth) * depth
     terms = requantize_terms(s, array, None if bias is None else bias.array, channels, weight.role)
-    times = 1 if array.dtype == np.int8 else s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
+    times = (
+        1
+        if array.dtype == np.int8
+        else s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
+    )
     pairs = s.once(f"{weight.role}.pairs {kc}", lambda: np.array(_pairs_safe(s, array, taps, kc, times))).item()
     order = kernels.channel_order(s.target, tile.nv)
     nr, panels, groups = len(order), -(-len(array) // len(order)), taps * kc * times // depth

@@ -1,6 +1,7 @@
 """Ops that move elements: each is a few strided copies between views of its operand and views of its result.
 
-Views are taken with numpy on arrays that stand for the places (`shadow`), so an op's own indexing says where its elements lie.
+Views are taken with numpy on arrays that stand for the places (`shadow`), so an op's own indexing says where its
+elements lie.
 """
 
 from __future__ import annotations
@@ -37,13 +38,20 @@ def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
     for size in reversed(sizes):
         strides.append(step)
         step *= size
-    shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1:])
-    return np.lib.stride_tricks.as_strided(array, shape, (*array.strides[:axis], *reversed(strides), *array.strides[axis + 1:]))
+    shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
+    return np.lib.stride_tricks.as_strided(
+        array, shape, (*array.strides[:axis], *reversed(strides), *array.strides[axis + 1 :])
+    )
 
 
 def _copy_views(s: Steps, x: Placed, x_view: np.ndarray, y: Placed, y_view: np.ndarray) -> None:
     if x_view.shape != y_view.shape:
-        raise InputError(f"the sizes of this call do not fit {s.node.op}", where=s.node.describe(), expected=y_view.shape, got=x_view.shape)
+        raise InputError(
+            f"the sizes of this call do not fit {s.node.op}",
+            where=s.node.describe(),
+            expected=y_view.shape,
+            got=x_view.shape,
+        )
     s.copy(view(x, x_view), view(y, y_view))
 
 
@@ -116,14 +124,18 @@ def pixel_unshuffle(s: Steps) -> None:
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
     source = split_axis(split_axis(shadow(x), n + 2, width // r, r), n + 1, height // r, r)
-    _copy_views(s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(shadow(y), n, channels, r, r))
+    _copy_views(
+        s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(shadow(y), n, channels, r, r)
+    )
 
 
 @lowers("channel_shuffle")
 def channel_shuffle(s: Steps) -> None:
     x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
     per_group = x.shape[1] // groups
-    _copy_views(s, x, split_axis(shadow(x), 1, groups, per_group), y, split_axis(shadow(y), 1, per_group, groups).swapaxes(1, 2))
+    _copy_views(
+        s, x, split_axis(shadow(x), 1, groups, per_group), y, split_axis(shadow(y), 1, per_group, groups).swapaxes(1, 2)
+    )
 
 
 # -- pad
@@ -144,7 +156,11 @@ def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice,
         found.append((slice(0, before), source, mode == "edge"))
     if after:
         last = size - 2 - after
-        source = {"constant": None, "edge": slice(size - 1, size), "reflect": slice(size - 2, last if last >= 0 else None, -1)}[mode]
+        source = {
+            "constant": None,
+            "edge": slice(size - 1, size),
+            "reflect": slice(size - 2, last if last >= 0 else None, -1),
+        }[mode]
         found.append((slice(before + size, before + size + after), source, mode == "edge"))
     return found
 
@@ -178,7 +194,7 @@ def _not_movable(node: Node, target: Target) -> str | None:
 
 
 def _extents(shape: Sequence[int], axis: int) -> tuple[int, int]:
-    return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis + 1:], dtype=np.int64))
+    return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis + 1 :], dtype=np.int64))
 
 
 @lowers("gather", unless=_not_movable)
@@ -187,8 +203,19 @@ def gather(s: Steps) -> None:
 
     x, indices, y = s.row_major(0), s.row_major(1), s.result()
     before, after = _extents(x.shape, s.attrs["axis"])
-    s.call(gather_rows, {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8}, x=x, indices=indices, y=y, outer=before,
-           size=x.shape[s.attrs["axis"]], picks=indices.elements, inner=after, writes=("y",), bytes=2 * y.elements * y.dtype.itemsize)
+    s.call(
+        gather_rows,
+        {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8},
+        x=x,
+        indices=indices,
+        y=y,
+        outer=before,
+        size=x.shape[s.attrs["axis"]],
+        picks=indices.elements,
+        inner=after,
+        writes=("y",),
+        bytes=2 * y.elements * y.dtype.itemsize,
+    )
 
 
 @lowers("gather_elements", unless=_not_movable)
@@ -200,5 +227,15 @@ def gather_elements(s: Steps) -> None:
     shape = (1,) * (OUTER - rank) + y.shape
     steps = (0,) * (OUTER - rank) + tuple(0 if i == axis else step for i, step in enumerate(x.strides))
     extents = {f"n{i}": n for i, n in enumerate(shape)} | {f"s{i}": step for i, step in enumerate(steps)}
-    s.call(gather_single, {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8}, x=x, indices=indices, y=y,
-           size=x.shape[axis], step=x.strides[axis], writes=("y",), bytes=2 * y.elements * y.dtype.itemsize, **extents)
+    s.call(
+        gather_single,
+        {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8},
+        x=x,
+        indices=indices,
+        y=y,
+        size=x.shape[axis],
+        step=x.strides[axis],
+        writes=("y",),
+        bytes=2 * y.elements * y.dtype.itemsize,
+        **extents,
+    )

@@ -1,4 +1,5 @@
-"""The epilogue of nodes with quantized weights: what it needs besides the accumulator, and whether it may take the short way."""
+"""The epilogue of nodes with quantized weights: what it needs besides the accumulator, and whether it may take the
+short way."""
 
 from __future__ import annotations
 
@@ -43,14 +44,21 @@ class RequantizeTerms:
 
     @cached_property
     def start(self) -> np.ndarray:
-        """i32 [channels], the bias less `shift` times the sum of the weights, which are not read where it is 0: behind a ReLU."""
+        """i32 [channels], the bias less `shift` times the sum of the weights, which are not read where it is 0: behind
+        a ReLU."""
         return (self.bias - self.shift * _sums(self.codes) if self.shift else self.bias).astype(np.int32)
 
 
-def requantize_terms(s: Steps, codes: np.ndarray, bias: np.ndarray | None, channels: slice, role: str) -> RequantizeTerms:
-    """For `channels` of the result. codes: their weights [channels, ...], less the zero point; role: unique within the node."""
+def requantize_terms(
+    s: Steps, codes: np.ndarray, bias: np.ndarray | None, channels: slice, role: str
+) -> RequantizeTerms:
+    """For `channels` of the result. codes: their weights [channels, ...], less the zero point; role: unique within the
+    node."""
     x, w = s.type(0).quant, s.type(1).quant
-    multiplier, outputs = qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales), s.out.shape[-1 if s.node.op == "linear" else 1]
+    multiplier, outputs = (
+        qmath.multiplier(x.scales, w.scales, over=s.out.quant.scales),
+        s.out.shape[-1 if s.node.op == "linear" else 1],
+    )
     if w.axis is not None:  # conv_transpose: the scales of one group serve all
         multiplier = np.tile(multiplier, outputs // len(multiplier))
     multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
@@ -63,7 +71,8 @@ def requantize_terms(s: Steps, codes: np.ndarray, bias: np.ndarray | None, chann
         other_scale = float(qmath.multiplier(other.scales, over=s.out.quant.scales)[0])
 
     def stays(magnitudes: np.ndarray | int, start: np.ndarray) -> bool:
-        """Whether f32(accumulator) times M stays in i32, with much room. magnitudes: sums of |weight|; start: |first term|."""
+        """Whether f32(accumulator) times M stays in i32, with much room. magnitudes: sums of |weight|; start: |first
+        term|."""
         reach = (255 * magnitudes + start) * multiplier.astype(np.float64) + 255 * other_scale
         return bool(reach.max(initial=0) < 2**30)
 
@@ -75,8 +84,14 @@ def requantize_terms(s: Steps, codes: np.ndarray, bias: np.ndarray | None, chann
     most = _LARGEST_CODE[codes.dtype] * (codes.size // max(1, len(codes)))
     proven = stays(most, np.abs(first) + abs(shift) * most) or s.once(f"{role}.proven", exactly).item()
     limits = bounds(s.out, s.attrs["activation"])
-    arguments = {"zero": zero_point(s.out), "low_code": int(limits["low"]), "high_code": int(limits["high"]),
-                 "other_zero": float(other_zero), "other_scale": other_scale, **limits}
+    arguments = {
+        "zero": zero_point(s.out),
+        "low_code": int(limits["low"]),
+        "high_code": int(limits["high"]),
+        "other_zero": float(other_zero),
+        "other_scale": other_scale,
+        **limits,
+    }
     return RequantizeTerms(codes, first, shift, multiplier, proven, arguments)
 
 

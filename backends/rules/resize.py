@@ -28,8 +28,10 @@ def _not_image(node: Node, target: Target) -> str | None:
 def _positions(s: Steps) -> list[tuple[int, np.ndarray]]:
     """(size of the operand, positions in it) of each spatial axis."""
     x, y, scales = s.operand(0), s.result(), s.attrs["scales"]
-    return [(n, source_positions(n, out, None if scales is None else scales[i], s.attrs["coordinates"]))
-            for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))]
+    return [
+        (n, source_positions(n, out, None if scales is None else scales[i], s.attrs["coordinates"]))
+        for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))
+    ]
 
 
 @lowers("resize", unless=_not_image)
@@ -52,8 +54,24 @@ def resize(s: Steps) -> None:
     arguments: dict[str, float] = {"in_zero": 0, "zero": 0, "scale": 1.0, "low": 0.0, "high": 0.0}
     if s.out.is_quantized:
         source = s.type(0).quant
-        arguments = {"in_zero": source.zero_point[0], "zero": zero_point(s.out),
-                     "scale": float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]), **bounds(s.out)}
-    s.call(kernels.interpolate, {"axes": len(axes), "codes": s.out.is_quantized}, x=x, y=y, images=y.shape[0], channels=y.shape[1],
-           x_image=x.strides[0], y_image=y.strides[0], writes=("y",), bytes=(x.elements + y.elements) * y.dtype.itemsize, **tables, **extents,
-           **arguments)
+        arguments = {
+            "in_zero": source.zero_point[0],
+            "zero": zero_point(s.out),
+            "scale": float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]),
+            **bounds(s.out),
+        }
+    s.call(
+        kernels.interpolate,
+        {"axes": len(axes), "codes": s.out.is_quantized},
+        x=x,
+        y=y,
+        images=y.shape[0],
+        channels=y.shape[1],
+        x_image=x.strides[0],
+        y_image=y.strides[0],
+        writes=("y",),
+        bytes=(x.elements + y.elements) * y.dtype.itemsize,
+        **tables,
+        **extents,
+        **arguments,
+    )

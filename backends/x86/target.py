@@ -234,9 +234,13 @@ class X86Target(Target):
         if highest * 2 * 128 < 2**15:
             return True
         pairs, part = np.ascontiguousarray(weights).reshape(-1, 2), 1 << 14
-        return all(_pairs_fit(pairs[first : first + part].astype(np.int32), highest) for first in range(0, len(pairs), part))
+        return all(
+            _pairs_fit(pairs[first : first + part].astype(np.int32), highest) for first in range(0, len(pairs), part)
+        )
 
-    def dot4_pairs_safe(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
+    def dot4_pairs_safe(
+        self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
+    ) -> Value:
         """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: dot4."""
         if self._vnni:
             return self.dot4(b, acc, x, w)

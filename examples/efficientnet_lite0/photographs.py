@@ -6,9 +6,29 @@ import pathlib
 
 import numpy as np
 
-CALIBRATION = ("motorcycle_left.png", "motorcycle_right.png", "gravel.png", "ihc.png", "clock_motion.png", "cell.png", "text.png")
-TEST = ("coffee.png", "camera.png", "astronaut.png", "rocket.jpg", "chelsea.png", "coins.png", "moon.png", "brick.png", "grass.png",
-        "hubble_deep_field.jpg", "retina.jpg", "page.png")
+CALIBRATION = (
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "gravel.png",
+    "ihc.png",
+    "clock_motion.png",
+    "cell.png",
+    "text.png",
+)
+TEST = (
+    "coffee.png",
+    "camera.png",
+    "astronaut.png",
+    "rocket.jpg",
+    "chelsea.png",
+    "coins.png",
+    "moon.png",
+    "brick.png",
+    "grass.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "page.png",
+)
 SIZE = 224
 
 
@@ -22,7 +42,8 @@ def _photograph(name: str) -> np.ndarray:
 
 
 def crops(names: tuple[str, ...], each: int, seed: int) -> np.ndarray:
-    """f32 [len(names) * each, 3, 224, 224], (pixel - 127) / 128: random squares of half the shorter side or more, half of them mirrored."""
+    """f32 [len(names) * each, 3, 224, 224], (pixel - 127) / 128: random squares of half the shorter side or more, half
+    of them mirrored."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -33,7 +54,7 @@ def crops(names: tuple[str, ...], each: int, seed: int) -> np.ndarray:
         for _ in range(each):
             side = int(rng.integers(short // 2, short, endpoint=True))
             top, left = (int(rng.integers(0, n - side, endpoint=True)) for n in image.shape[:2])
-            square = image[top:top + side, left:left + side]
+            square = image[top : top + side, left : left + side]
             square = np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
             found.append(square[:, ::-1] if rng.integers(2) else square)
     pixels = np.stack(found).transpose(0, 3, 1, 2).astype(np.float32)

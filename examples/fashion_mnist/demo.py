@@ -54,7 +54,7 @@ def main() -> None:
     calibration = preprocess(load_split("calib")[0])
     images, labels = load_split("test")
     images = preprocess(images)
-    batches = [calibration[i:i + 32] for i in range(0, len(calibration), 32)]
+    batches = [calibration[i : i + 32] for i in range(0, len(calibration), 32)]
     dynamic = {"x": {0: "B"}}
     model = trained_model()
     real = compiled(options.target, model, None, (images[:1],), dynamic=dynamic)
@@ -62,12 +62,17 @@ def main() -> None:
     float_top1, int8_top1 = real(images).argmax(1), int8(images).argmax(1)
     integer_nodes, float_nodes = count_nodes(int8.graph)
     figures = {
-        "float_top1": float(np.mean(float_top1 == labels)), "int8_top1": float(np.mean(int8_top1 == labels)),
+        "float_top1": float(np.mean(float_top1 == labels)),
+        "int8_top1": float(np.mean(int8_top1 == labels)),
         "agreement": float(np.mean(float_top1 == int8_top1)),
-        "float_ms": milliseconds_per_image(real, images[:1]), "int8_ms": milliseconds_per_image(int8, images[:1]),
-        "float_bytes": constant_bytes(real.graph), "int8_bytes": constant_bytes(int8.graph),
-        "integer_nodes": integer_nodes, "float_nodes": float_nodes,
-        "float_target": real.target, "int8_target": int8.target,
+        "float_ms": milliseconds_per_image(real, images[:1]),
+        "int8_ms": milliseconds_per_image(int8, images[:1]),
+        "float_bytes": constant_bytes(real.graph),
+        "int8_bytes": constant_bytes(int8.graph),
+        "integer_nodes": integer_nodes,
+        "float_nodes": float_nodes,
+        "float_target": real.target,
+        "int8_target": int8.target,
     }
     for name, value in figures.items():
         print(f"{name:>14}  {value:.4f}" if isinstance(value, float) else f"{name:>14}  {value}")

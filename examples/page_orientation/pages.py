@@ -1,4 +1,5 @@
-"""Rendered pages of text, turned by quarters. The fonts come inside matplotlib; calibration and test pages share neither font nor text."""
+"""Rendered pages of text, turned by quarters. The fonts come inside matplotlib; calibration and test pages share
+neither font nor text."""
 
 from __future__ import annotations
 
@@ -54,9 +55,11 @@ def _prepared(page: np.ndarray) -> np.ndarray:
 
     height, width = page.shape[:2]
     scale = 256 / min(height, width)
-    resized = np.asarray(Image.fromarray(page).resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS))
+    resized = np.asarray(
+        Image.fromarray(page).resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    )
     top, left = (resized.shape[0] - SIZE) // 2, (resized.shape[1] - SIZE) // 2
-    middle = resized[top:top + SIZE, left:left + SIZE].astype(np.float32) / 255
+    middle = resized[top : top + SIZE, left : left + SIZE].astype(np.float32) / 255
     return ((middle - _MEAN) / _STD).transpose(2, 0, 1)
 
 

@@ -17,15 +17,32 @@ class _Convolution(Module):
     spatial: int
     transposed = False
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
-                 groups: int, bias: bool, padding_mode: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+    ) -> None:
         super().__init__()
         if padding_mode not in _PAD_MODES or (self.transposed and padding_mode != "zeros"):
-            raise TraceError(f"{type(self).__name__}: padding_mode", where=user_place(), got=padding_mode,
-                             expected="zeros" if self.transposed else " | ".join(_PAD_MODES))
+            raise TraceError(
+                f"{type(self).__name__}: padding_mode",
+                where=user_place(),
+                got=padding_mode,
+                expected="zeros" if self.transposed else " | ".join(_PAD_MODES),
+            )
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise TraceError(f"{type(self).__name__}: groups must divide the channels", where=user_place(),
-                             got=f"groups={groups}, in_channels={in_channels}, out_channels={out_channels}")
+            raise TraceError(
+                f"{type(self).__name__}: groups must divide the channels",
+                where=user_place(),
+                got=f"groups={groups}, in_channels={in_channels}, out_channels={out_channels}",
+            )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = F.ints(kernel_size, self.spatial, "kernel_size")
         self.stride = F.ints(stride, self.spatial, "stride")
@@ -38,13 +55,25 @@ class _Convolution(Module):
         self.register_parameter("bias", init.bias_for(shape, out_channels) if bias else None)
 
     def extra_repr(self) -> str:
-        return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-                f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}")
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+        )
 
 
 class _Conv(_Convolution):
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-                 dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
 
     def forward(self, x: Any) -> Any:
@@ -78,16 +107,27 @@ class Conv3d(_Conv):
 class _ConvTranspose(_Convolution):
     transposed = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-                 output_padding: Any = 0, groups: int = 1, bias: bool = True, dilation: Any = 1,
-                 padding_mode: str = "zeros") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         self.output_padding = F.ints(output_padding, self.spatial, "output_padding")
 
     def forward(self, x: Any) -> Any:
         convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.spatial - 1]
-        return convolve(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups,
-                        self.dilation)
+        return convolve(
+            x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
 
 
 class ConvTranspose1d(_ConvTranspose):

@@ -95,7 +95,7 @@ class Unflatten(Module):
         x = ops.lift(x)
         axis = ops.check_axis(self.dim, ops.rank(x), "unflatten")
         shape = ops.dims(x)
-        return ops.reshape(x, (*shape[:axis], *self.unflattened_size, *shape[axis + 1:]))
+        return ops.reshape(x, (*shape[:axis], *self.unflattened_size, *shape[axis + 1 :]))
 
 
 class Dropout(Module):

@@ -41,8 +41,11 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_modules" not in self.__dict__:
-            raise TraceError(f"{type(self).__name__}: attributes before super().__init__()", where=user_place(),
-                             hint="call super().__init__() first")
+            raise TraceError(
+                f"{type(self).__name__}: attributes before super().__init__()",
+                where=user_place(),
+                hint="call super().__init__() first",
+            )
         registries = (self._parameters, self._buffers, self._modules)
         for registry in registries:
             if name in registry and not isinstance(value, (Parameter, Module)):
@@ -186,8 +189,9 @@ class Module:
             shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
             unexpected = [path for path in arrays if path not in slots]
             hint = nearest(unexpected[0], slots) if unexpected and slots else None
-            raise TraceError(f"the state dict does not fit {type(self).__name__}", got=shown,
-                             hint=hint[:400] if hint else None)
+            raise TraceError(
+                f"the state dict does not fit {type(self).__name__}", got=shown, hint=hint[:400] if hint else None
+            )
         for path, array in arrays.items():
             if path in slots:
                 registry, name = slots[path]

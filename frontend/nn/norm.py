@@ -28,8 +28,12 @@ class _Normalization(Module):
 
     def _check_rank(self, x: Any, ranks: tuple[int, ...]) -> None:
         if ops.rank(x) not in ranks:
-            raise TraceError(f"{type(self).__name__}: wrong number of axes", where=user_place(),
-                             expected=" or ".join(map(str, ranks)), got=repr(x))
+            raise TraceError(
+                f"{type(self).__name__}: wrong number of axes",
+                where=user_place(),
+                expected=" or ".join(map(str, ranks)),
+                got=repr(x),
+            )
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
@@ -38,17 +42,25 @@ class _Normalization(Module):
 class _BatchNorm(_Normalization):
     ranks: tuple[int, ...]
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Any) -> Any:
         self._check_rank(x, self.ranks)
         if not self.track_running_stats:
-            raise TraceError(f"{type(self).__name__} without running statistics normalizes by the batch",
-                             where=user_place(), hint="track_running_stats=True, or InstanceNorm / GroupNorm")
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-                            eps=self.eps)
+            raise TraceError(
+                f"{type(self).__name__} without running statistics normalizes by the batch",
+                where=user_place(),
+                hint="track_running_stats=True, or InstanceNorm / GroupNorm",
+            )
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, eps=self.eps)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -66,14 +78,27 @@ class BatchNorm3d(_BatchNorm):
 class _InstanceNorm(_Normalization):
     ranks: tuple[int, ...]
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False,
-                 track_running_stats: bool = False) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+    ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Any) -> Any:
         self._check_rank(x, self.ranks)
-        return F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                               use_input_stats=not self.track_running_stats, eps=self.eps)
+        return F.instance_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            use_input_stats=not self.track_running_stats,
+            eps=self.eps,
+        )
 
 
 class InstanceNorm1d(_InstanceNorm):
@@ -91,15 +116,18 @@ class InstanceNorm3d(_InstanceNorm):
 class LayerNorm(Module):
     """Over the last axes, whose sizes are `normalized_shape`."""
 
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True,
-                 bias: bool = True) -> None:
+    def __init__(
+        self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.normalized_shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) \
-            else (normalized_shape,)
+        self.normalized_shape = (
+            tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        )
         self.eps = eps
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(self.normalized_shape)) if elementwise_affine and bias
-                                else None)
+        self.register_parameter(
+            "bias", Parameter(np.zeros(self.normalized_shape)) if elementwise_affine and bias else None
+        )
 
     def forward(self, x: Any) -> Any:
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -111,8 +139,9 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
         super().__init__()
-        self.normalized_shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) \
-            else (normalized_shape,)
+        self.normalized_shape = (
+            tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        )
         self.eps = eps
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None)
 
@@ -124,8 +153,11 @@ class GroupNorm(Module):
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         if num_channels % num_groups:
-            raise TraceError("GroupNorm: groups must divide the channels", where=user_place(),
-                             got=f"num_groups={num_groups}, num_channels={num_channels}")
+            raise TraceError(
+                "GroupNorm: groups must divide the channels",
+                where=user_place(),
+                got=f"num_groups={num_groups}, num_channels={num_channels}",
+            )
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
         self.register_parameter("weight", Parameter(np.ones(num_channels)) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(num_channels)) if affine else None)

@@ -16,9 +16,25 @@ from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.types import DType
 
 _UNARY = {
-    "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal",
-    "Neg": "neg", "Abs": "abs", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Sin": "sin", "Cos": "cos",
-    "Erf": "erf", "Softsign": "softsign", "HardSwish": "hardswish", "Mish": "mish",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Exp": "exp",
+    "Log": "log",
+    "Sqrt": "sqrt",
+    "Reciprocal": "reciprocal",
+    "Neg": "neg",
+    "Abs": "abs",
+    "Floor": "floor",
+    "Ceil": "ceil",
+    "Round": "round",
+    "Sign": "sign",
+    "Sin": "sin",
+    "Cos": "cos",
+    "Erf": "erf",
+    "Softsign": "softsign",
+    "HardSwish": "hardswish",
+    "Mish": "mish",
 }
 for _name, _op in _UNARY.items():
     onnx(_name)(lambda n, _op=_op: unary(_op, n.x(0)))
@@ -33,7 +49,12 @@ def _truncated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x / y
 
 
-_KNOWN: dict[str, Callable[..., Any]] = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": _truncated}
+_KNOWN: dict[str, Callable[..., Any]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": _truncated,
+}
 
 
 @onnx("Add", "Sub", "Mul", "Div")
@@ -73,8 +94,16 @@ def _mod(n: OnnxNode) -> Any:
     raise n.refuse("remainders of data are not supported", expected="operands known at import")
 
 
-_COMPARISONS = {"Equal": "equal", "Greater": "greater", "Less": "less", "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal",
-                "And": "logical_and", "Or": "logical_or", "Xor": "not_equal"}
+_COMPARISONS = {
+    "Equal": "equal",
+    "Greater": "greater",
+    "Less": "less",
+    "GreaterOrEqual": "greater_equal",
+    "LessOrEqual": "less_equal",
+    "And": "logical_and",
+    "Or": "logical_or",
+    "Xor": "not_equal",
+}
 
 
 @onnx(*_COMPARISONS)
@@ -107,7 +136,11 @@ def _clip(n: OnnxNode) -> Any:
     bounds = [n.attr(name, None) if not n.has(i) else n.raw(i) for i, name in ((1, "min"), (2, "max"))]
     x = n.x(0)
     plain = [b.reshape(()).item() if isinstance(b, np.ndarray) else b for b in bounds]
-    if kind_of(x).is_float and all(b is None or isinstance(b, (int, float)) for b in plain) and any(b is not None for b in plain):
+    if (
+        kind_of(x).is_float
+        and all(b is None or isinstance(b, (int, float)) for b in plain)
+        and any(b is not None for b in plain)
+    ):
         low, high = (-math.inf if plain[0] is None else plain[0]), (math.inf if plain[1] is None else plain[1])
         if low <= high:
             return unary("hardtanh", x, min_value=float(low), max_value=float(high))
@@ -199,13 +232,25 @@ def _identity(n: OnnxNode) -> Any:
     return n.raw(0)
 
 
-_DTYPES = {1: DType.F32, 2: DType.U8, 3: DType.I8, 5: DType.I16, 6: DType.I32, 7: DType.I64, 9: DType.BOOL, 10: DType.F32, 11: DType.F32}
+_DTYPES = {
+    1: DType.F32,
+    2: DType.U8,
+    3: DType.I8,
+    5: DType.I16,
+    6: DType.I32,
+    7: DType.I64,
+    9: DType.BOOL,
+    10: DType.F32,
+    11: DType.F32,
+}
 
 
 def dtype_of(n: OnnxNode, number: int) -> DType:
     """The element type of an ONNX TensorProto type; all floats are f32."""
     if number not in _DTYPES:
-        raise n.refuse("the element type is not supported", expected="float, int8, uint8, int16, int32, int64, bool", got=number)
+        raise n.refuse(
+            "the element type is not supported", expected="float, int8, uint8, int16, int32, int64, bool", got=number
+        )
     return _DTYPES[number]
 
 

@@ -17,7 +17,9 @@ from qcompiler.frontend.recorder import Traced
 Pairs = tuple[tuple[int, int], ...]
 
 
-def spatial_padding(n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Pairs:
+def spatial_padding(
+    n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Pairs:
     """pads or auto_pad as (before, after) a spatial axis."""
     auto, count = n.attr("auto_pad", "NOTSET"), len(kernel)
     if auto == "VALID":
@@ -37,8 +39,12 @@ def spatial_padding(n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[
 def conv_geometry(n: OnnxNode, x: Any, weight_shape: tuple[int, ...]) -> dict[str, Any]:
     kernel = tuple(int(k) for k in weight_shape[2:])
     stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
-    return {"stride": stride, "padding": spatial_padding(n, x, kernel, stride, dilation), "dilation": dilation,
-            "groups": int(n.attr("group", 1))}
+    return {
+        "stride": stride,
+        "padding": spatial_padding(n, x, kernel, stride, dilation),
+        "dilation": dilation,
+        "groups": int(n.attr("group", 1)),
+    }
 
 
 @onnx("Conv")
@@ -56,7 +62,9 @@ def _conv_transpose(n: OnnxNode) -> Any:
     wanted, auto = n.attr("output_shape", None), n.attr("auto_pad", "NOTSET")
     if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         pairs = []
-        for i, (size, k, s, d) in enumerate(zip(dims(x)[2:], dims(weight)[2:], geometry["stride"], geometry["dilation"])):
+        for i, (size, k, s, d) in enumerate(
+            zip(dims(x)[2:], dims(weight)[2:], geometry["stride"], geometry["dilation"])
+        ):
             target = wanted[i] if wanted is not None else size * s
             total = s * (size - 1) + extra[i] + d * (k - 1) + 1 - target
             if isinstance(total, Dim) or total < 0:
@@ -75,13 +83,19 @@ def _gemm(n: OnnxNode) -> Any:
     if isinstance(b, np.ndarray) and b.ndim == 2 and b.dtype.kind == "f":
         weight = b if n.attr("transB", 0) else b.T
         weight = weight if alpha == 1 else weight * np.float32(alpha)
-        simple = c is None or (isinstance(c, np.ndarray) and c.size == weight.shape[0] and c.shape in ((c.size,), (1, c.size)))
+        simple = c is None or (
+            isinstance(c, np.ndarray) and c.size == weight.shape[0] and c.shape in ((c.size,), (1, c.size))
+        )
         if simple:
             bias = None if c is None else (c.reshape(-1) if beta == 1 else c.reshape(-1) * np.float32(beta))
             weight = n.raw(1) if weight is b else np.ascontiguousarray(weight)
             return n.emit("linear", (a, weight, bias))
     weight = _dequantized_weight(n, b, bool(n.attr("transB", 0)))
-    if weight is not None and alpha == 1 and (c is None or (beta == 1 and len(np.shape(c) if isinstance(c, np.ndarray) else dims(c)) == 1)):
+    if (
+        weight is not None
+        and alpha == 1
+        and (c is None or (beta == 1 and len(np.shape(c) if isinstance(c, np.ndarray) else dims(c)) == 1))
+    ):
         return n.emit("linear", (a, weight, None if c is None else n.x(2)))
     b = n.x(1)
     product = ops.matmul(a, ops.transpose(b, (1, 0)) if n.attr("transB", 0) else b)
@@ -92,7 +106,8 @@ def _gemm(n: OnnxNode) -> Any:
 
 
 def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
-    """A constant matrix of codes behind a dequantize, as the weight [out, in] of a linear layer; None for anything else."""
+    """A constant matrix of codes behind a dequantize, as the weight [out, in] of a linear layer; None for anything
+    else."""
     producer = value.value.producer if isinstance(value, Traced) else None
     if producer is None or producer.op != "dequantize" or not producer.operands[0].is_const or rank(value) != 2:
         return None
@@ -126,8 +141,15 @@ def _max_pool(n: OnnxNode) -> Any:
     kernel = tuple(n.attr("kernel_shape"))
     stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
     x = n.x(0)
-    return n.emit("max_pool", (x,), kernel=kernel, stride=stride, dilation=dilation, ceil_mode=bool(n.attr("ceil_mode", 0)),
-                  padding=spatial_padding(n, x, kernel, stride, dilation))
+    return n.emit(
+        "max_pool",
+        (x,),
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        ceil_mode=bool(n.attr("ceil_mode", 0)),
+        padding=spatial_padding(n, x, kernel, stride, dilation),
+    )
 
 
 @onnx("AveragePool")
@@ -136,8 +158,15 @@ def _average_pool(n: OnnxNode) -> Any:
     ones = [1] * len(kernel)
     n.only("dilations", ones)
     stride, x = tuple(n.attr("strides", ones)), n.x(0)
-    return n.emit("avg_pool", (x,), kernel=kernel, stride=stride, padding=spatial_padding(n, x, kernel, stride, tuple(ones)),
-                  ceil_mode=bool(n.attr("ceil_mode", 0)), count_include_pad=bool(n.attr("count_include_pad", 0)))
+    return n.emit(
+        "avg_pool",
+        (x,),
+        kernel=kernel,
+        stride=stride,
+        padding=spatial_padding(n, x, kernel, stride, tuple(ones)),
+        ceil_mode=bool(n.attr("ceil_mode", 0)),
+        count_include_pad=bool(n.attr("count_include_pad", 0)),
+    )
 
 
 @onnx("GlobalAveragePool", "GlobalMaxPool")
@@ -215,13 +244,25 @@ def _softmax(n: OnnxNode) -> Any:
 # -- reductions
 
 
-@onnx("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum",
-      "ReduceLogSumExp")
+@onnx(
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+)
 def _reduce(n: OnnxNode) -> Any:
     axes, keepdims = n.axes(1), bool(n.attr("keepdims", 1))
     if n.op == "ReduceProd" and isinstance(n.raw(0), np.ndarray):
         values = n.raw(0)
-        return np.asarray(math.prod(values.ravel().tolist()), values.dtype).reshape((1,) * values.ndim if keepdims else ())
+        return np.asarray(math.prod(values.ravel().tolist()), values.dtype).reshape(
+            (1,) * values.ndim if keepdims else ()
+        )
     x = n.x(0)
     if not axes:
         if n.attr("noop_with_empty_axes", 0):

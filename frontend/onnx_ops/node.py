@@ -1,7 +1,7 @@
 """One ONNX node as a meaning sees it, and the table of meanings.
 
-A value is a Proxy, or a numpy array that is known at import: initializers, constants, and sizes computed from shapes (arrays of
-objects, where a size is symbolic).
+A value is a Proxy, or a numpy array that is known at import: initializers, constants, and sizes computed from shapes
+(arrays of objects, where a size is symbolic).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class OnnxNode:
     """Operands, attributes and the place of one node.
 
     Attributes:
-        op, name: as in the file. values: operands in order, None where absent. attrs: as Python values. outputs: names, "" where unused.
+        op, name: as in the file. values: operands in order, None where absent. attrs: as Python values. outputs: names,
+            "" where unused.
         opset: of the op's domain. requantize: parameters of the quantized operand that a float op was given, if any.
     """
 
@@ -135,14 +136,21 @@ class OnnxNode:
         return self.trace.emit(op, [None if o is None else lift(o, self.trace) for o in operands], attrs)
 
     def quantized_constant(self, data: np.ndarray, quant: QuantParams, dtype: DType) -> Any:
-        return self.trace.wrap(self.trace.graph.add_const(f"{self.name or self.op}.q", data, TensorType(dtype, data.shape, quant)))
+        return self.trace.wrap(
+            self.trace.graph.add_const(f"{self.name or self.op}.q", data, TensorType(dtype, data.shape, quant))
+        )
 
     def quantize(self, x: Any, quant: QuantParams, dtype: DType) -> Any:
         """x as codes."""
         traced = lift(x, self.trace)
         self.trace.graph.stage = "qdq"
-        node = self.trace.graph.create("quantize", [traced.value], types=TensorType(dtype, traced.value.type.shape, quant),
-                                       names=f"{self.outputs[0]}", loc=self.trace.loc)
+        node = self.trace.graph.create(
+            "quantize",
+            [traced.value],
+            types=TensorType(dtype, traced.value.type.shape, quant),
+            names=f"{self.outputs[0]}",
+            loc=self.trace.loc,
+        )
         return self.trace.wrap(node.result)
 
     def refuse(self, what: str, **details: Any) -> TraceError:

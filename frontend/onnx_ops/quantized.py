@@ -1,4 +1,5 @@
-"""QuantizeLinear and DequantizeLinear, and the operator-oriented forms (QLinear*), which arrive as dequantize, float op, quantize.
+"""QuantizeLinear and DequantizeLinear, and the operator-oriented forms (QLinear*), which arrive as dequantize, float
+op, quantize.
 
 Bias of QLinearConv and QGemm: i32 with scale(x) * scale(weight), as the IR has it.
 """
@@ -22,9 +23,15 @@ def params(n: OnnxNode, scale: int, zero_point: int, axis: int, rank: int) -> tu
     points = n.known(zero_point, None) if n.has(zero_point) else None
     dtype = DType.U8 if points is None else DType.from_numpy(points.dtype)
     if scales.size == 1:
-        return QuantParams.per_tensor(float(scales.ravel()[0]), 0 if points is None else int(points.ravel()[0]), dtype), dtype
+        return QuantParams.per_tensor(
+            float(scales.ravel()[0]), 0 if points is None else int(points.ravel()[0]), dtype
+        ), dtype
     if scales.ndim != 1:
-        raise n.refuse("scales are one number, or one a channel", got=f"{scales.shape}", hint="blocked quantization is not supported")
+        raise n.refuse(
+            "scales are one number, or one a channel",
+            got=f"{scales.shape}",
+            hint="blocked quantization is not supported",
+        )
     zeros = [0] * scales.size if points is None else [int(z) for z in points.ravel()]
     return QuantParams.per_channel(scales, zeros, axis % rank, dtype), dtype
 
@@ -48,7 +55,12 @@ def dequantized(n: OnnxNode, index: int, scale: int, zero_point: int, axis: int 
     else:
         traced = value
         type = traced.value.type
-        if not type.is_quantized and traced.value in n.trace.graph.inputs and not traced.value.uses and type.dtype is dtype:
+        if (
+            not type.is_quantized
+            and traced.value in n.trace.graph.inputs
+            and not traced.value.uses
+            and type.dtype is dtype
+        ):
             n.trace.graph.set_type(traced.value, type.quantized(dtype, quant))
         elif type.quant != quant or type.dtype is not dtype:
             raise n.refuse("the codes were made with other parameters", expected=str(type), got=f"{dtype}, {quant}")
@@ -123,7 +135,11 @@ def _binary(n: OnnxNode) -> Any:
 @onnx("com.microsoft.QLinearSigmoid", "com.microsoft.QLinearLeakyRelu")
 def _unary(n: OnnxNode) -> Any:
     x = dequantized(n, 0, 1, 2)
-    real = unary("sigmoid", x) if n.op.endswith("Sigmoid") else unary("leaky_relu", x, negative_slope=float(n.attr("alpha", 0.01)))
+    real = (
+        unary("sigmoid", x)
+        if n.op.endswith("Sigmoid")
+        else unary("leaky_relu", x, negative_slope=float(n.attr("alpha", 0.01)))
+    )
     return _quantized(n, real, 3, 4)
 
 
@@ -143,4 +159,3 @@ def _softmax(n: OnnxNode) -> Any:
 def _concat(n: OnnxNode) -> Any:
     parts = [dequantized(n, i, i + 1, i + 2) for i in range(2, len(n.values), 3)]
     return _quantized(n, ops.concat(parts, n.attr("axis")), 0, 1)
-

@@ -44,7 +44,11 @@ def _constant(n: OnnxNode) -> Any:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in n.attrs:
             value = n.attrs[name]
-            return value if isinstance(value, np.ndarray) else np.asarray(value, np.float32 if "float" in name else np.int64)
+            return (
+                value
+                if isinstance(value, np.ndarray)
+                else np.asarray(value, np.float32 if "float" in name else np.int64)
+            )
     raise n.refuse("only values of numbers are supported", got=", ".join(n.attrs))
 
 
@@ -62,7 +66,9 @@ def _range(n: OnnxNode) -> Any:
     start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
     dtype = n.known(0).dtype
     whole = dtype.kind in "iO"
-    return np.arange(*(int(v) if whole else v for v in (start, stop, step)), dtype=np.int64 if dtype.kind == "O" else dtype)
+    return np.arange(
+        *(int(v) if whole else v for v in (start, stop, step)), dtype=np.int64 if dtype.kind == "O" else dtype
+    )
 
 
 @onnx("Reshape")
@@ -93,7 +99,11 @@ def _squeeze(n: OnnxNode) -> Any:
         if n.op == "Squeeze":
             return np.squeeze(x, None if axes is None else tuple(axes))
         return np.expand_dims(x, tuple(axes))
-    return ops.squeeze(n.x(0), None if axes is None else tuple(axes)) if n.op == "Squeeze" else ops.expand_dims(n.x(0), tuple(axes))
+    return (
+        ops.squeeze(n.x(0), None if axes is None else tuple(axes))
+        if n.op == "Squeeze"
+        else ops.expand_dims(n.x(0), tuple(axes))
+    )
 
 
 @onnx("Transpose")
@@ -179,7 +189,11 @@ def _pad(n: OnnxNode) -> Any:
     pairs = [(0, 0)] * rank(x)
     for i, axis in enumerate(axes):
         pairs[axis] = (int(pads[i]), int(pads[i + len(axes)]))
-    cut = {axis: slice(max(0, -before), None if after >= 0 else after) for axis, (before, after) in enumerate(pairs) if min(before, after) < 0}
+    cut = {
+        axis: slice(max(0, -before), None if after >= 0 else after)
+        for axis, (before, after) in enumerate(pairs)
+        if min(before, after) < 0
+    }
     x = indexing.slice_axes(x, cut) if cut else x
     return ops.pad(x, [(max(0, before), max(0, after)) for before, after in pairs], n.attr("mode", "constant"), value)
 
@@ -259,12 +273,19 @@ def _resize(n: OnnxNode) -> Any:
         kept = given.get(axis, own[axis] if size is not None else 1.0)
         if getattr(kept, "dim", kept) != (own[axis] if size is not None else 1.0):
             raise n.refuse(f"axis {axis} is resized", expected="spatial axes alone", got=str(kept))
-    attrs = {"mode": "nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
-             "coordinates": n.attr("coordinate_transformation_mode", "half_pixel"), "rounding": n.attr("nearest_mode", "round_prefer_floor")}
+    attrs = {
+        "mode": "nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
+        "coordinates": n.attr("coordinate_transformation_mode", "half_pixel"),
+        "rounding": n.attr("nearest_mode", "round_prefer_floor"),
+    }
     if size is not None:
-        return n.emit("resize", (x,), size=tuple(int(given.get(axis, own[axis])) for axis in range(2, rank(x))), **attrs)
+        return n.emit(
+            "resize", (x,), size=tuple(int(given.get(axis, own[axis])) for axis in range(2, rank(x))), **attrs
+        )
     spatial = tuple(float(given.get(axis, 1.0)) for axis in range(2, rank(x)))
-    if attrs["coordinates"] == "align_corners" and any(isinstance(size, int) and size * f != int(size * f) for size, f in zip(own[2:], spatial)):
+    if attrs["coordinates"] == "align_corners" and any(
+        isinstance(size, int) and size * f != int(size * f) for size, f in zip(own[2:], spatial)
+    ):
         raise n.refuse("align_corners with scales that give no whole size", got=spatial, hint="give sizes")
     return n.emit("resize", (x,), scales=spatial, **attrs)
 
@@ -276,13 +297,32 @@ def _upsample(n: OnnxNode) -> Any:
     scales = [float(v) for v in (np.ravel(n.known(1)) if n.has(1) else n.attr("scales"))]
     if scales[:2] != [1.0, 1.0]:
         raise n.refuse("batch or channels are resized", got=scales)
-    return n.emit("resize", (x,), scales=tuple(scales[2:]), mode="nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
-                  coordinates="asymmetric", rounding="floor")
+    return n.emit(
+        "resize",
+        (x,),
+        scales=tuple(scales[2:]),
+        mode="nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
+        coordinates="asymmetric",
+        rounding="floor",
+    )
 
 
 def moves_codes(op: str) -> bool:
     """Whether an op gives codes back unchanged where it is fed codes (integer ONNX models)."""
-    return op in ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "GlobalMaxPool", "Relu", "Expand",
-                  "Tile", "DepthToSpace", "SpaceToDepth", "Clip")
-
-
+    return op in (
+        "MaxPool",
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Gather",
+        "GlobalMaxPool",
+        "Relu",
+        "Expand",
+        "Tile",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Clip",
+    )

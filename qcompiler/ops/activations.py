@@ -71,7 +71,9 @@ def _hardtanh(x: np.ndarray, min_value: float, max_value: float) -> np.ndarray:
     low, high = np.float32(min_value), np.float32(max_value)
     if x.dtype.kind in "iu":
         least, most = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
-        return np.clip(x, *(most if bound >= most else least if bound <= least else int(bound) for bound in (low, high)))
+        return np.clip(
+            x, *(most if bound >= most else least if bound <= least else int(bound) for bound in (low, high))
+        )
     return np.where(x < min_value, low, np.where(x > max_value, high, x))
 
 

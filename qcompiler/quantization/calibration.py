@@ -1,4 +1,5 @@
-"""Calibration data, checked item by item while it streams; and what calibration learnt, to be saved, merged and used again."""
+"""Calibration data, checked item by item while it streams; and what calibration learnt, to be saved, merged and used
+again."""
 
 from __future__ import annotations
 
@@ -17,18 +18,24 @@ from qcompiler.quantization.observers import make_observer
 from qcompiler.quantization.spec import QuantSpec
 
 
-def iterate_items(data: Iterable[Any], inputs: Sequence[Value], transform: Callable[[Any], Any] | None = None) -> Iterator[list[np.ndarray]]:
+def iterate_items(
+    data: Iterable[Any], inputs: Sequence[Value], transform: Callable[[Any], Any] | None = None
+) -> Iterator[list[np.ndarray]]:
     """The inputs of one call after another. An item is an array, a tuple by position, or a dict by name.
 
     Raises:
-        QuantizationError: no items, NaN or Inf, a shape or dtype that does not fit, a (input, label) pair; names the item and input.
+        QuantizationError: no items, NaN or Inf, a shape or dtype that does not fit, a (input, label) pair; names the
+            item and input.
     """
     index = -1
     for index, item in enumerate(data):
         yield _item(item if transform is None else transform(item), inputs, index)
     if index < 0:
-        raise QuantizationError("the calibration data is empty", expected="at least one item: the inputs of one call",
-                                hint="a generator is consumed by its first use")
+        raise QuantizationError(
+            "the calibration data is empty",
+            expected="at least one item: the inputs of one call",
+            hint="a generator is consumed by its first use",
+        )
 
 
 def _item(item: Any, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
@@ -37,7 +44,12 @@ def _item(item: Any, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
     if isinstance(item, Mapping):
         missing = [name for name in names if name not in item]
         if missing or len(item) != len(names):
-            raise QuantizationError("a calibration item has other names", where=where, expected=", ".join(names), got=", ".join(map(str, item)))
+            raise QuantizationError(
+                "a calibration item has other names",
+                where=where,
+                expected=", ".join(names),
+                got=", ".join(map(str, item)),
+            )
         parts = [item[name] for name in names]
     elif isinstance(item, (tuple, list)):
         parts = list(item)
@@ -45,19 +57,30 @@ def _item(item: Any, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
         parts = [item]
     if len(parts) != len(names):
         pair = " It looks like an (input, label) pair." if len(parts) == len(names) + 1 else ""
-        raise QuantizationError(f"a calibration item is the inputs of one call.{pair}", where=where,
-                                expected=f"{len(names)} ({', '.join(names)})", got=len(parts),
-                                hint="transform=lambda item: item[0] takes the input out of a pair")
+        raise QuantizationError(
+            f"a calibration item is the inputs of one call.{pair}",
+            where=where,
+            expected=f"{len(names)} ({', '.join(names)})",
+            got=len(parts),
+            hint="transform=lambda item: item[0] takes the input out of a pair",
+        )
     return [_array(part, value, where) for part, value in zip(parts, inputs)]
 
 
 def _array(part: Any, value: Value, where: str) -> np.ndarray:
     array = np.asarray(part)
     place = f"{where}, input {value.name!r}"
-    fits = array.ndim == value.type.rank and all(isinstance(e, Dim) or e == g for e, g in zip(value.type.shape, array.shape))
+    fits = array.ndim == value.type.rank and all(
+        isinstance(e, Dim) or e == g for e, g in zip(value.type.shape, array.shape)
+    )
     if array.dtype != value.type.dtype.numpy or not fits:
-        raise QuantizationError("a calibration item does not fit the input", where=place, expected=str(value.type),
-                                got=f"{array.dtype}{list(array.shape)}", hint="convert the items with transform=")
+        raise QuantizationError(
+            "a calibration item does not fit the input",
+            where=place,
+            expected=str(value.type),
+            got=f"{array.dtype}{list(array.shape)}",
+            hint="convert the items with transform=",
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise QuantizationError("calibration data is not finite", where=place, got="NaN or Inf")
     return array
@@ -68,10 +91,11 @@ FORMAT = 1
 
 
 class Calibration(Mapping[str, Any]):
-    """What calibration learnt: group of values -> its observer. Saved, loaded, merged, and used again with another qconfig.
+    """What calibration learnt: group of values -> its observer. Saved, loaded, merged, and used again with another
+    qconfig.
 
-    Merging adds what two runs saw; the order does not matter to the bit for histograms and min-max. Observers that depend on the order of
-    the data refuse.
+    Merging adds what two runs saw; the order does not matter to the bit for histograms and min-max. Observers that
+    depend on the order of the data refuse.
     """
 
     def __init__(self, observers: Mapping[str, Any], specs: Mapping[str, QuantSpec]) -> None:
@@ -99,8 +123,12 @@ class Calibration(Mapping[str, Any]):
         merged = {}
         for group in self:
             if self.specs[group] != other.specs[group]:
-                raise QuantizationError("the calibrations observed a value differently", where=f"%{group}", expected=str(self.specs[group]),
-                                        got=str(other.specs[group]))
+                raise QuantizationError(
+                    "the calibrations observed a value differently",
+                    where=f"%{group}",
+                    expected=str(self.specs[group]),
+                    got=str(other.specs[group]),
+                )
             merged[group] = copy.deepcopy(self[group])
             merged[group].merge(other[group])
         return Calibration(merged, self.specs)
@@ -116,8 +144,11 @@ class Calibration(Mapping[str, Any]):
         found = {}
         for group, spec in specs.items():
             if group not in self:
-                raise QuantizationError("the calibration did not observe a value", where=f"%{group}",
-                                        hint="calibrate with this qconfig: another one groups or quantizes other values")
+                raise QuantizationError(
+                    "the calibration did not observe a value",
+                    where=f"%{group}",
+                    hint="calibrate with this qconfig: another one groups or quantizes other values",
+                )
             if self.specs[group] == spec:
                 found[group] = self[group]
                 continue
@@ -137,11 +168,15 @@ class Calibration(Mapping[str, Any]):
         tensors, groups = {}, []
         for number, group in enumerate(sorted(self)):
             if not hasattr(self[group], "state"):
-                raise QuantizationError("an observer without state() cannot be saved", where=f"%{group}", got=type(self[group]).__name__)
+                raise QuantizationError(
+                    "an observer without state() cannot be saved", where=f"%{group}", got=type(self[group]).__name__
+                )
             state = self[group].state()
             groups.append({"group": group, "spec": str(self.specs[group]), "fields": sorted(state)})
             tensors |= {f"{number}.{name}": np.asarray(array, order="C") for name, array in state.items()}
-        metadata = {"calibration": json.dumps({"format": FORMAT, "groups": groups}, sort_keys=True)}  # one key: their order is not fixed
+        metadata = {
+            "calibration": json.dumps({"format": FORMAT, "groups": groups}, sort_keys=True)
+        }  # one key: their order is not fixed
         with replacing(os.fspath(path)) as file:
             file.write(save(tensors, metadata))
 
@@ -161,8 +196,12 @@ class Calibration(Mapping[str, Any]):
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError("the calibration cannot be read", where=os.fspath(path), got=str(error)[:200]) from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ArtifactError("no calibration, or one of another format", where=os.fspath(path), expected=f"format {FORMAT}",
-                                got=str(header)[:80])
+            raise ArtifactError(
+                "no calibration, or one of another format",
+                where=os.fspath(path),
+                expected=f"format {FORMAT}",
+                got=str(header)[:80],
+            )
         observers, specs = {}, {}
         try:
             for number, entry in enumerate(header["groups"]):

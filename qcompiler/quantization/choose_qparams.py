@@ -1,8 +1,8 @@
 """From a range of reals to QuantParams: torch's formulae, for one range or one a channel.
 
-    range:      low = min(low, 0), high = max(high, 0)
-    affine:     scale = max((high - low) / (qmax - qmin), eps),  zero_point = clamp(qmin - rne(low / scale), qmin, qmax)
-    symmetric:  scale = max(max(-low, high) / ((qmax - qmin) / 2), eps),  zero_point = 0, or the middle of an unsigned range
+range:      low = min(low, 0), high = max(high, 0)
+affine:     scale = max((high - low) / (qmax - qmin), eps),  zero_point = clamp(qmin - rne(low / scale), qmin, qmax)
+symmetric:  scale = max(max(-low, high) / ((qmax - qmin) / 2), eps),  zero_point = 0, or the middle of an unsigned range
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import MAX_SCALE, MIN_SCALE, QuantParams
 
 
-def choose_qparams(low: np.ndarray | float, high: np.ndarray | float, spec: QuantSpec, axis: int | None = None) -> QuantParams:
+def choose_qparams(
+    low: np.ndarray | float, high: np.ndarray | float, spec: QuantSpec, axis: int | None = None
+) -> QuantParams:
     """Parameters for [low, high]; arrays, one entry a channel, with `axis`.
 
     Raises:

@@ -1,7 +1,8 @@
 """What nodes cost on a named CPU, in int8 and in float: figures that ship, so that every machine decides the same.
 
-Measured by `python benchmarks/op_costs.py`, which prints this file's tables for the machine that it runs on. One thread, operands in the
-cache. Estimates only: they choose a precision under the qconfig "auto" and never change a result's bits.
+Measured by `python benchmarks/op_costs.py`, which prints this file's tables for the machine that it runs on. One
+thread, operands in the cache. Estimates only: they choose a precision under the qconfig "auto" and never change a
+result's bits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class CostProfile:
 
     Attributes:
         product, depthwise_product: a multiply-add of a weighted op.
-        element: of an op's larger side (operand or result), by op; "moves", "unary" and "other" for ops that are not named.
+        element: of an op's larger side (operand or result), by op; "moves", "unary" and "other" for ops that are not
+            named.
         quantize, dequantize: an element converted at the border of both worlds.
         step: what every node costs besides.
     """
@@ -45,7 +47,13 @@ class CostProfile:
             return self.step + count * (self.depthwise_product if is_depthwise(node) else self.product)[column]
         given = [elements(value) for value in node.operands if value is not None and not value.is_const]
         size = max([*given, *(elements(value) for value in node.results)])
-        kind = "moves" if Trait.MOVES_DATA in definition.traits else "unary" if Trait.UNARY in definition.traits else "other"
+        kind = (
+            "moves"
+            if Trait.MOVES_DATA in definition.traits
+            else "unary"
+            if Trait.UNARY in definition.traits
+            else "other"
+        )
         return self.step + size * self.element[node.op if node.op in self.element else kind][column]
 
 
@@ -98,8 +106,23 @@ _ELEMENT: Mapping[str, Pair] = {
     "gelu": (0.015, 1.06),
     "silu": (0.014, 0.50),
     "softplus": (0.015, 1.59),
-    **dict.fromkeys(("neg", "abs", "sqrt", "reciprocal", "floor", "ceil", "round", "sign", "square", "hardtanh", "leaky_relu", "threshold"),
-                    (0.015, 0.066)),
+    **dict.fromkeys(
+        (
+            "neg",
+            "abs",
+            "sqrt",
+            "reciprocal",
+            "floor",
+            "ceil",
+            "round",
+            "sign",
+            "square",
+            "hardtanh",
+            "leaky_relu",
+            "threshold",
+        ),
+        (0.015, 0.066),
+    ),
     **dict.fromkeys(("relu", "relu6"), (0.053, 0.065)),
     **dict.fromkeys(("hardsigmoid", "hardswish", "rsqrt", "softsign", "softshrink"), (0.015, 0.125)),
     "max_pool": (0.05, 0.10),

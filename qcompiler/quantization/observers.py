@@ -30,8 +30,12 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
     """The array in f32; QuantizationError for NaN and Inf."""
     array = np.asarray(array, np.float32)
     if array.size and not np.isfinite(array).all():
-        raise QuantizationError("calibration data is not finite", where=f"%{name}", got="NaN or Inf",
-                                hint="check the calibration samples and the model's weights")
+        raise QuantizationError(
+            "calibration data is not finite",
+            where=f"%{name}",
+            got="NaN or Inf",
+            hint="check the calibration samples and the model's weights",
+        )
     return array
 
 
@@ -71,19 +75,27 @@ class MinMax:
         """
         missing = [name for name in self.fields if name not in state]
         if missing:
-            raise QuantizationError(f"the calibration did not keep what {self.spec.observer} needs", expected=", ".join(self.fields),
-                                    got=", ".join(state), hint="calibrate with this qconfig, or with the observer histogram")
+            raise QuantizationError(
+                f"the calibration did not keep what {self.spec.observer} needs",
+                expected=", ".join(self.fields),
+                got=", ".join(state),
+                hint="calibrate with this qconfig, or with the observer histogram",
+            )
         for name in self.fields:
             mine, given = np.asarray(getattr(self, name)), np.asarray(state[name])
             if given.shape != mine.shape and self.fixed_shapes:
-                raise QuantizationError(f"the field {name} of an observer has another shape", expected=mine.shape, got=given.shape)
+                raise QuantizationError(
+                    f"the field {name} of an observer has another shape", expected=mine.shape, got=given.shape
+                )
             setattr(self, name, given.astype(mine.dtype) if given.ndim else mine.dtype.type(given))
 
     fixed_shapes = True
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
-            raise QuantizationError("no calibration data reached a tensor", hint="check that every branch runs on the samples")
+            raise QuantizationError(
+                "no calibration data reached a tensor", hint="check that every branch runs on the samples"
+            )
         return choose_qparams(self.low, self.high, self.spec)
 
 
@@ -103,8 +115,10 @@ class MovingAverage(MinMax):
             self.high = self.high + self.constant * (array.max() - self.high)
 
     def merge(self, other: MinMax) -> None:
-        raise QuantizationError("moving averages depend on the order of the data and cannot be merged",
-                                hint="calibrate in one run, or use histogram or minmax")
+        raise QuantizationError(
+            "moving averages depend on the order of the data and cannot be merged",
+            hint="calibrate in one run, or use histogram or minmax",
+        )
 
 
 class Histogram(MinMax):
@@ -147,7 +161,7 @@ class Histogram(MinMax):
             pairs = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros_like(self.counts)
             half = self.BINS // 2
-            self.counts[half:half + self.BINS] = pairs
+            self.counts[half : half + self.BINS] = pairs
             self.exponent += 1
 
     def merge(self, other: MinMax) -> None:
@@ -210,7 +224,8 @@ class Percentile(Histogram):
 
 
 class MeanSquaredError(Histogram):
-    """The shrunken range whose quantized values are nearest to the data: every bin is quantized with the candidate's own parameters."""
+    """The shrunken range whose quantized values are nearest to the data: every bin is quantized with the candidate's
+    own parameters."""
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
@@ -230,8 +245,10 @@ class MeanSquaredError(Histogram):
 
 
 class Entropy(Histogram):
-    """The clipped range whose quantized distribution is nearest to the data's by Kullback-Leibler divergence, as TensorRT's calibration
-    does it (Migacz, GTC 2017): values beyond the range count in its last bin. The range is cut at the same fraction on both sides."""
+    """The clipped range whose quantized distribution is nearest to the data's by Kullback-Leibler divergence, as
+    TensorRT's calibration does it (Migacz, GTC 2017): values beyond the range count in its last bin. The range is cut
+    at the same fraction on
+    both sides."""
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
@@ -239,15 +256,15 @@ class Entropy(Histogram):
         levels = self.spec.qmax - self.spec.qmin + 1
         used = np.flatnonzero(self.counts)
         first, last = int(used[0]), int(used[-1])
-        counts = self.counts[first:last + 1].astype(np.float64)
+        counts = self.counts[first : last + 1].astype(np.float64)
         best, least = 1.0, np.inf
         for fraction in np.linspace(1.0, 0.1, 46):
             size = max(int(round(counts.size * fraction)), min(levels, counts.size))
             start = min(max(int(round((self.BINS - first) * (1 - fraction))), 0), counts.size - size)
-            kept = counts[start:start + size].copy()
+            kept = counts[start : start + size].copy()
             inside = kept.copy()
             kept[0] += counts[:start].sum()
-            kept[-1] += counts[start + size:].sum()
+            kept[-1] += counts[start + size :].sum()
             divergence = _divergence(kept, _requantized(inside, levels))
             if divergence < least:
                 best, least = fraction, divergence
@@ -314,14 +331,21 @@ def _torch_histogram(spec: QuantSpec) -> Observer:
 
 
 _OBSERVERS: dict[str, Callable[..., Observer]] = {
-    "histogram": Histogram, "minmax": MinMax, "moving_average": MovingAverage, "torch_histogram": _torch_histogram,
-    "percentile": Percentile, "mse": MeanSquaredError, "kl": Entropy, "per_channel_minmax": PerChannelMinMax, "fixed": Fixed,
+    "histogram": Histogram,
+    "minmax": MinMax,
+    "moving_average": MovingAverage,
+    "torch_histogram": _torch_histogram,
+    "percentile": Percentile,
+    "mse": MeanSquaredError,
+    "kl": Entropy,
+    "per_channel_minmax": PerChannelMinMax,
+    "fixed": Fixed,
 }
 
 
 def register_observer(name: str, factory: Callable[..., Observer]) -> None:
-    """Let a QuantSpec name a user's observer: `factory(spec, *numbers)` has observe, qparams and merge. A spec may give numbers: an observer
-    written `name(99.9)` is made by factory(spec, 99.9)."""
+    """Let a QuantSpec name a user's observer: `factory(spec, *numbers)` has observe, qparams and merge. A spec may give
+    numbers: an observer written `name(99.9)` is made by factory(spec, 99.9)."""
     if name in _OBSERVERS:
         raise QuantizationError(f"the observer {name!r} exists already")
     _OBSERVERS[name] = factory
@@ -341,4 +365,6 @@ def make_observer(spec: QuantSpec) -> Observer:
         numbers = [float(part) for part in rest.rstrip(")").split(",")] if rest else []
         return factory(spec, *numbers)
     except (TypeError, ValueError) as error:
-        raise QuantizationError(f"the observer {spec.observer!r} cannot be made: {error}", expected="name or name(number,...)") from None
+        raise QuantizationError(
+            f"the observer {spec.observer!r} cannot be made: {error}", expected="name or name(number,...)"
+        ) from None

@@ -1,8 +1,8 @@
 """Which nodes int8 would slow down, conversions counted: the decision behind the qconfig "auto".
 
-Every node is int8 or float at the costs of a shipped profile, and an edge between both worlds costs a conversion, once for a value however
-many read it. The cheapest assignment of all is a minimum cut (Stone, "Multiprocessor scheduling with the aid of network flow algorithms",
-1977): int8 nodes stay with the source, float ones with the sink.
+Every node is int8 or float at the costs of a shipped profile, and an edge between both worlds costs a conversion, once
+for a value however many read it. The cheapest assignment of all is a minimum cut (Stone, "Multiprocessor scheduling
+with the aid of network flow algorithms", 1977): int8 nodes stay with the source, float ones with the sink.
 """
 
 from __future__ import annotations
@@ -30,18 +30,23 @@ class Decision:
 
     def note(self) -> str:
         """The graph's note, which reports and `bench` read."""
-        return f"estimate: {self.profile}: {self.chosen / 1e3:.1f} us as quantized, {self.all_float / 1e3:.1f} us in float"
+        return (
+            f"estimate: {self.profile}: {self.chosen / 1e3:.1f} us as quantized, {self.all_float / 1e3:.1f} us in float"
+        )
 
 
 def decide(graph: Graph, able: Mapping[str, bool], followers: frozenset[str], profile: CostProfile) -> Decision:
     """The cheapest choice for a float graph.
 
-    able: node name -> whether it may be quantized. followers: nodes that are int8 only where the nodes that they read are.
+    able: node name -> whether it may be quantized. followers: nodes that are int8 only where the nodes that they read
+    are.
     """
     import networkx
 
     network = networkx.DiGraph()
-    costs = {node.name: (profile.cost(node, quantized=True), profile.cost(node, quantized=False)) for node in graph.nodes}
+    costs = {
+        node.name: (profile.cost(node, quantized=True), profile.cost(node, quantized=False)) for node in graph.nodes
+    }
     for node in graph.nodes:
         integer, real = costs[node.name]
         if able[node.name]:

@@ -50,11 +50,11 @@ _QCONFIGS: Mapping[str, QConfig] = {
 def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
-    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel; "int8:minmax",
-    "int8:percentile", "int8:mse", "int8:kl" differ in the observer; "auto" is int8 for a whole model, whose nodes that a cost model calls
-    slower in int8 stay float. "torch:x86", "torch:fbgemm", "torch:qnnpack" and "torch:onednn" have
-    torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its default_qconfig and
-    default_per_channel_qconfig.
+    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel;
+    "int8:minmax", "int8:percentile", "int8:mse", "int8:kl" differ in the observer; "auto" is int8 for a whole model,
+    whose nodes that a cost model calls slower in int8 stay float. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
+    "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its
+    default_qconfig and default_per_channel_qconfig.
 
     Raises:
         QuantizationError: unknown name (nearest given).
@@ -66,7 +66,8 @@ def get_qconfig(name: str) -> QConfig:
 
 
 def get_default_qconfig(backend: str = "x86") -> QConfig:
-    """torch's get_default_qconfig: "x86" and "fbgemm" reduce activations to [0, 127]; "qnnpack" has per-tensor weights; "onednn" neither.
+    """torch's get_default_qconfig: "x86" and "fbgemm" reduce activations to [0, 127]; "qnnpack" has per-tensor weights;
+    "onednn" neither.
 
     Raises:
         QuantizationError: unknown backend (nearest given).
@@ -79,11 +80,12 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
 
 @dataclass
 class QConfigMapping:
-    """Rules from nodes to QConfigs, torch's order of priority, the highest last: global, object type, module name regex (the first that
-    matches, as re.match), module name, module name + object type + order.
+    """Rules from nodes to QConfigs, torch's order of priority, the highest last: global, object type, module name regex
+    (the first that matches, as re.match), module name, module name + object type + order.
 
-    An object type is an IR op ("conv"), an ONNX op ("Conv"), or a class or the name of one ("Conv2d"). A value None leaves nodes float. A
-    rule that matches nothing is an error when a graph is resolved; `builtin` rules, below all others but the global one, may match nothing.
+    An object type is an IR op ("conv"), an ONNX op ("Conv"), or a class or the name of one ("Conv2d"). A value None
+    leaves nodes float. A rule that matches nothing is an error when a graph is resolved; `builtin` rules, below all
+    others but the global one, may match nothing.
     """
 
     default: QConfig | None = None
@@ -113,7 +115,9 @@ class QConfigMapping:
         self.names[name] = _named(qconfig)
         return self
 
-    def set_module_name_object_type_order(self, name: str, kind: str | type, index: int, qconfig: QConfig | str | None) -> QConfigMapping:
+    def set_module_name_object_type_order(
+        self, name: str, kind: str | type, index: int, qconfig: QConfig | str | None
+    ) -> QConfigMapping:
         """The node number `index` (from 0) of this kind inside of the module `name`."""
         self.orders[name, _kind(kind), index] = _named(qconfig)
         return self
@@ -125,16 +129,23 @@ def _kind(kind: str | type) -> str:
 
 def _named(qconfig: QConfig | str | None) -> QConfig | None:
     if qconfig == "auto":
-        raise QuantizationError('"auto" weighs a whole model', expected="the qconfig of a rule", hint='"int8", or qconfig="auto" without a mapping')
+        raise QuantizationError(
+            '"auto" weighs a whole model',
+            expected="the qconfig of a rule",
+            hint='"int8", or qconfig="auto" without a mapping',
+        )
     if isinstance(qconfig, str):
         return get_qconfig(qconfig)
     if qconfig is not None and not isinstance(qconfig, QConfig):
-        raise QuantizationError("not a qconfig", expected="a QConfig, the name of one, or None", got=type(qconfig).__name__)
+        raise QuantizationError(
+            "not a qconfig", expected="a QConfig, the name of one, or None", got=type(qconfig).__name__
+        )
     return qconfig
 
 
 def get_default_qconfig_mapping(backend: str = "x86") -> QConfigMapping:
-    """torch's get_default_qconfig_mapping: its qconfig for all, but per-tensor weights for transposed convolutions on x86 and fbgemm."""
+    """torch's get_default_qconfig_mapping: its qconfig for all, but per-tensor weights for transposed convolutions on
+    x86 and fbgemm."""
     qconfig = get_default_qconfig(backend)
     mapping = QConfigMapping(qconfig)
     if backend in ("x86", "fbgemm"):

@@ -8,8 +8,8 @@
 
 rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
 commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is ONNX
-QuantizeLinear's rule; fake_quantize, the observers and the kernels share it. All float steps are single IEEE operations on
-f32, so a machine without fma contraction gives the same bits as numpy.
+QuantizeLinear's rule; fake_quantize, the observers and the kernels share it. All float steps are single IEEE operations
+on f32, so a machine without fma contraction gives the same bits as numpy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def quantize_reciprocal(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.n
 
 
 def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:
-    """Rule (1): f32(q - zero_point) * scale, one IEEE multiplication. i32 values beyond 2^24 round once on the way to f32."""
+    """Rule (1): f32(q - zero_point) * scale, one IEEE multiplication. i32 values beyond 2^24 round once on the way to
+    f32."""
     scale, zero_point = quant.along(q.ndim)
     return (q.astype(np.int64) - zero_point).astype(F32) * scale
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph, Node
-from qcompiler.quantization.qconfig import TORCH_BACKENDS, QConfig, QConfigMapping, get_default_qconfig_mapping, get_qconfig
+from qcompiler.quantization.qconfig import (
+    TORCH_BACKENDS,
+    QConfig,
+    QConfigMapping,
+    get_default_qconfig_mapping,
+    get_qconfig,
+)
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,17 @@ class ResolutionTable:
 
     def kept_float(self, reasons: Mapping[str, str]) -> ResolutionTable:
         """The table with some nodes left float: node name -> why."""
-        return ResolutionTable([replace(row, qconfig=None, rule=reasons[row.node]) if row.node in reasons else row for row in self.rows])
+        return ResolutionTable(
+            [replace(row, qconfig=None, rule=reasons[row.node]) if row.node in reasons else row for row in self.rows]
+        )
 
     def __str__(self) -> str:
         width = max((len(row.node) for row in self.rows), default=4)
         ops = max((len(row.op) for row in self.rows), default=2)
-        return "\n".join(f"{row.node:<{width}}  {row.op:<{ops}}  {'float' if row.qconfig is None else 'int8 '}  {row.rule}"
-                         for row in self.rows)
+        return "\n".join(
+            f"{row.node:<{width}}  {row.op:<{ops}}  {'float' if row.qconfig is None else 'int8 '}  {row.rule}"
+            for row in self.rows
+        )
 
 
 def _paths(node: Node) -> list[str]:
@@ -74,7 +84,9 @@ def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> Resolution
     elif isinstance(qconfig, QConfig):
         mapping, label = QConfigMapping(qconfig), "global"
     else:
-        raise QuantizationError("not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__)
+        raise QuantizationError(
+            "not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__
+        )
     matched: set[str] = set()
     rows = [_row(node, mapping, label, matched) for node in graph.nodes]
     _apply_orders(graph, mapping, rows, matched)
@@ -117,8 +129,10 @@ def _check_matched(graph: Graph, mapping: QConfigMapping, matched: set[str]) -> 
     wanted = [("object type", kind) for kind in mapping.object_types]
     for name, kind, index in mapping.orders:
         if f"order {(name, kind, index)}" not in matched:
-            raise QuantizationError(f"the rule for {kind} number {index} in module {name!r} matches no node",
-                                    hint=nearest(name, {path for node in graph.nodes for path in _paths(node)}))
+            raise QuantizationError(
+                f"the rule for {kind} number {index} in module {name!r} matches no node",
+                hint=nearest(name, {path for node in graph.nodes for path in _paths(node)}),
+            )
     wanted += [("regex", pattern) for pattern in mapping.regexes] + [("name", name) for name in mapping.names]
     for kind, key in wanted:
         if f"{kind} {key}" not in matched:

@@ -32,7 +32,9 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         if not self.dtype.is_integer or not self.dtype.min <= self.qmin < self.qmax <= self.dtype.max:
-            raise QuantizationError("quantized range", expected=f"within {self.dtype}", got=f"[{self.qmin}, {self.qmax}]")
+            raise QuantizationError(
+                "quantized range", expected=f"within {self.dtype}", got=f"[{self.qmin}, {self.qmax}]"
+            )
         if not self.eps > 0:
             raise QuantizationError("eps of a QuantSpec", expected="a positive number", got=self.eps)
 
@@ -53,7 +55,14 @@ class QuantSpec:
             low, high = bounds.strip("[]").split(",")
             if scheme not in ("symmetric", "affine") or granularity not in ("per_tensor", "per_channel"):
                 raise ValueError(scheme)
-            return QuantSpec(DType(dtype), int(low), int(high), scheme == "symmetric", granularity == "per_channel", observer,
-                             float(eps.removeprefix("eps=")))
+            return QuantSpec(
+                DType(dtype),
+                int(low),
+                int(high),
+                scheme == "symmetric",
+                granularity == "per_channel",
+                observer,
+                float(eps.removeprefix("eps=")),
+            )
         except ValueError:
             raise QuantizationError("malformed quantization spec", expected=str(QuantSpec()), got=text) from None

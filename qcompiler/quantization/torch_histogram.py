@@ -1,7 +1,9 @@
-"""torch's HistogramObserver: one histogram of equal bins over the range seen so far, and a greedy search for the range to keep.
+"""torch's HistogramObserver: one histogram of equal bins over the range seen so far, and a greedy search for the range
+to keep.
 
-The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays; it follows torch's float32 steps where they decide
-something, so that the range it picks is torch's. The state depends on the order of the batches: merging is refused.
+The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays; it follows torch's float32 steps
+where they decide something, so that the range it picks is torch's. The state depends on the order of the batches:
+merging is refused.
 """
 
 from __future__ import annotations
@@ -49,8 +51,10 @@ class TorchHistogram(MinMax):
         self.low, self.high = low, high
 
     def merge(self, other: MinMax) -> None:
-        raise QuantizationError("torch's histogram depends on the order of the data and cannot be merged",
-                                hint="calibrate in one run, or use the observer histogram or minmax")
+        raise QuantizationError(
+            "torch's histogram depends on the order of the data and cannot be merged",
+            hint="calibrate in one run, or use the observer histogram or minmax",
+        )
 
     def _histogram(self, array: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """torch.histc: f32[BINS]; a range of no width is widened by one on both sides."""
@@ -76,8 +80,8 @@ class TorchHistogram(MinMax):
         return choose_qparams(self.low + width * F32(first), self.low + width * F32(last + 1), self.spec)
 
     def _kept_bins(self) -> tuple[int, int]:
-        """(first, last) bin: from both ends quantiles move inwards by 1e-5, each time at the end that drops more bins, while the error
-        of quantizing falls."""
+        """(first, last) bin: from both ends quantiles move inwards by 1e-5, each time at the end that drops more bins,
+        while the error of quantizing falls."""
         total = float(self.counts.sum(dtype=F32))
         below = np.cumsum(self.counts, dtype=np.float64).astype(F32)
         steps = round(1 / _STEP) + 2
@@ -113,7 +117,9 @@ class TorchHistogram(MinMax):
             return 0.0
         begin = (np.arange(self.BINS) - first).astype(F32) * F32(width)
         end = begin + F32(width)
-        level_of_begin, level_of_end = (np.clip(np.floor_divide(edge, F32(step)), 0, levels - 1) for edge in (begin, end))
+        level_of_begin, level_of_end = (
+            np.clip(np.floor_divide(edge, F32(step)), 0, levels - 1) for edge in (begin, end)
+        )
         center_of_begin = (level_of_begin + F32(0.5)) * F32(step)
         center_of_end = level_of_end * F32(step) + F32(step / 2)
         density = self.counts / F32(width)
@@ -133,4 +139,6 @@ def _linspace(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
     """torch.linspace in f32: counted from the nearer end."""
     step = (F32(high) - F32(low)) / F32(count - 1)
     index = np.arange(count)
-    return np.where(index < count // 2, F32(low) + step * index.astype(F32), F32(high) - step * (count - 1 - index).astype(F32)).astype(F32)
+    return np.where(
+        index < count // 2, F32(low) + step * index.astype(F32), F32(high) - step * (count - 1 - index).astype(F32)
+    ).astype(F32)

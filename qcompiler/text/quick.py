@@ -1,4 +1,5 @@
-"""A quick reader of the text form: the same phrases as the grammar's, from a few regular expressions, for text without errors.
+"""A quick reader of the text form: the same phrases as the grammar's, from a few regular expressions, for text without
+errors.
 
 It accepts a part of what `grammar.lark` accepts (all that the printer writes) and gives None for everything else: then
 lark reads the text, and has the messages. tests/text/test_quick_reader.py holds the two against each other. Building

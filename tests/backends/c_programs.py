@@ -1,6 +1,8 @@
-"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any model.
+"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any
+model.
 
-An ELF header says which machine an object is for: its program is built by that machine's compiler, and run by qemu where it is not this one.
+An ELF header says which machine an object is for: its program is built by that machine's compiler, and run by qemu
+where it is not this one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from qcompiler.backends.target import known_targets, parse_target
 X86_64, AARCH64 = 62, 183  # e_machine of ELF
 HOST = {"x86_64": X86_64, "aarch64": AARCH64}.get(platform.machine())
 ARM_TARGETS = ("aarch64-linux+neon", "aarch64-linux+dotprod", "aarch64-linux+i8mm")
-TARGETS = (*(name for name in known_targets() if name.startswith("x86-64") and parse_target(name).can_run()), *ARM_TARGETS)
+TARGETS = (
+    *(name for name in known_targets() if name.startswith("x86-64") and parse_target(name).can_run()),
+    *ARM_TARGETS,
+)
 """All whose objects can be run: the levels of this CPU, and those of AArch64 in qemu."""
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g")
 
@@ -50,8 +55,8 @@ def machine(path: pathlib.Path) -> int:
 
 
 def c_compiler(for_machine: int | None = HOST) -> list[str]:
-    """The command of a C compiler: gcc or cc for this machine, the cross compiler for AArch64 (statically, so that qemu needs no libraries
-    of it), or the one in the ziglang package."""
+    """The command of a C compiler: gcc or cc for this machine, the cross compiler for AArch64 (statically, so that qemu
+    needs no libraries of it), or the one in the ziglang package."""
     native = for_machine == HOST
     for name in ("gcc", "cc") if native else ("aarch64-linux-gnu-gcc",):
         found = shutil.which(name)
@@ -73,7 +78,9 @@ def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
     (folder / f"{name}.h").write_text(made.header)
 
 
-def build(folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: Sequence[str] = (), name: str = "program") -> pathlib.Path:
+def build(
+    folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: Sequence[str] = (), name: str = "program"
+) -> pathlib.Path:
     """Compile a C program in a folder, and link it with objects there, for their machine. Warnings are errors."""
     (folder / f"{name}.c").write_text(source)
     machines = {machine(folder / each) for each in objects} or {HOST}
@@ -96,8 +103,8 @@ def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ())
 def runner(interface: Interface, header: str) -> str:
     """C source: read the inputs from input_*.bin, run on fresh memory of malloc, write output_*.bin, run the self-test."""
     prefix, macro = interface.prefix, interface.macro
-    load = "".join(f"  load({p.name}, {macro}_{p.name.upper()}_BYTES, \"{p.name}.bin\");\n" for p in interface.inputs)
-    save = "".join(f"  save({p.name}, {macro}_{p.name.upper()}_BYTES, \"{p.name}.bin\");\n" for p in interface.outputs)
+    load = "".join(f'  load({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.inputs)
+    save = "".join(f'  save({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.outputs)
     declare = "".join(f"  {p.c_type} *{p.name} = fresh({macro}_{p.name.upper()}_BYTES);\n" for p in interface.ports)
     free = "".join(f"  free({p.name});\n" for p in interface.ports)
     arguments = ", ".join(p.name for p in interface.ports)
@@ -133,7 +140,9 @@ int main(void) {{
 """
 
 
-def run_in_c(folder: pathlib.Path, made: ObjectFile, inputs: Sequence[np.ndarray], wrapper: Sequence[str] = ()) -> list[np.ndarray]:
+def run_in_c(
+    folder: pathlib.Path, made: ObjectFile, inputs: Sequence[np.ndarray], wrapper: Sequence[str] = ()
+) -> list[np.ndarray]:
     """The outputs that the object gives in a C program; its self-test must pass."""
     write(folder, "model", made)
     program = build(folder, runner(made.interface, "model.h"), ["model.o"])
@@ -142,5 +151,6 @@ def run_in_c(folder: pathlib.Path, made: ObjectFile, inputs: Sequence[np.ndarray
         np.ascontiguousarray(array).tofile(folder / f"{port.name}.bin")
     assert execute(program, wrapper=wrapper) == "0 0 1\n"
     return [
-        np.fromfile(folder / f"{port.name}.bin", port.type.dtype.numpy).reshape(port.type.shape) for port in made.interface.outputs
+        np.fromfile(folder / f"{port.name}.bin", port.type.dtype.numpy).reshape(port.type.shape)
+        for port in made.interface.outputs
     ]

@@ -42,12 +42,15 @@ def calibration() -> np.ndarray:
 @pytest.fixture(scope="module")
 def quantized(calibration: np.ndarray) -> qc.CompiledModel:
     """The demo's integer graph, on the interpreter."""
-    return qc.compile(trained_model(), "int8", (calibration[:1],), calibration_data=[calibration], dynamic=DYNAMIC,
-                      target="reference")
+    return qc.compile(
+        trained_model(), "int8", (calibration[:1],), calibration_data=[calibration], dynamic=DYNAMIC, target="reference"
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_integer_graph_has_the_bits_of_the_interpreter(level: str, quantized: qc.CompiledModel, images: np.ndarray) -> None:
+def test_integer_graph_has_the_bits_of_the_interpreter(
+    level: str, quantized: qc.CompiledModel, images: np.ndarray
+) -> None:
     expected = quantized(images)
     before = emitted_kernels[parse_target(level).level]
     lowered = lower_graph(quantized.graph, parse_target(level))
@@ -116,7 +119,9 @@ def _convs(count: int, *, same: bool) -> qc.CompiledModel:
     nn, rng = qc.nn, np.random.default_rng(0)
     convs = [nn.Conv2d(128, 128, 3, padding=1) for _ in range(count)]
     for conv in convs:
-        conv.load_state_dict({"weight": rng.normal(0, 0.03, (128, 128, 3, 3)).astype(np.float32), "bias": np.zeros(128, np.float32)})
+        conv.load_state_dict(
+            {"weight": rng.normal(0, 0.03, (128, 128, 3, 3)).astype(np.float32), "bias": np.zeros(128, np.float32)}
+        )
 
     def model(x):
         return sum((convs[0 if same else i](x * (i + 1)) for i in range(1, count)), convs[0](x))
@@ -135,12 +140,18 @@ def test_nodes_that_share_weights_share_what_is_packed() -> None:
 
 
 @pytest.mark.parametrize("weight,zero_point,proven", [(1, 0, True), (-1, 255, True), (127, 0, False), (-128, 3, False)])
-def test_the_short_epilogue_is_taken_where_the_weights_themselves_allow_it(weight: int, zero_point: int, proven: bool) -> None:
+def test_the_short_epilogue_is_taken_where_the_weights_themselves_allow_it(
+    weight: int, zero_point: int, proven: bool
+) -> None:
     """M is 1000 and there are 64 products: weights of 8 bits could leave i32 on their way, these may not."""
     codes, x = np.full((8, 64, 1, 1), weight, np.int8), QuantParams.per_tensor(1.0, zero_point, DType.U8)
     graph = Graph("g", "integer")
-    operands = [graph.add_input("x", tensor("u8", 1, 64, 2, 2).quantized(DType.U8, x)),
-                graph.add_const("w", codes, tensor("i8", *codes.shape).quantized(DType.I8, QuantParams.per_tensor(1.0, 0, DType.I8)))]
+    operands = [
+        graph.add_input("x", tensor("u8", 1, 64, 2, 2).quantized(DType.U8, x)),
+        graph.add_const(
+            "w", codes, tensor("i8", *codes.shape).quantized(DType.I8, QuantParams.per_tensor(1.0, 0, DType.I8))
+        ),
+    ]
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
     out = tensor("u8", 1, 8, 2, 2).quantized(DType.U8, QuantParams.per_tensor(0.001, 0, DType.U8))
     graph.set_outputs([graph.create("conv", operands, attrs, types=out).result])

@@ -77,7 +77,9 @@ print(sum(emitted_kernels.values()), len(runtime.emitted), y.tobytes().hex())
 def child(**environment: str) -> tuple[int, int, str]:
     """(kernels emitted, dispatchers emitted, bits of the result) of a new process."""
     found = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CHILD), MODEL], env=found, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CHILD), MODEL], env=found, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     kernels, dispatchers, bits = done.stdout.split()
     return int(kernels), int(dispatchers), bits
@@ -95,7 +97,9 @@ def test_a_second_process_emits_nothing_and_has_the_same_bits(folder: pathlib.Pa
 def test_two_processes_at_once(folder: pathlib.Path) -> None:
     code = [sys.executable, "-c", CHILD, MODEL]
     found = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen(code, env=found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [
+        subprocess.Popen(code, env=found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert [error for _, error in outputs] == ["", ""]
@@ -115,8 +119,13 @@ def test_without_a_cache_nothing_is_written(tmp_path: pathlib.Path, monkeypatch:
 
 @pytest.mark.parametrize(
     "platform, xdg, expected",
-    [("linux", "", ".cache/qcompiler"), ("linux", "/x/cache", "/x/cache/qcompiler"), ("linux", "relative", ".cache/qcompiler"),
-     ("darwin", "", "Library/Caches/qcompiler"), ("darwin", "/x", "/x/qcompiler")],
+    [
+        ("linux", "", ".cache/qcompiler"),
+        ("linux", "/x/cache", "/x/cache/qcompiler"),
+        ("linux", "relative", ".cache/qcompiler"),
+        ("darwin", "", "Library/Caches/qcompiler"),
+        ("darwin", "/x", "/x/qcompiler"),
+    ],
 )
 def test_the_users_folder(platform: str, xdg: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QC_CACHE")
@@ -146,7 +155,17 @@ def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> Non
     key = kernel_cache.KernelKey.of(elementwise.REAL[1], {"op": "exp", "dtype": "f32"})
     text = kernel_cache.stored_key(key, target)
     assert text is not None
-    for part in (qc.__version__, "sources ", "llvmlite ", "LLVM ", target.key, target.triple, "elementwise:REAL[1]", "op='exp'", "dtype='f32'"):
+    for part in (
+        qc.__version__,
+        "sources ",
+        "llvmlite ",
+        "LLVM ",
+        target.key,
+        target.triple,
+        "elementwise:REAL[1]",
+        "op='exp'",
+        "dtype='f32'",
+    ):
         assert part in text
     others = [
         kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.REAL[2], dict(key.static)), target),
@@ -158,8 +177,10 @@ def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> Non
 
 
 def test_static_arguments_that_print_alike_have_keys_of_their_own(folder: pathlib.Path) -> None:
-    texts = {kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.CLAMP, {"n": n}), native_target())
-             for n in (1, True, 1.0, "1", (1,), ((1,),), (1, 1), None, "None")}
+    texts = {
+        kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.CLAMP, {"n": n}), native_target())
+        for n in (1, True, 1.0, "1", (1,), ((1,),), (1, 1), None, "None")
+    }
     assert len(texts) == 9
     with pytest.raises(LoweringError, match="no plain value"):
         kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.CLAMP, {"n": object()}), native_target())
@@ -183,7 +204,9 @@ def test_kernels_from_elsewhere_are_not_kept(folder: pathlib.Path) -> None:
     assert emitted() == before + 1 and not folder.exists()
 
 
-def test_sources_newer_than_the_process_keep_nothing(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_sources_newer_than_the_process_keep_nothing(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
     monkeypatch.setattr(object_cache, "_IMPORTED_NS", 0)
     object_cache._versions.cache_clear()
     try:
@@ -199,7 +222,16 @@ def test_sources_newer_than_the_process_keep_nothing(folder: pathlib.Path, monke
 def corrupted(raw: bytes) -> dict[str, bytes]:
     """An entry's bytes with one bit flipped in each region, and cut off at each boundary."""
     key = len("key one")
-    starts = {"magic": 0, "format": 8, "key length": 12, "object length": 16, "digest": 24, "key": 56, "object": 56 + key, "last byte": len(raw) - 1}
+    starts = {
+        "magic": 0,
+        "format": 8,
+        "key length": 12,
+        "object length": 16,
+        "digest": 24,
+        "key": 56,
+        "object": 56 + key,
+        "last byte": len(raw) - 1,
+    }
     flipped = {name: raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :] for name, at in starts.items()}
     cut = {f"cut at {at}": raw[:at] for at in (0, 1, 24, 55, 56, 60, 56 + key, len(raw) - 1)}
     return {**flipped, **cut, "longer": raw + b"\0", "other": b"not an entry at all" * 9}
@@ -227,14 +259,18 @@ def test_every_flipped_bit_is_seen(bit: int) -> None:
             object_cache._unpacked(raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :], "key")
 
 
-def test_a_whole_entry_under_anothers_name_does_not_load(folder: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_whole_entry_under_anothers_name_does_not_load(
+    folder: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     object_cache.store(TWO)
     os.replace(entry(folder, "key two"), entry(folder, "key one"))
     assert object_cache.load(list(TWO)) == {}
     assert "another key" in caplog.text and not list(folder.iterdir())
 
 
-def test_a_model_whose_entries_are_all_damaged_is_emitted_again(folder: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_whose_entries_are_all_damaged_is_emitted_again(
+    folder: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = emitted()
     expected = run_model()
     count = emitted() - before
@@ -250,7 +286,9 @@ def test_a_model_whose_entries_are_all_damaged_is_emitted_again(folder: pathlib.
 
 
 @pytest.mark.parametrize("what", ["link", "dangling link", "folder", "pipe", "writable"])
-def test_an_entry_that_is_no_private_file(what: str, folder: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_is_no_private_file(
+    what: str, folder: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     object_cache.store(TWO)
     path, moved = entry(folder, "key one"), tmp_path / "moved"
     raw = path.read_bytes()
@@ -315,7 +353,9 @@ def test_a_folder_that_others_may_enter(mode: int, folder: pathlib.Path, caplog:
     refused(folder, caplog, f"its mode is {mode:o}")
 
 
-def test_a_folder_of_another_user(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_another_user(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     object_cache.store(TWO)
     if os.geteuid() == 0:
         os.chown(folder, 12345, 12345)
@@ -324,7 +364,9 @@ def test_a_folder_of_another_user(folder: pathlib.Path, monkeypatch: pytest.Monk
     refused(folder, caplog, "it belongs to user")
 
 
-def test_a_folder_that_is_a_link(folder: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_is_a_link(
+    folder: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     object_cache.store(TWO)
     os.rename(folder, tmp_path / "real")
     folder.symlink_to(tmp_path / "real")
@@ -359,7 +401,9 @@ def test_a_full_disk(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capl
     assert np.array_equal(run_model(), 2 * X * X)
 
 
-def test_a_folder_that_is_read_only_is_read(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_is_read_only_is_read(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     object_cache.store(TWO)
     plain = os.open
 

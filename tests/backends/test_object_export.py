@@ -31,7 +31,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 AVX2 = parse_target("x86-64-linux+avx2", exact=True)
 DEMO_SIZES = {"B": 2}
 EMULATED_MOBILENET = ("aarch64-linux+dotprod", "aarch64-linux+i8mm")
-pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
+pytestmark = pytest.mark.skipif(
+    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+)
 
 MIXED = """qcompiler 1
 graph Mixed_Types(%x: f32[3,8], %index: i64[5], %mask: bool[3,8]) stage=float {
@@ -75,8 +77,14 @@ def test_what_other_machines_objects_need(lacking: str, monkeypatch: pytest.Monk
     """Without a cross compiler or qemu a test is skipped, but fails where everything must be there."""
     which, find_spec = shutil.which, importlib.util.find_spec
     monkeypatch.setattr(c_programs.shutil, "which", lambda name: None if name == lacking else which(name) or name)
-    monkeypatch.setattr(c_programs.importlib.util, "find_spec", lambda name: None if name == "ziglang" else find_spec(name))
-    asked = (lambda: c_programs.c_compiler(c_programs.AARCH64)) if "gcc" in lacking else (lambda: c_programs.emulator(c_programs.AARCH64))
+    monkeypatch.setattr(
+        c_programs.importlib.util, "find_spec", lambda name: None if name == "ziglang" else find_spec(name)
+    )
+    asked = (
+        (lambda: c_programs.c_compiler(c_programs.AARCH64))
+        if "gcc" in lacking
+        else (lambda: c_programs.emulator(c_programs.AARCH64))
+    )
     with knobs.REQUIRE_ALL(False), pytest.raises(pytest.skip.Exception, match=f"{lacking} is not installed"):
         asked()
     with knobs.REQUIRE_ALL(True), pytest.raises(pytest.fail.Exception, match=f"{lacking} is not installed"):
@@ -96,12 +104,16 @@ def test_codes_in_and_out(demo_stages: dict[str, Graph], tmp_path: pathlib.Path)
 #include <stdio.h>
 int main(void) {
   float scale = FASHIONRESNET_INPUT_X_SCALE;
-  printf("%a %d %d %d", (double)scale, FASHIONRESNET_INPUT_X_ZERO_POINT, FASHIONRESNET_INPUT_X_QMIN, FASHIONRESNET_INPUT_X_QMAX);
-  return FASHIONRESNET_OUTPUT_FC_SCALE > 0 ? 0 : 1;
+  printf("%a %d %d %d", (double)scale, FASHIONRESNET_INPUT_X_ZERO_POINT, FASHIONRESNET_INPUT_X_QMIN,
+  FASHIONRESNET_INPUT_X_QMAX); return FASHIONRESNET_OUTPUT_FC_SCALE > 0 ? 0 : 1;
 }
 """
     printed = execute(build(tmp_path, source, [], name="macros")).split()
-    assert float.fromhex(printed[0]) == quant.scale[0] and [int(n) for n in printed[1:]] == [quant.zero_point[0], quant.qmin, quant.qmax]
+    assert float.fromhex(printed[0]) == quant.scale[0] and [int(n) for n in printed[1:]] == [
+        quant.zero_point[0],
+        quant.qmin,
+        quant.qmax,
+    ]
 
 
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
@@ -110,7 +122,11 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
     made = build_object(graph, parse_target(target, exact=True))
     assert made.interface.prefix == "mixed_types"
     rng = np.random.default_rng(3)
-    inputs = [rng.normal(size=(3, 8)).astype(np.float32), np.array([2, 0, -1, 1, 2]), rng.integers(0, 2, (3, 8)).astype(bool)]
+    inputs = [
+        rng.normal(size=(3, 8)).astype(np.float32),
+        np.array([2, 0, -1, 1, 2]),
+        rng.integers(0, 2, (3, 8)).astype(bool),
+    ]
     want = qc.compile(graph, None, target="x86-64+avx2")(*inputs)
     assert np.isnan(want[3]).any()
     got = run_in_c(tmp_path, made, inputs)
@@ -119,7 +135,8 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
 
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
 def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target: str, tmp_path: pathlib.Path) -> None:
-    """All in one program, so that prefixes keep so many models apart. The outputs expected are those of this machine's best level."""
+    """All in one program, so that prefixes keep so many models apart. The outputs expected are those of this machine's
+    best level."""
     prefixes, undefined = [], set()
     for op in all_ops():
         if not op.samples() or op.family == "quantized":
@@ -136,10 +153,15 @@ def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target:
     assert undefined <= {"memcpy", "memset"}
     includes = "".join(f'#include "{prefix}.h"\n' for prefix in prefixes)
     checks = "".join(
-        f'  if ({p.upper()}_SELF_TEST_ARENA_SIZE > sizeof arena || {p}_self_test(arena, sizeof arena) != 0) puts("{p}");\n' for p in prefixes
+        f'  if ({p.upper()}_SELF_TEST_ARENA_SIZE > sizeof arena || {p}_self_test(arena, sizeof arena) != 0) puts("{p}");\n'
+        for p in prefixes
     )
-    source = f"#include <stdio.h>\n{includes}static long long arena[1 << 17];\nint main(void) {{\n{checks}  return 0;\n}}\n"
-    source = source.replace("static long long arena[1 << 17];", "static char arena[1 << 20] __attribute__((aligned(64)));")
+    source = (
+        f"#include <stdio.h>\n{includes}static long long arena[1 << 17];\nint main(void) {{\n{checks}  return 0;\n}}\n"
+    )
+    source = source.replace(
+        "static long long arena[1 << 17];", "static char arena[1 << 20] __attribute__((aligned(64)));"
+    )
     assert execute(build(tmp_path, source, [f"{p}.o" for p in prefixes])) == ""
 
 
@@ -153,9 +175,15 @@ def symbols(path: pathlib.Path, *options: str) -> list[str]:
 
 def test_only_prefixed_symbols_are_seen_and_no_data_can_be_written(demo: ObjectFile, tmp_path: pathlib.Path) -> None:
     write(tmp_path, "demo", demo)
-    assert sorted(symbols(tmp_path / "demo.o", "-g", "--defined-only")) == ["demo_abi_version", "demo_run", "demo_self_test"]
+    assert sorted(symbols(tmp_path / "demo.o", "-g", "--defined-only")) == [
+        "demo_abi_version",
+        "demo_run",
+        "demo_self_test",
+    ]
     assert set(symbols(tmp_path / "demo.o", "-u")) <= {"memcpy", "memset"}
-    kinds = subprocess.run([tool("nm"), str(tmp_path / "demo.o")], capture_output=True, text=True, check=True).stdout.splitlines()
+    kinds = subprocess.run(
+        [tool("nm"), str(tmp_path / "demo.o")], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert {line.split()[-2] for line in kinds} <= {"t", "T", "r", "U"}
 
 
@@ -189,7 +217,8 @@ static void *work(void *given) {
   Job *job = (Job *)given;
   for (int round = 0; round < ROUNDS; ++round) {
     memset(job->y, 0, sizeof job->y);
-    job->wrong += model_run(job->x, job->y, job->arena, sizeof job->arena) != MODEL_OK || memcmp(job->y, job->want, sizeof job->y) != 0;
+    job->wrong += model_run(job->x, job->y, job->arena, sizeof job->arena) != MODEL_OK || memcmp(job->y, job->want,
+    sizeof job->y) != 0;
   }
   job->wrong += model_self_test(job->arena, sizeof job->arena) != MODEL_OK;
   return NULL;
@@ -210,8 +239,14 @@ int main(void) {
 
 
 @pytest.mark.parametrize(("target", "rounds"), [("x86-64-linux+avx2", 200), *((target, 20) for target in ARM_TARGETS)])
-def test_two_threads_with_two_arenas(target: str, rounds: int, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
-    write(tmp_path, "model", build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="model", sizes={"B": 1}))
+def test_two_threads_with_two_arenas(
+    target: str, rounds: int, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
+) -> None:
+    write(
+        tmp_path,
+        "model",
+        build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="model", sizes={"B": 1}),
+    )
     assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", f"-DROUNDS={rounds}"])) == "0 0"
 
 
@@ -219,7 +254,9 @@ def valgrind() -> list[str]:
     return [tool("valgrind"), "--quiet", "--error-exitcode=9", "--leak-check=full"]
 
 
-def test_valgrind_finds_nothing(demo: ObjectFile, demo_images: np.ndarray, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
+def test_valgrind_finds_nothing(
+    demo: ObjectFile, demo_images: np.ndarray, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
+) -> None:
     """The arena comes uninitialised from malloc: no result depends on what it held."""
     (got,) = run_in_c(tmp_path, demo, [demo_images[:2]], wrapper=valgrind())
     assert same(got, qc.compile(demo_stages["integer"], None, target="reference")(demo_images[:2]))
@@ -241,7 +278,9 @@ def mobilenet() -> Graph:
     return qc.compile(network, "int8", (x,), calibration_data=[x], target="reference").graph
 
 
-def test_mobilenet_has_the_bits_of_the_interpreter_and_valgrind_finds_nothing(mobilenet: Graph, tmp_path: pathlib.Path) -> None:
+def test_mobilenet_has_the_bits_of_the_interpreter_and_valgrind_finds_nothing(
+    mobilenet: Graph, tmp_path: pathlib.Path
+) -> None:
     x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
     made = build_object(mobilenet, AVX2, prefix="model")
     (got,) = run_in_c(tmp_path, made, [x], wrapper=valgrind())
@@ -249,13 +288,17 @@ def test_mobilenet_has_the_bits_of_the_interpreter_and_valgrind_finds_nothing(mo
 
 
 @pytest.mark.parametrize("target", EMULATED_MOBILENET)
-def test_mobilenet_on_arm_has_the_bits_of_the_interpreter(target: str, mobilenet: Graph, tmp_path: pathlib.Path) -> None:
+def test_mobilenet_on_arm_has_the_bits_of_the_interpreter(
+    target: str, mobilenet: Graph, tmp_path: pathlib.Path
+) -> None:
     x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
     (got,) = run_in_c(tmp_path, build_object(mobilenet, parse_target(target, exact=True), prefix="model"), [x])
     assert np.unique(got).size > 100 and same(got, qc.compile(mobilenet, None, target="reference")(x))
 
 
-@pytest.mark.parametrize(("target", "rounds"), [("x86-64-linux+avx2", 5), *((target, 1) for target in EMULATED_MOBILENET)])
+@pytest.mark.parametrize(
+    ("target", "rounds"), [("x86-64-linux+avx2", 5), *((target, 1) for target in EMULATED_MOBILENET)]
+)
 def test_mobilenet_from_two_threads_at_once(target: str, rounds: int, mobilenet: Graph, tmp_path: pathlib.Path) -> None:
     write(tmp_path, "model", build_object(mobilenet, parse_target(target, exact=True), prefix="model"))
     assert execute(build(tmp_path, THREADS, ["model.o"], flags=["-pthread", f"-DROUNDS={rounds}"])) == "0 0"

@@ -18,7 +18,9 @@ from qcompiler.backends.target import host_arch, host_os, parse_target
 from qcompiler.ir import Graph
 
 AVX2 = parse_target("x86-64-linux+avx2", exact=True)
-pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
+pytestmark = pytest.mark.skipif(
+    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+)
 
 
 TARGETS = ("x86-64-linux+avx2", *ARM_TARGETS)
@@ -66,8 +68,14 @@ int main(void) {
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_wrong_calls_give_a_status_and_write_nothing(target: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
-    write(tmp_path, "demo", build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="demo", sizes={"B": 1}))
+def test_wrong_calls_give_a_status_and_write_nothing(
+    target: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
+) -> None:
+    write(
+        tmp_path,
+        "demo",
+        build_object(demo_stages["integer"], parse_target(target, exact=True), prefix="demo", sizes={"B": 1}),
+    )
     printed = execute(build(tmp_path, STATUSES, ["demo.o"])).split()
     assert printed == ["-1", "-1", "-1", "-2", "-2", "-3", "-3", "-4", "-4", "-1", "-2", "-3", "0!"]
 
@@ -77,18 +85,13 @@ ENVIRONMENT = """\
 #include <stdio.h>
 #include <string.h>
 #ifdef __aarch64__
-static unsigned get(void) { unsigned long long mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return (unsigned)mode; }
-static void set(unsigned mode) { unsigned long long wide = mode; __asm__ volatile("msr fpcr, %0" : : "r"(wide)); }
-enum { USUAL = 0, ODD = 0x3C00000 }; /* ODD: toward zero, subnormals flushed, default NaN; qemu has no traps */
-#else
-#include <xmmintrin.h>
-static unsigned get(void) { return _mm_getcsr(); }
-static void set(unsigned mode) { _mm_setcsr(mode); }
-enum { USUAL = 0x1F80, ODD = 0xFFC0 & ~0x1F80 }; /* ODD: toward zero, subnormals flushed both ways, all traps on */
-#endif
-static float x[MODEL_INPUT_X_ELEMENTS], y[MODEL_OUTPUT_C_ELEMENTS], z[MODEL_OUTPUT_C_ELEMENTS];
-static char arena[MODEL_SELF_TEST_ARENA_SIZE] __attribute__((aligned(64)));
-int main(void) {
+static unsigned get(void) { unsigned long long mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return
+(unsigned)mode; } static void set(unsigned mode) { unsigned long long wide = mode; __asm__ volatile("msr fpcr, %0" : :
+"r"(wide)); } enum { USUAL = 0, ODD = 0x3C00000 }; /* ODD: toward zero, subnormals flushed, default NaN; qemu has no
+traps */ #else #include <xmmintrin.h> static unsigned get(void) { return _mm_getcsr(); } static void set(unsigned mode)
+{ _mm_setcsr(mode); } enum { USUAL = 0x1F80, ODD = 0xFFC0 & ~0x1F80 }; /* ODD: toward zero, subnormals flushed both
+ways, all traps on */ #endif static float x[MODEL_INPUT_X_ELEMENTS], y[MODEL_OUTPUT_C_ELEMENTS],
+z[MODEL_OUTPUT_C_ELEMENTS]; static char arena[MODEL_SELF_TEST_ARENA_SIZE] __attribute__((aligned(64))); int main(void) {
   for (int i = 0; i < MODEL_INPUT_X_ELEMENTS; ++i) x[i] = 1.0e-38f / (float)(i + 3);
   if (model_run(x, y, arena, sizeof arena) != 0) return 1;
   set(ODD);
@@ -97,8 +100,8 @@ int main(void) {
   int tested = model_self_test(arena, sizeof arena);
   unsigned after = get();
   set(USUAL);
-  printf("%d %d %d %d %d", status, tested, mode == ODD && after == mode, memcmp(y, z, sizeof y), y[0] > 0.0f && y[0] < 1.17549435e-38f);
-  return 0;
+  printf("%d %d %d %d %d", status, tested, mode == ODD && after == mode, memcmp(y, z, sizeof y), y[0] > 0.0f && y[0] <
+  1.17549435e-38f); return 0;
 }
 """
 
@@ -143,7 +146,9 @@ def test_the_self_test_fails_for_other_golden_data_or_another_model(
     kind: str, target: str, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
 ) -> None:
     graph = demo_stages["integer"] if kind == "stored" else large_graph("log(%x)" if "NaN" in kind else "add(%x, %x)")
-    made = build_object(graph, parse_target(target, exact=True), prefix="model", sizes={"B": 1} if kind == "stored" else None)
+    made = build_object(
+        graph, parse_target(target, exact=True), prefix="model", sizes={"B": 1} if kind == "stored" else None
+    )
     assert (made.interface.outputs[0].nbytes <= STORED_BYTES) == (kind == "stored")
     (golden,) = made.golden
     assert len(golden) == (40 if kind == "stored" else 8) and made.data.count(golden) == 1
@@ -174,8 +179,21 @@ def test_the_self_test_sees_a_changed_weight(demo_stages: dict[str, Graph], tmp_
 def test_the_header_serves_c_plus_plus(demo: ObjectFile, tmp_path: pathlib.Path) -> None:
     write(tmp_path, "demo", demo)
     compiler = tool("g++")
-    (tmp_path / "program.cpp").write_text('#include "demo.h"\n#include "demo.h"\nint main() { return demo_abi_version() - DEMO_ABI_VERSION; }\n')
-    command = [compiler, "-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c", "program.cpp", "-o", "program.o"]
+    (tmp_path / "program.cpp").write_text(
+        '#include "demo.h"\n#include "demo.h"\nint main() { return demo_abi_version() - DEMO_ABI_VERSION; }\n'
+    )
+    command = [
+        compiler,
+        "-std=c++11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pedantic",
+        "-c",
+        "program.cpp",
+        "-o",
+        "program.o",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     subprocess.run([compiler, "program.o", "demo.o", "-o", "program"], cwd=tmp_path, check=True)
     execute(tmp_path / "program")

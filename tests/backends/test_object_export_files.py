@@ -1,4 +1,5 @@
-"""What export to object writes and refuses: names, header text, generated inputs, both files or none, foreign systems, the command line."""
+"""What export to object writes and refuses: names, header text, generated inputs, both files or none, foreign systems,
+the command line."""
 
 from __future__ import annotations
 
@@ -57,7 +58,13 @@ def made_files(folder: pathlib.Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("model", "prefix"),
-    [("FashionResNet", "fashionresnet"), ("3 d/net:0", "model_3_d_net_0"), ("", "model"), ("_Ü_", "model"), ("a" * 40, "a" * 32)],
+    [
+        ("FashionResNet", "fashionresnet"),
+        ("3 d/net:0", "model_3_d_net_0"),
+        ("", "model"),
+        ("_Ü_", "model"),
+        ("a" * 40, "a" * 32),
+    ],
 )
 def test_the_default_prefix_is_a_c_name(model: str, prefix: str) -> None:
     assert choose_prefix(None, model) == prefix == choose_prefix(prefix, "x")
@@ -74,7 +81,14 @@ def test_names_of_inputs_are_c_names_and_unique() -> None:
     names = ["x.1", "X 1", "*/", "int", "é", "int"]
     values = [graph.add_input(f"v{i}", tensor("f32", 2)) for i in range(len(names))]
     ports = make_ports("input", values, names, {})
-    assert [port.name for port in ports] == ["input_x_1", "input_x_1_1", "input_2", "input_int", "input_4", "input_int_5"]
+    assert [port.name for port in ports] == [
+        "input_x_1",
+        "input_x_1_1",
+        "input_2",
+        "input_int",
+        "input_4",
+        "input_int_5",
+    ]
 
 
 def test_the_header_of_a_small_model(golden) -> None:
@@ -89,7 +103,11 @@ def test_parameters_per_channel_and_odd_names_in_the_header() -> None:
     port = Port("input_x", "a*/b\n#error", TensorType(DType.I8, (3, 2), quant))
     header = emit_header(Interface("net", 'x*/"?', "t", "f", (port,), (port,), 0))
     assert header.count("*/") == header.count("/*") and "#error" not in header
-    assert "SCALES {0.1f, 1.0f, 8.881784e-16f}" in header and "ZERO_POINTS {3, (-4), 0}" in header and "INPUT_X_AXIS 0" in header
+    assert (
+        "SCALES {0.1f, 1.0f, 8.881784e-16f}" in header
+        and "ZERO_POINTS {3, (-4), 0}" in header
+        and "INPUT_X_AXIS 0" in header
+    )
     assert np.float32("8.881784e-16") == np.float32(2.0**-50)
 
 
@@ -163,11 +181,17 @@ def test_a_folder_in_the_place_of_the_header(tmp_path: pathlib.Path) -> None:
     assert made_files(tmp_path) == ["m.h"]
 
 
-def test_bytes_do_not_depend_on_the_hash_seed_nor_on_debug_memory(folder: pathlib.Path, demo_stages: dict[str, Graph]) -> None:
+def test_bytes_do_not_depend_on_the_hash_seed_nor_on_debug_memory(
+    folder: pathlib.Path, demo_stages: dict[str, Graph]
+) -> None:
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "qcompiler", "export", "demo.qc.safetensors", "--to", "object", "--size", "B=2",
                    "--target", "x86-64-linux+avx2", "-o", f"seed{seed}.o"]  # fmt: skip
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
         subprocess.run(command, check=True, env=environment, cwd=folder, capture_output=True)
     with knobs.GUARD(True):
         made = build_object(demo_stages["integer"], AVX2, sizes={"B": 2})
@@ -200,7 +224,11 @@ def mach_o_symbols(data: bytes) -> tuple[set[str], set[str]]:
 def test_objects_for_macos_are_mach_o(target: str, cpu: int, stage: str, demo_stages: dict[str, Graph]) -> None:
     data = build_object(demo_stages[stage], parse_target(target, exact=True), prefix="demo", sizes={"B": 1}).data
     magic, cpu_type, _, file_type = struct.unpack_from("<IIII", data)
-    assert (magic, cpu_type, file_type) == (0xFEEDFACF, cpu, 1)  # MH_MAGIC_64, CPU_TYPE_X86_64 or CPU_TYPE_ARM64, MH_OBJECT
+    assert (magic, cpu_type, file_type) == (
+        0xFEEDFACF,
+        cpu,
+        1,
+    )  # MH_MAGIC_64, CPU_TYPE_X86_64 or CPU_TYPE_ARM64, MH_OBJECT
     defined, undefined = mach_o_symbols(data)
     assert defined == {"_demo_run", "_demo_self_test", "_demo_abi_version"}
     assert undefined <= {"_memcpy", "_memset", "_bzero"}  # all of libSystem
@@ -250,7 +278,9 @@ graph g(%x: f32[B,S]) stage=float {
 def test_a_compiled_model_exports_itself(tmp_path: pathlib.Path) -> None:
     compiled = qc.compile(qc.parse(ADD), None, target="reference")
     compiled.export_object(tmp_path / "adds.o", target="x86-64-linux+avx2", prefix="net")
-    assert "int net_run(const float *input_x, const float *input_y, float *output_sum" in (tmp_path / "adds.h").read_text()
+    assert (
+        "int net_run(const float *input_x, const float *input_y, float *output_sum" in (tmp_path / "adds.h").read_text()
+    )
     with pytest.raises(LoweringError, match="interpreter"):
         compiled.export_object(tmp_path / "adds.o", target="reference")
 
@@ -259,7 +289,10 @@ def test_a_compiled_model_exports_itself(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_command_writes_both_and_says_so(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export("--size", "B=1", "--target", "x86-64-linux+avx2", "--prefix", "net", "--io", "quantized", "-o", "m.o") == 0
+    assert (
+        export("--size", "B=1", "--target", "x86-64-linux+avx2", "--prefix", "net", "--io", "quantized", "-o", "m.o")
+        == 0
+    )
     told = capsys.readouterr()
     assert told.err == "" and "net_run for x86-64-linux+avx2" in told.out and "m.o and m.h" in told.out
     assert "const uint8_t *input_x" in (folder / "m.h").read_text()
@@ -292,8 +325,12 @@ def test_mistakes_get_one_clear_error(mistake: str, folder: pathlib.Path, capsys
     assert made_files(folder) == []
 
 
-@pytest.mark.parametrize("option", [["--target", "native"], ["--prefix", "a"], ["--size", "B=1"], ["--io", "float"], ["--json"]])
-def test_options_of_objects_are_refused_elsewhere(option: list[str], folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "option", [["--target", "native"], ["--prefix", "a"], ["--size", "B=1"], ["--io", "float"], ["--json"]]
+)
+def test_options_of_objects_are_refused_elsewhere(
+    option: list[str], folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["export", "demo.qc.safetensors", "--to", "text", "-o", "g.qir", *option]) == 1
     assert f"{option[0]} is for objects" in capsys.readouterr().err and made_files(folder) == []
 

@@ -218,7 +218,11 @@ def test_deferred_constants_are_written_once_when_the_block_is_made():
     assert constants.defer("other", 2, fill) == 128 and not written
     block = constants.seal()
     assert written == [[0] * 5, [0, 0]]
-    assert block.data[:3].tolist() == [9] * 3 and block.data[64:69].tolist() == [1, 2, 3, 4, 5] and block.data[128:130].tolist() == [1, 2]
+    assert (
+        block.data[:3].tolist() == [9] * 3
+        and block.data[64:69].tolist() == [1, 2, 3, 4, 5]
+        and block.data[128:130].tolist() == [1, 2]
+    )
     assert constants.defer("key", 5, fill) == 64 and constants.defer("new", 5, fill) is None
     assert constants.seal() is block and len(written) == 2
 

@@ -1,4 +1,5 @@
-"""Programs of saved models between processes: what a second load skips, that its bits are the same, and every way to spoil what it finds."""
+"""Programs of saved models between processes: what a second load skips, that its bits are the same, and every way to
+spoil what it finds."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def model(batches: list[np.ndarray]) -> qc.Graph:
 
 @pytest.fixture(scope="module")
 def dynamic(batches: list[np.ndarray]) -> qc.Graph:
-    return qc.compile(Net(), "int8", (batches[0],), calibration_data=batches, target="reference", dynamic={"x": {0: "B"}}).graph
+    return qc.compile(
+        Net(), "int8", (batches[0],), calibration_data=batches, target="reference", dynamic={"x": {0: "B"}}
+    ).graph
 
 
 @pytest.fixture
@@ -85,11 +88,20 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 
 def is_restored(compiled: qc.CompiledModel) -> bool:
     """Whether a load took a kept program: then nothing has asked for the graph yet."""
-    return callable(compiled.source) and callable(compiled.program.source) and not {"graph"} & {*vars(compiled), *vars(compiled.program)}
+    return (
+        callable(compiled.source)
+        and callable(compiled.program.source)
+        and not {"graph"} & {*vars(compiled), *vars(compiled.program)}
+    )
 
 
-def test_a_second_load_reads_no_graph_and_has_the_same_bits(saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph,
-                                                            batches: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_load_reads_no_graph_and_has_the_same_bits(
+    saved: pathlib.Path,
+    folder: pathlib.Path,
+    model: qc.Graph,
+    batches: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     expected = outputs(qc.compile(model, target="reference"), batches[0])
     first = qc.load(saved)
     assert same(outputs(first, batches[0]), expected) and not is_restored(first)
@@ -117,7 +129,9 @@ def test_a_kept_program_is_the_lowered_one(saved: pathlib.Path, folder: pathlib.
         assert getattr(first, name) == getattr(second, name), name
     assert np.array_equal(first.args, second.args) and np.array_equal(first.table[:, [0, 2]], second.table[:, [0, 2]])
     assert np.array_equal(first.table[:, 1] - first.args.ctypes.data, second.table[:, 1] - second.args.ctypes.data)
-    assert first.constants.data.tobytes() == second.constants.data.tobytes() and not second.constants.data.flags.writeable
+    assert (
+        first.constants.data.tobytes() == second.constants.data.tobytes() and not second.constants.data.flags.writeable
+    )
 
 
 CHILD = """
@@ -131,13 +145,20 @@ print(callable(model.source), sum(emitted_kernels.values()), found["scores"].tob
 """
 
 
-def test_another_process(saved: pathlib.Path, folder: pathlib.Path, batches: list[np.ndarray], tmp_path: pathlib.Path) -> None:
+def test_another_process(
+    saved: pathlib.Path, folder: pathlib.Path, batches: list[np.ndarray], tmp_path: pathlib.Path
+) -> None:
     np.save(tmp_path / "x.npy", batches[0])
 
     def child(seed: str) -> list[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", CHILD, str(saved), str(tmp_path / "x.npy")], env=environment, capture_output=True,
-                              text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(saved), str(tmp_path / "x.npy")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -146,8 +167,9 @@ def test_another_process(saved: pathlib.Path, folder: pathlib.Path, batches: lis
     assert second == ["True", "0", first[2]]
 
 
-def test_another_batch_size_shares_the_constants_and_emits_nothing(dynamic: qc.Graph, folder: pathlib.Path, tmp_path: pathlib.Path,
-                                                                   batches: list[np.ndarray]) -> None:
+def test_another_batch_size_shares_the_constants_and_emits_nothing(
+    dynamic: qc.Graph, folder: pathlib.Path, tmp_path: pathlib.Path, batches: list[np.ndarray]
+) -> None:
     path = tmp_path / "net.qc.safetensors"
     artifact.save_graph(dynamic, path)
     reference = qc.compile(dynamic, target="reference")
@@ -163,7 +185,9 @@ def test_another_batch_size_shares_the_constants_and_emits_nothing(dynamic: qc.G
 
 
 @pytest.mark.parametrize("target", ["x86-64+avx2", "aarch64-linux+neon"])
-def test_each_target_has_its_own(target: str, saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph, batches: list[np.ndarray]) -> None:
+def test_each_target_has_its_own(
+    target: str, saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph, batches: list[np.ndarray]
+) -> None:
     if not parse_target(target).can_run():
         pytest.skip(f"{target} does not run here")
     expected = outputs(qc.compile(model, target="reference"), batches[0])
@@ -175,7 +199,9 @@ def test_each_target_has_its_own(target: str, saved: pathlib.Path, folder: pathl
     assert same(outputs(compiled, batches[0]), expected)
 
 
-def test_what_is_not_kept(folder: pathlib.Path, tmp_path: pathlib.Path, saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_kept(
+    folder: pathlib.Path, tmp_path: pathlib.Path, saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = """qcompiler 1
 graph g(%x: f64[4]) stage=float {
   %y = exp(%x) : f64[4]
@@ -193,12 +219,26 @@ graph g(%x: f64[4]) stage=float {
     assert not is_restored(qc.load(saved))
 
 
-@pytest.mark.parametrize("knob, value", [
-    (knobs.DUMP, "dump"), (knobs.DEBUG, 1), (knobs.VERIFY, False), (knobs.STOP_AFTER, "assign-layout"), (knobs.PASS_LIMIT, 9),
-    (knobs.POISON, True), (knobs.GUARD, True),
-])
-def test_knobs_that_watch_the_way_to_a_program_get_one_made(knob: knobs.Knob, value: object, saved: pathlib.Path, folder: pathlib.Path,
-                                                            tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "knob, value",
+    [
+        (knobs.DUMP, "dump"),
+        (knobs.DEBUG, 1),
+        (knobs.VERIFY, False),
+        (knobs.STOP_AFTER, "assign-layout"),
+        (knobs.PASS_LIMIT, 9),
+        (knobs.POISON, True),
+        (knobs.GUARD, True),
+    ],
+)
+def test_knobs_that_watch_the_way_to_a_program_get_one_made(
+    knob: knobs.Knob,
+    value: object,
+    saved: pathlib.Path,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     with knob(value):
         qc.load(saved)
@@ -234,7 +274,9 @@ def test_a_damaged_model_is_refused_however_warm_the_cache(saved: pathlib.Path, 
         qc.load(saved)
 
 
-def test_a_model_saved_anew_is_another_one(saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph, batches: list[np.ndarray]) -> None:
+def test_a_model_saved_anew_is_another_one(
+    saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph, batches: list[np.ndarray]
+) -> None:
     qc.load(saved)
     changed = qc.parse(str(model), qc_data(model, times=-1))
     artifact.save_graph(changed, saved)
@@ -246,7 +288,10 @@ def test_a_model_saved_anew_is_another_one(saved: pathlib.Path, folder: pathlib.
 def qc_data(graph: qc.Graph, times: int) -> dict[str, np.ndarray]:
     from qcompiler.text.printer import graph_data
 
-    return {name: array * np.array(times, array.dtype) if array.dtype == np.int8 else array for name, array in graph_data(graph).items()}
+    return {
+        name: array * np.array(times, array.dtype) if array.dtype == np.int8 else array
+        for name, array in graph_data(graph).items()
+    }
 
 
 def cut(raw: bytes) -> bytes:
@@ -262,8 +307,15 @@ SPOILS = {"cut": cut, "flipped": flipped, "longer": lambda raw: raw + b"\0", "em
 
 @pytest.mark.parametrize("what", sorted(SPOILS))
 @pytest.mark.parametrize("suffix", ["qcb", "qco"])
-def test_spoilt_files_are_made_again(what: str, suffix: str, saved: pathlib.Path, folder: pathlib.Path, model: qc.Graph,
-                                     batches: list[np.ndarray], caplog: pytest.LogCaptureFixture) -> None:
+def test_spoilt_files_are_made_again(
+    what: str,
+    suffix: str,
+    saved: pathlib.Path,
+    folder: pathlib.Path,
+    model: qc.Graph,
+    batches: list[np.ndarray],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     expected = outputs(qc.compile(model, target="reference"), batches[0])
     qc.load(saved)
     for path in folder.glob(f"*.{suffix}"):
@@ -306,7 +358,9 @@ def test_files_that_are_gone_are_made_again(gone: str, saved: pathlib.Path, fold
     entry = folder / object_cache.entry_name(program_cache._key(artifact.SavedModel(saved).digest, native_target()))
     assert entry.exists()
     for path in folder.iterdir():
-        if {"block": path.suffix == ".qcb", "entry": path == entry, "kernels": path.suffix == ".qco" and path != entry}[gone]:
+        if {"block": path.suffix == ".qcb", "entry": path == entry, "kernels": path.suffix == ".qco" and path != entry}[
+            gone
+        ]:
             path.unlink()
     forget()
     assert not is_restored(qc.load(saved))
@@ -315,7 +369,9 @@ def test_files_that_are_gone_are_made_again(gone: str, saved: pathlib.Path, fold
 
 
 @pytest.mark.parametrize("what", ["link", "writable", "folder"])
-def test_a_block_that_is_no_private_file(what: str, saved: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_block_that_is_no_private_file(
+    what: str, saved: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     qc.load(saved)
     [path] = folder.glob("*.qcb")
     raw = path.read_bytes()
@@ -337,7 +393,10 @@ def test_the_blocks_that_were_not_used_for_longest_go(folder: pathlib.Path, monk
     object_cache.store({"key": b"an object is not counted" * 999})
     monkeypatch.setattr(block_cache, "MAX_FOLDER", 6000)
     new = block_cache.store(np.full(1000, 9, np.uint8))
-    assert [block_cache.load(names, np.empty(1000, np.uint8)) for names in [*digests, new]] == [True] + [False] * 5 + [True, True]
+    assert [block_cache.load(names, np.empty(1000, np.uint8)) for names in [*digests, new]] == [True] + [False] * 5 + [
+        True,
+        True,
+    ]
     assert object_cache.load(["key"])
 
 

@@ -23,7 +23,9 @@ def test_05_simulated_accuracy_is_not_int8_accuracy(batches, x) -> None:
     class Deep(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), *(layer for _ in range(29) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())))
+            self.layers = nn.Sequential(
+                nn.Conv2d(3, 8, 1), *(layer for _ in range(29) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+            )
 
         def forward(self, x):
             return self.layers(x)
@@ -36,7 +38,7 @@ def test_06_machines_give_different_results(small_net, batches, x, every_target)
     """The same bits on every level and for a sample alone; float as well."""
     compiled = qc.compile(small_net(), "int8", (x,), calibration_data=batches, dynamic={"x": {0: "B"}})
     whole = every_target(compiled.graph, x)
-    assert np.array_equal(np.concatenate([compiled(x[i:i + 1]) for i in range(4)]), whole)
+    assert np.array_equal(np.concatenate([compiled(x[i : i + 1]) for i in range(4)]), whole)
 
 
 def test_12_calibration_eats_memory(small_net, x) -> None:
@@ -147,9 +149,16 @@ def test_20_a_branch_that_never_ran_in_calibration(x) -> None:
 def test_21_skip_this_layer_is_ignored(small_net, batches, x) -> None:
     """A rule that matches nothing is an error with the nearest name; one that matches is in the table."""
     with pytest.raises(QuantizationError, match="matches no node") as caught:
-        qc.compile(small_net(), qc.QConfigMapping().set_global("int8").set_module_name("stm", None), (x,), calibration_data=batches)
+        qc.compile(
+            small_net(),
+            qc.QConfigMapping().set_global("int8").set_module_name("stm", None),
+            (x,),
+            calibration_data=batches,
+        )
     assert "stem" in str(caught.value)
-    table = qc.prepare(qc.trace(small_net(), (x,)), qc.QConfigMapping().set_global("int8").set_module_name_regex("ste.*", None)).table
+    table = qc.prepare(
+        qc.trace(small_net(), (x,)), qc.QConfigMapping().set_global("int8").set_module_name_regex("ste.*", None)
+    ).table
     assert "regex ste.*" in str(table)
 
 
@@ -197,16 +206,21 @@ def test_27_names_do_not_match_the_graph(small_net, batches, x, tmp_path) -> Non
     compiled.save(path)
     loaded = qc.load(path)
     assert str(loaded.graph) == str(compiled.graph)
-    assert {"stem", "conv", "fc"} <= {part for node in loaded.graph.nodes for origin in node.origin for part in [origin.path]}
+    assert {"stem", "conv", "fc"} <= {
+        part for node in loaded.graph.nodes for origin in node.origin for part in [origin.path]
+    }
     assert np.array_equal(loaded(x), compiled(x))
 
 
-@pytest.mark.parametrize("call,text", [
-    (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=[(x, 1)]), "label"),
-    (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=(b for b in [])), "empty"),
-    (lambda net, x, data: qc.compile(net(), "int88", (x,), calibration_data=data), "int8"),
-    (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=data, target="x86-64+avx51"), "avx512"),
-])
+@pytest.mark.parametrize(
+    "call,text",
+    [
+        (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=[(x, 1)]), "label"),
+        (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=(b for b in [])), "empty"),
+        (lambda net, x, data: qc.compile(net(), "int88", (x,), calibration_data=data), "int8"),
+        (lambda net, x, data: qc.compile(net(), "int8", (x,), calibration_data=data, target="x86-64+avx51"), "avx512"),
+    ],
+)
 def test_28_misleading_exceptions(call, text, small_net, batches, x) -> None:
     """Configuration is checked first, and the message names the cause."""
     with pytest.raises(qc.QCompilerError, match=text):

@@ -23,7 +23,8 @@ def test_01_slower_than_float_because_ops_fall_back(small_net, batches, x) -> No
 
 
 def test_02_could_not_run_quantized_op(small_net, batches, x) -> None:
-    """int8 and float never meet without a conversion: an int8 add of a float operand does not verify, and the message names node and line."""
+    """int8 and float never meet without a conversion: an int8 add of a float operand does not verify, and the message
+    names node and line."""
     graph = qc.compile(small_net(), "int8", (x,), calibration_data=batches, target="reference").graph
     node = next(n for n in graph.nodes if n.op == "conv")
     graph.set_operand(node, 0, graph.inputs[0])
@@ -108,8 +109,20 @@ def test_22_one_wide_activation_destroys_the_net(batches, x) -> None:
     plain = sqnr(reference, qc.compile(model, "int8", (x,), calibration_data=batches)(x))
     mapping = qc.QConfigMapping().set_global("int8").set_module_name("head", None)
     kept = qc.compile(model, mapping, (x,), calibration_data=batches)
-    assert plain < 15 < 30 < sqnr(reference, qc.compile(model, qc.QConfigMapping().set_global("int8").set_module_name("head", None)
-                                                       .set_module_name("stem", None), (x,), calibration_data=batches)(x))
+    assert (
+        plain
+        < 15
+        < 30
+        < sqnr(
+            reference,
+            qc.compile(
+                model,
+                qc.QConfigMapping().set_global("int8").set_module_name("head", None).set_module_name("stem", None),
+                (x,),
+                calibration_data=batches,
+            )(x),
+        )
+    )
     assert "head" in str(kept.report())
 
 
@@ -122,7 +135,12 @@ def test_07_silent_saturation_without_vnni(every_target) -> None:
     w_type = TensorType(DType.I8, (16, 64), qc.QuantParams.per_channel([1.0] * 16, 0, 0, DType.I8))
     value = graph.add_input("x", x_type)
     const = graph.add_const("w", weight, w_type)
-    node = graph.create("linear", [value, const], {}, types=TensorType(DType.U8, (3, 16), qc.QuantParams.per_tensor(2.0**14, 0, DType.U8)))
+    node = graph.create(
+        "linear",
+        [value, const],
+        {},
+        types=TensorType(DType.U8, (3, 16), qc.QuantParams.per_tensor(2.0**14, 0, DType.U8)),
+    )
     graph.set_outputs(node.results)
     data = np.full((3, 64), 255, np.uint8)
     assert every_target(graph, data).tolist() == [[round(255 * 127 * 64 / 2**14)] * 16] * 3

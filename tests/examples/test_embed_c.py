@@ -20,7 +20,9 @@ from qcompiler.ir import Graph
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EMBED, DEMO = ROOT / "examples" / "embed_c", ROOT / "examples" / "fashion_mnist"
-pytestmark = pytest.mark.skipif(host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine")
+pytestmark = pytest.mark.skipif(
+    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+)
 
 
 @pytest.fixture
@@ -59,9 +61,14 @@ def test_cmake(model: qc.CompiledModel, tmp_path: pathlib.Path) -> None:
     cmake = tool("cmake")
     project = tmp_path / "project"
     shutil.copytree(EMBED, project)
-    missing = subprocess.run([cmake, "-S", project, "-B", tmp_path / "none"], capture_output=True, text=True, check=False)
+    missing = subprocess.run(
+        [cmake, "-S", project, "-B", tmp_path / "none"], capture_output=True, text=True, check=False
+    )
     assert missing.returncode != 0 and "no model.o in" in missing.stderr
-    for command in ([cmake, "-S", project, "-B", tmp_path / "out", f"-DMODEL_DIR={tmp_path}"], [cmake, "--build", tmp_path / "out"]):
+    for command in (
+        [cmake, "-S", project, "-B", tmp_path / "out", f"-DMODEL_DIR={tmp_path}"],
+        [cmake, "--build", tmp_path / "out"],
+    ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     check(model, tmp_path / "out" / "embed_c", tmp_path)

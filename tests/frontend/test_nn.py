@@ -127,18 +127,20 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-@pytest.mark.parametrize(("name", "args", "kwargs", "shape"), LAYERS,
-                         ids=[f"{i}-{case[0]}" for i, case in enumerate(LAYERS)])
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "shape"), LAYERS, ids=[f"{i}-{case[0]}" for i, case in enumerate(LAYERS)]
+)
 def test_layer_equals_torch(name: str, args: tuple, kwargs: dict, shape: tuple) -> None:
     theirs = randomize(getattr(torch.nn, name)(*args, **kwargs))
     ours = getattr(nn, name)(*args, **kwargs)
     assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {
-        k: tuple(v.shape) for k, v in theirs.state_dict().items()}
+        k: tuple(v.shape) for k, v in theirs.state_dict().items()
+    }
     ours.load_state_dict(theirs.state_dict())
     x = RNG.uniform(-2, 2, shape).astype(np.float32)
     expected = theirs(torch.from_numpy(x)).detach().numpy()
     graph = trace(ours, (x,))
-    got, = run(graph, [x])
+    (got,) = run(graph, [x])
     assert got.shape == expected.shape and got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(ours(x), got)
@@ -169,9 +171,20 @@ def test_every_public_layer_is_compared_with_torch() -> None:
     layers = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
     containers = {"Module", "Sequential", "ModuleList", "ModuleDict", "Parameter"}
     tested = {case[0] for case in LAYERS} | {"Embedding", "Bilinear"} | containers
-    related = {"Dropout1d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "UpsamplingNearest2d", "ConstantPad2d",
-               "ZeroPad1d",
-               "ZeroPad3d", "ReflectionPad3d", "ReplicationPad1d", "CircularPad1d", "CircularPad3d"}
+    related = {
+        "Dropout1d",
+        "Dropout3d",
+        "AlphaDropout",
+        "FeatureAlphaDropout",
+        "UpsamplingNearest2d",
+        "ConstantPad2d",
+        "ZeroPad1d",
+        "ZeroPad3d",
+        "ReflectionPad3d",
+        "ReplicationPad1d",
+        "CircularPad1d",
+        "CircularPad3d",
+    }
     assert layers - tested == related
 
 
@@ -203,8 +216,21 @@ class Net(nn.Module):
 def test_names_and_origins_follow_the_modules() -> None:
     graph = trace(Net(), (np.zeros((1, 3, 8, 8), np.float32),))
     names = [node.name for node in graph.nodes]
-    assert names == ["stem", "stage1.0.conv1", "stage1.0.bn1", "stage1.0.add", "stage1.0.relu", "stage1.1.conv1",
-                     "stage1.1.bn1", "stage1.1.add", "stage1.1.relu", "pool", "reshape", "fc", "add"]
+    assert names == [
+        "stem",
+        "stage1.0.conv1",
+        "stage1.0.bn1",
+        "stage1.0.add",
+        "stage1.0.relu",
+        "stage1.1.conv1",
+        "stage1.1.bn1",
+        "stage1.1.add",
+        "stage1.1.relu",
+        "pool",
+        "reshape",
+        "fc",
+        "add",
+    ]
     assert {"stem.weight", "stage1.0.conv1.weight", "stage1.1.bn1.running_var", "fc.bias", "shift"} <= set(graph.consts)
     add = next(node for node in graph.nodes if node.name == "stage1.0.add")
     assert add.origin[0].path == "stage1.0" and add.origin[0].kind.endswith("test_nn.Block")
@@ -304,6 +330,7 @@ def test_errors_name_the_users_line() -> None:
     with pytest.raises(QCompilerError, match=r"test_nn\.py:\d+: return self\.fc\(x\)  # the wrong width \(module fc:"):
         trace(Wrong(), (np.zeros((1, 5), np.float32),))
     with pytest.raises(TraceError, match="super"):
+
         class Early(nn.Module):
             def __init__(self) -> None:
                 self.fc = nn.Linear(1, 1)
@@ -311,13 +338,19 @@ def test_errors_name_the_users_line() -> None:
         Early()
 
 
-@pytest.mark.parametrize("build", [
-    lambda: nn.Conv2d(3, 4, 3, groups=2), lambda: nn.Conv2d(3, 4, (3, 3, 3)),
-    lambda: nn.Conv2d(3, 4, 3, padding_mode="x"),
-    lambda: nn.GroupNorm(2, 3), lambda: nn.Sequential(3), lambda: nn.Conv2d(1, 1, 3, stride=2, padding="same")(
-        np.zeros((1, 1, 4, 4), np.float32)), lambda: nn.Upsample(scale_factor=2, mode="bicubic")(
-        np.zeros((1, 1, 4, 4), np.float32)), lambda: nn.BatchNorm2d(3)(np.zeros((2, 3), np.float32)),
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Conv2d(3, 4, 3, groups=2),
+        lambda: nn.Conv2d(3, 4, (3, 3, 3)),
+        lambda: nn.Conv2d(3, 4, 3, padding_mode="x"),
+        lambda: nn.GroupNorm(2, 3),
+        lambda: nn.Sequential(3),
+        lambda: nn.Conv2d(1, 1, 3, stride=2, padding="same")(np.zeros((1, 1, 4, 4), np.float32)),
+        lambda: nn.Upsample(scale_factor=2, mode="bicubic")(np.zeros((1, 1, 4, 4), np.float32)),
+        lambda: nn.BatchNorm2d(3)(np.zeros((2, 3), np.float32)),
+    ],
+)
 def test_bad_arguments(build) -> None:
     with pytest.raises(TraceError):
         build()
@@ -338,8 +371,13 @@ def test_attention_equals_torch() -> None:
     q, k, v = (RNG.standard_normal((2, 3, 5, 8)).astype(np.float32) for _ in range(3))
     mask = RNG.random((5, 5)) > 0.3
     mask[:, 0] = True
-    for extra in ({}, {"is_causal": True}, {"attn_mask": mask}, {"attn_mask": np.where(mask, 0, -3).astype(np.float32)},
-                  {"scale": 0.5}):
+    for extra in (
+        {},
+        {"is_causal": True},
+        {"attn_mask": mask},
+        {"attn_mask": np.where(mask, 0, -3).astype(np.float32)},
+        {"scale": 0.5},
+    ):
         theirs = {key: torch.from_numpy(item) if isinstance(item, np.ndarray) else item for key, item in extra.items()}
         expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), **theirs)
         got = F.scaled_dot_product_attention(q, k, v, **extra)
@@ -348,8 +386,13 @@ def test_attention_equals_torch() -> None:
 
 def test_functionals_equal_torch_on_arrays() -> None:
     x = RNG.standard_normal((2, 6)).astype(np.float32)
-    for name, kwargs in (("normalize", {}), ("normalize", {"p": 1.0}), ("glu", {}), ("softmin", {"dim": 1}),
-                         ("pad", {"pad": [1, 2]})):
+    for name, kwargs in (
+        ("normalize", {}),
+        ("normalize", {"p": 1.0}),
+        ("glu", {}),
+        ("softmin", {"dim": 1}),
+        ("pad", {"pad": [1, 2]}),
+    ):
         expected = getattr(torch.nn.functional, name)(torch.from_numpy(x), **kwargs).numpy()
         np.testing.assert_allclose(getattr(F, name)(x, **kwargs), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(F.cat([x, x], 1), np.concatenate([x, x], 1))

@@ -157,42 +157,88 @@ def test_layer(name: str) -> None:
 
 EXPRESSIONS = {
     "arithmetic": lambda x, y: (x + y) * 2 - 1 / (y * y + 1) - x.div(3) + (2 - x) - torch.add(x, y, alpha=3),
-    "powers": lambda x, y: x ** 2 + (y.abs() + 1) ** 0.5 + (y.abs() + 1).rsqrt() + 2 ** x + torch.pow(y.abs() + 1, x),
-    "unary": lambda x, y: x.neg() + x.abs() + x.exp() + (x.abs() + 1).log() + x.sin() + x.cos() + x.erf() + x.floor()
-    + x.ceil() + x.round() + x.sign() + x.square() + torch.log1p(x.abs()) + torch.expm1(x)
-    + torch.reciprocal(x.abs() + 1),
-    "clamps": lambda x, y: x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y)
-    + torch.minimum(x, y),
-    "masks": lambda x, y: torch.where((x > 0) & ~(y < 1) | (x <= -1), x, y) + (x >= y) * 2.0
-    + (x != y).float() + (x == y),
+    "powers": lambda x, y: x**2 + (y.abs() + 1) ** 0.5 + (y.abs() + 1).rsqrt() + 2**x + torch.pow(y.abs() + 1, x),
+    "unary": lambda x, y: (
+        x.neg()
+        + x.abs()
+        + x.exp()
+        + (x.abs() + 1).log()
+        + x.sin()
+        + x.cos()
+        + x.erf()
+        + x.floor()
+        + x.ceil()
+        + x.round()
+        + x.sign()
+        + x.square()
+        + torch.log1p(x.abs())
+        + torch.expm1(x)
+        + torch.reciprocal(x.abs() + 1)
+    ),
+    "clamps": lambda x, y: (
+        x.clamp(-1, 1) + x.clamp(min=0) + x.clamp(max=0.5) + torch.maximum(x, y) + torch.minimum(x, y)
+    ),
+    "masks": lambda x, y: (
+        torch.where((x > 0) & ~(y < 1) | (x <= -1), x, y) + (x >= y) * 2.0 + (x != y).float() + (x == y)
+    ),
     "masked_fill": lambda x, y: x.masked_fill(x > 0, -1.0),
     "where scalar": lambda x, y: torch.where(x > 0, x, 0.0),
-    "rounding div": lambda x, y: torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, 0.7,
-                                                                                      rounding_mode="trunc") + x // 0.5,
+    "rounding div": lambda x, y: (
+        torch.div(x, 0.7, rounding_mode="floor") + torch.div(x, 0.7, rounding_mode="trunc") + x // 0.5
+    ),
     "remainder": lambda x, y: torch.remainder(x, 0.7),
     "matmul": lambda x, y: x @ y.transpose(-1, -2) + torch.bmm(x, y.mT),
     "baddbmm": lambda x, y: torch.baddbmm(x[:, :, :3], x, y.mT, beta=0.5, alpha=2),
     "einsum": lambda x, y: torch.einsum("bij,bkj->bik", x, y),
-    "reductions": lambda x, y: (x.mean(), x.mean((0, 2)), x.sum(1, keepdim=True), x.sum(), x.amax(2), x.amin((0, 1)),
-                                x.max(),
-                                x.prod(1), x.argmax(1), x.argmin(2, keepdim=True)),
+    "reductions": lambda x, y: (
+        x.mean(),
+        x.mean((0, 2)),
+        x.sum(1, keepdim=True),
+        x.sum(),
+        x.amax(2),
+        x.amin((0, 1)),
+        x.max(),
+        x.prod(1),
+        x.argmax(1),
+        x.argmin(2, keepdim=True),
+    ),
     "max dim": lambda x, y: (*x.max(1), *x.min(2, keepdim=True)),
     "variance": lambda x, y: (x.var(1), x.std((1, 2), unbiased=False), x.var(2, keepdim=True, correction=0)),
     "norm": lambda x, y: (x.norm(dim=-1), torch.linalg.vector_norm(x, 1, dim=1), torch.logsumexp(x, 1)),
     "normalize": lambda x, y: nn.functional.normalize(x, dim=1),
-    "shape": lambda x, y: (x.view(2, -1), x.reshape(-1, 4), x.permute(2, 0, 1), x.transpose(0, 2), x.unsqueeze(1),
-                           x[:1].squeeze(0), x.flatten(1), x[0].t(), x.movedim(0, 2), x.unflatten(2, (2, 2))),
+    "shape": lambda x, y: (
+        x.view(2, -1),
+        x.reshape(-1, 4),
+        x.permute(2, 0, 1),
+        x.transpose(0, 2),
+        x.unsqueeze(1),
+        x[:1].squeeze(0),
+        x.flatten(1),
+        x[0].t(),
+        x.movedim(0, 2),
+        x.unflatten(2, (2, 2)),
+    ),
     "expand": lambda x, y: x[:, :1].expand(-1, 3, -1) + x[:, :1].expand_as(x) + torch.broadcast_to(y[:1], (2, 3, 4)),
     "repeat": lambda x, y: (x.repeat(2, 1, 3), torch.tile(x, (2,)), x.repeat_interleave(2, dim=1)),
     "join": lambda x, y: (torch.cat([x, y], 1), torch.stack([x, y], -1), torch.hstack([x, y])),
     "pieces": lambda x, y: (*x.chunk(2, 2), *x.split(2, 1), *x.split([1, 3], -1), *x.unbind(0), x.narrow(2, 1, 2)),
     "indexing": lambda x, y: (x[0], x[:, -1], x[..., 1:], x[:, ::2], x[:, None, 1], x[:, :, -2:], x.select(1, 2)),
-    "gathers": lambda x, y: (x.index_select(1, torch.tensor([2, 0])), x[:, [0, 2]],
-                             x.gather(2, y.argmax(1)[:, None, :3]),
-                             torch.take_along_dim(x, y.argmax(1, keepdim=True), 1)),
+    "gathers": lambda x, y: (
+        x.index_select(1, torch.tensor([2, 0])),
+        x[:, [0, 2]],
+        x.gather(2, y.argmax(1)[:, None, :3]),
+        torch.take_along_dim(x, y.argmax(1, keepdim=True), 1),
+    ),
     "roll flip": lambda x, y: x.roll(1, 1) + x.roll((1, -1), (0, 2)) + x.flip(1, 2),
-    "new tensors": lambda x, y: x + torch.zeros_like(x) + torch.ones(3, 4) * torch.full((4,), 2.0) + torch.arange(4)
-    + torch.arange(0, 2, 0.5) + x.new_zeros(4) + torch.full_like(x, 3.0),
+    "new tensors": lambda x, y: (
+        x
+        + torch.zeros_like(x)
+        + torch.ones(3, 4) * torch.full((4,), 2.0)
+        + torch.arange(4)
+        + torch.arange(0, 2, 0.5)
+        + x.new_zeros(4)
+        + torch.full_like(x, 3.0)
+    ),
     "triangles": lambda x, y: x.tril() + y.triu(1),
     "casts": lambda x, y: (x.to(torch.int64), (x > 0).float() + x.double().float(), x.type_as(y)),
     "attention": lambda x, y: nn.functional.scaled_dot_product_attention(x, y, y, is_causal=False),
@@ -278,13 +324,16 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = channels * 4
         self.block = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True),
-            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden),
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
             nn.Hardswish(inplace=True),
         )
-        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(hidden, 4, 1), nn.ReLU(),
-                                     nn.Conv2d(4, hidden, 1),
-                                     nn.Hardsigmoid())
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(hidden, 4, 1), nn.ReLU(), nn.Conv2d(4, hidden, 1), nn.Hardsigmoid()
+        )
         self.project = nn.Sequential(nn.Conv2d(hidden, out, 1, bias=False), nn.BatchNorm2d(out))
         self.residual = stride == 1 and channels == out
 
@@ -297,8 +346,9 @@ class InvertedResidual(nn.Module):
 class MobileNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Hardswish(), InvertedResidual(8, 8, 1),
-                                      InvertedResidual(8, 12, 2))
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.Hardswish(), InvertedResidual(8, 8, 1), InvertedResidual(8, 12, 2)
+        )
         self.classifier = nn.Sequential(nn.Linear(12, 16), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(16, 5))
 
     def forward(self, x):
@@ -307,15 +357,26 @@ class MobileNet(nn.Module):
 
 def test_resnet() -> None:
     model = randomize(ResNet())
-    graph = check(model, data(2, 3, 32, 32), dynamic={"x": {0: "B"}},
-                  others=[(data(1, 3, 32, 32),), (data(5, 3, 32, 32),)],
-                  rtol=1e-4)
+    graph = check(
+        model,
+        data(2, 3, 32, 32),
+        dynamic={"x": {0: "B"}},
+        others=[(data(1, 3, 32, 32),), (data(5, 3, 32, 32),)],
+        rtol=1e-4,
+    )
     counts: dict[str, int] = {}
     for node in graph.nodes:
         counts[node.op] = counts.get(node.op, 0) + 1
-    assert counts == {"conv": 10, "batch_norm": 10, "relu": 9, "max_pool": 1, "add": 4, "adaptive_avg_pool": 1,
-                      "reshape": 1,
-                      "linear": 1}
+    assert counts == {
+        "conv": 10,
+        "batch_norm": 10,
+        "relu": 9,
+        "max_pool": 1,
+        "add": 4,
+        "adaptive_avg_pool": 1,
+        "reshape": 1,
+        "linear": 1,
+    }
     names = [node.name for node in graph.nodes]
     assert names[:7] == ["conv1", "bn1", "relu", "maxpool", "layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu"]
     assert {"layer2.0.downsample.1", "layer1.0.add", "layer1.0.relu_1"} <= set(names) and names[-1] == "fc"
@@ -345,7 +406,7 @@ def test_transformer_layer() -> None:
             self.feed = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
 
         def forward(self, tokens):
-            x = self.embed(tokens) + self.position[:, :tokens.shape[1]]
+            x = self.embed(tokens) + self.position[:, : tokens.shape[1]]
             y = self.norm(x)
             x = x + self.attention(y, y, y, need_weights=False)[0]
             return x + self.feed(self.norm(x))
@@ -364,8 +425,12 @@ def test_dynamic_sizes_follow() -> None:
 
     # `* h` needs the number itself: h stays static here
     inputs = (data(3, 4, 6, 8), data(1, 3))
-    graph = check(Model().eval(), *inputs, dynamic={"x": {0: "B", 3: "W"}},
-                  others=[((data(1, 4, 6, 10)), inputs[1]), ((data(2, 4, 6, 5)), inputs[1])])
+    graph = check(
+        Model().eval(),
+        *inputs,
+        dynamic={"x": {0: "B", 3: "W"}},
+        others=[((data(1, 4, 6, 10)), inputs[1]), ((data(2, 4, 6, 5)), inputs[1])],
+    )
     b, w = Dim.name("B"), Dim.name("W")
     assert graph.outputs[0].type.shape[0] == 2 * b and graph.outputs[1].type.shape == (b, 4, 6, w - 1)
 
@@ -379,8 +444,13 @@ def test_decisions_on_sizes_become_guards() -> None:
                 x = x + y
             return nn.functional.relu(x[:, None]).flatten(1)
 
-    graph = check(Model().eval(), data(4, 6), data(4, 1), dynamic={"x": {0: "B", 1: "W"}, "y": {0: "N"}},
-                  others=[(data(2, 8), data(2, 1))])
+    graph = check(
+        Model().eval(),
+        data(4, 6),
+        data(4, 1),
+        dynamic={"x": {0: "B", 1: "W"}, "y": {0: "N"}},
+        others=[(data(2, 8), data(2, 1))],
+    )
     assert sorted(map(str, guards(graph))) == ["-2*((B)//2)+B == 0", "W > 3"]
     assert graph.inputs[1].type.shape == (Dim.name("B"), 1) and "size N is B" in graph.notes
 
@@ -480,10 +550,14 @@ def test_state_changes_are_an_error() -> None:
         import_torch(Counter().eval(), data(2))
 
 
-@pytest.mark.parametrize(("inputs", "message"), [
-    ((data(1, 2), data(1, 2)), "more example inputs"), (("text",), "no array"),
-    ({"z": data(1, 2)}, "refuses|parameter"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((data(1, 2), data(1, 2)), "more example inputs"),
+        (("text",), "no array"),
+        ({"z": data(1, 2)}, "refuses|parameter"),
+    ],
+)
 def test_bad_inputs(inputs, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         import_torch(nn.Linear(2, 2).eval(), inputs)
@@ -509,5 +583,6 @@ def test_without_torch_the_error_says_how_to_install_it() -> None:
 
 def test_the_importer_module_does_not_load_torch() -> None:
     program = "import sys, qcompiler.frontend.torch_import; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          check=True).stdout == "False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    )

@@ -87,21 +87,24 @@ def test_inputs_by_name_and_input_names() -> None:
     assert [value.name for value in variadic.inputs] == ["xs_0", "xs_1"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"example_inputs": None}, "needs example inputs"),
-    ({"example_inputs": (X, X)}, "more example inputs"),
-    ({"example_inputs": {"z": X}}, "no parameter 'z'"),
-    ({"example_inputs": ()}, "missing"),
-    ({"example_inputs": ("text",)}, "no array"),
-    ({"example_inputs": (np.array(["a"]),)}, "array of numbers"),
-    ({"example_inputs": (X,), "input_names": ["a", "b"]}, "one different name"),
-    ({"example_inputs": (X,), "dynamic": {"y": {0: "B"}}}, "no input 'y'"),
-    ({"example_inputs": (X,), "dynamic": {"x": {5: "B"}}}, "no axis 5"),
-    ({"example_inputs": (X,), "dynamic": {"x": {0: 3}}}, "size name"),
-    ({"example_inputs": (X,), "dynamic": {"x": "B"}}, "axes of 'x'"),
-    ({"example_inputs": (X,), "dynamic": {"x": {0: "B", 1: "B"}}}, "two sizes"),
-    ({"example_inputs": (X,), "dynamic": {"x": {0: "2*B"}}}, "does not fit"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"example_inputs": None}, "needs example inputs"),
+        ({"example_inputs": (X, X)}, "more example inputs"),
+        ({"example_inputs": {"z": X}}, "no parameter 'z'"),
+        ({"example_inputs": ()}, "missing"),
+        ({"example_inputs": ("text",)}, "no array"),
+        ({"example_inputs": (np.array(["a"]),)}, "array of numbers"),
+        ({"example_inputs": (X,), "input_names": ["a", "b"]}, "one different name"),
+        ({"example_inputs": (X,), "dynamic": {"y": {0: "B"}}}, "no input 'y'"),
+        ({"example_inputs": (X,), "dynamic": {"x": {5: "B"}}}, "no axis 5"),
+        ({"example_inputs": (X,), "dynamic": {"x": {0: 3}}}, "size name"),
+        ({"example_inputs": (X,), "dynamic": {"x": "B"}}, "axes of 'x'"),
+        ({"example_inputs": (X,), "dynamic": {"x": {0: "B", 1: "B"}}}, "two sizes"),
+        ({"example_inputs": (X,), "dynamic": {"x": {0: "2*B"}}}, "does not fit"),
+    ],
+)
 def test_bad_calls(arguments: dict, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         trace(lambda x: x + 1, **arguments)
@@ -217,9 +220,19 @@ def test_plain_results_have_no_structure_note() -> None:
     assert structure_of(trace(lambda x: [x + 1], (X,))) == {"list": [0]}
 
 
-@pytest.mark.parametrize("note", ["{", '{"tuple": [0, 9]}', '{"tuple": 3}', '{"set": [0]}', "true",
-                                  '{"tuple": [0], "list": []}',
-                                  '{"tuple": [' * 100 + "0" + "]}" * 100, "-1"])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "{",
+        '{"tuple": [0, 9]}',
+        '{"tuple": 3}',
+        '{"set": [0]}',
+        "true",
+        '{"tuple": [0], "list": []}',
+        '{"tuple": [' * 100 + "0" + "]}" * 100,
+        "-1",
+    ],
+)
 def test_a_damaged_structure_is_an_error(note: str) -> None:
     graph = trace(lambda x: x + 1, (X,))
     graph.notes.append(f"structure: {note}")
@@ -250,15 +263,19 @@ def positive(x):
 
 
 def looping(x):
-    while (x < 3).all(): x = x + 1  # noqa: E701
+    while (x < 3).all():
+        x = x + 1  # noqa: E701
     return x
 
 
-@pytest.mark.parametrize(("model", "condition"), [
-    (positive, "x.sum() > 0"),
-    (looping, "(x < 3).all()"),
-    (lambda x: x if x[0, 0] else -x, "x[0, 0]"),
-])
+@pytest.mark.parametrize(
+    ("model", "condition"),
+    [
+        (positive, "x.sum() > 0"),
+        (looping, "(x < 3).all()"),
+        (lambda x: x if x[0, 0] else -x, "x[0, 0]"),
+    ],
+)
 def test_conditions_on_data(model, condition: str) -> None:
     with pytest.raises(TraceError) as caught:
         trace(model, (X,))
@@ -266,19 +283,22 @@ def test_conditions_on_data(model, condition: str) -> None:
     assert "test_tracer.py:" in text and f"got:      {condition}" in text and "np.where" in text
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (lambda x: float(x.mean()), r"float\(\)"),
-    (lambda x: int(x[0, 0]), r"int\(\)"),
-    (lambda x: range(x[0, 0]), r"int\(\)"),
-    (lambda x: [row for row in x], "iteration"),
-    (lambda x: 3 in x, "`in`"),
-    (lambda x: x.item(), r"item\(\)"),
-    (lambda x: x.tolist(), r"tolist\(\)"),
-    (lambda x: np.asarray(x), "conversion to a numpy array"),
-    (lambda x: x.__setitem__(0, 1), "assignment to elements"),
-    (lambda x: x and x, "condition"),
-    (lambda x: max(x, x + 1), "condition"),
-])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: float(x.mean()), r"float\(\)"),
+        (lambda x: int(x[0, 0]), r"int\(\)"),
+        (lambda x: range(x[0, 0]), r"int\(\)"),
+        (lambda x: [row for row in x], "iteration"),
+        (lambda x: 3 in x, "`in`"),
+        (lambda x: x.item(), r"item\(\)"),
+        (lambda x: x.tolist(), r"tolist\(\)"),
+        (lambda x: np.asarray(x), "conversion to a numpy array"),
+        (lambda x: x.__setitem__(0, 1), "assignment to elements"),
+        (lambda x: x and x, "condition"),
+        (lambda x: max(x, x + 1), "condition"),
+    ],
+)
 def test_uses_of_data(model, message: str) -> None:
     with pytest.raises(TraceError, match=message) as caught:
         trace(model, (X,))
@@ -340,8 +360,11 @@ def integer_graph() -> Graph:
     x = graph.add_input("x", TensorType(DType.F32, (b, 4)))
     params = QuantParams.per_tensor(0.1, 100, DType.U8)
     quantized = graph.create("quantize", [x], types=TensorType(DType.U8, (b, 4), params), names="xq").result
-    weight = graph.add_const("w", np.arange(-4, 4, dtype=np.int8).reshape(2, 4), TensorType(
-        DType.I8, (2, 4), QuantParams.per_channel([0.5, 0.25], 0, 0, DType.I8)))
+    weight = graph.add_const(
+        "w",
+        np.arange(-4, 4, dtype=np.int8).reshape(2, 4),
+        TensorType(DType.I8, (2, 4), QuantParams.per_channel([0.5, 0.25], 0, 0, DType.I8)),
+    )
     out = TensorType(DType.U8, (b, 2), QuantParams.per_tensor(0.5, 3, DType.U8))
     y = graph.create("linear", [quantized, weight], types=out, names="y").result
     graph.set_outputs([graph.create("dequantize", [y], names="o").result])

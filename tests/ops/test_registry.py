@@ -289,5 +289,7 @@ def test_order_does_not_depend_on_what_is_imported_first() -> None:
     orders = []
     for first in ("qcompiler.opdef", "qcompiler.ops.reduce", "qcompiler.ops.norm"):
         program = f"import {first}; from qcompiler.opdef import all_ops; print(*(op.name for op in all_ops()))"
-        orders.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        orders.append(
+            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        )
     assert orders[0] == orders[1] == orders[2]

@@ -57,8 +57,11 @@ def test_default_qconfigs_are_torchs(backend: str) -> None:
 
 
 def test_unknown_names_give_the_nearest() -> None:
-    for call, nearest in ((lambda: qc.get_qconfig("torch:fbgem"), "torch:fbgemm"), (lambda: qc.get_default_qconfig("qnpack"), "qnnpack"),
-                          (lambda: qc.compile(graph(), "int9", calibration_data=BATCHES), "int8")):
+    for call, nearest in (
+        (lambda: qc.get_qconfig("torch:fbgem"), "torch:fbgemm"),
+        (lambda: qc.get_default_qconfig("qnpack"), "qnnpack"),
+        (lambda: qc.compile(graph(), "int9", calibration_data=BATCHES), "int8"),
+    ):
         with pytest.raises(QuantizationError, match=nearest):
             call()
 
@@ -66,24 +69,47 @@ def test_unknown_names_give_the_nearest() -> None:
 def test_rules_by_priority_and_the_table() -> None:
     int8 = qc.get_qconfig("int8")
     minmax = qc.get_qconfig("int8:minmax")
-    mapping = (qc.QConfigMapping().set_global(int8).set_object_type(nn.Conv2d, None).set_module_name_regex(r"block\..*", minmax)
-               .set_module_name("block.2", None).set_module_name_object_type_order("block", "Conv2d", 1, int8))
+    mapping = (
+        qc.QConfigMapping()
+        .set_global(int8)
+        .set_object_type(nn.Conv2d, None)
+        .set_module_name_regex(r"block\..*", minmax)
+        .set_module_name("block.2", None)
+        .set_module_name_object_type_order("block", "Conv2d", 1, int8)
+    )
     table = qc.prepare(graph(), mapping).table
     assert table["first"] is None and table["fc"] == int8
     assert table["block.0"] == minmax and table["block.2"] == int8
     text = str(table)
-    assert "object type Conv2d" in text and "regex block" in text and "Conv2d number 1 in block" in text and "global" in text
-    model = qc.compile(graph(), qc.QConfigMapping().set_global("int8").set_module_name("first", None), calibration_data=BATCHES,
-                       target="reference")
+    assert (
+        "object type Conv2d" in text
+        and "regex block" in text
+        and "Conv2d number 1 in block" in text
+        and "global" in text
+    )
+    model = qc.compile(
+        graph(),
+        qc.QConfigMapping().set_global("int8").set_module_name("first", None),
+        calibration_data=BATCHES,
+        target="reference",
+    )
     kinds = {node.name: node.result.type.is_quantized for node in model.graph.nodes}
     assert not kinds["act"] and kinds["fc"] and "qconfig is None" in str(model.report())
-    assert np.array_equal(qc.compile(model.graph)(X), model(X)) or np.abs(qc.compile(model.graph)(X) - model(X)).max() < 1e-5
+    assert (
+        np.array_equal(qc.compile(model.graph)(X), model(X))
+        or np.abs(qc.compile(model.graph)(X) - model(X)).max() < 1e-5
+    )
 
 
-@pytest.mark.parametrize("rule", [
-    lambda m: m.set_object_type("conv3d", None), lambda m: m.set_module_name("blok", None), lambda m: m.set_module_name_regex("zzz", None),
-    lambda m: m.set_module_name_object_type_order("block", "Conv2d", 7, None),
-])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda m: m.set_object_type("conv3d", None),
+        lambda m: m.set_module_name("blok", None),
+        lambda m: m.set_module_name_regex("zzz", None),
+        lambda m: m.set_module_name_object_type_order("block", "Conv2d", 7, None),
+    ],
+)
 def test_a_rule_that_matches_nothing_is_an_error(rule: object) -> None:
     with pytest.raises(QuantizationError, match="matches no node"):
         qc.prepare(graph(), rule(qc.QConfigMapping().set_global("int8")))
@@ -96,7 +122,7 @@ def test_builtin_rules_may_match_nothing() -> None:
 
 def test_merging_in_any_order_gives_the_same_scales() -> None:
     prepared = qc.prepare(graph())
-    parts = [qc.calibrate(prepared, BATCHES[i:i + 2]) for i in (0, 2, 4)]
+    parts = [qc.calibrate(prepared, BATCHES[i : i + 2]) for i in (0, 2, 4)]
     whole = qc.compile(graph(), calibration=qc.calibrate(prepared, BATCHES))
     for order in itertools.permutations(parts):
         merged = qc.compile(graph(), calibration=order[0] + order[1] + order[2])
@@ -112,7 +138,9 @@ def test_saved_and_loaded_it_gives_the_same_graph(tmp_path: pathlib.Path, qconfi
     calibration.save(path)
     assert path.read_bytes() == first and [p.name for p in tmp_path.iterdir()] == [path.name]
     loaded = qc.Calibration.load(path)
-    assert str(qc.compile(graph(), qconfig, calibration=loaded).graph) == str(qc.compile(graph(), qconfig, calibration=calibration).graph)
+    assert str(qc.compile(graph(), qconfig, calibration=loaded).graph) == str(
+        qc.compile(graph(), qconfig, calibration=calibration).graph
+    )
 
 
 def test_used_again_with_another_qconfig() -> None:
@@ -136,10 +164,17 @@ def test_a_damaged_file_is_an_artifact_error(tmp_path: pathlib.Path) -> None:
         qc.Calibration.load(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("data,text", [
-    ([], "empty"), ([np.full((2, 3, 6, 6), np.nan, np.float32)], "not finite"), ([(X, np.zeros(2))], "label"),
-    ([X[:, :2]], "does not fit"), ([X.astype(np.float64)], "does not fit"), ([{"y": X}], "other names"),
-])
+@pytest.mark.parametrize(
+    "data,text",
+    [
+        ([], "empty"),
+        ([np.full((2, 3, 6, 6), np.nan, np.float32)], "not finite"),
+        ([(X, np.zeros(2))], "label"),
+        ([X[:, :2]], "does not fit"),
+        ([X.astype(np.float64)], "does not fit"),
+        ([{"y": X}], "other names"),
+    ],
+)
 def test_bad_calibration_data(data: list[object], text: str) -> None:
     with pytest.raises(QuantizationError, match=text):
         qc.compile(graph(), calibration_data=data)

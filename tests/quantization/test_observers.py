@@ -24,11 +24,17 @@ KINDS = ("normal", "relu", "negative", "laplace", "constant", "zero", "tiny", "b
 def batches(kind: str, count: int, seed: int = 0) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     make = {
-        "normal": lambda i: rng.normal(size=(8, 16, 9)), "relu": lambda i: np.maximum(rng.normal(size=(4, 100)), 0),
-        "negative": lambda i: -np.abs(rng.normal(size=1000)), "laplace": lambda i: rng.laplace(size=5000) * 3,
-        "constant": lambda i: np.full(10, 2.0), "zero": lambda i: np.zeros(10), "tiny": lambda i: rng.normal(size=300) * 1e-6,
-        "big": lambda i: rng.normal(size=300) * 1e6, "growing": lambda i: rng.normal(size=500) * (i + 1),
-        "uniform": lambda i: rng.uniform(0, 1, size=7000), "two_values": lambda i: rng.choice([-1.0, 3.0], size=64),
+        "normal": lambda i: rng.normal(size=(8, 16, 9)),
+        "relu": lambda i: np.maximum(rng.normal(size=(4, 100)), 0),
+        "negative": lambda i: -np.abs(rng.normal(size=1000)),
+        "laplace": lambda i: rng.laplace(size=5000) * 3,
+        "constant": lambda i: np.full(10, 2.0),
+        "zero": lambda i: np.zeros(10),
+        "tiny": lambda i: rng.normal(size=300) * 1e-6,
+        "big": lambda i: rng.normal(size=300) * 1e6,
+        "growing": lambda i: rng.normal(size=500) * (i + 1),
+        "uniform": lambda i: rng.uniform(0, 1, size=7000),
+        "two_values": lambda i: rng.choice([-1.0, 3.0], size=64),
     }[kind]
     for index in range(count):
         yield make(index).astype(np.float32)
@@ -40,9 +46,18 @@ def _range(dtype: torch.dtype, reduced: bool) -> tuple[int, int]:
     return (-64, 63) if reduced else (-128, 127)
 
 
-PAIRS = {"minmax": theirs.MinMaxObserver, "moving_average": theirs.MovingAverageMinMaxObserver, "torch_histogram": theirs.HistogramObserver}
-SCHEMES = [(d, s, r) for d, s, r in itertools.product((torch.quint8, torch.qint8), (torch.per_tensor_affine, torch.per_tensor_symmetric),
-                                                      (False, True)) if not (r and d == torch.quint8 and s == torch.per_tensor_symmetric)]
+PAIRS = {
+    "minmax": theirs.MinMaxObserver,
+    "moving_average": theirs.MovingAverageMinMaxObserver,
+    "torch_histogram": theirs.HistogramObserver,
+}
+SCHEMES = [
+    (d, s, r)
+    for d, s, r in itertools.product(
+        (torch.quint8, torch.qint8), (torch.per_tensor_affine, torch.per_tensor_symmetric), (False, True)
+    )
+    if not (r and d == torch.quint8 and s == torch.per_tensor_symmetric)
+]
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -50,7 +65,13 @@ SCHEMES = [(d, s, r) for d, s, r in itertools.product((torch.quint8, torch.qint8
 def test_zero_point_is_torchs_and_scale_within_1e6(name: str, kind: str) -> None:
     for (dtype, scheme, reduced), count in itertools.product(SCHEMES, (1, 4)):
         low, high = _range(dtype, reduced)
-        spec = QuantSpec(DType.U8 if dtype == torch.quint8 else DType.I8, low, high, scheme == torch.per_tensor_symmetric, observer=name)
+        spec = QuantSpec(
+            DType.U8 if dtype == torch.quint8 else DType.I8,
+            low,
+            high,
+            scheme == torch.per_tensor_symmetric,
+            observer=name,
+        )
         ours = make_observer(spec)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,7 +90,9 @@ def test_zero_point_is_torchs_and_scale_within_1e6(name: str, kind: str) -> None
 def test_per_channel_is_torchs(axis: int, symmetric: bool) -> None:
     scheme = torch.per_channel_symmetric if symmetric else torch.per_channel_affine
     reference = theirs.PerChannelMinMaxObserver(ch_axis=axis, dtype=torch.qint8, qscheme=scheme)
-    ours = PerChannelMinMax(QuantSpec(DType.I8, -128, 127, symmetric, per_channel=True, observer="per_channel_minmax"), axis)
+    ours = PerChannelMinMax(
+        QuantSpec(DType.I8, -128, 127, symmetric, per_channel=True, observer="per_channel_minmax"), axis
+    )
     rng = np.random.default_rng(0)
     for _ in range(3):
         batch = rng.normal(size=(4, 5, 6)).astype(np.float32) * np.arange(1, 7, dtype=np.float32)

@@ -48,7 +48,16 @@ def test_the_cut_is_the_cheapest_of_all_assignments(seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = [node.name for node in graph.nodes]
     element = {op: (float(rng.uniform(0, 20)), float(rng.uniform(0, 20))) for op in ("add", "mul", "relu", "softmax")}
-    profile = CostProfile("p", "none", (1, 1), (1, 1), element | {"unary": (1, 1)}, float(rng.uniform(0, 9)), float(rng.uniform(0, 9)), 10.0)
+    profile = CostProfile(
+        "p",
+        "none",
+        (1, 1),
+        (1, 1),
+        element | {"unary": (1, 1)},
+        float(rng.uniform(0, 9)),
+        float(rng.uniform(0, 9)),
+        10.0,
+    )
     able = {name: bool(rng.random() < 0.85) for name in names}
     decision = decide(graph, able, frozenset(), profile)
     choices = [{n for n, on in zip(names, bits) if on} for bits in itertools.product((0, 1), repeat=len(names))]
@@ -96,7 +105,10 @@ def test_convolutions_are_int8_and_small_things_are_not() -> None:
 
 def test_the_decision_is_the_same_for_every_target() -> None:
     model = _Convolutions()
-    texts = {str(qc.compile(model, "auto", (X,), calibration_data=[X], target=target).graph) for target in ("reference", "native")}
+    texts = {
+        str(qc.compile(model, "auto", (X,), calibration_data=[X], target=target).graph)
+        for target in ("reference", "native")
+    }
     assert len(texts) == 1
 
 
@@ -107,5 +119,8 @@ def test_auto_is_for_whole_models() -> None:
 
 def test_products_are_those_of_the_definition() -> None:
     graph = qc.trace(_Convolutions(), (X,))
-    assert [products(node) for node in graph.nodes if node.op == "conv"] == [12 * 12 * 64 * 16 * 9, 12 * 12 * 64 * 64 * 9]
+    assert [products(node) for node in graph.nodes if node.op == "conv"] == [
+        12 * 12 * 64 * 16 * 9,
+        12 * 12 * 64 * 64 * 9,
+    ]
     assert ZEN5_AVX512VNNI.cost(next(iter(graph.nodes)), quantized=True) > ZEN5_AVX512VNNI.step

@@ -1,4 +1,5 @@
-"""The quick reader gives the phrases that lark gives, for every text that it takes, and takes all that the printer writes."""
+"""The quick reader gives the phrases that lark gives, for every text that it takes, and takes all that the printer
+writes."""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ ODD = """qcompiler 1   # comment
 entry "a b"
 graph "a b"(%"x y": f32[B, (W+1)//2],%z:i8[ 3 ]{ scale = 0.5,zero_point=3 , qmin=-4,qmax=9}) stage = integer {
   note "a \\"quoted\\" note \\u00e9"  // comment
-  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=channels_last(channel_stride=4, halo=((1,1),))}
-  const @d : i8[3]{axis=0, scale=@d.scale, zero_point=@"d zero", layout=row_major()}
-  %1 , %2.b=split ( %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,h=bool,i=-inf, j=nan}:
-    f32[],i8[3]{scale=1}loc ( "f.py" : 3 ) origin("a":"b" , "c" : "d")
+  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=channels_last(channel_stride=4,
+  halo=((1,1),))} const @d : i8[3]{axis=0, scale=@d.scale, zero_point=@"d zero", layout=row_major()} %1 , %2.b=split (
+  %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,h=bool,i=-inf,
+    j=nan}: f32[],i8[3]{scale=1}loc ( "f.py" : 3 ) origin("a":"b" , "c" : "d")
   %y = relu(%1)
   return %y as "out" , @c.1,%2.b
 }
@@ -83,9 +84,27 @@ def test_tokens_stand_where_lark_sees_them():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_changed_texts(seed):
-    """Characters and tokens dropped, doubled, swapped and put in: never something that lark refuses, or reads otherwise."""
+    """Characters and tokens dropped, doubled, swapped and put in: never something that lark refuses, or reads
+    otherwise."""
     rng, taken = random.Random(seed), 0
-    pieces = [*"(){},:=%@\"#/.-+ \n\\", "none", "const", "return", "as", "1", "-", "inf", "1.", "true", "f32", "f32[2]", "loc", "graph", "x", "é"]
+    pieces = [
+        *'(){},:=%@"#/.-+ \n\\',
+        "none",
+        "const",
+        "return",
+        "as",
+        "1",
+        "-",
+        "inf",
+        "1.",
+        "true",
+        "f32",
+        "f32[2]",
+        "loc",
+        "graph",
+        "x",
+        "é",
+    ]
     for _ in range(60):
         text = rng.choice(TEXTS)
         for _ in range(rng.randint(1, 3)):
@@ -97,7 +116,12 @@ def test_changed_texts(seed):
 
 
 def test_deep_brackets_are_left_to_lark():
-    text = "qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  %y = relu(%x) {a=" + "(" * 300 + ",)" * 300 + "}\n  return %y\n}\n"
+    text = (
+        "qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  %y = relu(%x) {a="
+        + "(" * 300
+        + ",)" * 300
+        + "}\n  return %y\n}\n"
+    )
     assert read_quickly(text) is None
     with pytest.raises(ParseError):
         parse(text)
@@ -105,7 +129,7 @@ def test_deep_brackets_are_left_to_lark():
 
 def test_errors_of_graphs_have_places():
     with pytest.raises(ParseError) as caught:
-        parse('qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  # %z\n  %y = relu(%z)\n  return %y\n}\n')
+        parse("qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  # %z\n  %y = relu(%z)\n  return %y\n}\n")
     assert (caught.value.line, caught.value.column) == (4, 13)
 
 
@@ -125,8 +149,13 @@ def test_a_graph_may_be_called_entry() -> None:
     assert read_quickly("qcompiler 1\ngraph entry(%x: f32[2]) stage=float { return %x }") is not None
 
 
-TYPES = ["f32[]", "f32[B,(W+1)//2]", "u8[1,3]{scale=0.03125, zero_point=128}",
-         "u8[2,5,4,4]{scale=0.1, zero_point=7, layout=channels_last(channel_stride=8, halo=((1, 1), (0, 2)))}", "bool[0,7]"]
+TYPES = [
+    "f32[]",
+    "f32[B,(W+1)//2]",
+    "u8[1,3]{scale=0.03125, zero_point=128}",
+    "u8[2,5,4,4]{scale=0.1, zero_point=7, layout=channels_last(channel_stride=8, halo=((1, 1), (0, 2)))}",
+    "bool[0,7]",
+]
 
 
 @pytest.mark.parametrize("text", TYPES)
@@ -135,8 +164,26 @@ def test_a_type_alone(text: str) -> None:
     assert parse_type(str(type)) == type and str(type.dtype) == text.partition("[")[0]
 
 
-@pytest.mark.parametrize("text", ["", "f32", "f32[", "f32[2]{", "f32[2]{scale", "f32[2] x", "f32[2],", "f33[2]", "%x", "u8[2]{zero_point=3}",
-                                  "u8[-1]", "u8[2]{scale=@s}", "u8[2]{scale=0.5, scale=0.5}", "u8[2]{axis=0, scale=@s}", "f32[2]{scale=1.0}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "f32",
+        "f32[",
+        "f32[2]{",
+        "f32[2]{scale",
+        "f32[2] x",
+        "f32[2],",
+        "f33[2]",
+        "%x",
+        "u8[2]{zero_point=3}",
+        "u8[-1]",
+        "u8[2]{scale=@s}",
+        "u8[2]{scale=0.5, scale=0.5}",
+        "u8[2]{axis=0, scale=@s}",
+        "f32[2]{scale=1.0}",
+    ],
+)
 def test_text_that_is_no_type(text: str) -> None:
     with pytest.raises(ParseError):
         parse_type(text)

@@ -1,7 +1,8 @@
-"""Products of extreme codes over long sums, exact on every level of AArch64; and the comparison sees an i16 sum that overflows.
+"""Products of extreme codes over long sums, exact on every level of AArch64; and the comparison sees an i16 sum that
+overflows.
 
-Every accumulator is known: the bias takes back what the codes sum to, so that each output is a small number of its channel, with a multiplier
-of 1. An error of one unit shows.
+Every accumulator is known: the bias takes back what the codes sum to, so that each output is a small number of its
+channel, with a multiplier of 1. An error of one unit shows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from qcompiler.types import DType, QuantParams
 
 Case = tuple[Graph, list[np.ndarray]]
 RUNNABLE = [
-    pytest.param(level, marks=pytest.mark.skipif(not parse_target(f"aarch64-linux+{level}").can_run(), reason=f"aarch64+{level} can't run here"))
+    pytest.param(
+        level,
+        marks=pytest.mark.skipif(
+            not parse_target(f"aarch64-linux+{level}").can_run(), reason=f"aarch64+{level} can't run here"
+        ),
+    )
     for level in LEVELS
 ]
 ZEROS = (0, 128, 255)
@@ -41,7 +47,8 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
 
 
 def weighted(op: str, data: np.ndarray, weights: np.ndarray, zero_point: int, attrs: Mapping[str, Any]) -> Case:
-    """An op with real = code - zero_point, weights and outputs of scale 1, and a bias that leaves -45, -44 ... of the sum without padding.
+    """An op with real = code - zero_point, weights and outputs of scale 1, and a bias that leaves -45, -44 ... of the
+    sum without padding.
 
     data: codes u8[n, c, ...], all equal or as many in a sample as an output sees; weights: i8[outputs, ...].
     """
@@ -73,7 +80,9 @@ def conv(code: int, zero_point: int, pattern: str, channels: int = 513, size: in
 
 def pointwise(code: int, zero_point: int, pattern: str) -> Case:
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
-    return weighted("conv", np.full((1, 4612, 3, 3), code, np.uint8), filled((33, 4612, 1, 1), pattern), zero_point, attrs)
+    return weighted(
+        "conv", np.full((1, 4612, 3, 3), code, np.uint8), filled((33, 4612, 1, 1), pattern), zero_point, attrs
+    )
 
 
 def depthwise(code: int, zero_point: int, pattern: str) -> Case:
@@ -153,8 +162,11 @@ def test_matmul_of_extreme_codes_is_exact(zeros: tuple[int, int], level: str) ->
 # -- the tests see what they are for
 
 
-def careless_dot4(self: ArmTarget, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
-    """neon with the products of even and of odd bytes added in i16: twice (-128)^2 does not fit, and nothing else fails to."""
+def careless_dot4(
+    self: ArmTarget, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
+) -> Value:
+    """neon with the products of even and of odd bytes added in i16: twice (-128)^2 does not fit, and nothing else fails
+    to."""
     xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
     ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
     even, odd = (b.instr("arm.smull.b", x_part, w_part) for x_part, w_part in zip(xs, ws))

@@ -1,4 +1,5 @@
-"""Every primitive of AArch64 on every level: machine code and the kernel IR's interpreter against numpy, on random and extreme codes."""
+"""Every primitive of AArch64 on every level: machine code and the kernel IR's interpreter against numpy, on random and
+extreme codes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,24 @@ from qcompiler.errors import LoweringError
 pytestmark = pytest.mark.parametrize("level", [each for each in RUNNABLE if each.values[0].startswith("aarch64")])
 CODES = (0, 1, 127, 128, 129, 254, 255)
 WEIGHTS = (-128, -127, -1, 0, 1, 127)
-WORDS = (-(2**31), 2**31 - 1, -(2**15), -(2**15) - 1, 2**15 - 1, 2**15, 65535, 65536, 255, 256, -1, 0, -128, -129, 127, 128)
+WORDS = (
+    -(2**31),
+    2**31 - 1,
+    -(2**15),
+    -(2**15) - 1,
+    2**15 - 1,
+    2**15,
+    65535,
+    65536,
+    255,
+    256,
+    -1,
+    0,
+    -128,
+    -129,
+    127,
+    128,
+)
 
 
 def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) -> np.ndarray:
@@ -58,7 +76,9 @@ def dot_cases() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(1)
     cases = [(np.full(16, x, np.uint8), np.full(16, w, np.int8)) for x in CODES for w in WEIGHTS]
     cases += [(rng.choice(CODES, 16).astype(np.uint8), rng.choice(WEIGHTS, 16).astype(np.int8)) for _ in range(20)]
-    return cases + [(rng.integers(0, 256, 16).astype(np.uint8), rng.integers(-128, 128, 16).astype(np.int8)) for _ in range(20)]
+    return cases + [
+        (rng.integers(0, 256, 16).astype(np.uint8), rng.integers(-128, 128, 16).astype(np.int8)) for _ in range(20)
+    ]
 
 
 def compare_dots(target: Target, **static: bool) -> None:
@@ -79,9 +99,16 @@ def test_dot4_is_exact(level: str, prepared: bool) -> None:
 
 
 def test_weights_that_make_pairs_safe(level: str) -> None:
-    """neon adds two products in i16 where no pair of weights can overflow it: (-128) * -127 twice fits, 2 * (-128)^2 does not."""
+    """neon adds two products in i16 where no pair of weights can overflow it: (-128) * -127 twice fits, 2 * (-128)^2
+    does not."""
     target = parse_target(level)
-    for pair, fits in (((-127, -127), True), ((127, -127), True), ((-128, 127), True), ((-128, -128), False), ((-128, 128 - 256), False)):
+    for pair, fits in (
+        ((-127, -127), True),
+        ((127, -127), True),
+        ((-128, 127), True),
+        ((-128, -128), False),
+        ((-128, 128 - 256), False),
+    ):
         assert target.pairs_safe(np.array([*pair, 0, 0], np.int8)) == fits
     assert target.adds_pairs == (target.level == "neon")
     compare_dots(target, prepared=False, safe=True)
@@ -116,7 +143,10 @@ def test_mmla_multiplies_two_rows_by_two_channels(level: str) -> None:
 
 @kernel(pointers=("acc", "x", "y"))
 def sum4(b: KernelBuilder) -> None:
-    b.store(b.target.sum4(b, b.load(vector(I32, 4), b.pointer("acc")), b.load(vector(I8, 16), b.pointer("x"))), b.pointer("y"))
+    b.store(
+        b.target.sum4(b, b.load(vector(I32, 4), b.pointer("acc")), b.load(vector(I8, 16), b.pointer("x"))),
+        b.pointer("y"),
+    )
 
 
 def test_sum4_adds_unsigned_bytes(level: str) -> None:
@@ -161,7 +191,9 @@ def test_narrow_saturates_in_order(level: str, storage: str) -> None:
             x = np.random.default_rng(parts).integers(-400, 400, parts * lanes).astype(np.int32)
             for start in range(0, len(WORDS), 4):
                 x[-4:] = WORDS[start : start + 4]
-                got = both(narrow.build(target, parts=parts, lanes=lanes, storage=storage), np.zeros(parts * lanes, dtype), x=x)
+                got = both(
+                    narrow.build(target, parts=parts, lanes=lanes, storage=storage), np.zeros(parts * lanes, dtype), x=x
+                )
                 np.testing.assert_array_equal(got, np.clip(x, np.iinfo(dtype).min, np.iinfo(dtype).max))
 
 
@@ -204,7 +236,24 @@ def round_to_i32(b: KernelBuilder) -> None:
 
 def test_rounding_is_half_to_even(level: str) -> None:
     function = round_to_i32.build(parse_target(level))
-    special = [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, 8388609, 254.5, 255.5, -128.5, 0, -0.0, 1e-45, 2147483520.0, -2147483648.0]
+    special = [
+        0.5,
+        1.5,
+        2.5,
+        -0.5,
+        -1.5,
+        -2.5,
+        0.49999997,
+        8388609,
+        254.5,
+        255.5,
+        -128.5,
+        0,
+        -0.0,
+        1e-45,
+        2147483520.0,
+        -2147483648.0,
+    ]
     halves = np.arange(-40, 40) + 0.5
     for x in (np.float32(special), *halves.astype(np.float32).reshape(5, 16)):
         np.testing.assert_array_equal(both(function, np.zeros(16, np.int32), x=x), np.rint(x).astype(np.int32))
@@ -221,7 +270,9 @@ def lookup(b: KernelBuilder, *, made: bool) -> None:
     else:
         table = b.target.load_table(b, pointer)
     with b.loop(0, 256, 16) as loop:
-        b.store(b.target.lookup(b, table, b.load(vector(I8, 16), b.pointer("x"), loop.index)), b.pointer("y"), loop.index)
+        b.store(
+            b.target.lookup(b, table, b.load(vector(I8, 16), b.pointer("x"), loop.index)), b.pointer("y"), loop.index
+        )
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -242,7 +293,9 @@ def broadcast4(b: KernelBuilder) -> None:
 
 def test_broadcast4_repeats_four_bytes(level: str) -> None:
     x = np.array([1, 2, 3, 4, 5, 128, 255, 0], np.uint8)
-    np.testing.assert_array_equal(both(broadcast4.build(parse_target(level)), np.zeros(16, np.uint8), x=x), np.tile(x[4:], 4))
+    np.testing.assert_array_equal(
+        both(broadcast4.build(parse_target(level)), np.zeros(16, np.uint8), x=x), np.tile(x[4:], 4)
+    )
 
 
 @kernel(pointers=("x", "y"))

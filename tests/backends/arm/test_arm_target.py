@@ -1,4 +1,5 @@
-"""The AArch64 target: names, levels, what this CPU has by the system's answers, QC_ISA, and what to install where the emulator is missing."""
+"""The AArch64 target: names, levels, what this CPU has by the system's answers, QC_ISA, and what to install where the
+emulator is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ CPU implementer\t: 0x41
 processor\t: 1
 Features\t: fp asimd evtstrm aes {features}
 """
-foreign = pytest.mark.skipif(host_arch() == "aarch64" or host_os() != "linux", reason="AArch64 is emulated on Linux of another architecture")
+foreign = pytest.mark.skipif(
+    host_arch() == "aarch64" or host_os() != "linux", reason="AArch64 is emulated on Linux of another architecture"
+)
 
 
 @pytest.fixture
@@ -53,7 +56,9 @@ def linux(monkeypatch: pytest.MonkeyPatch, features: str) -> None:
     pretend(monkeypatch, "linux")
     read = pathlib.Path.read_text
     text = CPUINFO.format(features=features)
-    monkeypatch.setattr(pathlib.Path, "read_text", lambda self, *a, **k: text if str(self) == "/proc/cpuinfo" else read(self, *a, **k))
+    monkeypatch.setattr(
+        pathlib.Path, "read_text", lambda self, *a, **k: text if str(self) == "/proc/cpuinfo" else read(self, *a, **k)
+    )
 
 
 def macos(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> None:
@@ -63,7 +68,9 @@ def macos(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> None:
     def sysctl(command: list[str], **options: object) -> types.SimpleNamespace:
         assert command[:2] == ["sysctl", "-n"]
         known = command[2] in answers
-        return types.SimpleNamespace(stdout=answers.get(command[2], "") + "\n" if known else "", returncode=0 if known else 1)
+        return types.SimpleNamespace(
+            stdout=answers.get(command[2], "") + "\n" if known else "", returncode=0 if known else 1
+        )
 
     monkeypatch.setattr(subprocess, "run", sysctl)
 
@@ -173,7 +180,9 @@ def test_qc_isa_pretends_a_weaker_cpu(machine: pytest.MonkeyPatch) -> None:
     linux(machine, "asimddp")
     machine.setenv("QC_ISA", "neon")
     assert targets.host_level() == "neon" and parse_target("native").level == "neon"
-    assert parse_target("aarch64+neon").execution() == "native" and parse_target("aarch64+dotprod").execution() == "none"
+    assert (
+        parse_target("aarch64+neon").execution() == "native" and parse_target("aarch64+dotprod").execution() == "none"
+    )
     machine.setenv("QC_ISA", "aarch64+dotprod")
     assert targets.host_level() == "dotprod" and parse_target("aarch64+dotprod").execution() == "native"
     machine.setenv("QC_ISA", "i8mm")

@@ -129,7 +129,9 @@ graph g(%x: f32[B,64]) stage=float {
   return %b
 }
 """)
-    model, native = (qc.compile(graph, None, target=target, threads=2) for target in ("aarch64-linux+dotprod", "native"))
+    model, native = (
+        qc.compile(graph, None, target=target, threads=2) for target in ("aarch64-linux+dotprod", "native")
+    )
     inputs = [np.random.default_rng(seed).standard_normal((3 + seed, 64)).astype(np.float32) for seed in range(8)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         got = list(pool.map(model, inputs))

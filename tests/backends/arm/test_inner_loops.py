@@ -1,4 +1,5 @@
-"""The matrix product's inner loops, as LLVM leaves them: few instructions besides the products, and nothing on the stack."""
+"""The matrix product's inner loops, as LLVM leaves them: few instructions besides the products, and nothing on the
+stack."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def test_the_tiles_of_large_products(level: str, residual: bool) -> None:
     target, (name, most) = parse_target(f"aarch64-linux+{level}"), MOST[level]
     for mr, nv in target.gemm_tiles[:2]:
         for pairs in (False, True) if level == "neon" else (False,):
-            loop = hottest_loop(disassemble(conv.conv_u8.build(target, mr=mr, nv=nv, residual=residual, proven=True, pairs=pairs)))
+            loop = hottest_loop(
+                disassemble(conv.conv_u8.build(target, mr=mr, nv=nv, residual=residual, proven=True, pairs=pairs))
+            )
             assert name in loop.name and loop.macs % (mr * nv * 16) == 0, "the loop that was found is another"
             assert loop.stack == 0 and len(loop.instructions) <= most * loop.multiplies, f"{mr} x {nv}, pairs {pairs}"
 

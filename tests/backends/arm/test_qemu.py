@@ -24,7 +24,9 @@ from qcompiler.types import DType, TensorType
 
 I8MM = parse_target("aarch64-linux+i8mm")
 NEON = parse_target("aarch64-linux+neon")
-pytestmark = pytest.mark.skipif(I8MM.emulator != qemu.PROGRAM, reason="qemu-aarch64 is not installed, or this is an ARM machine")
+pytestmark = pytest.mark.skipif(
+    I8MM.emulator != qemu.PROGRAM, reason="qemu-aarch64 is not installed, or this is an ARM machine"
+)
 
 
 def compiled(text: str) -> bytes:

@@ -19,7 +19,8 @@ from qcompiler.backends.target import known_targets, parse_target
 TARGETS = known_targets()
 """Every level of every architecture, for what only builds and prints."""
 RUNNABLE = [
-    pytest.param(name, marks=pytest.mark.skipif(not parse_target(name).can_run(), reason=f"{name} can't run here")) for name in TARGETS
+    pytest.param(name, marks=pytest.mark.skipif(not parse_target(name).can_run(), reason=f"{name} can't run here"))
+    for name in TARGETS
 ]
 """The same, for what runs: natively or emulated."""
 
@@ -86,10 +87,16 @@ def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
     return np.ascontiguousarray(w.reshape(k // 4, 4, n // nr, nr).transpose(2, 0, 3, 1))
 
 
-def call(compiled: CompiledKernel, buffers: Sequence[np.ndarray], *, threads: int = 1, places: Mapping[str, tuple[int, int]] | None = None,
-         **values: object) -> None:
-    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in order; or places:
-    pointer -> (which buffer, byte offset)."""
+def call(
+    compiled: CompiledKernel,
+    buffers: Sequence[np.ndarray],
+    *,
+    threads: int = 1,
+    places: Mapping[str, tuple[int, int]] | None = None,
+    **values: object,
+) -> None:
+    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in
+    order; or places: pointer -> (which buffer, byte offset)."""
     names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
     args = compiled.function.pack_args(**(places or {name: (i, 0) for i, name in enumerate(names)}), **values)
     bases = make_bases([(buffer.ctypes.data, buffer.nbytes, True) for buffer in buffers], args)

@@ -37,7 +37,10 @@ BAD: list[tuple[str, Callable[[KernelBuilder], object]]] = [
     ("an i64 offset", lambda b: b.load(V8, b.pointer("p"), b.load(I32, b.pointer("p")))),
     ("an address is a ptr", lambda b: b.load(V8, b.extent("n"))),
     ("alignment is one of", lambda b: b.load(V8, b.pointer("p"), align=3)),
-    ("aligned to its size", lambda b: b.append(Op("stream", (b.zero(V8), b.pointer("p"), b.i64(0)), (), {"disp": 0, "align": 4}))),
+    (
+        "aligned to its size",
+        lambda b: b.append(Op("stream", (b.zero(V8), b.pointer("p"), b.i64(0)), (), {"disp": 0, "align": 4})),
+    ),
     ("32-bit constant", lambda b: b.load(V8, b.pointer("p"), disp=2**31)),
     ("don't live in memory", lambda b: b.store(b.extent("n") < 3, b.pointer("p"))),
     ("a bit a lane", lambda b: b.masked_load(V8, b.pointer("p"), 0, b.mask_below(3, 4))),

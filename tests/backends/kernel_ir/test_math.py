@@ -242,7 +242,11 @@ def test_coefficients_of_erfc() -> None:
 def sigmoid_single(b: KernelBuilder) -> None:
     """y = sigmoid_f32(x), n a multiple of LANES."""
     with b.loop(0, b.extent("n"), LANES) as loop:
-        b.store(functions.sigmoid_f32(b, b.load(vector(F32, LANES), b.pointer("x"), loop.index * 4)), b.pointer("y"), loop.index * 4)
+        b.store(
+            functions.sigmoid_f32(b, b.load(vector(F32, LANES), b.pointer("x"), loop.index * 4)),
+            b.pointer("y"),
+            loop.index * 4,
+        )
 
 
 def test_sigmoid_of_f32_in_f32() -> None:

@@ -1,6 +1,8 @@
-"""Compiles one-node graphs for every level that this process can run, natively or emulated, and compares with the interpreter.
+"""Compiles one-node graphs for every level that this process can run, natively or emulated, and compares with the
+interpreter.
 
-Quantized results are compared to the bit. Float results must have equal bits on every level and thread count, and lie within `bound`
+Quantized results are compared to the bit. Float results must have equal bits on every level and thread count, and lie
+within `bound`
 of the interpreter: relative to the largest value of the result, by default 64 roundings of f32.
 """
 
@@ -49,16 +51,29 @@ def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, 
     return rng.integers(type.dtype.min, type.dtype.max, type.shape, endpoint=True).astype(type.dtype.numpy)
 
 
-def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, Any], *, quantized: bool = False,
-             params: Mapping[int, QuantParams] | None = None, out: QuantParams | None = None, dynamic: bool = False,
-             constants: Sequence[int] = (), fed: Sequence[int] = (), behind_a_pool: bool = False,
-             weight_dtype: DType = DType.I8) -> tuple[Graph, list[np.ndarray]]:
-    """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are inputs.
+def one_node(
+    op_name: str,
+    arrays: Sequence[np.ndarray | None],
+    attrs: Mapping[str, Any],
+    *,
+    quantized: bool = False,
+    params: Mapping[int, QuantParams] | None = None,
+    out: QuantParams | None = None,
+    dynamic: bool = False,
+    constants: Sequence[int] = (),
+    fed: Sequence[int] = (),
+    behind_a_pool: bool = False,
+    weight_dtype: DType = DType.I8,
+) -> tuple[Graph, list[np.ndarray]]:
+    """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are
+    inputs.
 
-    quantized: activations are quantized by us to u8, weights to i8 per channel, the bias to i32; inputs are codes. params: parameters of
-    operands by position, instead of chosen ones; out: of the result. dynamic: axis 0 of the activations is symbolic, if all agree.
-    constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations of rank 3 to 5 go
-    through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized weights.
+    quantized: activations are quantized by us to u8, weights to i8 per channel, the bias to i32; inputs are codes.
+    params: parameters of operands by position, instead of chosen ones; out: of the result. dynamic: axis 0 of the
+    activations is symbolic, if all agree.
+    constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations
+    of rank 3 to 5 go through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized
+    weights.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
@@ -79,12 +94,15 @@ def one_node(op_name: str, arrays: Sequence[np.ndarray | None], attrs: Mapping[s
             axis = op.quant.weight_axis
             flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             chosen = params.get(position) or QuantParams.per_channel(
-                np.maximum(np.abs(flat).max(axis=1), 1e-3) / 127, 0, axis, DType.I8, -127, 127)
+                np.maximum(np.abs(flat).max(axis=1), 1e-3) / 127, 0, axis, DType.I8, -127, 127
+            )
             array, type = quantize(array, chosen, weight_dtype), TensorType(weight_dtype, array.shape, chosen)
             weight_params = chosen
         elif quantized and type.dtype.is_float and role is Role.BIAS:
             scales = np.float32(operands[0].type.quant.scale[0]) * weight_params.scales
-            scales = np.tile(scales, array.shape[0] // len(scales)) if len(scales) not in (1, array.shape[0]) else scales
+            scales = (
+                np.tile(scales, array.shape[0] // len(scales)) if len(scales) not in (1, array.shape[0]) else scales
+            )
             scales = np.broadcast_to(scales, array.shape)
             chosen = QuantParams.per_channel(scales, 0, 0, DType.I32)
             array = np.rint(array / scales.astype(np.float64)).astype(np.int32)
@@ -130,7 +148,12 @@ def _pooled(graph: Graph, value: Value) -> Value:
     if value.type.dtype not in (DType.F32, DType.U8):
         return value
     spatial = value.type.rank - 2
-    attrs = {"kernel": (1,) * spatial, "stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial}
+    attrs = {
+        "kernel": (1,) * spatial,
+        "stride": (1,) * spatial,
+        "padding": ((0, 0),) * spatial,
+        "dilation": (1,) * spatial,
+    }
     return graph.create("max_pool", [value], attrs, types=value.type, names=f"{value.name}.pooled").result
 
 
@@ -140,11 +163,19 @@ def _make_dynamic(graph: Graph) -> None:
     rank = max(value.type.rank for value in graph.inputs)
     for value in graph.inputs:
         if value.type.rank == rank:
-            graph.set_type(value, TensorType(value.type.dtype, (Dim.name("B"), *value.type.shape[1:]), value.type.quant))
+            graph.set_type(
+                value, TensorType(value.type.dtype, (Dim.name("B"), *value.type.shape[1:]), value.type.quant)
+            )
 
 
-def check_graph(graph: Graph, inputs: Sequence[np.ndarray], *, bound: float = FLOAT_BOUND, allow_python: bool = False,
-                threads: Sequence[int] = (1, 2, 3)) -> list[np.ndarray]:
+def check_graph(
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    *,
+    bound: float = FLOAT_BOUND,
+    allow_python: bool = False,
+    threads: Sequence[int] = (1, 2, 3),
+) -> list[np.ndarray]:
     """Compare every level and thread count with the interpreter; returns the interpreter's outputs."""
     verify(graph)
     expected = interpret(graph, inputs)
@@ -159,7 +190,13 @@ def check_graph(graph: Graph, inputs: Sequence[np.ndarray], *, bound: float = FL
         for count in threads:  # not through `lowered.run`, which gives small programs one thread
             got = program.run(given, threads=count)
             for value, want, have in zip(graph.outputs, expected, got):
-                assert have.dtype == want.dtype and have.shape == want.shape, (name, have.dtype, have.shape, want.dtype, want.shape)
+                assert have.dtype == want.dtype and have.shape == want.shape, (
+                    name,
+                    have.dtype,
+                    have.shape,
+                    want.dtype,
+                    want.shape,
+                )
                 if value.type.is_quantized or want.dtype.kind != "f":
                     assert np.array_equal(want, have), f"{name}, {count} threads: {_difference(want, have)}"
                 else:
@@ -167,17 +204,23 @@ def check_graph(graph: Graph, inputs: Sequence[np.ndarray], *, bound: float = FL
             if first is None:
                 first = got
             for one, other in zip(first, got):
-                assert same_bits(one, other), f"bits of {name}, {count} threads differ from {levels()[0]}: {_difference(one, other)}"
+                assert same_bits(one, other), (
+                    f"bits of {name}, {count} threads differ from {levels()[0]}: {_difference(one, other)}"
+                )
         if any(array.size for array in expected) and any(step.kernel != "python" for step in program.steps):
             assert emitted_kernels[parse_target(name).level] > 0
     return expected
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Equal bytes, but that any NaN equals any other: IEEE 754 leaves its sign and payload open, and x86 and ARM differ in them."""
+    """Equal bytes, but that any NaN equals any other: IEEE 754 leaves its sign and payload open, and x86 and ARM differ
+    in them."""
     if one.dtype.kind != "f":
         return one.tobytes() == other.tobytes()
-    return np.where(np.isnan(one), one.dtype.type(np.nan), one).tobytes() == np.where(np.isnan(other), one.dtype.type(np.nan), other).tobytes()
+    return (
+        np.where(np.isnan(one), one.dtype.type(np.nan), one).tobytes()
+        == np.where(np.isnan(other), one.dtype.type(np.nan), other).tobytes()
+    )
 
 
 def _check_close(want: np.ndarray, have: np.ndarray, bound: float, where: str) -> None:
@@ -187,20 +230,35 @@ def _check_close(want: np.ndarray, have: np.ndarray, bound: float, where: str) -
     finite = np.isfinite(want)
     scale = float(np.abs(want[finite]).max(initial=2.0**-100))
     error = float(np.abs(want[finite].astype(np.float64) - have[finite]).max(initial=0.0))
-    assert error <= bound * scale, f"{where}: off by {error:.3g}, {error / scale * 2**24:.1f} roundings of the largest value"
+    assert error <= bound * scale, (
+        f"{where}: off by {error:.3g}, {error / scale * 2**24:.1f} roundings of the largest value"
+    )
 
 
 def _difference(want: np.ndarray, have: np.ndarray) -> str:
-    places = np.argwhere((want != have) & ~(np.isnan(want) & np.isnan(have)) if want.dtype.kind == "f" else want != have)
+    places = np.argwhere(
+        (want != have) & ~(np.isnan(want) & np.isnan(have)) if want.dtype.kind == "f" else want != have
+    )
     if not len(places):
         return "signs of zero"
     at = tuple(places[0])
     return f"{len(places)} of {want.size} differ, the first at {at}: {want[at]} expected, {have[at]} got"
 
 
-def check_op(op_name: str, operands: Sequence[Operand], attrs: Mapping[str, Any] | None = None, *, quantized: bool = False, seed: int = 0,
-             low: float = -2.0, high: float = 2.0, bound: float = FLOAT_BOUND, allow_python: bool = False,
-             threads: Sequence[int] = (1, 2, 3), **options: Any) -> list[np.ndarray]:
+def check_op(
+    op_name: str,
+    operands: Sequence[Operand],
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    quantized: bool = False,
+    seed: int = 0,
+    low: float = -2.0,
+    high: float = 2.0,
+    bound: float = FLOAT_BOUND,
+    allow_python: bool = False,
+    threads: Sequence[int] = (1, 2, 3),
+    **options: Any,
+) -> list[np.ndarray]:
     """One node on every level. operands: as in an op's samples (types get random data); options: of `one_node`."""
     rng = np.random.default_rng(seed)
     arrays = [o if o is None or isinstance(o, np.ndarray) else random_array(o, rng, low, high) for o in operands]

@@ -49,4 +49,13 @@ def test_channels_last(case: tuple[OpDef, int], quantized: bool) -> None:
     if quantized and not is_quantizable(op):
         return
     sample = op.samples()[index]
-    check_op(op.name, sample.operands, sample.attrs, quantized=quantized, low=sample.low, high=sample.high, behind_a_pool=True, threads=(1, 2))
+    check_op(
+        op.name,
+        sample.operands,
+        sample.attrs,
+        quantized=quantized,
+        low=sample.low,
+        high=sample.high,
+        behind_a_pool=True,
+        threads=(1, 2),
+    )

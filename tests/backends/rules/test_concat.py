@@ -1,4 +1,5 @@
-"""Operands of a concatenation along the channels that convolutions write into the result: no copy, the same numbers, on every level."""
+"""Operands of a concatenation along the channels that convolutions write into the result: no copy, the same numbers, on
+every level."""
 
 from __future__ import annotations
 
@@ -52,12 +53,21 @@ class Network:
         if self.quantized:
             per_channel = QuantParams.per_channel([scale] * outputs, 0, 0, DType.I8, -127, 127)
             sums = QuantParams.per_channel([np.float32(scale) * CODES.scale[0]] * outputs, 0, 0, DType.I32)
-            w = self.graph.add_const(self.graph.fresh_name("w"), weights.astype(np.int8), TensorType(DType.I8, shape, per_channel))
-            b = self.graph.add_const(self.graph.fresh_name("b"), bias.astype(np.int32), TensorType(DType.I32, (outputs,), sums))
+            w = self.graph.add_const(
+                self.graph.fresh_name("w"), weights.astype(np.int8), TensorType(DType.I8, shape, per_channel)
+            )
+            b = self.graph.add_const(
+                self.graph.fresh_name("b"), bias.astype(np.int32), TensorType(DType.I32, (outputs,), sums)
+            )
         else:
             w = self.graph.add_const(self.graph.fresh_name("w"), (weights * scale).astype(np.float32))
             b = self.graph.add_const(self.graph.fresh_name("b"), (bias * 1e-3).astype(np.float32))
-        attrs = {"stride": (1,) * spatial, "padding": ((kernel // 2, kernel // 2),) * spatial, "dilation": (1,) * spatial, "groups": groups}
+        attrs = {
+            "stride": (1,) * spatial,
+            "padding": ((kernel // 2, kernel // 2),) * spatial,
+            "dilation": (1,) * spatial,
+            "groups": groups,
+        }
         type = self.type((x.type.shape[0], outputs, *x.type.shape[2:]))
         return self.graph.create("conv", [x, w, b, residual], attrs, types=type).result
 
@@ -67,9 +77,14 @@ class Network:
         return self.graph.create("concat", values, {"axis": axis}, types=self.type(tuple(shape)), names=JOINED).result
 
     def check(self, *outputs: Value, copies: int) -> None:
-        """The outputs are what the interpreter finds, guard pages and all, and the concatenation takes so many copies at every level."""
+        """The outputs are what the interpreter finds, guard pages and all, and the concatenation takes so many copies
+        at every level."""
         self.graph.set_outputs(outputs)
-        x = self.rng.integers(0, 256, self.shape).astype(np.uint8) if self.quantized else self.rng.normal(size=self.shape).astype(np.float32)
+        x = (
+            self.rng.integers(0, 256, self.shape).astype(np.uint8)
+            if self.quantized
+            else self.rng.normal(size=self.shape).astype(np.float32)
+        )
         check_graph(self.graph, [x])
         with knobs.GUARD(True), knobs.POISON(True):
             check_graph(self.graph, [x], threads=(2,))
@@ -131,7 +146,9 @@ def test_residuals(quantized: bool) -> None:
 
 def test_a_chain_of_concatenations(quantized: bool) -> None:
     net = Network(quantized)
-    inner = net.graph.create("concat", [net.conv(net.x, 5), net.conv(net.x, 3)], {"axis": 1}, types=net.type((3, 8, 5, 7))).result
+    inner = net.graph.create(
+        "concat", [net.conv(net.x, 5), net.conv(net.x, 3)], {"axis": 1}, types=net.type((3, 8, 5, 7))
+    ).result
     net.check(net.pool(net.join(net.conv(inner, 6, 3), inner)), copies=1)
 
 

@@ -22,7 +22,9 @@ def _transpose(dtype: str, shape: tuple[int, ...], perm: tuple[int, ...]) -> Gra
 
 
 @pytest.mark.parametrize("itemsize", DTYPES)
-@pytest.mark.parametrize("rows,columns", [(1, 5), (2, 2), (3, 40), (4, 4), (15, 17), (16, 16), (17, 15), (33, 3), (40, 64), (64, 1)])
+@pytest.mark.parametrize(
+    "rows,columns", [(1, 5), (2, 2), (3, 40), (4, 4), (15, 17), (16, 16), (17, 15), (33, 3), (40, 64), (64, 1)]
+)
 def test_matrices(rows: int, columns: int, itemsize: int) -> None:
     rng = np.random.default_rng(rows * columns)
     dtype = DTYPES[itemsize]

@@ -276,8 +276,8 @@ def _ulp(x: np.ndarray) -> np.ndarray:
 
 
 IN_F32 = {"sigmoid": 2.0**-126, "silu": 2.0**-119}
-"""Computed in f32, within 4 units in the last place (their function within 2^-21.4, one more rounding) -> the absolute bound where e^-x leaves
-f32's range."""
+"""Computed in f32, within 4 units in the last place (their function within 2^-21.4, one more rounding) -> the absolute
+bound where e^-x leaves f32's range."""
 
 
 @pytest.mark.parametrize("op", IN_F32)

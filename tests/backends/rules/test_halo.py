@@ -1,4 +1,5 @@
-"""Borders that producers write around: no copy is left where padding was, and the same results with every reader that may step over a halo."""
+"""Borders that producers write around: no copy is left where padding was, and the same results with every reader that
+may step over a halo."""
 
 from __future__ import annotations
 
@@ -68,13 +69,18 @@ def kernels(graph: qc.Graph, sizes: dict[str, int] | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("quantized", [True, False])
-@pytest.mark.parametrize("channels, padding, groups", [(8, 1, 1), (13, 2, 1), (40, 1, 1), (16, 1, 2), (16, 1, 16), (64, 3, 1)])
+@pytest.mark.parametrize(
+    "channels, padding, groups", [(8, 1, 1), (13, 2, 1), (40, 1, 1), (16, 1, 2), (16, 1, 16), (64, 3, 1)]
+)
 def test_nothing_is_copied_into_a_border(channels: int, padding: int, groups: int, quantized: bool) -> None:
     x = RNG.normal(size=(2, 3, 11, 14)).astype(np.float32)
     graph = compiled(Chain(channels, padding, groups), x, quantized)
     check_graph(graph, [x], bound=1e-4)
     found = kernels(graph)
-    assert not [name for name in found if name.startswith("pad_rows")] and sum(name.startswith("fill_gaps") for name in found) >= 2
+    assert (
+        not [name for name in found if name.startswith("pad_rows")]
+        and sum(name.startswith("fill_gaps") for name in found) >= 2
+    )
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -107,11 +113,20 @@ class Read(nn.Module):
         return self.second(y), self.other(y)
 
 
-@pytest.mark.parametrize("other, has_halo", [
-    (nn.AvgPool2d(2, padding=1), True), (nn.MaxPool2d(2), True), (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), True),
-    (nn.Conv2d(8, 6, 1), True), (nn.Sigmoid(), False), (lambda y: y, False), (lambda y: y.mean(axis=(2, 3)), False),
-    (lambda y: np.concatenate([y, y], axis=1), False),
-], ids=["avg_pool", "max_pool", "depthwise", "conv", "sigmoid", "output", "mean", "concat"])
+@pytest.mark.parametrize(
+    "other, has_halo",
+    [
+        (nn.AvgPool2d(2, padding=1), True),
+        (nn.MaxPool2d(2), True),
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), True),
+        (nn.Conv2d(8, 6, 1), True),
+        (nn.Sigmoid(), False),
+        (lambda y: y, False),
+        (lambda y: y.mean(axis=(2, 3)), False),
+        (lambda y: np.concatenate([y, y], axis=1), False),
+    ],
+    ids=["avg_pool", "max_pool", "depthwise", "conv", "sigmoid", "output", "mean", "concat"],
+)
 @pytest.mark.parametrize("quantized", [True, False])
 def test_a_halo_needs_readers_that_step_over_it(other: object, has_halo: bool, quantized: bool) -> None:
     x = RNG.normal(size=(2, 3, 8, 10)).astype(np.float32)

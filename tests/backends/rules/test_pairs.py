@@ -1,4 +1,5 @@
-"""With seven-bit activations (torch:fbgemm), levels without VNNI add products in pairs of i16: exact; not where codes may be larger."""
+"""With seven-bit activations (torch:fbgemm), levels without VNNI add products in pairs of i16: exact; not where codes
+may be larger."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """onnx's own node tests, on the interpreter, for every op that the importer claims.
 
-Operands that the IR wants constant (shapes, axes, quantization parameters) are inputs in these tests: where an import is refused for that,
-the inputs after the first become initializers. What stays refused is listed in refused.txt, test by test with the reason, and the list is
-exact. Floats: numpy.testing's bound of onnx's own runner, rtol 1e-3, with atol 1e-6.
+Operands that the IR wants constant (shapes, axes, quantization parameters) are inputs in these tests: where an import
+is refused for that, the inputs after the first become initializers. What stays refused is listed in refused.txt, test
+by test with the reason, and the list is exact. Floats: numpy.testing's bound of onnx's own runner, rtol 1e-3, with atol
+1e-6.
 """
 
 from __future__ import annotations
@@ -24,10 +25,20 @@ from qcompiler.frontend.onnx_ops import table
 from qcompiler.interpreter import run
 
 REFUSED = pathlib.Path(__file__).parent / "refused.txt"
-WITHOUT_NODE_TEST = {"Upsample", "Mod", "com.microsoft.QGemm", "com.microsoft.QLinearAdd", "com.microsoft.QLinearMul", "com.microsoft.QLinearSigmoid",
-                     "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearGlobalAveragePool", "com.microsoft.QLinearSoftmax",
-                     "com.microsoft.QLinearConcat"}
-"""Ops that no node test can reach: Upsample ended with opset 10, Mod is supported on known operands alone, the others are not ONNX's own."""
+WITHOUT_NODE_TEST = {
+    "Upsample",
+    "Mod",
+    "com.microsoft.QGemm",
+    "com.microsoft.QLinearAdd",
+    "com.microsoft.QLinearMul",
+    "com.microsoft.QLinearSigmoid",
+    "com.microsoft.QLinearLeakyRelu",
+    "com.microsoft.QLinearGlobalAveragePool",
+    "com.microsoft.QLinearSoftmax",
+    "com.microsoft.QLinearConcat",
+}
+"""Ops that no node test can reach: Upsample ended with opset 10, Mod is supported on known operands alone, the others
+are not ONNX's own."""
 
 
 def _key(node: Any) -> str:
@@ -74,7 +85,7 @@ def _imported(model: onnx.ModelProto, inputs: list[np.ndarray]) -> tuple[Any, li
     frozen = onnx.ModelProto()
     frozen.CopyFrom(model)
     names = [value.name for value in model.graph.input]
-    for name, array in list(zip(names, inputs))[1 if len(names) > 1 else 0:]:
+    for name, array in list(zip(names, inputs))[1 if len(names) > 1 else 0 :]:
         frozen.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
     return import_onnx(frozen), inputs[:1] if len(names) > 1 else []
 
@@ -119,7 +130,10 @@ def test_every_claimed_op_agrees_with_onnx(request: pytest.FixtureRequest) -> No
             refused[name] = " ".join(reason.split())
     assert not wrong, "\n".join(f"{name}: {text}" for name, text in wrong.items())
     if request.config.getoption("--update-golden"):
-        REFUSED.write_text("# onnx node tests that the importer refuses, and why\n" + "".join(f"{n}: {r}\n" for n, r in sorted(refused.items())))
+        REFUSED.write_text(
+            "# onnx node tests that the importer refuses, and why\n"
+            + "".join(f"{n}: {r}\n" for n, r in sorted(refused.items()))
+        )
     assert refused == _listed()
     assert set(table()) - set(passed) == WITHOUT_NODE_TEST
     assert sum(passed.values()) > 1500

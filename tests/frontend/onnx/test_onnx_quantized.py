@@ -1,7 +1,7 @@
 """Models that ONNX Runtime's quantizer made, as QDQ and as QLinear ops: imported, kept, and compared with ONNX Runtime.
 
-A code may differ by one where ONNX Runtime's own kernels round an intermediate differently (it requantizes by a fixed-point multiplier);
-most may not.
+A code may differ by one where ONNX Runtime's own kernels round an intermediate differently (it requantizes by a
+fixed-point multiplier); most may not.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ X = RNG.normal(size=(2, 3, 12, 12)).astype(np.float32)
 def float_model(path: pathlib.Path) -> pathlib.Path:
     """Conv, ReLU, depthwise conv, residual add, max pool, sigmoid gate, global pool, linear."""
     weights = {
-        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8), "w2": RNG.normal(size=(8, 1, 3, 3)), "b2": RNG.normal(size=8),
-        "w3": RNG.normal(size=(8, 8, 1, 1)), "w4": RNG.normal(size=(5, 8)), "b4": RNG.normal(size=5),
+        "w1": RNG.normal(size=(8, 3, 3, 3)),
+        "b1": RNG.normal(size=8),
+        "w2": RNG.normal(size=(8, 1, 3, 3)),
+        "b2": RNG.normal(size=8),
+        "w3": RNG.normal(size=(8, 8, 1, 1)),
+        "w4": RNG.normal(size=(5, 8)),
+        "b4": RNG.normal(size=5),
         "w5": RNG.normal(size=(5, 5)),
     }
     nodes = [
@@ -43,9 +48,12 @@ def float_model(path: pathlib.Path) -> pathlib.Path:
         helper.make_node("MatMul", ["y1", "w5"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
-        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()])
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
@@ -62,8 +70,15 @@ class Reader(CalibrationDataReader):
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
 def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: QuantFormat, per_channel: bool) -> None:
     source, path = float_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
-    quantize_static(source, path, Reader(), quant_format=form, per_channel=per_channel, activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8)
+    quantize_static(
+        source,
+        path,
+        Reader(),
+        quant_format=form,
+        per_channel=per_channel,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
     graph = qc.trace(path)
     assert graph.stage == "qdq"
     compiled = qc.compile(path, "keep")
@@ -74,7 +89,9 @@ def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: Qu
         x = X[:batch]
         want = session.run(None, {"x": x})[0]
         got = compiled({"x": x}["x"])["y"]
-        step = next(node for node in graph.nodes if node.op == "quantize" and node is not None).result.type.quant.scale[0]
+        step = next(node for node in graph.nodes if node.op == "quantize" and node is not None).result.type.quant.scale[
+            0
+        ]
         assert got.shape == want.shape
         assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2 * step
         assert np.array_equal(got, qc.compile(compiled.graph, target="reference")(x)["y"])
