@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.backends import program_cache
-from qcompiler.backends.execution import runner
-from qcompiler.backends.kernel_cache import KernelKey, kernels
-from qcompiler.backends.placement import Placed, row_major_strides
-from qcompiler.backends.program import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
-from qcompiler.backends.steps import Call, Lowering, PythonCall, Rule, Steps, find_rule
+from qcompiler.artifact.mapped_file import forget_pages
+from qcompiler.backends.cache import programs as program_cache
+from qcompiler.backends.cache.kernels import KernelKey, kernels
+from qcompiler.backends.lowering.context import Call, Lowering, NodeLowering, PythonCall, Rule, find_rule
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.program.builder import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
+from qcompiler.backends.runtime.execution import runner
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError, QCompilerError
 from qcompiler.ir import Graph, Node, Value
-from qcompiler.mapped_file import forget_pages
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 from qcompiler.signature import Signature
@@ -176,13 +176,13 @@ class LoweredModel:
         lowering = Lowering(builder, self.target, sizes, self._packed)
         for index, value in enumerate(graph.inputs):
             array = spec(value)
-            lowering.places[value] = Placed(
+            lowering.places[value] = TensorView(
                 builder.input(index), array.dtype, array.shape, row_major_strides(array.shape, array.dtype.itemsize)
             )
         direct = self._place_outputs(lowering)
         self._place_operands(lowering)
         for node in graph.node_list:
-            steps, rule = Steps(lowering, node), self._rules[node]
+            steps, rule = NodeLowering(lowering, node), self._rules[node]
             try:
                 if all(0 in lowering.shape(value.type) for value in node.results):
                     for index in range(len(node.results)):
@@ -209,7 +209,7 @@ class LoweredModel:
             if any(user.op in VIEWS for user in (value.producer,)) or any(use.node.op in VIEWS for use in value.uses):
                 continue
             array = value.type.bind(lowering.sizes)
-            lowering.places[value] = Placed(
+            lowering.places[value] = TensorView(
                 lowering.builder.output(index),
                 array.dtype.numpy,
                 array.shape,
@@ -223,7 +223,7 @@ class LoweredModel:
         for node in self.graph.node_list:
             if node.op != "concat" or not any(self._is_written_within(value, node) for value in node.operands):
                 continue
-            y, offset = Steps(lowering, node).result(), 0
+            y, offset = NodeLowering(lowering, node).result(), 0
             for value in node.operands:
                 shape = lowering.shape(value.type)
                 if self._is_written_within(value, node):
@@ -256,13 +256,13 @@ class LoweredModel:
                 raise LoweringError(
                     "a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"'
                 )
-            out = Placed(
+            out = TensorView(
                 lowering.builder.output(index),
                 place.dtype,
                 place.shape,
                 row_major_strides(place.shape, place.dtype.itemsize),
             )
-            Steps(lowering, node).copy(place, out)
+            NodeLowering(lowering, node).copy(place, out)
 
 
 VIEWS = frozenset({"reshape", "dropout"})

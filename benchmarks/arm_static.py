@@ -20,7 +20,7 @@ import numpy as np
 from op_costs import graph_of
 
 from qcompiler.backends.arm import emulate
-from qcompiler.backends.jit import disassemble
+from qcompiler.backends.codegen.jit import disassemble
 from qcompiler.backends.kernels import conv
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
@@ -176,35 +176,32 @@ TEXT = """\
 
 Written by `python benchmarks/arm_static.py`.
 
-Levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the bits of every x86 level and, on integer graphs, of
-the interpreter. **No ARM CPU has run them here.** The tests run them under emulation on x86: neon and dotprod in
-process by the package `unicorn`, i8mm by `qemu-aarch64`; exported objects of all three levels as C programs under
-`qemu-aarch64`. Speed under emulation says nothing about a CPU; what follows is what can be said without one.
+Levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the bits of every x86 level and, on integer graphs, of the interpreter.
+**No ARM CPU has run them here.** The tests run them under emulation on x86: neon and dotprod in process by the package `unicorn`, i8mm by
+`qemu-aarch64`; exported objects of all three levels as C programs under `qemu-aarch64`. Speed under emulation says nothing about a CPU;
+what follows is what can be said without one.
 
 ## Choosing a level
 
-`target="native"` takes the CPU's best level on Linux and macOS. Anywhere, `target="aarch64-linux+dotprod"` compiles for
-that level; on another machine `pip install 'qcompiler-ir[arm]'` (neon, dotprod) or `apt install qemu-user` (i8mm) runs
-it. `qcompiler targets` lists what runs here, and how. [Exported objects](object-export.md) need no emulator.
-`get_default_qconfig("qnnpack")` has torch's settings for ARM.
+`target="native"` takes the CPU's best level on Linux and macOS. Anywhere, `target="aarch64-linux+dotprod"` compiles for that level; on
+another machine `pip install 'qcompiler-ir[arm]'` (neon, dotprod) or `apt install qemu-user` (i8mm) runs it. `qcompiler targets` lists what
+runs here, and how.
+[Exported objects](object-export.md) need no emulator. `get_default_qconfig("qnnpack")` has torch's settings for ARM.
 
 | level | products | accumulation |
 |---|---|---|
-| neon | smull of signed bytes, smlal | i16 holds one product, or two where the real weights prove that they fit; then
-sadalp to i32 |
+| neon | smull of signed bytes, smlal | i16 holds one product, or two where the real weights prove that they fit; then sadalp to i32 |
 | dotprod | sdot, four bytes by their place in a register | i32 |
 | i8mm | usmmla: two pixels by two channels, eight bytes deep | i32 |
 
-Activations stay u8 in memory on every level. Where the machine multiplies signed bytes only (neon, dotprod), kernels
-flip the top bit after loading, and the bias holds 128 times the sum of the weights besides the zero point's share: the
-same real values, the same i32 sums.
+Activations stay u8 in memory on every level. Where the machine multiplies signed bytes only (neon, dotprod), kernels flip the top bit after loading,
+and the bias holds 128 times the sum of the weights besides the zero point's share: the same real values, the same i32 sums.
 
 ## Inner loops
 
-The innermost loop of the matrix product (convolutions of any window, linear layers), for tiles of pixels x registers of
-channels. Multiply-adds a cycle are llvm-mca's, from its models of the pipelines, all data in the nearest cache. LLVM
-models Cortex-A76 by the pipeline of Cortex-A57, which is older and slower: its column is a lower bound. A test holds
-the loops of dotprod to 1.25 instructions for each sdot.
+The innermost loop of the matrix product (convolutions of any window, linear layers), for tiles of pixels x registers of channels.
+Multiply-adds a cycle are llvm-mca's, from its models of the pipelines, all data in the nearest cache. LLVM models Cortex-A76 by the pipeline
+of Cortex-A57, which is older and slower: its column is a lower bound. A test holds the loops of dotprod to 1.25 instructions for each sdot.
 
 | level | kernel | tile | instructions | of these | instructions each | stack accesses | {cpus} |
 |---|---|---|---|---|---|---|{lines}|
@@ -212,8 +209,7 @@ the loops of dotprod to 1.25 instructions for each sdot.
 
 ## Instructions counted
 
-All instructions that ran, divided by multiply-adds or elements: 1x64x56x56 (3x3 windows), linear 196 x 1024 x 1024,
-matmul 8 x 128 x 64 x 128.
+All instructions that ran, divided by multiply-adds or elements: 1x64x56x56 (3x3 windows), linear 196 x 1024 x 1024, matmul 8 x 128 x 64 x 128.
 i8mm is not counted: the emulator that knows it has no counter.
 
 | op | for each | neon int8 | neon float | dotprod int8 | dotprod float |

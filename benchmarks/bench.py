@@ -246,7 +246,7 @@ def main() -> int:
 
 def _machine() -> dict[str, Any]:
     """What ran, and its peaks in 10^9 multiply-adds a second of one thread."""
-    from qcompiler.backends.peak import peak
+    from qcompiler.backends.runtime.peak import peak
     from qcompiler.backends.target import parse_target
 
     native = parse_target("native")

@@ -93,14 +93,11 @@ def draw(data: dict[str, object], path: pathlib.Path) -> None:
 TEXT = """\
 # Speed
 
-Written by `make bench` (`benchmarks/bench.py`, then `benchmarks/chart.py`): {cpu}, level {level}, {date}. Medians in
-milliseconds of {rounds} rounds in turn, each system in a process of its own, the others parked. Peers at their best
-setting: ONNX Runtime with QDQ per channel, OpenVINO on the same QDQ model and on its own quantization (nncf), torch's
-x86 engine. Weights are random but seeded, except for the demo's network. *Best peer*: how many times as long the
-fastest int8 peer of the row takes. *Of
-peak*: of what dot products alone can reach on this CPU, measured in the same run ({peak_int8:.0f} multiply-adds a
-nanosecond and thread).
-Over all rows: geometric mean {mean:.2f}x, worst {worst:.2f}x.
+Written by `make bench` (`benchmarks/bench.py`, then `benchmarks/chart.py`): {cpu}, level {level}, {date}. Medians in milliseconds of {rounds} rounds
+in turn, each system in a process of its own, the others parked. Peers at their best setting: ONNX Runtime with QDQ per channel, OpenVINO on
+the same QDQ model and on its own quantization (nncf), torch's x86 engine. Weights are random but seeded, except for the demo's network.
+*Best peer*: how many times as long the fastest int8 peer of the row takes. *Of peak*: of what dot products alone can reach on this CPU, measured
+in the same run ({peak_int8:.0f} multiply-adds a nanosecond and thread). Over all rows: geometric mean {mean:.2f}x, worst {worst:.2f}x.
 
 ![time over ours](speed.svg)
 

@@ -36,7 +36,7 @@ IMPORTS = (
     "traceback",
     "qcompiler",
     "qcompiler.compiler",
-    "qcompiler.artifact",
+    "qcompiler.artifact.saved_model",
     "qcompiler.instruments",
     "qcompiler.signature",
     "qcompiler.text.parser",
@@ -45,7 +45,7 @@ IMPORTS = (
     "qcompiler.backends.lower",
     "qcompiler.backends.rules",
     "qcompiler.backends.rules.copy",
-    "qcompiler.backends.runtime",
+    "qcompiler.backends.runtime.threads",
     "qcompiler.backends.x86.target",
 )
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "build" / "load"
@@ -91,7 +91,8 @@ def measure(mode: str, path: str) -> dict[str, float]:
 
     import qcompiler as qc
     from qcompiler.artifact import load_graph
-    from qcompiler.backends import jit, runtime
+    from qcompiler.backends.codegen import jit
+    from qcompiler.backends.runtime import threads as runtime
 
     def ready(make: Callable[[], Any]) -> Callable[[], Any]:
         def action() -> Any:

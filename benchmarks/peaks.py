@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.peak import peak
+from qcompiler.backends.runtime.peak import peak
 from qcompiler.backends.target import parse_target
 
 if __name__ == "__main__":

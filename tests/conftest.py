@@ -90,7 +90,7 @@ _skipped: list[str] = []
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand the number of kernels that this process emitted, by level, to the process that prints the summary."""
-    jit = sys.modules.get("qcompiler.backends.jit")
+    jit = sys.modules.get("qcompiler.backends.codegen.jit")
     counts = dict(jit.emitted_kernels) if jit is not None else {}
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["kernels"] = counts

@@ -11,12 +11,12 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from sample_graphs import CASE_IDS, CASES, sample_graph
 
 from qcompiler.draw import dot_source, draw
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph, Origin
 from qcompiler.types import tensor
+from tests.sample_graphs import CASE_IDS, CASES, sample_graph
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 

@@ -10,7 +10,6 @@ import sys
 import threading
 
 import pytest
-from sample_graphs import CASES, sample_graph
 
 from qcompiler import compiler, cpus, knobs
 from qcompiler.errors import PassError, QCompilerError
@@ -18,6 +17,7 @@ from qcompiler.ir import Graph
 from qcompiler.knobs import KNOBS, knobs_page
 from qcompiler.passmanager import PassManager
 from qcompiler.types import tensor
+from tests.sample_graphs import CASES, sample_graph
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "knobs.md"

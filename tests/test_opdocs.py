@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from qcompiler import opdocs
-from qcompiler.backends import steps
+from qcompiler.backends.lowering import context as steps
 from qcompiler.opdef import opdef
 from qcompiler.opdocs import ops_page
 

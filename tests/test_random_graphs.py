@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from random_graphs import RandomGraph
 
 import qcompiler as qc
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.verify import verify
+from tests.random_graphs import RandomGraph
 
 LEVELS = [name for name in known_targets() if parse_target(name).can_run()]
 SEEDS = 200

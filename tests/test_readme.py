@@ -31,7 +31,7 @@ def test_files_and_commands_exist() -> None:
         r"`(?:python )?((?:qcompiler|examples|benchmarks|passes|backends)/[\w./]+)", TEXT
     ):
         assert (ROOT / path).exists(), path
-    from qcompiler.cli import make_parser
+    from qcompiler.cli.arguments import make_parser
 
     commands = set(re.findall(r"^    qcompiler (\w+)", TEXT, re.MULTILINE))
     known = next(action.choices for action in make_parser()._actions if action.choices and "check" in action.choices)

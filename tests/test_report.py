@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from sample_graphs import CASES, sample_graph
 
 from qcompiler import compiler
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.ir import Graph, Loc
 from qcompiler.report import NodeKind, count_nodes, node_kind, noted_reasons, report
 from qcompiler.types import DType, QuantParams, TensorType, tensor
+from tests.sample_graphs import CASES, sample_graph
 
 
 def mixed_graph() -> Graph:

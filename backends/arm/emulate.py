@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from qcompiler.backends.runtime import STEP_BYTES
+from qcompiler.backends.runtime.threads import STEP_BYTES
 from qcompiler.errors import LoweringError
 
 _STACK, _STACK_BYTES = 0x10000, 1 << 20

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from qcompiler.backends.arm.qemu_machine import DATA, PAGE, PROGRAM, Machine, whole_pages
-from qcompiler.backends.runtime import HEAD_WORDS, STEP_BYTES
+from qcompiler.backends.runtime.threads import HEAD_WORDS, STEP_BYTES
 
 __all__ = ["PROGRAM", "load", "run_steps"]
 

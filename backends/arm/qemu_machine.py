@@ -85,8 +85,7 @@ next:
   %c = load volatile i64, ptr %pc
   %d = load volatile i64, ptr %pd
   %e = load volatile i64, ptr %pe
-  switch i64 %what, label %next [ i64 1, label %map i64 2, label %unmap i64 3, label %fill i64 4, label %give i64 5,
-  label %call ]
+  switch i64 %what, label %next [ i64 1, label %map i64 2, label %unmap i64 3, label %fill i64 4, label %give i64 5, label %call ]
 map:
   %mapped = call i64 @system(i64 222, i64 %a, i64 %b, i64 7, i64 50, i64 -1, i64 0)
   br label %answer
@@ -241,7 +240,7 @@ def whole_pages(nbytes: int) -> int:
 
 def _program() -> bytes:
     """The guest as an executable file."""
-    from qcompiler.backends.jit import emit_object_of_text
+    from qcompiler.backends.codegen.jit import emit_object_of_text
     from qcompiler.backends.target import parse_target
 
     return executable(emit_object_of_text(_GUEST, parse_target("aarch64-linux+neon")), "_start")

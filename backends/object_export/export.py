@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcompiler.backends.bound_program import BoundProgram
-from qcompiler.backends.dispatcher import DIALECTS
-from qcompiler.backends.emit_llvm import emit_module
-from qcompiler.backends.jit import emit_object_of_text, symbols, verified
+from qcompiler.backends.codegen.emit_llvm import emit_module
+from qcompiler.backends.codegen.jit import emit_object_of_text, symbols, verified
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.lower import LoweredModel, add_steps, lower_graph
+from qcompiler.backends.lowering.context import Call, Lowering
 from qcompiler.backends.object_export.c_entry import Code, KernelCall, emit_entry
 from qcompiler.backends.object_export.c_header import emit_header
 from qcompiler.backends.object_export.files import replace_together
 from qcompiler.backends.object_export.golden import golden_bytes, make_recipes
 from qcompiler.backends.object_export.interface import Interface, bound_sizes, choose_prefix, make_ports
-from qcompiler.backends.steps import Call, Lowering
+from qcompiler.backends.runtime.dispatcher import DIALECTS
+from qcompiler.backends.runtime.executable import BoundProgram
 from qcompiler.backends.target import Target, native_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Value

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Mapping
 
-from qcompiler.artifact_header import shown
+from qcompiler.artifact.header import shown
 from qcompiler.errors import ArtifactError
 
 Path = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""Rules that turn nodes into steps, one file a family (see qcompiler.backends.steps)."""
+"""Rules that turn nodes into steps, one file a family (see qcompiler.backends.lowering.context)."""
 
 from __future__ import annotations
 

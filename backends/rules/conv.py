@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.backends.kernels.copy import pad_rows
-from qcompiler.backends.placement import Placed, layout_strides
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import Tile, Window, choose_tile, lanes_of, product, runs, shifted, tiles_of
 from qcompiler.backends.rules.weights import Weight
-from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Const, Node
@@ -56,7 +56,7 @@ def _not_dense(node: Node, target: Target) -> str | None:
     return "depthwise" if is_depthwise(node) else not_conv(node, target)
 
 
-def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
+def padded(s: NodeLowering, x: TensorView, padding: Pairs, channel_stride: int) -> TensorView:
     """x [N, C, *S], the first operand, channels last, in a border of real zero: its halo, or a copy. channel_stride: of
     the result, as that of x, or C where that of x is four bytes."""
     if all(pair == (0, 0) for pair in padding):
@@ -67,7 +67,7 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     if in_halo and all(have[0] >= want[0] and have[1] >= want[1] for have, want in zip(layout.halo, padding)):
         return x.moved(-sum(before * step for (before, _), step in zip(padding, x.strides[2:])), shape, x.strides)
     size = x.dtype.itemsize
-    y = Placed(
+    y = TensorView(
         s.scratch(images * math.prod(shape[2:]) * channel_stride * size + 64, "padded"),
         x.dtype,
         shape,
@@ -101,7 +101,7 @@ def padded(s: Steps, x: Placed, padding: Pairs, channel_stride: int) -> Placed:
     return y
 
 
-def is_run(place: Placed) -> bool:
+def is_run(place: TensorView) -> bool:
     """Whether the pixels of an image lie at equal distances."""
     return all(step == n * inner for step, n, inner in zip(place.strides[2:], place.shape[3:], place.strides[3:]))
 
@@ -114,13 +114,13 @@ def offsets_of(sizes: Sequence[int], strides: Sequence[int]) -> np.ndarray:
     return offsets.reshape(-1)
 
 
-def channel_stride_of(s: Steps) -> int:
+def channel_stride_of(s: NodeLowering) -> int:
     """Elements from pixel to pixel that a product wants of its operand."""
     channels = s.type(0).shape[1]
     return -(-channels // 4) * 4 if s.out.is_quantized else channels
 
 
-def closes_pixels(s: Steps, weight: Weight) -> bool:
+def closes_pixels(s: NodeLowering, weight: Weight) -> bool:
     """Whether pixels of up to three bytes should lie side by side: then a window's row takes fewer products."""
     channels, stride, kw = s.type(0).shape[1], channel_stride_of(s), weight.shape[-1]
     side_by_side = s.attrs["dilation"][-1] == 1 and s.attrs["groups"] == 1 and stride == 4
@@ -132,7 +132,7 @@ def closes_pixels(s: Steps, weight: Weight) -> bool:
     )
 
 
-def merged_groups(s: Steps, per_group: int, outputs: int) -> int:
+def merged_groups(s: NodeLowering, per_group: int, outputs: int) -> int:
     """How many groups one product takes, of so many channels and outputs each; what lies between them are zero weights.
 
     Bytes are dotted by fours. Floats are not merged: zero times infinity is not zero.
@@ -192,7 +192,9 @@ class Pixels:
     flat: bool = False
 
 
-def convolve(s: Steps, x: Placed, other: Placed | None, weight: Weight, taps: Taps, pixels: Pixels) -> None:
+def convolve(
+    s: NodeLowering, x: TensorView, other: TensorView | None, weight: Weight, taps: Taps, pixels: Pixels
+) -> None:
     """Append the products that make some pixels of the result. weight: [O, C/groups, *K] as the taps go."""
     y, size, per_group = s.result(), s.result().dtype.itemsize, weight.shape[1]
     bias = Weight.of(s, 2)
@@ -238,7 +240,7 @@ def _cut(pixels: Pixels, tile: Tile) -> tuple[np.ndarray, int]:
 
 
 @lowers("conv", unless=_not_dense, strided=lambda node: True)
-def convolution(s: Steps) -> None:
+def convolution(s: NodeLowering) -> None:
     stride, y, weight = channel_stride_of(s), s.result(), Weight.of(s, 1)
     x = padded(
         s, s.channels_last(0, stride), s.attrs["padding"], s.type(0).shape[1] if closes_pixels(s, weight) else stride

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import Pixels, Taps, channel_stride_of, convolve, is_depthwise, not_conv, padded
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
 from qcompiler.backends.rules.weights import Weight
-from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
 from qcompiler.ir import Const, Node
@@ -60,14 +60,14 @@ def _not_transposed(node: Node, target: Target) -> str | None:
 
 
 @lowers("conv_transpose", unless=_not_transposed)
-def conv_transpose(s: Steps) -> None:
+def conv_transpose(s: NodeLowering) -> None:
     weight = Weight.of(s, 1)
     geometry = [s.attrs["stride"], s.attrs["dilation"], [before for before, _ in s.attrs["padding"]]]
     axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], *geometry)]
     (_depthwise if is_depthwise(s.node) else _dense)(s, weight, axes)
 
 
-def _dense(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
+def _dense(s: NodeLowering, weight: Weight, axes: list[list[Phase]]) -> None:
     y, channel_stride = s.result(), channel_stride_of(s)
     x = s.channels_last(0, channel_stride)
     borders = []
@@ -98,7 +98,7 @@ def _dense(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
         convolve(s, x, None, part, Taps(offsets, x.strides[-1]), pixels)
 
 
-def _depthwise(s: Steps, weight: Weight, axes: list[list[Phase]]) -> None:
+def _depthwise(s: NodeLowering, weight: Weight, axes: list[list[Phase]]) -> None:
     y, x = s.result(), repeated_channels(s, weight.shape[1])
     filters = weight.taken("filters", lambda array: array.reshape(-1, *array.shape[2:]))
     for number, chosen in enumerate(itertools.product(*axes)):
@@ -129,16 +129,16 @@ def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
     )
 
 
-def _start(s: Steps, y: Placed, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
+def _start(s: NodeLowering, y: TensorView, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
     """Byte offset in y of the first pixel of a phase's row."""
     places = [phase.first + stride * j for phase, stride, j in zip(chosen, s.attrs["stride"], (*at, 0))]
     return sum(place * step for place, step in zip(places, y.strides[2:]))
 
 
-def _spread(s: Steps) -> int:
+def _spread(s: NodeLowering) -> int:
     return s.attrs["stride"][-1]
 
 
-def _static_columns(s: Steps, chosen: tuple[Phase, ...]) -> int | Dim:
+def _static_columns(s: NodeLowering, chosen: tuple[Phase, ...]) -> int | Dim:
     size = s.out.shape[-1]
     return chosen[-1].count if isinstance(size, int) else size

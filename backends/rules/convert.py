@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from qcompiler.backends.kernels import convert as kernels
-from qcompiler.backends.placement import Placed, storage_bytes
-from qcompiler.backends.steps import Steps, lowers
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import TensorView, storage_bytes
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.quantization import qmath
@@ -24,7 +24,7 @@ def zero_point(type: TensorType) -> int:
     return type.quant.zero_point[0]
 
 
-def in_result_layout(s: Steps, index: int) -> Placed:
+def in_result_layout(s: NodeLowering, index: int) -> TensorView:
     """An operand in the layout of the result, so that both can be gone through as one run."""
     layout = s.out.layout
     if layout is None or layout.order == "row_major":
@@ -32,7 +32,7 @@ def in_result_layout(s: Steps, index: int) -> Placed:
     return s.channels_last(index, layout.channel_stride)
 
 
-def run_length(s: Steps) -> int:
+def run_length(s: NodeLowering) -> int:
     """Elements of the result's storage, gaps included."""
     return storage_bytes(s.result().shape, 1, s.out.layout)
 
@@ -47,7 +47,7 @@ def _per_tensor_u8(node: Node, target: Target) -> str | None:
 
 
 @lowers("quantize", unless=_per_tensor_u8)
-def quantize(s: Steps) -> None:
+def quantize(s: NodeLowering) -> None:
     layout, common = s.out.layout, {"zero": zero_point(s.out), "scale": s.out.quant.scale[0], **bounds(s.out)}
     y = s.result()
     if layout is not None and s.operand(0).is_row_major and layout.channel_stride % 4 == 0:
@@ -78,7 +78,7 @@ def quantize(s: Steps) -> None:
 
 
 @lowers("dequantize", unless=_per_tensor_u8)
-def dequantize(s: Steps) -> None:
+def dequantize(s: NodeLowering) -> None:
     quant, y = s.type(0).quant, s.result()
     x = s.operand(0)
     if y.strides != tuple(4 * stride for stride in x.strides):
@@ -109,11 +109,11 @@ def dequantize(s: Steps) -> None:
 
 
 @lowers("requantize", unless=_per_tensor_u8)
-def requantize(s: Steps) -> None:
+def requantize(s: NodeLowering) -> None:
     requantize_run(s, in_result_layout(s, 0))
 
 
-def requantize_run(s: Steps, x: Placed) -> None:
+def requantize_run(s: NodeLowering, x: TensorView) -> None:
     """The result from codes with the first operand's parameters that lie as the result does."""
     source = s.type(0).quant
     s.call(
@@ -131,7 +131,7 @@ def requantize_run(s: Steps, x: Placed) -> None:
 
 
 @lowers("lookup", unless=_per_tensor_u8)
-def lookup(s: Steps) -> None:
+def lookup(s: NodeLowering) -> None:
     x = in_result_layout(s, 0)
     s.call(
         kernels.lookup_flat,

@@ -9,12 +9,12 @@ import numpy as np
 
 from qcompiler.backends.kernels import transpose
 from qcompiler.backends.kernels.copy import OUTER, copy_strided_nd, fill_gaps
-from qcompiler.backends.placement import Placed, before_halo, with_halo
+from qcompiler.backends.lowering.views import TensorView, before_halo, with_halo
 from qcompiler.errors import LoweringError
 from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
-    from qcompiler.backends.steps import Steps
+    from qcompiler.backends.lowering.context import NodeLowering
 
 Axis = tuple[int, int, int]
 """Elements, bytes between them in x, bytes between them in y."""
@@ -32,7 +32,7 @@ def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> lis
     return merged or [(1, 0, 0)]
 
 
-def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
+def copy_strided(s: NodeLowering, x: TensorView, y: TensorView) -> None:
     """Append the copy y[...] = x[...]."""
     if x.shape != y.shape or x.dtype.itemsize != y.dtype.itemsize:
         raise LoweringError(
@@ -68,7 +68,7 @@ def copy_strided(s: Steps, x: Placed, y: Placed) -> None:
     )
 
 
-def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
+def _transpose(s: NodeLowering, x: TensorView, y: TensorView, axes: Sequence[Axis]) -> bool:
     """Append a copy whose innermost axes in x and in y are two different ones; False if it is none."""
     size = x.dtype.itemsize
     columns = next((axis for axis in axes if axis[1] == size), None)
@@ -94,7 +94,7 @@ def _transpose(s: Steps, x: Placed, y: Placed, axes: Sequence[Axis]) -> bool:
     return True
 
 
-def fill_border(s: Steps, y: Placed, type: TensorType) -> None:
+def fill_border(s: NodeLowering, y: TensorView, type: TensorType) -> None:
     """Append what writes real zero all around the images of a value with a halo, beside the steps that write the
     images."""
     layout, size = type.layout, y.dtype.itemsize

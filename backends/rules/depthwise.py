@@ -11,14 +11,14 @@ import numpy as np
 
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import pack_channels
-from qcompiler.backends.placement import SLACK, Placed, layout_strides, storage_bytes
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_bounds
 from qcompiler.backends.rules.movement import shadow, split_axis, view
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
-from qcompiler.backends.steps import Steps, lowers
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Node
@@ -52,7 +52,7 @@ class Lines:
     spread: int = 1
 
 
-def repeated_channels(s: Steps, times: int) -> Placed:
+def repeated_channels(s: NodeLowering, times: int) -> TensorView:
     """The operand, channels last in the stride of the result, each channel `times` times; a register may be read past
     its end."""
     layout = s.out.layout
@@ -61,7 +61,7 @@ def repeated_channels(s: Steps, times: int) -> Placed:
     x = s.operand(0)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
     size = x.dtype.itemsize
-    y = Placed(
+    y = TensorView(
         s.scratch(storage_bytes(shape, size, layout) + SLACK, "repeated"),
         x.dtype,
         shape,
@@ -72,7 +72,7 @@ def repeated_channels(s: Steps, times: int) -> Placed:
     return y
 
 
-def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, lines: Lines) -> None:
+def filter_channels(s: NodeLowering, x: TensorView, other: TensorView | None, weight: Weight, lines: Lines) -> None:
     """Append the call that makes some rows of pixels of the result. weight: [C, *rows of taps, columns of taps]."""
     y, stride = s.result(), s.out.layout.channel_stride
     channels, *taps_along, kw = weight.shape
@@ -147,7 +147,7 @@ def filter_channels(s: Steps, x: Placed, other: Placed | None, weight: Weight, l
     )
 
 
-def _tile(s: Steps, lines: Lines) -> int:
+def _tile(s: NodeLowering, lines: Lines) -> int:
     """Pixels of a tile: as many as registers allow, and no more than a row has."""
     most = 4 if s.target.register_count >= 32 or not s.out.is_quantized else 2
     columns = lines.static_columns
@@ -155,7 +155,7 @@ def _tile(s: Steps, lines: Lines) -> int:
 
 
 @lowers("conv", unless=_not_depthwise, strided=_fills_pixels)
-def depthwise(s: Steps) -> None:
+def depthwise(s: NodeLowering) -> None:
     weight, y = Weight.of(s, 1), s.result()
     x = repeated_channels(s, weight.shape[0] // s.attrs["groups"])
     other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
@@ -171,7 +171,7 @@ def depthwise(s: Steps) -> None:
     filter_channels(s, x, other, weight.taken("channels", lambda array: array[:, 0]), lines)
 
 
-def row_offset(x: Placed, at: Sequence[int]) -> int:
+def row_offset(x: TensorView, at: Sequence[int]) -> int:
     """Byte offset of a row of pixels in an image, by its place along all spatial axes but the last; -1 outside."""
     inside = all(0 <= a < n for a, n in zip(at, x.shape[2:-1]))
     return sum(a * step for a, step in zip(at, x.strides[2:])) if inside else -1

@@ -8,10 +8,10 @@ import numpy as np
 
 from qcompiler.backends.kernels import convert, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.convert import bounds, in_result_layout, run_length, zero_point
 from qcompiler.backends.rules.maps import run_map
-from qcompiler.backends.steps import Steps, lowers, not_float
 from qcompiler.backends.target import Target
 from qcompiler.interpreter import unary_function
 from qcompiler.ir import Node
@@ -37,7 +37,7 @@ def _not_real(node: Node, target: Target) -> str | None:
 
 
 @lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_not_real)
-def real_map(s: Steps) -> None:
+def real_map(s: NodeLowering) -> None:
     attrs = dict(s.attrs)
     params = kernels.attr_names(attrs)
     op = "gelu_tanh" if s.node.op == "gelu" and attrs["approximate"] == "tanh" else s.node.op
@@ -66,7 +66,7 @@ def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
 
 
 @lowers("sin", "cos", unless=not_float)
-def trigonometric(s: Steps) -> None:
+def trigonometric(s: NodeLowering) -> None:
     x = in_result_layout(s, 0)
     s.call(
         trigonometry.trigonometric,
@@ -81,7 +81,7 @@ def trigonometric(s: Steps) -> None:
 
 
 @lowers("prelu", unless=not_float)
-def real_prelu(s: Steps) -> None:
+def real_prelu(s: NodeLowering) -> None:
     run_map(
         s,
         kernels.REAL[2],
@@ -91,7 +91,7 @@ def real_prelu(s: Steps) -> None:
     )
 
 
-def _per_channel(s: Steps, values: Placed) -> Placed:
+def _per_channel(s: NodeLowering, values: TensorView) -> TensorView:
     """[C] seen along axis 1 of the first operand; [1] as it is."""
     rank = len(s.operand(0).shape)
     if values.elements == 1 or rank == 1:
@@ -115,13 +115,13 @@ def _not_plain(node: Node, target: Target) -> str | None:
 
 
 @lowers(*(name for name in (*_UNARY, *_BINARY) if name in kernels.PLAIN), unless=_not_plain)
-def integer_map(s: Steps) -> None:
+def integer_map(s: NodeLowering) -> None:
     operands = [s.operand(i) for i in range(len(s.node.operands))]
     run_map(s, kernels.INTEGER[len(operands)], operands, {"op": s.node.op, "dtype": _dtype(s.node)})
 
 
 @lowers("hardtanh", unless=_not_plain)
-def integer_clamp(s: Steps) -> None:
+def integer_clamp(s: NodeLowering) -> None:
     """The bounds are truncated, and saturated to the type."""
     type = s.out.dtype
     bounds = (np.float32(s.attrs[name]) for name in ("min_value", "max_value"))
@@ -137,12 +137,12 @@ def _not_comparable(node: Node, target: Target) -> str | None:
 
 
 @lowers(*_COMPARISONS, unless=_not_comparable)
-def comparison(s: Steps) -> None:
+def comparison(s: NodeLowering) -> None:
     run_map(s, kernels.COMPARE, [s.operand(0), s.operand(1)], {"op": s.node.op, "dtype": _dtype(s.node)})
 
 
 @lowers("logical_and", "logical_or", "logical_not")
-def logic(s: Steps) -> None:
+def logic(s: NodeLowering) -> None:
     operands = [s.operand(i) for i in range(len(s.node.operands))]
     run_map(s, kernels.LOGIC[len(operands)], operands, {"op": s.node.op})
 
@@ -153,7 +153,7 @@ def _not_selectable(node: Node, target: Target) -> str | None:
 
 
 @lowers("where", unless=_not_selectable)
-def where(s: Steps) -> None:
+def where(s: NodeLowering) -> None:
     run_map(s, kernels.WHERE, [s.operand(i) for i in range(3)], {"itemsize": s.out.dtype.numpy.itemsize})
 
 
@@ -166,7 +166,7 @@ def _not_castable(node: Node, target: Target) -> str | None:
 
 
 @lowers("cast", unless=_not_castable)
-def cast(s: Steps) -> None:
+def cast(s: NodeLowering) -> None:
     run_map(s, kernels.CAST, [s.operand(0)], {"source": _dtype(s.node), "to": str(s.out.dtype)})
 
 
@@ -182,7 +182,7 @@ def _not_codes(node: Node, target: Target) -> str | None:
 
 
 @lowers(*_UNARY, unless=_not_codes)
-def unary_table(s: Steps) -> None:
+def unary_table(s: NodeLowering) -> None:
     definition = opdef(s.node.op)
     table = s.once("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
     x = in_result_layout(s, 0)
@@ -198,7 +198,7 @@ def unary_table(s: Steps) -> None:
 
 
 @lowers(*_BINARY, unless=_not_codes)
-def codes_map(s: Steps) -> None:
+def codes_map(s: NodeLowering) -> None:
     x, y, out = s.type(0).quant, s.type(1).quant, s.out.quant
     if s.node.op == "mul":
         scales = (qmath.multiplier(x.scales, y.scales, over=out.scales)[0], 0.0)
@@ -221,11 +221,11 @@ def codes_map(s: Steps) -> None:
 
 
 @lowers("prelu", unless=_not_codes)
-def prelu_codes(s: Steps) -> None:
+def prelu_codes(s: NodeLowering) -> None:
     quant, out = s.type(0).quant, s.out.quant
     slopes = qmath.multiplier(quant.scales, s.constant(1), over=out.scales).astype(np.float32)
     ref = s.table(slopes)
-    place = Placed(ref, slopes.dtype, slopes.shape, (4,))
+    place = TensorView(ref, slopes.dtype, slopes.shape, (4,))
     run_map(
         s,
         kernels.PRELU_CODES,

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.kernels.tile_math import widens
-from qcompiler.backends.placement import Placed
-from qcompiler.backends.program import BufferHandle, BufferRef
+from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.views import TensorView
+from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
-from qcompiler.backends.steps import Steps
 from qcompiler.dims import DimLike
-from qcompiler.mapped_file import forget_pages
 
 _BLOCK_BYTES = 256 << 10
 """Pixels of x that a block of rows may take: they stay in L2 while all panels pass."""
@@ -114,7 +114,7 @@ def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
 
 
 def product(
-    s: Steps,
+    s: NodeLowering,
     window: Window,
     tile: Tile,
     weight: Weight,
@@ -181,7 +181,7 @@ def product(
     )
 
 
-def _is_streamed(s: Steps, window: Window, y: tuple[BufferHandle | BufferRef, int]) -> bool:
+def _is_streamed(s: NodeLowering, window: Window, y: tuple[BufferHandle | BufferRef, int]) -> bool:
     """Whether a float result goes past the caches: a large one of the arena, whose registers lie at multiples of their
     size."""
     buffer, offset = y
@@ -197,14 +197,14 @@ def _is_streamed(s: Steps, window: Window, y: tuple[BufferHandle | BufferRef, in
     ).any()
 
 
-def activation_bounds(s: Steps) -> dict[str, float]:
+def activation_bounds(s: NodeLowering) -> dict[str, float]:
     """`low` and `high` of a float result's fused activation."""
     low, high = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}[s.attrs["activation"]]
     return {"low": low, "high": high}
 
 
 def _product_u8(
-    s: Steps,
+    s: NodeLowering,
     static: dict[str, object],
     tile: Tile,
     weight: Weight,
@@ -266,7 +266,7 @@ def _by_taps(codes: np.ndarray, taps: int, kc: int) -> np.ndarray:
     return codes.reshape(len(codes), taps * kc)
 
 
-def _pairs_safe(s: Steps, codes: np.ndarray, taps: int, kc: int, times: int) -> bool:
+def _pairs_safe(s: NodeLowering, codes: np.ndarray, taps: int, kc: int, times: int) -> bool:
     """Whether products may be added in pairs, see `Target.pairs_safe`."""
     if not s.target.adds_pairs or not codes.size:
         return False
@@ -275,16 +275,16 @@ def _pairs_safe(s: Steps, codes: np.ndarray, taps: int, kc: int, times: int) -> 
     return all(s.target.pairs_safe(part, highest) for part in byte_parts(_by_taps(codes, taps, kc), times))
 
 
-def tiles_of(s: Steps) -> Sequence[tuple[int, int]]:
+def tiles_of(s: NodeLowering) -> Sequence[tuple[int, int]]:
     """The target's tiles for this node's arithmetic."""
     return s.target.gemm_tiles if s.out.is_quantized else s.target.gemm_tiles_f32
 
 
-def lanes_of(s: Steps) -> int:
+def lanes_of(s: NodeLowering) -> int:
     return s.target.i32_lanes if s.out.is_quantized else s.target.f32_lanes
 
 
-def shifted(place: Placed, nbytes: int) -> tuple[BufferHandle | BufferRef, int]:
+def shifted(place: TensorView, nbytes: int) -> tuple[BufferHandle | BufferRef, int]:
     """The place's pointer, some bytes further."""
     buffer, offset = place.pointer
     return buffer, offset + nbytes

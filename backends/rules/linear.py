@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import not_conv
 from qcompiler.backends.rules.gemm import Window, choose_tile, lanes_of, product, runs, tiles_of
 from qcompiler.backends.rules.weights import Weight
-from qcompiler.backends.steps import Steps, lowers
 
 
 @lowers("linear", unless=not_conv)
-def linear(s: Steps) -> None:
+def linear(s: NodeLowering) -> None:
     weight, y = Weight.of(s, 1), s.result()
     outputs, depth = weight.shape
     size = y.dtype.itemsize
@@ -31,7 +31,7 @@ def linear(s: Steps) -> None:
     product(s, window, tile, weight, Weight.of(s, 2), x, y.pointer, other, slice(0, outputs))
 
 
-def _readable(s: Steps, past_the_end: bool) -> Placed:
+def _readable(s: NodeLowering, past_the_end: bool) -> TensorView:
     """The operand, row major; in the arena if up to three bytes past its end are read."""
     x = s.row_major(0)
     if past_the_end and getattr(x.buffer, "kind", "") != "arena":

@@ -14,8 +14,8 @@ from typing import Any
 from qcompiler.backends.kernel_ir.definition import KernelDef
 from qcompiler.backends.kernels.elementwise import static_inner
 from qcompiler.backends.kernels.map_loop import OUTER
-from qcompiler.backends.placement import Placed, layout_strides, row_major_strides
-from qcompiler.backends.steps import Steps
+from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.views import TensorView, layout_strides, row_major_strides
 from qcompiler.types import Layout
 
 SHORT_ROW = 64
@@ -45,14 +45,16 @@ class _Axis:
 class _Operand:
     """An operand seen with the result's rank. repeated: by axis, whether it has one element for all."""
 
-    place: Placed
+    place: TensorView
     repeated: tuple[bool, ...]
 
     def step(self, axis: int) -> int:
         return 0 if self.repeated[axis] else self.place.strides[axis]
 
 
-def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dict[str, Any], **arguments: Any) -> None:
+def run_map(
+    s: NodeLowering, kernel: KernelDef, operands: Sequence[TensorView], static: dict[str, Any], **arguments: Any
+) -> None:
     """Append a map of the operands, broadcast to the result's shape.
 
     Args:
@@ -85,7 +87,7 @@ def run_map(s: Steps, kernel: KernelDef, operands: Sequence[Placed], static: dic
         s.copy(y, result)
 
 
-def _seen(s: Steps, index: int, place: Placed) -> _Operand:
+def _seen(s: NodeLowering, index: int, place: TensorView) -> _Operand:
     """An operand with the rank of the result, its repeated axes by its type."""
     given = s.node.operands[index].type.shape if index < len(s.node.operands) else place.shape
     sizes = given if len(given) == len(place.shape) else place.shape
@@ -94,7 +96,9 @@ def _seen(s: Steps, index: int, place: Placed) -> _Operand:
     return _Operand(place.moved(0, (1,) * missing + place.shape, (0,) * missing + place.strides), repeated)
 
 
-def _axes(s: Steps, operands: Sequence[_Operand], y: Placed, order: Sequence[int], channels: int) -> list[_Axis]:
+def _axes(
+    s: NodeLowering, operands: Sequence[_Operand], y: TensorView, order: Sequence[int], channels: int
+) -> list[_Axis]:
     """Merged axes in the order of storage. channels: with the gap behind the channels, or 0."""
     merged: list[_Axis] = []
     for axis in order:
@@ -108,7 +112,7 @@ def _axes(s: Steps, operands: Sequence[_Operand], y: Placed, order: Sequence[int
     return merged or [_Axis(1, (*(operand.place.dtype.itemsize for operand in operands), y.dtype.itemsize), True)]
 
 
-def _with_room(s: Steps, operand: _Operand, channels: int) -> _Operand | None:
+def _with_room(s: NodeLowering, operand: _Operand, channels: int) -> _Operand | None:
     """The operand with a gap behind its channels as in the result, so that both can be gone through as one run; None
     where that takes more than a copy of a few channels."""
     place, item = operand.place, operand.place.dtype.itemsize
@@ -121,17 +125,17 @@ def _with_room(s: Steps, operand: _Operand, channels: int) -> _Operand | None:
     if place.elements != place.shape[1]:
         return None
     strides = tuple(item if axis == 1 else 0 for axis in range(len(place.shape)))
-    copy = Placed(s.scratch(channels * item, "channels"), place.dtype, place.shape, strides)
+    copy = TensorView(s.scratch(channels * item, "channels"), place.dtype, place.shape, strides)
     s.copy(place, copy)
     return replace(operand, place=copy)
 
 
-def _in_order(s: Steps, operand: _Operand, order: Sequence[int]) -> _Operand:
+def _in_order(s: NodeLowering, operand: _Operand, order: Sequence[int]) -> _Operand:
     """A copy that lies as the result does, without its gaps."""
     place, item = operand.place, operand.place.dtype.itemsize
     physical = row_major_strides([place.shape[axis] for axis in order], item)
     strides = tuple(physical[order.index(axis)] for axis in range(len(order)))
-    copy = Placed(s.scratch(place.elements * item + 64, "ordered"), place.dtype, place.shape, strides)
+    copy = TensorView(s.scratch(place.elements * item + 64, "ordered"), place.dtype, place.shape, strides)
     s.copy(place, copy)
     return replace(operand, place=copy)
 
@@ -143,13 +147,13 @@ def _in_order(s: Steps, operand: _Operand, order: Sequence[int]) -> _Operand:
 class _Call:
     """A kernel with all that does not say where its tensors lie."""
 
-    steps: Steps
+    steps: NodeLowering
     kernel: KernelDef
     static: dict[str, Any]
     arguments: dict[str, Any]
     bytes: int
 
-    def __call__(self, places: Sequence[Placed], y: Placed, axes: Sequence[_Axis]) -> None:
+    def __call__(self, places: Sequence[TensorView], y: TensorView, axes: Sequence[_Axis]) -> None:
         """Outer axes beyond the kernel's are gone through by calls."""
         if len(axes) > OUTER + 1:
             for index in range(axes[0].size):
@@ -165,7 +169,7 @@ class _Call:
                         **dict(zip(names, [*places, y])), **extents, **self.arguments)  # fmt: skip
 
 
-def _long_rows(call: _Call, places: list[Placed], y: Placed, axes: list[_Axis]) -> None:
+def _long_rows(call: _Call, places: list[TensorView], y: TensorView, axes: list[_Axis]) -> None:
     """Call the kernel. A short innermost axis, along which some operands start anew in every row of the next axis, is
     repeated: these operands are written out for a number of rows, which then are one, and what remains of the rows is a
     call of its own."""
@@ -205,13 +209,13 @@ def _long_rows(call: _Call, places: list[Placed], y: Placed, axes: list[_Axis]) 
         call(moved[:-1], moved[-1], [*around, replace(inner, size=left * inner.size)])
 
 
-def _written_out(s: Steps, place: Placed, index: int, axes: Sequence[_Axis], times: int) -> Placed:
+def _written_out(s: NodeLowering, place: TensorView, index: int, axes: Sequence[_Axis], times: int) -> TensorView:
     """An operand's innermost axis `times` times, for each place of the outer axes along which it varies."""
     varying = [(axis.size, axis.steps[index]) for axis in axes[:-2] if axis.steps[index]]
     count, item = axes[-1].size, place.dtype.itemsize
     shape = (*(size for size, _ in varying), times, count)
     source = place.moved(0, shape, (*(step for _, step in varying), 0, item))
     strides = row_major_strides(shape, item)
-    copy = Placed(s.scratch(strides[0] * shape[0] + 64, f"repeated{index}"), place.dtype, shape, strides)
+    copy = TensorView(s.scratch(strides[0] * shape[0] + 64, f"repeated{index}"), place.dtype, shape, strides)
     s.copy(source, copy)
     return copy

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernels import matmul as kernels
-from qcompiler.backends.placement import row_major_strides
-from qcompiler.backends.program import BufferRef
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.views import row_major_strides
+from qcompiler.backends.program.builder import BufferRef
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.gemm import LINE, choose_tile
-from qcompiler.backends.steps import Steps, lowers, not_float
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.quantization import qmath
@@ -42,7 +42,7 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
     return total.reshape(-1)
 
 
-def _tile(s: Steps, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:
+def _tile(s: NodeLowering, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:
     """(rows, registers); the same for all bindings of symbolic sizes."""
     depth = s.type(0).shape[-1]
     row_bytes = depth * s.out.dtype.numpy.itemsize if isinstance(depth, int) else LINE
@@ -52,7 +52,7 @@ def _tile(s: Steps, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, 
 
 
 @lowers("matmul", unless=_not_matmul)
-def matmul(s: Steps) -> None:
+def matmul(s: NodeLowering) -> None:
     x, w, y = s.row_major(0), s.row_major(1), s.result()
     *batch, m, n = y.shape
     k = x.shape[-1]

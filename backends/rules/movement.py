@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.backends.placement import Placed
-from qcompiler.backends.steps import Steps, lowers
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.target import Target
 from qcompiler.errors import InputError
 from qcompiler.ir import Node
@@ -21,12 +21,12 @@ from qcompiler.quantization import qmath
 _BASE = np.empty(1, np.uint8)
 
 
-def shadow(place: Placed) -> np.ndarray:
+def shadow(place: TensorView) -> np.ndarray:
     """An array with the place's shape and strides. Only its geometry means something: it must never be read."""
     return np.lib.stride_tricks.as_strided(_BASE, place.shape, place.strides)
 
 
-def view(place: Placed, array: np.ndarray) -> Placed:
+def view(place: TensorView, array: np.ndarray) -> TensorView:
     """The place that a view of `shadow(place)` stands for."""
     offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
     return place.moved(offset if array.size else 0, array.shape, array.strides)
@@ -44,7 +44,7 @@ def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
     )
 
 
-def _copy_views(s: Steps, x: Placed, x_view: np.ndarray, y: Placed, y_view: np.ndarray) -> None:
+def _copy_views(s: NodeLowering, x: TensorView, x_view: np.ndarray, y: TensorView, y_view: np.ndarray) -> None:
     if x_view.shape != y_view.shape:
         raise InputError(
             f"the sizes of this call do not fit {s.node.op}",
@@ -56,19 +56,19 @@ def _copy_views(s: Steps, x: Placed, x_view: np.ndarray, y: Placed, y_view: np.n
 
 
 @lowers("transpose")
-def transpose(s: Steps) -> None:
+def transpose(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
     _copy_views(s, x, shadow(x).transpose(s.attrs["perm"]), y, shadow(y))
 
 
 @lowers("expand")
-def expand(s: Steps) -> None:
+def expand(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
     _copy_views(s, x, np.broadcast_to(shadow(x), y.shape), y, shadow(y))
 
 
 @lowers("slice")
-def slice_(s: Steps) -> None:
+def slice_(s: NodeLowering) -> None:
     x, y, a = s.operand(0), s.result(), s.attrs
     index = [slice(None)] * len(x.shape)
     for axis, start, stop, step in zip(a["axes"], a["starts"], a["stops"], a["steps"]):
@@ -77,13 +77,13 @@ def slice_(s: Steps) -> None:
 
 
 @lowers("flip")
-def flip(s: Steps) -> None:
+def flip(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
     _copy_views(s, x, np.flip(shadow(x), s.attrs["axes"]), y, shadow(y))
 
 
 @lowers("concat")
-def concat(s: Steps) -> None:
+def concat(s: NodeLowering) -> None:
     """Operands whose producers wrote them into the result (`LoweredModel._place_operands`) lie there already."""
     y, axis = s.result(), s.attrs["axis"]
     start, whole = 0, shadow(y)
@@ -97,7 +97,7 @@ def concat(s: Steps) -> None:
 
 
 @lowers("tile")
-def tile(s: Steps) -> None:
+def tile(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
     source, target = shadow(x), shadow(y)
     for axis in reversed(range(len(x.shape))):
@@ -109,7 +109,7 @@ def tile(s: Steps) -> None:
 
 
 @lowers("pixel_shuffle")
-def pixel_shuffle(s: Steps) -> None:
+def pixel_shuffle(s: NodeLowering) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = y.shape
     n = len(x.shape) - 3
@@ -119,7 +119,7 @@ def pixel_shuffle(s: Steps) -> None:
 
 
 @lowers("pixel_unshuffle")
-def pixel_unshuffle(s: Steps) -> None:
+def pixel_unshuffle(s: NodeLowering) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
@@ -130,7 +130,7 @@ def pixel_unshuffle(s: Steps) -> None:
 
 
 @lowers("channel_shuffle")
-def channel_shuffle(s: Steps) -> None:
+def channel_shuffle(s: NodeLowering) -> None:
     x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
     per_group = x.shape[1] // groups
     _copy_views(
@@ -141,7 +141,7 @@ def channel_shuffle(s: Steps) -> None:
 # -- pad
 
 
-def _fill(s: Steps, y: Placed) -> np.ndarray:
+def _fill(s: NodeLowering, y: TensorView) -> np.ndarray:
     value = s.attrs["value"]
     if s.out.is_quantized:
         return np.asarray(qmath.quantize(np.float32(value), s.out.quant, s.out.dtype))
@@ -166,11 +166,11 @@ def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice,
 
 
 @lowers("pad")
-def pad(s: Steps) -> None:
+def pad(s: NodeLowering) -> None:
     x, y, mode = s.operand(0), s.result(), s.attrs["mode"]
     axes = [_regions(size, before, after, mode) for size, (before, after) in zip(x.shape, s.attrs["padding"])]
     source, target = shadow(x), shadow(y)
-    fill: Placed | None = None
+    fill: TensorView | None = None
     for parts in itertools.product(*axes):
         part = target[tuple(p[0] for p in parts)]
         if part.size == 0:
@@ -178,7 +178,7 @@ def pad(s: Steps) -> None:
         if any(p[1] is None for p in parts):
             if fill is None:
                 value = _fill(s, y)
-                fill = Placed(s.table(value.reshape(1)), y.dtype, (), ())
+                fill = TensorView(s.table(value.reshape(1)), y.dtype, (), ())
             s.copy(fill.moved(0, part.shape, (0,) * part.ndim), view(y, part))
         else:
             taken = source[tuple(p[1] for p in parts)]
@@ -198,7 +198,7 @@ def _extents(shape: Sequence[int], axis: int) -> tuple[int, int]:
 
 
 @lowers("gather", unless=_not_movable)
-def gather(s: Steps) -> None:
+def gather(s: NodeLowering) -> None:
     from qcompiler.backends.kernels.gather import gather_rows
 
     x, indices, y = s.row_major(0), s.row_major(1), s.result()
@@ -219,7 +219,7 @@ def gather(s: Steps) -> None:
 
 
 @lowers("gather_elements", unless=_not_movable)
-def gather_elements(s: Steps) -> None:
+def gather_elements(s: NodeLowering) -> None:
     from qcompiler.backends.kernels.gather import OUTER, gather_single
 
     x, indices, y, axis = s.operand(0), s.row_major(1), s.result(), s.attrs["axis"]

@@ -9,10 +9,10 @@ import numpy as np
 from qcompiler.backends.kernels import norm as kernels
 from qcompiler.backends.kernels import norm_channels as channel_kernels
 from qcompiler.backends.kernels.elementwise import AFFINE, AFFINE_CODES
-from qcompiler.backends.placement import Placed, row_major_strides
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.elementwise import run_map
-from qcompiler.backends.steps import Steps, lowers, not_float
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node
 from qcompiler.ops.norm import batch_norm_terms, normalised_eps
@@ -34,19 +34,19 @@ def _not_norm(node: Node, target: Target) -> str | None:
     return None
 
 
-def _parameter(s: Steps, index: int) -> np.ndarray | None:
+def _parameter(s: NodeLowering, index: int) -> np.ndarray | None:
     return s.constant(index) if s.has(index) else None
 
 
-def _along_channels(s: Steps, role: str, values: np.ndarray) -> Placed:
+def _along_channels(s: NodeLowering, role: str, values: np.ndarray) -> TensorView:
     """[C] as a constant seen along axis 1."""
     rank = len(s.operand(0).shape)
     ref = s.packed(role, lambda: values)
-    return Placed(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
+    return TensorView(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
 
 
 @lowers("batch_norm", unless=_not_norm)
-def batch_norm(s: Steps) -> None:
+def batch_norm(s: NodeLowering) -> None:
     mean, var, weight, bias = s.constant(1), s.constant(2), _parameter(s, 3), _parameter(s, 4)
     scales = (s.type(0).quant.scale[0], s.out.quant.scale[0]) if s.out.is_quantized else (1.0, 1.0)
     factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
@@ -75,7 +75,7 @@ def _not_channels_last(node: Node, target: Target) -> str | None:
 
 
 @lowers("group_norm", "instance_norm", unless=_not_channels_last)
-def norm_of_channels(s: Steps) -> None:
+def norm_of_channels(s: NodeLowering) -> None:
     channels = s.out.layout.channel_stride
     x, y = s.channels_last(0, channels), s.result()
     images, real_channels, pixels = y.shape[0], y.shape[1], math.prod(y.shape[2:])
@@ -133,7 +133,7 @@ def norm_of_channels(s: Steps) -> None:
 
 
 @lowers("layer_norm", "group_norm", "instance_norm", unless=_not_norm)
-def norm(s: Steps) -> None:
+def norm(s: NodeLowering) -> None:
     x, y = s.row_major(0), s.result()
     shape, each = x.shape, s.node.op == "layer_norm"
     if each:
@@ -175,4 +175,4 @@ def norm(s: Steps) -> None:
     else:
         s.call(kernels.norm_real, {"each": each}, eps=s.attrs["eps"], **common)
     if out is not y:
-        s.copy(Placed(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)
+        s.copy(TensorView(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)

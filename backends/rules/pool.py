@@ -9,9 +9,9 @@ import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import KernelDef
 from qcompiler.backends.kernels import pool as kernels
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.convert import bounds, requantize_run, zero_point
-from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.ops.pool import adaptive_bounds, window_counts
@@ -65,14 +65,14 @@ def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
 
 
 def _pool(
-    s: Steps,
+    s: NodeLowering,
     kernel: KernelDef,
     axes: Sequence[Axis],
     dilation: Sequence[int],
     divisors: np.ndarray,
     window: tuple[int, int],
     static: Mapping[str, int] | None = None,
-    y: Placed | None = None,
+    y: TensorView | None = None,
     **more: float,
 ) -> None:
     y = y or s.result()
@@ -117,7 +117,7 @@ def _pool(
 
 
 @lowers("max_pool", unless=_not_f32_or_u8)
-def max_pool(s: Steps) -> None:
+def max_pool(s: NodeLowering) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
     axes = [
         clipped_windows(*each)
@@ -127,11 +127,11 @@ def max_pool(s: Steps) -> None:
 
 
 @lowers("adaptive_max_pool", unless=_not_f32_or_u8)
-def adaptive_max_pool(s: Steps) -> None:
+def adaptive_max_pool(s: NodeLowering) -> None:
     _max(s, _adaptive_axes(s), (1,) * len(s.attrs["output_size"]), (0, 0))
 
 
-def _max(s: Steps, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
+def _max(s: NodeLowering, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
     y = s.result()
     ones = np.ones(math.prod(y.shape[2:]))
     if not s.out.is_quantized:
@@ -144,12 +144,12 @@ def _max(s: Steps, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[
         requantize_run(s, found)
 
 
-def _adaptive_axes(s: Steps) -> list[Axis]:
+def _adaptive_axes(s: NodeLowering) -> list[Axis]:
     sizes = zip(s.operand(0).shape[2:], s.attrs["output_size"])
     return [[(start, stop - start) for start, stop in adaptive_bounds(size, out)] for size, out in sizes]
 
 
-def _average(s: Steps, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], small: bool) -> None:
+def _average(s: NodeLowering, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], small: bool) -> None:
     ones = (1,) * len(axes)
     counts = np.broadcast_to(counts, s.result().shape[2:])
     if not s.out.is_quantized:
@@ -171,7 +171,7 @@ def _average(s: Steps, axes: Sequence[Axis], counts: np.ndarray, window: tuple[i
 
 
 @lowers("avg_pool", unless=_not_f32_or_u8)
-def avg_pool(s: Steps) -> None:
+def avg_pool(s: NodeLowering) -> None:
     a, x, y = s.attrs, s.operand(0), s.result()
     axes = [
         clipped_windows(*each)
@@ -184,7 +184,7 @@ def avg_pool(s: Steps) -> None:
 
 
 @lowers("adaptive_avg_pool", unless=_not_f32_or_u8)
-def adaptive_avg_pool(s: Steps) -> None:
+def adaptive_avg_pool(s: NodeLowering) -> None:
     axes = _adaptive_axes(s)
     counts = np.ones([1] * len(axes), np.int64)
     for i, axis in enumerate(axes):
@@ -192,6 +192,6 @@ def adaptive_avg_pool(s: Steps) -> None:
     _average(s, axes, counts, (0, 0), False)
 
 
-def copy_places(s: Steps, places: Sequence[np.ndarray]) -> None:
+def copy_places(s: NodeLowering, places: Sequence[np.ndarray]) -> None:
     """Each result pixel is the operand's pixel at these places, one array an axis: a maximum over one tap."""
     _max(s, [[(int(place), 1) for place in axis] for axis in places], (1,) * len(places), (1, 1))

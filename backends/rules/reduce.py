@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernels import reduce as kernels
-from qcompiler.backends.placement import Placed, row_major_strides
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.convert import bounds, zero_point
-from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
@@ -34,7 +34,7 @@ def _merged(axes: list[Axis]) -> list[Axis]:
     return merged
 
 
-def _plan(x: Placed, kept: list[Axis], reduced: list[Axis], y_size: int) -> tuple[str, dict[str, int]] | None:
+def _plan(x: TensorView, kept: list[Axis], reduced: list[Axis], y_size: int) -> tuple[str, dict[str, int]] | None:
     """(mode, extents) if the axes fit the kernels, else None."""
     size = x.dtype.itemsize
     kept, reduced = _merged(kept), _merged(reduced)
@@ -59,14 +59,14 @@ def _plan(x: Placed, kept: list[Axis], reduced: list[Axis], y_size: int) -> tupl
     return ("across" if inner else "along"), extents
 
 
-def planned(s: Steps, axes: Sequence[int]) -> tuple[Placed, Placed, str, dict[str, int]]:
+def planned(s: NodeLowering, axes: Sequence[int]) -> tuple[TensorView, TensorView, str, dict[str, int]]:
     """(x, y, mode, extents): the operand where it lies, or a copy with the reduced axes last."""
     x, y = s.operand(0), s.result()
     y_strides = iter([step for axis, step in enumerate(y.strides) if len(y.shape) < len(x.shape) or axis not in axes])
     kept_axes = [axis for axis in range(len(x.shape)) if axis not in axes]
     steps = {axis: next(y_strides) for axis in kept_axes}
 
-    def split(place: Placed) -> tuple[list[Axis], list[Axis]]:
+    def split(place: TensorView) -> tuple[list[Axis], list[Axis]]:
         kept = [(place.shape[a], place.strides[a], steps[a]) for a in kept_axes]
         return kept, [(place.shape[a], place.strides[a], 0) for a in axes]
 
@@ -75,7 +75,7 @@ def planned(s: Steps, axes: Sequence[int]) -> tuple[Placed, Placed, str, dict[st
         order = [*kept_axes, *axes]
         physical = row_major_strides([x.shape[a] for a in order], x.dtype.itemsize)
         strides = tuple(physical[order.index(a)] for a in range(len(order)))
-        copy = Placed(s.scratch(x.elements * x.dtype.itemsize + 64, "reduced_last"), x.dtype, x.shape, strides)
+        copy = TensorView(s.scratch(x.elements * x.dtype.itemsize + 64, "reduced_last"), x.dtype, x.shape, strides)
         s.copy(x, copy)
         x, found = copy, _plan(copy, *split(copy), y.dtype.itemsize)
     if found is None:  # a result that lies in more than three pieces
@@ -88,7 +88,7 @@ def _not_real(node: Node, target: Target) -> str | None:
 
 
 @lowers("sum", "mean", "prod", "max", "min", unless=_not_real)
-def reduce_real(s: Steps) -> None:
+def reduce_real(s: NodeLowering) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
     divisor = math.prod(x.shape[a] for a in s.attrs["axes"]) if s.node.op == "mean" else 1
     op = "sum" if s.node.op == "mean" else s.node.op
@@ -110,7 +110,7 @@ def _not_integer(node: Node, target: Target) -> str | None:
 
 
 @lowers("sum", "max", "min", unless=_not_integer)
-def reduce_integer(s: Steps) -> None:
+def reduce_integer(s: NodeLowering) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
     s.call(
         kernels.reduce_integer,
@@ -123,7 +123,7 @@ def reduce_integer(s: Steps) -> None:
 
 
 @lowers("sum", "mean", "max", "min", unless=not_u8)
-def reduce_codes(s: Steps) -> None:
+def reduce_codes(s: NodeLowering) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
     source, op = s.type(0), "sum" if s.node.op == "mean" else s.node.op
     count = math.prod(x.shape[a] for a in s.attrs["axes"])
@@ -156,7 +156,7 @@ def _not_argmax(node: Node, target: Target) -> str | None:
 
 
 @lowers("argmax", unless=_not_argmax)
-def argmax(s: Steps) -> None:
+def argmax(s: NodeLowering) -> None:
     axis, x = s.attrs["axis"], s.operand(0)
     y = s.result() if s.result().is_row_major else s.lowering.new(s.out, f"{s.node.name}.row_major", None)
     shape, strides, size = x.shape, x.strides, x.dtype.itemsize

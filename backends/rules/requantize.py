@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from qcompiler.backends.lowering.context import NodeLowering
 from qcompiler.backends.rules.convert import bounds, zero_point
-from qcompiler.backends.steps import Steps
 from qcompiler.quantization import qmath
 
 _LARGEST_CODE = {np.dtype(np.int8): 128, np.dtype(np.int16): 255}
@@ -50,7 +50,7 @@ class RequantizeTerms:
 
 
 def requantize_terms(
-    s: Steps, codes: np.ndarray, bias: np.ndarray | None, channels: slice, role: str
+    s: NodeLowering, codes: np.ndarray, bias: np.ndarray | None, channels: slice, role: str
 ) -> RequantizeTerms:
     """For `channels` of the result. codes: their weights [channels, ...], less the zero point; role: unique within the
     node."""

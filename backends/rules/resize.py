@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from qcompiler.backends.kernels import resize as kernels
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.pool import copy_places
-from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.ops.resize import linear_weights, nearest_indices, source_positions
@@ -25,7 +25,7 @@ def _not_image(node: Node, target: Target) -> str | None:
     return reason
 
 
-def _positions(s: Steps) -> list[tuple[int, np.ndarray]]:
+def _positions(s: NodeLowering) -> list[tuple[int, np.ndarray]]:
     """(size of the operand, positions in it) of each spatial axis."""
     x, y, scales = s.operand(0), s.result(), s.attrs["scales"]
     return [
@@ -35,7 +35,7 @@ def _positions(s: Steps) -> list[tuple[int, np.ndarray]]:
 
 
 @lowers("resize", unless=_not_image)
-def resize(s: Steps) -> None:
+def resize(s: NodeLowering) -> None:
     if s.attrs["mode"] == "nearest":
         copy_places(s, [nearest_indices(positions, n, s.attrs["rounding"]) for n, positions in _positions(s)])
         return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.placement import layout_strides
-from qcompiler.backends.steps import Steps, lowers
+from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.views import layout_strides
 
 
 @lowers("reshape")
-def reshape(s: Steps) -> None:
+def reshape(s: NodeLowering) -> None:
     shape = s.lowering.shape(s.out)
     x = s.row_major(0)
     row = x.moved(0, shape, layout_strides(shape, x.dtype.itemsize, None))
@@ -18,7 +18,7 @@ def reshape(s: Steps) -> None:
 
 
 @lowers("dropout")
-def dropout(s: Steps) -> None:
+def dropout(s: NodeLowering) -> None:
     if s.out.layout == s.type(0).layout:
         s.share(s.operand(0))
     else:

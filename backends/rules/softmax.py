@@ -7,22 +7,22 @@ import math
 import numpy as np
 
 from qcompiler.backends.kernels import softmax as kernels
-from qcompiler.backends.placement import Placed
+from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.convert import bounds, in_result_layout, zero_point
-from qcompiler.backends.steps import Steps, lowers, not_float, not_u8
 from qcompiler.ops.reduce import softmax_table
 from qcompiler.quantization import qmath
 from qcompiler.types import Layout
 
 
-def _axes_within(s: Steps, layout: Layout | None) -> list[int]:
+def _axes_within(s: NodeLowering, layout: Layout | None) -> list[int]:
     """Axes that lie within a step along the axis of the softmax."""
     rank = len(s.out.shape)
     order = [*range(rank)] if layout is None or layout.order == "row_major" else [0, *range(2, rank), 1]
     return order[order.index(s.attrs["axis"]) + 1 :]
 
 
-def _lines(s: Steps, y: Placed, layout: Layout | None) -> dict[str, int]:
+def _lines(s: NodeLowering, y: TensorView, layout: Layout | None) -> dict[str, int]:
     """Extents of the lines of a result in a layout without gaps, and of an operand that lies as it does."""
     size, step = y.shape[s.attrs["axis"]], y.strides[s.attrs["axis"]]
     inner = math.prod(y.shape[a] for a in _axes_within(s, layout))
@@ -31,7 +31,7 @@ def _lines(s: Steps, y: Placed, layout: Layout | None) -> dict[str, int]:
 
 
 @lowers("softmax", "log_softmax", unless=not_float)
-def softmax_real(s: Steps) -> None:
+def softmax_real(s: NodeLowering) -> None:
     x, y = in_result_layout(s, 0), s.result()
     across = any(s.out.shape[a] != 1 for a in _axes_within(s, s.out.layout))
     s.call(
@@ -46,7 +46,7 @@ def softmax_real(s: Steps) -> None:
 
 
 @lowers("softmax", unless=not_u8)
-def softmax_codes(s: Steps) -> None:
+def softmax_codes(s: NodeLowering) -> None:
     layout, axis = s.out.layout, s.attrs["axis"]
     table = s.once("table", lambda: softmax_table(s.type(0)))
     common = dict(

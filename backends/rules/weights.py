@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernels.conv import pack_floats
-from qcompiler.backends.placement import Placed, row_major_strides
-from qcompiler.backends.program import BufferHandle, BufferRef
+from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.backends.rules.movement import shadow, split_axis, view
-from qcompiler.backends.steps import Steps
-from qcompiler.mapped_file import forget_pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +30,11 @@ class Weight:
     """
 
     array: np.ndarray
-    place: Placed | None = None
+    place: TensorView | None = None
     role: str = ""
 
     @staticmethod
-    def of(s: Steps, index: int) -> Weight | None:
+    def of(s: NodeLowering, index: int) -> Weight | None:
         """An operand, None if absent. Codes of weights come less the zero point, those of biases as they are."""
         if not s.has(index):
             return None
@@ -55,14 +55,14 @@ class Weight:
         """A view. role: names it, after this one's role."""
         return Weight(take(self.array), self.place, f"{self.role}.{role}")
 
-    def packed(self, s: Steps, lanes: int) -> BufferRef | BufferHandle:
+    def packed(self, s: NodeLowering, lanes: int) -> BufferRef | BufferHandle:
         """f32 [channels, *rest] as [channels / lanes, rounded up][*rest][lanes]; in missing lanes lies anything."""
         channels, *rest = self.shape
         panels = -(-channels // lanes)
         if self.place is None:
             return s.filled(f"{self.role} by {lanes}", (panels, math.prod(rest), lanes), np.float32, self._pack_floats)
         shape = (panels, *rest, lanes)
-        y = Placed(
+        y = TensorView(
             s.scratch(math.prod(shape) * 4, f"{self.role}.packed"),
             np.dtype(np.float32),
             shape,

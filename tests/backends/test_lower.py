@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.lower import LoweredModel, link_here, lower_graph
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.errors import LoweringError

@@ -8,13 +8,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import sqnr
 
 import qcompiler as qc
 from qcompiler import nn
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.observers import make_observer
 from qcompiler.quantization.spec import QuantSpec
+from tests.complaints.conftest import sqnr
 
 
 def test_05_simulated_accuracy_is_not_int8_accuracy(batches, x) -> None:

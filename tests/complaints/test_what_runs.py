@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import sqnr
 
 import qcompiler as qc
 from qcompiler import nn
 from qcompiler.errors import QCompilerError, VerifyError
 from qcompiler.types import DType, TensorType
+from tests.complaints.conftest import sqnr
 
 
 def test_01_slower_than_float_because_ops_fall_back(small_net, batches, x) -> None:

@@ -6,17 +6,14 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "backends"))
-from c_programs import build, execute, tool  # noqa: E402
-
 import qcompiler as qc
 from qcompiler.backends.target import host_arch, host_os
 from qcompiler.ir import Graph
+from tests.backends.c_programs import build, execute, tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EMBED, DEMO = ROOT / "examples" / "embed_c", ROOT / "examples" / "fashion_mnist"

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_registry import arrays_of
 
 from qcompiler.opdef import Sample, Trait, all_ops, opdef
 from qcompiler.types import DType, tensor
+from tests.ops.test_registry import arrays_of
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.passes.canonicalize import Canonicalize
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 X = "%x: f32[2,3,4]"
 

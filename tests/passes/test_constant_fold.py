@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.interpreter import run
 from qcompiler.passes.constant_fold import ConstantFold
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 X = "%x: f32[4]"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.passes.cse import Cse
 from qcompiler.passes.dce import Dce
 from qcompiler.quantization.qconfig import get_qconfig
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 X = "%x: f32[4], %z: f32[4]"
 

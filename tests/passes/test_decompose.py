@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pass_texts import apply, check_text, close, load, same_bits, unchanged
 
 from qcompiler.passes.decompose import Decompose
+from tests.passes.pass_texts import apply, check_text, close, load, same_bits, unchanged
 
 X = "%x: f32[2,3,8], %z: f32[8,4]"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.ir import Graph
 from qcompiler.passes.equalize import Equalize, _column_ranges, _row_ranges
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 X = "%x: f32[1,4,6,6]"
 

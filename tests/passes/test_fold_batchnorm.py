@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, close, load, unchanged
 
 from qcompiler.passes.fold_batchnorm import FoldBatchnorm
 from qcompiler.quantization.qconfig import get_qconfig
+from tests.passes.pass_texts import apply, check_text, close, load, unchanged
 
 STATISTICS = """
 const @mean : f32[4]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.passes.fold_pad import FoldPad
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 X = "%x: f32[1,3,5,5]"
 CONVOLUTION = "%y = conv(%p, @w) {stride=(2, 2), padding=((1, 0), (0, 1)), dilation=(1, 1)}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, draw, load, same_bits, unchanged
 
 from qcompiler.interpreter import run
 from qcompiler.passes.fold_requantize import FoldRequantize
+from tests.passes.pass_texts import apply, check_text, draw, load, same_bits, unchanged
 
 Q, P = "{scale=0.0625, zero_point=128}", "{scale=0.5, zero_point=3}"
 X = f"%x: u8[2,8]{Q}"

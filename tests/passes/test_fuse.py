@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 import pytest
-from pass_texts import apply, check_text, close, load, same_bits, unchanged
 
 from qcompiler.ir import Graph
 from qcompiler.passes.fuse import Fuse
 from qcompiler.passmanager import PassManager
 from qcompiler.quantization.qconfig import get_qconfig
 from qcompiler.types import tensor
+from tests.passes.pass_texts import apply, check_text, close, load, same_bits, unchanged
 
 X = "%x: f32[1,4,5,5], %r: f32[1,4,5,5]"
 W = "const @w : f32[4,4,1,1]"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, load, same_bits
 
 from qcompiler.ir import Graph
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
+from tests.passes.pass_texts import apply, check_text, load, same_bits
 
 SPEC = str(get_qconfig("int8").activation)
 

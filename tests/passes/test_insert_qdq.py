@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, load
 
 from qcompiler.errors import QuantizationError
 from qcompiler.interpreter import run
@@ -12,6 +11,7 @@ from qcompiler.ir import Graph
 from qcompiler.passes.insert_qdq import MAX_BIAS, InsertQdq
 from qcompiler.quantization.qconfig import get_qconfig
 from qcompiler.types import DType, QuantParams
+from tests.passes.pass_texts import apply, check_text, load
 
 SPEC = str(get_qconfig("int8").activation)
 X, Y = QuantParams.per_tensor(0.125, 128, DType.U8), QuantParams.per_tensor(0.25, 100, DType.U8)

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from pass_texts import check_text, load
 
 from qcompiler import knobs
 from qcompiler.errors import PassError, QuantizationError
@@ -24,6 +23,7 @@ from qcompiler.passmanager import PassManager
 from qcompiler.quantization.qconfig import get_qconfig
 from qcompiler.text.printer import graph_data
 from qcompiler.types import DType, QuantParams, tensor
+from tests.passes.pass_texts import check_text, load
 
 SPEC = str(get_qconfig("int8").activation)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, check_text, draw, load, same_bits
 
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.passes.integerize import Integerize
+from tests.passes.pass_texts import apply, check_text, draw, load, same_bits
 
 Q, P = "{scale=0.0625, zero_point=128}", "{scale=0.5, zero_point=3}"
 X = f"%x: u8[2,8]{Q}"

@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pass_texts import load
 
 from qcompiler import compiler
 from qcompiler.interpreter import run
@@ -14,6 +13,7 @@ from qcompiler.ir import Graph
 from qcompiler.quantization.qconfig import QConfigMapping, get_qconfig
 from qcompiler.types import DType
 from qcompiler.verify import verify
+from tests.passes.pass_texts import load
 
 
 def quantized(

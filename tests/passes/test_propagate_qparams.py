@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pass_texts import apply, check_text, load, same_bits, unchanged
 
 from qcompiler.interpreter import run
 from qcompiler.passes.propagate_qparams import PropagateQparams
+from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
 Q = "{scale=0.0625, zero_point=128}"
 

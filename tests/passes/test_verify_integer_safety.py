@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_texts import apply, load, unchanged
 
 from qcompiler.errors import PassError
 from qcompiler.ir import Graph
 from qcompiler.passes.verify_integer_safety import LIMIT, VerifyIntegerSafety, dot_bound, largest, reach, why_unsafe
 from qcompiler.types import DType, QuantParams, tensor
+from tests.passes.pass_texts import apply, load, unchanged
 
 Q = "{scale=0.0625, zero_point=128}"
 

@@ -7,7 +7,6 @@ import random
 
 import numpy as np
 import pytest
-from sample_graphs import CASES, sample_graph
 
 from qcompiler.errors import ParseError, QCompilerError, VerifyError
 from qcompiler.ir import Graph, Module
@@ -15,6 +14,7 @@ from qcompiler.text import parser
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import graph_data, print_graph
 from qcompiler.verify import verify
+from tests.sample_graphs import CASES, sample_graph
 
 FOLDER = pathlib.Path(__file__).with_name("bad")
 MARK = "// expect: "

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_graphs import CASES, sample_graph
 
 from qcompiler.dims import Dim
 from qcompiler.errors import QCompilerError, VerifyError
@@ -20,6 +19,7 @@ from qcompiler.text.parser import parse
 from qcompiler.text.printer import graph_data, print_graph
 from qcompiler.types import DType, Layout, QuantParams, TensorType, tensor
 from qcompiler.verify import verify
+from tests.sample_graphs import CASES, sample_graph
 
 ODD: list[Any] = [
     None,

@@ -8,7 +8,6 @@ import random
 from typing import Any
 
 import pytest
-from sample_graphs import CASES, sample_graph
 
 from qcompiler.errors import ParseError
 from qcompiler.text import parser
@@ -16,6 +15,7 @@ from qcompiler.text.parser import parse, parse_type
 from qcompiler.text.phrases import NodePhrase, TypePhrase
 from qcompiler.text.printer import print_graph
 from qcompiler.text.quick import place, read_quickly
+from tests.sample_graphs import CASES, sample_graph
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 BAD = [block for path in sorted((TESTS / "text" / "bad").glob("*.txt")) for block in path.read_text().split("-----\n")]
@@ -25,10 +25,10 @@ ODD = """qcompiler 1   # comment
 entry "a b"
 graph "a b"(%"x y": f32[B, (W+1)//2],%z:i8[ 3 ]{ scale = 0.5,zero_point=3 , qmin=-4,qmax=9}) stage = integer {
   note "a \\"quoted\\" note \\u00e9"  // comment
-  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=channels_last(channel_stride=4,
-  halo=((1,1),))} const @d : i8[3]{axis=0, scale=@d.scale, zero_point=@"d zero", layout=row_major()} %1 , %2.b=split (
-  %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,h=bool,i=-inf,
-    j=nan}: f32[],i8[3]{scale=1}loc ( "f.py" : 3 ) origin("a":"b" , "c" : "d")
+  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=channels_last(channel_stride=4, halo=((1,1),))}
+  const @d : i8[3]{axis=0, scale=@d.scale, zero_point=@"d zero", layout=row_major()}
+  %1 , %2.b=split ( %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,h=bool,i=-inf, j=nan}:
+    f32[],i8[3]{scale=1}loc ( "f.py" : 3 ) origin("a":"b" , "c" : "d")
   %y = relu(%1)
   return %y as "out" , @c.1,%2.b
 }

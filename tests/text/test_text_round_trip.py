@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sample_graphs import CASE_IDS, CASES, graphs, sample_graph
 
 from qcompiler.dims import Dim
 from qcompiler.errors import VerifyError
@@ -32,6 +31,7 @@ from qcompiler.text.printer import (
 )
 from qcompiler.types import DType, Layout, QuantParams, TensorType, tensor
 from qcompiler.verify import verify
+from tests.sample_graphs import CASE_IDS, CASES, graphs, sample_graph
 
 GOLDEN_ARTIFACTS = sorted((pathlib.Path(__file__).parents[1] / "golden").glob("*.qc.safetensors"))
 

@@ -7,19 +7,14 @@ channel, with a multiplier of 1. An error of one unit shows.
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "rules"))
-from harness import one_node  # noqa: E402
-
-from qcompiler.backends import kernel_cache
 from qcompiler.backends.arm.target import LEVELS, ArmTarget
+from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.lower import lower_graph
@@ -27,6 +22,7 @@ from qcompiler.backends.target import parse_target
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.types import DType, QuantParams
+from tests.backends.rules.harness import one_node
 
 Case = tuple[Graph, list[np.ndarray]]
 RUNNABLE = [

@@ -3,22 +3,17 @@ extreme codes."""
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "kernel_ir"))
-from ir_kernels import RUNNABLE, call  # noqa: E402
-
-from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
 from qcompiler.backends.target import Target, parse_target
 from qcompiler.errors import LoweringError
+from tests.backends.kernel_ir.ir_kernels import RUNNABLE, call
 
 pytestmark = pytest.mark.parametrize("level", [each for each in RUNNABLE if each.values[0].startswith("aarch64")])
 CODES = (0, 1, 127, 128, 129, 254, 255)

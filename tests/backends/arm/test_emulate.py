@@ -6,22 +6,18 @@ import concurrent.futures
 import ctypes
 import gc
 import importlib.util
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "kernel_ir"))
-from ir_kernels import call, scale  # noqa: E402
-
 import qcompiler as qc
 from qcompiler.backends.arm import emulate
-from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import I64
 from qcompiler.backends.target import host_arch, host_os, parse_target
 from qcompiler.errors import LoweringError
+from tests.backends.kernel_ir.ir_kernels import call, scale
 
 NEON = parse_target("aarch64-linux+neon")
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ try:
 finally:
     sys.path.pop(0)
 
-from qcompiler.backends.jit import disassemble
+from qcompiler.backends.codegen.jit import disassemble
 from qcompiler.backends.kernels import conv
 from qcompiler.backends.target import parse_target
 

@@ -14,9 +14,9 @@ import pytest
 from qcompiler.backends.arm import qemu
 from qcompiler.backends.arm.elf import ObjectFile
 from qcompiler.backends.arm.qemu_machine import Machine
-from qcompiler.backends.jit import emit_object_of_text
+from qcompiler.backends.codegen.jit import emit_object_of_text
 from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.runtime import make_bases
+from qcompiler.backends.runtime.threads import make_bases
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph

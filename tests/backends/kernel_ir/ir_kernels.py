@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from qcompiler.backends.execution import runner
-from qcompiler.backends.jit import CompiledKernel
+from qcompiler.backends.codegen.jit import CompiledKernel
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
-from qcompiler.backends.runtime import make_bases
+from qcompiler.backends.runtime.execution import runner
+from qcompiler.backends.runtime.threads import make_bases
 from qcompiler.backends.target import known_targets, parse_target
 
 TARGETS = known_targets()

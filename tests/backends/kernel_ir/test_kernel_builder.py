@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ir_kernels import RUNNABLE, TARGETS, call, scale
 
-from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError, VerifyError
+from tests.backends.kernel_ir.ir_kernels import RUNNABLE, TARGETS, call, scale
 
 TARGET = parse_target("x86-64-linux+avx2")
 GUARD = 0xA5

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ir_kernels import RUNNABLE, TARGETS, call, gemm, pack_weights
 
-from qcompiler.backends.jit import compile_kernels, disassemble, emitted_kernels
+from qcompiler.backends.codegen.jit import compile_kernels, disassemble, emitted_kernels
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.target import Target, parse_target
 from qcompiler.backends.x86.target import LEVELS
+from tests.backends.kernel_ir.ir_kernels import RUNNABLE, TARGETS, call, gemm, pack_weights
 
 RNG = np.random.default_rng(7)
 X86 = [each for each in RUNNABLE if each.values[0].startswith("x86-64")]

@@ -6,14 +6,14 @@ import concurrent.futures
 
 import numpy as np
 import pytest
-from ir_kernels import RUNNABLE, call, scale
 
-from qcompiler.backends.jit import compile_kernels, emitted_kernels
+from qcompiler.backends.codegen.jit import compile_kernels, emitted_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I1, I16, I32, I64, vector
-from qcompiler.backends.memory import aligned_block
+from qcompiler.backends.program.memory import aligned_block
 from qcompiler.backends.target import parse_target
+from tests.backends.kernel_ir.ir_kernels import RUNNABLE, call, scale
 
 
 @kernel(pointers=("x", "y"), extents=("lane",))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ir_kernels import RUNNABLE, TARGETS, call
 
-from qcompiler.backends.jit import compile_kernels, disassemble
+from qcompiler.backends.codegen.jit import compile_kernels, disassemble
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ops import OPS, fused_multiply_add
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.target import Target, parse_target
+from tests.backends.kernel_ir.ir_kernels import RUNNABLE, TARGETS, call
 
 LANES = 16
 FAMILIES = ("int_binary", "float_binary", "float_unary", "float_ternary", "icmp", "fcmp")

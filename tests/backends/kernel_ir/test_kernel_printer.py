@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from ir_kernels import gemm, scale
 
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.target import parse_target
+from tests.backends.kernel_ir.ir_kernels import gemm, scale
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "kernel_ir"
 CASES = {

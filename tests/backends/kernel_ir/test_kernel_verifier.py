@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from qcompiler.backends.jit import compile_kernels, emit_object
+from qcompiler.backends.codegen.jit import compile_kernels, emit_object
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Block, KernelFunction, Op, Value
 from qcompiler.backends.kernel_ir.types import F32, I1, I8, I16, I32, I64, PTR, vector

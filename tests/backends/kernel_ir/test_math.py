@@ -10,13 +10,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from ir_kernels import TARGETS, call
 
-from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import F32, F64, vector
 from qcompiler.backends.kernels import math as functions
 from qcompiler.backends.target import parse_target
+from tests.backends.kernel_ir.ir_kernels import TARGETS, call
 
 RUNNABLE = [level for level in TARGETS if parse_target(level).can_run()]
 LANES = 16

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.interpreter import bind_inputs

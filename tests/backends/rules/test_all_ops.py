@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness import check_op, is_quantizable
 
 from qcompiler.opdef import OpDef, all_ops
 from qcompiler.types import DType, TensorType
+from tests.backends.rules.harness import check_op, is_quantizable
 
 
 def _is_image(op: OpDef, index: int) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from harness import check_graph, levels
 
 from qcompiler import knobs
 from qcompiler.backends.lower import lower_graph
@@ -15,6 +14,7 @@ from qcompiler.backends.target import parse_target
 from qcompiler.dims import Dim
 from qcompiler.ir import Graph, Value
 from qcompiler.types import DType, QuantParams, TensorType
+from tests.backends.rules.harness import check_graph, levels
 
 CODES = QuantParams.per_tensor(0.05, 120, DType.U8)
 JOINED = "joined"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_op
 
 from qcompiler.types import DType, QuantParams, tensor
+from tests.backends.rules.harness import check_op
 
 
 def _attrs(spatial: int, stride: int = 1, padding: int = 0, dilation: int = 1, **more: object) -> dict[str, object]:
@@ -214,11 +214,10 @@ def test_float_groups_keep_nan_and_infinity_to_themselves() -> None:
 @pytest.mark.parametrize("channels, streamed", [(32, True), (48, True), (65, False), (41, False)])
 def test_large_float_results_go_past_the_caches(channels: int, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where registers lie at multiples of their size; in a border too, and whatever is left of a panel."""
-    from harness import check_graph
-
     import qcompiler as qc
     from qcompiler.backends.rules import gemm
     from qcompiler.frontend import nn
+    from tests.backends.rules.harness import check_graph
 
     asked = []
     monkeypatch.setattr(gemm, "_STREAMED_BYTES", 0)

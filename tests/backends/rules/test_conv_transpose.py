@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_op
 
 from qcompiler.types import DType, QuantParams, tensor
+from tests.backends.rules.harness import check_op
 
 
 def _attrs(

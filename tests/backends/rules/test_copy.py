@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import levels
 
 import qcompiler as qc
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.ir import Graph
 from qcompiler.types import tensor
+from tests.backends.rules.harness import levels
 
 DTYPES = {1: "u8", 2: "i16", 4: "f32", 8: "i64"}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness import check_op
 
 from qcompiler.types import tensor
+from tests.backends.rules.harness import check_op
 
 
 def _attrs(spatial: int, stride: int = 1, padding: int = 0, dilation: int = 1, **more: object) -> dict[str, object]:

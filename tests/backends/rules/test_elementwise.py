@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import check_graph, check_op, levels, one_node
 
-from qcompiler.backends.jit import compile_kernels, emitted_kernels
+from qcompiler.backends.codegen.jit import compile_kernels, emitted_kernels
 from qcompiler.backends.kernels.elementwise import INTEGER
 from qcompiler.backends.kernels.map_loop import OUTER
 from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.memory import guarded_block
+from qcompiler.backends.program.memory import guarded_block
 from qcompiler.backends.target import parse_target
 from qcompiler.dims import Dim
 from qcompiler.interpreter import bind_inputs
@@ -23,6 +22,7 @@ from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.opdef import Trait, all_ops, opdef
 from qcompiler.types import DType, QuantParams, TensorType, tensor
+from tests.backends.rules.harness import check_graph, check_op, levels, one_node
 
 WIDTHS = (1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 257)
 BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")

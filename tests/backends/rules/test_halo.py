@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_graph, levels
 
 import qcompiler as qc
 from qcompiler import knobs
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.frontend import nn
+from tests.backends.rules.harness import check_graph, levels
 
 RNG = np.random.default_rng(3)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness import check_op
 
 from qcompiler.types import tensor
+from tests.backends.rules.harness import check_op
 
 
 @pytest.mark.parametrize("quantized", [True, False])

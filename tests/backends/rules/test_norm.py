@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import check_op
 
 from qcompiler.types import DType, QuantParams, tensor
+from tests.backends.rules.harness import check_op
 
 SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 768]
 

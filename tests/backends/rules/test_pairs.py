@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_graph
 
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.ir import Graph
 from qcompiler.types import DType, QuantParams, TensorType
+from tests.backends.rules.harness import check_graph
 
 K = 4612
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import check_graph, check_op, one_node
 
-from qcompiler.backends.jit import emitted_kernels
+from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.dims import Dim
 from qcompiler.opdef import opdef
 from qcompiler.types import DType, QuantParams, TensorType, tensor
+from tests.backends.rules.harness import check_graph, check_op, one_node
 
 CHANNELS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 257]
 OPS = ["max_pool", "avg_pool"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_op
 
 from qcompiler.backends.kernels.softmax import TABLE_FROM
 from qcompiler.types import DType, QuantParams, tensor
+from tests.backends.rules.harness import check_op
 
 SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, TABLE_FROM - 1, TABLE_FROM, 127, 128, 129, 255, 1000]
 

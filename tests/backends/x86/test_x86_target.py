@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from qcompiler.backends.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector

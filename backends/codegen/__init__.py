@@ -1,0 +1,1 @@
+"""Code generation: kernel IR to LLVM text, LLVM text to machine code."""

@@ -1,0 +1,1 @@
+"""Programs: steps, memory plan and constants of one binding of a graph's sizes."""

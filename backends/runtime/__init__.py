@@ -1,0 +1,1 @@
+"""The runtime: executables, threads, the dispatcher, and pages of memory."""

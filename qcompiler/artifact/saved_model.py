@@ -1,0 +1,360 @@
+"""Saved models: one safetensors file that holds a graph's text and the arrays that the text names.
+
+    u64 little endian: bytes of the header | header: JSON, padded with spaces to 8 | the tensors, without holes
+
+The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters stand beside it under
+their names. The metadata holds the version of this format, a digest of the data, and what the caller adds. Nothing in a
+file is ever run, and no name in it is used as a path. Does not own the checks of the header (`artifact_header.py`), the
+text form, nor what is a legal graph (`verify.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from qcompiler.artifact import header as form
+from qcompiler.artifact.header import (
+    DIGEST_KEY,
+    FORMAT_VERSION,
+    METADATA,
+    SPELLED,
+    TEXT,
+    VERSION_KEY,
+    Entry,
+    Header,
+    Path,
+    fail,
+    read_header,
+    shown,
+)
+from qcompiler.artifact.mapped_file import forget_pages, map_file
+from qcompiler.background import Background
+from qcompiler.errors import ArtifactError, QCompilerError
+from qcompiler.ir import Graph
+
+MAX_TEXT = 64 * 2**20
+SUFFIX = ".qc.safetensors"
+_ESCAPE = "const:"  # stands before a constant's name that the format itself needs
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file holds: the graph, and the metadata that its writer added."""
+
+    graph: Graph
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+# -- saving
+
+
+def save_graph(graph: Graph, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `graph` to `path`, atomically: after any failure the old file, or none, is there.
+
+    The bytes depend on nothing but the graph and `metadata`.
+
+    Raises:
+        ArtifactError: the file cannot be written, or the graph exceeds the format's limits.
+        VerifyError: the graph is not legal in its stage.
+    """
+    from qcompiler.text.printer import graph_data, print_graph
+    from qcompiler.verify import verify
+
+    verify(graph)
+    text = np.frombuffer(print_graph(graph).encode(), np.uint8)
+    if text.size > MAX_TEXT:
+        fail(path, "the graph's text is too long", expected=f"at most {MAX_TEXT} bytes", got=text.size)
+    arrays = {TEXT: text, **{_stored_name(name): array for name, array in graph_data(graph).items()}}
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header = _written_header(path, arrays, names, dict(metadata or {}))
+    with replacing(path) as file:
+        file.write(struct.pack("<Q", len(header)))
+        file.write(header)
+        for name in names:
+            for part in _parts(arrays[name]):
+                file.write(part)
+
+
+def _stored_name(name: str) -> str:
+    return _ESCAPE + name if name.startswith((TEXT, METADATA, _ESCAPE)) else name
+
+
+def _parts(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array, little endian, without a second copy of all of it."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
+    for start in range(0, little.size, _CHUNK):
+        yield little[start : start + _CHUNK].data
+
+
+def _written_header(path: Path, arrays: Mapping[str, np.ndarray], names: list[str], metadata: dict[str, str]) -> bytes:
+    for key, value in metadata.items():
+        if not _is_text(key) or not _is_text(value) or key in (VERSION_KEY, DIGEST_KEY):
+            fail(path, "metadata is text under names of your own", got=f"{key!r}: {value!r}"[:200])
+    digest = hashlib.sha256()
+    entries: dict[str, Any] = {}
+    position = 0
+    for name in names:
+        array = arrays[name]
+        for part in _parts(array):
+            digest.update(part)
+        entries[name] = {
+            "dtype": SPELLED[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    own = {VERSION_KEY: str(FORMAT_VERSION), DIGEST_KEY: digest.hexdigest()}
+    header = {METADATA: {**own, **dict(sorted(metadata.items()))}, **entries}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > form.MAX_HEADER or len(entries) > form.MAX_ENTRIES:
+        fail(
+            path,
+            "the graph is too large for the format",
+            expected=f"{form.MAX_ENTRIES} arrays, a header of {form.MAX_HEADER} bytes",
+            got=f"{len(entries)} arrays, {len(encoded)} bytes",
+        )
+    return encoded
+
+
+def _is_text(item: Any) -> bool:
+    try:
+        return isinstance(item, str) and item.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place, on disk, when the block ends without an error."""
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".qc-{secrets.token_hex(8)}.tmp")
+    made = False
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        made = True
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(temporary, os.stat(target).st_mode & 0o777)
+        os.replace(temporary, target)
+        made = False
+        _sync_folder(folder)
+    except OSError as error:
+        hint = None if os.path.isdir(folder) else f"the folder {folder} does not exist"
+        raise ArtifactError(
+            "the file cannot be written", where=shown(path), got=error.strerror or str(error), hint=hint
+        ) from error
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the rename durable, where the system can sync a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# -- loading
+
+
+def load_graph(path: Path) -> Graph:
+    """The verified graph in the file. Runs no code from it. Its constants are views of the mapped file (see
+    `mapped_file.py`).
+
+    Raises:
+        ArtifactError: a file that is missing, damaged, of another version, or no legal graph.
+    """
+    return load_artifact(path).graph
+
+
+def load_artifact(path: Path) -> Artifact:
+    """The graph and the metadata of its writer; errors as for `load_graph`."""
+    saved = SavedModel(path)
+    own = {key: value for key, value in saved.header.metadata.items() if key not in (VERSION_KEY, DIGEST_KEY)}
+    return Artifact(saved.graph(), own)
+
+
+class SavedModel:
+    """A file whose header is checked; the digest of its data is computed on another thread meanwhile.
+
+    Attributes:
+        header: what the file declares.
+        digest: equal for equal models only, once `check` has passed.
+
+    Raises:
+        ArtifactError: a file that is missing, no saved model or of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header, self._data = _read(path)
+        data = self._data
+        self._computed = Background(lambda: _digest(data))
+        self.digest = self.header.digest
+
+    def check(self) -> None:
+        """ArtifactError if the data is not what was saved."""
+        expected, got = self.header.metadata[DIGEST_KEY], self._computed.result()
+        if got != expected:
+            fail(
+                self.path,
+                "the data is damaged: its digest differs from the recorded one",
+                expected=expected[:80],
+                got=got,
+                hint="copy or save the file again",
+            )
+
+    def graph(self, *, is_legal: bool = False) -> Graph:
+        """The verified graph; a new one at each call. Damage is named before anything else that is wrong.
+
+        Args:
+            is_legal: it is known to pass the verifier, which is not asked again.
+
+        Raises:
+            ArtifactError: damaged data, or no legal graph.
+        """
+        try:
+            graph = _graph(self.path, self.header, self._data, is_legal)
+        except ArtifactError:
+            self.check()
+            raise
+        self.check()
+        forget_pages(self._data)
+        return graph
+
+
+def _digest(data: np.ndarray) -> str:
+    """That of the data, whose pages are given back on the way."""
+    digest = hashlib.sha256()
+    for start in range(0, data.size, _CHUNK):
+        digest.update(data[start : start + _CHUNK].data)
+        forget_pages(data)
+    return digest.hexdigest()
+
+
+def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Graph:
+    """The verified graph in the data, whose digest may be checked meanwhile: no malformed data does harm here."""
+    from qcompiler.text.parser import parse
+    from qcompiler.verify import verify
+
+    arrays = {name: _array(path, entry, data) for name, entry in header.entries.items()}
+    text = _text(path, arrays.pop(TEXT))
+    arrays = {_own_name(path, name): array for name, array in arrays.items()}
+    asked: set[str] = set()
+    try:
+        graph = parse(text, _Noted(arrays, asked))
+        if not isinstance(graph, Graph):
+            fail(path, "the file holds several graphs", expected="one graph")
+        if not is_legal:
+            verify(graph)
+    except QCompilerError as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"the graph in the file is not valid: {error.message}",
+            where=f"{shown(path)}, {TEXT}\n{error.where or ''}",
+            expected=error.expected,
+            got=error.got,
+            hint=error.hint,
+        ) from error
+    extra = sorted(set(arrays) - asked)
+    if extra:
+        fail(path, "the file holds arrays that the graph does not name", got=", ".join(extra[:5]))
+    return graph
+
+
+class _Noted(dict[str, np.ndarray]):
+    """Arrays that note which of them the text names."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], asked: set[str]) -> None:
+        super().__init__(arrays)
+        self.asked = asked
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def _own_name(path: Path, stored: str) -> str:
+    name = stored.removeprefix(_ESCAPE)
+    if _stored_name(name) != stored:
+        fail(path, "a tensor has a name that is reserved", got=stored[:200])
+    return name
+
+
+def _read(path: Path) -> tuple[Header, np.ndarray]:
+    """The header and the data, u8, read-only: mapped, so that loading holds no second copy of a model that is packed
+    for its program."""
+    try:
+        with open(path, "rb") as file:
+            total = os.fstat(file.fileno()).st_size
+            header = read_header(path, file, total)
+            mapped = map_file(file)
+            data = np.frombuffer(file.read(header.data_bytes) if mapped is None else mapped, np.uint8)
+    except OSError as error:
+        raise ArtifactError("the file cannot be read", where=shown(path), got=error.strerror or str(error)) from error
+    if mapped is not None:
+        data = data[header.data_start : header.data_start + header.data_bytes]
+    if len(data) != header.data_bytes:
+        fail(
+            path,
+            "the file became shorter while it was read",
+            expected=f"{header.data_bytes} bytes of data",
+            got=len(data),
+        )
+    return header, data
+
+
+def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
+    """A read-only array over `data`; a copy only where its bytes are not aligned."""
+    array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
+    if entry.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+        fail(path, "a bool is neither 0 nor 1", tensor=entry.name)
+    native = entry.dtype.newbyteorder("=")
+    if not array.flags.aligned or array.dtype != native:
+        array = array.astype(native)
+    array.setflags(write=False)
+    return array.reshape(entry.shape)
+
+
+def _text(path: Path, array: np.ndarray) -> str:
+    if array.dtype != np.uint8 or array.ndim != 1 or array.size > MAX_TEXT:
+        fail(
+            path,
+            "the graph's text is malformed",
+            tensor=TEXT,
+            expected=f"U8[n], at most {MAX_TEXT} bytes",
+            got=f"{SPELLED[array.dtype.newbyteorder('<')]}{list(array.shape)}",
+        )
+    try:
+        return array.tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            "the graph's text is not UTF-8", where=f"{shown(path)}, tensor {TEXT}", got=str(error)
+        ) from None
+
+
+__all__ = ["FORMAT_VERSION", "Artifact", "SavedModel", "load_artifact", "load_graph", "save_graph"]

@@ -1,0 +1,61 @@
+"""Work on a second thread while this one goes on: for long calls that leave the interpreter alone (hashing, copies of
+large arrays)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from qcompiler.cpus import usable_cpus
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """A call on a thread of its own. On a single CPU, or where the system gives no thread, it runs when its result is
+    asked for."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._result: T
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if usable_cpus() > 1:
+            thread = threading.Thread(target=self._run, daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError:
+                pass  # no thread to be had: `result` does the work
+
+    def _run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:  # noqa: BLE001  raised again in `result`
+            self._error = error
+
+    def result(self) -> T:
+        """What the call gives or raises; waits for it."""
+        if self._thread is None:
+            return self._function()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def run_all(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns;
+    raises what one raised."""
+    rest: Iterator[Callable[[], None]] = iter(tasks)
+
+    def work() -> None:
+        for task in rest:
+            task()
+
+    other = Background(work)
+    try:
+        work()
+    finally:
+        other.result()

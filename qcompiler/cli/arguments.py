@@ -1,0 +1,228 @@
+"""The command line: `qcompiler` or `python -m qcompiler`. Owns the arguments, and how errors are shown.
+
+Exit codes: 0; 1 where the work failed; 2 for wrong usage. One message on stderr, no traceback unless QC_DEBUG says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+from qcompiler import __version__, knobs
+from qcompiler.errors import QCompilerError
+from qcompiler.stages import ORDER
+
+_BUILD, _EXPORT, _RUN = "build", "export", "run"  # loaded when a command needs them
+_MODULES = {
+    "check": _BUILD, "quantize": _BUILD, "passes": _BUILD, "dump": _BUILD, "draw": _BUILD, "export": _EXPORT,
+    "run": _RUN, "bench": _RUN, "compare": _RUN, "targets": _RUN,
+}  # fmt: skip
+_MODEL = "FILE.onnx, a saved FILE.qc.safetensors, or package.module:name with --python"
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, equals, size = text.partition("=")
+    if not equals or not name.isidentifier() or not size.isdigit() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not as B=1")
+    return name, int(size)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 3600.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 3600")
+    return value
+
+
+def _shared() -> dict[str, argparse.ArgumentParser]:
+    """Groups of arguments that several commands take."""
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("--python", action="store_true", help="MODEL is Python: import the module and run its code")
+    source.add_argument(
+        "--type",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help='of a Python model\'s input, as "f32[B,3,224,224]"; once per input; named sizes may vary',
+    )
+    model = argparse.ArgumentParser(add_help=False, parents=[source])
+    model.add_argument("model", metavar="MODEL", help=_MODEL)
+    target = argparse.ArgumentParser(add_help=False)
+    target.add_argument(
+        "--target", default="native", help="native (default), reference, or a level: see `qcompiler targets`"
+    )
+    target.add_argument(
+        "--threads", type=_positive, metavar="N", help="at most so many; by default QC_THREADS or all CPUs"
+    )
+    qconfig = argparse.ArgumentParser(add_help=False)
+    qconfig.add_argument(
+        "--qconfig", default="int8", metavar="NAME", help="int8 (default), int8:minmax, torch:default, ..."
+    )
+    batch = argparse.ArgumentParser(add_help=False)
+    batch.add_argument(
+        "--batch", type=_positive, metavar="N", help="samples of one call, where the model's batch may vary (32)"
+    )
+    figures = argparse.ArgumentParser(add_help=False)
+    figures.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return {"source": source, "model": model, "target": target, "qconfig": qconfig, "batch": batch, "figures": figures}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="qcompiler", description="Compile float neural networks into int8 programs, and run them."
+    )
+    parser.add_argument("--version", action="version", version=f"qcompiler {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    shared = _shared()
+
+    def add(name: str, help: str, *parents: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, parents=[shared[parent] for parent in parents])
+
+    add("check", "A dry run: the ops, what will run in int8, and which rule decides.", "model", "qconfig", "figures")
+
+    quantize = add(
+        "quantize",
+        "Calibrate and quantize a float model, and save it.",
+        "model",
+        "qconfig",
+        "batch",
+        "target",
+        "figures",
+    )
+    quantize.add_argument("--data", required=True, metavar="CALIB", help=".npz or .npy file, or a folder of them")
+    quantize.add_argument("-o", "--output", required=True, metavar="OUT.qc.safetensors")
+
+    run = add("run", "Run a model once.", "model", "target", "figures")
+    run.add_argument(
+        "--input", required=True, metavar="X.npz", help="the inputs of one call, by name; .npy for a single input"
+    )
+    run.add_argument("-o", "--output", metavar="Y.npz", help="where to write the outputs")
+
+    bench = add("bench", "Time a model.", "model", "target", "figures")
+    bench.add_argument("--input", metavar="X.npz", help="the inputs of one call; random ones (QC_SEED) by default")
+    bench.add_argument(
+        "--size", action="append", type=_size, default=[], metavar="B=1", help="a size that may vary; 1 by default"
+    )
+    bench.add_argument("--seconds", type=_seconds, default=2.0, help="for about so long (2)")
+    bench.add_argument("--profile", action="store_true", help="the time of each step as well")
+
+    for name, help in (("dump", "Print a model's graph as text."), ("draw", "Draw a model's graph.")):
+        command = add(name, help, "model", "qconfig", "batch", "target")
+        command.add_argument(
+            "--stage", choices=[stage for stage in ORDER if stage != "fake_quant"], help="as it is by default"
+        )
+        command.add_argument("--data", metavar="CALIB", help="calibration data, for the stages after observed")
+        command.add_argument("-o", "--output", required=name == "draw", metavar="g.svg" if name == "draw" else "g.qir")
+
+    passes = add(
+        "passes",
+        "Show what each pass does: nodes and time, or with --texts its diff.",
+        "model",
+        "qconfig",
+        "batch",
+        "figures",
+    )
+    passes.add_argument("--data", metavar="CALIB", help="calibration data: the passes after calibration run too")
+    passes.add_argument("--texts", action="store_true", help="the diff of the graph's text")
+
+    compare = add(
+        "compare",
+        "Compare two models' outputs: SQNR, top-1 agreement, largest difference.",
+        "source",
+        "batch",
+        "target",
+        "figures",
+    )
+    compare.add_argument("a", metavar="A", help=f"the reference: {_MODEL}")
+    compare.add_argument("b", metavar="B")
+    compare.add_argument("--data", required=True, metavar="X.npz", help=".npz or .npy file, or a folder of them")
+
+    export = add("export", "Write a model in another form.", "model", "figures")
+    export.add_argument("--to", required=True, metavar="FORM", help="text, or object (an object file with a C header)")
+    export.add_argument(
+        "-o", "--output", required=True, metavar="PATH", help="of an object: model.o; the header is model.h"
+    )
+    objects = export.add_argument_group("objects")
+    objects.add_argument(
+        "--target", help="native (default), or a level of any machine: x86-64-linux+avx2, x86-64-macos+avx2"
+    )
+    objects.add_argument("--prefix", metavar="NAME", help="of the C names; the model's name by default")
+    objects.add_argument(
+        "--size", action="append", type=_size, metavar="B=1", help="a size that may vary, which the object fixes"
+    )
+    objects.add_argument("--io", choices=["float", "quantized"], help="quantized: inputs and outputs are codes (float)")
+
+    add("targets", "List the targets, and which run here.", "figures")
+    return parser
+
+
+def _show(error: Exception, message: str) -> None:
+    """One message; with QC_DEBUG the traceback before it."""
+    try:
+        debug = knobs.DEBUG.get()
+    except QCompilerError:  # QC_DEBUG itself is what is wrong, and `message` says so
+        debug = 0
+    if debug:
+        traceback.print_exception(error)
+    print(f"qcompiler: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Warnings go to stderr meanwhile; with QC_DEBUG, what passes do as well."""
+    logger = logging.getLogger("qcompiler")
+    level, handler = logger.level, logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("qcompiler: %(levelname)s: %(message)s"))
+    logger.setLevel(logging.INFO if knobs.DEBUG.get() else logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Wrong usage leaves through SystemExit(2), as argparse does."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command == "bench":
+        options.size = dict(options.size)
+    try:
+        with _logging():
+            module = importlib.import_module(f"qcompiler.cli.{_MODULES[options.command]}")
+            getattr(module, options.command)(options)
+            sys.stdout.flush()
+    except QCompilerError as error:
+        _show(error, f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        print("qcompiler: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read our output has gone: nothing to say
+        return 1
+    except Exception as error:  # a mistake of ours or of the user's Python model
+        _show(error, f"internal error: {type(error).__name__}: {error} (QC_DEBUG=1 shows where)")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

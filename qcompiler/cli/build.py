@@ -1,0 +1,189 @@
+"""The commands that make and show graphs: quantize, check, passes, dump, draw. `cli.py` owns the arguments."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from qcompiler import compiler
+from qcompiler.cli.inputs import Data, load_model, open_data
+from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_text
+from qcompiler.errors import QCompilerError
+from qcompiler.ir import Graph
+from qcompiler.passmanager import Pass, describe
+
+
+def _model(options: argparse.Namespace) -> Graph:
+    return load_model(options.model, python=options.python, types=options.type)
+
+
+# -- quantize, check, passes
+
+
+def _calibrated(graph: Graph, data: Data, compile_it: Callable[[Callable[[int], None]], Any]) -> Any:
+    with progress("calibrate", data.count()) as advance:
+        return compile_it(advance)
+
+
+def _float_model(options: argparse.Namespace) -> Graph:
+    from qcompiler.quantization.qconfig import get_qconfig
+
+    get_qconfig(options.qconfig)
+    graph = _model(options)
+    if graph.stage != "float":
+        raise QCompilerError(
+            "the model is quantized already", where=options.model, expected="stage float", got=f"stage {graph.stage}"
+        )
+    return graph
+
+
+def quantize(options: argparse.Namespace) -> None:
+    check_writable(options.output, [".qc.safetensors"])
+    graph = _float_model(options)
+    data = open_data(options.data, graph, options.batch)
+    model = _calibrated(
+        graph,
+        data,
+        lambda advance: compiler.compile(
+            graph, options.qconfig, calibration_data=data, target=options.target, progress=advance
+        ),
+    )
+    model.save(options.output)
+    found = model.report()
+    if options.json:
+        print_json({"output": options.output, **found.to_dict()})
+    else:
+        print(found)
+        print(f"saved to {options.output}")
+
+
+def check(options: argparse.Namespace) -> None:
+    from qcompiler.report import noted_reasons, report
+
+    graph = _model(options)
+    if graph.stage != "float":
+        print_json(report(graph).to_dict()) if options.json else print(report(graph))
+        return
+    prepared = compiler.prepare(graph, options.qconfig)
+    reasons = noted_reasons(prepared.graph)
+    rows = [
+        (
+            row.node,
+            row.op,
+            "float" if row.qconfig is None or row.node in reasons else "int8",
+            reasons.get(row.node) or row.rule,
+        )
+        for row in prepared.table.rows
+    ]
+    counts = Counter(row[1] for row in rows)
+    if options.json:
+        nodes = [dict(zip(("node", "op", "runs_in", "why"), row)) for row in rows]
+        print_json({"name": graph.name, "inputs": _signature(graph), "ops": counts, "nodes": nodes})
+        return
+    print(f"{graph.name}: {', '.join(f'{name}: {type}' for name, type in _signature(graph).items())}")
+    print(f"ops: {', '.join(f'{count} {op}' for op, count in counts.most_common())}")
+    print_table(("node", "op", "runs in", "why"), rows, left=4)
+    print(f"{sum(row[2] == 'int8' for row in rows)} of {len(rows)} nodes will run in int8")
+
+
+def _signature(graph: Graph) -> dict[str, str]:
+    return {value.name: str(value.type) for value in graph.inputs}
+
+
+class _Watch:
+    """An instrument that keeps a row a pass, and with `texts` what it changed."""
+
+    def __init__(self, texts: bool = False) -> None:
+        self.texts = texts
+        self.rows: list[dict[str, Any]] = []
+        self.stages: dict[str, Graph] = {}
+
+    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
+        row = {
+            "pass": describe(step),
+            "stage": graph.stage,
+            "before": len(before),
+            "after": len(graph),
+            "ms": seconds * 1e3,
+        }
+        if self.texts:
+            row["diff"] = list(difflib.unified_diff(str(before).split("\n"), str(graph).split("\n"), lineterm="", n=1))[
+                2:
+            ]
+        self.rows.append(row)
+        self.stages[graph.stage] = graph.clone()
+
+
+def _converted(graph: Graph, options: argparse.Namespace, watch: _Watch) -> Graph:
+    """The graph after the passes that the given data allows: observed without data, integer with it."""
+    prepared = compiler.prepare(graph, options.qconfig, instruments=[watch])
+    if options.data is None:
+        return prepared.graph
+    data = open_data(options.data, graph, options.batch)
+    observers = _calibrated(graph, data, lambda advance: compiler.calibrate(prepared, data, progress=advance))
+    return compiler.convert(prepared, observers, instruments=[watch])
+
+
+def passes(options: argparse.Namespace) -> None:
+    watch = _Watch(options.texts)
+    final = _converted(_float_model(options), options, watch)
+    if options.json:
+        print_json({"passes": watch.rows, "stage": final.stage})
+        return
+    if options.texts:
+        for row in watch.rows:
+            print(f"== {row['pass']}: {row['before']} -> {row['after']} nodes, {row['ms']:.1f} ms")
+            print("\n".join(row["diff"]) or "   nothing changed")
+        return
+    print_table(
+        ("pass", "stage", "before", "after", "ms"),
+        [(row["pass"], row["stage"], row["before"], row["after"], row["ms"]) for row in watch.rows],
+        left=2,
+    )
+    if options.data is None:
+        print("with --data the passes after calibration run too")
+
+
+# -- dump, draw
+
+
+def _at_stage(options: argparse.Namespace) -> Graph:
+    """The model's graph at the stage asked for; as it is if none is."""
+    graph = _model(options)
+    stage = options.stage
+    if stage is None or stage == graph.stage:
+        return graph
+    if stage == "lowered" and (graph.stage == "integer" or (graph.stage == "float" and options.data is None)):
+        return _lowered(graph if graph.stage == "integer" else compiler.fuse(graph), options.target)
+    if graph.stage != "float":
+        raise QCompilerError(
+            f"a graph of stage {graph.stage} does not become one of stage {stage}", where=options.model
+        )
+    if stage != "observed" and options.data is None:
+        raise QCompilerError(f"stage {stage} needs calibration data", hint="--data CALIB.npz")
+    watch = _Watch()
+    final = _converted(graph, options, watch)
+    return _lowered(final, options.target) if stage == "lowered" else watch.stages[stage]
+
+
+def _lowered(graph: Graph, target: str) -> Graph:
+    from qcompiler.backends.lower import lower_graph
+    from qcompiler.backends.target import parse_target
+
+    if target == "reference":
+        raise QCompilerError("the interpreter has no lowered graph", hint="--target native, or a level")
+    return lower_graph(graph, parse_target(target)).graph
+
+
+def dump(options: argparse.Namespace) -> None:
+    write_text(options.output, str(_at_stage(options)))
+
+
+def draw(options: argparse.Namespace) -> None:
+    from qcompiler.draw import draw as draw_graph
+
+    check_writable(options.output, [".svg", ".png", ".pdf", ".dot", ".gv"])
+    print(f"drawn to {draw_graph(_at_stage(options), options.output)}")

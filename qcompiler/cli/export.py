@@ -1,0 +1,82 @@
+"""The command export: a model as text, or as an object file with a C header. `cli.py` owns the arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+from qcompiler import compiler
+from qcompiler.cli.inputs import load_model
+from qcompiler.cli.output import check_writable, print_json, write_text
+from qcompiler.errors import QCompilerError, nearest
+from qcompiler.ir import Graph
+
+_FORMS = ("text", "onnx", "object", "python")
+_OBJECT_ONLY = ("target", "prefix", "size", "io", "json")
+
+
+def export(options: argparse.Namespace) -> None:
+    if options.to not in _FORMS:
+        raise QCompilerError(f"unknown form {options.to!r}", hint=nearest(options.to, _FORMS))
+    if options.to not in ("text", "object"):
+        raise QCompilerError(f"export to {options.to} is not there yet", expected="text or object", hint="--to text")
+    foreign = [name for name in _OBJECT_ONLY if getattr(options, name)]
+    if options.to != "object" and foreign:
+        raise QCompilerError(
+            f"--{foreign[0]} is for objects", got=f"--to {options.to}", hint=f"--to object, or no --{foreign[0]}"
+        )
+    if options.to == "object":
+        _object(options)
+        return
+    write_text(options.output, str(_model(options)))
+
+
+def _model(options: argparse.Namespace) -> Graph:
+    return load_model(options.model, python=options.python, types=options.type)
+
+
+def _object(options: argparse.Namespace) -> None:
+    """What can be wrong with the arguments is said before the model is read."""
+    from qcompiler.backends.object_export.export import check_target, export_object
+    from qcompiler.backends.object_export.interface import choose_prefix
+    from qcompiler.backends.target import parse_target
+
+    check_writable(options.output, [".o"])
+    if options.target == "reference":
+        raise QCompilerError(
+            "the interpreter has no object code", hint="--target native, or a level: see `qcompiler targets`"
+        )
+    target = parse_target(options.target or "native", exact=True)
+    check_target(target)
+    choose_prefix(options.prefix, "model")
+    sizes: dict[str, int] = {}
+    for name, size in options.size or ():
+        if sizes.setdefault(name, size) != size:
+            raise QCompilerError(
+                f"--size {name} is given twice", expected=f"{name}={sizes[name]}", got=f"{name}={size}"
+            )
+    graph = _model(options)
+    if graph.stage not in ("float", "integer"):
+        raise QCompilerError(
+            f"a graph of stage {graph.stage} is not lowered", where=options.model, expected="stage float or integer"
+        )
+    graph = compiler.compile(graph, None, target="reference", io=options.io or "float").graph
+    made = export_object(graph, options.output, target, prefix=options.prefix, sizes=sizes)
+    header = options.output.removesuffix(".o") + ".h"
+    if options.json:
+        print_json(
+            {
+                "object": options.output,
+                "header": header,
+                "prefix": made.interface.prefix,
+                "target": made.interface.target,
+                "object_bytes": len(made.data),
+                "constant_bytes": made.constant_bytes,
+                "arena_bytes": made.interface.arena_size,
+            }
+        )
+        return
+    print(
+        f"{made.interface.prefix}_run for {made.interface.target}: {len(made.data):,} bytes, {made.constant_bytes:,} of them constants; "
+        f"a call needs an arena of {made.interface.arena_size:,}"
+    )
+    print(f"written to {options.output} and {header}")
