@@ -19,8 +19,10 @@ from qcompiler.errors import QCompilerError, TraceError
 from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_loc, user_place
 from qcompiler.ir import AttrValue, Const, Graph, Loc, Origin, Value
+from qcompiler.notes import Guard, Note, OutputStructure, Remark
 from qcompiler.opdef import opdef
-from qcompiler.signature import STRUCTURE, Guard, add_guard, guards, restore_outputs, structure_of
+from qcompiler.signature import guards, structure_of
+from qcompiler.structure import restore_outputs
 from qcompiler.types import DType
 
 if TYPE_CHECKING:
@@ -179,11 +181,14 @@ class Trace:
         return self.wrap(node.result)
 
     def guard(self, guard: Guard) -> None:
-        add_guard(self.graph, guard)
+        self._note(guard)
 
     def note(self, text: str) -> None:
-        if text not in self.graph.notes:
-            self.graph.notes.append(text)
+        self._note(Remark(text))
+
+    def _note(self, note: Note) -> None:
+        if note not in self.graph.notes:
+            self.graph.notes.append(note)
 
     # -- constants
 
@@ -261,8 +266,8 @@ class Trace:
                     got=str(bound),
                 )
         for note in graph.notes:
-            if not note.startswith(("guard: ", STRUCTURE)):
-                self.note(note)
+            if not isinstance(note, (Guard, OutputStructure)):
+                self._note(note)
         if _STAGES.index(graph.stage) > _STAGES.index(self.graph.stage):
             self.graph.stage = graph.stage
         return restore_outputs(structure_of(graph), [self.wrap(mapping[id(value)]) for value in graph.outputs])

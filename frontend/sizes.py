@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import TraceError
-from qcompiler.signature import Guard
+from qcompiler.notes import Guard
 
 
 class Decides(Protocol):

@@ -27,7 +27,7 @@ from qcompiler.frontend.source import display_path
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.frontend.tracer import Dynamic, input_types, set_outputs
 from qcompiler.ir import Graph, Loc
-from qcompiler.signature import Guard
+from qcompiler.notes import Guard
 from qcompiler.types import TensorType
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')

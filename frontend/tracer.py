@@ -20,7 +20,8 @@ from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend.array_ops import lift
 from qcompiler.frontend.recorder import Trace, Traced, current_trace, required_trace
 from qcompiler.ir import Graph
-from qcompiler.signature import flatten_outputs, record_structure, restore_outputs, structure_of
+from qcompiler.signature import record_structure, structure_of
+from qcompiler.structure import flatten_outputs, restore_outputs
 from qcompiler.types import DType, TensorType
 
 Dynamic = Mapping[str | int, Mapping[int, str | Dim]]

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.notes import KeptFloat
 from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
 from qcompiler.passes.agreement import agree
 from qcompiler.quantization.qconfig import QConfig
@@ -156,7 +157,7 @@ class InsertObservers:
             if reason is None and follows(node) and not all(id(v) in quantized for _, v in activations(node)):
                 reason = "its operand is float"
             if reason is not None:
-                graph.notes.append(f"float: %{node.name} = {node.op}: {reason}")
+                graph.notes.append(KeptFloat(node.name, node.op, reason))
                 continue
             chosen[id(node)] = node
             quantized.update(id(value) for _, value in activations(node))

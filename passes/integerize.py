@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.notes import KeptFloat
 from qcompiler.opdef import Role, Trait, opdef
 from qcompiler.passes.insert_observers import is_unary, scalar_operand
 from qcompiler.passes.rewrite import Refusal, erase_dead
@@ -172,17 +173,12 @@ class Integerize:
             if node.op not in ("quantize", "dequantize", "requantize")
             and not any(value.type.is_quantized for value in node.results)
         }
-        noted = set()
-        kept = []
-        for note in graph.notes:
-            name = note.removeprefix("float: %").split(" = ")[0] if note.startswith("float: %") else None
-            if name is None or name in is_float:
-                kept.append(note)
-                noted.add(name)
+        graph.notes[:] = [note for note in graph.notes if not isinstance(note, KeptFloat) or note.node in is_float]
+        noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
         for name, node in is_float.items():
             if name not in noted and any(value.type.dtype.is_float for value in node.results):
-                kept.append(f"float: %{name} = {node.op}: {self.check(graph, node) or 'its result is read as float'}")
-        graph.notes[:] = kept
+                reason = self.check(graph, node) or "its result is read as float"
+                graph.notes.append(KeptFloat(name, node.op, reason))
 
 
 def _restore_weights(graph: Graph, node: Node) -> None:

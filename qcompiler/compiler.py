@@ -22,7 +22,8 @@ from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.report import Report, constant_bytes, count_nodes, report
-from qcompiler.signature import Signature, restore_outputs
+from qcompiler.signature import Signature
+from qcompiler.structure import restore_outputs
 from qcompiler.types import QuantParams
 
 if TYPE_CHECKING:

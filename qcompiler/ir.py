@@ -16,6 +16,7 @@ import numpy as np
 
 from qcompiler.dims import DimLike
 from qcompiler.errors import VerifyError
+from qcompiler.notes import Note
 from qcompiler.types import DType, TensorType, type_of
 
 AttrValue = Union[None, bool, int, float, str, DType, tuple["AttrValue", ...]]
@@ -196,7 +197,7 @@ class Graph:
         stage: "float", "observed", "fake_quant", "qdq", "integer" or "lowered" (see stages.py).
         inputs, outputs: values, in the order of the signature.
         output_names: public names of the outputs.
-        notes: decisions that a pass records for the reader and the report, printed as text ("guard", "kept float").
+        notes: decisions that frontends and passes record: guards, why a node stays float, ... (see notes.py).
     """
 
     def __init__(self, name: str = "main", stage: str = "float") -> None:
@@ -206,7 +207,7 @@ class Graph:
         self._outputs: list[Value] = []
         self.output_names: list[str] = []
         self.consts: dict[str, Const] = {}
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._names: set[str] = set()
         self._suffix: dict[str, int] = {}
         self._first: Node | None = None

@@ -1,6 +1,6 @@
 """What became of a model: nodes in int8 and in float, why the latter, conversions, and the bytes of constants.
 
-Counts what stands in the graph; reasons are the graph's notes, which the passes wrote (`float: %name = op: reason`).
+It counts the nodes of the graph; the reasons are the graph's notes, which the passes wrote.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
+from qcompiler.notes import Estimate, KeptFloat
 
-_FLOAT_NOTE = "float: "
-_ESTIMATE_NOTE = "estimate: "
 _NO_REASON = "no reason is recorded"
 
 
@@ -68,7 +67,7 @@ class OpCount:
 
 
 @dataclass(frozen=True)
-class KeptFloat:
+class FloatNode:
     """A float node of a quantized graph, why, and the user's source line ("" if unknown)."""
 
     node: str
@@ -100,7 +99,7 @@ class Report:
     outputs: tuple[str, ...]
     ops: tuple[OpCount, ...]
     conversions: Mapping[str, int]
-    kept_float: tuple[KeptFloat, ...]
+    kept_float: tuple[FloatNode, ...]
     constant_bytes: int
     float_constant_bytes: int
     python_nodes: Mapping[str, str]
@@ -178,9 +177,7 @@ def report(model: Any) -> Report:
         constant_bytes=constant_bytes(graph),
         float_constant_bytes=float_constant_bytes(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
-        estimate=next(
-            (note.removeprefix(_ESTIMATE_NOTE) for note in graph.notes if note.startswith(_ESTIMATE_NOTE)), ""
-        ),
+        estimate=next((str(note) for note in graph.notes if isinstance(note, Estimate)), ""),
         execution="" if isinstance(model, Graph) else _execution(model),
     )
 
@@ -193,7 +190,7 @@ def _execution(model: Any) -> str:
     return str(availability(model.program.target))
 
 
-def _kept_float(graph: Graph) -> tuple[KeptFloat, ...]:
+def _kept_float(graph: Graph) -> tuple[FloatNode, ...]:
     if graph.stage not in ("qdq", "integer", "lowered"):
         return ()
     reasons = noted_reasons(graph)
@@ -202,15 +199,14 @@ def _kept_float(graph: Graph) -> tuple[KeptFloat, ...]:
     for node in graph.nodes:
         if node_kind(node) is NodeKind.FLOAT and not (quantizing and node.name not in reasons):
             where = f"{node.loc.file}:{node.loc.line}" if node.loc else ""
-            found.append(KeptFloat(node.name, node.op, reasons.get(node.name, _NO_REASON), where))
+            found.append(FloatNode(node.name, node.op, reasons.get(node.name, _NO_REASON), where))
     return tuple(found)
 
 
 def noted_reasons(graph: Graph) -> dict[str, str]:
-    """Node name -> why it stayed float, from notes of the form `float: %name = op: reason`."""
+    """Node name -> why it stayed float, by the graph's notes; the first note of a node counts."""
     found: dict[str, str] = {}
     for note in graph.notes:
-        name, equals, rest = note.removeprefix(_FLOAT_NOTE).partition(" = ")
-        if note.startswith(_FLOAT_NOTE + "%") and equals:
-            found.setdefault(name[1:], rest.partition(": ")[2] or rest)
+        if isinstance(note, KeptFloat):
+            found.setdefault(note.node, note.reason)
     return found

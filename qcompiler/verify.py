@@ -15,6 +15,7 @@ import numpy as np
 from qcompiler.dims import Dim
 from qcompiler.errors import QCompilerError, VerifyError, nearest
 from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.notes import Note
 from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
 from qcompiler.quantization import qmath
 from qcompiler.stages import STAGES, Stage
@@ -123,7 +124,7 @@ def _check_values(graph: Graph, nodes: Sequence[Node]) -> None:
         _fail(graph, None, "the graph's table of names is stale", got=", ".join(stray))
     if not isinstance(graph.name, str) or not _is_text(graph.name) or len(graph.name.encode()) > MAX_NAME_BYTES:
         raise VerifyError("a graph's name is text of at most 1024 bytes", got=repr(graph.name)[:80])
-    if not all(isinstance(note, str) and _is_text(note) for note in graph.notes):
+    if not all(isinstance(note, Note) and _is_text(note.text) for note in graph.notes):
         _fail(graph, None, "notes are text")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from qcompiler.ir import Graph, Loc, Origin
+from qcompiler.notes import Remark
 from qcompiler.opdef import OpDef, Role, all_ops
 from qcompiler.types import DType, QuantParams, TensorType
 from qcompiler.verify import verify
@@ -86,9 +87,8 @@ def graphs(draw: st.DrawFn) -> Graph:
         wanted = draw(st.text(min_size=1, max_size=8).filter(lambda s: s.isprintable()))
         if not value.is_const:
             graph.rename(value, graph.fresh_name(wanted))
-    graph.notes.extend(
-        draw(st.lists(st.text(max_size=12).filter(lambda s: all(c < "\ud800" or c > "\udfff" for c in s)), max_size=2))
-    )
+    texts = st.text(max_size=12).filter(lambda s: all(c < "\ud800" or c > "\udfff" for c in s))
+    graph.notes.extend(map(Remark, draw(st.lists(texts, max_size=2))))
     outputs = [value for value in reuse if not value.uses] or reuse[-1:]
     graph.set_outputs(outputs, draw(st.sampled_from([None, [f"out {i}" for i in range(len(outputs))]])))
     verify(graph)

@@ -15,6 +15,7 @@ from qcompiler import compiler, cpus, knobs
 from qcompiler.errors import PassError, QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.knobs import KNOBS, knobs_page
+from qcompiler.notes import Remark
 from qcompiler.passmanager import PassManager
 from qcompiler.types import tensor
 from tests.sample_graphs import CASES, sample_graph
@@ -136,7 +137,7 @@ class Rename:
         self.name = name
 
     def run(self, graph: Graph) -> Graph:
-        graph.notes.append(self.name)
+        graph.notes.append(Remark(self.name))
         return graph
 
 
@@ -165,7 +166,7 @@ def describable(monkeypatch):
 def test_where_pipelines_end(describable, stop, limit, expected):
     manager = PassManager([Rename("a"), Rename("b"), Rename("c")])
     with knobs.STOP_AFTER(stop), knobs.PASS_LIMIT(limit):
-        assert manager.run(sample_graph(*CASES[20])).notes == expected
+        assert manager.run(sample_graph(*CASES[20])).notes == list(map(Remark, expected))
 
 
 def test_verify(describable):

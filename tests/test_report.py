@@ -9,7 +9,9 @@ import pytest
 
 from qcompiler import compiler
 from qcompiler.backends.target import known_targets, parse_target
+from qcompiler.dims import Dim
 from qcompiler.ir import Graph, Loc
+from qcompiler.notes import Guard, KeptFloat, parse_note
 from qcompiler.report import NodeKind, count_nodes, node_kind, noted_reasons, report
 from qcompiler.types import DType, QuantParams, TensorType, tensor
 from tests.sample_graphs import CASES, sample_graph
@@ -29,9 +31,9 @@ def mixed_graph() -> Graph:
     best = graph.create("argmax", [real], {"axis": 1}, names="best").result
     graph.add_const("lonely", np.zeros(3, np.float32))
     graph.notes += [
-        "float: %probabilities = softmax: kept float by a rule",
-        "float: %gone = relu: not here any more",
-        "guard: B >= 2",
+        KeptFloat("probabilities", "softmax", "kept float by a rule"),
+        KeptFloat("gone", "relu", "not here any more"),
+        Guard(Dim.name("B"), ">=", 2),
     ]
     graph.set_outputs([out, best], ["p", "best"])
     return graph
@@ -77,8 +79,10 @@ def test_float_graphs_list_nothing_as_kept():
 
 def test_notes_with_odd_names():
     graph = Graph()
-    graph.notes += ["float: %a = b = linear: x: y", "float: nothing", "float: %c = relu", "other: %d = relu: z"]
-    assert noted_reasons(graph) == {"a": "x: y", "c": "relu"}
+    texts = ["float: %a = b = linear: x: y", "float: nothing", "float: %c = relu", "other: %d = relu: z"]
+    graph.notes += map(parse_note, texts)
+    assert [note.text for note in graph.notes] == texts
+    assert noted_reasons(graph) == {"a = b": "x: y"}, "an op is one word; a note without a reason is a remark"
 
 
 def test_kinds_cover_the_demo(demo_stages):

@@ -25,7 +25,8 @@ from qcompiler.backends.program.memory import aligned_block
 from qcompiler.backends.runtime.executable import ArenaLayout, ArraySpec, BoundProgram, NativeSegment, StepInfo
 from qcompiler.backends.runtime.execution import runner
 from qcompiler.backends.target import Target
-from qcompiler.signature import Guard, Input, Signature
+from qcompiler.notes import Guard
+from qcompiler.signature import Input, Signature
 
 _WATCHING = (knobs.DUMP, knobs.DEBUG, knobs.VERIFY, knobs.STOP_AFTER, knobs.PASS_LIMIT, knobs.POISON, knobs.GUARD)
 """Knobs that ask for what happens between a graph and its program, or for another program: then nothing is kept or

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.notes import Estimate
 from qcompiler.quantization.cost_profile import CostProfile, elements
 
 _INT8, _FLOAT = "int8", "float"
@@ -28,11 +29,9 @@ class Decision:
     all_float: float
     profile: str
 
-    def note(self) -> str:
-        """The graph's note, which reports and `bench` read."""
-        return (
-            f"estimate: {self.profile}: {self.chosen / 1e3:.1f} us as quantized, {self.all_float / 1e3:.1f} us in float"
-        )
+    def note(self) -> Estimate:
+        """The graph's note, which reports and `bench` show."""
+        return Estimate(self.profile, round(self.chosen / 1e3, 1), round(self.all_float / 1e3, 1))
 
 
 def decide(graph: Graph, able: Mapping[str, bool], followers: frozenset[str], profile: CostProfile) -> Decision:

@@ -19,6 +19,7 @@ import numpy as np
 from qcompiler.dims import DimLike, parse_dim
 from qcompiler.errors import ParseError, QCompilerError, nearest
 from qcompiler.ir import Graph, Loc, Module, Origin, Value
+from qcompiler.notes import parse_note
 from qcompiler.text.phrases import MAX_TOKEN, Failure, NodePhrase, TypePhrase, int64, nested, reference, unquote, word
 from qcompiler.text.printer import VERSION
 from qcompiler.text.quick import Token, place, read_quickly, read_type
@@ -104,7 +105,7 @@ def _actions() -> Any:
             return "layout", (children[0], children[1:])
 
         def note(self, children):
-            return "note", unquote(children[0])
+            return "note", children[0]
 
         def const(self, children):
             return "const", children[0], children[1]
@@ -168,7 +169,7 @@ class _Builder:
             if isinstance(item, NodePhrase):
                 self.node(item)
             elif item[0] == "note":
-                graph.notes.append(item[1])
+                graph.notes.append(_at(item[1], lambda t=item[1]: parse_note(unquote(t))))
             else:
                 self.claim(item[1], lambda i=item: self.const(i[1], i[2]))
         if self.missing:

@@ -186,7 +186,7 @@ class _Printer:
         graph = self.graph
         yield self.header()
         for note in graph.notes:
-            yield f"  note {json.dumps(note)}"
+            yield f"  note {json.dumps(note.text)}"
         for const in graph.consts.values():
             yield self.const(const)
         for node in graph.node_list:

@@ -186,7 +186,7 @@ class _Reader:
             self.skip(":")
             return "const", name, self.type()
         if self.next_is("note"):
-            return "note", unquote(self.string())
+            return "note", self.string()
         return self.node()
 
     def node(self) -> NodePhrase:

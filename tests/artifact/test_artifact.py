@@ -24,6 +24,7 @@ from qcompiler.artifact import saved_model as artifact
 from qcompiler.errors import ArtifactError, VerifyError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
+from qcompiler.notes import Remark
 from qcompiler.text.compare import first_difference
 from qcompiler.text.printer import graph_data
 from qcompiler.types import DType, QuantParams, TensorType, tensor
@@ -48,7 +49,7 @@ def small_graph() -> Graph:
     out = tensor("f32", "B", 3).quantized(DType.U8, QuantParams.per_tensor(0.1, 7, DType.U8))
     y = graph.create("linear", [xq, w, b], {"activation": "relu"}, types=out, names="y").result
     real = graph.create("dequantize", [y], types=tensor("f32", "B", 3), names="real").result
-    graph.notes.append("float: nothing stayed float")
+    graph.notes.append(Remark("float: nothing stayed float"))
     graph.set_outputs([real], ["logits"])
     return graph
 
@@ -240,7 +241,7 @@ def test_a_failure_at_any_step_leaves_the_old_file(saved, monkeypatch, step):
     else:
         monkeypatch.setattr(artifact.os, step, fail)
     other = small_graph()
-    other.notes.append("another")
+    other.notes.append(Remark("another"))
     with pytest.raises(ArtifactError, match="No space left on device") as caught:
         save_graph(other, saved)
     monkeypatch.undo()

@@ -235,7 +235,7 @@ def test_names_and_origins_follow_the_modules() -> None:
     add = next(node for node in graph.nodes if node.name == "stage1.0.add")
     assert add.origin[0].path == "stage1.0" and add.origin[0].kind.endswith("test_nn.Block")
     assert add.loc.file.endswith("test_nn.py") and "+ x" in Path(__file__).read_text().splitlines()[add.loc.line - 1]
-    assert any("float64" in note for note in graph.notes)
+    assert any("float64" in note.text for note in graph.notes)
 
 
 def test_shared_module_keeps_one_set_of_weights() -> None:

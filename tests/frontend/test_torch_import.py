@@ -16,7 +16,9 @@ from qcompiler.errors import TraceError
 from qcompiler.frontend.torch_import import import_torch, is_torch_module
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
-from qcompiler.signature import guards, restore_outputs, structure_of
+from qcompiler.notes import Remark
+from qcompiler.signature import guards, structure_of
+from qcompiler.structure import restore_outputs
 
 
 def randomize(module: nn.Module) -> nn.Module:
@@ -452,7 +454,7 @@ def test_decisions_on_sizes_become_guards() -> None:
         others=[(data(2, 8), data(2, 1))],
     )
     assert sorted(map(str, guards(graph))) == ["-2*((B)//2)+B == 0", "W > 3"]
-    assert graph.inputs[1].type.shape == (Dim.name("B"), 1) and "size N is B" in graph.notes
+    assert graph.inputs[1].type.shape == (Dim.name("B"), 1) and Remark("size N is B") in graph.notes
 
 
 def test_batch_of_one_may_be_dynamic() -> None:
@@ -485,7 +487,7 @@ def test_tied_weights_are_one_constant() -> None:
 def test_float64_and_half_models_become_f32() -> None:
     graph = import_torch(randomize(nn.Linear(4, 2)).double(), data(1, 4).double())
     assert [str(value.type.dtype) for value in graph.values()] == ["f32"] * 4
-    assert any("float64" in note for note in graph.notes)
+    assert any("float64" in note.text for note in graph.notes)
 
 
 def test_weights_are_snapshotted() -> None:

@@ -16,7 +16,9 @@ from qcompiler.frontend import nn
 from qcompiler.frontend.tracer import inline, trace
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
-from qcompiler.signature import Guard, check_guards, guards, restore_outputs, structure_of
+from qcompiler.notes import Guard, Remark, parse_note
+from qcompiler.signature import check_guards, guards, structure_of
+from qcompiler.structure import restore_outputs
 from qcompiler.types import DType, QuantParams, TensorType, tensor
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -48,7 +50,7 @@ def test_float64_becomes_f32_with_a_note() -> None:
     table = np.ones((4,))
     graph = trace(lambda x: x + table, (np.zeros((3, 4)),))
     assert graph.inputs[0].type.dtype is DType.F32
-    assert graph.notes == ["input x: float64 became f32", "constant @table: float64 became f32"]
+    assert graph.notes == [Remark("input x: float64 became f32"), Remark("constant @table: float64 became f32")]
 
 
 def test_one_array_is_one_constant_unless_it_changed() -> None:
@@ -140,7 +142,7 @@ def test_a_decision_on_a_size_becomes_a_guard() -> None:
         return x
 
     graph = trace(model, (X,), dynamic={"x": {0: "B"}})
-    assert [note for note in graph.notes if note.startswith("guard")] == ["guard: B >= 2", "guard: 2*B <= 100"]
+    assert [note.text for note in graph.notes if isinstance(note, Guard)] == ["guard: B >= 2", "guard: 2*B <= 100"]
     check_guards(graph, {"B": 50})
     with pytest.raises(InputError, match=r"B >= 2[\s\S]*B=1"):
         check_guards(graph, {"B": 1})
@@ -235,8 +237,8 @@ def test_plain_results_have_no_structure_note() -> None:
 )
 def test_a_damaged_structure_is_an_error(note: str) -> None:
     graph = trace(lambda x: x + 1, (X,))
-    graph.notes.append(f"structure: {note}")
     with pytest.raises(ParseError):
+        graph.notes.append(parse_note(f"structure: {note}"))
         structure_of(graph)
 
 

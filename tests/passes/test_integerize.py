@@ -7,6 +7,7 @@ import pytest
 
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
+from qcompiler.notes import KeptFloat
 from qcompiler.passes.integerize import Integerize
 from tests.passes.pass_texts import apply, check_text, draw, load, same_bits
 
@@ -153,7 +154,7 @@ return %q""",
 
 
 def float_note(graph: Graph, name: str) -> str:
-    return next(note for note in graph.notes if note.startswith(f"float: %{name} = ")).split(": ", 2)[2]
+    return next(note.reason for note in graph.notes if isinstance(note, KeptFloat) and note.node == name)
 
 
 LEFT_FLOAT = {
@@ -241,4 +242,4 @@ def test_notes_of_nodes_that_became_integer_go() -> None:
         return %q""",
         "qdq",
     )
-    assert apply(Integerize(), graph).notes == ["guard: B > 1"]
+    assert [note.text for note in apply(Integerize(), graph).notes] == ["guard: B > 1"]

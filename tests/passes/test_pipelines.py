@@ -10,6 +10,7 @@ import pytest
 from qcompiler import compiler
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
+from qcompiler.notes import KeptFloat
 from qcompiler.quantization.qconfig import QConfigMapping, get_qconfig
 from qcompiler.types import DType
 from qcompiler.verify import verify
@@ -111,8 +112,8 @@ def test_mixed_qconfigs() -> None:
     )
     names = QConfigMapping(get_qconfig("int8"), names={"b": None})
     integer = check(graph, {"quantize": 2, "linear": 3, "relu": 1, "dequantize": 2}, qconfig=names)
-    kept = {note.split(" = ")[0]: note for note in integer.notes}
-    assert kept["float: %b"] == "float: %b = linear: its qconfig is None" and "float: %s" in kept
+    kept = {note.node: note for note in integer.notes}
+    assert kept["b"] == KeptFloat("b", "linear", "its qconfig is None") and "s" in kept
     assert integer.value("r").type.is_quantized and not integer.value("b").type.is_quantized
     relu = QConfigMapping(get_qconfig("int8"), object_types={"relu": None})
     integer, _, _ = quantized(graph, relu)

@@ -118,7 +118,7 @@ def test_token_and_text_limits(monkeypatch):
         return f"qcompiler 1\ngraph g(%x: f32[2]) stage=float {{\nnote {name}\nreturn %x\n}}\n"
 
     longest = '"' + "a" * (64 * 1024 - 2) + '"'
-    assert len(parse(text(longest)).notes[0]) == 64 * 1024 - 2
+    assert len(parse(text(longest)).notes[0].text) == 64 * 1024 - 2
     with pytest.raises(ParseError, match="token too long"):
         parse(text(longest[:-1] + 'a"'))
     monkeypatch.setattr(parser, "MAX_BYTES", 200)

@@ -14,6 +14,7 @@ import pytest
 from qcompiler.dims import Dim
 from qcompiler.errors import QCompilerError, VerifyError
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.notes import Remark
 from qcompiler.text.compare import first_difference
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import graph_data, print_graph
@@ -103,7 +104,7 @@ def corrupt(graph: Graph, rng: random.Random) -> str:
     elif kind == 11:
         graph.output_names = rng.choice([[], ["\ud800"], [None], ["a", "b", "c", "d"]])
     elif kind == 12:
-        graph.notes = rng.choice([[3], ["\ud800"], [None]])
+        graph.notes = rng.choice([[3], [Remark("\ud800")], [None], ["text"]])
     elif kind == 13:
         value._uses.clear()
     elif kind == 14 and graph.consts:

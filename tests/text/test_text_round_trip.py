@@ -15,6 +15,7 @@ from qcompiler.dims import Dim
 from qcompiler.errors import VerifyError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph, Loc, Module, Origin
+from qcompiler.notes import Remark
 from qcompiler.opdef import all_ops
 from qcompiler.text.compare import first_difference, structurally_equal
 from qcompiler.text.parser import parse
@@ -177,7 +178,7 @@ def test_odd_names(name):
         loc=Loc(name, 3),
         origin=[Origin(name, name), Origin("", "")],
     )
-    graph.notes += [name, "", name * 2]
+    graph.notes += map(Remark, [name, "", name * 2])
     graph.set_outputs([node.result, x], [name, "0"])
     check_round_trip(graph)
 
@@ -318,7 +319,7 @@ def test_modules():
 def test_differences_are_found():
     graph = sample_graph(*CASES[0])
     for change in (
-        lambda g: g.notes.append("x"),
+        lambda g: g.notes.append(Remark("x")),
         lambda g: g.rename(g.node_list[-1].result, "z"),
         lambda g: g.set_outputs(g.outputs, ["other"]),
     ):

@@ -1,0 +1,174 @@
+"""The notes of a graph: decisions that passes and frontends record, as typed values.
+
+A note prints as one line of the graph's text, and `parse_note` reads it back, so notes travel in artifacts:
+
+    note "guard: B >= 2"                       the trace took a branch that holds for such sizes only
+    note "structure: {\"dict\": {\"y\": 0}}"   how the flat outputs nest (structure.py)
+    note "float: %s = softmax: kept by a rule" why a node of a quantized graph computes in float
+    note "estimate: zen5: 1.0 us as quantized, 2.0 us in float"
+    note "input x: float64 became f32"         a remark, for the reader only
+
+Only `parse_note` reads the text of a note, and only the text parser calls it; everything else asks for the note's
+class.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.dims import Dim, DimLike, evaluate, parse_dim, substitute
+from qcompiler.errors import ParseError, VerifyError
+from qcompiler.structure import Structure, parse_structure
+
+_RELATIONS: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+_KEPT_FLOAT = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
+_ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
+
+
+class Note:
+    """One note of a graph. `str(note)` is what reports show; `text` also says which kind of note it is."""
+
+    kind: ClassVar[str]
+
+    @property
+    def text(self) -> str:
+        """The note as the graph's text has it."""
+        return f"{self.kind}: {self}"
+
+
+@dataclass(frozen=True)
+class Guard(Note):
+    """A relation of sizes that must hold for a graph to mean what its model meant."""
+
+    left: DimLike
+    relation: str
+    right: DimLike
+    kind: ClassVar[str] = "guard"
+
+    @staticmethod
+    def parse(text: str) -> Guard:
+        """Read what `str(guard)` prints; ParseError otherwise."""
+        parts = re.split(r"(==|!=|<=|>=|<|>)", text)
+        if len(parts) != 3:
+            raise ParseError(f"malformed guard {text!r}", expected="size relation size, as in B >= 2")
+        return Guard(parse_dim(parts[0].strip()), parts[1], parse_dim(parts[2].strip()))
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        return _RELATIONS[self.relation](evaluate(self.left, sizes), evaluate(self.right, sizes))
+
+    def negated(self) -> Guard:
+        return Guard(self.left, _NEGATED[self.relation], self.right)
+
+    def substitute(self, sizes: Mapping[str, DimLike]) -> Guard:
+        return Guard(substitute(self.left, sizes), self.relation, substitute(self.right, sizes))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether both sides are ints, so that `holds({})` decides."""
+        return not isinstance(self.left, Dim) and not isinstance(self.right, Dim)
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.relation} {self.right}"
+
+
+@dataclass(frozen=True)
+class OutputStructure(Note):
+    """How the flat outputs nest in what the model returned."""
+
+    structure: Structure
+    kind: ClassVar[str] = "structure"
+
+    @staticmethod
+    def parse(text: str) -> OutputStructure:
+        """Read what `str(note)` prints; ParseError otherwise."""
+        return OutputStructure(parse_structure(text))
+
+    def __str__(self) -> str:
+        return json.dumps(self.structure)
+
+
+@dataclass(frozen=True)
+class KeptFloat(Note):
+    """Why a node of a quantized graph computes in float."""
+
+    node: str
+    op: str
+    reason: str
+    kind: ClassVar[str] = "float"
+
+    @staticmethod
+    def parse(text: str) -> KeptFloat | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _KEPT_FLOAT.fullmatch(text)
+        return None if match is None else KeptFloat(*match.groups())
+
+    def __str__(self) -> str:
+        return f"%{self.node} = {self.op}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Estimate(Note):
+    """What a cost profile expects of a graph on one thread, in microseconds: as quantized, and all in float."""
+
+    profile: str
+    quantized: float
+    all_float: float
+    kind: ClassVar[str] = "estimate"
+
+    @staticmethod
+    def parse(text: str) -> Estimate | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _ESTIMATE.fullmatch(text)
+        return None if match is None else Estimate(match[1], float(match[2]), float(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.profile}: {self.quantized:.1f} us as quantized, {self.all_float:.1f} us in float"
+
+
+@dataclass(frozen=True)
+class Remark(Note):
+    """Free text for the reader. It must not read as a guard or a structure, which have a meaning."""
+
+    remark: str
+    kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.remark, str) and self.remark.startswith(("guard: ", "structure: ")):
+            raise VerifyError("a remark reads as another kind of note", got=self.remark[:200])
+
+    @property
+    def text(self) -> str:
+        return self.remark
+
+    def __str__(self) -> str:
+        return self.remark
+
+
+_PARSERS: dict[str, Callable[[str], Note | None]] = {
+    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, Estimate)
+}
+
+
+def parse_note(text: str) -> Note:
+    """The note that prints as `text`; a Remark unless it is of another kind.
+
+    Raises:
+        ParseError: a malformed guard or structure.
+    """
+    kind, colon, rest = text.partition(": ")
+    parser = _PARSERS.get(kind) if colon else None
+    note = parser(rest) if parser is not None else None
+    return Remark(text) if note is None else note

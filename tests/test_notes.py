@@ -1,0 +1,65 @@
+"""Notes print as one line and parse back into the same typed value; what is malformed fails at the text's door."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcompiler.dims import Dim
+from qcompiler.errors import ParseError, VerifyError
+from qcompiler.ir import Graph
+from qcompiler.notes import Estimate, Guard, KeptFloat, Note, OutputStructure, Remark, parse_note
+from qcompiler.text.parser import parse
+from qcompiler.text.printer import print_graph
+from qcompiler.types import tensor
+
+B = Dim.name("B")
+NOTES: dict[str, Note] = {
+    "guard: B >= 2": Guard(B, ">=", 2),
+    "guard: 2*B <= 100": Guard(2 * B, "<=", 100),
+    'structure: {"dict": {"y": 0, "k": {"value": null}}}': OutputStructure({"dict": {"y": 0, "k": {"value": None}}}),
+    "float: %s = softmax: kept float by a rule: mine": KeptFloat("s", "softmax", "kept float by a rule: mine"),
+    "float: %a = b = relu: its qconfig is None": KeptFloat("a = b", "relu", "its qconfig is None"),
+    "estimate: zen5: 12.5 us as quantized, 20.0 us in float": Estimate("zen5", 12.5, 20.0),
+    "input x: float64 became f32": Remark("input x: float64 became f32"),
+    "float: nothing stayed float": Remark("float: nothing stayed float"),
+    "estimate: about the same": Remark("estimate: about the same"),
+    "structure": Remark("structure"),
+    "": Remark(""),
+}
+
+
+@pytest.mark.parametrize("text", NOTES)
+def test_text_and_value(text: str) -> None:
+    assert parse_note(text) == NOTES[text] and NOTES[text].text == text
+
+
+def test_notes_travel_in_the_graphs_text() -> None:
+    graph = Graph()
+    graph.set_outputs([graph.add_input("x", tensor("f32", "B"))], ["y"])
+    graph.notes += NOTES.values()
+    back = parse(print_graph(graph))
+    assert isinstance(back, Graph) and back.notes == graph.notes
+
+
+@given(st.text(max_size=20), st.sampled_from(["softmax", "conv"]), st.text(min_size=1, max_size=20))
+def test_any_name_and_reason_keep_their_text(node: str, op: str, reason: str) -> None:
+    note = KeptFloat(node, op, reason)
+    assert parse_note(note.text).text == note.text
+    if " = " not in node:
+        assert parse_note(note.text) == note
+
+
+@pytest.mark.parametrize("text", ["guard: B >= ", "guard: B = 2", "structure: {", 'structure: {"set": [0]}'])
+def test_a_malformed_note_has_a_place(text: str) -> None:
+    quoted = text.replace('"', '\\"')
+    with pytest.raises(ParseError, match="malformed") as caught:
+        parse(f'qcompiler 1\ngraph g(%x: f32[B]) stage=float {{\n  note "{quoted}"\n  return %x\n}}\n')
+    assert (caught.value.line, caught.value.column) == (3, 8)
+
+
+@pytest.mark.parametrize("text", ["guard: B >= 2", "structure: 0"])
+def test_a_remark_cannot_pass_for_a_note_that_has_a_meaning(text: str) -> None:
+    with pytest.raises(VerifyError, match="another kind"):
+        Remark(text)
