@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import QCompilerError, TraceError
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.node import OnnxNode
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.recorder import Trace, Traced
-from qcompiler.frontend.tracer import Dynamic, set_outputs
+from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Graph, Loc
 from qcompiler.types import DType, TensorType
 

@@ -21,26 +21,21 @@ import numpy as np
 import qcompiler
 from qcompiler.ir import Loc
 
-_OWN = tuple(
-    os.path.join(os.path.abspath(root), "")
-    for root in (
-        os.path.dirname(qcompiler.__file__),
-        os.path.dirname(os.path.abspath(__file__)),
-        os.path.dirname(np.__file__),
-        *(
-            os.path.join(path, folder)
-            for path in qcompiler.__path__
-            for folder in ("passes", "backends")
-            if os.path.isdir(os.path.join(path, folder))
-        ),
+_PACKAGE = os.path.dirname(os.path.abspath(qcompiler.__file__))
+_INTERNAL_FOLDERS = tuple(
+    os.path.join(folder, "")
+    for folder in (
+        _PACKAGE,
+        *(os.path.realpath(os.path.join(_PACKAGE, name)) for name in ("frontend", "passes", "backends")),
+        os.path.dirname(os.path.abspath(np.__file__)),
     )
 )
-_LIBRARY = tuple(os.path.abspath(module.__file__) for module in (functools, contextlib))
+_INTERNAL_FILES = tuple(os.path.abspath(str(module.__file__)) for module in (functools, contextlib))
 
 
 @functools.lru_cache(maxsize=4096)
 def _is_internal(filename: str) -> bool:
-    return filename.startswith(_OWN) or filename in _LIBRARY or filename.startswith("<frozen")
+    return filename.startswith(_INTERNAL_FOLDERS) or filename in _INTERNAL_FILES or filename.startswith("<frozen")
 
 
 def display_path(filename: str) -> str:

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim, DimLike
+from qcompiler.dims import Dim, DimLike, Dynamic
 from qcompiler.errors import QCompilerError, TraceError, nearest
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
-from qcompiler.frontend.tracer import Dynamic, input_types, set_outputs
+from qcompiler.frontend.tracer import input_types, set_outputs
 from qcompiler.ir import Graph, Loc
 from qcompiler.notes import Guard
 from qcompiler.types import TensorType

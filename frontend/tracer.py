@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim, DimLike, parse_dim
+from qcompiler.dims import Dim, DimLike, Dynamic, parse_dim
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend.array_ops import lift
 from qcompiler.frontend.recorder import Trace, Traced, current_trace, required_trace
@@ -23,8 +23,6 @@ from qcompiler.ir import Graph
 from qcompiler.signature import record_structure, structure_of
 from qcompiler.structure import flatten_outputs, restore_outputs
 from qcompiler.types import DType, TensorType
-
-Dynamic = Mapping[str | int, Mapping[int, str | Dim]]
 
 
 def trace(

@@ -1,65 +1,133 @@
-"""qcompiler: a graph compiler that turns float neural networks into int8 programs and runs them."""
+"""qcompiler: a graph compiler that turns float neural networks into int8 programs and runs them.
+
+Owns the list of public names. Each loads its module when it is first used, so that `import qcompiler` takes a few
+milliseconds; type checkers read the imports under TYPE_CHECKING instead.
+"""
 
 from __future__ import annotations
 
 import importlib
-import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_root = pathlib.Path(__file__).resolve().parent.parent
-if (_root / "frontend").is_dir() and (_root / "backends").is_dir():
-    __path__.append(str(_root))  # a checkout that is not installed: the sibling folders are subpackages
+if TYPE_CHECKING:
+    from qcompiler.compiler import CompiledModel, Prepared, calibrate, compile, convert, fuse, load, prepare, trace
+    from qcompiler.dims import Dim
+    from qcompiler.errors import (
+        ArtifactError,
+        InputError,
+        LoweringError,
+        ParseError,
+        PassError,
+        QCompilerError,
+        QuantizationError,
+        ShapeError,
+        TraceError,
+        VerifyError,
+    )
+    from qcompiler.frontend import nn
+    from qcompiler.interpreter import run as interpret
+    from qcompiler.ir import Graph, Node, Value
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.observers import register_observer
+    from qcompiler.quantization.qconfig import (
+        QConfig,
+        QConfigMapping,
+        get_default_qconfig,
+        get_default_qconfig_mapping,
+        get_qconfig,
+    )
+    from qcompiler.quantization.spec import QuantSpec
+    from qcompiler.text.parser import parse
+    from qcompiler.text.printer import print_graph
+    from qcompiler.types import DType, QuantParams, TensorType
 
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "compile": "compiler",
-    "trace": "compiler",
-    "fuse": "compiler",
-    "prepare": "compiler",
-    "calibrate": "compiler",
-    "convert": "compiler",
-    "load": "compiler",
-    "CompiledModel": "compiler",
-    "Prepared": "compiler",
-    "parse": "text.parser",
-    "print_graph": "text.printer",
-    "interpret": "interpreter",
-    "QConfig": "quantization.qconfig",
-    "QConfigMapping": "quantization.qconfig",
-    "get_qconfig": "quantization.qconfig",
-    "get_default_qconfig": "quantization.qconfig",
-    "get_default_qconfig_mapping": "quantization.qconfig",
-    "Calibration": "quantization.calibration",
-    "register_observer": "quantization.observers",
-    "QuantSpec": "quantization.spec",
-    "DType": "types",
-    "Dim": "dims",
-    "QuantParams": "types",
-    "TensorType": "types",
-    "Graph": "ir",
-    "Node": "ir",
-    "Value": "ir",
-    "QCompilerError": "errors",
-    "TraceError": "errors",
-    "ParseError": "errors",
-    "VerifyError": "errors",
-    "ShapeError": "errors",
-    "PassError": "errors",
-    "QuantizationError": "errors",
-    "LoweringError": "errors",
-    "ArtifactError": "errors",
-    "InputError": "errors",
+__all__ = [
+    "ArtifactError",
+    "Calibration",
+    "CompiledModel",
+    "DType",
+    "Dim",
+    "Graph",
+    "InputError",
+    "LoweringError",
+    "Node",
+    "ParseError",
+    "PassError",
+    "Prepared",
+    "QCompilerError",
+    "QConfig",
+    "QConfigMapping",
+    "QuantParams",
+    "QuantSpec",
+    "QuantizationError",
+    "ShapeError",
+    "TensorType",
+    "TraceError",
+    "Value",
+    "VerifyError",
+    "calibrate",
+    "compile",
+    "convert",
+    "fuse",
+    "get_default_qconfig",
+    "get_default_qconfig_mapping",
+    "get_qconfig",
+    "interpret",
+    "load",
+    "nn",
+    "parse",
+    "prepare",
+    "print_graph",
+    "register_observer",
+    "trace",
+]
+
+_MODULES = {
+    "compiler": ("CompiledModel", "Prepared", "calibrate", "compile", "convert", "fuse", "load", "prepare", "trace"),
+    "dims": ("Dim",),
+    "errors": (
+        "ArtifactError",
+        "InputError",
+        "LoweringError",
+        "ParseError",
+        "PassError",
+        "QCompilerError",
+        "QuantizationError",
+        "ShapeError",
+        "TraceError",
+        "VerifyError",
+    ),
+    "ir": ("Graph", "Node", "Value"),
+    "quantization.calibration": ("Calibration",),
+    "quantization.observers": ("register_observer",),
+    "quantization.qconfig": (
+        "QConfig",
+        "QConfigMapping",
+        "get_default_qconfig",
+        "get_default_qconfig_mapping",
+        "get_qconfig",
+    ),
+    "quantization.spec": ("QuantSpec",),
+    "text.parser": ("parse",),
+    "text.printer": ("print_graph",),
+    "types": ("DType", "QuantParams", "TensorType"),
 }
-_RENAMED = {"interpret": "run"}
-__all__ = [*sorted(_EXPORTS), "nn"]
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # a checker that saw this would take a misspelt name for an Any
+
+    def __getattr__(name: str) -> object:
+        """Import the module of a public name when the name is first used."""
+        if name == "nn":
+            return importlib.import_module("qcompiler.frontend.nn")
+        if name == "interpret":
+            return importlib.import_module("qcompiler.interpreter").run
+        if name not in _HOMES:
+            raise AttributeError(f"module 'qcompiler' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"qcompiler.{_HOMES[name]}"), name)
 
 
-def __getattr__(name: str) -> Any:
-    """Names load when first used, so that `import qcompiler` is quick."""
-    if name == "nn":
-        return importlib.import_module("qcompiler.frontend.nn")
-    module = _EXPORTS.get(name)
-    if module is None:
-        raise AttributeError(f"module 'qcompiler' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"qcompiler.{module}"), _RENAMED.get(name, name))
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -11,11 +11,12 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from qcompiler.cpus import thread_count
+from qcompiler.dims import Dynamic
 from qcompiler.errors import InputError, LoweringError, QuantizationError
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
@@ -29,9 +30,8 @@ from qcompiler.types import QuantParams
 if TYPE_CHECKING:
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.precision import Decision
+    from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.spec import QuantSpec
-
-Dynamic = Mapping[str | int, Mapping[int, str]]
 
 
 def trace(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
@@ -87,7 +87,9 @@ class Prepared:
         }
 
 
-def prepare(graph: Graph, qconfig: Any = "int8", *, instruments: Sequence[Instrument] = ()) -> Prepared:
+def prepare(
+    graph: Graph, qconfig: QConfig | QConfigMapping | str | None = "int8", *, instruments: Sequence[Instrument] = ()
+) -> Prepared:
     """Resolve qconfigs on the traced graph, fuse, and insert observers.
 
     Raises:
@@ -270,7 +272,7 @@ def _backend(target: str) -> tuple[Any, Any]:
 
 def compile(
     model: Any,
-    qconfig: Any = "int8",
+    qconfig: QConfig | QConfigMapping | str | None = "int8",
     example_inputs: Any = None,
     *,
     calibration_data: Iterable[Any] | None = None,
@@ -278,7 +280,7 @@ def compile(
     dynamic: Dynamic | None = None,
     target: str = "native",
     threads: int | None = None,
-    io: str = "float",
+    io: Literal["float", "quantized"] = "float",
     transform: Callable[[Any], Any] | None = None,
     progress: Callable[[int], None] | None = None,
     instruments: Sequence[Instrument] = (),

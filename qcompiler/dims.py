@@ -284,3 +284,8 @@ def parse_dim(text: str) -> DimLike:
     if position != len(tokens):
         raise ParseError(f"malformed dimension {text!r}", expected="its end", got=peek())
     return result
+
+
+_Axes = Mapping[int, str | Dim]
+Dynamic = Mapping[str, _Axes] | Mapping[int, _Axes] | Mapping[str | int, _Axes]
+"""The symbolic axes of a model's inputs, which are given by name or position: `{"x": {0: "B"}}`."""

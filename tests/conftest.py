@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -82,6 +84,27 @@ def demo_stages() -> dict[str, Graph]:
 def demo_images() -> np.ndarray:
     """f32[4,1,28,28] inputs for `demo_stages`, deterministic."""
     return np.random.default_rng(7).uniform(-1, 2, (4, 1, 28, 28)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of what packages are built from, links as links."""
+    folder, root = tmp_path_factory.mktemp("source"), TESTS.parent
+    for name in ("qcompiler", "frontend", "passes", "backends"):
+        shutil.copytree(root / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The wheel that `pip install .` builds."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True)
+    [path] = folder.glob("qcompiler_ir-*.whl")
+    return path
 
 
 _kernels: dict[str, int] = {}

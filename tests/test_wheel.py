@@ -1,4 +1,4 @@
-"""The wheel: built, installed into an empty folder, and used from another one, without the checkout."""
+"""Packages: the wheel, installed and used from an empty folder without the checkout; the sdist; an editable install."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 
@@ -27,27 +29,25 @@ print(pathlib.Path(qc.__file__).resolve())
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def installed(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with nothing but the wheel's content."""
-    source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
-    for name in ("qcompiler", "frontend", "passes", "backends"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(source)],
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = wheels.glob("qcompiler_ir-*.whl")
-    subprocess.run(
-        [*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)],
-        check=True,
-        capture_output=True,
-    )
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "-q", "install", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     return target
+
+
+def _build(kind: str, source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
+    """What setuptools builds from `source`: an "sdist", a "wheel", or an "editable" wheel."""
+    program = f"import setuptools.build_meta as backend; print(backend.build_{kind}({str(out)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.splitlines()[-1]
+
+
+def _contents(wheel: pathlib.Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
 
 
 def _run(arguments: list[str], folder: pathlib.Path, installed: pathlib.Path) -> str:
@@ -68,3 +68,29 @@ def test_the_demo_in_an_empty_folder(installed: pathlib.Path, tmp_path: pathlib.
     text = _run(["demo/demo.py"], tmp_path, installed)
     assert "int8_top1" in text
     assert {"demo.json", "demo.qc.safetensors"} <= {p.name for p in (tmp_path / "build").iterdir()}
+
+
+def test_the_wheel_holds_every_source_file(wheel: pathlib.Path) -> None:
+    files = {
+        f"qcompiler/{path.relative_to(ROOT if folder != 'qcompiler' else ROOT / folder).as_posix()}"
+        for folder in ("qcompiler", "frontend", "passes", "backends")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".md")
+    }
+    assert set(_contents(wheel)) == files
+    assert "qcompiler/py.typed" in files
+
+
+def test_the_sdist_gives_the_same_wheel(source: pathlib.Path, wheel: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = shutil.copytree(source, tmp_path / "copy", symlinks=True)
+    with tarfile.open(_build("sdist", copy, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    [unpacked] = (tmp_path / "unpacked").iterdir()
+    assert _contents(_build("wheel", unpacked, tmp_path)) == _contents(wheel)
+
+
+def test_an_editable_install_adds_the_root_to_the_path(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Nothing but a path: type checkers and editors can't follow an import hook."""
+    copy = shutil.copytree(source, tmp_path / "copy", symlinks=True)
+    [(name, text)] = _contents(_build("editable", copy, tmp_path)).items()
+    assert name.endswith(".pth") and text.decode().strip() == str(copy)
