@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcompiler.backends.target import Execution, Target, host_arch, pretended_level
-from qcompiler.errors import LoweringError
+from qcompiler.backends import host
+from qcompiler.backends.target import Execution, Target
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,6 @@ def _hint(target: Target) -> str:
     found = target.why_not()
     if found:
         return found
-    try:
-        same = target.arch == host_arch()
-    except LoweringError:  # no backend for this machine
-        same = False
-    if not same:
+    if not host.is_arch(target.arch):
         return "a machine of another architecture; export an object"
-    return "QC_ISA pretends a CPU without it" if pretended_level() else "this CPU lacks it; export an object"
+    return "QC_ISA pretends a CPU without it" if host.pretended_level() else "this CPU lacks it; export an object"

@@ -1,8 +1,7 @@
-"""The AArch64 instructions that kernels use by name; whatever LLVM selects by itself from plain IR is not here.
+"""The AArch64 instructions that kernels use by name, each declared once: feature, intrinsic, types, meaning in numpy.
 
-Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives fmla from `fma`, zip1 and
-zip2 from shuffles, xtn from `trunc`, sadalp from saddlp and an addition, and the forms that take an operand's element
-from a broadcast.)
+Instructions that LLVM selects by itself from plain IR are not here: fmla from `fma`, zip1 and zip2 from shuffles, xtn
+from `trunc`, sadalp from saddlp and an addition, and multiplications by one element of a register from a splat.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ _DECLARED = (
         (_S4, _B16, _B16),
         _S4,
         _usmmla,
-        "two rows of eight unsigned bytes times two rows of eight signed ones, added to the four i32 of the 2 x 2 product",
+        "2 x 8 unsigned bytes times the transpose of 2 x 8 signed bytes, added to the 2 x 2 i32",
     ),
     Instruction(
         "arm.smull.b",

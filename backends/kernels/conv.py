@@ -230,7 +230,7 @@ def conv_u8(
 ) -> None:
     """u8 pixels, kc a multiple of 4. bias: i32, the zero point of x folded in; scale: f32 multipliers M of rule (4);
     both [panels * nr], in the order of the packed channels. low, high: bounds of codes less the zero point, as floats
-    and as codes. pairs: the real weights are `Target.pairs_safe`; saturates: zero is 0, and the codes' bounds are 0 and
+    and as codes. pairs: the real weights are `Target.pairwise_dot_is_exact`; saturates: zero is 0, and the codes' bounds are 0 and
     255."""
     _Loops(b, byte_math(b, nv, residual, proven, pairs, saturates), mr, nv).emit()
 

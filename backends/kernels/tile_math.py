@@ -71,8 +71,8 @@ class Bytes(_Arithmetic):
 
     def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool, saturates: bool) -> None:
         lanes = b.target.i32_lanes
-        self.pairs, self.dot4 = pairs, b.target.dot4_pairs_safe if pairs else b.target.dot4
-        self.steps = b.target.dot_steps
+        self.pairs, self.dot4 = pairs, b.target.dot4_pairwise if pairs else b.target.dot4
+        self.steps = b.target.k_blocks
         self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
         self.residual, self.proven, self.saturates = residual, proven, saturates
 
@@ -97,10 +97,10 @@ class Bytes(_Arithmetic):
         return 2 if widens(self.b.target, self.pairs) else 1
 
     def _weights(self, w: Value) -> tuple[Value, ...]:
-        return self.b.target.dot4_weights(self.b, w, pairs=self.pairs)
+        return self.b.target.dot4_weights(self.b, w, pairwise=self.pairs)
 
     def _activations(self, x: Value) -> tuple[Value, ...]:
-        return self.b.target.dot4_activations(self.b, x, pairs=self.pairs)
+        return self.b.target.dot4_activations(self.b, x, pairwise=self.pairs)
 
     def _four(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
@@ -258,7 +258,7 @@ class Floats(_Arithmetic):
 
     def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
         self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual
-        self.start, self.steps = vector(F32, self.lanes), b.target.fma_steps
+        self.start, self.steps = vector(F32, self.lanes), b.target.k_blocks_f32
         self.low, self.high = b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes)
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:

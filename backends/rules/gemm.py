@@ -267,12 +267,12 @@ def _by_taps(codes: np.ndarray, taps: int, kc: int) -> np.ndarray:
 
 
 def _pairs_safe(s: NodeLowering, codes: np.ndarray, taps: int, kc: int, times: int) -> bool:
-    """Whether products may be added in pairs, see `Target.pairs_safe`."""
-    if not s.target.adds_pairs or not codes.size:
+    """Whether products may be added in pairs, see `Target.pairwise_dot_is_exact`."""
+    if not s.target.has_pairwise_dot or not codes.size:
         return False
     given = any(value.type.is_quantized for value in s.node.graph.inputs)  # a caller's codes may lie beyond qmax
     highest = 255 if given else s.type(0).quant.qmax
-    return all(s.target.pairs_safe(part, highest) for part in byte_parts(_by_taps(codes, taps, kc), times))
+    return all(s.target.pairwise_dot_is_exact(part, highest) for part in byte_parts(_by_taps(codes, taps, kc), times))
 
 
 def tiles_of(s: NodeLowering) -> Sequence[tuple[int, int]]:

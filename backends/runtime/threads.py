@@ -88,9 +88,9 @@ def make_control(dialect: dispatcher.Dialect, spin_us: float = 0.0, slice_ticks:
 def _compile() -> Native:
     import llvmlite.binding as llvm
 
-    from qcompiler.backends.target import host_arch
+    from qcompiler.backends import host
 
-    dialect = dispatcher.DIALECTS[host_arch()]
+    dialect = dispatcher.DIALECTS[host.arch()]
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small", jit=True)

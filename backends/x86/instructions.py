@@ -1,10 +1,12 @@
-"""The x86 instructions that kernels use by name; whatever LLVM selects by itself from plain IR is not here.
+"""The x86 instructions that kernels use by name, each declared once: feature, intrinsic, types, meaning in numpy.
 
-Each is declared once: feature, intrinsic, types, and its meaning in numpy. (Plain IR gives vcvtps2dq from `lrint`,
-vpmovdb from `trunc`, vmaxps from fcmp + select, vpmovb2m from a comparison with zero.)
+Instructions that LLVM selects by itself from plain IR are not here: vcvtps2dq from `lrint`, vpmovdb from `trunc`,
+vmaxps from fcmp and select, vpmovb2m from a comparison with zero.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,7 +49,7 @@ def _adds_unsigned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(x.view(np.uint8).astype(np.int32) + y.view(np.uint8), 255).astype(np.uint8).view(np.int8)
 
 
-def _pack(dtype: type, element: type) -> object:
+def _pack(dtype: type, element: type) -> Callable[..., np.ndarray]:
     def meaning(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         lanes = x.size * x.itemsize // 16  # packs work within 128-bit lanes: x's lane, then y's
         joined = np.concatenate([x.reshape(lanes, -1), y.reshape(lanes, -1)], axis=1)
@@ -79,56 +81,14 @@ def _declare() -> list[Instruction]:
         (32, "avx2", "llvm.x86.avx2.", ""),
     ):
         b, h, i, wide = bytes_(size), words(size), ints(size), size * 8
-        rows = [
-            (
-                "vpmaddubsw",
-                ("pmaddubs.w", "pmadd.ub.sw"),
-                (b, b),
-                h,
-                _maddubs,
-                "u8 x i8 products, pairs summed, saturated to i16",
-            ),
-            ("vpmaddwd", ("pmaddw.d", "pmadd.wd"), (h, h), i, _madd, "i16 products, pairs summed to i32"),
-            (
-                "vpshufb",
-                ("pshuf.b", "pshuf.b"),
-                (b, b),
-                b,
-                _pshufb,
-                "bytes of each 128-bit lane by index; bit 7 gives 0",
-            ),
-            (
-                "vpackssdw",
-                ("packssdw", "packssdw"),
-                (i, i),
-                h,
-                _pack(np.int16, np.int16),
-                "i32 to i16, signed saturation, by lane",
-            ),
-            (
-                "vpackusdw",
-                ("packusdw", "packusdw"),
-                (i, i),
-                h,
-                _pack(np.uint16, np.int16),
-                "i32 to u16, saturation, by lane",
-            ),
-            (
-                "vpacksswb",
-                ("packsswb", "packsswb"),
-                (h, h),
-                b,
-                _pack(np.int8, np.int8),
-                "i16 to i8, signed saturation, by lane",
-            ),
-            (
-                "vpackuswb",
-                ("packuswb", "packuswb"),
-                (h, h),
-                b,
-                _pack(np.uint8, np.int8),
-                "i16 to u8, saturation, by lane",
-            ),
+        rows: list[tuple[str, tuple[str, str], tuple[Type, Type], Type, Callable[..., np.ndarray], str]] = [
+            ("vpmaddubsw", ("pmaddubs.w", "pmadd.ub.sw"), (b, b), h, _maddubs, "u8 x i8, pair sums saturate in i16"),
+            ("vpmaddwd", ("pmaddw.d", "pmadd.wd"), (h, h), i, _madd, "i16 products, pairs added in i32"),
+            ("vpshufb", ("pshuf.b",) * 2, (b, b), b, _pshufb, "bytes of each 128-bit block by index; bit 7 gives 0"),
+            ("vpackssdw", ("packssdw",) * 2, (i, i), h, _pack(np.int16, np.int16), "i32 to i16, saturated, by block"),
+            ("vpackusdw", ("packusdw",) * 2, (i, i), h, _pack(np.uint16, np.int16), "i32 to u16, saturated, by block"),
+            ("vpacksswb", ("packsswb",) * 2, (h, h), b, _pack(np.int8, np.int8), "i16 to i8, saturated, by block"),
+            ("vpackuswb", ("packuswb",) * 2, (h, h), b, _pack(np.uint8, np.int8), "i16 to u8, saturated, by block"),
         ]
         for name, spellings, operands, result, meaning, doc in rows:
             llvm = prefix + spellings[0 if size == 64 else 1] + suffix

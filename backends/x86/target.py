@@ -1,8 +1,7 @@
 """x86-64: its levels, what the CPU has, and the primitives that kernels are written with.
 
-Levels, each including those before it in its own line (avx2 -> avxvnni, avx2 -> avx512 -> avx512vnni):
-`avx2` (AVX2, FMA3, F16C and the rest of x86-64-v3), `avxvnni` (AVX-VNNI), `avx512` (F, BW, DQ, VL, CD), `avx512vnni`.
-VBMI is an extra feature, used where present: same bits with and without.
+The levels are `avx2` (AVX2, FMA3, F16C and the rest of x86-64-v3), `avxvnni` (AVX-VNNI), `avx512` (F, BW, DQ, VL, CD)
+and `avx512vnni`. Each includes avx2, and avx512vnni includes avx512. VBMI is an extra.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.backends import host
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, Type, vector
-from qcompiler.backends.target import Execution, Target, host_arch, host_os, llvm_triple, pretended_level
+from qcompiler.backends.levels import Extra, Level, Levels
+from qcompiler.backends.target import Execution, Storage, Target, llvm_triple
 from qcompiler.backends.x86.instructions import INSTRUCTIONS
 from qcompiler.errors import LoweringError, nearest
 
@@ -25,146 +26,93 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.ir import Operand, Value
 
 
-@dataclass(frozen=True)
-class Level:
-    """An ISA level. cpu and needs in LLVM's names (needs: what the host must report); tiles as `Target` says."""
-
-    name: str
-    includes: tuple[str, ...]
-    cpu: str
-    needs: tuple[str, ...]
-    vector_bytes: int
-    register_count: int
-    gemm_tiles: tuple[tuple[int, int], ...]
-    gemm_tiles_f32: tuple[tuple[int, int], ...]
-
-
 _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
-_WIDE = ((14, 2), (13, 2), (12, 2), (10, 2), (7, 2), (9, 3), (7, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
-
-_LEVELS = {
-    level.name: level
-    for level in (
-        Level(
-            "avx2", ("avx2",), "x86-64-v3", _V3, 32, 16,
-            ((4, 2), (8, 1), (2, 2), (1, 2)), ((6, 2), (4, 3), (12, 1), (1, 4)),
-        ),
-        Level(
-            "avxvnni", ("avx2", "avxvnni", "vnni256"), "x86-64-v3", (*_V3, "avxvnni"), 32, 16,
-            ((6, 2), (4, 3), (12, 1), (1, 4)), ((6, 2), (4, 3), (12, 1), (1, 4)),
-        ),
-        Level(
-            "avx512", ("avx2", "avx512"), "x86-64-v4", (*_V3, *_V4), 64, 32,
-            ((10, 2), (20, 1), (5, 3), (1, 4)), _WIDE,
-        ),
-        Level(
-            "avx512vnni", ("avx2", "avx512", "avx512vnni", "vnni256"), "x86-64-v4", (*_V3, *_V4, "avx512vnni"), 64, 32,
-            _WIDE, _WIDE,
-        ),
-    )
-}  # fmt: skip
-LEVELS: tuple[str, ...] = tuple(_LEVELS)
-_PREFERENCE = ("avx512vnni", "avx512", "avxvnni", "avx2")
-_EXTRAS = {"vbmi": ("avx512vnni", "avx512vbmi")}  # extra -> (the level it needs, LLVM's name)
+_TILES_16 = ((6, 2), (4, 3), (12, 1), (1, 4))
+_TILES_32 = ((14, 2), (13, 2), (12, 2), (10, 2), (7, 2), (9, 3), (7, 3), (6, 4), (28, 1), (8, 2), (4, 4), (1, 4))
 
 
 @cache
 def cpu_features() -> frozenset[str]:
     """LLVM's names of what this CPU and its OS support; empty on another architecture."""
-    if host_arch() != "x86-64":
+    if host.arch() != "x86-64":
         return frozenset()
     import llvmlite.binding as llvm
 
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
-def _can_run(level: str) -> bool:
-    return set(_LEVELS[level].needs) <= cpu_features()
-
-
-def can_run(level: str) -> bool:
-    """Whether this process can execute code of the level. QC_ISA makes the levels that it doesn't include
-    unavailable."""
-    if level not in _LEVELS:
-        raise LoweringError(f"unknown level {level!r}", hint=nearest(level, LEVELS))
-    pretended = pretended_level()
-    if pretended in _LEVELS and level not in _LEVELS[pretended].includes:
-        return False
-    return _can_run(level)
-
-
-def host_level() -> str:
-    """The highest level this process can run. QC_ISA pretends a weaker CPU; asking for more than there is is an
-    error."""
-    pretended = pretended_level()
-    if pretended is not None:
-        if pretended not in _LEVELS:
-            raise LoweringError(f"QC_ISA names an unknown level {pretended!r}", hint=nearest(pretended, LEVELS))
-        if not _can_run(pretended):
-            raise LoweringError(
-                f"QC_ISA={pretended} is more than this CPU has", hint="unset QC_ISA, or name a lower level"
-            )
-        return pretended
-    for level in _PREFERENCE:
-        if _can_run(level):
-            return level
-    raise LoweringError("this CPU lacks AVX2, the lowest level", hint='target="reference" runs the interpreter')
-
-
-def make_target(level: str, os: str, *, native: bool) -> X86Target:
-    """The target of a level. native: take extras that the host has (QC_ISA hides them)."""
-    extras = set()
-    if native and pretended_level() is None:
-        extras = {name for name, (needs, llvm) in _EXTRAS.items() if level == needs and llvm in cpu_features()}
-    return X86Target(level, os, frozenset({*_LEVELS[level].includes, *extras}))
+LEVELS = Levels(
+    "x86-64",
+    (
+        Level(
+            name="avx2",
+            features=("avx2",),
+            cpu="x86-64-v3",
+            needs=_V3,
+            vector_bytes=32,
+            register_count=16,
+            gemm_tiles=((4, 2), (8, 1), (2, 2), (1, 2)),
+            gemm_tiles_f32=_TILES_16,
+            has_pairwise_dot=True,
+            widened_weights=True,
+        ),
+        Level(
+            name="avxvnni",
+            features=("avx2", "avxvnni", "vnni256"),
+            cpu="x86-64-v3",
+            needs=(*_V3, "avxvnni"),
+            vector_bytes=32,
+            register_count=16,
+            gemm_tiles=_TILES_16,
+            gemm_tiles_f32=_TILES_16,
+        ),
+        Level(
+            name="avx512",
+            features=("avx2", "avx512"),
+            cpu="x86-64-v4",
+            needs=(*_V3, *_V4),
+            vector_bytes=64,
+            register_count=32,
+            gemm_tiles=((10, 2), (20, 1), (5, 3), (1, 4)),
+            gemm_tiles_f32=_TILES_32,
+            has_pairwise_dot=True,
+            widened_weights=True,
+        ),
+        Level(
+            name="avx512vnni",
+            features=("avx2", "avx512", "avx512vnni", "vnni256"),
+            cpu="x86-64-v4",
+            needs=(*_V3, *_V4, "avx512vnni"),
+            vector_bytes=64,
+            register_count=32,
+            gemm_tiles=_TILES_32,
+            gemm_tiles_f32=_TILES_32,
+        ),
+    ),
+    cpu_features,
+    extras=(Extra("vbmi", level="avx512vnni", llvm="avx512vbmi"),),
+)
 
 
 @dataclass(frozen=True)
 class X86Target(Target):
-    """A level of x86-64. features: what `has` answers for."""
+    """A level of x86-64."""
 
-    level: str
-    os: str
-    features: frozenset[str]
     arch = "x86-64"
-    dot4_storage = "u8"
+    levels = LEVELS
+    instructions = MappingProxyType(INSTRUCTIONS)
     streams = True
     pack_saturates = True
-    instructions = MappingProxyType(INSTRUCTIONS)
-
-    @property
-    def _facts(self) -> Level:
-        return _LEVELS[self.level]
-
-    @property
-    def vector_bytes(self) -> int:  # type: ignore[override]
-        return self._facts.vector_bytes
-
-    @property
-    def register_count(self) -> int:  # type: ignore[override]
-        return self._facts.register_count
-
-    @property
-    def gemm_tiles(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
-        return self._facts.gemm_tiles
-
-    @property
-    def gemm_tiles_f32(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
-        return self._facts.gemm_tiles_f32
 
     @property
     def triple(self) -> str:
         return llvm_triple("x86_64", self.os)
 
     @property
-    def cpu(self) -> str:
-        return self._facts.cpu
-
-    @property
     def llvm_features(self) -> str:
-        extras = [llvm for name, (_, llvm) in _EXTRAS.items() if name in self.features]
-        return ",".join([*(f"+{name}" for name in (*self._facts.needs, *extras)), "-prefer-256-bit"])
+        extras = [extra.llvm for extra in self.levels.extras if self.has(extra.name)]
+        return ",".join([*(f"+{name}" for name in (*self.row.needs, *extras)), "-prefer-256-bit"])
 
     @property
     def function_attributes(self) -> str:
@@ -172,13 +120,7 @@ class X86Target(Target):
         return f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
 
     def execution(self) -> Execution:
-        here = (
-            host_arch() == "x86-64"
-            and self.os == host_os()
-            and can_run(self.level)
-            and all(llvm in cpu_features() for name, (_, llvm) in _EXTRAS.items() if name in self.features)
-        )
-        return "native" if here else "none"
+        return "native" if self.is_native() else "none"
 
     # -- primitives -----------------------------------------------------------------------------------------------
 
@@ -188,27 +130,28 @@ class X86Target(Target):
 
     @property
     def _vnni(self) -> bool:
+        """Whether there is vpdpbusd for whole registers."""
         return self.has("avx512vnni") if self.vector_bytes == 64 else self.has("vnni256")
 
     def masks(self, type: Type) -> bool:
         return self.has("avx512") or type.bits >= 32
 
-    def dot4_weights(self, b: KernelBuilder, w: Value, *, pairs: bool = False) -> tuple[Value, ...]:
-        """VNNI and pairs take bytes; else the even and the odd bytes, sign-extended to i16."""
-        if self._vnni or pairs:
+    def dot4_weights(self, b: KernelBuilder, w: Value, *, pairwise: bool = False) -> tuple[Value, ...]:
+        """VNNI and the pairwise sequence take bytes; otherwise the even and the odd bytes, sign-extended to i16."""
+        if self._vnni or pairwise:
             return (w,)
         words = b.bitcast(w, vector(I16, self.vector_bytes // 2))
         return (words << 8) >> 8, words >> 8
 
-    def dot4_activations(self, b: KernelBuilder, x: Value, *, pairs: bool = False) -> tuple[Value, ...]:
-        """VNNI and pairs take bytes; else the even and the odd bytes, zero-extended to i16."""
-        if self._vnni or pairs:
+    def dot4_activations(self, b: KernelBuilder, x: Value, *, pairwise: bool = False) -> tuple[Value, ...]:
+        """VNNI and the pairwise sequence take bytes; otherwise the even and the odd bytes, zero-extended to i16."""
+        if self._vnni or pairwise:
             return (x,)
         words = b.bitcast(x, vector(I16, self.vector_bytes // 2))
         return words & 255, b.lshr(words, 8)
 
     def dot4(self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]) -> Value:
-        """vpdpbusd; without VNNI two vpmaddwd, each a sum of two products below 2^15.99, so nothing saturates."""
+        """vpdpbusd. Without VNNI two vpmaddwd, each a sum of two products in i32, so nothing saturates."""
         xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
         ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
         if self._vnni:
@@ -218,19 +161,12 @@ class X86Target(Target):
         return acc
 
     def sum4(self, b: KernelBuilder, acc: Value, x: Value) -> Value:
-        """dot4 with ones."""
+        """`dot4` with ones."""
         return self.dot4(b, acc, x, b.const(x.type, 1))
 
-    @property
-    def widened_weights(self) -> bool:  # type: ignore[override]
-        return not self._vnni
-
-    @property
-    def adds_pairs(self) -> bool:
-        return not self._vnni
-
-    def pairs_safe(self, weights: np.ndarray, highest: int = 255) -> bool:
-        """x0 * w0 + x1 * w1 fits i16. Looked up part by part: with 255 the first one mostly says no."""
+    def pairwise_dot_is_exact(self, weights: np.ndarray, highest: int = 255) -> bool:
+        """x0 * w0 + x1 * w1 fits i16. Weights are examined in parts: if `highest` is 255, the first part nearly always
+        decides."""
         if highest * 2 * 128 < 2**15:
             return True
         pairs, part = np.ascontiguousarray(weights).reshape(-1, 2), 1 << 14
@@ -238,10 +174,10 @@ class X86Target(Target):
             _pairs_fit(pairs[first : first + part].astype(np.int32), highest) for first in range(0, len(pairs), part)
         )
 
-    def dot4_pairs_safe(
+    def dot4_pairwise(
         self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
     ) -> Value:
-        """vpmaddubsw, whose pair sums saturate unless `pairs_safe`, then vpmaddwd with ones. VNNI: dot4."""
+        """vpmaddubsw, whose sums saturate unless the weights are small, then vpmaddwd with ones. VNNI: `dot4`."""
         if self._vnni:
             return self.dot4(b, acc, x, w)
         (x,), (w,) = (part if isinstance(part, tuple) else (part,) for part in (x, w))
@@ -253,8 +189,8 @@ class X86Target(Target):
         """vcvtps2dq in the default rounding mode."""
         return b.convert("lrint", x, I32)
 
-    def narrow(self, b: KernelBuilder, parts: Sequence[Value], storage: str) -> Value:
-        """AVX2, whole registers: two packs and one vpermd that puts the 128-bit lanes right. AVX-512: vpmovdb."""
+    def narrow(self, b: KernelBuilder, parts: Sequence[Value], storage: Storage) -> Value:
+        """AVX2, whole registers: two packs, and one vpermd that reorders the 128-bit lanes. AVX-512: vpmovdb."""
         if storage not in ("u8", "i8"):
             raise LoweringError(f"no storage {storage!r}", hint=nearest(storage, ["u8", "i8"]))
         if self.vector_bytes == 32 and len(parts) == 4 and all(part.type is vector(I32, 8) for part in parts):
@@ -264,9 +200,7 @@ class X86Target(Target):
 
     def _narrow_by_packs(self, b: KernelBuilder, parts: Sequence[Value], sign: str) -> Value:
         halves = [b.instr("x86.vpackssdw.256", parts[0], parts[1]), b.instr("x86.vpackssdw.256", parts[2], parts[3])]
-        packed = b.instr(
-            f"x86.vpack{sign}wb.256", *halves
-        )  # by 128-bit lane: 0 1 2 3 of the low lanes, then of the high
+        packed = b.instr(f"x86.vpack{sign}wb.256", *halves)  # parts 0 1 2 3 of the low lanes, then of the high ones
         quads = b.shuffle(b.bitcast(packed, vector(I32, 8)), None, [0, 4, 1, 5, 2, 6, 3, 7])
         return b.bitcast(quads, vector(I8, 32))
 
@@ -283,7 +217,7 @@ class X86Target(Target):
         return b.instr(f"x86.vpackuswb.{self._bits}", x, y)
 
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
-        """VBMI: four registers of 64 entries. Else sixteen rows of 16 entries, each in every 128-bit lane."""
+        """VBMI: four registers of 64 entries. Otherwise sixteen registers with 16 entries in every 128-bit lane."""
         if self.has("vbmi"):
             return [b.load(vector(I8, 64), pointer, offset, disp=64 * part) for part in range(4)]
         rows = [b.load(vector(I8, 16), pointer, offset, disp=16 * row) for row in range(16)]
@@ -291,7 +225,7 @@ class X86Target(Target):
         return [b.shuffle(row, None, lanes) for row in rows]
 
     def make_table(self, b: KernelBuilder, entries: Sequence[Value]) -> list[Value]:
-        """As `load_table`."""
+        """The same form as `load_table` gives."""
         if self.has("vbmi"):
             return list(entries)
         lanes = [lane % 16 for lane in range(self.vector_bytes)]
@@ -306,8 +240,8 @@ class X86Target(Target):
         return self.has("vbmi")
 
     def lookup(self, b: KernelBuilder, table: Sequence[Value], codes: Value) -> Value:
-        """VBMI: two vpermi2b and a blend by bit 7. Else, for each row of 16, vpshufb with indices that are moved so
-        that only codes of this row stay below 128: code - 16 * row + 0x70, the sum saturating."""
+        """VBMI: two vpermi2b and a blend by bit 7. Otherwise one vpshufb for each row of 16 entries, with the indices
+        code - 16 * row + 0x70 (a saturating sum), which are below 128 only for the codes of that row."""
         if self.has("vbmi"):
             low, high = (b.instr("x86.vpermi2b.512", table[half], codes, table[half + 1]) for half in (0, 2))
             return b.select(codes < 0, high, low)
@@ -322,6 +256,6 @@ class X86Target(Target):
 
 
 def _pairs_fit(pairs: np.ndarray, highest: int) -> bool:
-    """Whether no x0 * w0 + x1 * w1, each x from 0 to `highest`, leaves i16. pairs: i32 [n, 2]."""
+    """Whether x0 * w0 + x1 * w1 fits i16 for every pair of weights and all x from 0 to `highest`. pairs: i32 [n, 2]."""
     above, below = np.maximum(pairs, 0).sum(axis=1).max(initial=0), np.minimum(pairs, 0).sum(axis=1).min(initial=0)
     return bool(highest * above < 2**15 and highest * below >= -(2**15))

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler.backends.target import host_arch, host_os
+from qcompiler.backends import host
 from qcompiler.ir import Graph
 from tests.backends.c_programs import build, execute, tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EMBED, DEMO = ROOT / "examples" / "embed_c", ROOT / "examples" / "fashion_mnist"
 pytestmark = pytest.mark.skipif(
-    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+    host.system() != "linux" or host.arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
 )
 
 

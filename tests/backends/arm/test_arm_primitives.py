@@ -58,7 +58,7 @@ def dot4(b: KernelBuilder, *, prepared: bool, safe: bool = False) -> None:
     x, w = b.load(vector(I8, 16), b.pointer("x")), b.load(vector(I8, 16), b.pointer("w"))
     acc = b.load(vector(I32, 4), b.pointer("acc"))
     if safe:
-        y = target.dot4_pairs_safe(b, acc, x, w)
+        y = target.dot4_pairwise(b, acc, x, w)
     elif prepared:
         y = target.dot4(b, acc, target.dot4_activations(b, x), target.dot4_weights(b, w))
     else:
@@ -80,7 +80,7 @@ def compare_dots(target: Target, **static: bool) -> None:
     function = dot4.build(target, **static)
     rng = np.random.default_rng(2)
     for x, w in dot_cases():
-        if static.get("safe") and target.level == "neon" and not target.pairs_safe(w):
+        if static.get("safe") and target.level == "neon" and not target.pairwise_dot_is_exact(w):
             continue
         acc = rng.integers(-(2**30), 2**30, 4).astype(np.int32)
         terms = (x.astype(np.int64) - target.dot4_offset) * w
@@ -104,8 +104,8 @@ def test_weights_that_make_pairs_safe(level: str) -> None:
         ((-128, -128), False),
         ((-128, 128 - 256), False),
     ):
-        assert target.pairs_safe(np.array([*pair, 0, 0], np.int8)) == fits
-    assert target.adds_pairs == (target.level == "neon")
+        assert target.pairwise_dot_is_exact(np.array([*pair, 0, 0], np.int8)) == fits
+    assert target.has_pairwise_dot == (target.level == "neon")
     compare_dots(target, prepared=False, safe=True)
 
 

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from qcompiler.backends import host
 from qcompiler.backends import target as targets
 from qcompiler.backends.arm import target as arm
 from qcompiler.backends.arm.instructions import INSTRUCTIONS
-from qcompiler.backends.arm.target import LEVELS
 from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.target import host_arch, host_os, parse_target
+from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 
+LEVELS = tuple(arm.LEVELS)
 CPUINFO = """\
 processor\t: 0
 BogoMIPS\t: 100.00
@@ -29,7 +30,7 @@ processor\t: 1
 Features\t: fp asimd evtstrm aes {features}
 """
 foreign = pytest.mark.skipif(
-    host_arch() == "aarch64" or host_os() != "linux", reason="AArch64 is emulated on Linux of another architecture"
+    host.arch() == "aarch64" or host.system() != "linux", reason="AArch64 is emulated on Linux of another architecture"
 )
 
 
@@ -45,10 +46,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     """An AArch64 host."""
-    for module in (targets, arm):
-        monkeypatch.setattr(module, "host_arch", lambda: "aarch64")
-        monkeypatch.setattr(module, "host_os", lambda: system)
-    monkeypatch.setattr(targets.platform, "machine", lambda: "arm64" if system == "macos" else "aarch64")
+    monkeypatch.setattr(host.platform, "machine", lambda: "arm64" if system == "macos" else "aarch64")
+    monkeypatch.setattr(host, "system", lambda: system)
 
 
 def linux(monkeypatch: pytest.MonkeyPatch, features: str) -> None:
@@ -86,7 +85,7 @@ def test_names() -> None:
         assert target.features == set(LEVELS[: rank + 1])
         assert [target.has(each) for each in LEVELS] == [index <= rank for index in range(3)]
         assert target == parse_target(f"aarch64-linux+{level}") and target.triple == "aarch64-unknown-linux-gnu"
-        assert (target.vector_bytes, target.f32_lanes, target.register_count, target.dot4_storage) == (16, 4, 32, "u8")
+        assert (target.vector_bytes, target.f32_lanes, target.register_count) == (16, 4, 32)
     assert len({parse_target(f"aarch64-linux+{level}").key for level in LEVELS}) == 3
     assert parse_target("aarch64-macos+dotprod").triple == "arm64-apple-macosx11.0.0"
     assert not parse_target("aarch64-windows+neon").can_run()
@@ -172,7 +171,7 @@ def test_levels_by_sysctl(answers: dict[str, str], level: str, machine: pytest.M
 
 
 def test_another_architecture_has_none_of_it(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(arm, "host_arch", lambda: "x86-64")
+    machine.setattr(host.platform, "machine", lambda: "x86_64")
     assert arm.cpu_features() == frozenset()
 
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
+from qcompiler.backends import host
 from qcompiler.backends.arm import emulate
 from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import I64
-from qcompiler.backends.target import host_arch, host_os, parse_target
+from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from tests.backends.kernel_ir.ir_kernels import call, scale
 
 NEON = parse_target("aarch64-linux+neon")
 pytestmark = pytest.mark.skipif(
-    host_arch() == "aarch64" or host_os() != "linux" or importlib.util.find_spec("unicorn") is None,
+    host.arch() == "aarch64" or host.system() != "linux" or importlib.util.find_spec("unicorn") is None,
     reason="AArch64 is emulated on Linux of another architecture, where the package is installed",
 )
 STORE, RETURN, UNDEFINED = 0xF9000001, 0xD65F03C0, 0x00000000  # str x1, [x0]; ret; udf #0

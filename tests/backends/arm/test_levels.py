@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from qcompiler import knobs
-from qcompiler.backends.target import host_arch, known_targets, parse_target
+from qcompiler.backends import host
+from qcompiler.backends.target import known_targets, parse_target
 
 
-@pytest.mark.skipif(host_arch() == "aarch64", reason="an ARM machine runs the levels that its CPU has")
+@pytest.mark.skipif(host.arch() == "aarch64", reason="an ARM machine runs the levels that its CPU has")
 @pytest.mark.parametrize("name", [name for name in known_targets() if name.startswith("aarch64+")])
 def test_the_level_runs_or_says_what_is_missing(name: str) -> None:
     target = parse_target(name)

@@ -51,7 +51,7 @@ def gemm(b: KernelBuilder, *, mr: int, nv: int, safe: bool = False) -> None:
             for r in range(mr):
                 four = target.broadcast4(b, *here[r])
                 if safe:
-                    acc[r] = [target.dot4_pairs_safe(b, acc[r][j], four, ws[j]) for j in range(nv)]
+                    acc[r] = [target.dot4_pairwise(b, acc[r][j], four, ws[j]) for j in range(nv)]
                 else:
                     xs = target.dot4_activations(b, four)
                     acc[r] = [target.dot4(b, acc[r][j], xs, ws[j]) for j in range(nv)]

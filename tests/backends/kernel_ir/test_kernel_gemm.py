@@ -54,11 +54,11 @@ def test_pairs_safe_sequence(level: str) -> None:
     x = np.full((2, 64), 255, np.uint8)
     w = np.tile(np.array([[64], [64], [-64], [-64]], np.int8), (16, nr))
     packed, y = pack_weights(w, nr), np.zeros((2, nr), np.int32)
-    assert target.pairs_safe(packed)
+    assert target.pairwise_dot_is_exact(packed)
     call(kernel, [x, packed, y], m=2, n=nr, k=64, stride=64)
     np.testing.assert_array_equal(y, x.astype(np.int32) @ w.astype(np.int32))
     w[0, 0] = 65
-    assert not target.pairs_safe(pack_weights(w, nr))
+    assert not target.pairwise_dot_is_exact(pack_weights(w, nr))
 
 
 @pytest.mark.parametrize("level", TARGETS)

@@ -13,8 +13,9 @@ import pytest
 
 import qcompiler as qc
 from qcompiler import knobs
+from qcompiler.backends import host
 from qcompiler.backends.object_export.export import ObjectFile, build_object
-from qcompiler.backends.target import host_arch, host_os, parse_target
+from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
 from qcompiler.opdef import all_ops
@@ -29,7 +30,7 @@ AVX2 = parse_target("x86-64-linux+avx2", exact=True)
 DEMO_SIZES = {"B": 2}
 EMULATED_MOBILENET = ("aarch64-linux+dotprod", "aarch64-linux+i8mm")
 pytestmark = pytest.mark.skipif(
-    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+    host.system() != "linux" or host.arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
 )
 
 MIXED = """qcompiler 1

@@ -8,15 +8,16 @@ import subprocess
 import pytest
 
 import qcompiler as qc
+from qcompiler.backends import host
 from qcompiler.backends.object_export.export import ObjectFile, build_object
 from qcompiler.backends.object_export.golden import STORED_BYTES
-from qcompiler.backends.target import host_arch, host_os, parse_target
+from qcompiler.backends.target import parse_target
 from qcompiler.ir import Graph
 from tests.backends.c_programs import ARM_TARGETS, build, execute, tool, write
 
 AVX2 = parse_target("x86-64-linux+avx2", exact=True)
 pytestmark = pytest.mark.skipif(
-    host_os() != "linux" or host_arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
+    host.system() != "linux" or host.arch() != "x86-64", reason="objects for x86-64 Linux are run on such a machine"
 )
 
 
