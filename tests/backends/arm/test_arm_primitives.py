@@ -126,7 +126,7 @@ def mmla(b: KernelBuilder) -> None:
 def test_mmla_multiplies_two_rows_by_two_channels(level: str) -> None:
     target = parse_target(level)
     if target.dot_depth != 8:
-        with pytest.raises(LoweringError, match="no two rows at once"):
+        with pytest.raises(LoweringError, match="no instruction that multiplies two rows"):
             mmla.build(target)
         return
     function, rng = mmla.build(target), np.random.default_rng(6)
