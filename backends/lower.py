@@ -16,7 +16,9 @@ import numpy as np
 from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.cache import programs as program_cache
 from qcompiler.backends.cache.kernels import KernelKey, kernels
-from qcompiler.backends.lowering.context import Call, Lowering, NodeLowering, PythonCall, Rule, find_rule
+from qcompiler.backends.lowering.context import Call, Lowering, PythonCall
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import LoweringRule, find_rule
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import ArraySpec, BoundProgram, Constants, Program, ProgramBuilder
 from qcompiler.backends.runtime.execution import runner
@@ -145,7 +147,7 @@ class LoweredModel:
         return self.source if isinstance(self.source, Graph) else self.source()
 
     @cached_property
-    def _rules(self) -> dict[Node, Rule | str]:
+    def _rules(self) -> dict[Node, LoweringRule | str]:
         return {node: find_rule(node, self.target) for node in self.graph.node_list}
 
     @property
@@ -234,7 +236,7 @@ class LoweredModel:
         """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
 
         The result must lie channels last and be joined along the channels: then an operand is the result's pixels from
-        some channel on, and a `Rule.strided` can write it there. Nobody else may read it, neither a caller nor this
+        some channel on, and a `LoweringRule.strided` can write it there. Nobody else may read it, neither a caller nor this
         concat once more: other readers want pixels without gaps, and a value lies in one place. Dtypes and quantization
         parameters agree, or the graph would not be legal.
         """
@@ -244,7 +246,7 @@ class LoweredModel:
         if producer is None or own is None or own.halo or len(value.uses) != 1 or self.graph.is_output(value):
             return False
         rule = self._rules[producer]
-        return isinstance(rule, Rule) and rule.strided(producer)
+        return isinstance(rule, LoweringRule) and rule.strided(producer)
 
     def _copy_outputs(self, lowering: Lowering, direct: set[int]) -> None:
         for index, value in enumerate(self.graph.outputs):

@@ -72,7 +72,7 @@ def _targets(architecture: str) -> tuple[Target, ...]:
 
 def _served(op: OpDef, quantized: bool, architecture: str) -> str:
     """Whether kernels of every level serve every sample: yes, no, or how many."""
-    from qcompiler.backends.lowering.context import find_rule
+    from qcompiler.backends.lowering.rule import find_rule
     from qcompiler.passes.assign_layout import AssignLayout
 
     samples = op.samples()

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from qcompiler import opdocs
-from qcompiler.backends.lowering import context as steps
+from qcompiler.backends.lowering import rule as lowering_rules
 from qcompiler.opdef import opdef
 from qcompiler.opdocs import ops_page
 
@@ -30,9 +30,11 @@ def test_both_architectures_serve_what_is_quantizable() -> None:
 def test_a_column_asks_the_rules_of_every_level(
     level: str, x86: str, arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = steps.find_rule
+    find = lowering_rules.find_rule
     monkeypatch.setattr(
-        steps, "find_rule", lambda node, target: "nothing fits" if target.level == level else find(node, target)
+        lowering_rules,
+        "find_rule",
+        lambda node, target: "nothing fits" if target.level == level else find(node, target),
     )
     assert opdocs._row(opdef("softmax")).endswith(f"| f32 {x86}, int8 {x86} | f32 {arm}, int8 {arm} |")
     assert opdocs._row(opdef("quantize")).endswith(f"| {x86} | {arm} |")

@@ -15,22 +15,9 @@ from typing import Any
 
 from qcompiler.backends.cache import entries as object_cache
 from qcompiler.backends.codegen.jit import LoadedKernel, emit_kernel, link_objects
-from qcompiler.backends.kernel_ir.definition import KernelDef
+from qcompiler.backends.kernel_ir.definition import KernelDef, KernelKey
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
-
-
-@dataclass(frozen=True)
-class KernelKey:
-    """What determines a kernel's code. static: sorted (name, value) pairs."""
-
-    definition: KernelDef
-    static: tuple[tuple[str, Any], ...]
-
-    @staticmethod
-    def of(definition: KernelDef, static: Mapping[str, Any]) -> KernelKey:
-        return KernelKey(definition, tuple(sorted(static.items())))
-
 
 _compiled: dict[str | tuple[str, KernelKey], LoadedKernel] = {}
 """By the key between processes; by target and key where there is none."""

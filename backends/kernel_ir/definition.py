@@ -1,34 +1,173 @@
-"""A kernel's definition: the Python function, its parameters and their layout; building it for a target.
+"""Kernel definitions: a Python function that emits the kernel, and the signature that its callers fill.
 
-Owns the `kernel` decorator. What the function may do is `builder`'s docstring.
+A signature is a frozen dataclass, generic in what fills it: `P` stands for a pointer, `E` for an extent (i64), `S` for
+a scalar (f32). A lowering rule fills it with memory, ints and floats; the kernel reads the same fields as IR values:
+
+    @dataclass(frozen=True)
+    class Rows(Generic[E]):
+        count: E
+        stride: E                                      # bytes from row to row
+
+    @dataclass(frozen=True)
+    class Scale(Arguments["Scale"], Generic[P, E, S]):
+        x: P
+        y: Written[P]                                  # the kernel writes here; it only reads the other pointers
+        rows: Rows[E]                                  # groups nest
+        alpha: S
+
+    @kernel
+    def scale(b: KernelBuilder, a: Scale, *, unroll: int = 1) -> None:
+        with b.loop(0, a.rows.count) as row:
+            x = a.x + row.index * a.rows.stride ...    # a.x and a.rows.count are `ir.Value`s
+
+    s.call(scale(unroll=4), Scale(x=x, y=y, rows=Rows(count=8, stride=256), alpha=0.5))     # in a lowering rule
+    function = scale.build(target, unroll=4)                                                # -> KernelFunction
+    words = scale.pack_args(Scale(x=At(2), y=At(3, 64), rows=..., alpha=0.5))               # in a test
+
+A field may also be a tuple of fields: `tuple[E, E]`, or `tuple[Axis[E], ...]`, whose length `@kernel(axes=5)` fixes.
+The type variables default to `Value`, so a bare `Scale` is what the kernel sees. Keyword arguments of the function are
+static: they are part of the kernel's name and must not depend on symbolic sizes. The argument block holds the fields in
+the order of their declaration. A type checker verifies both sides: that each field is given, and of which kind, and
+that the arguments belong to the kernel. Fields that are `Aliased[P]` may overlap other pointers; all others must not.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import numpy as np
 
-from qcompiler.backends.kernel_ir.ir import KernelFunction, Parameter, pack_args
+from qcompiler.backends.kernel_ir.ir import KernelFunction, Parameter, Value, pack_args
 from qcompiler.errors import LoweringError
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.target import Target
 
+    P = TypeVar("P", bound="Value | Memory | None", default=Value)
+    E = TypeVar("E", bound="Value | int", default=Value)
+    S = TypeVar("S", bound="Value | float", default=Value)
+else:
+    from typing import TypeVar
 
-class KernelDef:
-    """A kernel's definition: the Python function, its parameters in order, its name."""
+    P, E, S = TypeVar("P"), TypeVar("E"), TypeVar("S")
+
+_KINDS: dict[Any, str] = {P: "pointer", E: "extent", S: "scalar"}
+_WRITTEN, _ALIASED = "written", "aliased"
+
+A = TypeVar("A")
+K = ParamSpec("K")
+Any_P = TypeVar("Any_P")
+Written = Annotated[Any_P, _WRITTEN]
+"""A pointer that the kernel writes through. A caller may rely on it that all other pointers are only read."""
+Aliased = Annotated[Any_P, _ALIASED]
+"""A pointer that may overlap others: of a kernel that may work in place."""
+
+
+class Memory:
+    """What a caller gives for a pointer. None stands for a pointer that this call does not use."""
+
+    @property
+    def pointer(self) -> tuple[Any, int]:
+        """The buffer, as the program builder knows it, and a byte offset."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class At(Memory):
+    """A byte offset in a buffer. buffer: as the program builder knows it, or the index of a base."""
+
+    buffer: Any
+    offset: int = 0
+
+    @property
+    def pointer(self) -> tuple[Any, int]:
+        return self.buffer, self.offset
+
+
+class Arguments(Generic[A]):
+    """Base of a kernel's signature. A is the signature itself, by which a type checker matches kernel and arguments."""
+
+
+@dataclass(frozen=True)
+class KernelKey(Generic[A]):
+    """A kernel with its static arguments: what determines its code on a target. static: sorted (name, value) pairs."""
+
+    definition: KernelDef[A, ...]
+    static: tuple[tuple[str, Any], ...]
+
+    @staticmethod
+    def of(definition: KernelDef[A, ...], static: Mapping[str, Any]) -> KernelKey[A]:
+        return KernelKey(definition, tuple(sorted(static.items())))
+
+
+class KernelDef(Generic[A, K]):
+    """A kernel's definition: the Python function, its parameters in order, its name.
+
+    Calling it with static arguments gives the `KernelKey` of one kernel.
+    """
 
     def __init__(
-        self, body: Callable[..., None], parameters: tuple[Parameter, ...], aliased: frozenset[str] = frozenset()
+        self,
+        body: Callable[..., None],
+        lengths: Mapping[str, int] | None = None,
+        parameters: tuple[Parameter, ...] = (),
     ) -> None:
         self.body = body
         self.name = _plain(body.__name__)
         self.__doc__ = body.__doc__
-        self.parameters = parameters
-        self.aliased = aliased
+        self._lengths = lengths or {}
+        self._named = parameters
+
+    def __call__(self, *args: K.args, **static: K.kwargs) -> KernelKey[A]:
+        """The kernel with these static arguments. Those that equal the function's default are left out."""
+        chosen = {name: value for name, value in static.items() if value != self._defaults.get(name, _NO_DEFAULT)}
+        return KernelKey.of(self, chosen)
+
+    @cached_property
+    def _inspected(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.body).parameters.values())
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return {each.name: each.default for each in self._inspected if each.default is not inspect.Parameter.empty}
+
+    @cached_property
+    def signature(self) -> Any:
+        """The class of the arguments, which annotates the function's second parameter; None in the form by names."""
+        _, *given = (each for each in self._inspected if each.kind is not inspect.Parameter.KEYWORD_ONLY)
+        if not given:
+            return None
+        annotation = given[0].annotation
+        return eval(annotation, self.body.__globals__) if isinstance(annotation, str) else annotation
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in the order of the argument block."""
+        return self._named if self.signature is None else tuple(_parameters(self.signature, "", self._lengths))
+
+    @property
+    def aliased(self) -> frozenset[str]:
+        """Names of the pointers that may overlap others."""
+        return frozenset(parameter.name for parameter in self.parameters if parameter.aliased)
 
     def kernel_name(self, static: Mapping[str, Any]) -> str:
         """The name of the kernel that these static arguments make."""
@@ -40,39 +179,134 @@ class KernelDef:
         from qcompiler.backends.kernel_ir.verifier import verify_kernel
 
         builder = KernelBuilder(self.kernel_name(static), self.parameters, target)
-        self.body(builder, **static)
+        if self.signature is None:
+            self.body(builder, **static)
+        else:
+            values = iter(builder.blocks[0].args)
+            self.body(builder, _filled(self.signature, "", self._lengths, values), **static)
         if len(builder.blocks) != 1:
             raise LoweringError(f"kernel {builder.name} left a block open")
         function = KernelFunction(builder.name, self.parameters, builder.blocks[0], target, self.aliased)
         verify_kernel(function)
         return function
 
-    def pack_args(self, **values: Any) -> np.ndarray:
-        """np.int64 argument block: {pointer: (base index, byte offset), extent: int, scalar: float}."""
+    def arguments(self, arguments: Arguments[A]) -> list[tuple[Parameter, Any]]:
+        """The parameters in order, each with what a caller gives for it."""
+        values = list(_leaves(arguments))
+        if not isinstance(arguments, self.signature) or len(values) != len(self.parameters):
+            raise LoweringError(
+                f"arguments do not fit kernel {self.name}",
+                expected=f"{self.signature.__name__}: {', '.join(each.name for each in self.parameters)}",
+                got=f"{type(arguments).__name__} with {len(values)} values",
+            )
+        return list(zip(self.parameters, values))
+
+    def pack_args(self, arguments: Arguments[A] | None = None, **values: Any) -> np.ndarray:
+        """The np.int64 argument block of a call; the buffers of pointers are indices of bases."""
+        if arguments is not None:
+            values = {each.name: _base_and_offset(value) for each, value in self.arguments(arguments)}
         return pack_args(self.name, self.parameters, values)
 
 
-def _plain(value: Any) -> str:
-    """A static argument as part of a symbol's name."""
-    text = str(int(value)) if isinstance(value, bool) else str(value)
-    return re.sub(r"\W+", "_", text.replace("-", "m"))
+_NO_DEFAULT = object()
 
 
+@overload
+def kernel(body: Callable[Concatenate[KernelBuilder, A, K], None], /) -> KernelDef[A, K]: ...
+@overload
+def kernel(**lengths: int) -> Callable[[Callable[Concatenate[KernelBuilder, A, K], None]], KernelDef[A, K]]: ...
+@overload
 def kernel(
     *,
     pointers: Sequence[str] = (),
     extents: Sequence[str] = (),
     scalars: Sequence[str] = (),
     aliased: Sequence[str] = (),
-) -> Callable[[Callable[..., None]], KernelDef]:
-    """Declare a kernel. The argument block holds the pointers, then the extents, then the scalars, in this order.
+) -> Callable[[Callable[..., None]], KernelDef[Any, ...]]: ...
+def kernel(body: Any = None, /, **options: Any) -> Any:
+    """Declare a kernel: a function of a builder, its arguments and static keywords; see the module's docstring.
 
-    aliased: pointers that may overlap others (a kernel that may work in place); all others never overlap.
+    lengths: of fields that are tuples of any length, by field name (`group_field` within a group).
+
+    The form by names is for kernels without a signature yet: `@kernel(pointers=, extents=, scalars=, aliased=)`, whose
+    argument block holds the pointers, then the extents, then the scalars.
     """
-    named = [*((n, "pointer") for n in pointers), *((n, "extent") for n in extents), *((n, "scalar") for n in scalars)]
-    parameters = tuple(Parameter(name, kind) for name, kind in named)
+    if body is not None:
+        return KernelDef(body)
+    if options.keys() & {"pointers", "extents", "scalars", "aliased"}:
+        return lambda body: KernelDef(body, parameters=tuple(_by_names(**options)))
+    return lambda body: KernelDef(body, options)
 
-    def declare(body: Callable[..., None]) -> KernelDef:
-        return KernelDef(body, parameters, frozenset(aliased))
 
-    return declare
+def _by_names(
+    pointers: Sequence[str] = (), extents: Sequence[str] = (), scalars: Sequence[str] = (), aliased: Sequence[str] = ()
+) -> Iterator[Parameter]:
+    for kind, names in (("pointer", pointers), ("extent", extents), ("scalar", scalars)):
+        yield from (Parameter(name, kind, aliased=name in aliased) for name in names)
+
+
+# -- signatures
+
+
+@cache
+def _fields(group: Any) -> tuple[tuple[str, Any], ...]:
+    """(name, annotation) of the fields of a dataclass, in order."""
+    hints = get_type_hints(group, include_extras=True)
+    return tuple((name, hints[name]) for name in group.__dataclass_fields__)
+
+
+def _items(annotation: Any, path: str, lengths: Mapping[str, int]) -> Sequence[Any]:
+    """The annotations of a tuple's items."""
+    items = get_args(annotation)
+    return items[:1] * lengths[path.replace(".", "_")] if items[-1] is Ellipsis else items
+
+
+def _parameters(annotation: Any, path: str, lengths: Mapping[str, int]) -> Iterator[Parameter]:
+    """The parameters of a field, of a group's fields or of a tuple's items, in order."""
+    marks: Sequence[Any] = ()
+    if get_origin(annotation) is Annotated:
+        annotation, *marks = get_args(annotation)
+    if annotation in _KINDS:
+        yield Parameter(path, _KINDS[annotation], written=_WRITTEN in marks, aliased=_ALIASED in marks)
+    elif get_origin(annotation) is tuple:
+        for index, item in enumerate(_items(annotation, path, lengths)):
+            yield from _parameters(item, f"{path}.{index}", lengths)
+    else:
+        for name, field in _fields(get_origin(annotation) or annotation):
+            yield from _parameters(field, f"{path}.{name}" if path else name, lengths)
+
+
+def _filled(annotation: Any, path: str, lengths: Mapping[str, int], values: Iterator[Value]) -> Any:
+    """A field, group or tuple that holds the next values."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if annotation in _KINDS:
+        return next(values)
+    if get_origin(annotation) is tuple:
+        items = enumerate(_items(annotation, path, lengths))
+        return tuple(_filled(item, f"{path}.{index}", lengths, values) for index, item in items)
+    group = get_origin(annotation) or annotation
+    fields = _fields(group)
+    return group(**{n: _filled(each, f"{path}.{n}" if path else n, lengths, values) for n, each in fields})
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What a caller gives for each parameter, in order."""
+    if value is None or isinstance(value, Memory | int | float | np.generic):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        for name in value.__dataclass_fields__:
+            yield from _leaves(getattr(value, name))
+
+
+def _base_and_offset(value: Any) -> Any:
+    return value.pointer if isinstance(value, Memory) else (0, 0) if value is None else value
+
+
+def _plain(value: Any) -> str:
+    """A static argument as part of a symbol's name."""
+    text = str(int(value)) if isinstance(value, bool) else str(value)
+    return re.sub(r"\W+", "_", text.replace("-", "m"))

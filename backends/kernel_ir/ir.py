@@ -144,11 +144,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A kernel parameter. kind: "pointer" (two words: base index, byte offset), "extent" (i64) or "scalar" (f32
-    bits)."""
+    """A kernel parameter. kind: "pointer" (two words: base index, byte offset), "extent" (i64) or "scalar" (f32 bits).
+
+    Attributes:
+        name: the path of its field in the signature, as in `geometry.columns`.
+        written: whether the kernel writes through the pointer.
+        aliased: whether the pointer may overlap others.
+    """
 
     name: str
     kind: str
+    written: bool = False
+    aliased: bool = False
 
     @property
     def words(self) -> int:

@@ -12,32 +12,73 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.code_range import CodeRange
 
 MOST_VECTORS = 4
 WORD_TAPS = 257
 """So many bytes fit into an unsigned sum of 16 bits."""
 
-_POINTERS = ("x", "depths", "heights", "widths", "divisors", "y")
-_EXTENTS = (
-    "images",
-    "depth",
-    "height",
-    "width",
-    "channels",
-    "x_image",
-    "tap_d",
-    "tap_h",
-    "tap_w",
-    "y_image",
-    "y_depth",
-    "y_row",
-    "y_pixel",
-)
+
+@dataclass(frozen=True)
+class Windows(Generic[P, E]):
+    """The taps of every place of the result.
+
+    Attributes:
+        depths, heights, widths: for each place along an axis a pair of i64: the byte offset of the first tap in x, and
+            the number of taps.
+        tap_depth, tap_height, tap_width: bytes from tap to tap along each axis.
+        divisors: f32 [depth, height, width]: what a sum is divided by, or multiplied with if it is quantized.
+    """
+
+    depths: P
+    heights: P
+    widths: P
+    tap_depth: E
+    tap_height: E
+    tap_width: E
+    divisors: P
+
+
+@dataclass(frozen=True)
+class Pixels(Generic[E]):
+    """The result's extents, and its strides in bytes."""
+
+    images: E
+    depth: E
+    height: E
+    width: E
+    channels: E
+    image_stride: E
+    depth_stride: E
+    row_stride: E
+    pixel_stride: E
+
+
+@dataclass(frozen=True)
+class Pool(Arguments["Pool"], Generic[P, E]):
+    """x_image: bytes from image to image."""
+
+    x: P
+    x_image: E
+    windows: Windows[P, E]
+    y: Written[P]
+    result: Pixels[E]
+
+
+@dataclass(frozen=True)
+class AveragePoolU8(Arguments["AveragePoolU8"], Generic[P, E, S]):
+    """in_zero: the zero point of x. codes: of the result."""
+
+    pool: Pool[P, E]
+    in_zero: E
+    codes: CodeRange[E, S]
 
 
 class _Pooling(ABC):
@@ -113,12 +154,12 @@ class _MeanReal(_Pooling):
 class _MeanBytes(_Pooling):
     """Exact sums in words as long as these hold them, and in i32 beyond."""
 
-    def __init__(self, b: KernelBuilder, lanes: int, small: bool) -> None:
+    def __init__(self, b: KernelBuilder, in_zero: Value, codes: CodeRange, lanes: int, small: bool) -> None:
         super().__init__(b, I8, lanes)
         self.chunk = None if small else WORD_TAPS
         width = min(lanes, b.target.i32_lanes)
-        self.low, self.high = b.splat(b.scalar("low"), width), b.splat(b.scalar("high"), width)
-        self.zero, self.in_zero = b.splat(b.trunc(b.extent("zero"), I32), width), b.extent("in_zero")
+        self.low, self.high = b.splat(codes.low, width), b.splat(codes.high, width)
+        self.zero, self.in_zero = b.splat(b.trunc(codes.zero, I32), width), in_zero
 
     def start(self) -> list[Value]:
         return [self.b.zero(self.type.of(I16 if self.chunk is None else I32))]
@@ -140,31 +181,30 @@ class _MeanBytes(_Pooling):
         return b.target.narrow(b, parts, "u8") if width == b.target.i32_lanes else b.trunc(parts[0], I8)
 
 
-def _over_windows(b: KernelBuilder, pooling: _Pooling, vectors: int, window: tuple[int, int]) -> None:
+def _over_windows(b: KernelBuilder, a: Pool, pooling: _Pooling, vectors: int, window: tuple[int, int]) -> None:
     """window: (rows, columns) of windows whose taps are written out where all lie in the input; (0, 0) for none."""
     lanes, size = pooling.lanes, pooling.type.element.bytes
-    height, depth, channels = b.extent("height"), b.extent("depth"), b.extent("channels")
-    blocks = (channels + (lanes * vectors - 1)) // (lanes * vectors)
-    lo, hi = b.share(b.extent("images") * depth * height * blocks)
-    steps = b.extent("tap_h"), b.extent("tap_w")
+    windows, y = a.windows, a.result
+    blocks = (y.channels + (lanes * vectors - 1)) // (lanes * vectors)
+    lo, hi = b.share(y.images * y.depth * y.height * blocks)
 
-    def bounds(axis: str, place: Value) -> tuple[Value, Value]:
-        return b.load(I64, b.pointer(axis), place * 16), b.load(I64, b.pointer(axis), place * 16, disp=8)
+    def bounds(axis: Value, place: Value) -> tuple[Value, Value]:
+        return b.load(I64, axis, place * 16), b.load(I64, axis, place * 16, disp=8)
 
     with b.loop(lo, hi) as unit:
         block, row = unit.index % blocks * (lanes * vectors), unit.index // blocks
-        offsets = [b.smin(block + lanes * i, channels - lanes) * size for i in range(vectors)]
-        plane, h = row // height, row % height
-        image, d = plane // depth, plane % depth
-        d_first, d_count = bounds("depths", d)
-        h_first, h_count = bounds("heights", h)
-        x_row = b.pointer("x") + (image * b.extent("x_image") + d_first + h_first)
-        y_row = b.pointer("y") + (image * b.extent("y_image") + d * b.extent("y_depth") + h * b.extent("y_row"))
-        divisors = b.pointer("divisors") + row % (depth * height) * b.extent("width") * 4
-        with b.loop(0, b.extent("width")) as column:
-            w_first, w_count = bounds("widths", column.index)
+        offsets = [b.smin(block + lanes * i, y.channels - lanes) * size for i in range(vectors)]
+        plane, h = row // y.height, row % y.height
+        image, d = plane // y.depth, plane % y.depth
+        d_first, d_count = bounds(windows.depths, d)
+        h_first, h_count = bounds(windows.heights, h)
+        x_row = a.x + (image * a.x_image + d_first + h_first)
+        y_row = a.y + (image * y.image_stride + d * y.depth_stride + h * y.row_stride)
+        divisors = windows.divisors + row % (y.depth * y.height) * y.width * 4
+        with b.loop(0, y.width) as column:
+            w_first, w_count = bounds(windows.widths, column.index)
             x = x_row + w_first
-            taps = _Taps(b, pooling, [x + offset for offset in offsets], (d_count, h_count, w_count), steps)
+            taps = _Taps(b, pooling, windows, [x + offset for offset in offsets], (d_count, h_count, w_count))
             if window != (0, 0):
                 inside = (d_count == 1) & (h_count == window[0]) & (w_count == window[1])
                 with b.if_(inside) as whole:
@@ -175,30 +215,28 @@ def _over_windows(b: KernelBuilder, pooling: _Pooling, vectors: int, window: tup
             else:
                 states = taps.counted()
             divisor = b.load(F32, divisors, column.index * 4)
-            y = y_row + column.index * b.extent("y_pixel")
+            pixel = y_row + column.index * y.pixel_stride
             for state, offset in zip(states, offsets):
-                b.store(pooling.finish(state, d_count * h_count * w_count, divisor), y, offset)
+                b.store(pooling.finish(state, d_count * h_count * w_count, divisor), pixel, offset)
 
 
 class _Taps:
-    """The states of a block of channels after all taps of one window. x: the first tap of each vector."""
+    """The states of a block of channels after all taps of one window.
+
+    x: the first tap of each vector of channels. counts: taps along each axis.
+    """
 
     def __init__(
-        self,
-        b: KernelBuilder,
-        pooling: _Pooling,
-        x: Sequence[Value],
-        counts: Sequence[Value],
-        steps: tuple[Value, Value],
+        self, b: KernelBuilder, pooling: _Pooling, windows: Windows, x: Sequence[Value], counts: Sequence[Value]
     ) -> None:
-        self.b, self.pooling, self.x, self.counts, self.steps = b, pooling, x, counts, steps
+        self.b, self.pooling, self.windows, self.x, self.counts = b, pooling, windows, x, counts
 
     def written_out(self, window: tuple[int, int]) -> Any:
-        b, (tap_h, tap_w) = self.b, self.steps
-        columns = [tap_w * j for j in range(window[1])]
+        b = self.b
+        columns = [self.windows.tap_width * j for j in range(window[1])]
         states = []
         for x in self.x:
-            rows = [x + tap_h * i for i in range(window[0])]
+            rows = [x + self.windows.tap_height * i for i in range(window[0])]
             states.append(
                 self.pooling.add(
                     self.pooling.start(), [b.load(self.pooling.type, row, c) for row in rows for c in columns]
@@ -209,9 +247,9 @@ class _Taps:
     def counted(self) -> Any:
         b, (d_count, h_count, w_count) = self.b, self.counts
         with b.loop(0, d_count, carried=[self.pooling.start() for _ in self.x]) as depth:
-            plane = depth.index * b.extent("tap_d")
+            plane = depth.index * self.windows.tap_depth
             with b.loop(0, h_count, carried=depth.carried) as height:
-                row = plane + height.index * self.steps[0]
+                row = plane + height.index * self.windows.tap_height
                 height.yield_(self._row([x + row for x in self.x], w_count, height.carried))
             depth.yield_(height.results)
         return depth.results
@@ -229,7 +267,7 @@ class _Taps:
     def _run(self, x: Sequence[Value], lo: Value, hi: Value, states: Any) -> Any:
         b = self.b
         with b.loop(lo, hi, carried=states) as taps:
-            offset = taps.index * self.steps[1]
+            offset = taps.index * self.windows.tap_width
             taps.yield_(
                 [
                     self.pooling.add(state, [b.load(self.pooling.type, pointer, offset)])
@@ -239,26 +277,28 @@ class _Taps:
         return taps.results
 
 
-@kernel(pointers=_POINTERS, extents=_EXTENTS)
-def max_pool_u8(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
+@kernel
+def max_pool_u8(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Largest code of each window. divisors are not read as such."""
-    _over_windows(b, _MaxBytes(b, I8, lanes), vectors, window)
+    _over_windows(b, a, _MaxBytes(b, I8, lanes), vectors, window)
 
 
-@kernel(pointers=_POINTERS, extents=_EXTENTS)
-def max_pool_f32(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
+@kernel
+def max_pool_f32(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Largest value of each window; NaN if there is one."""
-    _over_windows(b, _MaxReal(b, F32, lanes), vectors, window)
+    _over_windows(b, a, _MaxReal(b, F32, lanes), vectors, window)
 
 
-@kernel(pointers=_POINTERS, extents=_EXTENTS)
-def avg_pool_f32(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
+@kernel
+def avg_pool_f32(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
     """Sum of each window over its divisor."""
-    _over_windows(b, _MeanReal(b, F32, lanes), vectors, window)
+    _over_windows(b, a, _MeanReal(b, F32, lanes), vectors, window)
 
 
-@kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("low", "high"))
-def avg_pool_u8(b: KernelBuilder, *, lanes: int, vectors: int, window: tuple[int, int], small: bool) -> None:
+@kernel
+def avg_pool_u8(
+    b: KernelBuilder, a: AveragePoolU8, *, lanes: int, vectors: int, window: tuple[int, int], small: bool
+) -> None:
     """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: windows have
     WORD_TAPS taps at most."""
-    _over_windows(b, _MeanBytes(b, lanes, small), vectors, window)
+    _over_windows(b, a.pool, _MeanBytes(b, a.in_zero, a.codes, lanes, small), vectors, window)

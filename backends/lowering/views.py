@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.types import Layout, TensorType
 
@@ -21,7 +22,7 @@ SLACK = 64
 
 
 @dataclass(frozen=True)
-class TensorView:
+class TensorView(Memory):
     """A tensor in memory. shape: of its logical axes; strides: bytes from one element to the next along each."""
 
     buffer: BufferHandle | BufferRef

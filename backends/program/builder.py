@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.program.constants import Constants, Fill
 from qcompiler.backends.program.memory import ALIGNMENT, Buffer, Plan, plan_arena, plan_guarded
 from qcompiler.backends.runtime.executable import (
@@ -49,22 +50,30 @@ __all__ = ["ArraySpec", "BoundProgram", "BufferHandle", "BufferRef", "Constants"
 
 
 @dataclass(frozen=True)
-class BufferRef:
+class BufferRef(Memory):
     """Bytes of a block of constants: (base index, byte offset), and how many."""
 
     base: int
     offset: int
     nbytes: int
 
+    @property
+    def pointer(self) -> tuple[BufferRef, int]:
+        return self, 0
+
 
 @dataclass(frozen=True)
-class BufferHandle:
+class BufferHandle(Memory):
     """A buffer of the arena, an input or an output. kind: "arena", "input" or "output"."""
 
     kind: str
     index: int
     nbytes: int
     name: str
+
+    @property
+    def pointer(self) -> tuple[BufferHandle, int]:
+        return self, 0
 
 
 Argument = Any

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.backends.kernels.copy import pad_rows
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import Tile, Window, choose_tile, lanes_of, product, runs, shifted, tiles_of

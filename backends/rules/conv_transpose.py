@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import Pixels, Taps, channel_stride_of, convolve, is_depthwise, not_conv, padded
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset

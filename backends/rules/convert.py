@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from qcompiler.backends.kernels import convert as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, storage_bytes
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -20,7 +22,17 @@ def bounds(type: TensorType, activation: str = "none") -> dict[str, float]:
     return {"low": float(low - zero), "high": float(high - zero)}
 
 
+def code_range(type: TensorType, activation: str = "none") -> CodeRange[int, float]:
+    """The codes of a quantized result after its fused activation."""
+    assert type.quant is not None
+    low, high = qmath.activation_range(activation, type.quant)
+    zero = type.quant.zero_point[0]
+    return CodeRange(zero=zero, low=float(low - zero), high=float(high - zero))
+
+
 def zero_point(type: TensorType) -> int:
+    """The zero point of a type that is quantized per tensor."""
+    assert type.quant is not None
     return type.quant.zero_point[0]
 
 

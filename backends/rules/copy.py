@@ -14,7 +14,7 @@ from qcompiler.errors import LoweringError
 from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
-    from qcompiler.backends.lowering.context import NodeLowering
+    from qcompiler.backends.lowering.node import NodeLowering
 
 Axis = tuple[int, int, int]
 """Elements, bytes between them in x, bytes between them in y."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import pack_channels
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.convert import zero_point
@@ -81,7 +82,7 @@ def filter_channels(s: NodeLowering, x: TensorView, other: TensorView | None, we
     parts = 1
     if quantized:
         matrix = weight.array.reshape(channels, taps, kw)
-        parts = s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
+        parts = s.memo(f"{weight.role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
     table = np.array([[*row[:2], *list(row[2:]) * parts] for row in lines.rows], np.int64)
     static = {
         "taps": taps * parts,

@@ -8,8 +8,10 @@ import numpy as np
 
 from qcompiler.backends.kernels import convert, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
+from qcompiler.backends.lowering.why_not import why_not_f32
 from qcompiler.backends.rules.convert import bounds, in_result_layout, run_length, zero_point
 from qcompiler.backends.rules.maps import run_map
 from qcompiler.backends.target import Target
@@ -33,7 +35,7 @@ def _not_real(node: Node, target: Target) -> str | None:
     """Fits f32; and f64 where a function is a few IEEE operations, for ours are made for f32."""
     if node.op in kernels.DOUBLE and {value.type.dtype for value in (*node.operands, *node.results)} == {DType.F64}:
         return None
-    return not_float(node, target)
+    return why_not_f32(node, target)
 
 
 @lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_not_real)
@@ -65,7 +67,7 @@ def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
     return values
 
 
-@lowers("sin", "cos", unless=not_float)
+@lowers("sin", "cos", unless=why_not_f32)
 def trigonometric(s: NodeLowering) -> None:
     x = in_result_layout(s, 0)
     s.call(
@@ -80,7 +82,7 @@ def trigonometric(s: NodeLowering) -> None:
     )
 
 
-@lowers("prelu", unless=not_float)
+@lowers("prelu", unless=why_not_f32)
 def real_prelu(s: NodeLowering) -> None:
     run_map(
         s,
@@ -184,7 +186,7 @@ def _not_codes(node: Node, target: Target) -> str | None:
 @lowers(*_UNARY, unless=_not_codes)
 def unary_table(s: NodeLowering) -> None:
     definition = opdef(s.node.op)
-    table = s.once("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
+    table = s.memo("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
     x = in_result_layout(s, 0)
     s.call(
         convert.lookup_flat,

@@ -11,7 +11,7 @@ import numpy as np
 from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.kernels.tile_math import widens
-from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.backends.rules.requantize import requantize_terms
@@ -219,9 +219,9 @@ def _product_u8(
     times = (
         1
         if array.dtype == np.int8
-        else s.once(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
+        else s.memo(f"{weight.role}.parts", lambda: np.array([len(byte_parts(array))])).item()
     )
-    pairs = s.once(f"{weight.role}.pairs {kc}", lambda: np.array(_pairs_safe(s, array, taps, kc, times))).item()
+    pairs = s.memo(f"{weight.role}.pairs {kc}", lambda: np.array(_pairs_safe(s, array, taps, kc, times))).item()
     order = kernels.channel_order(s.target, tile.nv)
     nr, panels, groups = len(order), -(-len(array) // len(order)), taps * kc * times // depth
     wide = widens(s.target, pairs)

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import not_conv
 from qcompiler.backends.rules.gemm import Window, choose_tile, lanes_of, product, runs, tiles_of

@@ -14,7 +14,7 @@ from typing import Any
 from qcompiler.backends.kernel_ir.definition import KernelDef
 from qcompiler.backends.kernels.elementwise import static_inner
 from qcompiler.backends.kernels.map_loop import OUTER
-from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides, row_major_strides
 from qcompiler.types import Layout
 

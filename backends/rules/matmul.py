@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernels import matmul as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import row_major_strides
+from qcompiler.backends.lowering.why_not import why_not_f32
 from qcompiler.backends.program.builder import BufferRef
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.gemm import LINE, choose_tile
@@ -21,7 +23,7 @@ from qcompiler.types import DType
 
 def _not_matmul(node: Node, target: Target) -> str | None:
     if not node.result.type.is_quantized:
-        return not_float(node, target)
+        return why_not_f32(node, target)
     for value in (*node.operands, *node.results):
         if value.type.dtype is not DType.U8 or value.type.quant.axis is not None:
             return f"{value.type} is not u8 with per-tensor parameters"

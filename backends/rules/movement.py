@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.target import Target
 from qcompiler.errors import InputError

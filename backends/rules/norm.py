@@ -9,8 +9,10 @@ import numpy as np
 from qcompiler.backends.kernels import norm as kernels
 from qcompiler.backends.kernels import norm_channels as channel_kernels
 from qcompiler.backends.kernels.elementwise import AFFINE, AFFINE_CODES
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.lowering.why_not import why_not_f32
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.elementwise import run_map
 from qcompiler.backends.target import Target
@@ -27,7 +29,7 @@ def _not_norm(node: Node, target: Target) -> str | None:
         return "parameters are not constant"
     x, out = node.operands[0].type, node.result.type
     if not out.is_quantized:
-        return not_float(node, target)
+        return why_not_f32(node, target)
     for type in (x, out):
         if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
             return f"{type} is not u8 with per-tensor parameters"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.kernel_ir.definition import KernelDef
+from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
 from qcompiler.backends.kernels import pool as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.rules.convert import bounds, requantize_run, zero_point
+from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
+from qcompiler.backends.rules.convert import code_range, requantize_run, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.ops.pool import adaptive_bounds, window_counts
@@ -24,7 +27,7 @@ Axis = list[tuple[int, int]]
 def _not_f32_or_u8(node: Node, target: Target) -> str | None:
     if node.result.type.layout is None:
         return "the number of channels is symbolic"
-    return not_u8(node, target) if node.result.type.is_quantized else not_float(node, target)
+    return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
 
 
 def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Axis:
@@ -50,12 +53,12 @@ def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list
     return axes, taps
 
 
-def _block(channels: int, most_lanes: int) -> dict[str, int]:
-    """lanes and vectors of the kernels: blocks as equal as possible."""
+def _block(channels: int, most_lanes: int) -> tuple[int, int]:
+    """(lanes, vectors) of the kernels: blocks as equal as possible."""
     lanes = min(most_lanes, 1 << (channels.bit_length() - 1))
     needed = -(-channels // lanes)
     blocks = -(-needed // kernels.MOST_VECTORS)
-    return {"lanes": lanes, "vectors": -(-needed // blocks)}
+    return lanes, -(-needed // blocks)
 
 
 def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
@@ -64,56 +67,73 @@ def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
     return (rows, columns) if len(kernel) <= 2 and rows * columns <= 9 else (0, 0)
 
 
-def _pool(
-    s: NodeLowering,
-    kernel: KernelDef,
-    axes: Sequence[Axis],
-    dilation: Sequence[int],
-    divisors: np.ndarray,
-    window: tuple[int, int],
-    static: Mapping[str, int] | None = None,
-    y: TensorView | None = None,
-    **more: float,
-) -> None:
-    y = y or s.result()
-    stride = s.out.layout.channel_stride
-    x = s.channels_last(0, stride)
-    channels = stride if s.out.is_quantized else y.shape[1]
-    offsets = [[(first * step, count) for first, count in axis] for axis, step in zip(axes, x.strides[2:])]
-    offsets, taps = _merged(offsets, [step * d for step, d in zip(x.strides[2:], dilation)])
-    gone = 3 - len(offsets)
-    windows, taps = [[(0, 1)]] * gone + offsets, [0] * gone + taps
-    results = [0] * gone + list(y.strides[len(y.strides) - len(offsets) :])
-    sizes = [len(axis) for axis in windows]
-    tables = [s.table(np.array(axis, np.int64)) for axis in windows]
-    block = _block(channels, s.target.vector_bytes // y.dtype.itemsize)
-    s.call(
-        kernel,
-        {**block, "window": window, **(static or {})},
-        x=x,
-        depths=tables[0],
-        heights=tables[1],
-        widths=tables[2],
-        divisors=s.table(divisors.astype(np.float32)),
-        y=y,
-        images=y.shape[0],
-        depth=sizes[0],
-        height=sizes[1],
-        width=sizes[2],
-        channels=channels,
-        x_image=x.strides[0],
-        tap_d=taps[0],
-        tap_h=taps[1],
-        tap_w=taps[2],
-        y_image=y.strides[0],
-        y_depth=results[0],
-        y_row=results[1],
-        y_pixel=results[2],
-        writes=("y",),
-        disjoint=True,
-        bytes=(x.elements + y.elements) * y.dtype.itemsize,
-        **more,
-    )
+@dataclass(frozen=True)
+class _Pooling:
+    """A pooling of the node's operand.
+
+    Attributes:
+        axes: the windows along each spatial axis.
+        dilation: pixels from tap to tap along each axis.
+        divisors: [*spatial], see `kernels.Windows`.
+        window: (rows, columns) of windows whose taps are written out, or (0, 0).
+    """
+
+    axes: Sequence[Axis]
+    dilation: Sequence[int]
+    divisors: np.ndarray
+    window: tuple[int, int]
+
+    def arguments(self, s: NodeLowering, y: TensorView) -> kernels.Pool[Memory, int]:
+        """The arguments of a kernel that writes the result, or memory like it."""
+        x = _x(s)
+        spatial = x.strides[2:]
+        offsets = [[(first * stride, count) for first, count in axis] for axis, stride in zip(self.axes, spatial)]
+        offsets, taps = _merged(offsets, [stride * d for stride, d in zip(spatial, self.dilation)])
+        missing = 3 - len(offsets)
+        axes, taps = [[(0, 1)]] * missing + offsets, [0] * missing + taps
+        depth_stride, row_stride, pixel_stride = [0] * missing + list(y.strides[len(y.strides) - len(offsets) :])
+        depths, heights, widths = (s.table(np.array(axis, np.int64)) for axis in axes)
+        return kernels.Pool(
+            x=x,
+            x_image=x.strides[0],
+            windows=kernels.Windows(
+                depths=depths,
+                heights=heights,
+                widths=widths,
+                tap_depth=taps[0],
+                tap_height=taps[1],
+                tap_width=taps[2],
+                divisors=s.table(self.divisors.astype(np.float32)),
+            ),
+            y=y,
+            result=kernels.Pixels(
+                images=y.shape[0],
+                depth=len(axes[0]),
+                height=len(axes[1]),
+                width=len(axes[2]),
+                channels=_channels(s),
+                image_stride=y.strides[0],
+                depth_stride=depth_stride,
+                row_stride=row_stride,
+                pixel_stride=pixel_stride,
+            ),
+        )
+
+
+def _x(s: NodeLowering) -> TensorView:
+    assert s.out.layout is not None
+    return s.channels_last(0, s.out.layout.channel_stride)
+
+
+def _channels(s: NodeLowering) -> int:
+    """Channels that kernels compute: those of the storage if they are bytes."""
+    assert s.out.layout is not None
+    return s.out.layout.channel_stride if s.out.is_quantized else s.result().shape[1]
+
+
+def _call(s: NodeLowering, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+    y = s.result()
+    s.call(kernel, arguments, disjoint=True, bytes=(_x(s).elements + y.elements) * y.dtype.itemsize)
 
 
 @lowers("max_pool", unless=_not_f32_or_u8)
@@ -133,15 +153,16 @@ def adaptive_max_pool(s: NodeLowering) -> None:
 
 def _max(s: NodeLowering, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
     y = s.result()
-    ones = np.ones(math.prod(y.shape[2:]))
+    pooling = _Pooling(axes, dilation, np.ones(math.prod(y.shape[2:])), window)
+    lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)
     if not s.out.is_quantized:
-        _pool(s, kernels.max_pool_f32, axes, dilation, ones, window)
-    elif s.type(0).quant == s.out.quant:
-        _pool(s, kernels.max_pool_u8, axes, dilation, ones, window)
-    else:
-        found = s.lowering.new(s.out, f"{s.node.name}.largest", s.out.layout)
-        _pool(s, kernels.max_pool_u8, axes, dilation, ones, window, y=found)
-        requantize_run(s, found)
+        _call(s, kernels.max_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
+        return
+    same_codes = s.type(0).quant == s.out.quant
+    largest = y if same_codes else s.new(s.out, f"{s.node.name}.largest", s.out.layout)
+    _call(s, kernels.max_pool_u8(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, largest))
+    if not same_codes:
+        requantize_run(s, largest)
 
 
 def _adaptive_axes(s: NodeLowering) -> list[Axis]:
@@ -150,23 +171,20 @@ def _adaptive_axes(s: NodeLowering) -> list[Axis]:
 
 
 def _average(s: NodeLowering, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], small: bool) -> None:
-    ones = (1,) * len(axes)
-    counts = np.broadcast_to(counts, s.result().shape[2:])
+    """counts: by what the sum at each place of the result is divided. small: see `kernels.avg_pool_u8`."""
+    y, dilation = s.result(), (1,) * len(axes)
+    counts = np.broadcast_to(counts, y.shape[2:])
+    lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)
     if not s.out.is_quantized:
-        _pool(s, kernels.avg_pool_f32, axes, ones, counts, window)
+        pooling = _Pooling(axes, dilation, counts, window)
+        _call(s, kernels.avg_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
         return
     multipliers = np.broadcast_to(mean_multiplier(s.type(0), s.out, counts), counts.shape)
-    _pool(
+    pooling = _Pooling(axes, dilation, multipliers, window)
+    _call(
         s,
-        kernels.avg_pool_u8,
-        axes,
-        ones,
-        multipliers,
-        window,
-        {"small": small},
-        in_zero=zero_point(s.type(0)),
-        zero=zero_point(s.out),
-        **bounds(s.out),
+        kernels.avg_pool_u8(lanes=lanes, vectors=vectors, window=window, small=small),
+        kernels.AveragePoolU8(pool=pooling.arguments(s, y), in_zero=zero_point(s.type(0)), codes=code_range(s.out)),
     )
 
 

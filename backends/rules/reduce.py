@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernels import reduce as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
@@ -84,7 +86,7 @@ def planned(s: NodeLowering, axes: Sequence[int]) -> tuple[TensorView, TensorVie
 
 
 def _not_real(node: Node, target: Target) -> str | None:
-    return not_float(node, target)
+    return why_not_f32(node, target)
 
 
 @lowers("sum", "mean", "prod", "max", "min", unless=_not_real)
@@ -122,7 +124,7 @@ def reduce_integer(s: NodeLowering) -> None:
     )
 
 
-@lowers("sum", "mean", "max", "min", unless=not_u8)
+@lowers("sum", "mean", "max", "min", unless=why_not_u8)
 def reduce_codes(s: NodeLowering) -> None:
     x, y, mode, extents = planned(s, s.attrs["axes"])
     source, op = s.type(0), "sum" if s.node.op == "mean" else s.node.op

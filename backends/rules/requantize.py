@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.quantization import qmath
 
@@ -82,7 +82,7 @@ def requantize_terms(
 
     # The largest weights that codes can be give a bound without reading them; hardly a model needs the exact one.
     most = _LARGEST_CODE[codes.dtype] * (codes.size // max(1, len(codes)))
-    proven = stays(most, np.abs(first) + abs(shift) * most) or s.once(f"{role}.proven", exactly).item()
+    proven = stays(most, np.abs(first) + abs(shift) * most) or s.memo(f"{role}.proven", exactly).item()
     limits = bounds(s.out, s.attrs["activation"])
     arguments = {
         "zero": zero_point(s.out),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from qcompiler.backends.kernels import resize as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
+from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import bounds, zero_point
 from qcompiler.backends.rules.pool import copy_places
 from qcompiler.backends.target import Target
@@ -18,8 +20,8 @@ def _not_image(node: Node, target: Target) -> str | None:
     if not 3 <= node.result.type.rank <= 5:
         return "rank above 5"
     if not node.result.type.is_quantized:
-        return not_float(node, target)
-    reason = not_u8(node, target)
+        return why_not_f32(node, target)
+    reason = why_not_u8(node, target)
     if reason is None and node.attrs["mode"] == "nearest" and node.operands[0].type.quant != node.result.type.quant:
         return "operand and result have other parameters"
     return reason

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.lowering.context import NodeLowering, lowers
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import layout_strides
 
 

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from qcompiler.backends.kernels import softmax as kernels
-from qcompiler.backends.lowering.context import NodeLowering, lowers, not_float, not_u8
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
+from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import bounds, in_result_layout, zero_point
 from qcompiler.ops.reduce import softmax_table
 from qcompiler.quantization import qmath
@@ -30,7 +32,7 @@ def _lines(s: NodeLowering, y: TensorView, layout: Layout | None) -> dict[str, i
     return {**lines, "x_outer": step * size, "x_step": step, "y_outer": step * size, "y_step": step}
 
 
-@lowers("softmax", "log_softmax", unless=not_float)
+@lowers("softmax", "log_softmax", unless=why_not_f32)
 def softmax_real(s: NodeLowering) -> None:
     x, y = in_result_layout(s, 0), s.result()
     across = any(s.out.shape[a] != 1 for a in _axes_within(s, s.out.layout))
@@ -45,10 +47,10 @@ def softmax_real(s: NodeLowering) -> None:
     )
 
 
-@lowers("softmax", unless=not_u8)
+@lowers("softmax", unless=why_not_u8)
 def softmax_codes(s: NodeLowering) -> None:
     layout, axis = s.out.layout, s.attrs["axis"]
-    table = s.once("table", lambda: softmax_table(s.type(0)))
+    table = s.memo("table", lambda: softmax_table(s.type(0)))
     common = dict(
         table=s.table(table),
         zero=zero_point(s.out),

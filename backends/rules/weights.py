@@ -16,7 +16,7 @@ import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernels.conv import pack_floats
-from qcompiler.backends.lowering.context import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.backends.rules.movement import shadow, split_axis, view

@@ -1,0 +1,22 @@
+"""The part of a signature that all kernels with a quantized result share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic
+
+from qcompiler.backends.kernel_ir.definition import E, S
+
+
+@dataclass(frozen=True)
+class CodeRange(Generic[E, S]):
+    """The codes of a quantized result.
+
+    Attributes:
+        zero: the zero point.
+        low, high: the range of codes minus the zero point, after a fused activation. Kernels clamp to it in float.
+    """
+
+    zero: E
+    low: S
+    high: S

@@ -1,0 +1,286 @@
+"""One node as its lowering rule sees it: where its operands and results lie, and how to append calls of kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelDef, KernelKey, Memory
+from qcompiler.backends.kernel_ir.ir import Parameter
+from qcompiler.backends.lowering.context import Call, Lowering, PythonCall
+from qcompiler.backends.lowering.views import TensorView, layout_strides
+from qcompiler.backends.program.builder import BufferHandle, BufferRef, View
+from qcompiler.errors import LoweringError
+from qcompiler.interpreter import bound_attrs, evaluate_node
+from qcompiler.ir import Const, Node, Value
+from qcompiler.opdef import opdef
+from qcompiler.types import Layout, TensorType
+
+
+class NodeLowering:
+    """One node while it is lowered.
+
+    Operands are given as values, by the typed view of the node's op: `s.view(Conv(s.node).x)`. (Numbers of operands are
+    accepted until all rules are converted.)
+
+    Attributes:
+        node: the node.
+        attrs: its attrs with symbolic sizes evaluated.
+        target: what to emit code for.
+    """
+
+    def __init__(self, lowering: Lowering, node: Node) -> None:
+        self.lowering = lowering
+        self.node = node
+        self.target = lowering.target
+        self.attrs: Mapping[str, Any] = bound_attrs(opdef(node.op), node.attrs, lowering.sizes)
+
+    # -- operands and results
+
+    def _value(self, operand: Value | int) -> Value:
+        return self.node.operands[operand] if isinstance(operand, int) else operand
+
+    def has(self, index: int) -> bool:
+        """Whether operand `index` is given."""
+        return index < len(self.node.operands) and self.node.operands[index] is not None
+
+    def type(self, index: int) -> TensorType:
+        """The type of operand `index` as in the graph; its shape may be symbolic."""
+        return self._value(index).type
+
+    @property
+    def out(self) -> TensorType:
+        """The type of the first result."""
+        return self.node.results[0].type
+
+    def view(self, value: Value) -> TensorView:
+        """A value where it lies, in the layout of its type."""
+        return self.lowering.place(value)
+
+    def operand(self, index: int) -> TensorView:
+        """Operand `index` where it lies."""
+        return self.view(self._value(index))
+
+    def row_major(self, operand: Value | int) -> TensorView:
+        """A value without gaps, its last axis innermost. If it lies otherwise, it is copied, once for all users."""
+        value = self._value(operand)
+        lies = self.lowering.place(value)
+        if lies.is_row_major:
+            return lies
+        if value not in self.lowering.row_major:
+            copy = self.lowering.new(value.type, f"{value.name}.row_major", None)
+            self.copy(lies, copy)
+            self.lowering.row_major[value] = copy
+        return self.lowering.row_major[value]
+
+    def channels_last(self, operand: Value | int, channel_stride: int) -> TensorView:
+        """A value of rank 3 or more with axis 1 innermost and no gaps between pixels, except for the halo of its type.
+        If it lies otherwise, it is copied."""
+        value = self._value(operand)
+        lies = self.lowering.place(value)
+        layout = Layout("channels_last", channel_stride)
+        as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
+        if lies.strides == layout_strides(lies.shape, lies.dtype.itemsize, as_typed):
+            return lies
+        copy = self.lowering.new(value.type, f"{value.name}.channels_last", layout)
+        self.copy(lies, copy)
+        return copy
+
+    def channels_last_in_arena(self, operand: Value | int, channel_stride: int) -> TensorView:
+        """Like `channels_last`, but in the arena, where reading up to SLACK bytes past the end is legal."""
+        value = self._value(operand)
+        lies = self.channels_last(value, channel_stride)
+        if is_in_arena(lies):
+            return lies
+        copy = self.lowering.new(value.type, f"{value.name}.copy", Layout("channels_last", channel_stride))
+        self.copy(lies, copy)
+        return copy
+
+    def is_constant(self, operand: Value | int) -> bool:
+        return isinstance(self._value(operand), Const)
+
+    def constant(self, operand: Value | int) -> np.ndarray:
+        """The data of a constant."""
+        value = self._value(operand)
+        if not isinstance(value, Const):
+            raise LoweringError("an operand is not constant", where=self.node.describe(), got=str(value))
+        return value.data
+
+    def result(self, index: int = 0) -> TensorView:
+        """Where to write a result, in the layout of its type; the same place at every call.
+
+        If the node's rule is `strided`, the place may lie within a larger value. The border of a result with a halo is
+        written by calls that are appended here.
+        """
+        value = self.node.results[index]
+        if value not in self.lowering.places:
+            lies = self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
+            if value.type.layout is not None and value.type.layout.halo:
+                from qcompiler.backends.rules.copy import fill_border
+
+                fill_border(self, lies, value.type)
+        return self.lowering.places[value]
+
+    def share(self, memory: TensorView, index: int = 0) -> None:
+        """Let a result be a view of memory that is written already, in the strides of the layout of the result's
+        type."""
+        value = self.node.results[index]
+        strides = layout_strides(memory.shape, memory.dtype.itemsize, value.type.layout)
+        if any(size != 1 and have != want for size, have, want in zip(memory.shape, memory.strides, strides)):
+            raise LoweringError(
+                "a view in another layout", where=self.node.describe(), expected=str(strides), got=str(memory.strides)
+            )
+        self.lowering.places[value] = memory
+
+    # -- memory
+
+    def new(self, type: TensorType, name: str, layout: Layout | None = None) -> TensorView:
+        """A buffer of the arena for a value of this type."""
+        return self.lowering.new(type, name, layout)
+
+    def scratch(self, nbytes: int, name: str = "scratch") -> BufferHandle:
+        """Memory of the arena for this node."""
+        return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
+
+    def table(self, array: npt.ArrayLike) -> BufferRef:
+        """A constant made for this binding."""
+        return self.lowering.builder.constant(np.ascontiguousarray(array))
+
+    def memo(self, role: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made from constants, computed once for all bindings. role: unique within the node."""
+        key = (self.node.name, role)
+        if key not in self.lowering.packed:
+            self.lowering.packed[key] = np.ascontiguousarray(make())
+        return self.lowering.packed[key]
+
+    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
+        """A constant whose content is a `memo`."""
+        return self.lowering.builder.constant(self.memo(role, make))
+
+    def filled(
+        self, role: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None]
+    ) -> BufferRef:
+        """A large constant, written by fill(zeros of this shape) when the program is finished.
+
+        role: everything that determines the content, except for the op, its attrs and the constant operands: nodes that
+        share their weights share the packed weights.
+        """
+        made = np.dtype(dtype)
+        return self.lowering.builder.deferred(
+            self.shared_key(role), math.prod(shape) * made.itemsize, lambda block: fill(block.view(made).reshape(shape))
+        )
+
+    def shared_key(self, role: str) -> str:
+        """A key of what the node's op, attrs, weight and `role` determine, the same in every process."""
+        return f"{self.node.op}({dict(self.attrs)}) of {self.node.operands[1]!r}: {role}"
+
+    # -- steps
+
+    def call(
+        self,
+        kernel: KernelKey[A] | KernelDef[Any, ...],
+        arguments: Arguments[A] | Mapping[str, Any] | None = None,
+        *,
+        writes: Sequence[str] = (),
+        macs: int = 0,
+        bytes: int = 0,
+        disjoint: bool = False,
+        **named: Any,
+    ) -> None:
+        """Append a call of a kernel: `s.call(conv_u8(mr=6, nv=2), ConvU8(x=x, y=y, ...), macs=...)`.
+
+        Args:
+            kernel: the kernel with its static arguments.
+            arguments: its signature, filled with TensorViews and buffers, ints and floats. A pointer that this call
+                does not use is None.
+            macs: multiply-adds of the call.
+            bytes: bytes that it reads and writes.
+            disjoint: no two of these calls write the same memory of a buffer, so they need not wait for each other.
+
+        Kernels without a signature yet take the kernel's definition, a mapping of static arguments, `writes` (the names
+        of the pointers that it writes) and every parameter by name.
+        """
+        if isinstance(kernel, KernelKey):
+            assert isinstance(arguments, Arguments)
+            pairs = kernel.definition.arguments(arguments)
+        else:
+            assert not isinstance(arguments, Arguments)
+            pairs = self._by_names(kernel, named, writes)
+            kernel = KernelKey.of(kernel, arguments or {})
+        words: list[Any] = []
+        reads: list[Any] = []
+        written: list[Any] = []
+        for parameter, argument in pairs:
+            if parameter.kind == "extent":
+                words.append(int(argument))
+            elif parameter.kind == "scalar":
+                words.append(float(np.float32(argument)))
+            elif argument is None:
+                words += [0, 0]
+            else:
+                pointer = _pointer(argument)
+                words.append(pointer)
+                (written if parameter.written or parameter.name in writes else reads).append(pointer[0])
+        self.lowering.calls.append(Call(kernel, words, reads, written, self.node.name, macs, bytes, disjoint))
+
+    def _by_names(
+        self, kernel: KernelDef[Any, ...], named: Mapping[str, Any], writes: Sequence[str]
+    ) -> list[tuple[Parameter, Any]]:
+        names = [parameter.name for parameter in kernel.parameters]
+        if set(names) != set(named) or not set(writes) <= set(names):
+            raise LoweringError(
+                f"arguments do not fit kernel {kernel.name}",
+                where=self.node.describe(),
+                expected=", ".join(names),
+                got=", ".join(named),
+            )
+        return [(parameter, named[parameter.name]) for parameter in kernel.parameters]
+
+    def copy(self, x: TensorView, y: TensorView) -> None:
+        """Copy elements between two places of one shape, whatever their strides."""
+        from qcompiler.backends.rules.copy import copy_strided
+
+        copy_strided(self, x, y)
+
+    def python(self) -> None:
+        """Run the node as its numpy reference."""
+        node, sizes = self.node, dict(self.lowering.sizes)
+        given = [None if value is None else self.row_major(value) for value in node.operands]
+        results = []
+        for index, value in enumerate(node.results):
+            place = self.result(index)
+            results.append(
+                place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None)
+            )
+
+        def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
+            arrays: Iterator[np.ndarray] = iter(reads)
+            operands = [None if place is None else next(arrays) for place in given]
+            for array, found in zip(writes, evaluate_node(node, operands, sizes)):
+                array[...] = found
+
+        reads, writes = (
+            [View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)
+        )
+        self.lowering.calls.append(PythonCall(node, run, reads, writes))
+        for index, place in enumerate(results):
+            if place is not self.result(index):
+                self.copy(place, self.result(index))
+
+
+def is_in_arena(view: TensorView) -> bool:
+    """Whether a view lies in the arena, where reading up to SLACK bytes past its end is legal."""
+    return isinstance(view.buffer, BufferHandle) and view.buffer.kind == "arena"
+
+
+def _pointer(argument: Any) -> tuple[BufferHandle | BufferRef, int]:
+    """The buffer and the byte offset that an argument points to."""
+    if isinstance(argument, Memory):
+        return argument.pointer
+    buffer, offset = argument
+    return buffer, int(offset)
