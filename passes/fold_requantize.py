@@ -16,7 +16,7 @@ from qcompiler.quantization.tables import codes
 
 def _evaluate(node: Node, codes_in: np.ndarray) -> np.ndarray:
     """The result of a requantize for each of the given codes."""
-    return opdef("requantize").integer([codes_in], [node.operands[0].type], node.result.type)
+    return opdef("requantize").run_integer([codes_in], [node.operands[0].type], node.result.type, {})
 
 
 class _IntoProducer:

@@ -110,7 +110,7 @@ def evaluate_node(
     attrs = bound_attrs(definition, node.attrs, sizes or {})
     types = [None if value is None else value.type for value in node.operands]
     if node.op in ("quantize", "dequantize"):
-        return (definition.integer(arrays, types, node.result.type),)
+        return (definition.run_integer(arrays, types, node.result.type, attrs),)
     if any(value.type.is_quantized for value in node.results):
         return (_run_quantized(definition, node, arrays, types, attrs),)
     if any(type is not None and type.is_quantized for type in types):
@@ -133,13 +133,7 @@ def _run_quantized(
 ) -> np.ndarray:
     out = node.result.type
     if definition.integer is not None:
-        padded_arrays, padded_types = list(arrays), list(types)
-        fixed = sum(1 for spec in definition.operands if not spec.variadic)
-        while len(padded_arrays) < fixed:
-            padded_arrays.append(None)
-            padded_types.append(None)
-        with np.errstate(all="ignore"):
-            return definition.integer(padded_arrays, padded_types, out, **attrs)
+        return definition.run_integer(arrays, types, out, attrs)
     if Trait.MOVES_DATA in definition.traits:
         return definition.run_reference(arrays, attrs)[0]
     if Trait.UNARY in definition.traits:

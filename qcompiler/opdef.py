@@ -1,8 +1,29 @@
-"""How an op is declared, once, and the registry of all ops.
+"""How an op is declared, once, as a class; and the registry of all ops.
 
-An `OpDef` holds everything about an op that does not depend on a machine: documentation, operands, attrs, traits, type
-inference, the numpy reference, its meaning on quantized operands, how quantization treats it, and samples that feed
-every generic test. How a target lowers it is in backends/.
+    class Linear(Op):
+        "y = x @ weight.T + bias, then the fused activation."      # the docstring is the op's documentation
+
+        name = "linear"                                            # its name in text; declaring it registers the op
+        quant = weighted(axis=0)
+        x = operand()                                              # operands, in order
+        weight = weight_operand()
+        bias = bias_operand()
+        activation = fused_activation()                            # attributes, in order
+
+        def infer(self, x: TensorType, weight: TensorType, bias: TensorType | None) -> TensorType: ...
+        def reference(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray: ...
+        def integer(self, x: TypedArray, weight: TypedArray, bias: TypedArray | None, *, out: TensorType): ...
+
+An instance is a typed view of a node: `Linear(node).bias` is `Value | None`, `Linear(node).activation` is `str`.
+`Linear.of(node)` is that view, or None if the node is another op (or None itself); it also works for a base class that
+several ops share, such as `Weighted`: `layer = Weighted.of(value.producer)`. `op_of(node)` is the view of any node.
+With `attrs`, a view reads these attributes instead of the node's: `Reshape(node, bound_attrs(...))`. `infer`,
+`reference` and `integer` run on a view of attributes alone, so they may read `self.activation` but no operand of a node.
+On the class a field is its declaration: `graph.set_operand(node, Linear.bias.index, value)`.
+
+`opdef(name)` gives the class. Whatever does not know the op reads the class members: `operands`, `attrs`, `quant`,
+`traits`, `samples()`, `complete_attrs`, `infer_types`, `run_reference`, `run_integer`.
+How a target lowers an op is in backends/. The kinds of fields are in `opfields`.
 """
 
 from __future__ import annotations
@@ -11,22 +32,88 @@ import enum
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
 from qcompiler.errors import ShapeError, VerifyError, nearest
-from qcompiler.ir import AttrValue
+from qcompiler.ir import AttrValue, Node
+from qcompiler.opfields import (
+    ACTIVATIONS,
+    REQUIRED,
+    AttrSpec,
+    OperandSpec,
+    Required,
+    Role,
+    bias_operand,
+    bool_attr,
+    dtype_attr,
+    float_attr,
+    frozen,
+    fused_activation,
+    index_operand,
+    int_attr,
+    ints_attr,
+    operand,
+    optional_floats_attr,
+    optional_int_attr,
+    optional_ints_attr,
+    optional_operand,
+    optional_parameter,
+    pairs_attr,
+    parameter,
+    shape_attr,
+    str_attr,
+    variadic_operand,
+    weight_operand,
+)
+from qcompiler.quantization.typed_array import TypedArray
 from qcompiler.types import DType, QuantParams, TensorType
 
-
-class Role(enum.Enum):
-    """What an operand is for; decides how quantization treats it."""
-
-    ACTIVATION = "activation"  # may be quantized by an activation observer
-    WEIGHT = "weight"  # may be quantized by a weight observer, if constant
-    BIAS = "bias"  # i32 with scale = scale(x) * scale(weight) when its node is quantized
-    PARAMETER = "parameter"  # stays as it is (norm gains, running statistics, slopes)
-    INDEX = "index"  # plain integers or bools, never quantized
+__all__ = [
+    "ACTIVATIONS",
+    "AttrSpec",
+    "FLOAT_ONLY",
+    "OWN_RANGE",
+    "Op",
+    "OpDef",
+    "OperandSpec",
+    "QuantKind",
+    "QuantRule",
+    "REQUIRED",
+    "Required",
+    "Role",
+    "SHARES_INPUT",
+    "Sample",
+    "Trait",
+    "TypedArray",
+    "all_ops",
+    "bias_operand",
+    "bool_attr",
+    "dtype_attr",
+    "find_opdef",
+    "fixed",
+    "float_attr",
+    "fused_activation",
+    "index_operand",
+    "int_attr",
+    "ints_attr",
+    "op_of",
+    "opdef",
+    "operand",
+    "optional_floats_attr",
+    "optional_int_attr",
+    "optional_ints_attr",
+    "optional_operand",
+    "optional_parameter",
+    "pairs_attr",
+    "parameter",
+    "shape_attr",
+    "str_attr",
+    "variadic_operand",
+    "weight_operand",
+    "weighted",
+]
 
 
 class Trait(enum.Enum):
@@ -63,37 +150,26 @@ class QuantRule:
     fixed: tuple[float, int] | None = None
 
     def fixed_params(self) -> QuantParams:
+        """The parameters of a FIXED result."""
+        if self.fixed is None:
+            raise VerifyError(f"an op of the kind {self.kind.value} has no fixed range")
         scale, zero_point = self.fixed
         return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
-@dataclass(frozen=True)
-class OperandSpec:
-    """One operand: its name, role, and whether it may be absent or repeated (variadic: last one only)."""
-
-    name: str
-    role: Role = Role.ACTIVATION
-    optional: bool = False
-    variadic: bool = False
+OWN_RANGE = QuantRule(QuantKind.OWN_RANGE)
+SHARES_INPUT = QuantRule(QuantKind.SHARES_INPUT)
+FLOAT_ONLY = QuantRule(QuantKind.FLOAT_ONLY)
 
 
-@dataclass(frozen=True)
-class AttrSpec:
-    """One attr. `kind` is one of "int", "float", "bool", "str", "ints", "floats", "pairs" (tuple of int pairs),
-    "dtype", "shape" (tuple of ints or Dim text, -1 allowed), "any". Without a default it must be given."""
-
-    name: str
-    kind: str
-    default: AttrValue | type[_Required] = None
-    doc: str = ""
-    choices: tuple[str, ...] = ()
+def weighted(axis: int) -> QuantRule:
+    """An i32 accumulator; `axis` is the channel axis of the weight."""
+    return QuantRule(QuantKind.WEIGHTED, weight_axis=axis)
 
 
-class _Required:
-    """Marks an attr without default."""
-
-
-REQUIRED = _Required
+def fixed(scale: float, zero_point: int) -> QuantRule:
+    """A result of a known range, in u8."""
+    return QuantRule(QuantKind.FIXED, fixed=(scale, zero_point))
 
 
 @dataclass(frozen=True)
@@ -110,148 +186,210 @@ class Sample:
     high: float = 2.0
 
 
-Reference = Callable[..., "np.ndarray | tuple[np.ndarray, ...]"]
+class Op:
+    """The base class of all ops. A subclass that gives `name` declares an op; one that does not is shared by several.
 
-
-@dataclass(frozen=True)
-class OpDef:
-    """The declaration of one op.
-
-    Attributes:
+    Class members that a declaration gives:
         name: in text.
-        doc: one paragraph: formula, shapes, torch name, ONNX name.
-        family: the file it stands in, for docs.
-        operands, attrs, results: the signature. `results` are names.
-        infer: `infer(*types, **attrs) -> TensorType | tuple`: expressed (real) types in, types out; ShapeError names
-            expected and got. An absent operand is None. Variadic operands are passed flat.
-        reference: `reference(*arrays, **attrs) -> array | tuple`: the float meaning, numpy, f32 in f32 out.
-        integer: `integer(arrays, types, out, **attrs) -> array`: the meaning on quantized operands (`types` by
-            position, `out` the quantized result type), to the bit what every backend computes. None: float only, or the
-            generic table / data-movement rule applies (UNARY, MOVES_DATA).
-        quant: how quantization treats it.
-        grad: builds graph nodes; None until training comes.
+        quant: how quantization treats the op.
+        traits: what generic code may assume.
+        results: the names of its results.
+        infer: expressed (real) types in, types out; ShapeError names expected and got. An absent operand is None,
+            variadic operands are passed flat.
+        reference: the float meaning, numpy arrays in and out, f32 in f32 out.
+        integer: the meaning on quantized operands, to the bit what every backend computes; `out` is the quantized
+            result type. None: the op is float only, or the generic table or data movement rule applies (UNARY,
+            MOVES_DATA).
         samples: 5-10 small instances.
+
+    Class members that follow from it:
+        doc: the docstring, in one line.
+        family: the file in which the op stands.
+        operands, attrs: the declared fields in order. The fields of base classes come first; a field that is declared
+            again moves to its new place.
     """
 
-    name: str
-    doc: str
-    family: str
-    operands: tuple[OperandSpec, ...]
-    infer: Callable[..., TensorType | tuple[TensorType, ...]]
-    reference: Reference
-    quant: QuantRule
-    samples: Callable[[], Sequence[Sample]]
-    attrs: tuple[AttrSpec, ...] = ()
-    results: tuple[str, ...] = ("result",)
-    traits: frozenset[Trait] = frozenset()
-    integer: Callable[..., np.ndarray] | None = None
-    grad: Callable[..., object] | None = None
+    __slots__ = ("_node", "_given")
 
-    def operand_index(self, name: str) -> int:
-        for index, spec in enumerate(self.operands):
+    name: ClassVar[str] = ""
+    doc: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    operands: ClassVar[tuple[OperandSpec[Any], ...]] = ()
+    attrs: ClassVar[tuple[AttrSpec[Any], ...]] = ()
+    results: ClassVar[tuple[str, ...]] = ("result",)
+    quant: ClassVar[QuantRule] = FLOAT_ONLY
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    integer: ClassVar[Callable[..., np.ndarray] | None] = None
+    _own_fields: ClassVar[dict[str, OperandSpec[Any] | AttrSpec[Any]]] = {}
+    _attr_names: ClassVar[frozenset[str]] = frozenset()
+    _fixed_operands: ClassVar[int] = 0
+
+    def infer(self, *types: Any, **more: Any) -> TensorType | tuple[TensorType, ...]:
+        raise NotImplementedError(self.name)
+
+    def reference(self, *arrays: Any, **more: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        raise NotImplementedError(self.name)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return []
+
+    # -- views
+
+    def __init__(self, node: Node, attrs: Mapping[str, AttrValue] | None = None) -> None:
+        if node.op != self.name:
+            raise VerifyError(f"a view of {self.name or type(self).__name__} reads {node.op}", where=node.describe())
+        self._node: Node | None = node
+        self._given = attrs
+
+    @classmethod
+    def of(cls, node: Node | None) -> Self | None:
+        """The view of a node; None if there is no node, or if its op is neither this one nor derives from it."""
+        if node is None:
+            return None
+        definition = opdef(node.op)
+        return definition(node) if issubclass(definition, cls) else None
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, AttrValue]) -> Self:
+        """A view of attributes alone (complete ones); it has no operands."""
+        view = cls.__new__(cls)
+        view._node = None
+        view._given = attrs
+        return view
+
+    @property
+    def node(self) -> Node:
+        """The node of the view; VerifyError if it was made from attributes alone."""
+        if self._node is None:
+            raise VerifyError(f"a view of the attributes of {self.name} has no node")
+        return self._node
+
+    @property
+    def attr_values(self) -> Mapping[str, Any]:
+        """The attributes by name: the given ones, or the node's."""
+        return self._given if self._given is not None else self.node._attrs
+
+    # -- the declaration
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._own_fields = {k: v for k, v in cls.__dict__.items() if isinstance(v, (OperandSpec, AttrSpec))}
+        fields: dict[str, OperandSpec[Any] | AttrSpec[Any]] = {}
+        for base in reversed(cls.__mro__):
+            for key, spec in base.__dict__.get("_own_fields", {}).items():
+                fields.pop(key, None)
+                fields[key] = spec
+        cls.operands = tuple(spec for spec in fields.values() if isinstance(spec, OperandSpec))
+        cls.attrs = tuple(spec for spec in fields.values() if isinstance(spec, AttrSpec))
+        cls._attr_names = frozenset(spec.name for spec in cls.attrs)
+        cls._fixed_operands = sum(not spec.variadic for spec in cls.operands)
+        for index, spec in enumerate(cls.operands):
+            if spec.index not in (-1, index) or (spec.variadic and index != len(cls.operands) - 1):
+                raise VerifyError(f"the operand {spec.name!r} of {cls.__name__} stands at two positions")
+            spec.index = index
+        if "name" in cls.__dict__:
+            cls.doc = " ".join((cls.__doc__ or "").split())
+            cls.family = cls.__module__.rpartition(".")[2]
+            register(cls)
+
+    @classmethod
+    def operand_index(cls, name: str) -> int:
+        for spec in cls.operands:
             if spec.name == name:
-                return index
-        raise VerifyError(f"{self.name} has no operand {name!r}", hint=nearest(name, [s.name for s in self.operands]))
+                return spec.index
+        raise VerifyError(f"{cls.name} has no operand {name!r}", hint=nearest(name, [s.name for s in cls.operands]))
 
-    def spec(self, index: int) -> OperandSpec:
+    @classmethod
+    def spec(cls, index: int) -> OperandSpec[Any]:
         """The declaration of the operand at a position; the variadic one serves all positions past it."""
-        if index < len(self.operands):
-            return self.operands[index]
-        if self.operands and self.operands[-1].variadic:
-            return self.operands[-1]
-        raise VerifyError(f"{self.name} takes {len(self.operands)} operands", got=f"operand {index}")
+        if index < len(cls.operands):
+            return cls.operands[index]
+        if cls.operands and cls.operands[-1].variadic:
+            return cls.operands[-1]
+        raise VerifyError(f"{cls.name} takes {len(cls.operands)} operands", got=f"operand {index}")
 
-    def complete_attrs(self, given: Mapping[str, AttrValue]) -> dict[str, AttrValue]:
+    @classmethod
+    def complete_attrs(cls, given: Mapping[str, AttrValue]) -> dict[str, AttrValue]:
         """All attrs in the declared order, defaults filled in, lists made tuples.
 
         Raises:
             VerifyError: an unknown name (nearest given), a missing one, a value of another kind.
         """
-        known = {spec.name for spec in self.attrs}
+        known = cls._attr_names
         for name in given:
             if name not in known:
-                raise VerifyError(f"{self.name} has no attr {name!r}", hint=nearest(name, known) if known else None)
+                raise VerifyError(f"{cls.name} has no attr {name!r}", hint=nearest(name, known) if known else None)
         complete: dict[str, AttrValue] = {}
-        for spec in self.attrs:
+        for spec in cls.attrs:
             value = given.get(spec.name, spec.default)
-            if value is REQUIRED:
-                raise VerifyError(f"{self.name} needs the attr {spec.name!r}", expected=spec.kind)
-            complete[spec.name] = _checked(self.name, spec, _frozen(value))
+            if isinstance(value, Required):
+                raise VerifyError(f"{cls.name} needs the attr {spec.name!r}", expected=spec.kind)
+            complete[spec.name] = spec.checked(cls.name, frozen(value))
         return complete
 
-    def check_operands(self, count: int) -> None:
-        variadic = bool(self.operands) and self.operands[-1].variadic
-        least = sum(1 for spec in self.operands if not spec.optional and not spec.variadic)
-        most = None if variadic else len(self.operands)
+    @classmethod
+    def check_operands(cls, count: int) -> None:
+        """VerifyError if an op with so many operands is malformed."""
+        variadic = bool(cls.operands) and cls.operands[-1].variadic
+        least = sum(1 for spec in cls.operands if not spec.optional and not spec.variadic)
+        most = None if variadic else len(cls.operands)
         if count < least or (most is not None and count > most):
             raise VerifyError(
-                f"{self.name}: wrong number of operands",
+                f"{cls.name}: wrong number of operands",
                 expected=f"{least}" if least == most else f"{least} to {most if most is not None else 'many'}",
                 got=count,
             )
 
-    def infer_types(self, types: Sequence[TensorType | None], attrs: Mapping[str, AttrValue]) -> tuple[TensorType, ...]:
+    # -- the meaning
+
+    @classmethod
+    def infer_types(cls, types: Sequence[TensorType | None], attrs: Mapping[str, AttrValue]) -> tuple[TensorType, ...]:
         """Result types for *expressed* operand types (quantized operands count as f32)."""
-        self.check_operands(len(types))
+        cls.check_operands(len(types))
         for index, type in enumerate(types):
-            if type is None and not self.spec(index).optional:
-                raise VerifyError(f"{self.name}: operand {self.spec(index).name!r} is missing")
-        padded = list(types) + [None] * (sum(1 for s in self.operands if not s.variadic) - len(types))
-        expressed = [None if type is None else type.expressed() for type in padded]
+            if type is None and not cls.spec(index).optional:
+                raise VerifyError(f"{cls.name}: operand {cls.spec(index).name!r} is missing")
+        expressed = [None if type is None else type.expressed() for type in cls._padded(types)]
         try:
-            inferred = self.infer(*expressed, **attrs)
+            inferred = cls.from_attrs(attrs).infer(*expressed)
         except ShapeError as error:
-            raise error.located(self.name) from None
+            raise error.located(cls.name) from None
         return inferred if isinstance(inferred, tuple) else (inferred,)
 
+    @classmethod
     def run_reference(
-        self, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, AttrValue]
+        cls, arrays: Sequence[np.ndarray | None], attrs: Mapping[str, AttrValue]
     ) -> tuple[np.ndarray, ...]:
         """The float meaning; always a tuple."""
-        padded = list(arrays) + [None] * (sum(1 for s in self.operands if not s.variadic) - len(arrays))
         with np.errstate(all="ignore"):
-            out = self.reference(*padded, **attrs)
+            out = cls.from_attrs(attrs).reference(*cls._padded(arrays))
         return out if isinstance(out, tuple) else (out,)
 
+    @classmethod
+    def run_integer(
+        cls,
+        arrays: Sequence[np.ndarray | None],
+        types: Sequence[TensorType | None],
+        out: TensorType,
+        attrs: Mapping[str, AttrValue],
+    ) -> np.ndarray:
+        """The meaning on quantized operands; VerifyError if the op has none of its own."""
+        view = cls.from_attrs(attrs)
+        if view.integer is None:
+            raise VerifyError(f"{cls.name} has no integer meaning of its own")
+        given = [None if a is None or t is None else TypedArray(a, t) for a, t in zip(arrays, types)]
+        with np.errstate(all="ignore"):
+            return view.integer(*cls._padded(given), out=out)
 
-def _frozen(value: AttrValue) -> AttrValue:
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, (list, tuple)):
-        return tuple([_frozen(item) for item in value])
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-_PLAIN = frozenset({int, str, float, bool, type(None)})
-_KINDS: dict[str, Callable[[AttrValue], bool]] = {
-    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
-    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
-    "bool": lambda v: isinstance(v, bool),
-    "str": lambda v: isinstance(v, str),
-    "dtype": lambda v: isinstance(v, DType),
-    "ints": lambda v: isinstance(v, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in v),
-    "floats": lambda v: isinstance(v, tuple) and all(isinstance(i, (int, float)) for i in v),
-    "pairs": lambda v: isinstance(v, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in v),
-    "shape": lambda v: isinstance(v, tuple) and all(isinstance(i, (int, str)) for i in v),
-    "any": lambda v: True,
-}
+    @classmethod
+    def _padded(cls, operands: Sequence[Any]) -> list[Any]:
+        """With None for the optional operands that were left out at the end."""
+        return [*operands, *[None] * (cls._fixed_operands - len(operands))]
 
 
-def _checked(op: str, spec: AttrSpec, value: AttrValue) -> AttrValue:
-    if value is None and spec.default is None:
-        return None
-    if not _KINDS[spec.kind](value):
-        raise VerifyError(f"attr {spec.name!r} of {op} is of another kind", expected=spec.kind, got=repr(value))
-    if spec.choices and value not in spec.choices:
-        raise VerifyError(f"attr {spec.name!r} of {op}", expected=" | ".join(spec.choices), got=repr(value))
-    if spec.kind == "float":
-        return float(value)
-    if spec.kind == "floats":
-        return tuple(float(item) for item in value)
-    return value
-
+OpDef: TypeAlias = type[Op]
+"""The declaration of an op."""
 
 _REGISTRY: dict[str, OpDef] = {}
 _FAMILIES = (
@@ -288,10 +426,12 @@ def _load() -> None:
 
 def opdef(name: str) -> OpDef:
     """The declaration of an op; VerifyError with the nearest name if unknown."""
-    _load()
     found = _REGISTRY.get(name)
     if found is None:
-        raise VerifyError(f"unknown op {name!r}", hint=nearest(name, _REGISTRY))
+        _load()
+        found = _REGISTRY.get(name)
+        if found is None:
+            raise VerifyError(f"unknown op {name!r}", hint=nearest(name, _REGISTRY))
     return found
 
 
@@ -304,4 +444,13 @@ def find_opdef(name: str) -> OpDef | None:
 def all_ops() -> tuple[OpDef, ...]:
     """Every op, in the order of families and declaration, whatever was imported first."""
     _load()
-    return tuple(sorted(_REGISTRY.values(), key=lambda op: _FAMILIES.index(op.family)))
+    return tuple(
+        sorted(
+            _REGISTRY.values(), key=lambda op: _FAMILIES.index(op.family) if op.family in _FAMILIES else len(_FAMILIES)
+        )
+    )
+
+
+def op_of(node: Node) -> Op:
+    """The typed view of a node of any op."""
+    return opdef(node.op)(node)

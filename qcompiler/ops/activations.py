@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait, register
+from qcompiler.opdef import AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
 

@@ -10,24 +10,32 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
-from qcompiler.ops.linear import ACTIVATION_ATTR, apply_activation, requantize_accumulator
+from qcompiler.ir import AttrValue
+from qcompiler.opdef import (
+    Sample,
+    TypedArray,
+    bias_operand,
+    fused_activation,
+    int_attr,
+    ints_attr,
+    operand,
+    optional_operand,
+    pairs_attr,
+    weight_operand,
+    weighted,
+)
+from qcompiler.ops.interfaces import TakesResidual, Weighted
+from qcompiler.ops.linear import apply_activation, requantize_accumulator
 from qcompiler.ops.windows import Pairs, check_geometry, output_size, windows
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 _COLUMN_BYTES = 32 << 20
 """About how large a matrix of window contents the reference builds at a time."""
 
-_GEOMETRY = (
-    AttrSpec("stride", "ints", REQUIRED, "one a spatial axis"),
-    AttrSpec("padding", "pairs", REQUIRED, "(before, after) a spatial axis"),
-    AttrSpec("dilation", "ints", REQUIRED, "one a spatial axis"),
-    AttrSpec("groups", "int", 1),
-)
 
-
-def _check_conv(op: str, x: TensorType, weight: TensorType, channels: int, groups: int) -> None:
+def _check_conv(op: str, x: TensorType, weight: TensorType, channels: DimLike, groups: int) -> None:
     if not 3 <= x.rank <= 5 or weight.rank != x.rank:
         raise ShapeError(
             f"operands of {op}", expected="x [N,C,*spatial], weight of the same rank", got=f"{x}, {weight}"
@@ -36,34 +44,9 @@ def _check_conv(op: str, x: TensorType, weight: TensorType, channels: int, group
         raise ShapeError(f"channels of {op}", expected=f"{channels} (weight {weight}, groups={groups})", got=str(x))
 
 
-def _infer_conv(
-    x: TensorType,
-    weight: TensorType,
-    bias: TensorType | None,
-    residual: TensorType | None,
-    *,
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-    groups: int,
-    activation: str,
-) -> TensorType:
-    _check_conv("conv", x, weight, weight.shape[1] * groups if weight.rank > 1 else -1, groups)
-    if weight.shape[0] % groups:
-        raise ShapeError("output channels of conv", expected=f"a multiple of groups={groups}", got=weight.shape[0])
-    check_geometry("conv", x.rank - 2, stride=stride, padding=padding, dilation=dilation)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ShapeError("bias of conv", expected=f"[{weight.shape[0]}]", got=str(bias))
-    spatial = [
-        output_size(x.shape[i + 2], weight.shape[i + 2], stride[i], padding[i], dilation[i]) for i in range(x.rank - 2)
-    ]
-    result = TensorType(DType.F32, (x.shape[0], weight.shape[0], *spatial))
-    if residual is not None and residual.shape != result.shape:
-        raise ShapeError("residual of conv", expected=str(result), got=str(residual))
-    return result
-
-
-def _dot(x: np.ndarray, weight: np.ndarray, stride, padding, dilation, groups: int) -> np.ndarray:
+def _dot(
+    x: np.ndarray, weight: np.ndarray, stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int
+) -> np.ndarray:
     """Convolution by windows and matmul, in the dtype of its operands. Padding is zero.
 
     Goes sample by sample, and by as many output rows at a time as fit _COLUMN_BYTES, so memory is bounded and a
@@ -89,63 +72,74 @@ def _along_channels(bias: np.ndarray, rank: int) -> np.ndarray:
     return bias.reshape(1, -1, *([1] * (rank - 2)))
 
 
-def _conv(x, weight, bias, residual, *, stride, padding, dilation, groups, activation) -> np.ndarray:
-    y = _dot(x, weight, stride, padding, dilation, groups)
-    if bias is not None:
-        y = y + _along_channels(bias, y.ndim)
-    if residual is not None:
-        y = y + residual
-    return apply_activation(y, activation)
-
-
-def _conv_integer(
-    arrays: Sequence[np.ndarray | None],
-    types: Sequence[TensorType | None],
-    out: TensorType,
-    *,
-    stride,
-    padding,
-    dilation,
-    groups,
-    activation,
-) -> np.ndarray:
-    x, weight, bias, residual = arrays
-    acc = _dot(
-        qmath.centered(x, types[0].quant).astype(np.float64),
-        qmath.centered(weight, types[1].quant).astype(np.float64),
-        stride,
-        padding,
-        dilation,
-        groups,
-    ).astype(np.int64)
-    if bias is not None:
-        acc = acc + _along_channels(bias, acc.ndim)
-    return requantize_accumulator(acc.astype(np.int32), types, out, activation, 1, residual)
-
-
-def _attrs(spatial: int, **given: object) -> dict[str, object]:
+def _attrs(spatial: int, **given: AttrValue) -> dict[str, AttrValue]:
+    """The attributes of a sample: those of a plain convolution, unless given."""
     return {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, **given}
 
 
-register(
-    OpDef(
-        name="conv",
-        doc="Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the "
-        "result, added "
-        "before the fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv.",
-        family="conv",
-        operands=(
-            OperandSpec("x"),
-            OperandSpec("weight", Role.WEIGHT),
-            OperandSpec("bias", Role.BIAS, optional=True),
-            OperandSpec("residual", optional=True),
-        ),
-        attrs=(*_GEOMETRY, ACTIVATION_ATTR),
-        infer=_infer_conv,
-        reference=_conv,
-        integer=_conv_integer,
-        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
-        samples=lambda: [
+class Conv(TakesResidual):
+    """Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added
+    before the fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv."""
+
+    __slots__ = ()
+    name = "conv"
+    quant = weighted(axis=0)
+    x = operand()
+    weight = weight_operand()
+    bias = bias_operand()
+    residual = optional_operand()
+    stride = ints_attr(doc="one a spatial axis")
+    padding = pairs_attr(doc="(before, after) a spatial axis")
+    dilation = ints_attr(doc="one a spatial axis")
+    groups = int_attr(default=1)
+    activation = fused_activation()
+
+    def infer(
+        self, x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None
+    ) -> TensorType:
+        stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
+        _check_conv("conv", x, weight, weight.shape[1] * groups if weight.rank > 1 else -1, groups)
+        if weight.shape[0] % groups:
+            raise ShapeError("output channels of conv", expected=f"a multiple of groups={groups}", got=weight.shape[0])
+        check_geometry("conv", x.rank - 2, stride=stride, padding=padding, dilation=dilation)
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ShapeError("bias of conv", expected=f"[{weight.shape[0]}]", got=str(bias))
+        spatial = [output_size(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation)]
+        result = TensorType(DType.F32, (x.shape[0], weight.shape[0], *spatial))
+        if residual is not None and residual.shape != result.shape:
+            raise ShapeError("residual of conv", expected=str(result), got=str(residual))
+        return result
+
+    def _dot(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return _dot(x, weight, self.stride, self.padding, self.dilation, self.groups)
+
+    def reference(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual: np.ndarray | None
+    ) -> np.ndarray:
+        y = self._dot(x, weight)
+        if bias is not None:
+            y = y + _along_channels(bias, y.ndim)
+        if residual is not None:
+            y = y + residual
+        return apply_activation(y, self.activation)
+
+    def integer(
+        self,
+        x: TypedArray,
+        weight: TypedArray,
+        bias: TypedArray | None,
+        residual: TypedArray | None,
+        *,
+        out: TensorType,
+    ) -> np.ndarray:
+        acc = self._dot(x.centered().astype(np.float64), weight.centered().astype(np.float64)).astype(np.int64)
+        if bias is not None:
+            acc = acc + _along_channels(bias.array, acc.ndim)
+        return requantize_accumulator(acc.astype(np.int32), x, weight, residual, out, self.activation, 1)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample(
                 (tensor("f32", 2, 3, 7, 8), tensor("f32", 5, 3, 3, 3), tensor("f32", 5)),
                 _attrs(2, padding=((1, 1), (1, 1))),
@@ -175,9 +169,7 @@ register(
                 (tensor("f32", 1, 1, 12, 12), tensor("f32", 16, 1, 7, 7), tensor("f32", 16)),
                 _attrs(2, stride=(2, 2), padding=((3, 3), (3, 3))),
             ),
-        ],
-    )
-)
+        ]
 
 
 def _transposed_size(
@@ -196,32 +188,6 @@ def _transposed_size(
     return result
 
 
-def _infer_conv_transpose(
-    x: TensorType,
-    weight: TensorType,
-    bias: TensorType | None,
-    *,
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-    groups: int,
-    output_padding: Sequence[int],
-    activation: str,
-) -> TensorType:
-    _check_conv("conv_transpose", x, weight, weight.shape[0] if weight.rank else -1, groups)
-    check_geometry(
-        "conv_transpose", x.rank - 2, stride=stride, padding=padding, dilation=dilation, output_padding=output_padding
-    )
-    channels = weight.shape[1] * groups
-    if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
-        raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
-    spatial = [
-        _transposed_size(*axis)
-        for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding)
-    ]
-    return TensorType(DType.F32, (x.shape[0], channels, *spatial))
-
-
 def stuffed_input(x: np.ndarray, stride: Sequence[int], fill: float | int = 0) -> np.ndarray:
     """x with stride-1 zeros between neighbours along every spatial axis."""
     shape = [*x.shape[:2], *((size - 1) * s + 1 for size, s in zip(x.shape[2:], stride))]
@@ -231,7 +197,7 @@ def stuffed_input(x: np.ndarray, stride: Sequence[int], fill: float | int = 0) -
 
 
 def mirrored_weight(weight: np.ndarray, groups: int) -> np.ndarray:
-    """[I, O/g, *K] of conv_transpose -> [O, I/g, *K] of the convolution over the stuffed input."""
+    """Weight [I, O/g, *K] of a conv_transpose as [O, I/g, *K] of the convolution over the stuffed input."""
     inputs, per_group = weight.shape[:2]
     kernel = weight.shape[2:]
     flipped = np.flip(weight, axis=tuple(range(2, weight.ndim)))
@@ -239,68 +205,84 @@ def mirrored_weight(weight: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(grouped).reshape(groups * per_group, inputs // groups, *kernel)
 
 
-def transposed_padding(kernel, padding, dilation, output_padding) -> tuple[tuple[int, int], ...]:
-    """Padding of the convolution over the stuffed input; may be negative (cropping)."""
+def transposed_padding(
+    kernel: Sequence[int], padding: Pairs, dilation: Sequence[int], output_padding: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """The padding of the convolution over the stuffed input. A negative one crops."""
     return tuple(
         (d * (k - 1) - p[0], d * (k - 1) - p[1] + extra)
         for k, p, d, extra in zip(kernel, padding, dilation, output_padding)
     )
 
 
-def _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding) -> np.ndarray:
-    pads = transposed_padding(weight.shape[2:], padding, dilation, output_padding)
-    stuffed = stuffed_input(x, stride)
-    crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
-    stuffed = stuffed[(slice(None), slice(None), *crop)]
-    ones = (1,) * len(stride)
-    return _dot(
-        stuffed, mirrored_weight(weight, groups), ones, tuple((max(0, b), max(0, a)) for b, a in pads), dilation, groups
-    )
+class ConvTranspose(Weighted):
+    """Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie along axis 1
+    of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose."""
 
+    __slots__ = ()
+    name = "conv_transpose"
+    quant = weighted(axis=1)
+    x = operand()
+    weight = weight_operand()
+    bias = bias_operand()
+    stride = ints_attr(doc="one a spatial axis")
+    padding = pairs_attr(doc="(before, after) a spatial axis")
+    dilation = ints_attr(doc="one a spatial axis")
+    groups = int_attr(default=1)
+    output_padding = ints_attr()
+    activation = fused_activation()
 
-def _conv_transpose(x, weight, bias, *, stride, padding, dilation, groups, output_padding, activation) -> np.ndarray:
-    y = _transposed_dot(x, weight, stride, padding, dilation, groups, output_padding)
-    if bias is not None:
-        y = y + _along_channels(bias, y.ndim)
-    return apply_activation(y, activation)
+    def infer(self, x: TensorType, weight: TensorType, bias: TensorType | None) -> TensorType:
+        stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
+        _check_conv("conv_transpose", x, weight, weight.shape[0] if weight.rank else -1, groups)
+        check_geometry(
+            "conv_transpose",
+            x.rank - 2,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            output_padding=self.output_padding,
+        )
+        channels = weight.shape[1] * groups
+        if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
+            raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
+        spatial = [
+            _transposed_size(*axis)
+            for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, self.output_padding)
+        ]
+        return TensorType(DType.F32, (x.shape[0], channels, *spatial))
 
+    def _dot(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The convolution of the stuffed input, cropped where its padding is negative, with the mirrored weight."""
+        pads = transposed_padding(weight.shape[2:], self.padding, self.dilation, self.output_padding)
+        stuffed = stuffed_input(x, self.stride)
+        crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
+        return _dot(
+            stuffed[(slice(None), slice(None), *crop)],
+            mirrored_weight(weight, self.groups),
+            (1,) * len(self.stride),
+            tuple((max(0, before), max(0, after)) for before, after in pads),
+            self.dilation,
+            self.groups,
+        )
 
-def _conv_transpose_integer(
-    arrays, types, out: TensorType, *, stride, padding, dilation, groups, output_padding, activation
-) -> np.ndarray:
-    x, weight, bias = arrays
-    acc = _transposed_dot(
-        qmath.centered(x, types[0].quant).astype(np.float64),
-        qmath.centered(weight, types[1].quant).astype(np.float64),
-        stride,
-        padding,
-        dilation,
-        groups,
-        output_padding,
-    ).astype(np.int64)
-    if bias is not None:
-        acc = acc + _along_channels(bias, acc.ndim)
-    params, target = types[1].quant, out.quant
-    scale = np.tile(params.scales, groups) if params.axis is not None else params.scales
-    multiplier = _along_channels(qmath.multiplier(types[0].quant.scales, scale, over=target.scales), acc.ndim)
-    real = acc.astype(np.int32).astype(np.float32) * multiplier
-    return qmath.requantize(real, out, activation)
+    def reference(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        y = self._dot(x, weight)
+        if bias is not None:
+            y = y + _along_channels(bias, y.ndim)
+        return apply_activation(y, self.activation)
 
+    def integer(self, x: TypedArray, weight: TypedArray, bias: TypedArray | None, *, out: TensorType) -> np.ndarray:
+        acc = self._dot(x.centered().astype(np.float64), weight.centered().astype(np.float64)).astype(np.int64)
+        if bias is not None:
+            acc = acc + _along_channels(bias.array, acc.ndim)
+        scale = np.tile(weight.scales, self.groups) if weight.quant.axis is not None else weight.scales
+        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=quant_of(out).scales), acc.ndim)
+        return qmath.requantize(acc.astype(np.int32).astype(np.float32) * multiplier, out, self.activation)
 
-register(
-    OpDef(
-        name="conv_transpose",
-        doc="Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie "
-        "along axis 1 of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX "
-        "ConvTranspose.",
-        family="conv",
-        operands=(OperandSpec("x"), OperandSpec("weight", Role.WEIGHT), OperandSpec("bias", Role.BIAS, optional=True)),
-        attrs=(*_GEOMETRY, AttrSpec("output_padding", "ints", REQUIRED), ACTIVATION_ATTR),
-        infer=_infer_conv_transpose,
-        reference=_conv_transpose,
-        integer=_conv_transpose_integer,
-        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=1),
-        samples=lambda: [
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample(
                 (tensor("f32", 1, 3, 4, 5), tensor("f32", 3, 4, 3, 3), tensor("f32", 4)),
                 _attrs(2, stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(1, 1)),
@@ -318,6 +300,4 @@ register(
                 (tensor("f32", 1, 2, 2, 3, 3), tensor("f32", 2, 3, 2, 2, 2)),
                 _attrs(3, stride=(2, 2, 2), output_padding=(0, 0, 0)),
             ),
-        ],
-    )
-)
+        ]

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait, fused_activation
 from qcompiler.ops.activations import erf, unary
-from qcompiler.ops.linear import ACTIVATION_ATTR, apply_activation, broadcast_shapes
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
+from qcompiler.ops.linear import apply_activation, broadcast_shapes
 from qcompiler.ops.rescale import rescaled
 from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
@@ -74,7 +76,7 @@ def _binary(
             doc=doc,
             family="elementwise",
             operands=(OperandSpec("x"), OperandSpec("y")),
-            attrs=(ACTIVATION_ATTR,) if fuses else (),
+            attrs=(fused_activation(),) if fuses else (),
             infer=_infer_binary(name),
             reference=reference,
             integer=quantized if integer is not None else None,

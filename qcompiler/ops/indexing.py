@@ -10,8 +10,10 @@ import numpy as np
 
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait
 from qcompiler.ops.axes import check_axis
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.types import TensorType, tensor
 
 _AXIS = (AttrSpec("axis", "int", REQUIRED),)

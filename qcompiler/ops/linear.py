@@ -7,12 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
+from qcompiler.opdef import (
+    OWN_RANGE,
+    Op,
+    Sample,
+    TypedArray,
+    bias_operand,
+    fused_activation,
+    operand,
+    optional_operand,
+    weight_operand,
+    weighted,
+)
+from qcompiler.ops.interfaces import TakesResidual
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
-
-ACTIVATIONS = ("none", "relu", "relu6")
-ACTIVATION_ATTR = AttrSpec("activation", "str", "none", "fused clamp of the result", ACTIVATIONS)
 
 
 def apply_activation(y: np.ndarray, activation: str) -> np.ndarray:
@@ -26,82 +36,78 @@ def apply_activation(y: np.ndarray, activation: str) -> np.ndarray:
 
 def requantize_accumulator(
     acc: np.ndarray,
-    types: Sequence[TensorType | None],
+    x: TypedArray,
+    weight: TypedArray,
+    residual: TypedArray | None,
     out: TensorType,
     activation: str,
     channel_axis: int,
-    residual: np.ndarray | None,
 ) -> np.ndarray:
-    """Rules (3) to (5) of qmath for (x, weight, bias, residual). acc: i32, channels along `channel_axis`."""
-    x, weight = types[0].quant, types[1].quant
+    """Rules (3) to (5) of qmath. acc: i32, channels along `channel_axis`."""
     shape = [1] * acc.ndim
-    if weight.axis is not None:
+    if weight.quant.axis is not None:
         shape[channel_axis] = -1
-    scale = qmath.multiplier(x.scales, weight.scales, over=out.quant.scales).reshape(shape)
-    real = acc.astype(np.float32) * scale
+    result = quant_of(out)
+    real = acc.astype(np.float32) * qmath.multiplier(x.scales, weight.scales, over=result.scales).reshape(shape)
     if residual is not None:
-        other = types[3].quant
-        real = real + qmath.centered(residual, other).astype(np.float32) * qmath.multiplier(
-            other.scales, over=out.quant.scales
-        )
+        real = real + residual.centered().astype(np.float32) * qmath.multiplier(residual.scales, over=result.scales)
     return qmath.requantize(real, out, activation)
 
 
-def _infer_linear(
-    x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None, *, activation: str
-) -> TensorType:
-    if weight.rank != 2:
-        raise ShapeError("weight of linear", expected="[out_features,in_features]", got=str(weight))
-    if x.rank < 1 or x.shape[-1] != weight.shape[1]:
-        raise ShapeError("operands of linear", expected=f"f32[...,{weight.shape[1]}]", got=str(x))
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ShapeError("bias of linear", expected=f"[{weight.shape[0]}]", got=str(bias))
-    result = TensorType(DType.F32, (*x.shape[:-1], weight.shape[0]))
-    if residual is not None and residual.shape != result.shape:
-        raise ShapeError("residual of linear", expected=str(result), got=str(residual))
-    return result
+class Linear(TakesResidual):
+    """y = x @ weight.T + bias (+ residual), then the fused activation. x: [..., in], weight: [out, in], bias: [out],
+    residual: shape of y. torch.nn.functional.linear; ONNX Gemm(transB=1)."""
 
+    __slots__ = ()
+    name = "linear"
+    quant = weighted(axis=0)
+    x = operand()
+    weight = weight_operand()
+    bias = bias_operand()
+    residual = optional_operand()
+    activation = fused_activation()
 
-def _linear(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual: np.ndarray | None, *, activation: str
-) -> np.ndarray:
-    y = np.matmul(x, weight.T)
-    if bias is not None:
-        y = y + bias
-    if residual is not None:
-        y = y + residual
-    return apply_activation(y, activation)
+    def infer(
+        self, x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None
+    ) -> TensorType:
+        if weight.rank != 2:
+            raise ShapeError("weight of linear", expected="[out_features,in_features]", got=str(weight))
+        if x.rank < 1 or x.shape[-1] != weight.shape[1]:
+            raise ShapeError("operands of linear", expected=f"f32[...,{weight.shape[1]}]", got=str(x))
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ShapeError("bias of linear", expected=f"[{weight.shape[0]}]", got=str(bias))
+        result = TensorType(DType.F32, (*x.shape[:-1], weight.shape[0]))
+        if residual is not None and residual.shape != result.shape:
+            raise ShapeError("residual of linear", expected=str(result), got=str(residual))
+        return result
 
+    def reference(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, residual: np.ndarray | None
+    ) -> np.ndarray:
+        y = np.matmul(x, weight.T)
+        if bias is not None:
+            y = y + bias
+        if residual is not None:
+            y = y + residual
+        return apply_activation(y, self.activation)
 
-def _linear_integer(
-    arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, activation: str
-) -> np.ndarray:
-    x, weight, bias, residual = arrays
-    acc = qmath.exact_dot(qmath.centered(x, types[0].quant), qmath.centered(weight, types[1].quant).T)
-    if bias is not None:
-        acc = acc + bias
-    return requantize_accumulator(acc, types, out, activation, acc.ndim - 1, residual)
+    def integer(
+        self,
+        x: TypedArray,
+        weight: TypedArray,
+        bias: TypedArray | None,
+        residual: TypedArray | None,
+        *,
+        out: TensorType,
+    ) -> np.ndarray:
+        acc = qmath.exact_dot(x.centered(), weight.centered().T)
+        if bias is not None:
+            acc = acc + bias.array
+        return requantize_accumulator(acc, x, weight, residual, out, self.activation, acc.ndim - 1)
 
-
-register(
-    OpDef(
-        name="linear",
-        doc="y = x @ weight.T + bias (+ residual), then the fused activation. x: [..., in], weight: [out, in], "
-        "bias: [out], "
-        "residual: shape of y. torch.nn.functional.linear; ONNX Gemm(transB=1).",
-        family="linear",
-        operands=(
-            OperandSpec("x"),
-            OperandSpec("weight", Role.WEIGHT),
-            OperandSpec("bias", Role.BIAS, optional=True),
-            OperandSpec("residual", optional=True),
-        ),
-        attrs=(ACTIVATION_ATTR,),
-        infer=_infer_linear,
-        reference=_linear,
-        integer=_linear_integer,
-        quant=QuantRule(QuantKind.WEIGHTED, weight_axis=0),
-        samples=lambda: [
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", 3, 8), tensor("f32", 5, 8), tensor("f32", 5))),
             Sample((tensor("f32", 1, 33), tensor("f32", 17, 33)), {"activation": "relu"}),
             Sample((tensor("f32", 2, 3, 7), tensor("f32", 31, 7), tensor("f32", 31)), {"activation": "relu6"}),
@@ -110,9 +116,7 @@ register(
                 (tensor("f32", 4, 6), tensor("f32", 6, 6), tensor("f32", 6), tensor("f32", 4, 6)),
                 {"activation": "relu"},
             ),
-        ],
-    )
-)
+        ]
 
 
 def broadcast_shapes(a: tuple, b: tuple, what: str) -> tuple:
@@ -131,39 +135,38 @@ def broadcast_shapes(a: tuple, b: tuple, what: str) -> tuple:
     return tuple(result)
 
 
-def _infer_matmul(x: TensorType, y: TensorType) -> TensorType:
-    if x.rank < 2 or y.rank < 2:
-        raise ShapeError("operands of matmul", expected="rank 2 or more", got=f"{x}, {y}")
-    if x.shape[-1] != y.shape[-2]:
-        raise ShapeError("inner sizes of matmul differ", expected=f"f32[...,{x.shape[-1]},n]", got=str(y))
-    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], "matmul")
-    return TensorType(DType.F32, (*batch, x.shape[-2], y.shape[-1]))
+class Matmul(Op):
+    """Batched matrix product of two activations, numpy's broadcasting of leading axes: [..., m, k] @ [..., k, n].
+    Operands of rank 1 are reshaped by the frontends. torch.matmul; ONNX MatMul."""
 
+    __slots__ = ()
+    name = "matmul"
+    quant = OWN_RANGE
+    x = operand()
+    y = operand()
 
-def _matmul_integer(arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType) -> np.ndarray:
-    x, y = types[0].quant, types[1].quant
-    acc = qmath.exact_dot(qmath.centered(arrays[0], x), qmath.centered(arrays[1], y))
-    return qmath.requantize(acc.astype(np.float32) * qmath.multiplier(x.scales, y.scales, over=out.quant.scales), out)
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        if x.rank < 2 or y.rank < 2:
+            raise ShapeError("operands of matmul", expected="rank 2 or more", got=f"{x}, {y}")
+        if x.shape[-1] != y.shape[-2]:
+            raise ShapeError("inner sizes of matmul differ", expected=f"f32[...,{x.shape[-1]},n]", got=str(y))
+        batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], "matmul")
+        return TensorType(DType.F32, (*batch, x.shape[-2], y.shape[-1]))
 
+    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.matmul(x, y)
 
-register(
-    OpDef(
-        name="matmul",
-        doc="Batched matrix product of two activations, numpy's broadcasting of leading axes: [..., m, k] @ [..., "
-        "k, n]. Operands "
-        "of rank 1 are reshaped by the frontends. torch.matmul; ONNX MatMul.",
-        family="linear",
-        operands=(OperandSpec("x"), OperandSpec("y")),
-        infer=_infer_matmul,
-        reference=lambda x, y: np.matmul(x, y),
-        integer=_matmul_integer,
-        quant=QuantRule(QuantKind.OWN_RANGE),
-        samples=lambda: [
+    def integer(self, x: TypedArray, y: TypedArray, *, out: TensorType) -> np.ndarray:
+        acc = qmath.exact_dot(x.centered(), y.centered())
+        multiplier = qmath.multiplier(x.scales, y.scales, over=quant_of(out).scales)
+        return qmath.requantize(acc.astype(np.float32) * multiplier, out)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", 3, 8), tensor("f32", 8, 5))),
             Sample((tensor("f32", 2, 3, 9), tensor("f32", 2, 9, 7))),
             Sample((tensor("f32", 2, 1, 3, 9), tensor("f32", 4, 9, 33))),
             Sample((tensor("f32", 1, 65), tensor("f32", 65, 1))),
             Sample((tensor("f32", 5, 4, 6), tensor("f32", 6, 2))),
-        ],
-    )
-)
+        ]

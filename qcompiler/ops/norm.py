@@ -25,7 +25,9 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Role, Sample, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor

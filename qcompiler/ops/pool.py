@@ -6,7 +6,9 @@ import numpy as np
 
 from qcompiler.dims import Dim
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Sample, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
 from qcompiler.ops.windows import check_geometry, output_size, windows
 from qcompiler.quantization import qmath

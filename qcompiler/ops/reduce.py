@@ -24,8 +24,10 @@ import numpy as np
 
 from qcompiler.dims import Dim
 from qcompiler.errors import QuantizationError, ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Sample, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
 from qcompiler.ops.axes import check_axes, check_axis, reduced_shape
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
 from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor

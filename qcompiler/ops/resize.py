@@ -8,7 +8,9 @@ import numpy as np
 
 from qcompiler.dims import Dim
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Sample, register
+from qcompiler.opdef import AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.ops.rescale import share_or_requantize
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor

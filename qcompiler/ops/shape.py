@@ -9,8 +9,10 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike, parse_dim
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OpDef, OperandSpec, QuantKind, QuantRule, Sample, Trait, register
+from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample, Trait
 from qcompiler.ops.axes import check_axes, check_axis
+from qcompiler.ops.legacy import legacy_op as OpDef
+from qcompiler.ops.legacy import register
 from qcompiler.quantization import qmath
 from qcompiler.types import MAX_ELEMENTS, DType, TensorType, tensor
 
