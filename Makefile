@@ -36,7 +36,9 @@ bench: $(BIN)/.ready
 	$(BIN)/python benchmarks/chart.py
 
 lint: $(BIN)/.ready
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) $(DEMO) build
