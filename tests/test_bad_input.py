@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 import qcompiler as qc
-from qcompiler import nn
+from qcompiler import knobs, nn
 from qcompiler.errors import ArtifactError, InputError, LoweringError, QCompilerError, QuantizationError, TraceError
 
 X = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
@@ -106,3 +106,28 @@ def test_damaged_artifacts_and_failed_saves(tmp_path: pathlib.Path, compiled: qc
 def test_configuration_and_models(call: Callable[[], object], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         call()
+
+
+@pytest.mark.parametrize(
+    "options,kind,text",
+    [
+        ({"target": "x86-64+avx512vnni"}, LoweringError, "can't run"),
+        ({"target": "riscv"}, LoweringError, "unknown target"),
+        ({"threads": 0}, LoweringError, "threads"),
+        ({"io": "codes"}, QuantizationError, "io"),
+        ({"qconfig": "int7"}, QuantizationError, "int8"),
+        ({"qconfig": 7}, QuantizationError, "not a qconfig"),
+        ({"qconfig": "keep"}, QuantizationError, "quantized already"),
+        ({"calibration_data": None}, QuantizationError, "needs calibration data"),
+        ({"qconfig": None, "io": "quantized"}, QuantizationError, "quantized graph"),
+        ({"calibration": qc.Calibration({}, {})}, QuantizationError, "both calibration_data"),
+    ],
+)
+def test_configuration_is_checked_before_the_model_runs(
+    options: dict[str, object], kind: type[Exception], text: str
+) -> None:
+    def model(x: object) -> object:
+        raise AssertionError("traced")
+
+    with knobs.ISA("avx2"), pytest.raises(kind, match=text):
+        qc.compile(model, **{"qconfig": "int8", "example_inputs": (X,), "calibration_data": [X], **options})

@@ -123,6 +123,26 @@ class QConfigMapping:
         return self
 
 
+def as_mapping(qconfig: str | QConfig | QConfigMapping) -> tuple[QConfigMapping, str]:
+    """The mapping that a qconfig stands for, and what a table calls its global rule.
+
+    Raises:
+        QuantizationError: an unknown name (nearest given), or something that is no qconfig.
+    """
+    if isinstance(qconfig, QConfigMapping):
+        return qconfig, "global"
+    if isinstance(qconfig, QConfig):
+        return QConfigMapping(qconfig), "global"
+    if not isinstance(qconfig, str):
+        raise QuantizationError(
+            "not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__
+        )
+    backend = qconfig.removeprefix("torch:")
+    torch = qconfig.startswith("torch:") and backend in TORCH_BACKENDS
+    mapping = get_default_qconfig_mapping(backend) if torch else QConfigMapping(get_qconfig(qconfig))
+    return mapping, f"global {qconfig}"
+
+
 def _kind(kind: str | type) -> str:
     return kind if isinstance(kind, str) else kind.__name__
 

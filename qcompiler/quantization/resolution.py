@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph, Node
-from qcompiler.quantization.qconfig import (
-    TORCH_BACKENDS,
-    QConfig,
-    QConfigMapping,
-    get_default_qconfig_mapping,
-    get_qconfig,
-)
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, as_mapping
 
 
 @dataclass(frozen=True)
@@ -74,19 +68,7 @@ def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> Resolution
     Raises:
         QuantizationError: an unknown name, or a rule that matches no node.
     """
-    if isinstance(qconfig, str):
-        backend = qconfig.removeprefix("torch:")
-        torch = qconfig.startswith("torch:") and backend in TORCH_BACKENDS
-        mapping = get_default_qconfig_mapping(backend) if torch else QConfigMapping(get_qconfig(qconfig))
-        label = f"global {qconfig}"
-    elif isinstance(qconfig, QConfigMapping):
-        mapping, label = qconfig, "global"
-    elif isinstance(qconfig, QConfig):
-        mapping, label = QConfigMapping(qconfig), "global"
-    else:
-        raise QuantizationError(
-            "not a qconfig", expected="a name, QConfig or QConfigMapping", got=type(qconfig).__name__
-        )
+    mapping, label = as_mapping(qconfig)
     matched: set[str] = set()
     rows = [_row(node, mapping, label, matched) for node in graph.nodes]
     _apply_orders(graph, mapping, rows, matched)

@@ -1,0 +1,140 @@
+"""CompiledModel: a graph ready to be called, and the Program that a backend made of it.
+
+Does not own how a model becomes one (`compiler.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from qcompiler.errors import InputError, LoweringError
+from qcompiler.interpreter import bind_inputs
+from qcompiler.interpreter import run as interpret
+from qcompiler.ir import Graph
+from qcompiler.report import Report, report
+from qcompiler.signature import Signature
+from qcompiler.structure import restore_outputs
+
+if TYPE_CHECKING:
+    from qcompiler.backends.target import Target
+
+
+class Program(Protocol):
+    """What a backend makes of a graph: code that runs here, natively or in an emulator."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph at stage lowered."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """The machine that the kernels were emitted for."""
+        ...
+
+    @property
+    def python_nodes(self) -> Mapping[str, str]:
+        """Node name -> why no kernel serves it; such nodes run in numpy."""
+        ...
+
+    def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
+        """The outputs for inputs in signature order; `sizes` are what the inputs bind."""
+        ...
+
+
+@dataclass
+class CompiledModel:
+    """A graph ready to be called.
+
+    Attributes:
+        source: the graph, or a function that reads it from a file when it is first needed.
+        target: "reference" (the interpreter), or a level such as "x86-64+avx512vnni".
+        threads: how many threads a call may use.
+        program: what runs; None for the interpreter.
+        signature: how the model is called; by default the graph's own.
+    """
+
+    source: Graph | Callable[[], Graph]
+    target: str
+    threads: int
+    program: Program | None = None
+    signature: Signature | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The float or integer graph that runs."""
+        return self.source if isinstance(self.source, Graph) else self.source()
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The outputs, in the model's own structure.
+
+        Raises:
+            InputError: inputs that do not fit the signature.
+        """
+        for argument in (*inputs, *named.values()):
+            if hasattr(argument, "__qc_inline__"):  # a value of a trace
+                return argument.__qc_inline__(self, inputs, named)
+        if self.signature is None:
+            self.signature = Signature.of(self.graph)
+        names = [value.name for value in self.signature.inputs]
+        if len(inputs) > len(names) or any(name in names[: len(inputs)] for name in named):
+            raise InputError(
+                "wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}"
+            )
+        given: dict[str, np.ndarray] = {**dict(zip(names, inputs)), **named}
+        arrays, sizes = bind_inputs(self.signature, given)
+        outputs = (
+            interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
+        )
+        return restore_outputs(self.signature.structure, outputs)
+
+    @property
+    def __qc_graph__(self) -> Graph:
+        return self.graph
+
+    def report(self) -> Report:
+        """How many nodes run in int8, what stayed float and why, and the bytes of the constants; prints as text."""
+        return report(self)
+
+    def draw(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Draw the graph as SVG, PNG, PDF or .dot, by the suffix of `path`; the file that was written."""
+        from qcompiler.draw import draw
+
+        return draw(self.graph, path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the graph to one safetensors file; the old file stays if anything fails."""
+        from qcompiler.artifact import save_graph
+
+        save_graph(self.graph, path)
+
+    def export_object(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: str = "native",
+        prefix: str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write an object file (.o) for any target, and a C header (.h) next to it: docs/object-export.md.
+
+        Args:
+            prefix: the prefix of the C names; the model's name by default.
+            sizes: the symbolic dimensions' sizes, which the object fixes.
+
+        Raises:
+            LoweringError: a size not given, a node that no kernel serves, an unknown target.
+        """
+        if target == "reference":
+            raise LoweringError("the interpreter has no object code", hint='target="native", or a level')
+        from qcompiler.backends.object_export.export import export_object
+        from qcompiler.backends.target import parse_target
+
+        export_object(self.graph, path, parse_target(target, exact=True), prefix=prefix, sizes=sizes)

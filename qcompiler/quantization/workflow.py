@@ -1,0 +1,131 @@
+"""Static quantization in three calls: prepare a graph, calibrate it on data, convert it.
+
+Nothing works in place: each call takes a graph and gives a new one. Does not own the passes, which are imported when
+they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.interpreter import run
+from qcompiler.ir import Graph, Node
+from qcompiler.passmanager import Instrument, PassManager
+
+if TYPE_CHECKING:
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.observers import Observer
+    from qcompiler.quantization.precision import Decision
+    from qcompiler.quantization.qconfig import QConfig, QConfigMapping
+    from qcompiler.quantization.resolution import ResolutionTable
+    from qcompiler.quantization.spec import QuantSpec
+
+
+@dataclass
+class Prepared:
+    """An observed graph, and the qconfigs that its nodes resolved to.
+
+    Attributes:
+        graph: the graph at stage observed.
+        table: which qconfig rule decided each node of the traced graph.
+        configs: node name -> its qconfig, None where it stays float.
+    """
+
+    graph: Graph
+    table: ResolutionTable
+    configs: Mapping[str, QConfig | None]
+
+    def specs(self) -> dict[str, QuantSpec]:
+        """Group of values -> the spec that its observer is made from."""
+        from qcompiler.quantization.spec import QuantSpec
+
+        return {
+            _group(node): QuantSpec.parse(str(node.attrs["spec"])) for node in self.graph.nodes if node.op == "observe"
+        }
+
+
+def _group(observe: Node) -> str:
+    return str(observe.attrs["group"])
+
+
+def prepare(
+    graph: Graph, qconfig: str | QConfig | QConfigMapping = "int8", *, instruments: Sequence[Instrument] = ()
+) -> Prepared:
+    """Resolve the qconfigs on the traced graph, fuse, and insert observers.
+
+    Raises:
+        QuantizationError: an unknown qconfig, or a qconfig rule that matches nothing.
+    """
+    from qcompiler.passes.pipelines import float_pipeline, observe_pipeline
+    from qcompiler.quantization.resolution import resolve
+
+    table = resolve(graph, qconfig)
+    configs = {node.name: table[node.name] for node in graph.nodes}
+    fused = PassManager(float_pipeline(configs), instruments).run(graph)
+    slow: Mapping[str, str] = {}
+    if qconfig == "auto":
+        decision = _decide(fused, configs)
+        table, slow = table.kept_float(decision.slow), decision.slow
+        fused.notes.append(decision.note())
+    observed = PassManager(observe_pipeline(configs, slow), instruments).run(fused)
+    return Prepared(observed, table, configs)
+
+
+def _decide(graph: Graph, configs: Mapping[str, QConfig | None]) -> Decision:
+    """Which nodes int8 would slow down."""
+    from qcompiler.passes.insert_observers import follows, why_float
+    from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI
+    from qcompiler.quantization.precision import decide
+
+    able = {node.name: why_float(node, configs.get(node.name)) is None for node in graph.nodes}
+    return decide(graph, able, frozenset(node.name for node in graph.nodes if follows(node)), ZEN5_AVX512VNNI)
+
+
+def calibrate(
+    prepared: Prepared,
+    data: Iterable[object],
+    *,
+    transform: Callable[[Any], object] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Calibration:
+    """Run the observed graph on every item of `data`.
+
+    Args:
+        data: each item is the inputs of one call: an array, a tuple by position, or a dict by name.
+        transform: applied to each item first.
+        progress: called with the number of items done.
+
+    Raises:
+        QuantizationError: no items, NaN, or an item that is not the inputs of a call.
+    """
+    from qcompiler.quantization.calibration import Calibration, iterate_items
+    from qcompiler.quantization.observers import make_observer
+
+    specs = prepared.specs()
+    observers = {group: make_observer(spec) for group, spec in specs.items()}
+
+    def collect(node: Node, results: Sequence[np.ndarray]) -> None:
+        if node.op == "observe":
+            observers[_group(node)].observe(results[0], node.name)
+
+    for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
+        run(prepared.graph, item, hook=collect)
+        if progress is not None:
+            progress(count)
+    return Calibration(observers, specs)
+
+
+def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:
+    """The integer graph that the calibrated ranges give.
+
+    Args:
+        observers: group of values -> its observer; a Calibration is one.
+    """
+    from qcompiler.passes.pipelines import convert_pipeline
+
+    params = {group: observer.qparams() for group, observer in observers.items()}
+    return PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
