@@ -14,9 +14,10 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import TraceError
-from qcompiler.frontend.recorder import Trace, Traced, required_trace, shape_entry
+from qcompiler.frontend.recorder import Trace, Traced, is_traced, required_trace, shape_entry
 from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_place
+from qcompiler.ir import Const
 from qcompiler.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def is_number(item: Any) -> bool:
 
 def lift(item: Any, trace: Trace | None = None, *, dtype: DType | None = None) -> Proxy:
     """`item` as a traced value: constants for arrays and numbers. A float64 constant becomes f32."""
-    if isinstance(item, Traced):
+    if is_traced(item):
         return item if dtype is None else cast(item, dtype)
     trace = trace or required_trace("a constant")
     if is_number(item):
@@ -154,7 +155,7 @@ def cast(x: Proxy, dtype: DType) -> Proxy:
     """Another element type; constants convert at once, the same type is no op."""
     if kind_of(x) is dtype:
         return x
-    if x.value.is_const:
+    if isinstance(x.value, Const):
         return x.trace.derived(x.value, f"cast:{dtype}", x.value.data.astype(dtype.numpy), x.value.name)
     if dtype is DType.BOOL:
         return binary("not_equal", x, 0)
@@ -188,7 +189,7 @@ def matmul(x: Any, y: Any) -> Proxy:
     x, y = lift(x, trace, dtype=DType.F32), lift(y, trace, dtype=DType.F32)
     if rank(x) == 0 or rank(y) == 0:
         raise TraceError("matmul needs axes", where=trace.place(), got=f"{type_of(x)}, {type_of(y)}")
-    if y.value.is_const and rank(y) == 2:
+    if isinstance(y.value, Const) and rank(y) == 2:
         weight = trace.derived(y.value, "transposed", y.value.data.T, f"{y.value.name}.T")
         return trace.emit("linear", (x, weight))
     left, right = rank(x) == 1, rank(y) == 1
@@ -277,8 +278,8 @@ def expand(x: Any, shape: Sequence[Any]) -> Proxy:
     trace = trace_of(x)
     x = lift(x, trace)
     target = [as_dim(size) for size in shape]
-    own = (None,) * (len(target) - rank(x)) + dims(x)
-    target = [own[i] if size == -1 and own[i] is not None else size for i, size in enumerate(target)]
+    own: tuple[DimLike | None, ...] = (None,) * (len(target) - rank(x)) + dims(x)
+    target = [have if size == -1 and have is not None else size for size, have in zip(target, own)]
     if tuple(target) == dims(x):
         return x
     return trace.emit("expand", (x,), {"shape": tuple(shape_entry(size) for size in target)})

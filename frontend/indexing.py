@@ -75,12 +75,11 @@ def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool,
         if (start, stop, step) == (0, size, 1):
             stop = FULL
         return start, max(stop, start), step, backwards, False
-    start, stop = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
+    first, end = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
     if step < 0:
-        flipped = flip_bound(start), flip_bound(stop)
-        inner = _normalise_forward(x, *flipped, -step)
-        return (inner[0], inner[1], inner[2], not inner[3], inner[4])
-    return _normalise_forward(x, start, stop, step)
+        start, stop, step, before, after = _normalise_forward(x, flip_bound(first), flip_bound(end), -step)
+        return start, stop, step, not before, after
+    return _normalise_forward(x, first, end, step)
 
 
 def flip_bound(bound: int | None) -> int | None:
@@ -164,15 +163,16 @@ def getitem(x: Proxy, index: Any) -> Proxy:
         )
     result = slice_axes(x, ranges)
     if dropped or any(part is None for part in parts):
-        kept, axis = [], 0
+        sizes: list[DimLike] = []
+        axis = 0
         for part in parts:
             if part is None:
-                kept.append(1)
+                sizes.append(1)
                 continue
             if axis not in dropped:
-                kept.append(dims(result)[axis])
+                sizes.append(dims(result)[axis])
             axis += 1
-        result = reshape(result, tuple(kept))
+        result = reshape(result, tuple(sizes))
     for axis, part in gathers:
         before = sum(1 for p in parts[: next(i for i, p in enumerate(parts) if p is part)] if p is None)
         result = take(result, part, axis + before - sum(1 for d in dropped if d < axis))

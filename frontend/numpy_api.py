@@ -6,6 +6,7 @@ meaning in a graph (`out=`, Fortran order) too. What the operations mean is in `
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -51,44 +52,44 @@ UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     np.trunc: lambda x: binary("mul", unary("sign", x), unary("floor", unary("abs", x))),
     np.heaviside: lambda x, y: ops.where(binary("equal", x, 0.0), y, cast(binary("greater", x, 0.0), DType.F32)),
 }
-for _ufunc, _op in (
-    (np.add, "add"),
-    (np.subtract, "sub"),
-    (np.multiply, "mul"),
-    (np.true_divide, "div"),
-    (np.minimum, "minimum"),
-    (np.maximum, "maximum"),
-    (np.equal, "equal"),
-    (np.not_equal, "not_equal"),
-    (np.less, "less"),
-    (np.less_equal, "less_equal"),
-    (np.greater, "greater"),
-    (np.greater_equal, "greater_equal"),
-    (np.logical_and, "logical_and"),
-    (np.logical_or, "logical_or"),
-    (np.bitwise_and, "logical_and"),
-    (np.bitwise_or, "logical_or"),
-):
-    UFUNCS[_ufunc] = lambda x, y, _op=_op: binary(_op, x, y)
-for _ufunc, _op in (
-    (np.negative, "neg"),
-    (np.absolute, "abs"),
-    (np.fabs, "abs"),
-    (np.sqrt, "sqrt"),
-    (np.reciprocal, "reciprocal"),
-    (np.exp, "exp"),
-    (np.log, "log"),
-    (np.sin, "sin"),
-    (np.cos, "cos"),
-    (np.tanh, "tanh"),
-    (np.floor, "floor"),
-    (np.ceil, "ceil"),
-    (np.rint, "round"),
-    (np.sign, "sign"),
-    (np.square, "square"),
-):
-    UFUNCS[_ufunc] = lambda x, _op=_op: unary(_op, x)
-_REDUCTIONS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
+_BINARY: dict[np.ufunc, str] = {
+    np.add: "add",
+    np.subtract: "sub",
+    np.multiply: "mul",
+    np.true_divide: "div",
+    np.minimum: "minimum",
+    np.maximum: "maximum",
+    np.equal: "equal",
+    np.not_equal: "not_equal",
+    np.less: "less",
+    np.less_equal: "less_equal",
+    np.greater: "greater",
+    np.greater_equal: "greater_equal",
+    np.logical_and: "logical_and",
+    np.logical_or: "logical_or",
+    np.bitwise_and: "logical_and",
+    np.bitwise_or: "logical_or",
+}
+_UNARY: dict[np.ufunc, str] = {
+    np.negative: "neg",
+    np.absolute: "abs",
+    np.fabs: "abs",
+    np.sqrt: "sqrt",
+    np.reciprocal: "reciprocal",
+    np.exp: "exp",
+    np.log: "log",
+    np.sin: "sin",
+    np.cos: "cos",
+    np.tanh: "tanh",
+    np.floor: "floor",
+    np.ceil: "ceil",
+    np.rint: "round",
+    np.sign: "sign",
+    np.square: "square",
+}
+UFUNCS |= {ufunc: functools.partial(binary, op) for ufunc, op in _BINARY.items()}
+UFUNCS |= {ufunc: functools.partial(unary, op) for ufunc, op in _UNARY.items()}
+_REDUCTIONS: dict[np.ufunc, str] = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min"}
 
 
 def _truth(x: Any) -> Any:

@@ -129,7 +129,7 @@ class _Importer:
         self.proto, self.file, self.opsets = proto, name, opsets
         self.trace = Trace(_identifier(proto.graph.name) or "main")
         self.examples = self._by_name(examples)
-        self.dynamic = dynamic
+        self.dynamic = None if dynamic is None else {key: axes for key, axes in dynamic.items() if isinstance(key, str)}
         self.values: dict[str, Any] = {"": None}
 
     def run(self) -> Graph:
@@ -216,9 +216,10 @@ class _Importer:
         number = None if example is None or axis >= example.ndim else int(example.shape[axis])
         if dim.HasField("dim_value"):
             return dim.dim_value
-        wanted = _identifier(dim.dim_param) or f"{_identifier(name)}_{axis}"
-        if self.dynamic is not None:
-            wanted = (self.dynamic.get(name) or {}).get(axis)
+        if self.dynamic is None:
+            size = Dim.name(_identifier(dim.dim_param) or f"{_identifier(name)}_{axis}")
+        else:
+            wanted = self.dynamic.get(name, {}).get(axis)
             if wanted is None:
                 if number is None:
                     raise TraceError(
@@ -227,7 +228,7 @@ class _Importer:
                         hint=f'dynamic={{"{name}": {{{axis}: "B"}}}}, or example_inputs',
                     )
                 return number
-        size = wanted if isinstance(wanted, Dim) else Dim.name(wanted)
+            size = wanted if isinstance(wanted, Dim) else Dim.name(wanted)
         if number is not None:
             self.trace.sizes.setdefault(str(size), number)
         return size

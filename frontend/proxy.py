@@ -15,7 +15,7 @@ import numpy as np
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
-from qcompiler.frontend.recorder import Traced
+from qcompiler.frontend.recorder import Traced, is_traced
 from qcompiler.frontend.sizes import CallableInt, CallableSize, sized
 from qcompiler.frontend.source import user_expression, user_place
 from qcompiler.types import DType
@@ -323,6 +323,12 @@ class Proxy(Traced):
     def __pos__(self) -> Proxy:
         return self
 
+    def __neg__(self) -> Proxy:
+        return ops.unary("neg", self)
+
+    def __abs__(self) -> Proxy:
+        return ops.unary("abs", self)
+
     def __invert__(self) -> Proxy:
         return ops.logical_not(self)
 
@@ -332,7 +338,7 @@ class Proxy(Traced):
 
 def power(x: Any, exponent: Any) -> Proxy:
     """x ** exponent; squares, roots and reciprocals are ops of their own."""
-    if ops.is_number(exponent) and isinstance(x, Traced):
+    if ops.is_number(exponent) and is_traced(x):
         known = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(float(exponent))
         if float(exponent) == 1:
             return x
@@ -392,8 +398,6 @@ for _symbol, _op in (
 for _symbol, _op in (("and", "logical_and"), ("or", "logical_or")):
     setattr(Proxy, f"__{_symbol}__", _operator(_op, masks=True))
     setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True, masks=True))
-Proxy.__neg__ = _unary_method("neg")
-Proxy.__abs__ = _unary_method("abs")
 for _op in (
     "abs",
     "neg",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 
@@ -52,6 +52,11 @@ class Traced:
     def __init__(self, trace: Trace, value: Value) -> None:
         self.trace = trace
         self.value = value
+
+
+def is_traced(item: object) -> TypeGuard[Proxy]:
+    """Whether `item` is a value of a trace. All are proxies; the modules below `proxy.py` can't import the class."""
+    return isinstance(item, Traced)
 
 
 class Trace:
@@ -294,12 +299,13 @@ class Trace:
         """Rewrite the spliced nodes' symbolic sizes, in types and in attrs of kind "shape"."""
         for node in graph.nodes:
             spliced = mapping[id(node.results[0])].producer
+            assert spliced is not None  # splice_into has just made it
             for value in spliced.results:
                 self.graph.set_type(value, value.type.substitute(sizes))
             for spec in opdef(node.op).attrs:
                 if spec.kind == "shape" and node.attrs[spec.name] is not None:
-                    shape = tuple(_substitute_text(size, sizes) for size in node.attrs[spec.name])
-                    self.graph.set_attr(spliced, spec.name, shape)
+                    shape = cast("tuple[int | str, ...]", node.attrs[spec.name])
+                    self.graph.set_attr(spliced, spec.name, tuple(_substitute_text(size, sizes) for size in shape))
 
 
 def _substitute_text(size: int | str, sizes: Mapping[str, DimLike]) -> int | str:
@@ -326,7 +332,7 @@ def graph_of(callee: Any) -> Graph:
 def _by_input(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     names = [value.name for value in graph.inputs]
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
-        args, kwargs = (), args[0]
+        return _by_input(graph, (), args[0])
     unknown = [name for name in kwargs if name not in names[len(args) :]]
     if unknown or len(args) + len(kwargs) != len(names):
         raise TraceError(

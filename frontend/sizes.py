@@ -132,6 +132,8 @@ _FLOAT_RELATIONS: dict[str, Callable[[float, float], bool]] = {
 
 def _arithmetic(name: str, *, reflected: bool) -> Callable[[Size, Any], Any]:
     def method(self: Size, other: Any) -> Any:
+        left: Any
+        right: Any
         if isinstance(other, float):
             left, right = (other, float(self)) if reflected else (float(self), other)
             return getattr(left, name)(right)
@@ -173,6 +175,7 @@ class CallableSize(Size):
     """`x.size` of numpy (the number of elements) that can also be called as torch's `x.size(dim)`."""
 
     __slots__ = ("shape",)
+    shape: tuple[Any, ...]
     __hash__ = Size.__hash__
 
     def __call__(self, dim: int | None = None) -> Any:

@@ -79,9 +79,11 @@ def user_expression() -> str | None:
     if frame is None:
         return None
     positions = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
-    if positions is None or None in positions:
+    if positions is None:
         return None
     first, last, start, end = positions
+    if first is None or last is None or start is None or end is None:
+        return None
     lines = [
         linecache.getline(frame.f_code.co_filename, number, frame.f_globals).encode()
         for number in range(first, last + 1)

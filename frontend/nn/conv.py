@@ -77,7 +77,7 @@ class _Conv(_Convolution):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
 
     def forward(self, x: Any) -> Any:
-        padding = self.padding
+        padding: str | int | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             pairs = F.conv_padding(padding, self.kernel_size, self.stride, self.dilation)
             x = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], self.padding_mode)

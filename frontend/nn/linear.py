@@ -64,7 +64,8 @@ class Embedding(Module):
     @classmethod
     def from_pretrained(cls, embeddings: Any, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
         table = np.asarray(embeddings, np.float32)
-        layer = cls(*table.shape, padding_idx=padding_idx)
+        rows, columns = table.shape
+        layer = cls(rows, columns, padding_idx)
         layer.weight = Parameter(table)
         return layer
 

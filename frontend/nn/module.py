@@ -30,6 +30,9 @@ class Module:
     """A layer or a model: assign Parameters and Modules in `__init__`, compute in `forward`."""
 
     training: bool
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, np.ndarray | None]
+    _modules: dict[str, Module | None]
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})
@@ -151,11 +154,11 @@ class Module:
 
         def visit(module: Module, prefix: str) -> Iterator[tuple[str, Module, dict[str, Any], str]]:
             transient = module.__dict__.get("_transient", set())
-            for name, value in module._parameters.items():
-                if value is not None:
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
                     yield prefix + name, module, module._parameters, name
-            for name, value in module._buffers.items():
-                if value is not None and name not in transient:
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in transient:
                     yield prefix + name, module, module._buffers, name
             for name, child in module.named_children():
                 yield from visit(child, f"{prefix}{name}.")
@@ -269,7 +272,7 @@ class Sequential(Module):
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
         if len(modules) == 1 and isinstance(modules[0], Mapping):
-            named = modules[0]
+            named: Mapping[str, Any] = modules[0]
         else:
             named = {str(i): module for i, module in enumerate(modules)}
         for name, module in named.items():
@@ -340,7 +343,7 @@ class ModuleDict(Module):
         self.add_module(name, module)
 
     def __getitem__(self, name: str) -> Module:
-        return self._modules[name]
+        return dict(self.named_children())[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._modules

@@ -12,7 +12,7 @@ import numpy as np
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, kind_of, rank, unary
-from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+from qcompiler.frontend.onnx_ops.node import Meaning, OnnxNode, onnx
 from qcompiler.types import DType
 
 _UNARY = {
@@ -36,8 +36,14 @@ _UNARY = {
     "HardSwish": "hardswish",
     "Mish": "mish",
 }
+
+
+def _unary(op: str) -> Meaning:
+    return lambda n: unary(op, n.x(0))
+
+
 for _name, _op in _UNARY.items():
-    onnx(_name)(lambda n, _op=_op: unary(_op, n.x(0)))
+    onnx(_name)(_unary(_op))
 
 
 def _truncated(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, DimLike
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, dims, rank, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.recorder import Traced
+from qcompiler.ir import Const
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -36,8 +38,10 @@ def spatial_padding(
     return tuple((int(pads[i]), int(pads[i + count])) for i in range(count))
 
 
-def conv_geometry(n: OnnxNode, x: Any, weight_shape: tuple[int, ...]) -> dict[str, Any]:
-    kernel = tuple(int(k) for k in weight_shape[2:])
+def conv_geometry(n: OnnxNode, x: Any, weight_shape: Sequence[DimLike]) -> dict[str, Any]:
+    kernel = tuple(size for size in weight_shape[2:] if not isinstance(size, Dim))
+    if len(kernel) != len(weight_shape[2:]):
+        raise n.refuse("a kernel of symbolic size", got=", ".join(map(str, weight_shape)))
     stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
     return {
         "stride": stride,
@@ -109,12 +113,14 @@ def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
     """A constant matrix of codes behind a dequantize, as the weight [out, in] of a linear layer; None for anything
     else."""
     producer = value.value.producer if isinstance(value, Traced) else None
-    if producer is None or producer.op != "dequantize" or not producer.operands[0].is_const or rank(value) != 2:
+    if producer is None or producer.op != "dequantize" or rank(value) != 2:
+        return None
+    const = producer.operands[0]
+    quant = const.type.quant if isinstance(const, Const) else None
+    if not isinstance(const, Const) or quant is None:
         return None
     if outputs_first:
         return value
-    const = producer.operands[0]
-    quant = const.type.quant
     turned = quant if quant.axis is None else quant.moved(1 - quant.axis)
     codes = n.quantized_constant(np.ascontiguousarray(const.data.T), turned, const.type.dtype)
     return n.trace.emit("dequantize", (codes,))
@@ -196,7 +202,7 @@ def _group_norm(n: OnnxNode) -> Any:
     x, groups = n.x(0), int(n.attr("num_groups"))
     scale, bias = n.known(1), n.known(2)
     if n.opset < 21:  # one gain and shift a group
-        repeat = dims(x)[1] // groups
+        repeat = ops.static_size(x, 1, "GroupNormalization") // groups
         scale, bias = np.repeat(scale, repeat), np.repeat(bias, repeat)
     return n.emit("group_norm", (x, scale, bias), groups=groups, eps=float(n.attr("epsilon", 1e-5)))
 

@@ -15,6 +15,7 @@ import numpy as np
 from qcompiler.errors import TraceError
 from qcompiler.frontend.array_ops import lift
 from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.ir import Const
 from qcompiler.types import DType, QuantParams, TensorType
 
 Meaning = Callable[["OnnxNode"], Any]
@@ -67,8 +68,9 @@ class OnnxNode:
         if value is None:
             raise self.refuse(f"operand {index} is missing")
         traced = lift(self.sizes_as_ints(value), self.trace)
-        if traced.value.type.is_quantized:
-            self.requantize = traced.value.type.quant, traced.value.type.dtype
+        quant = traced.value.type.quant
+        if quant is not None:
+            self.requantize = quant, traced.value.type.dtype
             return self.trace.emit("dequantize", (traced,))
         return traced
 
@@ -80,16 +82,19 @@ class OnnxNode:
         value = self.raw(index)
         if value is None and default is not REQUIRED:
             return default
-        if isinstance(value, Traced) and value.value.is_const:
+        if isinstance(value, Traced) and isinstance(value.value, Const):
             value = value.value.data
         if not isinstance(value, np.ndarray):
             raise self.refuse(f"operand {index} is computed from data", expected="a constant, or sizes of an input")
         return value
 
-    def ints(self, index: int, default: Any = REQUIRED) -> list[Any] | None:
+    def ints(self, index: int) -> list[Any]:
         """A known operand as a list of ints (or symbolic sizes)."""
-        value = self.known(index, default)
-        return None if value is None else [v.item() if isinstance(v, np.generic) else v for v in np.ravel(value)]
+        return [v.item() if isinstance(v, np.generic) else v for v in np.ravel(self.known(index))]
+
+    def optional_ints(self, index: int) -> list[Any] | None:
+        """As `ints`; None if the operand is absent."""
+        return self.ints(index) if self.has(index) else None
 
     def is_known(self) -> bool:
         """Whether every operand is known at import."""

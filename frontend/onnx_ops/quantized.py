@@ -33,7 +33,7 @@ def params(n: OnnxNode, scale: int, zero_point: int, axis: int, rank: int) -> tu
             hint="blocked quantization is not supported",
         )
     zeros = [0] * scales.size if points is None else [int(z) for z in points.ravel()]
-    return QuantParams.per_channel(scales, zeros, axis % rank, dtype), dtype
+    return QuantParams.per_channel(scales.tolist(), zeros, axis % rank, dtype), dtype
 
 
 def _rank(value: Any) -> int:
@@ -85,7 +85,7 @@ def _bias(n: OnnxNode, index: int, x_scale: int, w_scale: int) -> Any:
         return None
     data = n.known(index)
     scales = np.float32(n.known(x_scale).ravel()[0]) * np.asarray(n.known(w_scale), np.float32).ravel()
-    quant = QuantParams.per_channel(np.broadcast_to(scales, data.shape), 0, 0, DType.I32)
+    quant = QuantParams.per_channel(np.broadcast_to(scales, data.shape).tolist(), 0, 0, DType.I32)
     return n.trace.emit("dequantize", (n.quantized_constant(data.astype(np.int32), quant, DType.I32),))
 
 
@@ -120,8 +120,8 @@ def _gemm(n: OnnxNode) -> Any:
     b = n.known(3)
     quant, dtype = params(n, 4, 5, 0 if n.attr("transB", 0) else 1, 2)
     quant = quant if quant.axis is None else quant.moved(0)
-    weight = np.ascontiguousarray(b if n.attr("transB", 0) else b.T)
-    weight = n.trace.emit("dequantize", (n.quantized_constant(weight, quant, dtype),))
+    codes = np.ascontiguousarray(b if n.attr("transB", 0) else b.T)
+    weight = n.trace.emit("dequantize", (n.quantized_constant(codes, quant, dtype),))
     real = n.emit("linear", (dequantized(n, 0, 1, 2), weight, _bias(n, 6, 1, 4)))
     return _quantized(n, real, 7, 8) if n.has(7) else real
 

@@ -94,16 +94,13 @@ def _flatten(n: OnnxNode) -> Any:
 
 @onnx("Squeeze", "Unsqueeze")
 def _squeeze(n: OnnxNode) -> Any:
-    axes, x = n.axes(1), n.raw(0)
-    if isinstance(x, np.ndarray):
-        if n.op == "Squeeze":
-            return np.squeeze(x, None if axes is None else tuple(axes))
-        return np.expand_dims(x, tuple(axes))
-    return (
-        ops.squeeze(n.x(0), None if axes is None else tuple(axes))
-        if n.op == "Squeeze"
-        else ops.expand_dims(n.x(0), tuple(axes))
-    )
+    given, x = n.axes(1), n.raw(0)
+    axes = None if given is None else tuple(given)
+    if n.op == "Squeeze":
+        return np.squeeze(x, axes) if isinstance(x, np.ndarray) else ops.squeeze(n.x(0), axes)
+    if axes is None:
+        raise n.refuse("the axes are missing")
+    return np.expand_dims(x, axes) if isinstance(x, np.ndarray) else ops.expand_dims(n.x(0), axes)
 
 
 @onnx("Transpose")
@@ -120,7 +117,7 @@ def _slice(n: OnnxNode) -> Any:
     if n.opset < 10:
         starts, ends, axes, steps = n.attr("starts"), n.attr("ends"), n.attr("axes", None), None
     else:
-        starts, ends, axes, steps = n.ints(1), n.ints(2), n.ints(3, None), n.ints(4, None)
+        starts, ends, axes, steps = n.ints(1), n.ints(2), n.optional_ints(3), n.optional_ints(4)
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     count = value.ndim if isinstance(value, np.ndarray) else rank(value)
@@ -147,7 +144,7 @@ def _end(value: Any, step: int) -> Any:
 @onnx("Split")
 def _split(n: OnnxNode) -> Any:
     value = n.raw(0)
-    parts = n.ints(1, None) if n.has(1) else n.attr("split", None)
+    parts = n.ints(1) if n.has(1) else n.attr("split", None)
     count = len(n.outputs)
     if isinstance(value, np.ndarray):
         axis = n.attr("axis", 0)
@@ -264,7 +261,7 @@ def _resize(n: OnnxNode) -> Any:
     x = n.x(0)
     axes = [axis % rank(x) for axis in n.attr("axes", list(range(rank(x))))]
     scales = n.known(2, None)
-    size = n.ints(3, None) if n.has(3) else None
+    size = n.optional_ints(3)
     own = dims(x)
     if size is None and (scales is None or scales.size == 0):
         raise n.refuse("neither scales nor sizes are given")
