@@ -20,15 +20,21 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @total_ordering
 class _Atom:
-    """A name, or `numerator // divisor` with a positive int divisor."""
+    """A factor of a monomial. `key` is its text, by which atoms are compared and sorted."""
 
-    __slots__ = ("name", "numerator", "divisor", "key")
+    __slots__ = ("key",)
 
-    def __init__(self, name: str | None, numerator: Dim | None = None, divisor: int = 1) -> None:
-        self.name = name
-        self.numerator = numerator
-        self.divisor = divisor
-        self.key = name if name is not None else f"({numerator})//{divisor}"
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def names(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        raise NotImplementedError
+
+    def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
+        raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Atom) and self.key == other.key
@@ -40,6 +46,41 @@ class _Atom:
         return hash(self.key)
 
 
+class _Name(_Atom):
+    """A named size."""
+
+    __slots__ = ()
+
+    def names(self) -> frozenset[str]:
+        return frozenset((self.key,))
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        return sizes[self.key]
+
+    def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
+        return sizes.get(self.key, Dim.name(self.key))
+
+
+class _Quotient(_Atom):
+    """`numerator // divisor`, with a positive int divisor."""
+
+    __slots__ = ("numerator", "divisor")
+
+    def __init__(self, numerator: Dim, divisor: int) -> None:
+        super().__init__(f"({numerator})//{divisor}")
+        self.numerator = numerator
+        self.divisor = divisor
+
+    def names(self) -> frozenset[str]:
+        return self.numerator.names()
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        return self.numerator.evaluate(sizes) // self.divisor
+
+    def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
+        return self.numerator.substitute(sizes) // self.divisor
+
+
 _Monomial = tuple[_Atom, ...]
 
 
@@ -49,7 +90,7 @@ def _graded(monomial: _Monomial) -> tuple[int, tuple[str, ...]]:
 
 
 class Dim:
-    """A symbolic size. Immutable and hashable; `+ - * //` build new ones; use `Dim.name("B")` to start."""
+    """A symbolic size, immutable and hashable. Start with `Dim.name("B")`; `+ - * //` build new ones."""
 
     __slots__ = ("_terms", "_hash")
 
@@ -59,9 +100,10 @@ class Dim:
 
     @staticmethod
     def name(name: str) -> Dim:
+        """The dimension that is one named size; ShapeError for text that is not a name."""
         if not _NAME.fullmatch(name):
             raise ShapeError(f"{name!r} is not a name for a dimension", expected="letters, digits, _")
-        return Dim({(_Atom(name),): 1})
+        return Dim({(_Name(name),): 1})
 
     @staticmethod
     def _of(value: DimLike) -> dict[_Monomial, int]:
@@ -120,11 +162,11 @@ class Dim:
             quotient, remainder = divmod(coefficient, other)
             exact[monomial] = quotient
             rest[monomial] = remainder
-        remaining = self._simplify(rest)
+        whole, remaining = self._simplify(exact), self._simplify(rest)
         if isinstance(remaining, int):
-            return self._simplify(exact) + remaining // other
-        atom = Dim({(_Atom(None, remaining, other),): 1})
-        return atom + self._simplify(exact)
+            return whole + remaining // other
+        quotient = Dim({(_Quotient(remaining, other),): 1})
+        return quotient + whole
 
     def _divide_by_dim(self, other: Dim) -> DimLike:
         """Exact division, as reshape needs it (`B*64 // B`, `(B*S+B) // (S+1)`): long division of polynomials.
@@ -144,9 +186,9 @@ class Dim:
                 )
             for atom in lead:
                 left.remove(atom)
-            step = self._simplify({tuple(left): coefficient // lead_coefficient})
-            quotient = quotient + step
-            rest = rest - step * other
+            term = self._simplify({tuple(left): coefficient // lead_coefficient})
+            quotient = quotient + term
+            rest = rest - term * other
         return quotient
 
     def __rfloordiv__(self, other: int) -> DimLike:
@@ -165,11 +207,7 @@ class Dim:
 
     def names(self) -> frozenset[str]:
         """The free names of the expression."""
-        found: set[str] = set()
-        for monomial, _ in self._terms:
-            for atom in monomial:
-                found |= {atom.name} if atom.name is not None else atom.numerator.names()
-        return frozenset(found)
+        return frozenset().union(*(atom.names() for monomial, _ in self._terms for atom in monomial))
 
     def evaluate(self, sizes: Mapping[str, int]) -> int:
         """The value under `sizes`; KeyError names a missing one."""
@@ -177,10 +215,7 @@ class Dim:
         for monomial, coefficient in self._terms:
             product = coefficient
             for atom in monomial:
-                if atom.name is not None:
-                    product *= sizes[atom.name]
-                else:
-                    product *= atom.numerator.evaluate(sizes) // atom.divisor
+                product *= atom.evaluate(sizes)
             total += product
         return total
 
@@ -190,10 +225,7 @@ class Dim:
         for monomial, coefficient in self._terms:
             product: DimLike = coefficient
             for atom in monomial:
-                if atom.name is not None:
-                    product = product * sizes.get(atom.name, Dim.name(atom.name))
-                else:
-                    product = product * (substitute(atom.numerator, sizes) // atom.divisor)
+                product = product * atom.substitute(sizes)
             total = total + product
         return total
 
@@ -203,7 +235,7 @@ class Dim:
         for monomial, coefficient in ordered:
             magnitude = abs(coefficient)
             alone = len(monomial) == 1 and coefficient == 1  # 2*((B)//2) needs its brackets: 2*(B)//2 reads as (2*B)//2
-            atoms = "*".join(atom.key if alone or atom.name is not None else f"({atom.key})" for atom in monomial)
+            atoms = "*".join(atom.key if alone or isinstance(atom, _Name) else f"({atom.key})" for atom in monomial)
             if not monomial:
                 text = str(magnitude)
             elif magnitude == 1:
@@ -231,7 +263,7 @@ def substitute(dim: DimLike, sizes: Mapping[str, DimLike]) -> DimLike:
 
 
 def parse_dim(text: str) -> DimLike:
-    """Read what `str(dim)` prints. Grammar: sum of products of ints, names and parenthesised sums, with `//int`.
+    """Read what `str(dim)` prints: a sum of products of ints, names and sums in brackets, with `//int`.
 
     Raises:
         ParseError: at the first character that does not fit.

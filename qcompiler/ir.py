@@ -1,9 +1,9 @@
 """The graph IR: values, nodes, graphs and modules, and the only methods that change them.
 
-SSA dataflow without nested regions. A graph owns its nodes as a linked list in execution order, so insertion and
-removal are O(1) and a chain of 100,000 nodes needs no recursion. Use lists are kept by the mutation methods alone and
-cannot go stale. Types, attrs and locations are frozen. Does not own op semantics (`opdef.py`), legality (`verify.py`)
-or text.
+The IR is SSA dataflow without nested regions. A graph owns its nodes as a linked list in execution order, so insertion
+and removal are O(1) and a chain of 100,000 nodes needs no recursion. Only the mutation methods touch the use lists,
+which therefore cannot go stale. Types, attrs and locations are frozen. Does not own op semantics (`opdef.py`), legality
+(`verify.py`) or text.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Loc:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a node came from in the user's model: module path (or ONNX node name) and class (or op) there.
+    """Where a node came from in the user's model: the module's path (or ONNX node's name) and its class (or op).
 
-    A fused node keeps one Origin a part, in order; qconfig rules and reports match on them.
+    A fused node has one Origin per part, in order; qconfig rules and reports match on them.
     """
 
     path: str
@@ -86,7 +86,7 @@ class Value:
 
 
 class Const(Value):
-    """A named constant tensor. `data` is read-only and has the numpy type and shape that `type` says."""
+    """A named constant tensor. `data` is read-only, and its numpy type and shape are those of `type`."""
 
     __slots__ = ("data", "_extremes")
 
@@ -105,18 +105,19 @@ class Const(Value):
             self.data.setflags(write=False)
 
     def least(self) -> int | float:
-        """The least element, found once; the data must not be empty."""
+        """The least element; the data must not be empty. Computed once."""
         return self._extreme("min")
 
     def largest(self) -> int | float:
-        """The largest element, found once; the data must not be empty."""
+        """The largest element; the data must not be empty. Computed once."""
         return self._extreme("max")
 
     def _extreme(self, which: str) -> int | float:
-        data, found = self._extremes.get(which, (None, 0))
-        if data is not self.data:
-            found = getattr(self.data, which)().item()
-            self._extremes[which] = (self.data, found)
+        known = self._extremes.get(which)
+        if known is not None and known[0] is self.data:
+            return known[1]
+        found: int | float = getattr(self.data, which)().item()
+        self._extremes[which] = (self.data, found)
         return found
 
     @property
@@ -128,7 +129,7 @@ class Const(Value):
 
 
 class Node:
-    """One operation. Changed only through its graph."""
+    """One operation. Only its graph changes it."""
 
     __slots__ = ("op", "_operands", "_attrs", "results", "loc", "origin", "graph", "_prev", "_next")
 
@@ -157,7 +158,7 @@ class Node:
 
     @property
     def attrs(self) -> Mapping[str, AttrValue]:
-        """All attrs of the op, defaults filled in, in the declared order. Read only."""
+        """All attrs of the op in declared order, with defaults filled in. Read only."""
         return self._attrs
 
     @property
@@ -169,7 +170,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """A node goes by the name of its first result."""
+        """The name of the first result, by which a node is known."""
         return self.results[0].name
 
     def operand(self, name: str) -> Value | None:
@@ -218,13 +219,14 @@ class Graph:
 
     @property
     def nodes(self) -> Iterator[Node]:
-        """Nodes in execution order, as of now: nodes erased meanwhile are skipped, new ones are not visited."""
+        """The nodes in execution order. Nodes erased during the loop are skipped; new ones are not visited."""
         for node in self.node_list:
             if node.graph is self:
                 yield node
 
     @property
     def node_list(self) -> list[Node]:
+        """The nodes in execution order, as a list."""
         found = []
         node = self._first
         while node is not None:
@@ -290,7 +292,7 @@ class Graph:
         return value
 
     def add_const(self, name: str, data: np.ndarray, type: TensorType | None = None) -> Const:
-        """A constant of a fresh name near `name`; its type is the array's own unless given."""
+        """Add a constant under `name`, with a suffix if it is taken; its type is the array's own unless given."""
         data = np.asarray(data)
         const = Const(self.fresh_name(name), type or type_of(data), data)
         self.consts[self._claim(const.name)] = const
@@ -315,10 +317,10 @@ class Graph:
         before: Node | None = None,
         after: Node | None = None,
     ) -> Node:
-        """A new node at the end, or before/after another one.
+        """Create a node at the end, or before/after another one.
 
         Attrs are checked against the op's declaration and completed with defaults. Result types are inferred unless
-        given; quantized result types are always given. `names` are wishes: taken ones get a suffix.
+        given; quantized result types are always given. A name in `names` that is taken gets a suffix.
 
         Raises:
             VerifyError: unknown op or attr, wrong operand count. ShapeError: operand types that do not fit.
@@ -341,15 +343,15 @@ class Graph:
         node.results = tuple(
             Value(self._claim(self.fresh_name(name)), type, node, i) for i, (name, type) in enumerate(zip(names, types))
         )
-        for index, value in enumerate(node._operands):
-            self._add_use(value, node, index)
+        for index, operand in enumerate(node._operands):
+            self._add_use(operand, node, index)
         self._link(node, before, after)
         return node
 
     def _link(self, node: Node, before: Node | None, after: Node | None) -> None:
+        previous = after
         if after is not None:
             before = after._next
-            previous = after
         else:
             previous = before._prev if before is not None else self._last
         node.graph, node._prev, node._next = self, previous, before
@@ -389,14 +391,17 @@ class Graph:
         node._attrs = opdef(node.op).complete_attrs({**node._attrs, name: value})
 
     def set_type(self, value: Value, type: TensorType) -> None:
-        """Another type for a value; for a Const use `set_data`."""
+        """Give a value another type; a constant's type changes only with its data."""
         if isinstance(value, Const):
             raise VerifyError(f"the type of constant @{value.name} changes only with its data")
         value.type = type
 
     def replace_uses(self, old: Value, new: Value, *, only: Callable[[Use], bool] | None = None) -> None:
-        """Every use of `old`, graph outputs included, reads `new` instead. With `only`, the uses it accepts (no
-        outputs)."""
+        """Make every use of `old`, graph outputs included, read `new` instead.
+
+        Args:
+            only: which uses to replace; the graph outputs then stay.
+        """
         for use in old.uses:
             if only is None or only(use):
                 self.set_operand(use.node, use.index, new)
@@ -415,8 +420,8 @@ class Graph:
         for value in node.results:
             if value._uses or self.is_output(value):
                 raise VerifyError(f"cannot erase {node.describe()}: %{value.name} is still used")
-        for index, value in enumerate(node._operands):
-            self._drop_use(value, node, index)
+        for index, operand in enumerate(node._operands):
+            self._drop_use(operand, node, index)
         for value in node.results:
             self._names.discard(value.name)
         if node._prev is None:
@@ -440,7 +445,7 @@ class Graph:
         types: Sequence[TensorType] | TensorType | None = None,
         origin: Iterable[Origin] | None = None,
     ) -> Node:
-        """Put a new node in place of `node`: same position, result names, source line and uses.
+        """Put a new node in the place of `node`: it takes the position, result names, source line and uses.
 
         `origin` defaults to the old node's own.
         """
@@ -467,7 +472,7 @@ class Graph:
         return new
 
     def rename(self, value: Value, name: str) -> None:
-        """Another name; VerifyError if taken."""
+        """Give a value another name; VerifyError if it is taken."""
         if value.name == name:
             return
         self._claim(name)
@@ -487,12 +492,12 @@ class Graph:
             self.erase_const(const)
 
     def clone(self, *, stage: str | None = None, name: str | None = None) -> Graph:
-        """A deep copy of the structure; constant data is shared, being read-only."""
+        """A deep copy of the structure. Constant data is read-only and shared."""
         copy = Graph(name or self.name, stage or self.stage)
         copy.notes = list(self.notes)
         mapping: dict[int, Value] = {}
-        for value in self.inputs:
-            mapping[id(value)] = copy.add_input(value.name, value.type)
+        for input in self.inputs:
+            mapping[id(input)] = copy.add_input(input.name, input.type)
         for const in self.consts.values():
             new = Const(const.name, const.type, const.data)
             new._extremes = const._extremes
@@ -503,8 +508,12 @@ class Graph:
         return copy
 
     def splice_into(self, target: Graph, mapping: dict[int, Value]) -> None:
-        """Append copies of this graph's nodes to `target`; `mapping` (id of value -> value there) must hold inputs and
-        constants."""
+        """Append copies of this graph's nodes to `target`.
+
+        Args:
+            mapping: id of a value here -> the value there. Holds the inputs and constants at the start, and all values
+                at the end.
+        """
         for node in self.nodes:
             new = Node(
                 node.op,
@@ -519,8 +528,8 @@ class Graph:
                 mapping[id(value)] = result
                 results.append(result)
             new.results = tuple(results)
-            for index, value in enumerate(new._operands):
-                self._add_use(value, new, index)
+            for index, operand in enumerate(new._operands):
+                self._add_use(operand, new, index)
             target._link(new, None, None)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class DType(enum.Enum):
         return not self.is_float and self is not DType.BOOL
 
     @property
-    def numpy(self) -> np.dtype:
+    def numpy(self) -> np.dtype[Any]:
         """The numpy type of one element; 4-bit types are held one to a byte."""
         return _NUMPY[self]
 
@@ -68,7 +69,7 @@ class DType(enum.Enum):
         return (1 << self.bits) - 1 if self in (DType.U8, DType.U4) else (1 << (self.bits - 1)) - 1
 
     @staticmethod
-    def from_numpy(dtype: np.dtype | type) -> DType:
+    def from_numpy(dtype: np.dtype[Any] | type) -> DType:
         """The DType of a numpy element type; ShapeError where there is none."""
         found = _FROM_NUMPY.get(np.dtype(dtype))
         if found is None:
@@ -82,7 +83,7 @@ class DType(enum.Enum):
         return f"DType.{self.name}"
 
 
-_NUMPY = {
+_NUMPY: dict[DType, np.dtype[Any]] = {
     DType.F32: np.dtype(np.float32),
     DType.F16: np.dtype(np.float16),
     DType.F64: np.dtype(np.float64),
@@ -121,7 +122,7 @@ class QuantParams:
     """real = scale * (q - zero_point), with q in [qmin, qmax].
 
     Attributes:
-        scale: float32-exact floats; one, or one a channel when `axis` is given.
+        scale: float32-exact floats; one, or one per channel when `axis` is given.
         zero_point: ints, as many as scales.
         axis: the channel axis (per_channel), or None (per_tensor).
         qmin, qmax: the legal quantized range.
@@ -162,7 +163,7 @@ class QuantParams:
     def per_tensor(
         scale: float, zero_point: int, dtype: DType, qmin: int | None = None, qmax: int | None = None
     ) -> QuantParams:
-        """One scale for all; the range defaults to the dtype's own."""
+        """Parameters with one scale; the range defaults to the dtype's own."""
         return QuantParams(
             (float32(scale),),
             (int(zero_point),),
@@ -180,7 +181,7 @@ class QuantParams:
         qmin: int | None = None,
         qmax: int | None = None,
     ) -> QuantParams:
-        """One scale a channel along `axis`; an int zero_point serves all channels."""
+        """Parameters with one scale per channel along `axis`; an int zero_point serves all channels."""
         scales = tuple(float(s) for s in np.asarray(scale, np.float32).tolist())
         points = (zero_point,) * len(scales) if isinstance(zero_point, int) else tuple(int(z) for z in zero_point)
         return QuantParams(
@@ -220,12 +221,12 @@ class QuantParams:
 
 @dataclass(frozen=True)
 class Layout:
-    """Physical placement of a tensor; lowered stage only. The interpreter ignores it.
+    """How a tensor lies in memory; only at stage lowered. The interpreter ignores it.
 
     Attributes:
         order: "row_major" (as the shape reads) or "channels_last" (axis 1 innermost; rank >= 3).
         channel_stride: elements from one pixel to the next (channels_last); channels rounded up to a multiple of 4.
-        halo: (before, after) a spatial axis: a border kept in memory around the interior, filled with real zero.
+        halo: (before, after) for each spatial axis: the width of a border in memory that holds real zero.
     """
 
     order: str = "row_major"
@@ -258,13 +259,13 @@ class TensorType:
         for size in self.shape:
             if not isinstance(size, Dim) and int(size) < 0:
                 raise ShapeError("negative size", got=f"{self.dtype}[{','.join(map(str, self.shape))}]")
-        if self.is_static and self.elements > MAX_ELEMENTS:
-            raise ShapeError("tensor too large", expected=f"at most {MAX_ELEMENTS} elements", got=self.elements)
+        elements = self.elements
+        if not isinstance(elements, Dim) and elements > MAX_ELEMENTS:
+            raise ShapeError("tensor too large", expected=f"at most {MAX_ELEMENTS} elements", got=elements)
         if self.quant is not None:
-            self._check_quant()
+            self._check_quant(self.quant)
 
-    def _check_quant(self) -> None:
-        quant = self.quant
+    def _check_quant(self, quant: QuantParams) -> None:
         if not self.dtype.is_integer:
             raise QuantizationError(f"{self.dtype} cannot carry quantization parameters", got=str(self.dtype))
         if quant.qmin < self.dtype.min or quant.qmax > self.dtype.max:
@@ -291,11 +292,35 @@ class TensorType:
         return not any(isinstance(size, Dim) for size in self.shape)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of a static type.
+
+        Raises:
+            ShapeError: a size is symbolic.
+        """
+        sizes = tuple(int(size) for size in self.shape if not isinstance(size, Dim))
+        if len(sizes) != len(self.shape):
+            raise ShapeError("a size is symbolic", expected="a static shape", got=str(self))
+        return sizes
+
+    @property
+    def params(self) -> QuantParams:
+        """The quantization parameters of a quantized type.
+
+        Raises:
+            QuantizationError: the type has none.
+        """
+        if self.quant is None:
+            raise QuantizationError("a type has no quantization parameters", got=str(self))
+        return self.quant
+
+    @property
     def is_quantized(self) -> bool:
         return self.quant is not None
 
     @property
     def elements(self) -> DimLike:
+        """The number of elements."""
         total: DimLike = 1
         for size in self.shape:
             total = total * size
@@ -303,6 +328,7 @@ class TensorType:
 
     @property
     def nbytes(self) -> DimLike:
+        """Bytes of the data without any layout; 4-bit types take a byte per element."""
         return self.elements * (self.dtype.bits // 8 if self.dtype.bits >= 8 else 1)
 
     @cached_property
@@ -321,14 +347,14 @@ class TensorType:
         return TensorType(dtype, self.shape, quant)
 
     def with_shape(self, shape: Sequence[DimLike]) -> TensorType:
-        """Another shape, the same element type; per-channel parameters need `quant` given anew."""
+        """The type with another shape. The quantization parameters stay: a channel axis must still fit."""
         return TensorType(self.dtype, tuple(shape), self.quant)
 
     def with_layout(self, layout: Layout | None) -> TensorType:
         return replace(self, layout=layout)
 
     def bind(self, sizes: Mapping[str, int]) -> TensorType:
-        """All names replaced by ints."""
+        """The type with all names replaced by ints."""
         return self if self.is_static else replace(self, shape=tuple(evaluate(size, sizes) for size in self.shape))
 
     def substitute(self, sizes: Mapping[str, DimLike]) -> TensorType:
@@ -341,7 +367,7 @@ class TensorType:
 
 
 def tensor(dtype: DType | str, *shape: DimLike | str) -> TensorType:
-    """Short form for tests and tools: `tensor("f32", "B", 64)`."""
+    """A plain type in short form, for tests and tools: `tensor("f32", "B", 64)`."""
     sizes = tuple(Dim.name(size) if isinstance(size, str) else size for size in shape)
     return TensorType(DType(dtype) if isinstance(dtype, str) else dtype, sizes)
 
