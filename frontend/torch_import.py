@@ -1,19 +1,16 @@
 """Import a torch.nn.Module through torch.export into the float graph that the tracer would give.
 
-Owns the export call, which ATen ops are decomposed, parameter names (those of the state dict), origins, source lines
-and dynamic sizes. What each op means is in `torch_ops.py`. torch is an optional extra and loads on the first import
-of a module.
+Owns parameter names (those of the state dict), origins, source lines and guards. The export call and which ATen ops are
+decomposed are in `torch_export.py`, what each op means in `torch_ops/`. torch is an optional extra and loads on the
+first import of a module.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import inspect
 import operator
-import os
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +21,15 @@ from qcompiler.errors import QCompilerError, TraceError, nearest
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
+from qcompiler.frontend.torch_export import (
+    decompose,
+    example_tensors,
+    examples_by_name,
+    export,
+    functional_name,
+    is_known,
+    is_library,
+)
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.frontend.tracer import input_types, set_outputs
 from qcompiler.ir import Graph, Loc
@@ -64,11 +70,11 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
             hint="module.eval()",
         )
     recorder = Trace(name or type(module).__name__)
-    examples = _examples(module, example_inputs)
+    examples = examples_by_name(module, example_inputs)
     types = input_types(examples, dynamic, recorder)
     by_name = isinstance(example_inputs, Mapping)
-    program = _export(torch, module, _tensors(torch, examples, types, recorder), types, by_name)
-    program = _decompose(torch, program)
+    program = export(torch, module, example_tensors(torch, examples, types, recorder), types, by_name)
+    program = decompose(torch, program)
     with recorder.recording():
         _Importer(torch, program, recorder, types).run()
     return recorder.graph
@@ -85,226 +91,7 @@ def _torch() -> Any:
     return torch
 
 
-# -- inputs
-
-
-def _examples(module: Any, example_inputs: Any) -> dict[str, Any]:
-    """Example inputs by the parameter names of `forward`."""
-    if isinstance(example_inputs, Mapping):
-        return dict(example_inputs)
-    listed = list(example_inputs) if isinstance(example_inputs, (tuple, list)) else [example_inputs]
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    if len(listed) > len(plain) and variadic is None:
-        raise TraceError(
-            "more example inputs than parameters", expected=f"({', '.join(plain)})", got=f"{len(listed)} inputs"
-        )
-    names = plain[: len(listed)] + [f"{variadic}_{i}" for i in range(len(listed) - len(plain))]
-    return dict(zip(names, listed))
-
-
-def _tensors(
-    torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
-) -> dict[str, Any]:
-    """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for
-    constants. Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each
-    other."""
-    sizes = {name: max(size, 2) for name, size in recorder.sizes.items()}
-    for type in types.values():
-        for dim_name in sorted(type.dim_names):
-            sizes.setdefault(dim_name, 4 + 2 * len(sizes))
-    kinds = {
-        "f32": torch.float32,
-        "i64": torch.int64,
-        "i32": torch.int32,
-        "i16": torch.int16,
-        "i8": torch.int8,
-        "u8": torch.uint8,
-        "bool": torch.bool,
-    }
-    made = {}
-    for name, type in types.items():
-        example = examples[name]
-        dtype = example.dtype if isinstance(example, torch.Tensor) else kinds.get(str(type.dtype))
-        if dtype is None or type.is_quantized:
-            raise TraceError(f"input {name!r} has a type that torch models don't take", got=str(type.dtype))
-        made[name] = torch.zeros(type.bind(sizes).shape, dtype=dtype)
-    return made
-
-
-def _export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[str, TensorType], by_name: bool) -> Any:
-    shapes = {name: _dynamic_shape(torch, type) for name, type in types.items()}
-    args = () if by_name else tuple(tensors.values())
-    kwargs = dict(tensors) if by_name else None
-    parameters = inspect.signature(module.forward).parameters.values()
-    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    dynamic_shapes: Any = None
-    if any(shapes.values()):
-        dynamic_shapes = shapes if by_name or variadic else tuple(shapes.values())
-        if variadic and not by_name:
-            fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}
-            dynamic_shapes = {**fixed, variadic: tuple(s for n, s in shapes.items() if n not in fixed)}
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet():
-            warnings.simplefilter("ignore")
-            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    except Exception as error:  # torch.export raises many classes; all of them mean that it refuses the model
-        raise TraceError(
-            f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
-            where=_place_of(error),
-            hint="take control flow on data out of forward(), and see that dynamic sizes are really free",
-        ) from error
-
-
-def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
-    """Which axes torch keeps symbolic. Its own names and bounds don't matter: ours go by position, and guards by who
-    asked."""
-    for size in type.dim_names:
-        if any(isinstance(dim, Dim) and size in dim.names() and str(dim) != size for dim in type.shape):
-            raise TraceError(
-                f"a size of an input must be a plain name for a torch module, not an expression of {size}",
-                hint="name it, and let the model's own arithmetic relate it to others",
-            )
-    return {
-        axis: torch.export.Dim.DYNAMIC(min=1) for axis, size in enumerate(type.shape) if isinstance(size, Dim)
-    } or None
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """torch.export logs its own failures before raising them; the raised text is enough."""
-    import logging
-
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_lines(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:4])}"[:600]
-
-
-def _place_of(error: BaseException) -> str | None:
-    """The user's line in an exception's traceback."""
-    trace = error.__traceback__
-    place = None
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if not _is_library(filename):
-            place = f"{display_path(filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place
-
-
-def _is_library(filename: str) -> bool:
-    normal = filename.replace(os.sep, "/")
-    return (
-        filename.startswith("<")
-        or "/torch/" in normal
-        or "/contextlib.py" in normal
-        or normal.startswith(os.path.dirname(os.path.abspath(__file__)).replace(os.sep, "/"))
-    )
-
-
-# -- decomposition and unsupported ops
-
-
-_MAY_ALIAS = frozenset(
-    (  # ops whose schema says nothing, but which may hand out their operand's memory
-        "reshape",
-        "contiguous",
-        "flatten",
-        "unflatten",
-        "to",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "type_as",
-        "expand_as",
-        "view_as",
-        "chunk",
-        "split",
-        "tensor_split",
-        "unbind",
-        "narrow",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "squeeze",
-        "detach",
-        "alias",
-        "positive",
-        "lift_fresh",
-        "numpy_T",
-        "broadcast_to",
-    )
-)
-
-
-def _decompose(torch: Any, program: Any) -> Any:
-    """Make the graph functional, and ops outside the table core ATen ones.
-
-    torch's own pass loses some of the modules that views belong to, so it runs only where it must: for unknown ops, and
-    where an in-place op could be seen through another name.
-    """
-    unknown = any(not _known(node.target) for node in _calls(program) if isinstance(node.target, torch._ops.OpOverload))
-    if not unknown and _inplace_is_private(program):
-        return program
-    table: dict[Any, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if unknown:
-            table = {op: rule for op, rule in torch.export.default_decompositions().items() if str(op) not in TABLE}
-        return program.run_decompositions(table)
-
-
-def _calls(program: Any) -> list[Any]:
-    return [node for node in program.graph.nodes if node.op == "call_function"]
-
-
-def _functional_name(target: Any) -> str:
-    """The op's printed name; of an in-place one (`aten.relu_.default`) the functional op's."""
-    name = str(target)
-    head, dot, overload = name.rpartition(".")
-    return f"{head[:-1]}.{overload}" if dot and head.endswith("_") and not head.endswith("__") else name
-
-
-def _is_inplace(target: Any) -> bool:
-    return str(target) != _functional_name(target)
-
-
-def _known(target: Any) -> bool:
-    name = getattr(target, "__name__", "")
-    return _functional_name(target) in TABLE or target in SIZE_FUNCTIONS or name in SIZE_NAMES
-
-
-def _may_alias(node: Any) -> bool:
-    """Whether a node's result could share memory with its operand."""
-    if node.op != "call_function":
-        return True
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or schema.name.removeprefix("aten::") in _MAY_ALIAS:
-        return True
-    return any(result.alias_info is not None for result in schema.returns) and not _is_inplace(node.target)
-
-
-def _inplace_is_private(program: Any) -> bool:
-    """Whether every in-place op changes a value that nothing else reads afterwards, under no other name."""
-    order = {node: position for position, node in enumerate(program.graph.nodes)}
-    for node in _calls(program):
-        if _is_inplace(node.target):
-            changed = node.args[0]
-            others = [user for user in changed.users if user is not node]
-            if _may_alias(changed) or any(order[user] > order[node] or _may_alias(user) for user in others):
-                return False
-    return True
+# -- places
 
 
 def _check_supported(program: Any) -> None:
@@ -312,7 +99,7 @@ def _check_supported(program: Any) -> None:
     unknown: collections.Counter[str] = collections.Counter()
     first: dict[str, str] = {}
     for node in program.graph.nodes:
-        if node.op == "call_function" and not _known(node.target):
+        if node.op == "call_function" and not is_known(node.target):
             name = str(node.target)
             unknown[name] += 1
             loc = _loc(node)
@@ -331,7 +118,7 @@ def _loc(node: Any) -> Loc | None:
     """The user's innermost line in an fx node's stack trace, outside of torch; torch's caller where there is none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     for filename, line in reversed(frames):
-        if not _is_library(filename):
+        if not is_library(filename):
             return Loc(display_path(filename), int(line))
     return None
 
@@ -431,7 +218,7 @@ class _Importer:
         args = self.torch.fx.map_arg(node.args, self._value)
         kwargs = self.torch.fx.map_arg(dict(node.kwargs), self._value)
         name = getattr(node.target, "__name__", "")
-        meaning = TABLE.get(_functional_name(node.target)) or SIZE_FUNCTIONS.get(node.target) or SIZE_NAMES[name]
+        meaning = TABLE.get(functional_name(node.target)) or SIZE_FUNCTIONS.get(node.target) or SIZE_NAMES[name]
         with self.recorder.scope(path, kind) if kind else contextlib.nullcontext():
             try:
                 result = meaning(*args, **kwargs)
@@ -475,7 +262,7 @@ class _Importer:
         for environment in self.environments:
             for asked in environment.guards:
                 frame = getattr(getattr(asked, "sloc", None), "framework_loc", None)
-                if frame is not None and _is_library(frame.filename):
+                if frame is not None and is_library(frame.filename):
                     continue
                 guard = self._guard(asked.expr.xreplace(environment.replacements))
                 if guard is not None and not guard.is_static:

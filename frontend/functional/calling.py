@@ -1,0 +1,66 @@
+"""How every function is called: on traced values, or on arrays through the interpreter; and its arguments' forms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from qcompiler.errors import TraceError
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.array_ops import dims, lift, rank, reshape, trace_of
+from qcompiler.frontend.recorder import current_trace
+from qcompiler.frontend.source import user_place
+from qcompiler.types import DType
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def traceable(function: _Function) -> _Function:
+    """Outside of a trace, run the function on arrays through the interpreter."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if current_trace() is None:
+            from qcompiler.frontend.tracer import run_eagerly
+
+            return run_eagerly(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def ints(value: Any, count: int, what: str) -> tuple[int, ...]:
+    """An int for every axis, or one int an axis."""
+    listed = tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
+    if len(listed) == 1:
+        listed = listed * count
+    if len(listed) != count:
+        raise TraceError(f"{what}: one int, or one for each of {count} axes", where=user_place(), got=value)
+    return tuple(int(item) for item in listed)
+
+
+def emit(op: str, x: Any, *operands: Any, **attrs: Any) -> Any:
+    trace = trace_of(x, *operands)
+    lifted = [None if item is None else lift(item, trace, dtype=DType.F32) for item in (x, *operands)]
+    return trace.emit(op, lifted, attrs)
+
+
+def batched(x: Any, spatial: int, what: str, apply: Callable[[Any], Any]) -> Any:
+    """Apply to a batch; an input without a batch axis gets one for the call."""
+    x = lift(x, trace_of(x), dtype=DType.F32)
+    if rank(x) == spatial + 1:
+        return reshape(y := apply(ops.expand_dims(x, 0)), dims(y)[1:])
+    if rank(x) != spatial + 2:
+        raise TraceError(
+            f"{what}: wrong number of axes",
+            where=x.trace.place(),
+            got=repr(x),
+            expected=f"{spatial + 2}: batch, channels and {spatial} spatial axes",
+        )
+    return apply(x)
+
+
+def no_training(what: str, training: bool) -> None:
+    if training:
+        raise TraceError(f"{what} in training mode", where=user_place(), hint="call model.eval() first")

@@ -1,0 +1,150 @@
+"""Functions with weights: linear, bilinear, convolutions, embedding; and attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import TraceError
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import indexing
+from qcompiler.frontend.array_ops import binary, dims, lift, rank, reshape, trace_of
+from qcompiler.frontend.functional.calling import batched, emit, ints, traceable
+from qcompiler.frontend.source import user_place
+from qcompiler.types import DType
+
+
+@traceable
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """x @ weight.T + bias."""
+    return emit("linear", x, weight, bias)
+
+
+@traceable
+def bilinear(x: Any, y: Any, weight: Any, bias: Any = None) -> Any:
+    """b + x^T W y for each output; weight [out, in1, in2]."""
+    trace = trace_of(x, y, weight)
+    weight = lift(weight, trace)
+    out, first, second = dims(weight)
+    inner = emit("linear", x, reshape(ops.transpose(weight, (0, 2, 1)), (out * second, first)))
+    inner = reshape(inner, (*dims(inner)[:-1], out, second))
+    product = ops.reduce("sum", binary("mul", inner, ops.expand_dims(lift(y, trace), -2)), -1)
+    return product if bias is None else binary("add", product, bias)
+
+
+def conv_padding(
+    padding: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """torch's padding argument (int, ints, "same", "valid") as (before, after) pairs."""
+    if padding == "valid":
+        return ((0, 0),) * len(kernel)
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise TraceError("padding='same' needs stride 1", where=user_place(), got=f"stride {tuple(stride)}")
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if isinstance(padding, str):
+        raise TraceError("unknown padding", where=user_place(), expected="ints, 'same' or 'valid'", got=padding)
+    return tuple((p, p) for p in ints(padding, len(kernel), "padding"))
+
+
+def _conv(spatial: int) -> Callable[..., Any]:
+    def conv(
+        x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    ) -> Any:
+        weight = lift(weight, trace_of(x, weight), dtype=DType.F32)
+        strides, dilations = ints(stride, spatial, "stride"), ints(dilation, spatial, "dilation")
+        kernel = tuple(int(size) for size in weight.shape[2:])
+        pairs = conv_padding(padding, kernel, strides, dilations)
+        return batched(
+            x,
+            spatial,
+            f"conv{spatial}d",
+            lambda x: emit(
+                "conv", x, weight, bias, stride=strides, padding=pairs, dilation=dilations, groups=int(groups)
+            ),
+        )
+
+    conv.__name__ = conv.__qualname__ = f"conv{spatial}d"
+    conv.__doc__ = f"torch.nn.functional.conv{spatial}d."
+    return traceable(conv)
+
+
+conv1d, conv2d, conv3d = _conv(1), _conv(2), _conv(3)
+
+
+def _conv_transpose(spatial: int) -> Callable[..., Any]:
+    def conv(
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
+        pairs = tuple((p, p) for p in ints(padding, spatial, "padding"))
+        return batched(
+            x,
+            spatial,
+            f"conv_transpose{spatial}d",
+            lambda x: emit(
+                "conv_transpose",
+                x,
+                weight,
+                bias,
+                stride=ints(stride, spatial, "stride"),
+                padding=pairs,
+                output_padding=ints(output_padding, spatial, "output_padding"),
+                dilation=ints(dilation, spatial, "dilation"),
+                groups=int(groups),
+            ),
+        )
+
+    conv.__name__ = conv.__qualname__ = f"conv_transpose{spatial}d"
+    conv.__doc__ = f"torch.nn.functional.conv_transpose{spatial}d."
+    return traceable(conv)
+
+
+conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv_transpose(2), _conv_transpose(3)
+
+
+@traceable
+def embedding(indices: Any, weight: Any) -> Any:
+    """Rows of `weight` [n, d] at integer indices of any shape."""
+    trace = trace_of(indices, weight)
+    return indexing.take(lift(weight, trace, dtype=DType.F32), indices, 0)
+
+
+@traceable
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    """softmax(q k^T * scale + mask) v; q, k, v: [..., length, features]. A bool mask keeps where it is True."""
+    if dropout_p:
+        raise TraceError("attention with dropout is training", where=user_place(), hint="dropout_p=0.0")
+    trace = trace_of(query, key, value)
+    query, key, value = (lift(item, trace, dtype=DType.F32) for item in (query, key, value))
+    if scale is None:
+        scale = 1.0 / math.sqrt(ops.static_size(query, rank(query) - 1, "attention"))
+    scores = binary("mul", ops.matmul(query, ops.swapaxes(key, -1, -2)), scale)
+    if is_causal:
+        rows = ops.static_size(query, rank(query) - 2, "causal attention")
+        columns = ops.static_size(key, rank(key) - 2, "causal attention")
+        attn_mask = np.tril(np.ones((rows, columns), bool))
+    if attn_mask is not None:
+        if ops.kind_of(attn_mask) is DType.BOOL:
+            scores = ops.where(attn_mask, scores, -math.inf)
+        else:
+            scores = binary("add", scores, attn_mask)
+    return ops.matmul(ops.softmax(scores, -1), value)

@@ -1,0 +1,88 @@
+"""Dropout, which does nothing at inference, and normalizations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qcompiler.errors import TraceError
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.array_ops import binary, dims, lift, unary
+from qcompiler.frontend.functional.calling import emit, no_training, traceable
+from qcompiler.frontend.source import user_place
+
+
+@traceable
+def dropout(x: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
+    """Keeps its rate in the graph; the identity at inference."""
+    no_training("dropout", training)
+    return emit("dropout", x, rate=float(p))
+
+
+@traceable
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    no_training("batch_norm", training)
+    return emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
+
+
+@traceable
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    if tuple(dims(lift(x))[-len(shape) :]) != shape:
+        raise TraceError(
+            "layer_norm: the last axes don't fit normalized_shape",
+            where=user_place(),
+            expected=list(shape),
+            got=repr(x),
+        )
+    return emit("layer_norm", x, weight, bias, normalized_rank=len(shape), eps=float(eps))
+
+
+@traceable
+def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """x / sqrt(mean(x^2) + eps) * weight."""
+    count = len(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else 1
+    mean = ops.reduce("mean", unary("square", x), tuple(range(-count, 0)), True)
+    y = binary("mul", x, unary("rsqrt", binary("add", mean, 2.0**-23 if eps is None else float(eps))))
+    return y if weight is None else binary("mul", y, weight)
+
+
+@traceable
+def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    return emit("group_norm", x, weight, bias, groups=int(num_groups), eps=float(eps))
+
+
+@traceable
+def instance_norm(
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if not use_input_stats:
+        return emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
+    return emit("instance_norm", x, weight, bias, eps=float(eps))
+
+
+@traceable
+def normalize(x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """x / max(|x|_p, eps) along an axis; p is 1 or 2."""
+    if p not in (1, 2):
+        raise TraceError("normalize: only p = 1 or 2", where=user_place(), got=p)
+    if p == 1:
+        norm = ops.reduce("sum", unary("abs", x), dim, True)
+    else:
+        norm = unary("sqrt", ops.reduce("sum", unary("square", x), dim, True))
+    return binary("div", x, binary("maximum", norm, float(eps)))

@@ -1,0 +1,143 @@
+"""ATen ops that stand for layers: products, convolutions, attention, normalization, pooling, resampling, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import functional as F
+from qcompiler.frontend.array_ops import binary, rank
+from qcompiler.frontend.einsum import einsum
+from qcompiler.frontend.torch_ops.table import aten, scaled_by, unsupported
+
+aten("linear")(F.linear)
+aten("matmul", "mm", "bmm", "mv", "dot")(ops.matmul)
+aten("einsum")(lambda equation, operands, path=None: einsum(equation, *operands))
+aten("bilinear")(F.bilinear)
+aten("embedding")(lambda weight, indices, *args: F.embedding(indices, weight))
+
+
+@aten("addmm", "baddbmm")
+def _addmm(bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Any:
+    return binary("add", scaled_by(ops.matmul(x, y), alpha), scaled_by(bias, beta))
+
+
+for _spatial in (1, 2, 3):
+    aten(f"conv{_spatial}d", f"conv{_spatial}d.padding")(getattr(F, f"conv{_spatial}d"))
+    _overload = f"conv_transpose{_spatial}d" + ("" if _spatial == 1 else ".input")
+    aten(_overload)(getattr(F, f"conv_transpose{_spatial}d"))
+
+
+@aten("convolution")
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Any:
+    spatial = rank(weight) - 2
+    if transposed:
+        convolve = getattr(F, f"conv_transpose{spatial}d")
+        return convolve(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return getattr(F, f"conv{spatial}d")(x, weight, bias, stride, padding, dilation, groups)
+
+
+@aten("scaled_dot_product_attention")
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if enable_gqa:
+        raise unsupported("attention with grouped queries is not supported")
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+
+aten("group_norm")(
+    lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps)
+)
+aten("rms_norm")(F.rms_norm)
+aten("softmax.int", "_softmax", "_safe_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
+aten("log_softmax.int", "_log_softmax")(lambda x, dim, dtype=None: F.log_softmax(x, dim))
+
+
+@aten("layer_norm")
+def _layer_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enable: bool = True
+) -> Any:
+    return F.layer_norm(x, tuple(normalized_shape), weight, bias, eps)
+
+
+aten("native_layer_norm")(lambda x, shape, weight, bias, eps: (_layer_norm(x, shape, weight, bias, eps), None, None))
+
+
+@aten("batch_norm")
+def _batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Any:
+    return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+
+
+@aten("_native_batch_norm_legit_no_training")
+def _native_batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
+    return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps), None, None
+
+
+@aten("instance_norm")
+def _instance_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Any:
+    return F.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
+
+
+for _spatial in (1, 2, 3):
+    aten(f"max_pool{_spatial}d")(getattr(F, f"max_pool{_spatial}d"))
+    aten(f"avg_pool{_spatial}d")(getattr(F, f"avg_pool{_spatial}d"))
+    for _name in (f"adaptive_avg_pool{_spatial}d", f"_adaptive_avg_pool{_spatial}d"):
+        aten(_name)(getattr(F, f"adaptive_avg_pool{_spatial}d"))
+    aten(f"adaptive_max_pool{_spatial}d")(
+        lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), None)
+    )
+    aten(f"max_pool{_spatial}d_with_indices")(
+        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), None)
+    )
+    aten(f"upsample_nearest{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest"))
+    aten(f"_upsample_nearest_exact{_spatial}d.vec")(
+        lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact")
+    )
+for _name in ("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"):
+    aten(_name)(lambda x, size, align, scales: F.interpolate(x, size, scales, "bilinear", align))
+aten("pixel_shuffle")(F.pixel_shuffle)
+aten("pixel_unshuffle")(F.pixel_unshuffle)
+aten("channel_shuffle", "native_channel_shuffle")(F.channel_shuffle)
+aten("pad")(F.pad)
+aten("constant_pad_nd")(lambda x, pad, value=0: F.pad(x, pad, "constant", value))
+for _spatial in (1, 2, 3):
+    aten(f"reflection_pad{_spatial}d")(lambda x, pad: F.pad(x, pad, "reflect"))
+    aten(f"replication_pad{_spatial}d")(lambda x, pad: F.pad(x, pad, "replicate"))

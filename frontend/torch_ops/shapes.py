@@ -1,0 +1,163 @@
+"""ATen ops on shapes and slices, and those that make new tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import indexing
+from qcompiler.frontend.array_ops import cast, dims, kind_of, lift, rank, reshape
+from qcompiler.frontend.sizes import as_dim
+from qcompiler.frontend.torch_ops.table import TABLE, Meaning, aten, dtype_of, unsupported
+from qcompiler.types import DType
+
+aten("view", "reshape", "_unsafe_view", "view_copy")(reshape)
+aten("flatten.using_ints")(ops.flatten)
+aten("t", "numpy_T")(ops.transpose)
+aten("permute")(ops.transpose)
+aten("transpose.int")(ops.swapaxes)
+aten("movedim.int", "movedim.intlist")(ops.moveaxis)
+aten("unsqueeze")(ops.expand_dims)
+aten("squeeze")(ops.squeeze)
+aten("expand")(lambda x, sizes, implicit=False: ops.expand(x, sizes))
+aten("expand_as")(lambda x, other: ops.expand(x, dims(other)))
+aten("broadcast_to")(ops.expand)
+aten("repeat", "tile")(ops.tile)
+aten("flip")(ops.flip)
+aten("roll")(lambda x, shifts, dims=(): indexing.roll(x, shifts, list(dims) or None))
+aten("select.int")(indexing.select)
+aten("cat")(lambda xs, dim=0: _cat(xs, dim))
+aten("stack")(ops.stack)
+aten("chunk")(lambda x, chunks, dim=0: x.chunk(chunks, dim))
+aten("split.Tensor")(lambda x, size, dim=0: x.split(int(size), dim))
+aten("split_with_sizes", "split.sizes")(lambda x, sizes, dim=0: x.split(list(sizes), dim))
+aten("unbind.int")(
+    lambda x, dim=0: tuple(
+        indexing.select(x, dim, i) for i in range(ops.static_size(x, ops.check_axis(dim, rank(x), "unbind"), "unbind"))
+    )
+)
+aten("narrow")(lambda x, dim, start, length: _slice(x, dim, start, start + length))
+aten("index_select")(lambda x, dim, index: indexing.take(x, index, dim))
+aten("gather")(lambda x, dim, index, sparse_grad=False: indexing.gather_elements(x, index, dim))
+
+
+def _cat(xs: Sequence[Any], dim: int) -> Any:
+    """torch skips empty tensors of rank 1."""
+    kept = [x for x in xs if not (rank(x) == 1 and dims(x) == (0,))]
+    return ops.concat(kept, dim)
+
+
+@aten("squeeze.dim", "squeeze.dims")
+def _squeeze(x: Any, dim: Any) -> Any:
+    """torch leaves axes of another size alone."""
+    axes = [ops.check_axis(axis, rank(x), "squeeze") for axis in (dim if isinstance(dim, (list, tuple)) else [dim])]
+    return ops.squeeze(x, [axis for axis in axes if dims(x)[axis] == 1])
+
+
+@aten("slice.Tensor")
+def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    axis = ops.check_axis(dim, rank(x), "slice")
+    stop = None if isinstance(end, int) and end >= indexing.FULL else end
+    return indexing.slice_axes(x, {axis: slice(start, stop, step)})
+
+
+@aten("select_scatter")
+def _select_scatter(x: Any, source: Any, dim: int, index: int) -> Any:
+    axis = ops.check_axis(dim, rank(x), "select_scatter")
+    at = index if index >= 0 else index + ops.static_size(x, axis, "select_scatter")
+    return _slice_scatter(x, ops.expand_dims(source, axis), axis, at, at + 1)
+
+
+@aten("slice_scatter")
+def _slice_scatter(x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    """x with a slice replaced by `source`."""
+    axis = ops.check_axis(dim, rank(x), "slice_scatter")
+    low, high, step = slice(start, end, step).indices(ops.static_size(x, axis, "slice_scatter"))
+    if step != 1:
+        raise unsupported("assignment to a stepped slice is not supported")
+    parts = [indexing.slice_axes(x, {axis: slice(0, low)})] if low > 0 else []
+    parts.append(cast(source, kind_of(x)))
+    if high < ops.static_size(x, axis, "slice_scatter"):
+        parts.append(indexing.slice_axes(x, {axis: slice(high, None)}))
+    return ops.concat(parts, axis)
+
+
+aten("copy")(lambda x, source, non_blocking=False: ops.expand(cast(source, kind_of(x)), dims(x)))
+
+
+@aten("unflatten.int")
+def _unflatten(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
+    axis = ops.check_axis(dim, rank(x), "unflatten")
+    return reshape(x, (*dims(x)[:axis], *sizes, *dims(x)[axis + 1 :]))
+
+
+@aten("index.Tensor")
+def _index(x: Any, indices: Sequence[Any]) -> Any:
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(given) != 1:
+        raise unsupported("indexing with several tensors at once is not supported")
+    return indexing.take(x, given[0][1], given[0][0])
+
+
+# -- new tensors
+
+
+def _filled(shape: Sequence[Any], value: Any, dtype: DType) -> Any:
+    sizes = tuple(as_dim(size) for size in shape)
+    return ops.expand(lift(value, dtype=dtype), sizes)
+
+
+def _new_dtype(dtype: Any, value: Any) -> DType:
+    if dtype is not None:
+        return dtype_of(dtype)
+    return DType.F32 if isinstance(value, float) else DType.BOOL if isinstance(value, bool) else DType.I64
+
+
+aten("full")(lambda size, value, dtype=None, **kwargs: _filled(size, value, _new_dtype(dtype, value)))
+aten("zeros")(lambda size, dtype=None, **kwargs: _filled(size, 0, _new_dtype(dtype, 0.0)))
+aten("ones")(lambda size, dtype=None, **kwargs: _filled(size, 1, _new_dtype(dtype, 0.0)))
+aten("scalar_tensor")(lambda value, dtype=None, **kwargs: lift(value, dtype=_new_dtype(dtype, 0.0)))
+aten("full_like", "new_full")(lambda x, *args, **kwargs: _full_like(x, *args, **kwargs))
+aten("zeros_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
+aten("ones_like")(lambda x, dtype=None, **kwargs: _full_like(x, 1, dtype=dtype))
+aten("new_zeros")(
+    lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype))
+)
+aten("new_ones")(
+    lambda x, size, dtype=None, **kwargs: _filled(size, 1, kind_of(x) if dtype is None else dtype_of(dtype))
+)
+TABLE["aten.new_full.default"] = lambda x, size, value, dtype=None, **kwargs: _filled(
+    size, value, kind_of(x) if dtype is None else dtype_of(dtype)
+)
+
+
+def _full_like(x: Any, value: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    return _filled(dims(x), value, kind_of(x) if dtype is None else dtype_of(dtype))
+
+
+def _arange(start: Any, end: Any, step: Any = 1, dtype: Any = None, **kwargs: Any) -> Any:
+    bounds = [float(v) if isinstance(v, float) else int(v) for v in (start, end, step)]
+    kind = _new_dtype(dtype, float("nan") if any(isinstance(v, float) for v in bounds) else 0)
+    return lift(np.arange(*bounds), dtype=kind)
+
+
+aten("arange.start_step")(_arange)
+aten("arange.start")(lambda start, end, **kwargs: _arange(start, end, **kwargs))
+aten("arange")(lambda end, **kwargs: _arange(0, end, **kwargs))
+
+
+def _triangle(lower: bool) -> Meaning:
+    def triangle(x: Any, diagonal: int = 0) -> Any:
+        rows = ops.static_size(x, rank(x) - 2, "triangle")
+        columns = ops.static_size(x, rank(x) - 1, "triangle")
+        mask = (np.tril if lower else np.triu)(np.ones((rows, columns), bool), diagonal)
+        return ops.where(mask, x, 0 if kind_of(x) is not DType.F32 else 0.0)
+
+    return triangle
+
+
+aten("tril")(_triangle(True))
+aten("triu")(_triangle(False))

@@ -1,0 +1,53 @@
+"""The table of meanings, and what several of them need: element types and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qcompiler.errors import TraceError
+from qcompiler.frontend.array_ops import binary
+from qcompiler.frontend.recorder import required_trace
+from qcompiler.types import DType
+
+Meaning = Callable[..., Any]
+TABLE: dict[str, Meaning] = {}
+_DTYPES = {
+    "torch.float32": DType.F32,
+    "torch.float64": DType.F32,
+    "torch.float16": DType.F32,
+    "torch.bfloat16": DType.F32,
+    "torch.int64": DType.I64,
+    "torch.int32": DType.I32,
+    "torch.int16": DType.I16,
+    "torch.int8": DType.I8,
+    "torch.uint8": DType.U8,
+    "torch.bool": DType.BOOL,
+}
+
+
+def aten(*names: str) -> Callable[[Meaning], Meaning]:
+    """Register a meaning under overload names; without a dot, `.default` is meant."""
+
+    def add(meaning: Meaning) -> Meaning:
+        for name in names:
+            TABLE[f"aten.{name}" if "." in name else f"aten.{name}.default"] = meaning
+        return meaning
+
+    return add
+
+
+def dtype_of(dtype: Any) -> DType:
+    """The IR's element type for a torch dtype; all floats are f32."""
+    found = _DTYPES.get(str(dtype))
+    if found is None:
+        raise TraceError(f"element type {dtype} is not supported", where=required_trace("import").place())
+    return found
+
+
+def unsupported(what: str) -> TraceError:
+    return TraceError(what, where=required_trace("import").place())
+
+
+def scaled_by(x: Any, factor: Any) -> Any:
+    return x if factor == 1 else binary("mul", x, factor)
