@@ -1,106 +1,174 @@
-"""Kernels between real and quantized tensors, and byte tables. Flat ones run over storage, gaps included."""
+"""Kernels that convert between real and quantized tensors, and look bytes up in a table.
+
+The flat ones run over the storage of their operand and result as one row, including the gaps of a layout.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Generic
+
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+from qcompiler.backends.kernels.code_range import CodeRange
+
+
+@dataclass(frozen=True)
+class Quantize(Arguments["Quantize"], Generic[P, E, S]):
+    """f32 [count] to codes [count]. scale: of the codes."""
+
+    x: P
+    y: Written[P]
+    count: E
+    scale: S
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class QuantizeImages(Arguments["QuantizeImages"], Generic[P, E, S]):
+    """f32 [images, channels, pixels] to codes [images, pixels, channel_stride].
+
+    channel_stride: a multiple of 4; the bytes after the channels become 0.
+    """
+
+    x: P
+    y: Written[P]
+    images: E
+    channels: E
+    pixels: E
+    channel_stride: E
+    scale: S
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class Dequantize(Arguments["Dequantize"], Generic[P, E, S]):
+    """Codes [count] to f32 [count]. scale, zero: of the codes."""
+
+    x: P
+    y: Written[P]
+    count: E
+    scale: S
+    zero: E
+
+
+@dataclass(frozen=True)
+class Requantize(Arguments["Requantize"], Generic[P, E, S]):
+    """Codes [count] to codes [count] with other parameters. scale: of x over the scale of y; in_zero: of x."""
+
+    x: P
+    y: Written[P]
+    count: E
+    scale: S
+    in_zero: E
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class Lookup(Arguments["Lookup"], Generic[P, E]):
+    """Bytes [count] to bytes [count]. table: 256 bytes by unsigned code."""
+
+    x: P
+    table: P
+    y: Written[P]
+    count: E
 
 
 class _Quantizer:
     """Rule (2) of qmath on one register."""
 
-    def __init__(self, b: KernelBuilder) -> None:
-        self.b, self.lanes = b, b.target.f32_lanes
-        self.scale, self.low, self.high = (b.splat(b.scalar(n), self.lanes) for n in ("scale", "low", "high"))
-        self.zero = b.splat(b.trunc(b.extent("zero"), I32), self.lanes)
+    def __init__(self, b: KernelBuilder, scale: Value, codes: CodeRange) -> None:
+        self.b, lanes = b, b.target.f32_lanes
+        self.scale, self.low, self.high = (b.splat(v, lanes) for v in (scale, codes.low, codes.high))
+        self.zero = b.splat(b.trunc(codes.zero, I32), lanes)
 
     def codes(self, x: Value) -> Value:
-        """<lanes x i32>."""
+        """The codes of <lanes x f32>, as <lanes x i32>."""
         b = self.b
         return b.target.round_to_i32(b, b.clamp(x / self.scale, self.low, self.high)) + self.zero
 
 
-@kernel(pointers=("x", "y"), extents=("count", "zero"), scalars=("scale", "low", "high"))
-def quantize_flat(b: KernelBuilder) -> None:
-    """f32 [count] -> bytes [count]."""
-    quantizer, lanes = _Quantizer(b), b.target.f32_lanes
-    lo, hi = b.share(b.extent("count"), lanes)
+@kernel
+def quantize_flat(b: KernelBuilder, a: Quantize) -> None:
+    """Quantize a row by rule (2)."""
+    quantizer, lanes = _Quantizer(b, a.scale, a.codes), b.target.f32_lanes
+    lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
-        left = b.extent("count") - loop.index
-        x = b.load_prefix(vector(F32, lanes), b.pointer("x"), loop.index * 4, left)
-        b.store_prefix(b.trunc(quantizer.codes(x), I8), b.pointer("y"), loop.index, left)
+        left = a.count - loop.index
+        x = b.load_prefix(vector(F32, lanes), a.x, loop.index * 4, left)
+        b.store_prefix(b.trunc(quantizer.codes(x), I8), a.y, loop.index, left)
 
 
-@kernel(
-    pointers=("x", "y"), extents=("images", "channels", "pixels", "stride", "zero"), scalars=("scale", "low", "high")
-)
-def quantize_channels_last(b: KernelBuilder, *, packed: bool) -> None:
-    """f32 [images, channels, pixels] -> bytes [images, pixels, stride], stride a multiple of 4; bytes past the channels
-    become 0. Four channels of a register of pixels make i32 lanes. packed: stride is 4, so these lie side by side."""
-    quantizer, lanes = _Quantizer(b), b.target.f32_lanes
-    channels, pixels, stride = b.extent("channels"), b.extent("pixels"), b.extent("stride")
-    groups = stride // 4
-    blocks = (pixels + (lanes - 1)) // lanes
-    lo, hi = b.share(b.extent("images") * groups * blocks)
+@kernel
+def quantize_channels_last(b: KernelBuilder, a: QuantizeImages, *, packed: bool) -> None:
+    """Quantize images by rule (2) and put their channels last.
+
+    A register holds pixels of one channel; four of them are joined to i32 lanes of four channels. packed: the channel
+    stride is 4, so these lanes are adjacent in y.
+    """
+    quantizer, lanes = _Quantizer(b, a.scale, a.codes), b.target.f32_lanes
+    groups = a.channel_stride // 4
+    blocks = (a.pixels + (lanes - 1)) // lanes
+    lo, hi = b.share(a.images * groups * blocks)
     with b.loop(lo, hi) as loop:
         start, plane = loop.index % blocks * lanes, loop.index // blocks
         image, channel = plane // groups, plane % groups * 4
-        left = pixels - start
-        x = b.pointer("x") + ((image * channels + channel) * pixels + start) * 4
+        left = a.pixels - start
+        x = a.x + ((image * a.channels + channel) * a.pixels + start) * 4
         quad = b.zero(vector(I32, lanes))
         for j in range(4):
-            with b.if_(channel + j < channels) as there:
-                codes = quantizer.codes(b.load_prefix(vector(F32, lanes), x, pixels * (4 * j), left))
+            with b.if_(channel + j < a.channels) as there:
+                codes = quantizer.codes(b.load_prefix(vector(F32, lanes), x, a.pixels * (4 * j), left))
                 there.yield_(codes << (8 * j) if j else codes)
             with there.else_():
                 there.yield_(b.zero(vector(I32, lanes)))
             quad = quad | there.results
-        y = b.pointer("y") + ((image * pixels + start) * stride + channel)
+        y = a.y + ((image * a.pixels + start) * a.channel_stride + channel)
         if packed:
             b.store_prefix(quad, y, 0, left)
         else:
             for lane in range(lanes):
                 with b.if_(left > lane) as there:
-                    b.store(b.extract(quad, lane), y, stride * lane)
+                    b.store(b.extract(quad, lane), y, a.channel_stride * lane)
                     there.yield_([])
 
 
-@kernel(pointers=("x", "y"), extents=("count", "zero"), scalars=("scale",))
-def dequantize_flat(b: KernelBuilder) -> None:
-    """bytes [count] -> f32 [count], rule (1)."""
+@kernel
+def dequantize_flat(b: KernelBuilder, a: Dequantize) -> None:
+    """Dequantize a row by rule (1)."""
     lanes = b.target.f32_lanes
-    scale, zero = b.splat(b.scalar("scale"), lanes), b.splat(b.trunc(b.extent("zero"), I32), lanes)
-    lo, hi = b.share(b.extent("count"), lanes)
+    scale, zero = b.splat(a.scale, lanes), b.splat(b.trunc(a.zero, I32), lanes)
+    lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
-        left = b.extent("count") - loop.index
-        codes = b.zext(b.load_prefix(vector(I8, lanes), b.pointer("x"), loop.index, left), I32)
-        b.store_prefix(b.sitofp(codes - zero) * scale, b.pointer("y"), loop.index * 4, left)
+        left = a.count - loop.index
+        codes = b.zext(b.load_prefix(vector(I8, lanes), a.x, loop.index, left), I32)
+        b.store_prefix(b.sitofp(codes - zero) * scale, a.y, loop.index * 4, left)
 
 
-@kernel(pointers=("x", "y"), extents=("count", "in_zero", "zero"), scalars=("scale", "low", "high"))
-def requantize_flat(b: KernelBuilder) -> None:
-    """bytes [count] -> bytes [count] with other parameters."""
+@kernel
+def requantize_flat(b: KernelBuilder, a: Requantize) -> None:
+    """Requantize a row."""
     lanes = b.target.f32_lanes
-    scale, low, high = (b.splat(b.scalar(n), lanes) for n in ("scale", "low", "high"))
-    in_zero, zero = (b.splat(b.trunc(b.extent(n), I32), lanes) for n in ("in_zero", "zero"))
-    lo, hi = b.share(b.extent("count"), lanes)
+    scale, low, high = (b.splat(v, lanes) for v in (a.scale, a.codes.low, a.codes.high))
+    in_zero, zero = (b.splat(b.trunc(v, I32), lanes) for v in (a.in_zero, a.codes.zero))
+    lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
-        left = b.extent("count") - loop.index
-        codes = b.zext(b.load_prefix(vector(I8, lanes), b.pointer("x"), loop.index, left), I32)
+        left = a.count - loop.index
+        codes = b.zext(b.load_prefix(vector(I8, lanes), a.x, loop.index, left), I32)
         real = b.sitofp(codes - in_zero) * scale
-        b.store_prefix(
-            b.trunc(b.target.round_to_i32(b, b.clamp(real, low, high)) + zero, I8), b.pointer("y"), loop.index, left
-        )
+        rounded = b.target.round_to_i32(b, b.clamp(real, low, high))
+        b.store_prefix(b.trunc(rounded + zero, I8), a.y, loop.index, left)
 
 
-@kernel(pointers=("x", "table", "y"), extents=("count",))
-def lookup_flat(b: KernelBuilder) -> None:
-    """y = table[x], bytes; table: 256 bytes by unsigned code."""
+@kernel
+def lookup_flat(b: KernelBuilder, a: Lookup) -> None:
+    """y = table[x]."""
     size = b.target.vector_bytes
-    table = b.target.load_table(b, b.pointer("table"))
-    lo, hi = b.share(b.extent("count"), size)
+    table = b.target.load_table(b, a.table)
+    lo, hi = b.share(a.count, size)
     with b.loop(lo, hi, size) as loop:
-        left = b.extent("count") - loop.index
-        codes = b.load_prefix(vector(I8, size), b.pointer("x"), loop.index, left)
-        b.store_prefix(b.target.lookup(b, table, codes), b.pointer("y"), loop.index, left)
+        left = a.count - loop.index
+        codes = b.load_prefix(vector(I8, size), a.x, loop.index, left)
+        b.store_prefix(b.target.lookup(b, table, codes), a.y, loop.index, left)

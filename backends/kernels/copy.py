@@ -1,8 +1,12 @@
-"""Kernels that move elements: strided copies, and copies into a border."""
+"""Kernels that copy elements between different strides, and that copy images into a border."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Generic, Literal
+
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
 
@@ -12,45 +16,104 @@ OUTER = 5
 _BLOCK = 64
 """Runs of the axis around the innermost one in a unit of work."""
 
+Inner = Literal["run", "fill", "any"]
 
-@kernel(
-    pointers=("x", "y"),
-    extents=(
-        "count",
-        "x_step",
-        "y_step",
-        *(f"{n}" for n in ("n0", "n1", "n2", "n3", "n4")),
-        *(f"xs{i}" for i in range(OUTER)),
-        *(f"ys{i}" for i in range(OUTER)),
-    ),
-)
-def copy_strided_nd(b: KernelBuilder, *, itemsize: int, inner: str) -> None:
-    """y[i] = x[i] over n0..n4 and `count` elements innermost; strides in bytes. inner: "run" where both innermost steps
-    are one element, "fill" where x stands still, else "any". Threads share the outer elements."""
+
+@dataclass(frozen=True)
+class CopyAxis(Generic[E]):
+    """One axis of a copy: its size, and bytes from one element to the next in x and in y."""
+
+    size: E
+    x_stride: E
+    y_stride: E
+
+
+@dataclass(frozen=True)
+class StridedCopy(Arguments["StridedCopy"], Generic[P, E]):
+    """outer: the axes around the innermost one, outermost first."""
+
+    x: P
+    y: Written[P]
+    outer: tuple[CopyAxis[E], ...]
+    innermost: CopyAxis[E]
+
+
+@dataclass(frozen=True)
+class Gaps(Arguments["Gaps"], Generic[P, E]):
+    """Places between the elements of images.
+
+    Attributes:
+        gaps: for each gap of an image a pair of i64: the byte offset in the image, and the number of elements.
+        gap_count: how many pairs there are.
+        y_image: bytes from image to image.
+        fill: the bits of the element that is written.
+    """
+
+    gaps: P
+    y: Written[P]
+    images: E
+    gap_count: E
+    y_image: E
+    fill: E
+
+
+@dataclass(frozen=True)
+class PadRows(Arguments["PadRows"], Generic[P, E]):
+    """Images and the border that they get.
+
+    Attributes:
+        rows: for each row of a padded image an i64: the byte offset of its source in the image, or -1 for a row of the
+            border.
+        row_total, row_count: how many rows there are in all padded images, and in one.
+        x_image, y_image, y_row: bytes from image to image, and from row to row.
+        before, inside, after: elements of a row: of the border, copied, and of the border again.
+        fill: the bits of a border element.
+    """
+
+    x: P
+    rows: P
+    y: Written[P]
+    row_total: E
+    row_count: E
+    x_image: E
+    y_image: E
+    y_row: E
+    before: E
+    inside: E
+    after: E
+    fill: E
+
+
+@kernel(outer=OUTER)
+def copy_strided_nd(b: KernelBuilder, a: StridedCopy, *, itemsize: int, inner: Inner) -> None:
+    """y[i] = x[i]. Threads share the outer elements.
+
+    inner: "run" where the innermost axis is adjacent in x and in y, "fill" where it has one element of x for all of y,
+    which is adjacent; otherwise "any".
+    """
     element = ELEMENTS[itemsize]
-    sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
-    blocks = (sizes[-1] + (_BLOCK - 1)) // _BLOCK
-    total, count = blocks, b.extent("count")
-    for size in sizes[:-1]:
-        total = total * size
+    *around, last = a.outer
+    blocks = (last.size + (_BLOCK - 1)) // _BLOCK
+    total, count = blocks, a.innermost.size
+    for axis in around:
+        total = total * axis.size
     lo, hi = b.share(total)
     with b.loop(lo, hi) as unit:
-        first, rest, x, y = unit.index % blocks * _BLOCK, unit.index // blocks, b.pointer("x"), b.pointer("y")
-        for axis in reversed(range(OUTER - 1)):
-            place = rest % sizes[axis] if axis else rest
-            rest = rest // sizes[axis] if axis else rest
-            x, y = x + place * b.extent(f"xs{axis}"), y + place * b.extent(f"ys{axis}")
-        with b.loop(first, b.smin(first + _BLOCK, sizes[-1])) as line:
-            here, there = x + line.index * b.extent(f"xs{OUTER - 1}"), y + line.index * b.extent(f"ys{OUTER - 1}")
+        first, rest, x, y = unit.index % blocks * _BLOCK, unit.index // blocks, a.x, a.y
+        for number, axis in reversed(list(enumerate(around))):
+            place = rest % axis.size if number else rest
+            rest = rest // axis.size if number else rest
+            x, y = x + place * axis.x_stride, y + place * axis.y_stride
+        with b.loop(first, b.smin(first + _BLOCK, last.size)) as line:
+            here, there = x + line.index * last.x_stride, y + line.index * last.y_stride
             if inner == "run":
                 copy_run(b, here, there, count, element)
             elif inner == "fill":
                 fill_run(b, b.load(element, here), there, count)
             else:
                 with b.loop(0, count) as each:
-                    b.store(
-                        b.load(element, here, each.index * b.extent("x_step")), there, each.index * b.extent("y_step")
-                    )
+                    value = b.load(element, here, each.index * a.innermost.x_stride)
+                    b.store(value, there, each.index * a.innermost.y_stride)
 
 
 def copy_run(b: KernelBuilder, x: Value, y: Value, count: Value, element: Type) -> None:
@@ -79,64 +142,64 @@ def fill_run(b: KernelBuilder, value: Value, y: Value, count: Value) -> None:
         tail.yield_([])
 
 
-@kernel(pointers=("gaps", "y"), extents=("images", "gap_count", "y_image", "fill"))
-def fill_gaps(b: KernelBuilder, *, itemsize: int) -> None:
-    """Write one element all over the gaps of each image. gaps: (byte offset, elements) of each; fill: the element's
-    bits. Threads share gaps."""
-    element = ELEMENTS[itemsize]
-    fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
-    count = b.extent("gap_count")
-    lo, hi = b.share(b.extent("images") * count)
+def _bits(b: KernelBuilder, fill: Value, element: Type) -> Value:
+    """The element whose bits an extent holds."""
+    return fill if element is I64 else b.trunc(fill, element)
+
+
+@kernel
+def fill_gaps(b: KernelBuilder, a: Gaps, *, itemsize: int) -> None:
+    """Fill the gaps of each image with one element. Threads share gaps."""
+    fill = _bits(b, a.fill, ELEMENTS[itemsize])
+    lo, hi = b.share(a.images * a.gap_count)
     with b.loop(lo, hi) as unit:
-        gap = unit.index % count * 16
-        y = b.pointer("y") + (unit.index // count * b.extent("y_image") + b.load(I64, b.pointer("gaps"), gap))
-        fill_run(b, fill, y, b.load(I64, b.pointer("gaps"), gap, disp=8))
+        gap = unit.index % a.gap_count * 16
+        y = a.y + (unit.index // a.gap_count * a.y_image + b.load(I64, a.gaps, gap))
+        fill_run(b, fill, y, b.load(I64, a.gaps, gap, disp=8))
 
 
-def close_pixels(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: int) -> None:
-    """Copy pixels of `channels` bytes that lie four bytes apart in x, side by side in y; may write more than it copies,
-    but not behind the last pixel."""
+def compact(b: KernelBuilder, x: Value, y: Value, pixels: Value, channels: int) -> None:
+    """Copy pixels of `channels` bytes, which are four bytes apart in x and adjacent in y.
+
+    More bytes of y may be written than are copied, but none after the last pixel.
+    """
     size = b.target.vector_bytes
     lanes = size // 4
     picks = [4 * pixel + channel for pixel in range(lanes) for channel in range(channels)]
     with b.loop(0, pixels, lanes) as loop:
         left = pixels - loop.index
         quads = b.bitcast(b.load_prefix(vector(I32, lanes), x, loop.index * 4, left), vector(I8, size))
-        closed = b.shuffle(quads, None, picks + [0] * (size - len(picks)))
-        b.store_prefix(closed, y, loop.index * channels, left * channels)
+        adjacent = b.shuffle(quads, None, picks + [0] * (size - len(picks)))
+        b.store_prefix(adjacent, y, loop.index * channels, left * channels)
 
 
-@kernel(
-    pointers=("x", "rows", "y"),
-    extents=("row_total", "row_count", "x_image", "y_image", "y_row", "before", "inside", "after", "fill"),
-)
-def pad_rows(b: KernelBuilder, *, itemsize: int, channels: int) -> None:
-    """Copy images into a border. rows: for each padded row of an image the byte offset of its source in x, or -1 for a
-    row of the border. A padded row holds `before` elements of border, `inside` copied, `after` of border; fill: the
-    element's bits. Threads share rows.
-    channels: if not 0, x holds pixels of so many bytes, four apart, and in y they lie side by side;
-    products read y by fours, so four bytes behind its end are written too."""
+@kernel
+def pad_rows(b: KernelBuilder, a: PadRows, *, itemsize: int, channels: int) -> None:
+    """Copy images into a border. Threads share rows.
+
+    channels: if not 0, the pixels of x have this many bytes and are four bytes apart, and in y they are adjacent. Then
+    the four bytes after the end of y are written too, because products read y four bytes at a time.
+    """
     element = ELEMENTS[itemsize]
-    fill = b.extent("fill") if element is I64 else b.trunc(b.extent("fill"), element)
-    before, inside, after = (b.extent(name) for name in ("before", "inside", "after"))
-    lo, hi = b.share(b.extent("row_total"))
+    fill = _bits(b, a.fill, element)
+    lo, hi = b.share(a.row_total)
     with b.loop(lo, hi) as row:
-        image, line = row.index // b.extent("row_count"), row.index % b.extent("row_count")
-        y = b.pointer("y") + (image * b.extent("y_image") + line * b.extent("y_row"))
-        source = b.load(I64, b.pointer("rows"), line * 8)
+        image, line = row.index // a.row_count, row.index % a.row_count
+        y = a.y + (image * a.y_image + line * a.y_row)
+        source = b.load(I64, a.rows, line * 8)
         with b.if_(source < 0) as border:
-            fill_run(b, fill, y, before + inside + after)
+            fill_run(b, fill, y, a.before + a.inside + a.after)
             border.yield_([])
         with border.else_():
-            fill_run(b, fill, y, before)
-            x, inner = b.pointer("x") + (image * b.extent("x_image") + source), y + before * itemsize
+            fill_run(b, fill, y, a.before)
+            x, inner = a.x + (image * a.x_image + source), y + a.before * itemsize
             if channels:
-                close_pixels(b, x, inner, inside // channels, channels)
+                compact(b, x, inner, a.inside // channels, channels)
             else:
-                copy_run(b, x, inner, inside, element)
-            fill_run(b, fill, y + (before + inside) * itemsize, after)
+                copy_run(b, x, inner, a.inside, element)
+            fill_run(b, fill, y + (a.before + a.inside) * itemsize, a.after)
             border.yield_([])
     if channels:
-        with b.if_(hi == b.extent("row_total")) as last:
-            b.store(b.const(I32, 0), b.pointer("y"), hi // b.extent("row_count") * b.extent("y_image"))
+        with b.if_(hi == a.row_total) as last:
+            b.store(b.const(I32, 0), a.y, hi // a.row_count * a.y_image)
             last.yield_([])

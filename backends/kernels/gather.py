@@ -1,53 +1,93 @@
-"""Gathers. An index counts from the end if negative; one outside is clamped, so nothing outside the operand is ever
-read."""
+"""Kernels that gather elements by index.
+
+A negative index counts from the end. An index outside is clamped, so nothing outside of the operand is ever read.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Generic
+
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I32, I64
 from qcompiler.backends.kernels.copy import ELEMENTS, copy_run
 
-OUTER = 8
+AXES = 8
 
 
-def _index(b: KernelBuilder, at: Value, wide: bool) -> Value:
-    """Index number `at`, inside [0, size)."""
-    size, indices = b.extent("size"), b.pointer("indices")
-    index = b.load(I64, indices, at * 8) if wide else b.sext(b.load(I32, indices, at * 4), I64)
+@dataclass(frozen=True)
+class Indices(Generic[P, E]):
+    """Where the indices start, and the size of the axis that they point into."""
+
+    start: P
+    size: E
+
+
+@dataclass(frozen=True)
+class GatherRows(Arguments["GatherRows"], Generic[P, E]):
+    """x [outer, indices.size, inner] to y [outer, picks, inner], all row-major. picks: how many indices there are."""
+
+    x: P
+    indices: Indices[P, E]
+    y: Written[P]
+    outer: E
+    picks: E
+    inner: E
+
+
+@dataclass(frozen=True)
+class GatherAxis(Generic[E]):
+    """One axis of the result: its size, and bytes from one element to the next along it in x (0 along the axis that is
+    indexed)."""
+
+    size: E
+    stride: E
+
+
+@dataclass(frozen=True)
+class GatherElements(Arguments["GatherElements"], Generic[P, E]):
+    """Elements of x to y; indices and y are row-major over `axes`. stride: bytes along the axis that is indexed."""
+
+    x: P
+    indices: Indices[P, E]
+    y: Written[P]
+    axes: tuple[GatherAxis[E], ...]
+    stride: E
+
+
+def _index(b: KernelBuilder, indices: Indices, number: Value, wide: bool) -> Value:
+    """Index `number`, clamped to the axis. wide: indices are i64, otherwise i32."""
+    size, start = indices.size, indices.start
+    index = b.load(I64, start, number * 8) if wide else b.sext(b.load(I32, start, number * 4), I64)
     index = b.select(index < 0, index + size, index)
     return b.smin(b.smax(index, 0), size - 1)
 
 
-@kernel(pointers=("x", "indices", "y"), extents=("outer", "size", "picks", "inner"))
-def gather_rows(b: KernelBuilder, *, itemsize: int, wide: bool) -> None:
-    """x [outer, size, inner] -> y [outer, picks, inner], all row major."""
-    picks, run = b.extent("picks"), b.extent("inner") * itemsize
-    lo, hi = b.share(b.extent("outer") * picks)
+@kernel
+def gather_rows(b: KernelBuilder, a: GatherRows, *, itemsize: int, wide: bool) -> None:
+    """Copy the rows that the indices pick. Threads share rows of y."""
+    run = a.inner * itemsize
+    lo, hi = b.share(a.outer * a.picks)
     with b.loop(lo, hi) as row:
-        index = _index(b, row.index % picks, wide)
-        x = b.pointer("x") + (row.index // picks * b.extent("size") + index) * run
-        copy_run(b, x, b.pointer("y") + row.index * run, b.extent("inner"), ELEMENTS[itemsize])
+        index = _index(b, a.indices, row.index % a.picks, wide)
+        x = a.x + (row.index // a.picks * a.indices.size + index) * run
+        copy_run(b, x, a.y + row.index * run, a.inner, ELEMENTS[itemsize])
 
 
-@kernel(
-    pointers=("x", "indices", "y"),
-    extents=("size", "step", *(f"n{i}" for i in range(OUTER)), *(f"s{i}" for i in range(OUTER))),
-)
-def gather_single(b: KernelBuilder, *, itemsize: int, wide: bool) -> None:
-    """y[place] = x[place, with its axis replaced by the index]; indices and y row major over n0..n7. s0..s7: strides of
-    x, 0 on the axis;
-    step: its stride there."""
-    sizes = [b.extent(f"n{i}") for i in range(OUTER)]
-    total = sizes[0]
-    for size in sizes[1:]:
-        total = total * size
+@kernel(axes=AXES)
+def gather_single(b: KernelBuilder, a: GatherElements, *, itemsize: int, wide: bool) -> None:
+    """y[place] = x[place, with one axis replaced by the index]. Threads share elements."""
+    total = a.axes[0].size
+    for axis in a.axes[1:]:
+        total = total * axis.size
     element = ELEMENTS[itemsize]
     lo, hi = b.share(total)
     with b.loop(lo, hi) as each:
-        x, rest = b.pointer("x"), each.index
-        for axis in reversed(range(OUTER)):
-            x = x + (rest % sizes[axis] if axis else rest) * b.extent(f"s{axis}")
-            rest = rest // sizes[axis] if axis else rest
-        x = x + _index(b, each.index, wide) * b.extent("step")
-        b.store(b.load(element, x), b.pointer("y"), each.index * itemsize)
+        x, rest = a.x, each.index
+        for number, axis in reversed(list(enumerate(a.axes))):
+            x = x + (rest % axis.size if number else rest) * axis.stride
+            rest = rest // axis.size if number else rest
+        x = x + _index(b, a.indices, each.index, wide) * a.stride
+        b.store(b.load(element, x), a.y, each.index * itemsize)

@@ -160,7 +160,8 @@ def _tanh_series(terms: int) -> list[float]:
     """c with tanh x = x (c[0] + c[1] x^2 + ...), from tanh' = 1 - tanh^2."""
     exact = [Fraction(1)]
     for n in range(1, terms):
-        exact.append(-sum(exact[i] * exact[n - 1 - i] for i in range(n)) / (2 * n + 1))
+        square = sum((exact[i] * exact[n - 1 - i] for i in range(n)), Fraction(0))
+        exact.append(-square / (2 * n + 1))
     return [float(c) for c in exact]
 
 

@@ -1,28 +1,74 @@
-"""layer_norm, group_norm and instance_norm of rows, f32 and u8.
+"""layer_norm, group_norm and instance_norm of adjacent rows, f32 and u8.
 
-A row is `parts` runs of `run` adjacent elements; run r of row i has the gain and shift number i % groups * parts + r,
-or, where `each`, element e of a row has those numbered e (layer_norm: one run). Real statistics take 16 logical lanes
-along the row. norm_channels.py has those of codes channels last.
+Statistics of reals use 16 logical lanes along the row. norm_channels.py has the kernels for codes that lie channels
+last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.kernels.reduce import LOGICAL_LANES
 
-_CHUNK = 1 << 13  # registers: a lane of i32 adds four squares of each, 260100 at most
-_POINTERS = ("x", "gain", "shift", "y")
-_EXTENTS = ("rows", "groups", "parts", "run")
+_CHUNK = 1 << 13
+"""Registers of codes whose squares fit i32: a lane adds four of each register, 260100 at most."""
 
 
-def _sum(b: KernelBuilder, x: Value, element: Type, accumulator: Type, compute: Callable[[Value], Value]) -> Value:
-    """Sum of compute(element) over a row, as a scalar."""
+@dataclass(frozen=True)
+class NormRows(Generic[P, E]):
+    """The rows that are normalized, each by its own mean and variance. A row is `parts` runs of `run` elements.
+
+    Attributes:
+        gain, shift: f32. Run r of row i has number i % groups * parts + r. If each element has its own (layer_norm, of
+            one run), element e of every row has number e.
+    """
+
+    x: P
+    gain: P
+    shift: P
+    y: Written[P]
+    rows: E
+    groups: E
+    parts: E
+    run: E
+
+
+@dataclass(frozen=True)
+class NormReal(Arguments["NormReal"], Generic[P, E, S]):
+    """eps: added to the variance."""
+
+    rows: NormRows[P, E]
+    eps: S
+
+
+@dataclass(frozen=True)
+class NormCodes(Arguments["NormCodes"], Generic[P, E, S]):
+    """gain and shift are over the result's scale. in_zero: the zero point of x; eps: in squared units of x's scale."""
+
+    rows: NormRows[P, E]
+    in_zero: E
+    eps: S
+    codes: CodeRange[E, S]
+
+
+def _sum(
+    b: KernelBuilder,
+    rows: NormRows,
+    x: Value,
+    element: Type,
+    accumulator: Type,
+    compute: Callable[[Value], Value],
+) -> Value:
+    """The sum of compute(element) over a row, as a scalar."""
     lanes, size = LOGICAL_LANES, element.bits // 8
-    count = b.extent("parts") * b.extent("run")
+    count = rows.parts * rows.run
     whole = count // lanes * lanes
     start = b.zero(vector(accumulator, lanes))
     with b.loop(0, whole, lanes, carried=[start]) as loop:
@@ -62,6 +108,7 @@ def _sums_of_codes(b: KernelBuilder, x: Value, count: Value) -> tuple[Value, Val
 
 def _write(
     b: KernelBuilder,
+    rows: NormRows,
     row: Value,
     x: Value,
     y: Value,
@@ -69,15 +116,15 @@ def _write(
     each: bool,
     compute: Callable[[Value, Value, Value], Value],
 ) -> None:
-    """y = compute(x, gain, shift) over a row; of codes compute gives i32."""
+    """Write y = compute(x, gain, shift) over a row. compute: gives f32, or i32 codes. each: see `NormRows.gain`."""
     size = element.bits // 8
-    gain, shift, run = b.pointer("gain"), b.pointer("shift"), b.extent("run")
+    gain, shift, run = rows.gain, rows.shift, rows.run
     codes = element is I8
     width = b.target.i32_lanes if codes else LOGICAL_LANES
     block = 4 * width if codes else width
-    base = row % b.extent("groups") * b.extent("parts")
+    base = row % rows.groups * rows.parts
     whole = run // block * block
-    with b.loop(0, b.extent("parts")) as part:
+    with b.loop(0, rows.parts) as part:
         at = part.index * run * size
         fixed = None if each else [b.splat(b.load(F32, p, (base + part.index) * 4), width) for p in (gain, shift)]
 
@@ -106,72 +153,66 @@ def _write(
             b.store_prefix(b.trunc(found, I8) if codes else found, y, offset, left)
 
 
-def _rows(b: KernelBuilder, size: int, body: Callable[[Value, Value, Value], None]) -> None:
-    step = b.extent("parts") * b.extent("run") * size
-    lo, hi = b.share(b.extent("rows"))
+def _over_rows(b: KernelBuilder, rows: NormRows, size: int, body: Callable[[Value, Value, Value], None]) -> None:
+    """Emit body(row, x, y) for each row of this thread. size: bytes of an element."""
+    row_bytes = rows.parts * rows.run * size
+    lo, hi = b.share(rows.rows)
     with b.loop(lo, hi) as row:
-        body(row.index, b.pointer("x") + row.index * step, b.pointer("y") + row.index * step)
+        body(row.index, rows.x + row.index * row_bytes, rows.y + row.index * row_bytes)
 
 
-@kernel(pointers=_POINTERS, extents=_EXTENTS, scalars=("eps",))
-def norm_real(b: KernelBuilder, *, each: bool) -> None:
-    """(x - mean) / sqrt(var + eps) * gain + shift in f64, rounded once."""
+@kernel
+def norm_real(b: KernelBuilder, a: NormReal, *, each: bool) -> None:
+    """(x - mean) / sqrt(var + eps) * gain + shift in f64, rounded once. each: see `NormRows.gain`."""
+    rows = a.rows
 
     def wide(v: Value) -> Value:
         return b.convert("fpext", v, F64)
 
     def body(row: Value, x: Value, y: Value) -> None:
-        count = b.sitofp(b.extent("parts") * b.extent("run"), F64)
-        mean = b.splat(_sum(b, x, F32, F64, wide) / count, LOGICAL_LANES)
+        count = b.sitofp(rows.parts * rows.run, F64)
+        mean = b.splat(_sum(b, rows, x, F32, F64, wide) / count, LOGICAL_LANES)
 
         def squared(v: Value) -> Value:
             centered = wide(v) - mean
             return centered * centered
 
-        deviation = b.splat(b.sqrt(_sum(b, x, F32, F64, squared) / count + wide(b.scalar("eps"))), LOGICAL_LANES)
-        _write(
-            b,
-            row,
-            x,
-            y,
-            F32,
-            each,
-            lambda v, gain, shift: b.convert("fptrunc", (wide(v) - mean) / deviation * wide(gain) + wide(shift), F32),
-        )
+        variance = _sum(b, rows, x, F32, F64, squared) / count
+        deviation = b.splat(b.sqrt(variance + wide(a.eps)), LOGICAL_LANES)
 
-    _rows(b, 4, body)
+        def compute(v: Value, gain: Value, shift: Value) -> Value:
+            return b.convert("fptrunc", (wide(v) - mean) / deviation * wide(gain) + wide(shift), F32)
+
+        _write(b, rows, row, x, y, F32, each, compute)
+
+    _over_rows(b, rows, 4, body)
 
 
-@kernel(pointers=_POINTERS, extents=(*_EXTENTS, "in_zero", "zero"), scalars=("eps", "low", "high"))
-def norm_codes(b: KernelBuilder, *, each: bool) -> None:
-    """The integer meaning of qcompiler.ops.norm: exact sums, then f32 steps.
-
-    eps: in squared units of x's scale; gain and shift: over the result's scale.
-    """
-    lanes = b.target.i32_lanes
-
-    def splat(name: str) -> Value:
-        return b.splat(b.scalar(name), lanes)
-
-    in_zero = b.splat(b.trunc(b.extent("in_zero"), I32), lanes)
-    zero = b.splat(b.trunc(b.extent("zero"), I32), lanes)
+@kernel
+def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool) -> None:
+    """The integer meaning of the ops in qcompiler.ops.norm: exact sums, then f32 operations. each: see
+    `NormRows.gain`."""
+    rows, lanes = a.rows, b.target.i32_lanes
+    in_zero = b.splat(b.trunc(a.in_zero, I32), lanes)
+    zero = b.splat(b.trunc(a.codes.zero, I32), lanes)
 
     def centered(q: Value) -> Value:
         return b.zext(q, I32) - in_zero
 
     def body(row: Value, x: Value, y: Value) -> None:
-        count = b.extent("parts") * b.extent("run")
+        count = rows.parts * rows.run
         of_codes, of_squares = _sums_of_codes(b, x, count)
-        s1 = of_codes - count * b.extent("in_zero")
-        s2 = of_squares - b.extent("in_zero") * (of_codes + s1)
+        s1 = of_codes - count * a.in_zero
+        s2 = of_squares - a.in_zero * (of_codes + s1)
         mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes)
         variance = b.sitofp(count * s2 - s1 * s1) / b.sitofp(count * count)
-        inverse = b.splat(b.const(F32, 1.0) / b.sqrt(variance + b.scalar("eps")), lanes)
+        inverse = b.splat(b.const(F32, 1.0) / b.sqrt(variance + a.eps), lanes)
 
         def compute(q: Value, gain: Value, shift: Value) -> Value:
             real = (b.sitofp(centered(q)) - mean) * inverse * gain + shift
-            return b.target.round_to_i32(b, b.clamp(real, splat("low"), splat("high"))) + zero
+            low, high = b.splat(a.codes.low, lanes), b.splat(a.codes.high, lanes)
+            return b.target.round_to_i32(b, b.clamp(real, low, high)) + zero
 
-        _write(b, row, x, y, I8, each, compute)
+        _write(b, rows, row, x, y, I8, each, compute)
 
-    _rows(b, 1, body)
+    _over_rows(b, rows, 1, body)

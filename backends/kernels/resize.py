@@ -3,43 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, vector
-
-POINTERS = ("x", "places0", "weights0", "places1", "weights1", "places2", "weights2", "y")
-EXTENTS = ("images", "n0", "n1", "n2", "channels", "x_image", "y_image", "ys0", "ys1", "ys2")
+from qcompiler.backends.kernels.code_range import CodeRange
 
 
-@kernel(pointers=POINTERS, extents=(*EXTENTS, "in_zero", "zero"), scalars=("scale", "low", "high"))
-def interpolate(b: KernelBuilder, *, axes: int, codes: bool) -> None:
-    """places: (left, right) byte offsets of each result place along an axis; weights: f32 of the right one. Only the
-    last `axes` tables are interpolated. codes: u8 in, f32(q - in_zero) interpolated, times scale, requantized."""
+@dataclass(frozen=True)
+class ResizeAxis(Generic[P, E]):
+    """One spatial axis of the result.
+
+    Attributes:
+        places: for each place a pair of i64: the byte offsets in x of the two elements between which it lies.
+        weights: for each place the f32 weight of the second element.
+        size: how many places there are.
+        y_stride: bytes from place to place in y.
+    """
+
+    places: P
+    weights: P
+    size: E
+    y_stride: E
+
+
+@dataclass(frozen=True)
+class Interpolate(Arguments["Interpolate"], Generic[P, E, S]):
+    """Images and their resized copies.
+
+    Attributes:
+        axes: the spatial axes; missing ones come first, with one place.
+        x_image, y_image: bytes from image to image.
+        scale, in_zero, codes: of codes: the scale of x over that of y, the zero point of x, and the codes of y.
+    """
+
+    x: P
+    y: Written[P]
+    axes: tuple[ResizeAxis[P, E], ResizeAxis[P, E], ResizeAxis[P, E]]
+    images: E
+    channels: E
+    x_image: E
+    y_image: E
+    scale: S
+    in_zero: E
+    codes: CodeRange[E, S]
+
+
+@kernel
+def interpolate(b: KernelBuilder, a: Interpolate, *, axes: int, codes: bool) -> None:
+    """Interpolate along the last `axes` axes. codes: x and y are u8: f32(q - in_zero) is interpolated, multiplied with
+    the scale, and requantized."""
     lanes = b.target.f32_lanes
     element = vector(I8 if codes else F32, lanes)
     size = 1 if codes else 4
-    n0, n1, n2 = (b.extent(f"n{i}") for i in range(3))
-    in_zero, zero = (b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("in_zero", "zero"))
-    scale, low, high = (b.splat(b.scalar(name), lanes) for name in ("scale", "low", "high"))
+    n0, n1, n2 = (axis.size for axis in a.axes)
+    in_zero, zero = (b.splat(b.trunc(v, I32), lanes) for v in (a.in_zero, a.codes.zero))
+    scale, low, high = (b.splat(v, lanes) for v in (a.scale, a.codes.low, a.codes.high))
 
-    def ends(axis: int, place: Value) -> tuple[list[Value], Value]:
-        table = b.pointer(f"places{axis}")
-        weight = b.load(F32, b.pointer(f"weights{axis}"), place * 4)
-        return [b.load(I64, table, place * 16, disp=8 * side) for side in range(2)], b.splat(weight, lanes)
+    def ends(axis: ResizeAxis, place: Value) -> tuple[list[Value], Value]:
+        weight = b.load(F32, axis.weights, place * 4)
+        return [b.load(I64, axis.places, place * 16, disp=8 * side) for side in range(2)], b.splat(weight, lanes)
 
-    lo, hi = b.share(b.extent("images") * n0 * n1 * n2)
+    lo, hi = b.share(a.images * n0 * n1 * n2)
     with b.loop(lo, hi) as pixel:
         rest, p2 = pixel.index // n2, pixel.index % n2
         rest, p1 = rest // n1, rest % n1
         image, p0 = rest // n0, rest % n0
-        found = [ends(axis, place) for axis, place in ((0, p0), (1, p1), (2, p2))][3 - axes :]
-        x = b.pointer("x") + image * b.extent("x_image")
-        y = b.pointer("y") + (
-            image * b.extent("y_image") + p0 * b.extent("ys0") + p1 * b.extent("ys1") + p2 * b.extent("ys2")
-        )
-        with b.loop(0, b.extent("channels"), lanes) as channel:
-            left = b.extent("channels") - channel.index
+        found = [ends(axis, place) for axis, place in zip(a.axes, (p0, p1, p2))][3 - axes :]
+        x = a.x + image * a.x_image
+        offset = image * a.y_image
+        for axis, place in zip(a.axes, (p0, p1, p2)):
+            offset = offset + place * axis.y_stride
+        y = a.y + offset
+        with b.loop(0, a.channels, lanes) as channel:
+            left = a.channels - channel.index
 
             def corner(offsets: Sequence[Value], at: Value = channel.index, left: Value = left) -> Value:
                 pointer = x
@@ -49,7 +89,7 @@ def interpolate(b: KernelBuilder, *, axes: int, codes: bool) -> None:
                 return b.sitofp(b.zext(value, I32) - in_zero) if codes else value
 
             def blend(axis: int, offsets: list[Value]) -> Value:
-                """The value at these offsets along the axes after `axis`, axes up to it interpolated."""
+                """The value at these offsets along the axes after `axis`, interpolated along the axes up to it."""
                 if axis < 0:
                     return corner(offsets)
                 (first, second), weight = found[axis]

@@ -1,52 +1,112 @@
 """softmax and log_softmax of f32 lines, and softmax of u8 lines by a table of exp.
 
-A line is `size` elements `step` bytes apart, for each of outer * inner lines. Real ones: "across" puts lanes across the
-inner axis, "along" puts 16 logical lanes along the line (step is one element); exp and the sum are f64, the result is
-rounded once.
+Lines of reals have two modes: "across" has lanes across the inner axis, "along" has 16 logical lanes along the line,
+which is adjacent. exp and the sum are computed in f64, and the result is rounded once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, vector
 from qcompiler.backends.kernels import math as functions
-from qcompiler.backends.kernels.reduce import LOGICAL_LANES, largest
+from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernels.reduce import LOGICAL_LANES, Mode, largest
 
-_LINES = ("outer", "size", "inner", "x_outer", "x_step", "y_outer", "y_step")
+TABLE_FROM = 96
+"""For lines of at least this many codes, a table of the results of all 256 differences pays off."""
+_PLANES = 3
+"""How many bytes of an entry of the table of exp are not 0."""
+_CHUNK = 1 << 16
+"""Registers whose bytes can be added in i32: each lane adds 4 bytes of a register."""
 
 
-@kernel(pointers=("x", "y"), extents=_LINES)
-def softmax_real(b: KernelBuilder, *, mode: str, log: bool) -> None:
-    """e^(x - max) / sum, or x - max - log(sum)."""
+@dataclass(frozen=True)
+class Lines(Arguments["Lines"], Generic[P, E]):
+    """outer * inner lines of `size` elements; the strides are in bytes, along a line and from one outer line to the
+    next. Inner lines are adjacent."""
+
+    x: P
+    y: Written[P]
+    outer: E
+    size: E
+    inner: E
+    x_outer: E
+    x_stride: E
+    y_outer: E
+    y_stride: E
+
+
+@dataclass(frozen=True)
+class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
+    """Lines of adjacent codes.
+
+    Attributes:
+        table: i32 [256]: exp of each difference of a code to the largest one.
+        planes: u8 [3, 256]: the three low bytes of the entries.
+        lines, size: how many lines there are, and codes in each.
+        x_line, y_line: bytes from line to line.
+        scale: 1 over the scale of y.
+    """
+
+    x: P
+    table: P
+    planes: P
+    y: Written[P]
+    lines: E
+    size: E
+    x_line: E
+    y_line: E
+    scale: S
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
+    """Lines of codes at any strides. table, scale: as in `SoftmaxCodes`; x_inner, y_inner: bytes between inner lines."""
+
+    lines: Lines[P, E]
+    x_inner: E
+    y_inner: E
+    table: P
+    scale: S
+    codes: CodeRange[E, S]
+
+
+@kernel
+def softmax_real(b: KernelBuilder, a: Lines, *, mode: Mode, log: bool) -> None:
+    """e^(x - max) / sum, or (log) x - max - log(sum)."""
     if mode == "across":
-        _across(b, log)
+        _across(b, a, log)
     else:
-        _along(b, log)
+        _along(b, a, log)
 
 
 def _finish(b: KernelBuilder, log: bool, shifted: Value, total: Value) -> Value:
+    """The results, from x - max and the sum, or its logarithm."""
     found = shifted - total if log else functions.exp(b, shifted) / total
     return b.convert("fptrunc", found, F32)
 
 
-def _across(b: KernelBuilder, log: bool) -> None:
-    lanes = b.target.f32_lanes
-    inner, size = b.extent("inner"), b.extent("size")
-    blocks = (inner + (lanes - 1)) // lanes
+def _across(b: KernelBuilder, a: Lines, log: bool) -> None:
+    lanes, size = b.target.f32_lanes, a.size
+    blocks = (a.inner + (lanes - 1)) // lanes
     floats = vector(F32, lanes)
-    lo, hi = b.share(b.extent("outer") * blocks)
+    lo, hi = b.share(a.outer * blocks)
     with b.loop(lo, hi) as unit:
         outer, first = unit.index // blocks, unit.index % blocks * lanes
-        left = inner - first
-        x = b.pointer("x") + (outer * b.extent("x_outer") + first * 4)
-        y = b.pointer("y") + (outer * b.extent("y_outer") + first * 4)
+        left = a.inner - first
+        x = a.x + (outer * a.x_outer + first * 4)
+        y = a.y + (outer * a.y_outer + first * 4)
 
         def load(place: Value, x: Value = x, left: Value = left) -> Value:
-            return b.load_prefix(floats, x, place * b.extent("x_step"), left)
+            return b.load_prefix(floats, x, place * a.x_stride, left)
 
         with b.loop(0, size, carried=[b.const(floats, -math.inf)]) as tops:
             tops.yield_([largest(b)(tops.carried[0], load(tops.index))])
@@ -56,17 +116,18 @@ def _across(b: KernelBuilder, log: bool) -> None:
         total = functions.log(b, sums.results[0]) if log else sums.results[0]
         with b.loop(0, size) as places:
             shifted = b.convert("fpext", load(places.index), F64) - top
-            b.store_prefix(_finish(b, log, shifted, total), y, places.index * b.extent("y_step"), left)
+            b.store_prefix(_finish(b, log, shifted, total), y, places.index * a.y_stride, left)
 
 
-def _along(b: KernelBuilder, log: bool) -> None:
-    lanes, size = LOGICAL_LANES, b.extent("size")
+def _along(b: KernelBuilder, a: Lines, log: bool) -> None:
+    lanes, size = LOGICAL_LANES, a.size
     floats = vector(F32, lanes)
     whole = size // lanes * lanes
 
     def over(
         x: Value, start: Value, combine: Callable[[Value, Value], Value], compute: Callable[[Value], Value]
     ) -> Value:
+        """compute(element) of a whole line, combined."""
         with b.loop(0, whole, lanes, carried=[start]) as loop:
             loop.yield_([combine(loop.carried[0], compute(b.load(floats, x, loop.index * 4)))])
         with b.if_(whole < size) as tail:
@@ -77,9 +138,9 @@ def _along(b: KernelBuilder, log: bool) -> None:
             tail.yield_(loop.results)
         return b.reduce(combine, tail.results[0])
 
-    lo, hi = b.share(b.extent("outer"))
+    lo, hi = b.share(a.outer)
     with b.loop(lo, hi) as line:
-        x, y = b.pointer("x") + line.index * b.extent("x_outer"), b.pointer("y") + line.index * b.extent("y_outer")
+        x, y = a.x + line.index * a.x_outer, a.y + line.index * a.y_outer
         top = over(x, b.const(floats, -math.inf), largest(b), lambda v: v)
         top = b.splat(b.convert("fpext", top, F64), lanes)
         total = over(
@@ -96,44 +157,31 @@ def _along(b: KernelBuilder, log: bool) -> None:
             b.store_prefix(_finish(b, log, shifted, total), y, places.index * 4, left)
 
 
-TABLE_FROM = 96
-"""Lines of so many codes are worth a table of the results of all 256 differences."""
-_PLANES = 3  # bytes of an entry of the table that are not 0
-_CHUNK = 1 << 16  # registers whose bytes i32 can add up: 16 lanes of 4 bytes each
-
-
-@kernel(
-    pointers=("x", "table", "planes", "y"),
-    extents=("lines", "size", "x_line", "y_line", "zero"),
-    scalars=("scale", "low", "high"),
-)
-def softmax_codes(b: KernelBuilder) -> None:
-    """y = f32(e) / f32(sum of e) * scale, requantized, with e = table[max - q], i32; the sum is exact.
-
-    Lines of `size` adjacent codes. planes: the three low bytes of all 256 entries of the table, plane by plane.
-    """
-    lines = _CodeLines(b)
-    lo, hi = b.share(b.extent("lines"))
+@kernel
+def softmax_codes(b: KernelBuilder, a: SoftmaxCodes) -> None:
+    """y = f32(e) / f32(sum of e) * scale, requantized, with e = table[max - q] in i32; the sum is exact."""
+    lines = _CodeLines(b, a)
+    lo, hi = b.share(a.lines)
     with b.loop(lo, hi) as line:
-        x = b.pointer("x") + line.index * b.extent("x_line")
-        y = b.pointer("y") + line.index * b.extent("y_line")
+        x = a.x + line.index * a.x_line
+        y = a.y + line.index * a.y_line
         top = lines.top(x)
         total = b.sitofp(lines.total_by_planes(x, top) if b.target.fast_lookup else lines.total_by_loads(x, top))
-        with b.if_(b.extent("size") >= TABLE_FROM):
+        with b.if_(a.size >= TABLE_FROM):
             lines.write_by_table(x, y, top, total)
-        with b.if_(b.extent("size") < TABLE_FROM):
+        with b.if_(a.size < TABLE_FROM):
             lines.write_by_loads(x, y, top, total)
 
 
 class _CodeLines:
-    """The steps of a line."""
+    """The parts of `softmax_codes`: the largest code of a line, the sum, and the results."""
 
-    def __init__(self, b: KernelBuilder) -> None:
-        self.b, self.size, self.table = b, b.extent("size"), b.pointer("table")
+    def __init__(self, b: KernelBuilder, a: SoftmaxCodes) -> None:
+        self.b, self.size, self.table, self.scale, self.range = b, a.size, a.table, a.scale, a.codes
         self.bytes = vector(I8, b.target.vector_bytes)
-        self.planes = []
+        self.planes: list[list[Value]] = []
         if b.target.fast_lookup:
-            self.planes = [b.target.load_table(b, b.pointer("planes") + 256 * plane) for plane in range(_PLANES)]
+            self.planes = [b.target.load_table(b, a.planes + 256 * plane) for plane in range(_PLANES)]
 
     def _registers(
         self,
@@ -142,7 +190,8 @@ class _CodeLines:
         carried: list[Value],
         body: Callable[[Value, Value | None, list[Value]], list[Value]],
     ) -> list[Value]:
-        """body(place, left, carried) for each register of the line; left: codes in the last one, None in whole ones."""
+        """Emit body(place, left, carried) for each register of the line. left: how many codes the last one has; None
+        for whole registers."""
         b, lanes = self.b, self.bytes.lanes
         whole = lo + (hi - lo) // lanes * lanes
         with b.loop(lo, whole, lanes, carried=carried) as loop:
@@ -154,6 +203,7 @@ class _CodeLines:
         return tail.results
 
     def _codes(self, x: Value, place: Value, left: Value | None) -> Value:
+        """A register of codes; see `_registers`."""
         if left is None:
             return self.b.load(self.bytes, x, place)
         return self.b.load_prefix(self.bytes, x, place, left)
@@ -195,10 +245,11 @@ class _CodeLines:
         return self.b.load(I32, row, self.b.i64(0) - self.b.zext(code, I64) * 4)
 
     def _row(self, top: Value) -> Value:
+        """The address of table[top]."""
         return self.table + self.b.zext(top, I64) * 4
 
     def total_by_loads(self, x: Value, top: Value) -> Value:
-        """The sum of the entries, one by one."""
+        """The sum of the entries, which are loaded one by one."""
         b, row = self.b, self._row(top)
         whole = self.size // 4 * 4
         with b.loop(0, whole, 4, carried=[b.i64(0)] * 4) as loop:
@@ -212,12 +263,12 @@ class _CodeLines:
     def _finish(self, entries: Value, total: Value) -> Value:
         """i32 codes of the result."""
         b, lanes = self.b, entries.type.lanes
-        low, high, scale = (b.splat(b.scalar(name), lanes) for name in ("low", "high", "scale"))
+        low, high, scale = (b.splat(value, lanes) for value in (self.range.low, self.range.high, self.scale))
         real = b.clamp(b.sitofp(entries) / b.splat(total, lanes) * scale, low, high)
-        return b.target.round_to_i32(b, real) + b.splat(b.trunc(b.extent("zero"), I32), lanes)
+        return b.target.round_to_i32(b, real) + b.splat(b.trunc(self.range.zero, I32), lanes)
 
     def write_by_table(self, x: Value, y: Value, top: Value, total: Value) -> None:
-        """The results of all differences first, then one lookup a code."""
+        """Compute the results of all differences, then look each code up."""
         b, words = self.b, vector(I32, self.b.target.i32_lanes)
         parts = [self._finish(b.load(words, self.table, disp=4 * i), total) for i in range(0, 256, words.lanes)]
         table = b.target.make_table(b, [b.target.narrow(b, parts[i : i + 4], "u8") for i in range(0, len(parts), 4)])
@@ -234,29 +285,31 @@ class _CodeLines:
         self._registers(b.i64(0), self.size, [], body)
 
     def write_by_loads(self, x: Value, y: Value, top: Value, total: Value) -> None:
+        """Load the entry of each code."""
         b, lanes, row = self.b, self.b.target.i32_lanes, self._row(top)
         with b.loop(0, self.size, lanes) as loop:
             left = self.size - loop.index
             codes = b.load_prefix(vector(I8, lanes), x, loop.index, left)
             entries = b.zero(vector(I32, lanes))
-            for lane in range(lanes):  # behind the line codes are 0, a place of the table as well
+            for lane in range(lanes):  # codes after the end of the line are 0, which the table has too
                 entries = b.insert(entries, self._entry(row, b.extract(codes, lane)), lane)
             b.store_prefix(b.trunc(self._finish(entries, total), I8), y, loop.index, left)
 
 
-@kernel(pointers=("x", "table", "y"), extents=(*_LINES, "zero", "x_inner", "y_inner"), scalars=("scale", "low", "high"))
-def softmax_codes_strided(b: KernelBuilder) -> None:
-    """The same for lines with `step` bytes from code to code."""
-    size, table = b.extent("size"), b.pointer("table")
+@kernel
+def softmax_codes_strided(b: KernelBuilder, a: SoftmaxCodesStrided) -> None:
+    """Like `softmax_codes`, for lines at any strides, code by code."""
+    lines, table = a.lines, a.table
+    size = lines.size
 
     def code(x: Value, place: Value) -> Value:
-        return b.zext(b.load(I8, x, place * b.extent("x_step")), I64)
+        return b.zext(b.load(I8, x, place * lines.x_stride), I64)
 
-    lo, hi = b.share(b.extent("outer") * b.extent("inner"))
+    lo, hi = b.share(lines.outer * lines.inner)
     with b.loop(lo, hi) as line:
-        outer, inner = line.index // b.extent("inner"), line.index % b.extent("inner")
-        x = b.pointer("x") + (outer * b.extent("x_outer") + inner * b.extent("x_inner"))
-        y = b.pointer("y") + (outer * b.extent("y_outer") + inner * b.extent("y_inner"))
+        outer, inner = line.index // lines.inner, line.index % lines.inner
+        x = lines.x + (outer * lines.x_outer + inner * a.x_inner)
+        y = lines.y + (outer * lines.y_outer + inner * a.y_inner)
         with b.loop(0, size, carried=[b.i64(0)]) as tops:
             tops.yield_([b.smax(tops.carried[0], code(x, tops.index))])
         top = tops.results[0]
@@ -265,6 +318,6 @@ def softmax_codes_strided(b: KernelBuilder) -> None:
         total = b.sitofp(sums.results[0])
         with b.loop(0, size) as places:
             e = b.sitofp(b.load(I32, table, (top - code(x, places.index)) * 4))
-            real = b.clamp(e / total * b.scalar("scale"), b.scalar("low"), b.scalar("high"))
-            rounded = b.convert("lrint", real, I32) + b.trunc(b.extent("zero"), I32)
-            b.store(b.trunc(rounded, I8), y, places.index * b.extent("y_step"))
+            real = b.clamp(e / total * a.scale, a.codes.low, a.codes.high)
+            rounded = b.convert("lrint", real, I32) + b.trunc(a.codes.zero, I32)
+            b.store(b.trunc(rounded, I8), y, places.index * lines.y_stride)

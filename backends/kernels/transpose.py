@@ -1,18 +1,43 @@
-"""Copies that exchange which axis is innermost: channels last to row major and back."""
+"""Copies that exchange which axis is innermost: channels last to row-major and back."""
 
 from __future__ import annotations
 
-from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
+from dataclasses import dataclass
+from typing import Generic
 
-ELEMENTS: dict[int, Type] = {1: I8, 2: I16, 4: I32, 8: I64}
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import Type, vector
+from qcompiler.backends.kernels.copy import ELEMENTS, CopyAxis
+
 OUTER = 4
 """Axes around the two that change places."""
 TILE_BYTES = 16
-"""A tile is square: 16 bytes of as many rows as these hold elements."""
+"""A tile is square: as many rows of 16 bytes as these bytes hold elements."""
 _UNIT = 8
 """Tiles of columns in a unit of work."""
+
+
+@dataclass(frozen=True)
+class TransposedCopy(Arguments["TransposedCopy"], Generic[P, E]):
+    """Matrices, and their transposes.
+
+    Attributes:
+        x, y: columns are adjacent in x, rows are adjacent in y.
+        rows, columns: the size of a matrix.
+        x_row: bytes from row to row of x.
+        y_column: bytes from column to column of y.
+        outer: the axes around the matrices, outermost first.
+    """
+
+    x: P
+    y: Written[P]
+    rows: E
+    columns: E
+    x_row: E
+    y_column: E
+    outer: tuple[CopyAxis[E], ...]
 
 
 def transposed(b: KernelBuilder, rows: list[Value]) -> list[Value]:
@@ -26,54 +51,53 @@ def transposed(b: KernelBuilder, rows: list[Value]) -> list[Value]:
     return rows
 
 
-@kernel(
-    pointers=("x", "y"),
-    extents=("rows", "columns", "x_row", "y_column", *(f"{p}{i}" for p in ("n", "xs", "ys") for i in range(OUTER))),
-)
-def copy_transposed(b: KernelBuilder, *, itemsize: int) -> None:
-    """y[column, row] = x[row, column] over n0..n3; strides in bytes: x_row between rows of x, whose columns are
-    adjacent, y_column between columns of y, whose rows are adjacent. Threads share tiles of columns."""
-    element = ELEMENTS[itemsize]
+@kernel(outer=OUTER)
+def copy_transposed(b: KernelBuilder, a: TransposedCopy, *, itemsize: int) -> None:
+    """y[column, row] = x[row, column]. Threads share tiles of columns."""
     side = TILE_BYTES // itemsize
-    rows, columns = b.extent("rows"), b.extent("columns")
-    sizes = [b.extent(f"n{axis}") for axis in range(OUTER)]
-    blocks = (columns + (_UNIT * side - 1)) // (_UNIT * side)
+    blocks = (a.columns + (_UNIT * side - 1)) // (_UNIT * side)
     total = blocks
-    for size in sizes:
-        total = total * size
+    for axis in a.outer:
+        total = total * axis.size
     lo, hi = b.share(total)
     with b.loop(lo, hi) as unit:
         first, rest = unit.index % blocks * (_UNIT * side), unit.index // blocks
-        x, y = b.pointer("x"), b.pointer("y")
-        for axis in reversed(range(OUTER)):
-            place = rest % sizes[axis] if axis else rest
-            rest = rest // sizes[axis] if axis else rest
-            x, y = x + place * b.extent(f"xs{axis}"), y + place * b.extent(f"ys{axis}")
-        with b.loop(0, rows, side) as tile, b.loop(first, b.smin(first + _UNIT * side, columns), side) as column:
-            to = y + (column.index * b.extent("y_column") + tile.index * itemsize)
-            _tile(b, vector(element, side), x + column.index * itemsize, to, tile.index, rows, columns - column.index)
+        x, y = a.x, a.y
+        for number, axis in reversed(list(enumerate(a.outer))):
+            place = rest % axis.size if number else rest
+            rest = rest // axis.size if number else rest
+            x, y = x + place * axis.x_stride, y + place * axis.y_stride
+        with (
+            b.loop(0, a.rows, side) as tile,
+            b.loop(first, b.smin(first + _UNIT * side, a.columns), side) as column,
+        ):
+            to = y + (column.index * a.y_column + tile.index * itemsize)
+            left = a.columns - column.index
+            _tile(b, a, vector(ELEMENTS[itemsize], side), x + column.index * itemsize, to, tile.index, left)
 
 
-def _tile(b: KernelBuilder, type: Type, x: Value, y: Value, row: Value, rows: Value, left: Value) -> None:
-    """Up to side rows by `left` columns, from `row` on. x: the first column of row 0; y: where its element of `row`
-    goes."""
-    side, x_row, y_column = type.lanes, b.extent("x_row"), b.extent("y_column")
-    below = rows - row
+def _tile(b: KernelBuilder, a: TransposedCopy, type: Type, x: Value, y: Value, row: Value, left: Value) -> None:
+    """Transpose one tile: up to `side` rows from `row` on, and `left` columns.
+
+    type: of a row of a tile. x: the first column of row 0. y: where its element in `row` goes.
+    """
+    side = type.lanes
+    below = a.rows - row
     with b.if_(left >= side) as wide:
-        loaded = [b.load(type, x, b.smin(row + i, rows - 1) * x_row) for i in range(side)]
+        loaded = [b.load(type, x, b.smin(row + i, a.rows - 1) * a.x_row) for i in range(side)]
         found = transposed(b, loaded)
         with b.if_(below >= side) as whole:
             for i, value in enumerate(found):
-                b.store(value, y, y_column * i)
+                b.store(value, y, a.y_column * i)
             whole.yield_([])
         with whole.else_():
             for i, value in enumerate(found):
-                b.store_prefix(value, y, y_column * i, below)
+                b.store_prefix(value, y, a.y_column * i, below)
             whole.yield_([])
         wide.yield_([])
     with wide.else_():
-        with b.loop(row, b.smin(row + side, rows)) as line, b.loop(0, left) as place:
+        with b.loop(row, b.smin(row + side, a.rows)) as line, b.loop(0, left) as place:
             size = type.element.bytes
-            one = b.load(type.element, x, line.index * x_row + place.index * size)
-            b.store(one, y, place.index * y_column + (line.index - row) * size)
+            one = b.load(type.element, x, line.index * a.x_row + place.index * size)
+            b.store(one, y, place.index * a.y_column + (line.index - row) * size)
         wide.yield_([])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.kernels.copy import pad_rows
+from qcompiler.backends.kernels.copy import PadRows, pad_rows
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, layout_strides
@@ -82,21 +82,21 @@ def padded(s: NodeLowering, x: TensorView, padding: Pairs, channel_stride: int) 
     fill = zero_point(s.type(0)) if s.type(0).is_quantized else 0
     before, after = padding[-1]
     s.call(
-        pad_rows,
-        {"itemsize": size, "channels": 0 if x.strides[-1] == channel_stride * size else channels},
-        x=x,
-        rows=s.table(rows),
-        y=y,
-        row_total=images * len(rows),
-        row_count=len(rows),
-        x_image=x.strides[0],
-        y_image=y.strides[0],
-        y_row=shape[-1] * channel_stride * size,
-        before=before * channel_stride,
-        inside=spatial[-1] * channel_stride,
-        after=after * channel_stride,
-        fill=fill,
-        writes=("y",),
+        pad_rows(itemsize=size, channels=0 if x.strides[-1] == channel_stride * size else channels),
+        PadRows(
+            x=x,
+            rows=s.table(rows),
+            y=y,
+            row_total=images * len(rows),
+            row_count=len(rows),
+            x_image=x.strides[0],
+            y_image=y.strides[0],
+            y_row=shape[-1] * channel_stride * size,
+            before=before * channel_stride,
+            inside=spatial[-1] * channel_stride,
+            after=after * channel_stride,
+            fill=fill,
+        ),
         bytes=2 * images * y.strides[0],
     )
     return y

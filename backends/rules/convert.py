@@ -12,7 +12,7 @@ from qcompiler.backends.lowering.views import TensorView, storage_bytes
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.quantization import qmath
-from qcompiler.types import DType, TensorType
+from qcompiler.types import DType, QuantParams, TensorType
 
 
 def bounds(type: TensorType, activation: str = "none") -> dict[str, float]:
@@ -30,6 +30,12 @@ def code_range(type: TensorType, activation: str = "none") -> CodeRange[int, flo
     return CodeRange(zero=zero, low=float(low - zero), high=float(high - zero))
 
 
+def per_tensor(type: TensorType) -> QuantParams:
+    """The parameters of a type that is quantized per tensor."""
+    assert type.quant is not None
+    return type.quant
+
+
 def zero_point(type: TensorType) -> int:
     """The zero point of a type that is quantized per tensor."""
     assert type.quant is not None
@@ -37,7 +43,7 @@ def zero_point(type: TensorType) -> int:
 
 
 def in_result_layout(s: NodeLowering, index: int) -> TensorView:
-    """An operand in the layout of the result, so that both can be gone through as one run."""
+    """An operand in the layout of the result, so that the storage of both can be run over as one row."""
     layout = s.out.layout
     if layout is None or layout.order == "row_major":
         return s.row_major(index)
@@ -45,112 +51,94 @@ def in_result_layout(s: NodeLowering, index: int) -> TensorView:
 
 
 def run_length(s: NodeLowering) -> int:
-    """Elements of the result's storage, gaps included."""
+    """The elements of the result's storage, including gaps."""
     return storage_bytes(s.result().shape, 1, s.out.layout)
 
 
-def _per_tensor_u8(node: Node, target: Target) -> str | None:
-    for value in (node.operands[0], node.result):
-        if value.type.is_quantized and (value.type.dtype is not DType.U8 or value.type.quant.axis is not None):
-            return f"{value.type} is not u8 with per-tensor parameters"
-        if not value.type.is_quantized and value.type.dtype is not DType.F32:
-            return f"{value.type} is not f32"
+def _why_not_per_tensor_u8(node: Node, target: Target) -> str | None:
+    """Why the first operand and the result of a node are not f32 or u8 with per-tensor parameters, or None."""
+    for type in (node.operands[0].type, node.result.type):
+        if type.quant is None and type.dtype is not DType.F32:
+            return f"{type} is not f32"
+        if type.quant is not None and (type.dtype is not DType.U8 or type.quant.axis is not None):
+            return f"{type} is not u8 with per-tensor parameters"
     return None
 
 
-@lowers("quantize", unless=_per_tensor_u8)
+@lowers("quantize", unless=_why_not_per_tensor_u8)
 def quantize(s: NodeLowering) -> None:
-    layout, common = s.out.layout, {"zero": zero_point(s.out), "scale": s.out.quant.scale[0], **bounds(s.out)}
-    y = s.result()
-    if layout is not None and s.operand(0).is_row_major and layout.channel_stride % 4 == 0:
+    layout, scale, codes = s.out.layout, per_tensor(s.out).scale[0], code_range(s.out)
+    x, y = s.operand(0), s.result()
+    nbytes = 5 * y.elements
+    if layout is not None and x.is_row_major and layout.channel_stride % 4 == 0:
         images, channels, *spatial = y.shape
         s.call(
-            kernels.quantize_channels_last,
-            {"packed": layout.channel_stride == 4},
-            x=s.operand(0),
-            y=y,
-            images=images,
-            channels=channels,
-            pixels=math.prod(spatial),
-            stride=layout.channel_stride,
-            writes=("y",),
-            bytes=5 * y.elements,
-            **common,
+            kernels.quantize_channels_last(packed=layout.channel_stride == 4),
+            kernels.QuantizeImages(
+                x=x,
+                y=y,
+                images=images,
+                channels=channels,
+                pixels=math.prod(spatial),
+                channel_stride=layout.channel_stride,
+                scale=scale,
+                codes=codes,
+            ),
+            bytes=nbytes,
         )
         return
-    x = s.operand(0)
+    kernel = kernels.quantize_flat()
     if x.strides == tuple(4 * stride for stride in y.strides):
-        s.call(kernels.quantize_flat, x=x, y=y, count=run_length(s), writes=("y",), bytes=5 * y.elements, **common)
+        s.call(kernel, kernels.Quantize(x=x, y=y, count=run_length(s), scale=scale, codes=codes), bytes=nbytes)
         return
-    flat = s.lowering.new(s.out, f"{s.node.name}.row_major", None)
-    s.call(
-        kernels.quantize_flat, x=s.row_major(0), y=flat, count=y.elements, writes=("y",), bytes=5 * y.elements, **common
-    )
+    flat = s.new(s.out, f"{s.node.name}.row_major")
+    row = s.row_major(0)
+    s.call(kernel, kernels.Quantize(x=row, y=flat, count=y.elements, scale=scale, codes=codes), bytes=nbytes)
     s.copy(flat, y)
 
 
-@lowers("dequantize", unless=_per_tensor_u8)
+@lowers("dequantize", unless=_why_not_per_tensor_u8)
 def dequantize(s: NodeLowering) -> None:
-    quant, y = s.type(0).quant, s.result()
-    x = s.operand(0)
+    x, y, kernel = s.operand(0), s.result(), kernels.dequantize_flat()
+    scale, zero = per_tensor(s.type(0)).scale[0], zero_point(s.type(0))
     if y.strides != tuple(4 * stride for stride in x.strides):
         if s.out.layout is not None:
-            flat = s.lowering.new(s.out, f"{s.node.name}.row_major", None)
-            s.call(
-                kernels.dequantize_flat,
-                x=s.row_major(0),
-                y=flat,
-                count=y.elements,
-                zero=quant.zero_point[0],
-                scale=quant.scale[0],
-                writes=("y",),
-            )
+            flat = s.new(s.out, f"{s.node.name}.row_major")
+            row = s.row_major(0)
+            s.call(kernel, kernels.Dequantize(x=row, y=flat, count=y.elements, scale=scale, zero=zero))
             s.copy(flat, y)
             return
         x = s.row_major(0)
-    s.call(
-        kernels.dequantize_flat,
-        x=x,
-        y=y,
-        count=run_length(s),
-        zero=quant.zero_point[0],
-        scale=quant.scale[0],
-        writes=("y",),
-        bytes=5 * y.elements,
-    )
+    s.call(kernel, kernels.Dequantize(x=x, y=y, count=run_length(s), scale=scale, zero=zero), bytes=5 * y.elements)
 
 
-@lowers("requantize", unless=_per_tensor_u8)
+@lowers("requantize", unless=_why_not_per_tensor_u8)
 def requantize(s: NodeLowering) -> None:
     requantize_run(s, in_result_layout(s, 0))
 
 
 def requantize_run(s: NodeLowering, x: TensorView) -> None:
-    """The result from codes with the first operand's parameters that lie as the result does."""
-    source = s.type(0).quant
+    """Write the result from codes that have the first operand's parameters and the result's layout."""
+    source = per_tensor(s.type(0))
     s.call(
-        kernels.requantize_flat,
-        x=x,
-        y=s.result(),
-        count=run_length(s),
-        in_zero=source.zero_point[0],
-        zero=zero_point(s.out),
-        scale=float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]),
-        writes=("y",),
+        kernels.requantize_flat(),
+        kernels.Requantize(
+            x=x,
+            y=s.result(),
+            count=run_length(s),
+            scale=float(qmath.multiplier(source.scales, over=per_tensor(s.out).scales)[0]),
+            in_zero=source.zero_point[0],
+            codes=code_range(s.out),
+        ),
         bytes=2 * x.elements,
-        **bounds(s.out),
     )
 
 
-@lowers("lookup", unless=_per_tensor_u8)
+@lowers("lookup", unless=_why_not_per_tensor_u8)
 def lookup(s: NodeLowering) -> None:
     x = in_result_layout(s, 0)
     s.call(
-        kernels.lookup_flat,
-        x=x,
-        table=s.table(s.constant(1)),
-        y=s.result(),
-        count=run_length(s),
-        writes=("y",),
+        kernels.lookup_flat(),
+        kernels.Lookup(x=x, table=s.table(s.constant(1)), y=s.result(), count=run_length(s)),
         bytes=2 * x.elements,
     )

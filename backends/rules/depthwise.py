@@ -17,7 +17,7 @@ from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides,
 from qcompiler.backends.rules.conv import is_depthwise, not_conv
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_bounds
-from qcompiler.backends.rules.movement import shadow, split_axis, view
+from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.target import Target
@@ -68,8 +68,8 @@ def repeated_channels(s: NodeLowering, times: int) -> TensorView:
         shape,
         layout_strides(shape, size, layout),
     )
-    target = split_axis(shadow(y), 1, x.shape[1], times)
-    s.copy(view(x, np.broadcast_to(np.expand_dims(shadow(x), 2), target.shape)), view(y, target))
+    target = split_axis(geometry(y), 1, x.shape[1], times)
+    s.copy(part_of(x, np.broadcast_to(np.expand_dims(geometry(x), 2), target.shape)), part_of(y, target))
     return y
 
 

@@ -6,21 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels import convert, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
+from qcompiler.backends.kernels import elementwise_codes as code_kernels
+from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.lowering.why_not import why_not_f32
-from qcompiler.backends.rules.convert import bounds, in_result_layout, run_length, zero_point
-from qcompiler.backends.rules.maps import run_map
+from qcompiler.backends.rules.convert import code_range, in_result_layout, per_tensor, run_length
+from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.interpreter import unary_function
 from qcompiler.ir import Node
 from qcompiler.opdef import Trait, all_ops, opdef
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import build_table
-from qcompiler.types import DType
+from qcompiler.types import DType, QuantParams
 
 _UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
 _FLOAT_UNARY = tuple(name for name in _UNARY if name in kernels.FLOAT)
@@ -31,70 +34,69 @@ _COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_
 # -- real
 
 
-def _not_real(node: Node, target: Target) -> str | None:
-    """Fits f32; and f64 where a function is a few IEEE operations, for ours are made for f32."""
+def _why_not_real(node: Node, target: Target) -> str | None:
+    """Why a node is not all f32, or None. f64 is fine if the function is a few IEEE operations: our own are for f32."""
     if node.op in kernels.DOUBLE and {value.type.dtype for value in (*node.operands, *node.results)} == {DType.F64}:
         return None
     return why_not_f32(node, target)
 
 
-@lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_not_real)
+@lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_why_not_real)
 def real_map(s: NodeLowering) -> None:
     attrs = dict(s.attrs)
     params = kernels.attr_names(attrs)
     op = "gelu_tanh" if s.node.op == "gelu" and attrs["approximate"] == "tanh" else s.node.op
-    values = _parameters(s.node.op, [attrs[name] for name in params])
     operands = [s.operand(i) for i in range(len(s.node.operands))]
-    run_map(
-        s,
-        kernels.REAL[len(operands)],
-        operands,
-        {"op": op, "params": ",".join(params), "activation": attrs.get("activation", "none"), "dtype": _dtype(s.node)},
-        **values,
-    )
+    _run_real(s, op, operands, params, attrs.get("activation", "none"))
 
 
-def _parameters(op: str, attrs: Sequence[float]) -> dict[str, float]:
-    """The scalars p0 and p1, and what they lack to float64. Where x > attr decides, x and p0 being f32, p0 is the next
-    f32 below."""
-    values = {f"p{i}{rest}": 0.0 for i in range(2) for rest in ("", "_rest")}
-    for i, attr in enumerate(attrs):
-        single = np.float32(attr)
-        if i == 0 and op in ("hardshrink", "threshold") and float(single) > attr:
-            single = np.nextafter(single, np.float32(-np.inf))
-        values[f"p{i}"] = float(single)
-        values[f"p{i}_rest"] = float(np.float32(attr - float(single))) if np.isfinite(single) else 0.0
-    return values
+def _run_real(
+    s: NodeLowering, op: str, operands: Sequence[TensorView], params: Sequence[str] = (), activation: str = "none"
+) -> None:
+    """Append a map with a function of `kernels.FLOAT`. params: the names of the attributes that it takes."""
+    first, second = [_float_attr(op, i, s.attrs[name]) for i, name in enumerate(params)] + [_NONE] * (2 - len(params))
+    dtype = str(s.out.dtype)
+
+    def real(inner: str, tensors: Map[Memory, int]) -> MapCall[kernels.RealMap]:
+        kernel = kernels.REAL[len(operands)](
+            op=op, inner=inner, params=",".join(params), activation=activation, dtype=dtype
+        )
+        return kernel, kernels.RealMap(tensors, (first, second))
+
+    run_map(s, operands, real)
+
+
+_NONE = kernels.FloatAttr(value=0.0, rest=0.0)
+
+
+def _float_attr(op: str, index: int, attr: float) -> kernels.FloatAttr[float]:
+    """An attribute as the kernels take it. Where a function compares x with its first attribute, in f32, and no f32
+    equals the attribute, the next smaller one stands for it."""
+    single = np.float32(attr)
+    if index == 0 and op in ("hardshrink", "threshold") and float(single) > attr:
+        single = np.nextafter(single, np.float32(-np.inf))
+    rest = float(np.float32(attr - float(single))) if np.isfinite(single) else 0.0
+    return kernels.FloatAttr(value=float(single), rest=rest)
 
 
 @lowers("sin", "cos", unless=why_not_f32)
 def trigonometric(s: NodeLowering) -> None:
     x = in_result_layout(s, 0)
+    table = s.packed("table", trigonometry.reduction_table)
     s.call(
-        trigonometry.trigonometric,
-        {"op": s.node.op},
-        x=x,
-        table=s.packed("table", trigonometry.reduction_table),
-        y=s.result(),
-        count=run_length(s),
-        writes=("y",),
+        trigonometry.trigonometric(op="sin" if s.node.op == "sin" else "cos"),
+        trigonometry.Trigonometric(x=x, table=table, y=s.result(), count=run_length(s)),
         bytes=8 * x.elements,
     )
 
 
 @lowers("prelu", unless=why_not_f32)
 def real_prelu(s: NodeLowering) -> None:
-    run_map(
-        s,
-        kernels.REAL[2],
-        [s.operand(0), _per_channel(s, s.operand(1))],
-        {"op": "prelu", "params": "", "activation": "none", "dtype": _dtype(s.node)},
-        **_parameters("prelu", ()),
-    )
+    _run_real(s, "prelu", [s.operand(0), _per_channel(s, s.operand(1))])
 
 
 def _per_channel(s: NodeLowering, values: TensorView) -> TensorView:
-    """[C] seen along axis 1 of the first operand; [1] as it is."""
+    """[C] as a view along axis 1 of the first operand; [1] as it is."""
     rank = len(s.operand(0).shape)
     if values.elements == 1 or rank == 1:
         return values
@@ -108,58 +110,72 @@ def _dtype(node: Node, index: int = 0) -> str:
     return str(node.operands[index].type.dtype)
 
 
-def _not_plain(node: Node, target: Target) -> str | None:
-    """Fits integers without quantization parameters."""
-    for value in (*node.operands, *node.results):
-        if value.type.is_quantized or str(value.type.dtype) not in kernels.INTEGERS:
-            return f"{value.type} is not a plain integer"
+def _why_not_plain(node: Node, target: Target) -> str | None:
+    """Why a node is not all integers without quantization parameters, or None."""
+    for type in [value.type for value in (*node.operands, *node.results) if value is not None]:
+        if type.is_quantized or str(type.dtype) not in kernels.INTEGERS:
+            return f"{type} is not a plain integer"
     return "a fused activation" if node.attrs.get("activation", "none") != "none" else None
 
 
-@lowers(*(name for name in (*_UNARY, *_BINARY) if name in kernels.PLAIN), unless=_not_plain)
+@lowers(*(name for name in (*_UNARY, *_BINARY) if name in kernels.PLAIN), unless=_why_not_plain)
 def integer_map(s: NodeLowering) -> None:
     operands = [s.operand(i) for i in range(len(s.node.operands))]
-    run_map(s, kernels.INTEGER[len(operands)], operands, {"op": s.node.op, "dtype": _dtype(s.node)})
+    op, dtype, kernel = s.node.op, _dtype(s.node), kernels.INTEGER[len(operands)]
+    run_map(s, operands, lambda inner, tensors: (kernel(op=op, inner=inner, dtype=dtype), tensors))
 
 
-@lowers("hardtanh", unless=_not_plain)
+@lowers("hardtanh", unless=_why_not_plain)
 def integer_clamp(s: NodeLowering) -> None:
     """The bounds are truncated, and saturated to the type."""
-    type = s.out.dtype
+    dtype = s.out.dtype
     bounds = (np.float32(s.attrs[name]) for name in ("min_value", "max_value"))
-    low, high = (type.max if bound >= type.max else type.min if bound <= type.min else int(bound) for bound in bounds)
-    run_map(s, kernels.CLAMP, [s.operand(0)], {"dtype": str(type)}, low=low, high=high)
+    low, high = (
+        dtype.max if bound >= dtype.max else dtype.min if bound <= dtype.min else int(bound) for bound in bounds
+    )
+
+    def clamp(inner: str, tensors: Map[Memory, int]) -> MapCall[kernels.ClampMap]:
+        return kernels.map_clamp(inner=inner, dtype=str(dtype)), kernels.ClampMap(tensors, low=low, high=high)
+
+    run_map(s, [s.operand(0)], clamp)
 
 
-def _not_comparable(node: Node, target: Target) -> str | None:
+def _why_not_comparable(node: Node, target: Target) -> str | None:
+    """Why no kernel compares the operands of a node, or None."""
     kind = _dtype(node)
     if node.operands[0].type.is_quantized or kind not in (*kernels.INTEGERS, *kernels.REALS):
         return f"{node.operands[0].type} is not compared"
     return None
 
 
-@lowers(*_COMPARISONS, unless=_not_comparable)
+@lowers(*_COMPARISONS, unless=_why_not_comparable)
 def comparison(s: NodeLowering) -> None:
-    run_map(s, kernels.COMPARE, [s.operand(0), s.operand(1)], {"op": s.node.op, "dtype": _dtype(s.node)})
+    op, dtype = s.node.op, _dtype(s.node)
+    operands = [s.operand(0), s.operand(1)]
+    run_map(s, operands, lambda inner, tensors: (kernels.map_compare(op=op, inner=inner, dtype=dtype), tensors))
 
 
 @lowers("logical_and", "logical_or", "logical_not")
 def logic(s: NodeLowering) -> None:
     operands = [s.operand(i) for i in range(len(s.node.operands))]
-    run_map(s, kernels.LOGIC[len(operands)], operands, {"op": s.node.op})
+    op, kernel = s.node.op, kernels.LOGIC[len(operands)]
+    run_map(s, operands, lambda inner, tensors: (kernel(op=op, inner=inner), tensors))
 
 
-def _not_selectable(node: Node, target: Target) -> str | None:
+def _why_not_selectable(node: Node, target: Target) -> str | None:
+    """Why no kernel selects between elements of a node's result, or None."""
     size = node.result.type.dtype.numpy.itemsize
     return None if size in (1, 2, 4, 8) else f"elements of {size} bytes"
 
 
-@lowers("where", unless=_not_selectable)
+@lowers("where", unless=_why_not_selectable)
 def where(s: NodeLowering) -> None:
-    run_map(s, kernels.WHERE, [s.operand(i) for i in range(3)], {"itemsize": s.out.dtype.numpy.itemsize})
+    itemsize, operands = s.out.dtype.numpy.itemsize, [s.operand(i) for i in range(3)]
+    run_map(s, operands, lambda inner, tensors: (kernels.map_where(inner=inner, itemsize=itemsize), tensors))
 
 
-def _not_castable(node: Node, target: Target) -> str | None:
+def _why_not_castable(node: Node, target: Target) -> str | None:
+    """Why no kernel casts between the types of a node, or None."""
     known = (*kernels.INTEGERS, *kernels.REALS)
     kinds = _dtype(node), str(node.result.type.dtype)
     if any(kind not in known for kind in kinds):
@@ -167,74 +183,71 @@ def _not_castable(node: Node, target: Target) -> str | None:
     return None
 
 
-@lowers("cast", unless=_not_castable)
+@lowers("cast", unless=_why_not_castable)
 def cast(s: NodeLowering) -> None:
-    run_map(s, kernels.CAST, [s.operand(0)], {"source": _dtype(s.node), "to": str(s.out.dtype)})
+    source, to = _dtype(s.node), str(s.out.dtype)
+    run_map(s, [s.operand(0)], lambda inner, tensors: (kernels.map_cast(inner=inner, source=source, to=to), tensors))
 
 
 # -- codes
 
 
-def _not_codes(node: Node, target: Target) -> str | None:
-    """Fits u8 operands and results, per tensor (prelu's weight aside)."""
+def _why_not_codes(node: Node, target: Target) -> str | None:
+    """Why a node's operands (apart from prelu's weight) and results are not all u8 with per-tensor parameters, or
+    None."""
     for value in (*node.operands[: 1 if node.op == "prelu" else None], *node.results):
         if value.type.dtype is not DType.U8 or value.type.quant is None or value.type.quant.axis is not None:
             return f"{value.type} is not u8 with per-tensor parameters"
     return None
 
 
-@lowers(*_UNARY, unless=_not_codes)
+@lowers(*_UNARY, unless=_why_not_codes)
 def unary_table(s: NodeLowering) -> None:
     definition = opdef(s.node.op)
     table = s.memo("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
     x = in_result_layout(s, 0)
     s.call(
-        convert.lookup_flat,
-        x=x,
-        table=s.table(table),
-        y=s.result(),
-        count=run_length(s),
-        writes=("y",),
+        convert.lookup_flat(),
+        convert.Lookup(x=x, table=s.table(table), y=s.result(), count=run_length(s)),
         bytes=2 * x.elements,
     )
 
 
-@lowers(*_BINARY, unless=_not_codes)
+@lowers(*_BINARY, unless=_why_not_codes)
 def codes_map(s: NodeLowering) -> None:
-    x, y, out = s.type(0).quant, s.type(1).quant, s.out.quant
-    if s.node.op == "mul":
-        scales = (qmath.multiplier(x.scales, y.scales, over=out.scales)[0], 0.0)
-    elif s.node.op == "div":
-        scales = (qmath.multiplier(x.scales, over=y.scales.astype(np.float64) * np.float64(out.scale[0]))[0], 0.0)
-    else:
-        scales = tuple(qmath.multiplier(q.scales, over=out.scale[0])[0] for q in (x, y))
-    run_map(
-        s,
-        kernels.CODES,
-        [s.operand(0), s.operand(1)],
-        {"op": s.node.op},
-        zero0=x.zero_point[0],
-        zero1=y.zero_point[0],
-        zero=zero_point(s.out),
-        scale0=float(scales[0]),
-        scale1=float(scales[1]),
-        **bounds(s.out, s.attrs.get("activation", "none")),
-    )
+    x, y, out = per_tensor(s.type(0)), per_tensor(s.type(1)), per_tensor(s.out)
+    x_scale, y_scale = _scales(s.node.op, x, y, out)
+    first = code_kernels.CodeOperand(zero=x.zero_point[0], scale=x_scale)
+    second = code_kernels.CodeOperand(zero=y.zero_point[0], scale=y_scale)
+    codes = code_range(s.out, s.attrs.get("activation", "none"))
+
+    def binary(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.BinaryCodes]:
+        arguments = code_kernels.BinaryCodes(tensors, first, second, codes)
+        return code_kernels.map_codes(op=s.node.op, inner=inner), arguments
+
+    run_map(s, [s.operand(0), s.operand(1)], binary)
 
 
-@lowers("prelu", unless=_not_codes)
+def _scales(op: str, x: QuantParams, y: QuantParams, out: QuantParams) -> tuple[float, float]:
+    """What the kernel multiplies with, see `code_kernels.BinaryCodes`."""
+    if op == "mul":
+        return float(qmath.multiplier(x.scales, y.scales, over=out.scales)[0]), 0.0
+    if op == "div":
+        over = y.scales.astype(np.float64) * float(np.float64(out.scale[0]))
+        return float(qmath.multiplier(x.scales, over=over)[0]), 0.0
+    x_scale, y_scale = (float(qmath.multiplier(q.scales, over=out.scale[0])[0]) for q in (x, y))
+    return x_scale, y_scale
+
+
+@lowers("prelu", unless=_why_not_codes)
 def prelu_codes(s: NodeLowering) -> None:
-    quant, out = s.type(0).quant, s.out.quant
+    quant, out = per_tensor(s.type(0)), per_tensor(s.out)
     slopes = qmath.multiplier(quant.scales, s.constant(1), over=out.scales).astype(np.float32)
-    ref = s.table(slopes)
-    place = TensorView(ref, slopes.dtype, slopes.shape, (4,))
-    run_map(
-        s,
-        kernels.PRELU_CODES,
-        [s.operand(0), _per_channel(s, place)],
-        {},
-        in_zero=quant.zero_point[0],
-        zero=zero_point(s.out),
-        scale=float(qmath.multiplier(quant.scales, over=out.scales)[0]),
-        **bounds(s.out),
-    )
+    view = TensorView(s.table(slopes), slopes.dtype, slopes.shape, (4,))
+    scale = float(qmath.multiplier(quant.scales, over=out.scales)[0])
+    x = code_kernels.CodeOperand(zero=quant.zero_point[0], scale=scale)
+
+    def prelu(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.PreluCodes]:
+        return code_kernels.map_prelu_codes(inner=inner), code_kernels.PreluCodes(tensors, x, code_range(s.out))
+
+    run_map(s, [s.operand(0), _per_channel(s, view)], prelu)

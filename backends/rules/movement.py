@@ -1,7 +1,7 @@
 """Ops that move elements: each is a few strided copies between views of its operand and views of its result.
 
-Views are taken with numpy on arrays that stand for the places (`shadow`), so an op's own indexing says where its
-elements lie.
+The views are taken by numpy's own indexing, on arrays that have the shape and the strides of a tensor but no elements
+(`geometry`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qcompiler.backends.kernels import gather as gathers
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
@@ -22,23 +23,23 @@ from qcompiler.quantization import qmath
 _BASE = np.empty(1, np.uint8)
 
 
-def shadow(place: TensorView) -> np.ndarray:
-    """An array with the place's shape and strides. Only its geometry means something: it must never be read."""
-    return np.lib.stride_tricks.as_strided(_BASE, place.shape, place.strides)
+def geometry(tensor: TensorView) -> np.ndarray:
+    """An array with the shape and strides of a tensor. It has no elements of its own and must never be read."""
+    return np.lib.stride_tricks.as_strided(_BASE, tensor.shape, tensor.strides)
 
 
-def view(place: TensorView, array: np.ndarray) -> TensorView:
-    """The place that a view of `shadow(place)` stands for."""
+def part_of(tensor: TensorView, array: np.ndarray) -> TensorView:
+    """The part of a tensor that a view of its geometry describes."""
     offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
-    return place.moved(offset if array.size else 0, array.shape, array.strides)
+    return tensor.moved(offset if array.size else 0, array.shape, array.strides)
 
 
 def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
-    """An axis divided into several, the first outermost; always a view."""
-    step, strides = array.strides[axis], []
+    """An axis split into several, the outermost first; always a view."""
+    stride, strides = array.strides[axis], []
     for size in reversed(sizes):
-        strides.append(step)
-        step *= size
+        strides.append(stride)
+        stride *= size
     shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
     return np.lib.stride_tricks.as_strided(
         array, shape, (*array.strides[:axis], *reversed(strides), *array.strides[axis + 1 :])
@@ -53,19 +54,19 @@ def _copy_views(s: NodeLowering, x: TensorView, x_view: np.ndarray, y: TensorVie
             expected=y_view.shape,
             got=x_view.shape,
         )
-    s.copy(view(x, x_view), view(y, y_view))
+    s.copy(part_of(x, x_view), part_of(y, y_view))
 
 
 @lowers("transpose")
 def transpose(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
-    _copy_views(s, x, shadow(x).transpose(s.attrs["perm"]), y, shadow(y))
+    _copy_views(s, x, geometry(x).transpose(s.attrs["perm"]), y, geometry(y))
 
 
 @lowers("expand")
 def expand(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
-    _copy_views(s, x, np.broadcast_to(shadow(x), y.shape), y, shadow(y))
+    _copy_views(s, x, np.broadcast_to(geometry(x), y.shape), y, geometry(y))
 
 
 @lowers("slice")
@@ -74,33 +75,33 @@ def slice_(s: NodeLowering) -> None:
     index = [slice(None)] * len(x.shape)
     for axis, start, stop, step in zip(a["axes"], a["starts"], a["stops"], a["steps"]):
         index[axis] = slice(start, stop, step)
-    _copy_views(s, x, shadow(x)[tuple(index)], y, shadow(y))
+    _copy_views(s, x, geometry(x)[tuple(index)], y, geometry(y))
 
 
 @lowers("flip")
 def flip(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
-    _copy_views(s, x, np.flip(shadow(x), s.attrs["axes"]), y, shadow(y))
+    _copy_views(s, x, np.flip(geometry(x), s.attrs["axes"]), y, geometry(y))
 
 
 @lowers("concat")
 def concat(s: NodeLowering) -> None:
-    """Operands whose producers wrote them into the result (`LoweredModel._place_operands`) lie there already."""
+    """Operands that their producers wrote into the result are not copied."""
     y, axis = s.result(), s.attrs["axis"]
-    start, whole = 0, shadow(y)
+    start, whole = 0, geometry(y)
     for index in range(len(s.node.operands)):
         x = s.operand(index)
         stop = start + x.shape[axis]
         part = whole[(slice(None),) * axis + (slice(start, stop),)]
-        if x != view(y, part):
-            _copy_views(s, x, shadow(x), y, part)
+        if x != part_of(y, part):
+            _copy_views(s, x, geometry(x), y, part)
         start = stop
 
 
 @lowers("tile")
 def tile(s: NodeLowering) -> None:
     x, y = s.operand(0), s.result()
-    source, target = shadow(x), shadow(y)
+    source, target = geometry(x), geometry(y)
     for axis in reversed(range(len(x.shape))):
         count = s.attrs["repeats"][axis]
         if count != 1:
@@ -114,8 +115,8 @@ def pixel_shuffle(s: NodeLowering) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = y.shape
     n = len(x.shape) - 3
-    source = split_axis(shadow(x), n, channels, r, r)  # ..., C, r, r, H, W
-    target = split_axis(split_axis(shadow(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
+    source = split_axis(geometry(x), n, channels, r, r)  # ..., C, r, r, H, W
+    target = split_axis(split_axis(geometry(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
     _copy_views(s, x, source, y, target.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3))
 
 
@@ -124,9 +125,9 @@ def pixel_unshuffle(s: NodeLowering) -> None:
     x, y, r = s.operand(0), s.result(), s.attrs["factor"]
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
-    source = split_axis(split_axis(shadow(x), n + 2, width // r, r), n + 1, height // r, r)
+    source = split_axis(split_axis(geometry(x), n + 2, width // r, r), n + 1, height // r, r)
     _copy_views(
-        s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(shadow(y), n, channels, r, r)
+        s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(geometry(y), n, channels, r, r)
     )
 
 
@@ -135,7 +136,11 @@ def channel_shuffle(s: NodeLowering) -> None:
     x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
     per_group = x.shape[1] // groups
     _copy_views(
-        s, x, split_axis(shadow(x), 1, groups, per_group), y, split_axis(shadow(y), 1, per_group, groups).swapaxes(1, 2)
+        s,
+        x,
+        split_axis(geometry(x), 1, groups, per_group),
+        y,
+        split_axis(geometry(y), 1, per_group, groups).swapaxes(1, 2),
     )
 
 
@@ -143,6 +148,7 @@ def channel_shuffle(s: NodeLowering) -> None:
 
 
 def _fill(s: NodeLowering, y: TensorView) -> np.ndarray:
+    """The element that a constant pad writes."""
     value = s.attrs["value"]
     if s.out.is_quantized:
         return np.asarray(qmath.quantize(np.float32(value), s.out.quant, s.out.dtype))
@@ -150,7 +156,8 @@ def _fill(s: NodeLowering, y: TensorView) -> np.ndarray:
 
 
 def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice, slice | None, bool]]:
-    """(part of the result, part of the operand or None for a constant, repeated) along one axis."""
+    """The regions of the result along one axis: (part of the result, part of the operand or None for the constant,
+    whether that part is repeated)."""
     found: list[tuple[slice, slice | None, bool]] = [(slice(before, before + size), slice(0, size), False)]
     if before:
         source = {"constant": None, "edge": slice(0, 1), "reflect": slice(before, 0, -1)}[mode]
@@ -170,7 +177,7 @@ def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice,
 def pad(s: NodeLowering) -> None:
     x, y, mode = s.operand(0), s.result(), s.attrs["mode"]
     axes = [_regions(size, before, after, mode) for size, (before, after) in zip(x.shape, s.attrs["padding"])]
-    source, target = shadow(x), shadow(y)
+    source, target = geometry(x), geometry(y)
     fill: TensorView | None = None
     for parts in itertools.product(*axes):
         part = target[tuple(p[0] for p in parts)]
@@ -180,7 +187,7 @@ def pad(s: NodeLowering) -> None:
             if fill is None:
                 value = _fill(s, y)
                 fill = TensorView(s.table(value.reshape(1)), y.dtype, (), ())
-            s.copy(fill.moved(0, part.shape, (0,) * part.ndim), view(y, part))
+            s.copy(fill.moved(0, part.shape, (0,) * part.ndim), part_of(y, part))
         else:
             taken = source[tuple(p[1] for p in parts)]
             _copy_views(s, x, np.broadcast_to(taken, part.shape), y, part)
@@ -189,54 +196,49 @@ def pad(s: NodeLowering) -> None:
 # -- gathers
 
 
-def _not_movable(node: Node, target: Target) -> str | None:
+def _why_not_indices(node: Node, target: Target) -> str | None:
+    """Why no kernel reads the indices of a node, or None."""
     kind = str(node.operands[1].type.dtype)
     return None if kind in ("i64", "i32") else f"indices are {kind}"
 
 
-def _extents(shape: Sequence[int], axis: int) -> tuple[int, int]:
+def _around(shape: Sequence[int], axis: int) -> tuple[int, int]:
+    """How many elements there are along the axes before and after one."""
     return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis + 1 :], dtype=np.int64))
 
 
-@lowers("gather", unless=_not_movable)
+@lowers("gather", unless=_why_not_indices)
 def gather(s: NodeLowering) -> None:
-    from qcompiler.backends.kernels.gather import gather_rows
-
     x, indices, y = s.row_major(0), s.row_major(1), s.result()
-    before, after = _extents(x.shape, s.attrs["axis"])
+    before, after = _around(x.shape, s.attrs["axis"])
     s.call(
-        gather_rows,
-        {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8},
-        x=x,
-        indices=indices,
-        y=y,
-        outer=before,
-        size=x.shape[s.attrs["axis"]],
-        picks=indices.elements,
-        inner=after,
-        writes=("y",),
+        gathers.gather_rows(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
+        gathers.GatherRows(
+            x=x,
+            indices=gathers.Indices(indices, size=x.shape[s.attrs["axis"]]),
+            y=y,
+            outer=before,
+            picks=indices.elements,
+            inner=after,
+        ),
         bytes=2 * y.elements * y.dtype.itemsize,
     )
 
 
-@lowers("gather_elements", unless=_not_movable)
+@lowers("gather_elements", unless=_why_not_indices)
 def gather_elements(s: NodeLowering) -> None:
-    from qcompiler.backends.kernels.gather import OUTER, gather_single
-
     x, indices, y, axis = s.operand(0), s.row_major(1), s.result(), s.attrs["axis"]
-    rank = len(y.shape)
-    shape = (1,) * (OUTER - rank) + y.shape
-    steps = (0,) * (OUTER - rank) + tuple(0 if i == axis else step for i, step in enumerate(x.strides))
-    extents = {f"n{i}": n for i, n in enumerate(shape)} | {f"s{i}": step for i, step in enumerate(steps)}
+    axes = [
+        gathers.GatherAxis(size, 0 if i == axis else stride) for i, (size, stride) in enumerate(zip(y.shape, x.strides))
+    ]
     s.call(
-        gather_single,
-        {"itemsize": x.dtype.itemsize, "wide": indices.dtype.itemsize == 8},
-        x=x,
-        indices=indices,
-        y=y,
-        size=x.shape[axis],
-        step=x.strides[axis],
-        writes=("y",),
+        gathers.gather_single(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
+        gathers.GatherElements(
+            x=x,
+            indices=gathers.Indices(indices, size=x.shape[axis]),
+            y=y,
+            axes=(*[gathers.GatherAxis(1, 0)] * (gathers.AXES - len(axes)), *axes),
+            stride=x.strides[axis],
+        ),
         bytes=2 * y.elements * y.dtype.itemsize,
-        **extents,
     )

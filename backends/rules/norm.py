@@ -6,15 +6,18 @@ import math
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels import norm as kernels
 from qcompiler.backends.kernels import norm_channels as channel_kernels
-from qcompiler.backends.kernels.elementwise import AFFINE, AFFINE_CODES
+from qcompiler.backends.kernels.elementwise import map_affine
+from qcompiler.backends.kernels.elementwise_codes import AffineCodes, map_affine_codes
+from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.lowering.why_not import why_not_f32
-from qcompiler.backends.rules.convert import bounds, zero_point
-from qcompiler.backends.rules.elementwise import run_map
+from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
+from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node
 from qcompiler.ops.norm import batch_norm_terms, normalised_eps
@@ -23,8 +26,8 @@ from qcompiler.quantization import qmath
 from qcompiler.types import DType
 
 
-def _not_norm(node: Node, target: Target) -> str | None:
-    """Fits constant parameters, f32 or u8 activations."""
+def _why_not_norm(node: Node, target: Target) -> str | None:
+    """Why a node does not have constant parameters and f32 or u8 activations, or None."""
     if any(v is not None and not isinstance(v, Const) for v in node.operands[1:]):
         return "parameters are not constant"
     x, out = node.operands[0].type, node.result.type
@@ -41,43 +44,44 @@ def _parameter(s: NodeLowering, index: int) -> np.ndarray | None:
 
 
 def _along_channels(s: NodeLowering, role: str, values: np.ndarray) -> TensorView:
-    """[C] as a constant seen along axis 1."""
+    """[C] as a constant, viewed along axis 1."""
     rank = len(s.operand(0).shape)
     ref = s.packed(role, lambda: values)
     return TensorView(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
 
 
-@lowers("batch_norm", unless=_not_norm)
+@lowers("batch_norm", unless=_why_not_norm)
 def batch_norm(s: NodeLowering) -> None:
     mean, var, weight, bias = s.constant(1), s.constant(2), _parameter(s, 3), _parameter(s, 4)
-    scales = (s.type(0).quant.scale[0], s.out.quant.scale[0]) if s.out.is_quantized else (1.0, 1.0)
+    quantized = s.out.is_quantized
+    scales = (per_tensor(s.type(0)).scale[0], per_tensor(s.out).scale[0]) if quantized else (1.0, 1.0)
     factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
-    terms = [
+    factors, shifts = (
         _along_channels(s, role, values.astype(np.float32)) for role, values in (("factor", factor), ("shift", shift))
-    ]
-    if s.out.is_quantized:
-        run_map(
-            s,
-            AFFINE_CODES,
-            [s.operand(0), *terms],
-            {},
-            in_zero=zero_point(s.type(0)),
-            zero=zero_point(s.out),
-            **bounds(s.out),
-        )
+    )
+    operands = [s.operand(0), factors, shifts]
+
+    def affine(inner: str, tensors: Map[Memory, int]) -> MapCall[AffineCodes]:
+        arguments = AffineCodes(tensors, in_zero=zero_point(s.type(0)), codes=code_range(s.out))
+        return map_affine_codes(inner=inner), arguments
+
+    if quantized:
+        run_map(s, operands, affine)
     else:
-        run_map(s, AFFINE, [s.operand(0), *terms], {})
+        run_map(s, operands, lambda inner, tensors: (map_affine(inner=inner), tensors))
 
 
-def _not_channels_last(node: Node, target: Target) -> str | None:
+def _why_not_channels_last(node: Node, target: Target) -> str | None:
+    """Why a node is not the norm of codes that lie channels last, or None."""
     layout = node.result.type.layout
     if layout is None or layout.order != "channels_last" or not node.result.type.is_quantized:
         return "not codes channels last"
-    return _not_norm(node, target)
+    return _why_not_norm(node, target)
 
 
-@lowers("group_norm", "instance_norm", unless=_not_channels_last)
+@lowers("group_norm", "instance_norm", unless=_why_not_channels_last)
 def norm_of_channels(s: NodeLowering) -> None:
+    assert s.out.layout is not None
     channels = s.out.layout.channel_stride
     x, y = s.channels_last(0, channels), s.result()
     images, real_channels, pixels = y.shape[0], y.shape[1], math.prod(y.shape[2:])
@@ -92,49 +96,44 @@ def norm_of_channels(s: NodeLowering) -> None:
     gain[:real_channels] = 1 if weight is None else weight
     shift[:real_channels] = 0 if bias is None else bias
     lanes = min(s.target.vector_bytes, 1 << (channels.bit_length() - 1))
-    common = dict(images=images, slices=slices, pixels=pixels, channels=channels)
-    zeros = dict(in_zero=zero_point(s.type(0)), zero=zero_point(s.out))
-    over = s.out.quant.scale[0]
+    sizes = channel_kernels.Images(images=images, slices=slices, pixels=pixels, channels=channels)
+    in_zero, over = zero_point(s.type(0)), per_tensor(s.out).scale[0]
     s.call(
-        channel_kernels.sums_of_channels,
-        {"lanes": lanes},
-        x=x,
-        sums=sums,
-        squares=squares,
-        **common,
-        writes=("sums", "squares"),
+        channel_kernels.sums_of_channels(lanes=lanes),
+        channel_kernels.ChannelSums(x=x, sums=sums, squares=squares, images=sizes),
     )
     s.call(
-        channel_kernels.terms_of_groups,
-        sums=sums,
-        squares=squares,
-        means=means,
-        factors=factors,
-        **common,
-        groups=groups,
-        width=width,
-        in_zero=zeros["in_zero"],
-        eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
-        writes=("means", "factors"),
+        channel_kernels.terms_of_groups(),
+        channel_kernels.GroupTerms(
+            sums=sums,
+            squares=squares,
+            means=means,
+            factors=factors,
+            images=sizes,
+            groups=groups,
+            width=width,
+            in_zero=in_zero,
+            eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
+        ),
     )
     s.call(
-        channel_kernels.map_of_channels,
-        {"lanes": lanes},
-        x=x,
-        means=means,
-        factors=factors,
-        gain=s.table(np.asarray(qmath.multiplier(gain, over=over), np.float32)),
-        shift=s.table(np.asarray(qmath.multiplier(shift, over=over), np.float32)),
-        y=y,
-        **common,
-        **zeros,
-        **bounds(s.out),
-        writes=("y",),
+        channel_kernels.map_of_channels(lanes=lanes),
+        channel_kernels.ChannelMap(
+            x=x,
+            means=means,
+            factors=factors,
+            gain=s.table(np.asarray(qmath.multiplier(gain, over=over), np.float32)),
+            shift=s.table(np.asarray(qmath.multiplier(shift, over=over), np.float32)),
+            y=y,
+            images=sizes,
+            in_zero=in_zero,
+            codes=code_range(s.out),
+        ),
         bytes=3 * x.elements,
     )
 
 
-@lowers("layer_norm", "group_norm", "instance_norm", unless=_not_norm)
+@lowers("layer_norm", "group_norm", "instance_norm", unless=_why_not_norm)
 def norm(s: NodeLowering) -> None:
     x, y = s.row_major(0), s.result()
     shape, each = x.shape, s.node.op == "layer_norm"
@@ -146,12 +145,12 @@ def norm(s: NodeLowering) -> None:
         groups = s.attrs["groups"] if s.node.op == "group_norm" else shape[1]
         rows, parts, run = shape[0] * groups, shape[1] // groups, math.prod(shape[2:])
         parameters = shape[1]
-    out = y if y.is_row_major else s.lowering.new(s.out, f"{s.node.name}.row_major", None)
-    scale = s.out.quant.scale[0] if s.out.is_quantized else 1.0
+    out = y if y.is_row_major else s.new(s.out, f"{s.node.name}.row_major")
+    scale = per_tensor(s.out).scale[0] if s.out.is_quantized else 1.0
     weight, bias = _parameter(s, 1), _parameter(s, 2)
     gain = np.ones(parameters, np.float32) if weight is None else weight.reshape(-1)
     shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
-    common = dict(
+    tensors = kernels.NormRows[Memory, int](
         x=x,
         gain=s.table(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
         shift=s.table(np.asarray(qmath.multiplier(shift, over=scale), np.float32)),
@@ -160,21 +159,18 @@ def norm(s: NodeLowering) -> None:
         groups=groups,
         parts=parts,
         run=run,
-        writes=("y",),
-        bytes=2 * x.elements * x.dtype.itemsize,
     )
+    nbytes = 2 * x.elements * x.dtype.itemsize
     if s.out.is_quantized:
         check_sum_fits(s.node.op, s.type(0), parts * run)
-        s.call(
-            kernels.norm_codes,
-            {"each": each},
+        arguments = kernels.NormCodes(
+            tensors,
             in_zero=zero_point(s.type(0)),
-            zero=zero_point(s.out),
             eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
-            **bounds(s.out),
-            **common,
+            codes=code_range(s.out),
         )
+        s.call(kernels.norm_codes(each=each), arguments, bytes=nbytes)
     else:
-        s.call(kernels.norm_real, {"each": each}, eps=s.attrs["eps"], **common)
+        s.call(kernels.norm_real(each=each), kernels.NormReal(tensors, eps=s.attrs["eps"]), bytes=nbytes)
     if out is not y:
         s.copy(TensorView(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels import reduce as kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.lowering.views import SLACK, TensorView, row_major_strides
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
-from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
@@ -22,166 +24,154 @@ from qcompiler.quantization import qmath
 from qcompiler.types import DType
 
 _INTEGERS = {DType.I32: 32, DType.I64: 64}
-Axis = tuple[int, int, int]
-"""Elements, bytes between them in x, bytes between them in y (0 for a reduced axis)."""
+Axis = kernels.KeptAxis[int]
+"""Of a reduced axis, y_stride is 0."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A reduction as the kernels take it. x: the operand where it lies, or a copy of it."""
+
+    mode: kernels.Mode
+    x: TensorView
+    tensors: kernels.Reduce[Memory, int]
 
 
 def _merged(axes: list[Axis]) -> list[Axis]:
+    """The axes without those of one element, the one with the smallest stride in x last, joined where possible."""
     merged: list[Axis] = []
-    for n, i, j in sorted((axis for axis in axes if axis[0] != 1), key=lambda axis: -axis[1]):
-        if merged and merged[-1][1] == n * i and merged[-1][2] == n * j:
-            merged[-1] = (merged[-1][0] * n, i, j)
+    for axis in sorted((axis for axis in axes if axis.size != 1), key=lambda axis: -axis.x_stride):
+        last = merged[-1] if merged else None
+        if last and last.x_stride == axis.size * axis.x_stride and last.y_stride == axis.size * axis.y_stride:
+            merged[-1] = Axis(last.size * axis.size, axis.x_stride, axis.y_stride)
         else:
-            merged.append((n, i, j))
+            merged.append(axis)
     return merged
 
 
-def _plan(x: TensorView, kept: list[Axis], reduced: list[Axis], y_size: int) -> tuple[str, dict[str, int]] | None:
-    """(mode, extents) if the axes fit the kernels, else None."""
-    size = x.dtype.itemsize
+def _plan(x: TensorView, y: TensorView, kept: list[Axis], reduced: list[Axis]) -> _Plan | None:
+    """The reduction, or None if its axes do not fit the kernels."""
     kept, reduced = _merged(kept), _merged(reduced)
-    inner: Axis | None = next((axis for axis in kept if axis[1] == size and axis[2] == y_size), None)
+    adjacent = (x.dtype.itemsize, y.dtype.itemsize)
+    inner = next((axis for axis in kept if (axis.x_stride, axis.y_stride) == adjacent), None)
     if inner is not None:
         kept.remove(inner)
-    elif not reduced or reduced[-1][1] != size:
+    elif not reduced or reduced[-1].x_stride != x.dtype.itemsize:
         return None
     if len(kept) > 2 or len(reduced) > 2:
         return None
-    kept = [(1, 0, 0)] * (2 - len(kept)) + kept
-    reduced = [(1, 0, 0)] * (2 - len(reduced)) + reduced
-    extents = {"inner": inner[0] if inner else 1}
-    for i in range(2):
-        extents |= {
-            f"a{i}": kept[i][0],
-            f"xa{i}": kept[i][1],
-            f"ya{i}": kept[i][2],
-            f"r{i}": reduced[i][0],
-            f"xr{i}": reduced[i][1],
-        }
-    return ("across" if inner else "along"), extents
+    one = Axis(1, 0, 0)
+    first, second = [one] * (2 - len(kept)) + kept
+    rows, columns = (kernels.ReducedAxis(axis.size, axis.x_stride) for axis in [one] * (2 - len(reduced)) + reduced)
+    tensors = kernels.Reduce[Memory, int](
+        x=x, y=y, kept=(first, second), reduced=(rows, columns), inner=inner.size if inner else 1
+    )
+    return _Plan("across" if inner else "along", x, tensors)
 
 
-def planned(s: NodeLowering, axes: Sequence[int]) -> tuple[TensorView, TensorView, str, dict[str, int]]:
-    """(x, y, mode, extents): the operand where it lies, or a copy with the reduced axes last."""
+def _planned(s: NodeLowering, axes: Sequence[int]) -> _Plan:
+    """The reduction of the operand where it lies, or of a copy with the reduced axes last."""
     x, y = s.operand(0), s.result()
-    y_strides = iter([step for axis, step in enumerate(y.strides) if len(y.shape) < len(x.shape) or axis not in axes])
+    y_strides = iter([n for axis, n in enumerate(y.strides) if len(y.shape) < len(x.shape) or axis not in axes])
     kept_axes = [axis for axis in range(len(x.shape)) if axis not in axes]
-    steps = {axis: next(y_strides) for axis in kept_axes}
+    stride_of = {axis: next(y_strides) for axis in kept_axes}
 
-    def split(place: TensorView) -> tuple[list[Axis], list[Axis]]:
-        kept = [(place.shape[a], place.strides[a], steps[a]) for a in kept_axes]
-        return kept, [(place.shape[a], place.strides[a], 0) for a in axes]
+    def split(view: TensorView) -> tuple[list[Axis], list[Axis]]:
+        kept = [Axis(view.shape[a], view.strides[a], stride_of[a]) for a in kept_axes]
+        return kept, [Axis(view.shape[a], view.strides[a], 0) for a in axes]
 
-    found = _plan(x, *split(x), y.dtype.itemsize)
+    found = _plan(x, y, *split(x))
     if found is None:
         order = [*kept_axes, *axes]
         physical = row_major_strides([x.shape[a] for a in order], x.dtype.itemsize)
         strides = tuple(physical[order.index(a)] for a in range(len(order)))
-        copy = TensorView(s.scratch(x.elements * x.dtype.itemsize + 64, "reduced_last"), x.dtype, x.shape, strides)
+        size = x.elements * x.dtype.itemsize + SLACK
+        copy = TensorView(s.scratch(size, "reduced_last"), x.dtype, x.shape, strides)
         s.copy(x, copy)
-        x, found = copy, _plan(copy, *split(copy), y.dtype.itemsize)
+        found = _plan(copy, y, *split(copy))
     if found is None:  # a result that lies in more than three pieces
         raise LoweringError("a reduction over too many axes", where=s.node.describe())
-    return x, y, *found
+    return found
 
 
-def _not_real(node: Node, target: Target) -> str | None:
-    return why_not_f32(node, target)
-
-
-@lowers("sum", "mean", "prod", "max", "min", unless=_not_real)
+@lowers("sum", "mean", "prod", "max", "min", unless=why_not_f32)
 def reduce_real(s: NodeLowering) -> None:
-    x, y, mode, extents = planned(s, s.attrs["axes"])
-    divisor = math.prod(x.shape[a] for a in s.attrs["axes"]) if s.node.op == "mean" else 1
+    plan = _planned(s, s.attrs["axes"])
+    divisor = math.prod(plan.x.shape[a] for a in s.attrs["axes"]) if s.node.op == "mean" else 1
     op = "sum" if s.node.op == "mean" else s.node.op
     s.call(
-        kernels.reduce_real,
-        {"op": op, "mode": mode},
-        x=x,
-        y=y,
-        divisor=float(divisor),
-        writes=("y",),
-        bytes=4 * x.elements,
-        **extents,
+        kernels.reduce_real(op=op, mode=plan.mode),
+        kernels.ReduceReal(plan.tensors, divisor=float(divisor)),
+        bytes=4 * plan.x.elements,
     )
 
 
-def _not_integer(node: Node, target: Target) -> str | None:
+def _why_not_integer(node: Node, target: Target) -> str | None:
+    """Why a node's operand is not plain i32 or i64, or None."""
     type = node.operands[0].type
     return None if type.dtype in _INTEGERS and not type.is_quantized else f"{type} is not i32 or i64"
 
 
-@lowers("sum", "max", "min", unless=_not_integer)
+@lowers("sum", "max", "min", unless=_why_not_integer)
 def reduce_integer(s: NodeLowering) -> None:
-    x, y, mode, extents = planned(s, s.attrs["axes"])
-    s.call(
-        kernels.reduce_integer,
-        {"op": s.node.op, "mode": mode, "bits": _INTEGERS[s.out.dtype]},
-        x=x,
-        y=y,
-        writes=("y",),
-        **extents,
-    )
+    plan = _planned(s, s.attrs["axes"])
+    s.call(kernels.reduce_integer(op=s.node.op, mode=plan.mode, bits=_INTEGERS[s.out.dtype]), plan.tensors)
 
 
 @lowers("sum", "mean", "max", "min", unless=why_not_u8)
 def reduce_codes(s: NodeLowering) -> None:
-    x, y, mode, extents = planned(s, s.attrs["axes"])
+    plan = _planned(s, s.attrs["axes"])
     source, op = s.type(0), "sum" if s.node.op == "mean" else s.node.op
-    count = math.prod(x.shape[a] for a in s.attrs["axes"])
+    count = math.prod(plan.x.shape[a] for a in s.attrs["axes"])
     if op == "sum":
         check_sum_fits(s.node.op, source, count)
-    over = (
-        mean_multiplier(source, s.out, count)
-        if s.node.op == "mean"
-        else qmath.multiplier(source.quant.scale[0], over=s.out.quant.scale[0])
-    )
-    zeros = zero_point(source) * (count if op == "sum" else 1)
+    if s.node.op == "mean":
+        scale = mean_multiplier(source, s.out, count)
+    else:
+        scale = qmath.multiplier(per_tensor(source).scale[0], over=per_tensor(s.out).scale[0])
     s.call(
-        kernels.reduce_codes,
-        {"op": op, "mode": mode},
-        x=x,
-        y=y,
-        in_zero_sum=zeros,
-        zero=zero_point(s.out),
-        scale=float(np.ravel(over)[0]),
-        writes=("y",),
-        bytes=x.elements,
-        **bounds(s.out),
-        **extents,
+        kernels.reduce_codes(op=op, mode=plan.mode),
+        kernels.ReduceCodes(
+            plan.tensors,
+            in_zero_sum=zero_point(source) * (count if op == "sum" else 1),
+            scale=float(np.ravel(scale)[0]),
+            codes=code_range(s.out),
+        ),
+        bytes=plan.x.elements,
     )
 
 
-def _not_argmax(node: Node, target: Target) -> str | None:
+def _why_not_argmax(node: Node, target: Target) -> str | None:
+    """Why no kernel finds the maximum of a node's operand, or None."""
     kind = str(node.operands[0].type.dtype)
     return None if kind in ("f32", "i32", "i64", "u8", "i8") else f"no argmax of {kind}"
 
 
-@lowers("argmax", unless=_not_argmax)
+@lowers("argmax", unless=_why_not_argmax)
 def argmax(s: NodeLowering) -> None:
     axis, x = s.attrs["axis"], s.operand(0)
-    y = s.result() if s.result().is_row_major else s.lowering.new(s.out, f"{s.node.name}.row_major", None)
+    y = s.result() if s.result().is_row_major else s.new(s.out, f"{s.node.name}.row_major")
     shape, strides, size = x.shape, x.strides, x.dtype.itemsize
-    channels_last = s.type(0).layout is not None and s.type(0).layout.order == "channels_last"
-    if channels_last and axis == 1:  # a line a pixel
+    layout = s.type(0).layout
+    if layout is not None and layout.order == "channels_last" and axis == 1:  # each pixel is a line
         outer, inner = shape[0] * math.prod(shape[2:]), 1
-        x_outer, x_step, x_inner = strides[-1], size, 0
+        x_outer, x_stride, x_inner = strides[-1], size, 0
     else:
         x = s.row_major(0)
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-        x_outer, x_step, x_inner = shape[axis] * inner * size, inner * size, size
+        x_outer, x_stride, x_inner = shape[axis] * inner * size, inner * size, size
     s.call(
-        kernels.argmax,
-        {"dtype": str(s.type(0).dtype)},
-        x=x,
-        y=y,
-        outer=outer,
-        size=shape[axis],
-        inner=inner,
-        x_outer=x_outer,
-        x_step=x_step,
-        x_inner=x_inner,
-        writes=("y",),
+        kernels.argmax(dtype=str(s.type(0).dtype)),
+        kernels.Argmax(
+            x=x,
+            y=y,
+            outer=outer,
+            size=shape[axis],
+            inner=inner,
+            x_outer=x_outer,
+            x_stride=x_stride,
+            x_inner=x_inner,
+        ),
         bytes=x.elements * size,
     )
     if y is not s.result():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels import resize as kernels
+from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
-from qcompiler.backends.rules.convert import bounds, zero_point
+from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
 from qcompiler.backends.rules.pool import copy_places
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -16,7 +18,8 @@ from qcompiler.ops.resize import linear_weights, nearest_indices, source_positio
 from qcompiler.quantization import qmath
 
 
-def _not_image(node: Node, target: Target) -> str | None:
+def _why_not_image(node: Node, target: Target) -> str | None:
+    """Why a node does not resize f32 or u8 images, or None."""
     if not 3 <= node.result.type.rank <= 5:
         return "rank above 5"
     if not node.result.type.is_quantized:
@@ -36,44 +39,46 @@ def _positions(s: NodeLowering) -> list[tuple[int, np.ndarray]]:
     ]
 
 
-@lowers("resize", unless=_not_image)
+@lowers("resize", unless=_why_not_image)
 def resize(s: NodeLowering) -> None:
     if s.attrs["mode"] == "nearest":
         copy_places(s, [nearest_indices(positions, n, s.attrs["rounding"]) for n, positions in _positions(s)])
         return
-    y, layout = s.result(), s.out.layout
+    y, x_type, layout = s.result(), s.type(0), s.out.layout
+    assert layout is not None
     x = s.channels_last(0, layout.channel_stride)
     axes = [linear_weights(positions, n) for n, positions in _positions(s)]
-    gone = 3 - len(axes)
+    missing = 3 - len(axes)
     zeros = np.zeros(1, np.int64)
-    tables = {}
-    steps = (0,) * gone + x.strides[2:]
-    for i, (left, right, weight) in enumerate([(zeros, zeros, np.zeros(1, np.float32))] * gone + axes):
-        tables[f"places{i}"] = s.table(np.stack([left, right], axis=1) * steps[i])
-        tables[f"weights{i}"] = s.table(weight.astype(np.float32))
-    sizes, results = (1,) * gone + y.shape[2:], (0,) * gone + y.strides[2:]
-    extents = {f"n{i}": n for i, n in enumerate(sizes)} | {f"ys{i}": step for i, step in enumerate(results)}
-    arguments: dict[str, float] = {"in_zero": 0, "zero": 0, "scale": 1.0, "low": 0.0, "high": 0.0}
+    tables = [(zeros, zeros, np.zeros(1, np.float32))] * missing + axes
+    x_strides, y_strides = (0,) * missing + x.strides[2:], (0,) * missing + y.strides[2:]
+    sizes = (1,) * missing + y.shape[2:]
+    first, second, third = (
+        kernels.ResizeAxis[Memory, int](
+            places=s.table(np.stack([left, right], axis=1) * x_strides[i]),
+            weights=s.table(weight.astype(np.float32)),
+            size=sizes[i],
+            y_stride=y_strides[i],
+        )
+        for i, (left, right, weight) in enumerate(tables)
+    )
+    scale, in_zero, codes = 1.0, 0, CodeRange(zero=0, low=0.0, high=0.0)
     if s.out.is_quantized:
-        source = s.type(0).quant
-        arguments = {
-            "in_zero": source.zero_point[0],
-            "zero": zero_point(s.out),
-            "scale": float(qmath.multiplier(source.scales, over=s.out.quant.scales)[0]),
-            **bounds(s.out),
-        }
+        scale = float(qmath.multiplier(per_tensor(x_type).scales, over=per_tensor(s.out).scales)[0])
+        in_zero, codes = zero_point(x_type), code_range(s.out)
     s.call(
-        kernels.interpolate,
-        {"axes": len(axes), "codes": s.out.is_quantized},
-        x=x,
-        y=y,
-        images=y.shape[0],
-        channels=y.shape[1],
-        x_image=x.strides[0],
-        y_image=y.strides[0],
-        writes=("y",),
+        kernels.interpolate(axes=len(axes), codes=s.out.is_quantized),
+        kernels.Interpolate(
+            x=x,
+            y=y,
+            axes=(first, second, third),
+            images=y.shape[0],
+            channels=y.shape[1],
+            x_image=x.strides[0],
+            y_image=y.strides[0],
+            scale=scale,
+            in_zero=in_zero,
+            codes=codes,
+        ),
         bytes=(x.elements + y.elements) * y.dtype.itemsize,
-        **tables,
-        **extents,
-        **arguments,
     )

@@ -19,12 +19,12 @@ from qcompiler.backends.kernels.conv import pack_floats
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import BufferHandle, BufferRef
-from qcompiler.backends.rules.movement import shadow, split_axis, view
+from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """An array whose axes may be rearranged: the data of a constant, or the shadow of where it will lie (`place`).
+    """An array whose axes may be rearranged: the data of a constant, or the geometry of where it will lie (`place`).
 
     role: unique within the node for each arrangement that is packed.
     """
@@ -41,7 +41,7 @@ class Weight:
         role = s.node.operands[index].name
         if not s.is_constant(index):
             place = s.row_major(index)
-            return Weight(shadow(place), place, role)
+            return Weight(geometry(place), place, role)
         quant, data = s.type(index).quant, s.constant(index)
         if quant is None or data.dtype == np.int32 or (data.dtype == np.int8 and not any(quant.zero_point)):
             return Weight(data, None, role)
@@ -68,12 +68,12 @@ class Weight:
             shape,
             row_major_strides(shape, 4),
         )
-        target, whole = np.moveaxis(shadow(y), -1, 1), channels // lanes
+        target, whole = np.moveaxis(geometry(y), -1, 1), channels // lanes
         for part, into in (
             (split_axis(self.array[: whole * lanes], 0, whole, lanes), target[:whole]),
             (self.array[whole * lanes :], target[panels - 1, : channels - whole * lanes]),
         ):
-            s.copy(view(self.place, part), view(y, into))
+            s.copy(part_of(self.place, part), part_of(y, into))
         return y.buffer
 
     def _pack_floats(self, into: np.ndarray) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from qcompiler.backends.codegen.jit import compile_kernels, emitted_kernels
+from qcompiler.backends.kernel_ir.definition import At
 from qcompiler.backends.kernels.elementwise import INTEGER
-from qcompiler.backends.kernels.map_loop import OUTER
+from qcompiler.backends.kernels.map_loop import Map, MapOperand, MapResult
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.program.memory import guarded_block
 from qcompiler.backends.target import parse_target
@@ -186,11 +187,9 @@ def test_layouts_that_differ() -> None:
 def test_threads_write_different_elements(rows: int, count: int, threads: int) -> None:
     """Every element by exactly one thread, so that no two write to one place at a time."""
     compiled = compile_kernels([INTEGER[1].build(parse_target(levels()[0]), op="neg", inner="1", dtype="i8")])[0]
-    given = {f"{name}{axis}": 0 for name in ("x0_s", "y_s") for axis in range(OUTER)}
-    given |= {f"n{axis}": 1 for axis in range(OUTER)}
-    given |= {"count": count, f"n{OUTER - 1}": rows, f"x0_s{OUTER - 1}": count, f"y_s{OUTER - 1}": count}
-    x = np.ones(rows * count, np.int8)
-    args = compiled.function.pack_args(x0=(0, 0), y=(1, 0), **given)
+    x, strides = np.ones(rows * count, np.int8), (0, 0, 0, 0, count)
+    tensors = Map(count, (1, 1, 1, 1, rows), (MapOperand(At(0), strides),), MapResult(At(1), strides))
+    args = INTEGER[1].pack_args(tensors)
     entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(compiled.address)
     written = np.zeros(rows * count, np.int64)
     for thread in range(threads):

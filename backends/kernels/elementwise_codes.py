@@ -1,0 +1,196 @@
+"""Elementwise kernels of u8 codes: binary arithmetic, prelu, and an affine map of channels.
+
+Each is a map (see map_loop). Its operands become f32 numbers of units of the result's scale, which are requantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
+from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernels.elementwise import bytes_plan
+from qcompiler.backends.kernels.map_loop import Map, emit_map
+from qcompiler.backends.kernels.real_functions import FLOAT, Lanes
+
+
+@dataclass(frozen=True)
+class CodeOperand(Generic[E, S]):
+    """How an operand is read. zero: its zero point; scale: what its codes minus the zero point are multiplied with."""
+
+    zero: E
+    scale: S
+
+
+@dataclass(frozen=True)
+class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
+    """x, y: of both operands. Of `mul` and `div`, x.scale is that of the product or quotient, and y.scale is not read."""
+
+    map: Map[P, E]
+    x: CodeOperand[E, S]
+    y: CodeOperand[E, S]
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
+    """x: of the first operand, its scale that of positive codes. The second operand has the f32 scales of the others."""
+
+    map: Map[P, E]
+    x: CodeOperand[E, S]
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class AffineCodes(Arguments["AffineCodes"], Generic[P, E, S]):
+    """in_zero: the zero point of the first operand. The others are f32 factors and shifts in units of the scales."""
+
+    map: Map[P, E]
+    in_zero: E
+    codes: CodeRange[E, S]
+
+
+class _Codes:
+    """u8 codes as f32 registers and back, `lanes` of them at a time: a register of bytes is four registers of f32, and
+    a quarter of it is one."""
+
+    def __init__(self, b: KernelBuilder, codes: CodeRange, lanes: int) -> None:
+        self.b, self.lanes = b, lanes
+        self.whole = lanes == b.target.vector_bytes
+        self.low, self.high = self.real(codes.low), self.real(codes.high)
+        self.zero = b.splat(b.trunc(codes.zero, I16 if self.whole else I32), lanes // 2 if self.whole else lanes)
+
+    def real(self, value: Value) -> Value:
+        """A f32 scalar in every lane of a register."""
+        return self.b.splat(value, self.b.target.f32_lanes)
+
+    def shift(self, zero: Value) -> Value:
+        """What `centered` subtracts for a zero point."""
+        value = self.b.sitofp(self.b.trunc(zero, I32))
+        return self.real(value + 2.0**23 if self.whole else value)
+
+    def centered(self, codes: Value, shift: Value) -> list[Value]:
+        """f32(q - zero_point), exact, in registers whose lanes are in the order that `Target.interleaved` gives."""
+        b = self.b
+        if not self.whole:
+            return [b.sitofp(b.zext(codes, I32)) - shift]
+        words = vector(I16, self.lanes // 2)
+        halves = b.target.interleaved(b, codes, b.zero(codes.type))
+        return [real - shift for half in halves for real in b.target.words_above_2_23(b, b.bitcast(half, words))]
+
+    def aligned(self, values: Value) -> list[Value]:
+        """<lanes x f32> as registers in the order that `centered` gives."""
+        if not self.whole:
+            return [values]
+        b, register = self.b, self.b.target.f32_lanes
+        parts = [b.slice(values, start, register) for start in range(0, self.lanes, register)]
+        order = range(self.lanes)
+        block = [
+            i
+            for half in range(2)
+            for k in range(self.lanes // 16)
+            for i in order[16 * k + 8 * half : 16 * k + 8 * half + 8]
+        ]
+        pairs = b.target.pair_order()
+        found = []
+        for half in range(2):
+            words = block[half * self.lanes // 2 : (half + 1) * self.lanes // 2]
+            lanes = [words[i] for i in pairs]
+            found += [self._gather(parts, lanes[:register]), self._gather(parts, lanes[register:])]
+        return found
+
+    def _gather(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
+        """Lanes of consecutive registers: of two, or as many of each of four."""
+        b, register = self.b, self.b.target.f32_lanes
+        sources = list(dict.fromkeys(lane // register for lane in lanes))
+        if len(sources) <= 2:
+            second = sources[-1]
+            place = {source: i * register for i, source in reversed(list(enumerate([sources[0], second])))}
+            return b.shuffle(
+                parts[sources[0]], parts[second], [place[lane // register] + lane % register for lane in lanes]
+            )
+        half = len(lanes) // 2
+        low, high = self._gather_half(parts, lanes[:half]), self._gather_half(parts, lanes[half:])
+        return b.shuffle(low, high, range(2 * half))
+
+    def _gather_half(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
+        register = self.b.target.f32_lanes
+        first, second = lanes[0] // register, lanes[-1] // register
+        return self.b.shuffle(
+            parts[first],
+            parts[second],
+            [lane % register + (register if lane // register != first else 0) for lane in lanes],
+        )
+
+    def requantized(self, reals: Sequence[Value]) -> Value:
+        """The reals, in the order of `centered`, as codes in order."""
+        b = self.b
+        rounded = [b.target.round_to_i32(b, b.clamp(real, self.low, self.high)) for real in reals]
+        if not self.whole:
+            return b.trunc(rounded[0] + self.zero, I8)
+        words = [b.target.pack_words(b, rounded[i], rounded[i + 1]) + self.zero for i in (0, 2)]
+        return b.target.pack_bytes(b, *words)
+
+
+@kernel(map_operands=2)
+def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str) -> None:
+    """Binary arithmetic: both operands as f32 in units of the result's scale, combined and requantized."""
+
+    def combine(x: Value, y: Value, first: Value, second: Value) -> Value:
+        if op == "mul":
+            return x * y * first  # the product is an integer below 2^24
+        if op == "div":
+            return x / y * first
+        return FLOAT[op](b, x * first, y * second)
+
+    def prepare(lanes: int) -> Lanes:
+        codes = _Codes(b, a.codes, lanes)
+        x_shift, y_shift = (codes.shift(operand.zero) for operand in (a.x, a.y))
+        x_scale, y_scale = (codes.real(operand.scale) for operand in (a.x, a.y))
+
+        def compute(x: Value, y: Value) -> Value:
+            terms = zip(codes.centered(x, x_shift), codes.centered(y, y_shift))
+            return codes.requantized([combine(p, q, x_scale, y_scale) for p, q in terms])
+
+        return compute
+
+    emit_map(b, a.map, [I8, I8], inner, I8, bytes_plan(b), prepare)
+
+
+@kernel(map_operands=2)
+def map_prelu_codes(b: KernelBuilder, a: PreluCodes, *, inner: str) -> None:
+    """prelu."""
+
+    def prepare(lanes: int) -> Lanes:
+        codes = _Codes(b, a.codes, lanes)
+        shift, scale = codes.shift(a.x.zero), codes.real(a.x.scale)
+
+        def compute(x: Value, slopes: Value) -> Value:
+            pairs = zip(codes.centered(x, shift), codes.aligned(slopes))
+            return codes.requantized([q * b.select(q > 0.0, scale, slope) for q, slope in pairs])
+
+        return compute
+
+    emit_map(b, a.map, [I8, F32], inner, I8, bytes_plan(b), prepare)
+
+
+@kernel(map_operands=3)
+def map_affine_codes(b: KernelBuilder, a: AffineCodes, *, inner: str) -> None:
+    """f32(q - in_zero) * factor + shift, requantized."""
+
+    def prepare(lanes: int) -> Lanes:
+        codes = _Codes(b, a.codes, lanes)
+        in_zero = codes.shift(a.in_zero)
+
+        def compute(x: Value, factors: Value, shifts: Value) -> Value:
+            terms = zip(codes.centered(x, in_zero), codes.aligned(factors), codes.aligned(shifts))
+            return codes.requantized([q * factor + shift for q, factor, shift in terms])
+
+        return compute
+
+    emit_map(b, a.map, [I8, F32, F32], inner, I8, bytes_plan(b), prepare)
