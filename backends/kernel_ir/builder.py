@@ -1,25 +1,30 @@
 """How to write a kernel.
 
-A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR, so a Python loop unrolls and a Python
-`if` chooses at build time. Keyword arguments are static and become part of the kernel's name; everything that varies
-between calls comes as a parameter:
+A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR. So a Python loop unrolls, and a Python
+`if` decides when the kernel is built. The second parameter is the kernel's signature (see `definition`), whose fields
+are `ir.Value`s here; they vary between calls. Keyword arguments are static and become part of the kernel's name:
 
-    @kernel(pointers=("x", "y"), extents=("n",), scalars=("alpha",))
-    def scale(b: KernelBuilder) -> None:
-        x, y = b.pointer("x"), b.pointer("y")
+    @dataclass(frozen=True)
+    class Scale(Arguments["Scale"], Generic[P, E, S]):
+        x: P
+        y: Written[P]
+        count: E
+        alpha: S
+
+    @kernel
+    def scale(b: KernelBuilder, a: Scale) -> None:
         lanes = b.target.f32_lanes
-        alpha = b.splat(b.scalar("alpha"), lanes)
-        lo, hi = b.share(b.extent("n"), lanes)                     # this thread's part, cut at multiples of `lanes`
+        alpha = b.splat(a.alpha, lanes)
+        lo, hi = b.share(a.count, lanes)                       # this thread's part, cut at multiples of `lanes`
         with b.loop(lo, hi, lanes) as loop:
-            count = b.extent("n") - loop.index                     # a prefix of `count` lanes: never past the end
-            value = b.load_prefix(vector(F32, lanes), x, loop.index * 4, count)
-            b.store_prefix(value * alpha, y, loop.index * 4, count)
+            left = a.count - loop.index                        # a prefix of `left` lanes: never past the end
+            value = b.load_prefix(vector(F32, lanes), a.x, loop.index * 4, left)
+            b.store_prefix(value * alpha, a.y, loop.index * 4, left)
 
-    function = scale.build(parse_target("native"))                 # -> KernelFunction; print(function) shows the IR
-    args = scale.pack_args(x=(2, 0), y=(3, 0), n=100, alpha=0.5)   # pointer = (base index, byte offset)
+    function = scale.build(parse_target("native"))             # -> KernelFunction; print(function) shows the IR
 
-Values have types (`F32`, `vector(I8, 64)`), and operators as `ir.Value` says; a Python number takes the type of the
-other operand. Constants fold, and `x + 0`, `x * 1` and the like vanish; nothing else is optimised here, so hoist by
+Values have types (`F32`, `vector(I8, 64)`), and the operators that `ir.Value` describes; a Python number takes the type
+of the other operand. Constants fold, and `x + 0`, `x * 1` and the like vanish. Nothing else is optimised here: hoist by
 hand what should not be in a loop. Loops carry values in any nesting of lists:
 
     acc = [[b.zero(vector(I32, n)) for _ in range(nv)] for _ in range(mr)]
@@ -29,20 +34,20 @@ hand what should not be in a loop. Loops carry values in any nesting of lists:
         loop.yield_(acc)
     acc = loop.results
 
-Memory: `b.load(type, pointer, offset, disp=, align=)`: byte offset (a value or an int) plus a constant displacement.
-Rows of a tile at a run-time stride are best addressed with `b.rows`. A kernel touches only what its caller gave it: no
-read past an end, tails by `load_prefix`/`store_prefix` (masked, or in steps of powers of two where the target has no
-mask for the type) or by `b.if_`. Pointers never alias, unless the decorator's `aliased=("x", "y")` says so (a kernel
-that may work in place).
+Memory: `b.load(type, pointer, offset, disp=, align=)` reads at a byte offset (a value or an int) plus a constant
+displacement. Address the rows of a tile, at a run-time stride, with `b.rows`. A kernel touches only what its caller
+gave it and never reads past an end: write tails with `load_prefix` and `store_prefix` (masked, or in parts of powers of
+two where the target has no mask for the type), or with `b.if_`. Pointers never alias, unless the signature says
+`Aliased` (for a kernel that may work in place).
 
-Threads: `b.thread` of `b.threads`; a kernel works on its own part, `b.share(total, grain)` gives one, and results must
-not depend on the number of threads. Vectors may be wider than the machine's registers: <16 x f32> is two registers on
-AVX2, so code that needs 16 logical lanes for equal bits says `vector(F32, 16)` on every target.
+Threads: a kernel runs as `b.thread` of `b.threads` and works on its own part, which `b.share(total, grain)` gives.
+Results must not depend on the number of threads. Vectors may be wider than the machine's registers: <16 x f32> is two
+registers on AVX2. So code that needs 16 logical lanes for equal bits says `vector(F32, 16)` on every target.
 
-The machine is reached only through `b.target`: sizes (`f32_lanes`, `i32_lanes`, `vector_bytes`, `register_count`),
-`has(...)` and primitives (`dot4`, `round_to_i32`, `narrow`, `lookup`, ...), which emit the target's instructions.
-Float arithmetic is single IEEE operations in the order written: nothing contracts, `b.fma` is explicit,
-`b.fmax`/`b.fmin` take the second operand for NaN.
+A kernel reaches the machine only through `b.target`: its sizes (`f32_lanes`, `i32_lanes`, `vector_bytes`,
+`register_count`), `has(...)`, and primitives (`dot4`, `round_to_i32`, `narrow`, `lookup`, ...), which emit the target's
+instructions. Float arithmetic is single IEEE operations in the order written. Nothing is contracted: `b.fma` is an
+operation of its own. `b.fmax` and `b.fmin` give the second operand for NaN.
 """
 
 from __future__ import annotations
@@ -57,6 +62,7 @@ from qcompiler.backends.kernel_ir.definition import KernelDef, kernel
 from qcompiler.backends.kernel_ir.ir import Block, Number, Op, Operand, Parameter, Value
 from qcompiler.backends.kernel_ir.ops import OPS
 from qcompiler.backends.kernel_ir.prefix import load_parts, store_parts
+from qcompiler.backends.kernel_ir.rows import Rows
 from qcompiler.backends.kernel_ir.types import F32, I1, I8, I32, I64, PTR, Type, vector
 from qcompiler.errors import VerifyError, nearest
 
@@ -102,33 +108,6 @@ _RIGHT_IDENTITY = {
 _RIGHT_ZERO = {"mul", "and"}
 
 
-class Rows:
-    """Addresses of rows, some bytes apart: row r lies at `pointers[r // group] + offsets[r % group]`.
-
-    group: the target's `row_group`. x86 (3) addresses base, base + index and base + 2 * index in the load itself: 14
-    rows need five pointers and one stride. ARM (1) moves a pointer in the load itself. In a loop, carry `rows.pointers`
-    and yield `rows.at(carried).moved(step)`.
-    """
-
-    def __init__(self, b: KernelBuilder, pointers: Sequence[Value], offsets: Sequence[Operand]) -> None:
-        self.b = b
-        self.pointers = list(pointers)
-        self.offsets = list(offsets)
-
-    def __getitem__(self, row: int) -> tuple[Value, Operand]:
-        """(pointer, offset) of a row, to be given to load or store: `b.load(F32, *rows[r])`."""
-        return self.pointers[row // len(self.offsets)], self.offsets[row % len(self.offsets)]
-
-    def at(self, pointers: Sequence[Value]) -> Rows:
-        """The same rows at other pointers (a loop's carried ones)."""
-        return Rows(self.b, pointers, self.offsets)
-
-    def moved(self, step: Operand) -> list[Value]:
-        """The pointers moved by `step` bytes."""
-        alone = self.b.target.row_group == 1
-        return [self.b.step(pointer, step) if alone else pointer + step for pointer in self.pointers]
-
-
 class KernelBuilder:
     """Emits the kernel IR of one function; see the module's docstring."""
 
@@ -166,8 +145,8 @@ class KernelBuilder:
         return known[name]
 
     def share(self, total: Operand, grain: int = 1) -> tuple[Value, Value]:
-        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. Parts differ by one grain at
-        most."""
+        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. The parts of two threads differ
+        by at most one grain."""
         total = self.like(total, self.thread)
         units = (total + (grain - 1)) // grain
         lo = units * self.thread // self.threads * grain
@@ -177,7 +156,7 @@ class KernelBuilder:
     # -- constants ------------------------------------------------------------------------------------------------
 
     def const(self, type: Type, value: Number | Sequence[Number]) -> Value:
-        """A constant: a number (in every lane of a vector), or a sequence with a number a lane. Integers wrap."""
+        """A constant: one number (in every lane of a vector), or a sequence with one for each lane. Integers wrap."""
         if type.is_pointer:
             raise VerifyError("a pointer has no constants", where=self.name)
         if isinstance(value, Sequence | np.ndarray):
@@ -193,17 +172,17 @@ class KernelBuilder:
         return self.const(type, 0)
 
     def like(self, value: Operand, other: Value) -> Value:
-        """`value` as it is, or a Python number as a constant of the type of `other`."""
+        """`value` itself, or a Python number as a constant of the type of `other`."""
         return value if isinstance(value, Value) else self.const(other.type, value)
 
     def i64(self, value: Operand) -> Value:
-        """An offset or an extent: a Python int becomes an i64 constant."""
+        """An offset or an extent; a Python int becomes an i64 constant."""
         return value if isinstance(value, Value) else self.const(I64, value)
 
     # -- arithmetic -----------------------------------------------------------------------------------------------
 
     def arithmetic(self, operator: str, x: Value, y: Operand) -> Value:
-        """What `x + y` and the other operators of `ir.Value` emit."""
+        """Emit an operator of `ir.Value`, such as `x + y`."""
         if x.type.is_pointer:
             offset = self.i64(y)
             if operator not in "+-":
@@ -215,13 +194,13 @@ class KernelBuilder:
             raise VerifyError(f"no {operator!r} on {x.type}", where=self.name)
         return self.binary(name, x, y)
 
-    def step(self, pointer: Value, nbytes: Operand) -> Value:
-        """pointer + nbytes, kept in a register of its own: LLVM does not merge it with other pointers into one base and
-        offsets. For pointers that a loop moves, where the machine adds to them in the load."""
+    def advance(self, pointer: Value, nbytes: Operand) -> Value:
+        """pointer + nbytes in a register of its own: LLVM does not merge it with other pointers into one base and
+        offsets. For pointers that a loop moves, on machines that can add to a pointer in the load."""
         return self.emit("ptrstep", pointer, self.i64(nbytes), type=PTR)
 
     def compare(self, operator: str, x: Value, y: Operand) -> Value:
-        """What `x < y` and the other comparisons emit: i1, or a mask."""
+        """Emit a comparison of `ir.Value`, such as `x < y`: an i1, or a mask."""
         return self._compare(_COMPARISONS[operator][1 if x.type.is_float else 0], x, y)
 
     def icmp(self, predicate: str, x: Value, y: Operand) -> Value:
@@ -240,7 +219,7 @@ class KernelBuilder:
         return self.emit(name, x, y, type=x.type.of(I1)) if folded is None else folded
 
     def binary(self, name: str, x: Value, y: Operand) -> Value:
-        """The binary op `name` of `ops.OPS`; constants fold, neutral operands vanish (integers only)."""
+        """The binary op `name` of `ops.OPS`. For integers, constants fold and neutral operands vanish."""
         y = self.like(y, x)
         if x.type.is_int and x.type is y.type:  # a mismatch is for `append` to report
             if name in _COMMUTATIVE and x.const is not None:
@@ -256,8 +235,8 @@ class KernelBuilder:
         return self.emit(name, x, y, type=x.type)
 
     def _folded(self, name: str, type: Type, *operands: Value) -> Value | None:
-        """The constant that an integer op gives on uniform constants; None where it can't be known or would divide by
-        0."""
+        """The constant that an integer op gives for uniform constants. None if an operand is not one, or if the op
+        would divide by 0."""
         if any(each.const is None or isinstance(each.const, tuple) or not each.type.is_int for each in operands):
             return None
         if any(each.type is not operands[0].type for each in operands):
@@ -321,7 +300,7 @@ class KernelBuilder:
         return self.select(x < y, x, y)
 
     def clamp(self, x: Value, low: Operand, high: Operand) -> Value:
-        """Into [low, high]; a float NaN gives `low`, as in `quantization.qmath`."""
+        """x clamped into [low, high]. A float NaN gives `low`, as in `quantization.qmath`."""
         if x.type.is_int:
             return self.smin(self.smax(x, low), high)
         return self.fmin(self.fmax(x, low), high)
@@ -373,12 +352,12 @@ class KernelBuilder:
         return self.emit("insert", x, item, self.like(lane, Value(I32, self)), type=x.type)
 
     def shuffle(self, x: Value, y: Value | None, lanes: Sequence[int]) -> Value:
-        """Lanes of x (0 ..) and y (after x's), picked by constants; y None repeats x."""
+        """Lanes picked by constants from x (0 ...) and y (which follow those of x). If y is None, x stands for it."""
         type = vector(x.type.element, len(lanes))
         return self.emit("shuffle", x, x if y is None else y, type=type, lanes=tuple(int(lane) for lane in lanes))
 
     def concat(self, parts: Sequence[Value]) -> Value:
-        """Vectors of one type joined; their number is a power of two."""
+        """Join vectors of one type. Their number is a power of two."""
         while len(parts) > 1:
             lanes = range(2 * parts[0].type.lanes)
             parts = [self.shuffle(x, y, lanes) for x, y in zip(parts[::2], parts[1::2], strict=True)]
@@ -389,7 +368,7 @@ class KernelBuilder:
         return x if lanes == x.type.lanes else self.shuffle(x, None, range(start, start + lanes))
 
     def reduce(self, combine: Callable[[Value, Value], Value], x: Value) -> Value:
-        """Halves of a power-of-two vector combined until one lane is left: lane i with lane i + 8, + 4, + 2, + 1."""
+        """Combine the halves of a vector of 2^n lanes until one is left: lane i with lane i + 8, then + 4, + 2, + 1."""
         lanes = x.type.lanes
         while lanes > 1:
             lanes //= 2
@@ -407,28 +386,28 @@ class KernelBuilder:
         self.append(Op("store", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": align}))
 
     def stream(self, value: Value, pointer: Value, offset: Operand = 0, *, disp: int = 0) -> None:
-        """Write `value` to memory past the caches; the address is a multiple of its size. A kernel that streams ends in
+        """Write `value` by a non-temporal store. The address is a multiple of its size. A kernel that streams ends with
         `fence`."""
         self.append(Op("stream", (value, pointer, self.i64(offset)), (), {"disp": disp, "align": value.type.bytes}))
 
     def fence(self) -> None:
-        """Wait until what was streamed is in memory."""
+        """Wait until everything that was streamed is in memory."""
         self.append(Op("fence", (), (), {}))
 
     def masked_load(
         self, type: Type, pointer: Value, offset: Operand, mask: Value, *, disp: int = 0, align: int = 1
     ) -> Value:
-        """Like load; a lane whose mask bit is clear touches no memory and gives 0."""
+        """Like `load`, but a lane whose mask bit is clear touches no memory and gives 0."""
         return self.emit("masked_load", pointer, self.i64(offset), mask, type=type, disp=disp, align=align)
 
     def masked_store(
         self, value: Value, pointer: Value, offset: Operand, mask: Value, *, disp: int = 0, align: int = 1
     ) -> None:
-        """Like store; a lane whose mask bit is clear touches no memory."""
+        """Like `store`, but a lane whose mask bit is clear touches no memory."""
         self.append(Op("masked_store", (value, pointer, self.i64(offset), mask), (), {"disp": disp, "align": align}))
 
     def prefetch(self, pointer: Value, offset: Operand = 0, *, disp: int = 0, cache: int = 1) -> None:
-        """Bring the line at pointer + offset + disp into the cache of a level: 1 the nearest, 2 or 3. Never faults."""
+        """Bring the line at pointer + offset + disp into cache 1 (the nearest), 2 or 3. Never faults."""
         self.append(Op("prefetch", (pointer, self.i64(offset)), (), {"disp": disp, "cache": cache}))
 
     def mask_below(self, count: Operand, lanes: int) -> Value:
@@ -439,7 +418,7 @@ class KernelBuilder:
         return self.icmp("ult", self.const(vector(I8, lanes), range(lanes)), self.splat(limit, lanes))
 
     def load_prefix(self, type: Type, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> Value:
-        """The first `count` lanes at pointer + offset (all, if count is larger; count >= 0); the others are 0."""
+        """The first `count` lanes at pointer + offset (all if count is larger; count >= 0). The others are 0."""
         offset, count = self.i64(offset), self.i64(count)
         if self.target.masks(type):
             return self.masked_load(type, pointer, offset, self.mask_below(count, type.lanes), align=align)
@@ -450,7 +429,7 @@ class KernelBuilder:
         return whole.results
 
     def store_prefix(self, value: Value, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> None:
-        """Store the first `count` lanes (all, if count is larger; count >= 0)."""
+        """Store the first `count` lanes (all if count is larger; count >= 0)."""
         offset, count, lanes = self.i64(offset), self.i64(count), value.type.lanes
         if self.target.masks(value.type):
             self.masked_store(value, pointer, offset, self.mask_below(count, lanes), align=align)
@@ -470,7 +449,7 @@ class KernelBuilder:
     # -- control flow ---------------------------------------------------------------------------------------------
 
     def loop(self, lo: Operand, hi: Operand, step: Operand = 1, *, carried: Any = ()) -> Loop:
-        """A counted loop over lo, lo + step, ... < hi (signed, step > 0); see `control.Loop`."""
+        """A counted loop: the index is lo, lo + step, ... < hi (signed, step > 0). See `control.Loop`."""
         return Loop(self, self.i64(lo), self.i64(hi), self.i64(step), carried)
 
     def if_(self, condition: Value) -> If:
@@ -480,7 +459,7 @@ class KernelBuilder:
     # -- emission -------------------------------------------------------------------------------------------------
 
     def instr(self, instruction: str | Instruction, *operands: Value) -> Value:
-        """A target instruction, by name or declaration; its operand types must fit exactly."""
+        """Emit a target instruction, given by name or declaration. The operands must have exactly its types."""
         found = self.target.instruction(instruction) if isinstance(instruction, str) else instruction
         op = Op("instr", operands, (Value(found.result, self),), instruction=found)
         self.append(op)
@@ -504,7 +483,7 @@ class KernelBuilder:
 
 
 def _normalised(type: Type, value: Number) -> Number:
-    """The number as the type holds it: i1 a bool, integers wrapped to signed, f32 rounded."""
+    """The number as the type holds it: a bool for i1, integers wrapped to signed ones, f32 rounded."""
     if type.is_float:
         return float(type.numpy.type(value))
     if type.bits == 1:

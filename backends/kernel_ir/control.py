@@ -1,7 +1,7 @@
-"""Structured control flow of the builder: counted loops with carried values, and conditionals with results.
+"""The builder's structured control flow: counted loops with carried values, and conditionals with results.
 
-Owns the context managers that `KernelBuilder.loop` and `KernelBuilder.if_` return, and the flattening of nested lists
-of carried values.
+Owns the context managers that `KernelBuilder.loop` and `KernelBuilder.if_` return, and how nested lists of carried
+values are flattened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def flatten(tree: Any) -> list[Value]:
 
 
 def unflatten(tree: Any, leaves: Sequence[Value]) -> Any:
-    """`leaves` in the nesting of `tree`; a single value stays single."""
+    """`leaves` nested as `tree` is; a single value stays single."""
     source = iter(leaves)
 
     def build(branch: Any) -> Any:
@@ -35,7 +35,7 @@ def unflatten(tree: Any, leaves: Sequence[Value]) -> Any:
 
 
 class _Body:
-    """A block under construction: makes the builder append to it, and takes its `yield`."""
+    """A block under construction. It makes the builder append to the block, and takes its `yield`."""
 
     def __init__(self, builder: KernelBuilder, block: Block, what: str) -> None:
         self.builder = builder
@@ -65,8 +65,11 @@ class _Body:
 
 
 class Loop:
-    """`with b.loop(lo, hi, step, carried=...) as loop`: `loop.index`, `loop.carried`, `loop.yield_(next)`; after the
-    block, `loop.results`, in the same nesting as `carried`. No iteration gives back the initial values."""
+    """A counted loop: `with b.loop(lo, hi, step, carried=...) as loop`.
+
+    The block reads `loop.index` and `loop.carried`, and ends with `loop.yield_(next)`. `loop.results` are available
+    after the block; they are nested as `carried` is. A loop without iterations gives the initial values.
+    """
 
     def __init__(self, builder: KernelBuilder, lo: Value, hi: Value, step: Value, carried: Any) -> None:
         self.builder = builder
@@ -80,7 +83,7 @@ class Loop:
         self._results: Any = None
 
     def yield_(self, next_values: Any) -> None:
-        """The carried values of the next iteration, nested as `carried`. The last statement of the block."""
+        """Give the carried values of the next iteration, nested as `carried` is, in the last statement of the block."""
         found = [value.type for value in flatten(next_values)]
         if found != [value.type for value in self._initial]:
             raise VerifyError(
@@ -115,8 +118,8 @@ class Loop:
 
 
 class If:
-    """`with b.if_(condition) as branch: ... branch.yield_(x)`, then `with branch.else_(): ... branch.yield_(y)`;
-    `branch.results` afterwards. Without results the else part may be left out."""
+    """A conditional: `with b.if_(condition) as branch: ... branch.yield_(x)`, then `with branch.else_(): ...
+    branch.yield_(y)`, then `branch.results`. Without results the else part may be left out."""
 
     def __init__(self, builder: KernelBuilder, condition: Value) -> None:
         self.builder = builder
@@ -126,7 +129,7 @@ class If:
         self._op = Op("if", (condition,), (), blocks=(self._then.block, self._else.block))
 
     def yield_(self, values: Any) -> None:
-        """The results of the branch being written. Its last statement."""
+        """Give the results of the branch that is being written. This is its last statement."""
         self._current.yield_(values)
 
     def else_(self) -> _Else:
@@ -135,7 +138,7 @@ class If:
 
     @property
     def results(self) -> Any:
-        """What the branch that ran has yielded, nested as the first yield_."""
+        """The results of the branch that ran, nested as in the first `yield_`."""
         if self._else.yielded is None:
             raise VerifyError("an if has results only when both of its branches yield", where=self.builder.name)
         return unflatten(self._then.yielded, self._op.results)

@@ -1,8 +1,8 @@
-"""The meaning of the kernel IR in numpy: runs a kernel on buffers, for tests, with bounds checked on every access.
+"""The meaning of the kernel IR in numpy: runs a kernel on buffers, for tests, and checks the bounds of every access.
 
-Slow on purpose and simple: one op after the other, a vector is an array of its lanes, a pointer is (buffer, byte
-offset). An access outside its buffer, a misaligned one, a division by zero and an oversized shift are errors here,
-where machine code would do something.
+It is simple, not fast: it runs one op after the other; a vector is an array of its lanes, a pointer is a buffer and a
+byte offset. An access outside its buffer, a misaligned access, a division by zero and a shift by the width or more are
+errors here. Machine code would go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qcompiler.errors import LoweringError
 
 @dataclass(frozen=True)
 class Pointer:
-    """A place in a named buffer. Offsets may leave the buffer; accesses may not."""
+    """A byte offset in a named buffer. Offsets may leave the buffer; accesses may not."""
 
     name: str
     data: np.ndarray
@@ -29,7 +29,7 @@ class Pointer:
 
 
 def _cast(x: Any, type: Type) -> np.ndarray:
-    """To the type's numpy form. Integers wrap; unsigned results are held signed."""
+    """x in the numpy form of a type. Integers wrap; unsigned results are held as signed integers."""
     x = np.asarray(x)
     if type.is_int and x.dtype.kind == "u":
         x = x.astype(type.unsigned)
@@ -51,7 +51,7 @@ class _Interpreter:
         return LoweringError(message, where=f"kernel {self.function.name}", **details)
 
     def block(self, block: Block, args: list[Any]) -> list[Any]:
-        """The values that the block yields."""
+        """Run a block; gives the values that it yields."""
         for value, arg in zip(block.args, args, strict=True):
             self.values[value] = arg
         for op in block.ops:
@@ -75,7 +75,7 @@ class _Interpreter:
         return [self.computed(op, operands)]
 
     def computed(self, op: Op, operands: list[np.ndarray]) -> np.ndarray:
-        """An op whose meaning is in the table, or a target instruction."""
+        """The result of an op whose meaning stands in `OPS`, or of a target instruction."""
         if op.name in ("sdiv", "udiv", "srem", "urem") and not np.all(operands[1]):
             raise self.fail(f"{op.name} by zero")
         if op.name in ("shl", "lshr", "ashr") and np.any((operands[1] < 0) | (operands[1] >= op.operands[0].type.bits)):
@@ -147,8 +147,8 @@ class _Interpreter:
 
     do_ptrstep = do_ptradd
 
-    def place(self, op: Op, pointer: Pointer, offset: np.ndarray, type: Type, lanes: range | np.ndarray) -> int:
-        """The first byte, after checking the bounds of the lanes that are touched, and the alignment."""
+    def start_of(self, op: Op, pointer: Pointer, offset: np.ndarray, type: Type, lanes: range | np.ndarray) -> int:
+        """The first byte of an access, after checking the alignment and the bounds of the lanes that are touched."""
         start = pointer.offset + int(offset) + op.attrs["disp"]
         if len(lanes):
             size = type.element.bytes
@@ -168,18 +168,18 @@ class _Interpreter:
 
     def do_load(self, op: Op, pointer: Pointer, offset: np.ndarray) -> np.ndarray:
         type = op.results[0].type
-        start = self.place(op, pointer, offset, type, range(type.count))
+        start = self.start_of(op, pointer, offset, type, range(type.count))
         raw = pointer.data[start : start + type.bytes].copy().view(type.numpy)
         return raw.reshape((type.lanes,) if type.lanes else ())
 
     def do_store(self, op: Op, value: np.ndarray, pointer: Pointer, offset: np.ndarray) -> None:
         type = op.operands[0].type
-        start = self.place(op, pointer, offset, type, range(type.count))
+        start = self.start_of(op, pointer, offset, type, range(type.count))
         pointer.data[start : start + type.bytes] = np.array(value, type.numpy, ndmin=1).view(np.uint8)
 
     def do_masked_load(self, op: Op, pointer: Pointer, offset: np.ndarray, mask: np.ndarray) -> np.ndarray:
         type, lanes = op.results[0].type, np.flatnonzero(mask)
-        start, size = self.place(op, pointer, offset, type, lanes), type.element.bytes
+        start, size = self.start_of(op, pointer, offset, type, lanes), type.element.bytes
         result = np.zeros(type.lanes, type.numpy)
         for lane in lanes:
             at = start + lane * size
@@ -190,7 +190,7 @@ class _Interpreter:
         self, op: Op, value: np.ndarray, pointer: Pointer, offset: np.ndarray, mask: np.ndarray
     ) -> None:
         type, lanes = op.operands[0].type, np.flatnonzero(mask)
-        start, size = self.place(op, pointer, offset, type, lanes), type.element.bytes
+        start, size = self.start_of(op, pointer, offset, type, lanes), type.element.bytes
         for lane in lanes:
             at = start + lane * size
             pointer.data[at : at + size] = value[lane : lane + 1].view(np.uint8)
@@ -212,9 +212,11 @@ def interpret(
     threads: int = 1,
     **values: float,
 ) -> None:
-    """Run a kernel in place on `buffers`: pointer name -> C-contiguous array, or (array, byte offset of the pointer).
+    """Run a kernel on buffers, which it changes in place; LoweringError for an access outside a buffer.
 
-    values: the extents and scalars by name. Raises LoweringError for an access outside a buffer.
+    Args:
+        buffers: for each pointer by name a C-contiguous array, or (array, byte offset of the pointer).
+        values: the extents and scalars by name.
     """
     args: list[Any] = []
     for parameter in function.parameters:

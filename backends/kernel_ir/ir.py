@@ -1,7 +1,7 @@
-"""Values, operations, blocks and functions of the kernel IR. Made by `builder.KernelBuilder`; frozen by convention
-after.
+"""Values, operations, blocks and functions of the kernel IR.
 
-Owns the data, and the operators on values (which only call their builder). A constant is a value without an op.
+Owns the data, and the operators on values, which only call their builder. `builder.KernelBuilder` makes all of them;
+nothing changes them later. A constant is a value without an op.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Operand: TypeAlias = "Value | int | float | bool"
 
 
 class Value:
-    """An SSA value. `const` is None, a number (in every lane, for a vector), or a tuple of a number a lane.
+    """An SSA value. `const` is None, a number (in every lane of a vector), or a tuple with a number for each lane.
 
     Operators take a value of the same type or a Python number: + - * (integer or float), / (float), // % (unsigned:
     extents are never negative), & | ^ << >> (arithmetic) ~ and unary -; < <= > >= == != give i1 or a mask, signed for
@@ -123,7 +123,7 @@ class Value:
 
 @dataclass(eq=False)
 class Op:
-    """One operation. attrs: `disp`, `align`, `lanes`, `index`, ... as the op's family needs; blocks: of loop and if."""
+    """One operation. attrs: `disp`, `align`, `lanes` and others that the op's family needs. blocks: of loop and if."""
 
     name: str
     operands: tuple[Value, ...]
@@ -135,7 +135,7 @@ class Op:
 
 @dataclass(eq=False)
 class Block:
-    """A straight list of ops with arguments (a loop's index and carried values); the last op of an inner block is
+    """A list of ops that run in order. args: a loop's index and carried values. The last op of an inner block is
     `yield`."""
 
     args: tuple[Value, ...] = ()
@@ -177,7 +177,7 @@ class KernelFunction:
         return pack_args(self.name, self.parameters, values)
 
     def walk(self) -> Iterator[Op]:
-        """All ops, outer before inner, in order."""
+        """All ops in order, each before the ops of its blocks."""
         stack = [iter(self.body.ops)]
         while stack:
             op = next(stack[-1], None)

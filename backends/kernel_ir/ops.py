@@ -1,7 +1,7 @@
-"""The operations of the kernel IR, each declared once: family, LLVM spelling and numpy meaning.
+"""The operations of the kernel IR, each declared once: name, family, LLVM spelling and numpy meaning.
 
-Owns what an op is called, which types it takes (by its family; the rules are in `verifier`) and what it computes.
-Memory, shuffle and control-flow ops have a family of their own, and their meaning is in `interpreter`.
+The family decides which types an op takes (`verifier` has the rules). Ops of memory, lanes and control flow have
+families of their own, and `interpreter` has their meaning.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ Meaning = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class OpSpec:
-    """One op. llvm: an LLVM instruction, or an overloaded intrinsic (starts with `llvm.`). meaning: on arrays of the
-    operands' types, integers held signed; its result is cast to the result's type."""
+    """One op.
+
+    Attributes:
+        llvm: an LLVM instruction, or an overloaded intrinsic (which starts with `llvm.`).
+        meaning: what it computes on arrays of the operands' types (integers are held signed); the interpreter casts its
+            result to the result's type. None if the meaning is in `interpreter`.
+    """
 
     name: str
     family: str
@@ -37,8 +42,11 @@ def _truncated_division(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def fused_multiply_add(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """x * y + z, rounded once. f32: the exact f64 product, a sum rounded to odd (its error from Knuth's TwoSum), which
-    a second rounding to f32 can't spoil, since f64 has more than two bits to spare (Boldo and Melquiond, 2008)."""
+    """x * y + z, rounded once.
+
+    For f32 the product is exact in f64. The sum is rounded to odd, with its error from Knuth's TwoSum; then the second
+    rounding, to f32, is right, because f64 has more than two extra bits (Boldo and Melquiond, 2008).
+    """
     if x.dtype == np.float64:
         exact = [_exact_fma(float(a), float(b), float(c)) for a, b, c in np.nditer([x, y, z])]
         return np.array(exact, np.float64).reshape(np.broadcast_shapes(x.shape, y.shape, z.shape))
@@ -119,9 +127,7 @@ _FLOAT_COMPARE: dict[str, Meaning] = {
     "ugt": lambda x, y: ~(x <= y),
     "uge": lambda x, y: ~(x < y),
 }
-_CONVERT: list[
-    tuple[str, Meaning, str]
-] = [  # the numpy meaning casts to the result's type by itself, but for the unsigned ones
+_CONVERT: list[tuple[str, Meaning, str]] = [  # the cast to the result's type does the rest
     ("trunc", lambda x: x, "low bits of an integer"),
     ("sext", lambda x: np.where(x, -1, 0) if x.dtype == np.bool_ else x, "wider integer, the sign repeated"),
     ("zext", _unsigned, "wider integer, zeros above"),
@@ -146,7 +152,7 @@ _STRUCTURE: list[tuple[str, str, str, Meaning | None, str]] = [
         "ptradd",
         "getelementptr",
         None,
-        "the same, and the result has a register of its own: see `KernelBuilder.step`",
+        "like ptradd, in a register of its own: see `KernelBuilder.advance`",
     ),
     ("load", "load", "load", None, "a value at pointer + offset + displacement"),
     ("store", "store", "store", None, "write a value at pointer + offset + displacement"),
@@ -158,9 +164,9 @@ _STRUCTURE: list[tuple[str, str, str, Meaning | None, str]] = [
         "load; lanes without a mask bit touch nothing and give zero",
     ),
     ("masked_store", "masked_store", "llvm.masked.store", None, "store; lanes without a mask bit touch nothing"),
-    ("stream", "stream", "store", None, "store to memory past the caches, at a multiple of the value's size"),
-    ("fence", "fence", "fence", None, "what was streamed is in memory, for all who see what is written next"),
-    ("prefetch", "prefetch", "llvm.prefetch", None, "bring a line nearer; no meaning, never faults"),
+    ("stream", "stream", "store", None, "non-temporal store, at a multiple of the value's size"),
+    ("fence", "fence", "fence", None, "everything streamed so far is in memory before what is written next"),
+    ("prefetch", "prefetch", "llvm.prefetch", None, "bring a line into a cache; changes no value, never faults"),
     ("instr", "instr", "call", None, "a target instruction"),
     ("loop", "loop", "phi", None, "counted loop lo, lo + step, ... < hi, with carried values"),
     ("if", "if", "br", None, "two blocks, with results"),

@@ -1,4 +1,4 @@
-"""Loads and stores of a vector's first lanes where the machine has no mask for the type: parts of 1, 2, 4 ... lanes."""
+"""Loads and stores of a vector's first lanes, for types without masks: in parts of 1, 2, 4 ... lanes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def load_parts(b: KernelBuilder, type: Type, pointer: Value, offset: Value, count: Value) -> Value:
-    """Parts of 1, 2, 4 ... lanes from the end of the prefix to its front, each shifted in below the ones before."""
+    """Load the prefix in parts of 1, 2, 4 ... lanes, from its end to its front; each part is shifted in below the parts
+    before it."""
     size = type.element.bytes
     result, left, part = b.zero(type), count, 1
     while part < type.lanes:
@@ -30,7 +31,7 @@ def load_parts(b: KernelBuilder, type: Type, pointer: Value, offset: Value, coun
 
 
 def store_parts(b: KernelBuilder, value: Value, pointer: Value, offset: Value, count: Value) -> None:
-    """Parts of ... 4, 2, 1 lanes from the front, the vector shifted down after each."""
+    """Store the prefix in parts of ... 4, 2, 1 lanes, from its front; the vector is shifted down after each."""
     lanes, size = value.type.lanes, value.type.element.bytes
     start, part = b.i64(0), (1 << (lanes - 1).bit_length()) // 2
     while part:

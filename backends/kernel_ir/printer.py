@@ -1,4 +1,4 @@
-"""Kernel IR as text: deterministic, one op a line, for people and golden files. It is not parsed back.
+"""Kernel IR as text, for people and golden files: deterministic, one op a line. There is no parser for it.
 
 kernel scale_unroll1(%x: ptr, %n: i64, %alpha: f32, %thread: i64, %threads: i64) target=x86-64+avx2 {
   %0 = splat %alpha : <8 x f32>
@@ -34,7 +34,7 @@ class _Printer:
             return "[" + ", ".join(_number(lane) for lane in value.const) + "]"
         return f"splat({_number(value.const)})" if value.type.lanes else _number(value.const)
 
-    def place(self, pointer: Value, offset: Value, disp: int) -> str:
+    def address(self, pointer: Value, offset: Value, disp: int) -> str:
         parts = [self.ref(offset)] if offset.const != 0 else []
         parts += [str(disp)] if disp or not parts else []
         return f"{self.ref(pointer)}[{' + '.join(parts)}]"
@@ -68,10 +68,10 @@ class _Printer:
         operands = list(op.operands)
         name = op.instruction.name if op.instruction is not None else op.name
         if op.name in ("load", "masked_load", "prefetch"):
-            text = f"{name} {self.place(operands[0], operands[1], op.attrs['disp'])}"
+            text = f"{name} {self.address(operands[0], operands[1], op.attrs['disp'])}"
             operands = operands[2:]
         elif op.name in ("store", "masked_store", "stream"):
-            text = f"{name} {self.ref(operands[0])}, {self.place(operands[1], operands[2], op.attrs['disp'])}"
+            text = f"{name} {self.ref(operands[0])}, {self.address(operands[1], operands[2], op.attrs['disp'])}"
             operands = operands[3:]
         else:
             text = f"{name} {self.ref(operands[0])}" if operands else name

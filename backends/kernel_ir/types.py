@@ -1,6 +1,6 @@
 """Types of the kernel IR: signless integers, floats, pointers, and vectors of integers and floats.
 
-Owns the types and their LLVM and numpy spellings. A type is interned: equal types are the same object.
+Owns the types, and what they are called in LLVM and numpy. Types are interned: equal types are the same object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LLVM = {"f32": "float", "f64": "double"}
 
 @dataclass(frozen=True)
 class Type:
-    """A scalar (lanes 0) or a vector of `lanes` elements. kind: "i", "f" or "ptr"; bits of one element."""
+    """A scalar (lanes is 0) or a vector. kind: "i", "f" or "ptr"; bits: of one element."""
 
     kind: str
     bits: int
@@ -33,19 +33,19 @@ class Type:
 
     @cached_property
     def name(self) -> str:
-        """`i32`, `ptr`, `<16 x f32>`: the printed form."""
+        """The printed form: `i32`, `ptr`, `<16 x f32>`."""
         scalar = "ptr" if self.kind == "ptr" else f"{self.kind}{self.bits}"
         return f"<{self.lanes} x {scalar}>" if self.lanes else scalar
 
     @cached_property
     def llvm(self) -> str:
-        """The same type in LLVM text."""
+        """The type in LLVM text."""
         scalar = _LLVM.get(self.element.name, self.element.name)
         return f"<{self.lanes} x {scalar}>" if self.lanes else scalar
 
     @cached_property
     def mangled(self) -> str:
-        """The suffix that LLVM's overloaded intrinsics take: `v16i32`, `f32`, `p0`."""
+        """The suffix of LLVM's overloaded intrinsics for the type: `v16i32`, `f32`, `p0`."""
         scalar = "p0" if self.kind == "ptr" else f"{self.kind}{self.bits}"
         return f"v{self.lanes}{scalar}" if self.lanes else scalar
 
@@ -68,17 +68,17 @@ class Type:
 
     @property
     def count(self) -> int:
-        """Number of lanes, 1 for a scalar."""
+        """The number of lanes; 1 for a scalar."""
         return self.lanes or 1
 
     @cached_property
     def bytes(self) -> int:
-        """Size in memory. Masks (`i1` vectors) and `i1` don't live in memory."""
+        """The size in memory. `i1` and masks (vectors of `i1`) are never in memory."""
         return self.count * self.bits // 8
 
     @cached_property
     def numpy(self) -> np.dtype:
-        """The numpy dtype of one lane; integers are held signed."""
+        """The numpy dtype of one lane; integers are signed."""
         return np.dtype(_NUMPY[self.element.name])
 
     @cached_property
@@ -87,7 +87,7 @@ class Type:
         return np.dtype(_UNSIGNED[self.bits])
 
     def of(self, element: Type) -> Type:
-        """A type with the same number of lanes and another element."""
+        """The type with the same number of lanes and another element."""
         return _intern(element.kind, element.bits, self.lanes)
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _intern(kind: str, bits: int, lanes: int) -> Type:
 
 
 def vector(element: Type, lanes: int) -> Type:
-    """`<lanes x element>`; pointers have no vectors."""
+    """The vector type `<lanes x element>`; there are no vectors of pointers."""
     if element.lanes or element.is_pointer or lanes < 1:
         raise ValueError(f"no vector of {lanes} x {element}")
     return _intern(element.kind, element.bits, lanes)

@@ -1,7 +1,7 @@
-"""The verifier of the kernel IR: operand types, structure, dominance, and instructions that the target has.
+"""The verifier of the kernel IR: operand types, structure, dominance, and that the target has each instruction.
 
-`check_op` is what the builder runs on each op as it is appended; `verify_kernel` checks a whole function. An
-instruction that the target lacks must never reach LLVM: it ends the process.
+The builder runs `check_op` on each op that it appends; `verify_kernel` checks a whole function. An instruction that the
+target lacks must never reach LLVM, which would end the process.
 """
 
 from __future__ import annotations
@@ -189,9 +189,8 @@ def _loop(op: Op) -> None:
 def _if(op: Op) -> None:
     _need(_types(op) == [I1] and len(op.blocks) == 2, "takes an i1 and two blocks")
     expected = [value.type for value in op.results]
-    if not (
-        op.blocks[1].ops and op.blocks[1].ops[-1].operands == () and expected
-    ):  # the else part may still be to come
+    else_is_open = bool(op.blocks[1].ops) and op.blocks[1].ops[-1].operands == () and bool(expected)
+    if not else_is_open:
         _need([value.type for value in _yielded(op.blocks[1])] == expected, "both branches yield the results")
     _need([value.type for value in _yielded(op.blocks[0])] == expected, "both branches yield the results")
 
@@ -211,9 +210,8 @@ def _instr(op: Op, target: Target) -> None:
             got=target.name,
             hint="ask target.has(...) before emitting it",
         )
-    _need(
-        target.instructions.get(instruction.name) is instruction, f"{instruction.name} is not declared by {target.name}"
-    )
+    declared = target.instructions.get(instruction.name)
+    _need(declared is instruction, f"{instruction.name} is not declared by {target.name}")
     if _types(op) != list(instruction.operands):
         raise VerifyError(f"{instruction.name} on other types", expected=list(instruction.operands), got=_types(op))
     _need([value.type for value in op.results] == [instruction.result], "has the declared result")
@@ -271,8 +269,8 @@ def check_op(op: Op, target: Target, where: str) -> None:
 
 
 def verify_kernel(function: KernelFunction) -> None:
-    """Check every op, that values are defined once before their uses in an enclosing block, and that blocks end in a
-    yield."""
+    """Raise VerifyError unless each op is legal, each value is defined once, in an enclosing block and before its uses,
+    and each inner block ends in a yield."""
     defined: set[Value] = set()
 
     def define(values: tuple[Value, ...]) -> None:
@@ -295,10 +293,10 @@ def verify_kernel(function: KernelFunction) -> None:
                     )
             for nested in op.blocks:
                 visit(nested, True)
-            if op.name == "if" and [value.type for value in op.blocks[1].ops[-1].operands] != [
-                v.type for v in op.results
-            ]:
-                raise VerifyError("if: both branches yield the results", where=function.name)
+            if op.name == "if":
+                yielded = [value.type for value in op.blocks[1].ops[-1].operands]
+                if yielded != [value.type for value in op.results]:
+                    raise VerifyError("if: both branches yield the results", where=function.name)
             define(op.results)
             scope += op.results
         defined.difference_update(scope)

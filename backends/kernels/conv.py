@@ -152,7 +152,7 @@ class _Loops:
             for step in math.steps:
                 until, lead = kc if step == math.steps[-1] else kc // step * step, math.lead(step)
                 with b.loop(
-                    done, until, step, carried=[acc, pointers, b.step(panel, lead) if lead else panel, asked]
+                    done, until, step, carried=[acc, pointers, b.advance(panel, lead) if lead else panel, asked]
                 ) as inner:
                     acc, pointers, panel, asked = inner.carried
                     here = rows.at(pointers)

@@ -29,7 +29,7 @@ class CodeOperand(Generic[E, S]):
 
 @dataclass(frozen=True)
 class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
-    """x, y: of both operands. Of `mul` and `div`, x.scale is that of the product or quotient, and y.scale is not read."""
+    """x, y: the operands. For `mul` and `div`, x.scale belongs to the product or quotient, and y.scale is not read."""
 
     map: Map[P, E]
     x: CodeOperand[E, S]
@@ -39,7 +39,7 @@ class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
 
 @dataclass(frozen=True)
 class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
-    """x: of the first operand, its scale that of positive codes. The second operand has the f32 scales of the others."""
+    """x: the first operand, with the scale of its positive codes. The second operand has f32 scales of the others."""
 
     map: Map[P, E]
     x: CodeOperand[E, S]

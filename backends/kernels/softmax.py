@@ -69,7 +69,7 @@ class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
 
 @dataclass(frozen=True)
 class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
-    """Lines of codes at any strides. table, scale: as in `SoftmaxCodes`; x_inner, y_inner: bytes between inner lines."""
+    """Lines of codes at any strides. x_inner, y_inner: bytes between inner lines; table, scale: see `SoftmaxCodes`."""
 
     lines: Lines[P, E]
     x_inner: E

@@ -72,8 +72,8 @@ def copy_transposed(b: KernelBuilder, a: TransposedCopy, *, itemsize: int) -> No
             b.loop(first, b.smin(first + _UNIT * side, a.columns), side) as column,
         ):
             to = y + (column.index * a.y_column + tile.index * itemsize)
-            left = a.columns - column.index
-            _tile(b, a, vector(ELEMENTS[itemsize], side), x + column.index * itemsize, to, tile.index, left)
+            start, left = x + column.index * itemsize, a.columns - column.index
+            _tile(b, a, vector(ELEMENTS[itemsize], side), start, to, tile.index, left)
 
 
 def _tile(b: KernelBuilder, a: TransposedCopy, type: Type, x: Value, y: Value, row: Value, left: Value) -> None:

@@ -168,7 +168,7 @@ class _Calls:
     emit: Callable[[Map[Memory, int]], None]
 
     def append(self, views: Sequence[TensorView], y: TensorView, axes: Sequence[_Axis]) -> None:
-        """Append a call. If there are more outer axes than a kernel has, the outermost ones are run by several calls."""
+        """Append a call. If there are more outer axes than a kernel has, several calls run the outermost ones."""
         if len(axes) > OUTER + 1:
             for index in range(axes[0].size):
                 moved = [_moved(view, index * stride) for view, stride in zip((*views, y), axes[0].strides)]
