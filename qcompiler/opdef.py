@@ -18,7 +18,7 @@ An instance is a typed view of a node: `Linear(node).bias` is `Value | None`, `L
 `Linear.of(node)` is that view, or None if the node is another op (or None itself); it also works for a base class that
 several ops share, such as `Weighted`: `layer = Weighted.of(value.producer)`. `op_of(node)` is the view of any node.
 With `attrs`, a view reads these attributes instead of the node's: `Reshape(node, bound_attrs(...))`. `infer`,
-`reference` and `integer` run on a view of attributes alone, so they may read `self.activation` but no operand of a node.
+`reference` and `integer` run on a view of attributes alone: they may read `self.activation`, but no operand of a node.
 On the class a field is its declaration: `graph.set_operand(node, Linear.bias.index, value)`.
 
 `opdef(name)` gives the class. Whatever does not know the op reads the class members: `operands`, `attrs`, `quant`,
@@ -36,6 +36,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
+from qcompiler.dims import DimLike
 from qcompiler.errors import ShapeError, VerifyError, nearest
 from qcompiler.ir import AttrValue, Node
 from qcompiler.opfields import (
@@ -74,6 +75,7 @@ __all__ = [
     "ACTIVATIONS",
     "AttrSpec",
     "FLOAT_ONLY",
+    "LayoutRule",
     "OWN_RANGE",
     "Op",
     "OpDef",
@@ -98,6 +100,7 @@ __all__ = [
     "index_operand",
     "int_attr",
     "ints_attr",
+    "no_accumulator",
     "op_of",
     "opdef",
     "operand",
@@ -157,6 +160,20 @@ class QuantRule:
         return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
+class LayoutRule(enum.Enum):
+    """How `assign-layout` lays out the result of an op."""
+
+    CHANNELS_LAST = "channels_last"  # always, from rank 3 to 5
+    ROW_MAJOR = "row_major"  # always
+    KEEPS = "keeps"  # channels last if an operand of its rank is
+    AS_READ = "as_read"  # channels last if an operand of its rank is, or if a reader always makes that
+    ROW_MAJOR_AT_OUTPUTS = "row_major_at_outputs"  # row major for graph outputs, else KEEPS
+
+
+def no_accumulator(op: Op) -> None:
+    """`terms = no_accumulator`: the integer meaning sums nothing in 32 bits."""
+
+
 OWN_RANGE = QuantRule(QuantKind.OWN_RANGE)
 SHARES_INPUT = QuantRule(QuantKind.SHARES_INPUT)
 FLOAT_ONLY = QuantRule(QuantKind.FLOAT_ONLY)
@@ -202,14 +219,33 @@ class Op:
             MOVES_DATA).
         samples: 5-10 small instances.
 
-    Class members that follow from it:
+    Facts for passes, each with a default that is always correct:
+        layout: how the result lies in memory.
+        reads_halo: operands that its kernels can read from inside a larger border; `writes_halo()` and `wanted_halo()`
+            say whether it can write one, and which border its kernels want around the first operand.
+        is_view: the result is the operand's memory.
+        picks: moves elements, and may leave some out.
+        carries_masks: -inf in an operand is -inf in the result.
+        is_homogeneous: f(s * x) = s * f(x) for a positive s per channel.
+        keeps_dtype: the integer meaning selects codes, so operand and result have one dtype.
+        chooses_params: the integer meaning rounds to whatever parameters its result has.
+        neutral: a second operand of this value gives the first one back.
+        stages: the stages in which the op may stand; None: all.
+        element_cost: nanoseconds per element of its larger side, as (int8, float); see quantization/cost_profile.
+        is_identity(): whether a node whose result has the type of its first operand gives that operand back.
+        products(): the sizes whose product is the number of multiply-adds of a node; None: it is not made of these.
+
+    The one fact without a default:
+        terms(): the sizes whose product is how many codes, or products of codes, one i32 accumulator of the integer
+            meaning sums. None: there is no such accumulator; write `terms = no_accumulator`. An op with an integer
+            meaning of its own that does not say is refused, since the overflow proof would have nothing to go by.
+
+    Class members that follow from the declaration:
         doc: the docstring, in one line.
         family: the file in which the op stands.
         operands, attrs: the declared fields in order. The fields of base classes come first; a field that is declared
             again moves to its new place.
     """
-
-    __slots__ = ("_node", "_given")
 
     name: ClassVar[str] = ""
     doc: ClassVar[str] = ""
@@ -220,6 +256,17 @@ class Op:
     quant: ClassVar[QuantRule] = FLOAT_ONLY
     traits: ClassVar[frozenset[Trait]] = frozenset()
     integer: ClassVar[Callable[..., np.ndarray] | None] = None
+    layout: ClassVar[LayoutRule] = LayoutRule.KEEPS
+    reads_halo: ClassVar[tuple[OperandSpec[Any], ...]] = ()
+    is_view: ClassVar[bool] = False
+    picks: ClassVar[bool] = False
+    carries_masks: ClassVar[bool] = False
+    is_homogeneous: ClassVar[bool] = False
+    keeps_dtype: ClassVar[bool] = False
+    chooses_params: ClassVar[bool] = False
+    neutral: ClassVar[float | None] = None
+    stages: ClassVar[frozenset[str] | None] = None
+    element_cost: ClassVar[tuple[float, float]] = (0.05, 0.10)
     _own_fields: ClassVar[dict[str, OperandSpec[Any] | AttrSpec[Any]]] = {}
     _attr_names: ClassVar[frozenset[str]] = frozenset()
     _fixed_operands: ClassVar[int] = 0
@@ -233,6 +280,23 @@ class Op:
     @staticmethod
     def samples() -> Sequence[Sample]:
         return []
+
+    # -- facts that depend on the node
+
+    def writes_halo(self) -> bool:
+        return False
+
+    def wanted_halo(self) -> tuple[tuple[int, int], ...] | None:
+        return None
+
+    def is_identity(self) -> bool:
+        return False
+
+    def products(self) -> tuple[DimLike, ...] | None:
+        return None
+
+    def terms(self) -> Sequence[DimLike] | None:
+        raise NotImplementedError(f"{self.name} declares no terms")
 
     # -- views
 
@@ -289,6 +353,11 @@ class Op:
                 raise VerifyError(f"the operand {spec.name!r} of {cls.__name__} stands at two positions")
             spec.index = index
         if "name" in cls.__dict__:
+            if cls.integer is not None and cls.terms is Op.terms:
+                raise VerifyError(
+                    f"{cls.name} has an integer meaning, but does not say how much it sums",
+                    expected="a method terms(self), or terms = no_accumulator",
+                )
             cls.doc = " ".join((cls.__doc__ or "").split())
             cls.family = cls.__module__.rpartition(".")[2]
             register(cls)

@@ -12,6 +12,7 @@ from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
 from qcompiler.ir import AttrValue
 from qcompiler.opdef import (
+    LayoutRule,
     Sample,
     TypedArray,
     bias_operand,
@@ -26,7 +27,7 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.ops.linear import apply_activation, requantize_accumulator
-from qcompiler.ops.windows import Pairs, check_geometry, output_size, windows
+from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows
 from qcompiler.quantization import qmath
 from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
@@ -44,6 +45,14 @@ def _check_conv(op: str, x: TensorType, weight: TensorType, channels: DimLike, g
         raise ShapeError(f"channels of {op}", expected=f"{channels} (weight {weight}, groups={groups})", got=str(x))
 
 
+def _kernel(op: str, weight: TensorType) -> tuple[int, ...]:
+    """The sizes of the windows; ShapeError if one is symbolic."""
+    sizes = tuple(size for size in weight.shape[2:] if isinstance(size, int))
+    if len(sizes) != weight.rank - 2:
+        raise ShapeError(f"weight of {op}", expected="windows of known sizes", got=str(weight))
+    return sizes
+
+
 def _dot(
     x: np.ndarray, weight: np.ndarray, stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int
 ) -> np.ndarray:
@@ -53,7 +62,7 @@ def _dot(
     sample's result does not depend on its batch.
     """
     out_channels, kernel = weight.shape[0], weight.shape[2:]
-    outputs = [int(output_size(*axis)) for axis in zip(x.shape[2:], kernel, stride, padding, dilation)]
+    outputs = output_sizes(x.shape, kernel, stride, padding, dilation)
     view = windows(x, kernel, stride, padding, dilation, outputs, 0)
     spatial = len(kernel)
     depth = weight.shape[1] * math.prod(kernel)
@@ -81,7 +90,6 @@ class Conv(TakesResidual):
     """Cross-correlation. x: [N, C, *S], weight: [O, C/groups, *K], bias: [O], residual: shape of the result, added
     before the fused activation; padding is real zero. torch.nn.functional.conv1d/2d/3d; ONNX Conv."""
 
-    __slots__ = ()
     name = "conv"
     quant = weighted(axis=0)
     x = operand()
@@ -93,6 +101,23 @@ class Conv(TakesResidual):
     dilation = ints_attr(doc="one a spatial axis")
     groups = int_attr(default=1)
     activation = fused_activation()
+    layout = LayoutRule.CHANNELS_LAST
+    reads_halo = (x, residual)
+
+    @property
+    def weight_groups(self) -> int:
+        return self.groups
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each filter reads one channel, and there are several."""
+        return self.groups > 1 and self.weight.type.shape[1] == 1
+
+    def writes_halo(self) -> bool:
+        return True
+
+    def wanted_halo(self) -> tuple[tuple[int, int], ...] | None:
+        return None if self.is_depthwise else self.padding
 
     def infer(
         self, x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None
@@ -104,7 +129,7 @@ class Conv(TakesResidual):
         check_geometry("conv", x.rank - 2, stride=stride, padding=padding, dilation=dilation)
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ShapeError("bias of conv", expected=f"[{weight.shape[0]}]", got=str(bias))
-        spatial = [output_size(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation)]
+        spatial = [output_size(*axis) for axis in zip(x.shape[2:], _kernel("conv", weight), stride, padding, dilation)]
         result = TensorType(DType.F32, (x.shape[0], weight.shape[0], *spatial))
         if residual is not None and residual.shape != result.shape:
             raise ShapeError("residual of conv", expected=str(result), got=str(residual))
@@ -219,7 +244,6 @@ class ConvTranspose(Weighted):
     """Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie along axis 1
     of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose."""
 
-    __slots__ = ()
     name = "conv_transpose"
     quant = weighted(axis=1)
     x = operand()
@@ -231,6 +255,32 @@ class ConvTranspose(Weighted):
     groups = int_attr(default=1)
     output_padding = ints_attr()
     activation = fused_activation()
+    layout = LayoutRule.CHANNELS_LAST
+
+    @property
+    def weight_groups(self) -> int:
+        return self.groups
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has filters of its own, and there are several."""
+        return self.groups > 1 and self.weight.type.shape[0] == self.groups
+
+    def grouped(self, weight: np.ndarray) -> np.ndarray:
+        inputs, outputs = weight.shape[:2]  # [I, O/g, *K]: each group has its own inputs
+        return weight.reshape(self.groups, inputs // self.groups, outputs, -1).swapaxes(1, 2)
+
+    def ungrouped(self, grouped: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return grouped.swapaxes(1, 2).reshape(shape)
+
+    def repeated_scales(self) -> int:
+        return self.groups
+
+    def products(self) -> tuple[DimLike, ...]:
+        return (*self.x.type.shape, *self.weight.type.shape[1:])
+
+    def terms(self) -> tuple[DimLike, ...]:
+        return (self.weight.type.shape[0] // self.groups, *self.weight.type.shape[2:])
 
     def infer(self, x: TensorType, weight: TensorType, bias: TensorType | None) -> TensorType:
         stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
@@ -248,7 +298,9 @@ class ConvTranspose(Weighted):
             raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
         spatial = [
             _transposed_size(*axis)
-            for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, self.output_padding)
+            for axis in zip(
+                x.shape[2:], _kernel("conv_transpose", weight), stride, padding, dilation, self.output_padding
+            )
         ]
         return TensorType(DType.F32, (x.shape[0], channels, *spatial))
 

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait, fused_activation
-from qcompiler.ops.activations import erf, unary
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.opdef import (
+    FLOAT_ONLY,
+    OWN_RANGE,
+    Op,
+    Sample,
+    Trait,
+    TypedArray,
+    dtype_attr,
+    fused_activation,
+    index_operand,
+    no_accumulator,
+    operand,
+)
+from qcompiler.ops.activations import Unary, erf
+from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 from qcompiler.ops.linear import apply_activation, broadcast_shapes
 from qcompiler.ops.rescale import rescaled
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
-_OWN = QuantRule(QuantKind.OWN_RANGE)
-_FLOAT = QuantRule(QuantKind.FLOAT_ONLY)
+
+def _check_types(op: Op, x: TensorType, y: TensorType) -> None:
+    if x.dtype is not y.dtype:
+        raise ShapeError(
+            f"operands of {op.name} differ in type", expected=str(x.dtype), got=str(y.dtype), hint="insert a cast"
+        )
+
+
+def _check_float(op: Op, x: TensorType) -> None:
+    if not x.dtype.is_float:
+        raise ShapeError(f"operands of {op.name}", expected="a float type", got=str(x.dtype), hint="insert a cast")
+
+
+def _check_bool(op: Op, x: TensorType) -> None:
+    if x.dtype is not DType.BOOL:
+        raise ShapeError(f"operands of {op.name}", expected="bool", got=str(x.dtype), hint="compare with not_equal")
 
 
 def _binary_samples() -> list[Sample]:
@@ -32,228 +59,508 @@ def _binary_samples() -> list[Sample]:
     return [Sample((tensor("f32", *a), tensor("f32", *b)), low=0.5, high=3.0) for a, b in shapes]
 
 
-_FLOAT_OPS = frozenset({"div", "pow"})
-_BOOL_OPS = frozenset({"logical_and", "logical_or", "logical_not"})
+class _Binary(Arithmetic):
+    """Two operands of one dtype, which is that of the result.
+
+    An op gives `real` (f32), and `rescaled` if it has an integer meaning: f32 values in units of the result's scale.
+    """
+
+    quant = OWN_RANGE
+    traits = frozenset({Trait.ELEMENTWISE})
+    samples = staticmethod(_binary_samples)
+    x = operand()
+    y = operand()
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        _check_types(self, x, y)
+        return TensorType(x.dtype, broadcast_shapes(x.shape, y.shape, self.name))
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        raise NotImplementedError(self.name)
+
+    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(self.real(x, y))
 
 
-def _check_types(name: str, x: TensorType, y: TensorType) -> None:
-    if x.dtype is not y.dtype:
-        raise ShapeError(
-            f"operands of {name} differ in type", expected=str(x.dtype), got=str(y.dtype), hint="insert a cast"
-        )
-    if name in _FLOAT_OPS and not x.dtype.is_float:
-        raise ShapeError(f"operands of {name}", expected="a float type", got=str(x.dtype), hint="insert a cast")
-    if name in _BOOL_OPS and x.dtype is not DType.BOOL:
-        raise ShapeError(f"operands of {name}", expected="bool", got=str(x.dtype), hint="compare with not_equal")
+class _Exact(_Binary):
+    """Its integer meaning rounds once, at the end."""
+
+    chooses_params = True
+    terms = no_accumulator
+
+    def rescaled(self, x: TypedArray, y: TypedArray, out: TensorType) -> np.ndarray:
+        """The real function of both operands in units of the result's scale."""
+        return self.real(rescaled(x, out), rescaled(y, out))
+
+    def integer(self, x: TypedArray, y: TypedArray, *, out: TensorType) -> np.ndarray:
+        return qmath.requantize(self.rescaled(x, y, out), out)
 
 
-def _infer_binary(name: str, dtype: DType | None = None) -> Callable[..., TensorType]:
-    def infer(x: TensorType, y: TensorType, **attrs: object) -> TensorType:
-        _check_types(name, x, y)
-        return TensorType(dtype or x.dtype, broadcast_shapes(x.shape, y.shape, name))
+class _Fusing(_Exact, TakesActivation):
+    """With a fused activation, and commutative."""
 
-    return infer
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    activation = fused_activation()
 
+    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return apply_activation(np.asarray(self.real(x, y)), self.activation)
 
-def _binary(
-    name: str,
-    doc: str,
-    function: Callable[..., np.ndarray],
-    integer: Callable[..., np.ndarray] | None,
-    commutative: bool = False,
-    fuses: bool = False,
-) -> None:
-    def reference(x: np.ndarray, y: np.ndarray, activation: str = "none") -> np.ndarray:
-        return apply_activation(np.asarray(function(x, y)), activation)
-
-    def quantized(arrays, types, out: TensorType, activation: str = "none") -> np.ndarray:
-        return qmath.requantize(integer(arrays, types, out), out, activation)
-
-    traits = {Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if commutative else set())
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="elementwise",
-            operands=(OperandSpec("x"), OperandSpec("y")),
-            attrs=(fused_activation(),) if fuses else (),
-            infer=_infer_binary(name),
-            reference=reference,
-            integer=quantized if integer is not None else None,
-            quant=_OWN if integer is not None else _FLOAT,
-            samples=_binary_samples,
-            traits=frozenset(traits),
-        )
-    )
+    def integer(self, x: TypedArray, y: TypedArray, *, out: TensorType) -> np.ndarray:
+        return qmath.requantize(self.rescaled(x, y, out), out, self.activation)
 
 
-def _terms(arrays, types, out: TensorType) -> tuple[np.ndarray, np.ndarray]:
-    return rescaled(arrays[0], types[0], out), rescaled(arrays[1], types[1], out)
-
-
-def _scale(type: TensorType) -> np.ndarray:
+def _scale(x: TypedArray) -> np.ndarray:
     """The scale, shaped to broadcast against the operand (a scalar stays one)."""
-    return type.quant.along(type.rank)[0]
+    return x.quant.along(x.type.rank)[0]
 
 
-def _product(arrays, types, out: TensorType) -> np.ndarray:
-    x, y = (qmath.centered(a, t.quant).astype(np.int64) for a, t in zip(arrays, types))
-    return (x * y).astype(np.float32) * qmath.multiplier(_scale(types[0]), _scale(types[1]), over=out.quant.scale[0])
+class Add(_Fusing):
+    """x + y, then the fused activation."""
+
+    name = "add"
+    carries_masks = True
+    element_cost = (0.054, 0.099)
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.add(x, y)
 
 
-def _quotient(arrays, types, out: TensorType) -> np.ndarray:
-    x, y = (qmath.centered(a, t.quant).astype(np.float32) for a, t in zip(arrays, types))
-    over = _scale(types[1]).astype(np.float64) * np.float64(out.quant.scale[0])  # exact: two 24-bit factors
-    with np.errstate(all="ignore"):
-        return x / y * qmath.multiplier(_scale(types[0]), over=over)
+class Sub(_Exact):
+    """x - y."""
+
+    name = "sub"
+    carries_masks = True
+    element_cost = (0.052, 0.103)
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.subtract(x, y)
 
 
-_binary("add", "x + y, then the fused activation.", np.add, lambda a, t, o: np.add(*_terms(a, t, o)), True, True)
-_binary("sub", "x - y.", np.subtract, lambda a, t, o: np.subtract(*_terms(a, t, o)))
-_binary("mul", "x * y, then the fused activation.", np.multiply, _product, True, True)
-_binary("div", "x / y.", np.divide, _quotient)
-_binary("minimum", "The smaller of both.", np.minimum, lambda a, t, o: np.minimum(*_terms(a, t, o)), True)
-_binary("maximum", "The larger of both.", np.maximum, lambda a, t, o: np.maximum(*_terms(a, t, o)), True)
-_binary(
-    "pow",
-    "x to the power y.",
-    lambda x, y: np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y)),
-    None,
-)
+class Mul(_Fusing):
+    """x * y, then the fused activation."""
+
+    name = "mul"
+    carries_masks = True
+    neutral = 1.0
+    element_cost = (0.051, 0.112)
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.multiply(x, y)
+
+    def rescaled(self, x: TypedArray, y: TypedArray, out: TensorType) -> np.ndarray:
+        product = x.centered().astype(np.int64) * y.centered().astype(np.int64)
+        return product.astype(np.float32) * qmath.multiplier(_scale(x), _scale(y), over=quant_of(out).scale[0])
 
 
-def _comparison(name: str, doc: str, function: Callable[..., np.ndarray], commutative: bool = False) -> None:
-    traits = {Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if commutative else set())
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="elementwise",
-            operands=(OperandSpec("x"), OperandSpec("y")),
-            infer=_infer_binary(name, DType.BOOL),
-            reference=lambda x, y: np.asarray(function(x, y)),
-            quant=_FLOAT,
-            samples=_binary_samples,
-            traits=frozenset(traits),
-        )
-    )
+class Div(_Exact):
+    """x / y."""
+
+    name = "div"
+    carries_masks = True
+    neutral = 1.0
+    element_cost = (0.058, 0.091)
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        result = super().infer(x, y)
+        _check_float(self, x)
+        return result
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.divide(x, y)
+
+    def rescaled(self, x: TypedArray, y: TypedArray, out: TensorType) -> np.ndarray:
+        over = _scale(y).astype(np.float64) * np.float64(quant_of(out).scale[0])  # exact: two 24-bit factors
+        quotient = x.centered().astype(np.float32) / y.centered().astype(np.float32)
+        return quotient * qmath.multiplier(_scale(x), over=over)
 
 
-_comparison("equal", "x == y, bool.", np.equal, True)
-_comparison("not_equal", "x != y, bool.", np.not_equal, True)
-_comparison("less", "x < y, bool.", np.less)
-_comparison("less_equal", "x <= y, bool.", np.less_equal)
-_comparison("greater", "x > y, bool.", np.greater)
-_comparison("greater_equal", "x >= y, bool.", np.greater_equal)
+class Minimum(_Exact):
+    """The smaller of both."""
+
+    name = "minimum"
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    carries_masks = True
+    element_cost = (0.073, 0.112)
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.minimum(x, y)
 
 
-def _infer_not(x: TensorType) -> TensorType:
-    _check_types("logical_not", x, x)
-    return x
+class Maximum(_Exact):
+    """The larger of both."""
+
+    name = "maximum"
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    carries_masks = True
+    element_cost = (0.070, 0.112)
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.maximum(x, y)
 
 
-def _logical(name: str, doc: str, function: Callable[..., np.ndarray], count: int) -> None:
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="elementwise",
-            operands=tuple(OperandSpec(n, Role.INDEX) for n in ("x", "y")[:count]),
-            infer=_infer_binary(name, DType.BOOL) if count == 2 else _infer_not,
-            reference=lambda *arrays: np.asarray(function(*arrays)),
-            quant=_FLOAT,
-            traits=frozenset({Trait.ELEMENTWISE} | ({Trait.COMMUTATIVE} if count == 2 else set())),
-            samples=lambda: [
-                Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count])) for n in (1, 2, 7, 16, 33)
-            ],
-        )
-    )
+class Pow(_Binary):
+    """x to the power y."""
+
+    name = "pow"
+    quant = FLOAT_ONLY
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        result = super().infer(x, y)
+        _check_float(self, x)
+        return result
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y))
 
 
-_logical("logical_and", "x and y, bools.", np.logical_and, 2)
-_logical("logical_or", "x or y, bools.", np.logical_or, 2)
-_logical("logical_not", "not x, bool.", np.logical_not, 1)
+class _Comparison(Op):
+    """Two operands of one dtype to bools, by a numpy function."""
+
+    quant = FLOAT_ONLY
+    traits = frozenset({Trait.ELEMENTWISE})
+    samples = staticmethod(_binary_samples)
+    compare: ClassVar[np.ufunc]
+    x = operand()
+    y = operand()
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        _check_types(self, x, y)
+        return TensorType(DType.BOOL, broadcast_shapes(x.shape, y.shape, self.name))
+
+    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(self.compare(x, y))
 
 
-def _infer_where(condition: TensorType, x: TensorType, y: TensorType) -> TensorType:
-    if condition.dtype is not DType.BOOL:
-        raise ShapeError("condition of where", expected="bool", got=str(condition), hint="compare with not_equal")
-    _check_types("where", x, y)
-    shape = broadcast_shapes(condition.shape, broadcast_shapes(x.shape, y.shape, "where"), "where")
-    return TensorType(x.dtype, shape)
+class Equal(_Comparison):
+    """x == y, bool."""
+
+    name = "equal"
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    compare = np.equal
 
 
-register(
-    OpDef(
-        name="where",
-        doc="x where condition, else y; numpy broadcasting.",
-        family="elementwise",
-        operands=(OperandSpec("condition", Role.INDEX), OperandSpec("x"), OperandSpec("y")),
-        infer=_infer_where,
-        reference=lambda condition, x, y: np.asarray(np.where(condition, x, y)),
-        quant=_FLOAT,
-        traits=frozenset({Trait.ELEMENTWISE}),
-        samples=lambda: [
-            Sample((np.arange(n) % 3 == 0, tensor("f32", n), tensor("f32", n))) for n in (1, 4, 7, 16, 33)
-        ],
-    )
-)
+class NotEqual(_Comparison):
+    """x != y, bool."""
+
+    name = "not_equal"
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    compare = np.not_equal
 
 
-def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
-    if dtype.bits < 8 or x.dtype.bits < 8:
-        raise ShapeError("types of cast", expected="8 bits or more", got=f"{x.dtype} to {dtype}")
-    return TensorType(dtype, x.shape)
+class Less(_Comparison):
+    """x < y, bool."""
+
+    name = "less"
+    compare = np.less
 
 
-def _cast(x: np.ndarray, *, dtype: DType) -> np.ndarray:
-    x = np.asarray(x)
-    if not (dtype.is_integer and x.dtype.kind == "f"):
-        return x.astype(dtype.numpy)
-    whole = np.trunc(x.astype(np.float64))
-    above, below = whole >= float(dtype.max + 1), whole < float(dtype.min)  # both bounds are exact
-    inside = np.where(above | below | np.isnan(whole), 0.0, whole).astype(np.int64)
-    return np.where(above, dtype.max, np.where(below, dtype.min, inside)).astype(dtype.numpy)
+class LessEqual(_Comparison):
+    """x <= y, bool."""
+
+    name = "less_equal"
+    compare = np.less_equal
 
 
-register(
-    OpDef(
-        name="cast",
-        doc="Another element type. Float to integer truncates, saturates and takes NaN to 0; integer to integer "
-        "keeps the "
-        "low bits; to bool: not equal to 0.",
-        family="elementwise",
-        operands=(OperandSpec("x"),),
-        attrs=(AttrSpec("dtype", "dtype", REQUIRED),),
-        infer=_infer_cast,
-        reference=_cast,
-        quant=_FLOAT,
-        traits=frozenset({Trait.ELEMENTWISE}),
-        samples=lambda: [
+class Greater(_Comparison):
+    """x > y, bool."""
+
+    name = "greater"
+    compare = np.greater
+
+
+class GreaterEqual(_Comparison):
+    """x >= y, bool."""
+
+    name = "greater_equal"
+    compare = np.greater_equal
+
+
+def _bool_samples(count: int) -> list[Sample]:
+    return [Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count])) for n in (1, 2, 7, 16, 33)]
+
+
+class _Logical(Op):
+    """Two bools to a bool, by a numpy function."""
+
+    quant = FLOAT_ONLY
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+    combine: ClassVar[np.ufunc]
+    x = index_operand()
+    y = index_operand()
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        _check_types(self, x, y)
+        _check_bool(self, x)
+        return TensorType(DType.BOOL, broadcast_shapes(x.shape, y.shape, self.name))
+
+    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(self.combine(x, y))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return _bool_samples(2)
+
+
+class LogicalAnd(_Logical):
+    """x and y, bools."""
+
+    name = "logical_and"
+    combine = np.logical_and
+
+
+class LogicalOr(_Logical):
+    """x or y, bools."""
+
+    name = "logical_or"
+    combine = np.logical_or
+
+
+class LogicalNot(Op):
+    """not x, bool."""
+
+    name = "logical_not"
+    quant = FLOAT_ONLY
+    traits = frozenset({Trait.ELEMENTWISE})
+    x = index_operand()
+
+    def infer(self, x: TensorType) -> TensorType:
+        _check_bool(self, x)
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logical_not(x))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return _bool_samples(1)
+
+
+class Where(Op):
+    """x where condition, else y; numpy broadcasting."""
+
+    name = "where"
+    quant = FLOAT_ONLY
+    traits = frozenset({Trait.ELEMENTWISE})
+    carries_masks = True
+    condition = index_operand()
+    x = operand()
+    y = operand()
+
+    def infer(self, condition: TensorType, x: TensorType, y: TensorType) -> TensorType:
+        if condition.dtype is not DType.BOOL:
+            raise ShapeError("condition of where", expected="bool", got=str(condition), hint="compare with not_equal")
+        _check_types(self, x, y)
+        shape = broadcast_shapes(condition.shape, broadcast_shapes(x.shape, y.shape, "where"), "where")
+        return TensorType(x.dtype, shape)
+
+    def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(condition, x, y))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [Sample((np.arange(n) % 3 == 0, tensor("f32", n), tensor("f32", n))) for n in (1, 4, 7, 16, 33)]
+
+
+class Cast(Op):
+    """Another element type. Float to integer truncates, saturates and takes NaN to 0; integer to integer keeps the low
+    bits; to bool: not equal to 0."""
+
+    name = "cast"
+    quant = FLOAT_ONLY
+    traits = frozenset({Trait.ELEMENTWISE})
+    carries_masks = True
+    x = operand()
+    dtype = dtype_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        if self.dtype.bits < 8 or x.dtype.bits < 8:
+            raise ShapeError("types of cast", expected="8 bits or more", got=f"{x.dtype} to {self.dtype}")
+        return TensorType(self.dtype, x.shape)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        x, dtype = np.asarray(x), self.dtype
+        if not (dtype.is_integer and x.dtype.kind == "f"):
+            return x.astype(dtype.numpy)
+        whole = np.trunc(x.astype(np.float64))
+        above, below = whole >= float(dtype.max + 1), whole < float(dtype.min)  # both bounds are exact
+        inside = np.where(above | below | np.isnan(whole), 0.0, whole).astype(np.int64)
+        return np.where(above, dtype.max, np.where(below, dtype.min, inside)).astype(dtype.numpy)
+
+    def is_identity(self) -> bool:
+        return True
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", n),), {"dtype": d})
             for n, d in ((4, DType.I32), (7, DType.I64), (3, DType.F32), (5, DType.BOOL), (33, DType.U8))
-        ],
-    )
-)
+        ]
 
-unary("neg", "The negative, -x.", lambda x: -x, family="elementwise", exact=True)
-unary("abs", "Magnitude, |x|.", np.abs, family="elementwise", exact=True)
-unary("sqrt", "Square root.", np.sqrt, family="elementwise", exact=True, low=0.1)
-unary("rsqrt", "1 / sqrt(x).", lambda x: 1 / np.sqrt(x), family="elementwise", exact=True, low=0.1)
-unary("reciprocal", "1 / x.", lambda x: 1 / x, family="elementwise", exact=True, low=0.1)
-unary("exp", "e to the x.", np.exp, family="elementwise")
-unary("log", "Natural logarithm.", np.log, family="elementwise", low=0.1)
-unary("sin", "Sine.", np.sin, family="elementwise")
-unary("cos", "Cosine.", np.cos, family="elementwise")
-unary("erf", "Error function.", erf, family="elementwise")
-unary("floor", "Round down.", np.floor, family="elementwise", exact=True)
-unary("ceil", "Round up.", np.ceil, family="elementwise", exact=True)
-unary("round", "Round half to even.", np.rint, family="elementwise", exact=True)
-unary(
-    "sign",
-    "-1, 0 or 1; 0 for NaN.",
-    lambda x: (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype),
-    family="elementwise",
-    exact=True,
-)
-unary("square", "x * x.", lambda x: x * x, family="elementwise", exact=True)
+
+class Neg(Unary):
+    """The negative, -x."""
+
+    name = "neg"
+    exact = True
+    takes_integers = True
+    carries_masks = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return -x
+
+
+class Abs(Unary):
+    """Magnitude, |x|."""
+
+    name = "abs"
+    exact = True
+    takes_integers = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.abs(x)
+
+
+class Sqrt(Unary):
+    """Square root."""
+
+    name = "sqrt"
+    exact = True
+    sampled = (0.1, 4.0)
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.sqrt(x)
+
+
+class Rsqrt(Unary):
+    """1 / sqrt(x)."""
+
+    name = "rsqrt"
+    exact = True
+    sampled = (0.1, 4.0)
+    element_cost = (0.015, 0.125)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return 1 / np.sqrt(x)
+
+
+class Reciprocal(Unary):
+    """1 / x."""
+
+    name = "reciprocal"
+    exact = True
+    sampled = (0.1, 4.0)
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return 1 / x
+
+
+class Exp(Unary):
+    """e to the x."""
+
+    name = "exp"
+    element_cost = (0.015, 0.39)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.exp(x)
+
+
+class Log(Unary):
+    """Natural logarithm."""
+
+    name = "log"
+    sampled = (0.1, 4.0)
+    element_cost = (0.015, 0.53)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.log(x)
+
+
+class Sin(Unary):
+    """Sine."""
+
+    name = "sin"
+    element_cost = (0.015, 5.7)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.sin(x)
+
+
+class Cos(Unary):
+    """Cosine."""
+
+    name = "cos"
+    element_cost = (0.015, 5.5)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.cos(x)
+
+
+class Erf(Unary):
+    """Error function."""
+
+    name = "erf"
+    element_cost = (0.015, 1.21)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return erf(x)
+
+
+class Floor(Unary):
+    """Round down."""
+
+    name = "floor"
+    exact = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.floor(x)
+
+
+class Ceil(Unary):
+    """Round up."""
+
+    name = "ceil"
+    exact = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.ceil(x)
+
+
+class Round(Unary):
+    """Round half to even."""
+
+    name = "round"
+    exact = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.rint(x)
+
+
+class Sign(Unary):
+    """-1, 0 or 1; 0 for NaN."""
+
+    name = "sign"
+    exact = True
+    takes_integers = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
+
+
+class Square(Unary):
+    """x * x."""
+
+    name = "square"
+    exact = True
+    takes_integers = True
+    element_cost = (0.015, 0.066)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return x * x

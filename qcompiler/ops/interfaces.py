@@ -6,28 +6,87 @@ that its signature gives them.
 
 from __future__ import annotations
 
+import numpy as np
+
+from qcompiler.dims import DimLike
 from qcompiler.ir import Value
-from qcompiler.opdef import AttrSpec, Op, OperandSpec
+from qcompiler.opdef import AttrSpec, Op, OperandSpec, Trait
 
 
 class TakesActivation(Op):
     """A following relu or relu6 may become part of the op."""
 
-    __slots__ = ()
     activation: AttrSpec[str]
 
 
 class Weighted(TakesActivation):
     """Dot products of x with a weight, plus a bias with one number per output channel."""
 
-    __slots__ = ()
     x: OperandSpec[Value]
     weight: OperandSpec[Value]
     bias: OperandSpec[Value | None]
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the result along which its channels lie."""
+        return 1
+
+    @property
+    def weight_groups(self) -> int:
+        """How many independent groups the channels form."""
+        return 1
+
+    @property
+    def added(self) -> Value | None:
+        """What is added to the dot products besides the bias: the residual, if there is one."""
+        return None
+
+    def grouped(self, weight: np.ndarray) -> np.ndarray:
+        """A weight as [groups, outputs of a group, inputs of a group, taps]; `ungrouped` turns it back."""
+        groups = self.weight_groups
+        return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+
+    def ungrouped(self, grouped: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The weight, of this shape, that `grouped` was made from."""
+        return grouped.reshape(shape)
+
+    def repeated_scales(self) -> int:
+        """How often the per-channel scales of the weight repeat over the output channels."""
+        return 1
+
+    def products(self) -> tuple[DimLike, ...] | None:
+        return (*self.node.result.type.shape, *self.weight.type.shape[1:])
+
+    def terms(self) -> tuple[DimLike, ...] | None:
+        return self.weight.type.shape[1:]
 
 
 class TakesResidual(Weighted):
     """Another activation may be added to the dot products, before the fused activation."""
 
-    __slots__ = ()
     residual: OperandSpec[Value | None]
+
+    @property
+    def added(self) -> Value | None:
+        return self.residual
+
+
+class Arithmetic(Op):
+    """Elementwise arithmetic on two operands. Where one is a scalar constant, it is a function of the other alone."""
+
+    x: OperandSpec[Value]
+    y: OperandSpec[Value]
+
+
+class Mover(Op):
+    """Moves elements without computing. On quantized operands the codes move, and the parameters stay the same."""
+
+    traits = frozenset({Trait.MOVES_DATA})
+    carries_masks = True
+    element_cost = (0.017, 0.071)
+
+
+class Conversion(Op):
+    """Between real and quantized, or between two quantizations: not a computation of the model."""
+
+    x: OperandSpec[Value]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qcompiler.dims import DimLike
 from qcompiler.errors import ShapeError
 from qcompiler.opdef import (
     OWN_RANGE,
+    LayoutRule,
     Op,
     Sample,
     TypedArray,
@@ -58,14 +60,18 @@ class Linear(TakesResidual):
     """y = x @ weight.T + bias (+ residual), then the fused activation. x: [..., in], weight: [out, in], bias: [out],
     residual: shape of y. torch.nn.functional.linear; ONNX Gemm(transB=1)."""
 
-    __slots__ = ()
     name = "linear"
     quant = weighted(axis=0)
+    layout = LayoutRule.ROW_MAJOR
     x = operand()
     weight = weight_operand()
     bias = bias_operand()
     residual = optional_operand()
     activation = fused_activation()
+
+    @property
+    def channel_axis(self) -> int:
+        return self.node.result.type.rank - 1
 
     def infer(
         self, x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None
@@ -119,7 +125,7 @@ class Linear(TakesResidual):
         ]
 
 
-def broadcast_shapes(a: tuple, b: tuple, what: str) -> tuple:
+def broadcast_shapes(a: Sequence[DimLike], b: Sequence[DimLike], what: str) -> tuple[DimLike, ...]:
     """numpy broadcasting of two shapes with symbolic sizes; ShapeError if they differ."""
     rank = max(len(a), len(b))
     a, b = (1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b)
@@ -139,11 +145,17 @@ class Matmul(Op):
     """Batched matrix product of two activations, numpy's broadcasting of leading axes: [..., m, k] @ [..., k, n].
     Operands of rank 1 are reshaped by the frontends. torch.matmul; ONNX MatMul."""
 
-    __slots__ = ()
     name = "matmul"
     quant = OWN_RANGE
+    layout = LayoutRule.ROW_MAJOR
     x = operand()
     y = operand()
+
+    def products(self) -> tuple[DimLike, ...]:
+        return (*self.node.result.type.shape, self.x.type.shape[-1])
+
+    def terms(self) -> tuple[DimLike, ...]:
+        return (self.x.type.shape[-1],)
 
     def infer(self, x: TensorType, y: TensorType) -> TensorType:
         if x.rank < 2 or y.rank < 2:

@@ -25,17 +25,26 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.opdef import (
+    OWN_RANGE,
+    AttrSpec,
+    LayoutRule,
+    Op,
+    Sample,
+    TypedArray,
+    float_attr,
+    int_attr,
+    no_accumulator,
+    operand,
+    optional_parameter,
+    parameter,
+)
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 F32 = np.float32
-_OWN = QuantRule(QuantKind.OWN_RANGE)
-_EPS = AttrSpec("eps", "float", 1e-5, "added to the variance")
-_AFFINE = (OperandSpec("weight", Role.PARAMETER, optional=True), OperandSpec("bias", Role.PARAMETER, optional=True))
 
 
 def _check(op: str, x: TensorType, least_rank: int, eps: float) -> None:
@@ -56,15 +65,17 @@ def per_channel(parameter: np.ndarray, rank: int) -> np.ndarray:
     return parameter.reshape(1, -1, *([1] * (rank - 2)))
 
 
-# batch_norm
+def _check_not_empty(op: str, sizes: Sequence[DimLike], x: TensorType) -> None:
+    if any(not isinstance(size, Dim) and size == 0 for size in sizes):
+        raise ShapeError(f"{op} of no elements", expected="sizes above 0", got=str(x))
 
 
-def _infer_batch(
-    x: TensorType, mean: TensorType, var: TensorType, weight: TensorType | None, bias: TensorType | None, *, eps: float
-) -> TensorType:
-    _check("batch_norm", x, 2, eps)
-    _check_parameters("batch_norm", (x.shape[1],), mean=mean, var=var, weight=weight, bias=bias)
-    return x
+def _affine(
+    y: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, along: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    if weight is not None:
+        y = y * along(weight)
+    return y if bias is None else y + along(bias)
 
 
 def batch_norm_terms(
@@ -86,58 +97,76 @@ def batch_norm_terms(
     return np.float64(input_scale) * gain / np.float64(output_scale), shift / np.float64(output_scale)
 
 
-def _batch(
-    x: np.ndarray, mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, *, eps: float
-) -> np.ndarray:
-    rank = x.ndim
-    y = (x.astype(np.float64) - per_channel(mean, rank)) / np.sqrt(per_channel(var, rank).astype(np.float64) + eps)
-    return _affine(y, weight, bias, lambda p: per_channel(p, rank)).astype(x.dtype)
-
-
-def _affine(
-    y: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, along: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    if weight is not None:
-        y = y * along(weight)
-    return y if bias is None else y + along(bias)
-
-
-def _batch_integer(
-    arrays: Sequence[np.ndarray | None], types: Sequence[TensorType | None], out: TensorType, *, eps: float
-) -> np.ndarray:
-    q, mean, var, weight, bias = arrays
-    factor, shift = batch_norm_terms(mean, var, weight, bias, eps, types[0].quant.scale[0], out.quant.scale[0])
-    real = qmath.centered(q, types[0].quant).astype(F32) * per_channel(factor.astype(F32), q.ndim)
-    return qmath.requantize(real + per_channel(shift.astype(F32), q.ndim), out)
-
-
 def _parameters(channels: int, variance: float = 1.5) -> tuple[np.ndarray, ...]:
     """(mean, var, weight, bias) of a sample."""
     ramp = np.linspace(-1, 1, channels, dtype=F32)
     return ramp * F32(0.5), np.abs(ramp) + F32(variance), F32(1) + ramp * F32(0.5), ramp * F32(0.25)
 
 
-register(
-    OpDef(
-        name="batch_norm",
-        doc="(x - mean) / sqrt(var + eps) * weight + bias with the running statistics, one a channel (axis 1). "
-        "torch.nn.functional.batch_norm(training=False); ONNX BatchNormalization.",
-        family="norm",
-        operands=(OperandSpec("x"), OperandSpec("mean", Role.PARAMETER), OperandSpec("var", Role.PARAMETER), *_AFFINE),
-        attrs=(_EPS,),
-        infer=_infer_batch,
-        reference=_batch,
-        integer=_batch_integer,
-        quant=_OWN,
-        samples=lambda: [
+class BatchNorm(Op):
+    """(x - mean) / sqrt(var + eps) * weight + bias with the running statistics, one a channel (axis 1).
+    torch.nn.functional.batch_norm(training=False); ONNX BatchNormalization."""
+
+    name = "batch_norm"
+    quant = OWN_RANGE
+    layout = LayoutRule.CHANNELS_LAST
+    chooses_params = True
+    element_cost = (0.085, 0.117)
+    terms = no_accumulator
+    x = operand()
+    mean = parameter()
+    var = parameter()
+    weight = optional_parameter()
+    bias = optional_parameter()
+    eps = float_attr(default=1e-5, doc="added to the variance")
+
+    def infer(
+        self, x: TensorType, mean: TensorType, var: TensorType, weight: TensorType | None, bias: TensorType | None
+    ) -> TensorType:
+        _check("batch_norm", x, 2, self.eps)
+        _check_parameters("batch_norm", (x.shape[1],), mean=mean, var=var, weight=weight, bias=bias)
+        return x
+
+    def reference(
+        self, x: np.ndarray, mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None
+    ) -> np.ndarray:
+        rank = x.ndim
+        deviation = np.sqrt(per_channel(var, rank).astype(np.float64) + self.eps)
+        y = (x.astype(np.float64) - per_channel(mean, rank)) / deviation
+        return _affine(y, weight, bias, lambda p: per_channel(p, rank)).astype(x.dtype)
+
+    def integer(
+        self,
+        x: TypedArray,
+        mean: TypedArray,
+        var: TypedArray,
+        weight: TypedArray | None,
+        bias: TypedArray | None,
+        *,
+        out: TensorType,
+    ) -> np.ndarray:
+        factor, shift = batch_norm_terms(
+            mean.array,
+            var.array,
+            None if weight is None else weight.array,
+            None if bias is None else bias.array,
+            self.eps,
+            x.quant.scale[0],
+            quant_of(out).scale[0],
+        )
+        rank = x.array.ndim
+        real = x.centered().astype(F32) * per_channel(factor.astype(F32), rank)
+        return qmath.requantize(real + per_channel(shift.astype(F32), rank), out)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", 2, 3, 5, 5), *_parameters(3))),
             Sample((tensor("f32", 4, 33), *_parameters(33)[:2])),
             Sample((tensor("f32", 1, 16, 9), *_parameters(16)[:3]), {"eps": 1e-3}),
             Sample((tensor("f32", 1, 2, 3, 4, 5), *_parameters(2, 0.0)[:2], None, _parameters(2)[3])),
             Sample((tensor("f32", 3, 1, 7, 1), *_parameters(1))),
-        ],
-    )
-)
+        ]
 
 
 # normalisation by the operand's own statistics
@@ -149,11 +178,11 @@ def _normalise(x: np.ndarray, eps: float) -> np.ndarray:
     return centered / np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + eps)
 
 
-def _normalise_codes(op: str, q: np.ndarray, source: TensorType, eps: float) -> np.ndarray:
-    """f32 (c - mean) * inv over the last axis of q, as the module's docstring writes it."""
-    n = q.shape[-1]
+def _normalise_codes(op: str, codes: np.ndarray, source: TensorType, eps: float) -> np.ndarray:
+    """f32 (c - mean) * inv over the last axis of the codes, as the module's docstring writes it."""
+    n = codes.shape[-1]
     check_sum_fits(op, source, n)
-    c = qmath.centered(q, source.quant).astype(np.int64)
+    c = qmath.centered(codes, quant_of(source)).astype(np.int64)
     s1 = c.sum(axis=-1, keepdims=True)
     s2 = np.square(c).sum(axis=-1, keepdims=True)
     mean = s1.astype(F32) / F32(n)
@@ -164,155 +193,144 @@ def _normalise_codes(op: str, q: np.ndarray, source: TensorType, eps: float) -> 
 
 def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
     """f32(eps / sx^2): eps in squared units of the operand's scale."""
-    scale = np.float64(source.quant.scale[0])
+    scale = np.float64(quant_of(source).scale[0])
     return np.asarray(np.float64(eps) / (scale * scale), F32)
 
 
-def _scale_and_shift(
-    y: np.ndarray,
-    weight: np.ndarray | None,
-    bias: np.ndarray | None,
-    out: TensorType,
-    along: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    scale = out.quant.scale[0]
-    y = y * (qmath.multiplier(1.0, over=scale) if weight is None else along(qmath.multiplier(weight, over=scale)))
-    if bias is not None:
-        y = y + along(qmath.multiplier(bias, over=scale))
-    return qmath.requantize(y, out)
+class _Normalised(Op):
+    """Normalised over groups of elements by their own mean and variance, then * weight + bias.
 
+    An op gives `group_sizes`, the trailing sizes that one group consists of. The parameters lie along axis 1.
+    """
 
-def _register(
-    name: str,
-    doc: str,
-    attrs: tuple[AttrSpec, ...],
-    infer: Callable[..., TensorType],
-    grouped: Callable[..., tuple[int, ...]],
-    channels: bool,
-    samples: Callable[[], list[Sample]],
-) -> None:
-    """Declare a norm. grouped(shape, **attrs) is the shape with the elements of a group on its last axis; the
-    parameters lie along axis 1 (channels) or on the last axes."""
+    quant = OWN_RANGE
+    chooses_params = True
+    element_cost = (0.096, 0.226)
+    x = operand()
+    weight = optional_parameter()
+    bias = optional_parameter()
+    eps: AttrSpec[float]
 
-    def along(rank: int) -> Callable[[np.ndarray], np.ndarray]:
-        return (lambda p: per_channel(p, rank)) if channels else (lambda p: p)
+    def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
+        """The sizes whose product is the number of elements of one group, in an operand of this shape."""
+        raise NotImplementedError(self.name)
 
-    def reference(
-        x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, *, eps: float, **given: int
-    ) -> np.ndarray:
-        y = _normalise(x.astype(np.float64).reshape(grouped(x.shape, **given)), eps).reshape(x.shape)
-        return _affine(y, weight, bias, along(x.ndim)).astype(x.dtype)
+    def terms(self) -> Sequence[DimLike]:
+        return self.group_sizes(self.x.type.shape)
+
+    def along(self, parameter: np.ndarray, rank: int) -> np.ndarray:
+        """A parameter, shaped to broadcast against the operand."""
+        return per_channel(parameter, rank)
+
+    def _groups(self, x: np.ndarray) -> np.ndarray:
+        """x with the elements of a group on its last axis."""
+        sizes = [size for size in self.group_sizes(x.shape) if isinstance(size, int)]
+        return x.reshape(-1, math.prod(sizes))
+
+    def reference(self, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None) -> np.ndarray:
+        y = _normalise(self._groups(x.astype(np.float64)), self.eps).reshape(x.shape)
+        return _affine(y, weight, bias, lambda p: self.along(p, x.ndim)).astype(x.dtype)
 
     def integer(
-        arrays: Sequence[np.ndarray | None],
-        types: Sequence[TensorType | None],
-        out: TensorType,
-        *,
-        eps: float,
-        **given: int,
+        self, x: TypedArray, weight: TypedArray | None, bias: TypedArray | None, *, out: TensorType
     ) -> np.ndarray:
-        q, weight, bias = arrays
-        y = _normalise_codes(name, q.reshape(grouped(q.shape, **given)), types[0], eps).reshape(q.shape)
-        return _scale_and_shift(y, weight, bias, out, along(q.ndim))
-
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="norm",
-            operands=(OperandSpec("x"), *_AFFINE),
-            attrs=(*attrs, _EPS),
-            infer=infer,
-            reference=reference,
-            integer=integer,
-            quant=_OWN,
-            samples=samples,
-        )
-    )
+        shape, rank, scale = x.array.shape, x.array.ndim, quant_of(out).scale[0]
+        y = _normalise_codes(self.name, self._groups(x.array), x.type, self.eps).reshape(shape)
+        factor = qmath.multiplier(1.0 if weight is None else weight.array, over=scale)
+        y = y * (factor if weight is None else self.along(factor, rank))
+        if bias is not None:
+            y = y + self.along(qmath.multiplier(bias.array, over=scale), rank)
+        return qmath.requantize(y, out)
 
 
-def _infer_layer(
-    x: TensorType, weight: TensorType | None, bias: TensorType | None, *, normalized_rank: int, eps: float
-) -> TensorType:
-    _check("layer_norm", x, 1, eps)
-    if not 1 <= normalized_rank <= x.rank:
-        raise ShapeError("normalized_rank of layer_norm", expected=f"1 to {x.rank}", got=normalized_rank)
-    _check_parameters("layer_norm", x.shape[-normalized_rank:], weight=weight, bias=bias)
-    _check_not_empty("layer_norm", x.shape[-normalized_rank:], x)
-    return x
+class LayerNorm(_Normalised):
+    """Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes).
+    torch.nn.functional.layer_norm; ONNX LayerNormalization."""
+
+    name = "layer_norm"
+    element_cost = (0.109, 0.250)
+    normalized_rank = int_attr(doc="how many trailing axes are normalised")
+    eps = float_attr(default=1e-5, doc="added to the variance")
+
+    def infer(self, x: TensorType, weight: TensorType | None, bias: TensorType | None) -> TensorType:
+        _check("layer_norm", x, 1, self.eps)
+        if not 1 <= self.normalized_rank <= x.rank:
+            raise ShapeError("normalized_rank of layer_norm", expected=f"1 to {x.rank}", got=self.normalized_rank)
+        _check_parameters("layer_norm", x.shape[-self.normalized_rank :], weight=weight, bias=bias)
+        _check_not_empty("layer_norm", x.shape[-self.normalized_rank :], x)
+        return x
+
+    def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
+        return shape[len(shape) - self.normalized_rank :]
+
+    def along(self, parameter: np.ndarray, rank: int) -> np.ndarray:
+        return parameter
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 2, 7, 33), *_parameters(33)[2:]), {"normalized_rank": 1}),
+            Sample((tensor("f32", 4, 16),), {"normalized_rank": 1, "eps": 1e-6}),
+            Sample((tensor("f32", 2, 3, 4, 5), tensor("f32", 4, 5), tensor("f32", 4, 5)), {"normalized_rank": 2}),
+            Sample((tensor("f32", 129), _parameters(129)[2]), {"normalized_rank": 1}),
+            Sample((tensor("f32", 3, 1), None, _parameters(1)[3]), {"normalized_rank": 1, "eps": 1e-3}),
+        ]
 
 
-def _infer_group(
-    x: TensorType, weight: TensorType | None, bias: TensorType | None, *, groups: int, eps: float
-) -> TensorType:
-    _check("group_norm", x, 2, eps)
-    if groups < 1 or x.shape[1] % groups != 0:
-        raise ShapeError("groups of group_norm", expected=f"a divisor of the {x.shape[1]} channels", got=groups)
-    _check_parameters("group_norm", (x.shape[1],), weight=weight, bias=bias)
-    _check_not_empty("group_norm", x.shape[1:], x)
-    return x
+class GroupNorm(_Normalised):
+    """Normalised over groups of channels (axis 1) and all spatial axes, then * weight + bias a channel.
+    torch.nn.functional.group_norm; ONNX GroupNormalization."""
+
+    name = "group_norm"
+    groups = int_attr(doc="into how many parts the channels are divided")
+    eps = float_attr(default=1e-5, doc="added to the variance")
+
+    def infer(self, x: TensorType, weight: TensorType | None, bias: TensorType | None) -> TensorType:
+        _check("group_norm", x, 2, self.eps)
+        if self.groups < 1 or x.shape[1] % self.groups != 0:
+            raise ShapeError(
+                "groups of group_norm", expected=f"a divisor of the {x.shape[1]} channels", got=self.groups
+            )
+        _check_parameters("group_norm", (x.shape[1],), weight=weight, bias=bias)
+        _check_not_empty("group_norm", x.shape[1:], x)
+        return x
+
+    def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
+        return (shape[1] // self.groups, *shape[2:])
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 2, 6, 5, 5), *_parameters(6)[2:]), {"groups": 3}),
+            Sample((tensor("f32", 1, 33, 7),), {"groups": 1}),
+            Sample((tensor("f32", 3, 8), *_parameters(8)[2:]), {"groups": 2, "eps": 1e-3}),
+            Sample((tensor("f32", 1, 4, 2, 3, 3), _parameters(4)[2]), {"groups": 4}),
+            Sample((tensor("f32", 2, 32, 4, 4), None, _parameters(32)[3]), {"groups": 8}),
+        ]
 
 
-def _infer_instance(x: TensorType, weight: TensorType | None, bias: TensorType | None, *, eps: float) -> TensorType:
-    _check("instance_norm", x, 3, eps)
-    _check_parameters("instance_norm", (x.shape[1],), weight=weight, bias=bias)
-    _check_not_empty("instance_norm", x.shape[2:], x)
-    return x
+class InstanceNorm(_Normalised):
+    """Each channel of each sample normalised over its spatial axes, then * weight + bias a channel.
+    torch.nn.functional.instance_norm; ONNX InstanceNormalization."""
 
+    name = "instance_norm"
+    eps = float_attr(default=1e-5, doc="added to the variance")
 
-def _check_not_empty(op: str, sizes: Sequence[DimLike], x: TensorType) -> None:
-    if any(not isinstance(size, Dim) and size == 0 for size in sizes):
-        raise ShapeError(f"{op} of no elements", expected="sizes above 0", got=str(x))
+    def infer(self, x: TensorType, weight: TensorType | None, bias: TensorType | None) -> TensorType:
+        _check("instance_norm", x, 3, self.eps)
+        _check_parameters("instance_norm", (x.shape[1],), weight=weight, bias=bias)
+        _check_not_empty("instance_norm", x.shape[2:], x)
+        return x
 
+    def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
+        return shape[2:]
 
-_register(
-    "layer_norm",
-    "Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes). "
-    "torch.nn.functional.layer_norm; ONNX LayerNormalization.",
-    (AttrSpec("normalized_rank", "int", REQUIRED, "how many trailing axes are normalised"),),
-    _infer_layer,
-    lambda shape, normalized_rank: (
-        *shape[: len(shape) - normalized_rank],
-        math.prod(shape[len(shape) - normalized_rank :]),
-    ),
-    False,
-    lambda: [
-        Sample((tensor("f32", 2, 7, 33), *_parameters(33)[2:]), {"normalized_rank": 1}),
-        Sample((tensor("f32", 4, 16),), {"normalized_rank": 1, "eps": 1e-6}),
-        Sample((tensor("f32", 2, 3, 4, 5), tensor("f32", 4, 5), tensor("f32", 4, 5)), {"normalized_rank": 2}),
-        Sample((tensor("f32", 129), _parameters(129)[2]), {"normalized_rank": 1}),
-        Sample((tensor("f32", 3, 1), None, _parameters(1)[3]), {"normalized_rank": 1, "eps": 1e-3}),
-    ],
-)
-_register(
-    "group_norm",
-    "Normalised over groups of channels (axis 1) and all spatial axes, then * weight + bias a channel. "
-    "torch.nn.functional.group_norm; ONNX GroupNormalization.",
-    (AttrSpec("groups", "int", REQUIRED, "into how many parts the channels are divided"),),
-    _infer_group,
-    lambda shape, groups: (shape[0], groups, shape[1] // groups * math.prod(shape[2:])),
-    True,
-    lambda: [
-        Sample((tensor("f32", 2, 6, 5, 5), *_parameters(6)[2:]), {"groups": 3}),
-        Sample((tensor("f32", 1, 33, 7),), {"groups": 1}),
-        Sample((tensor("f32", 3, 8), *_parameters(8)[2:]), {"groups": 2, "eps": 1e-3}),
-        Sample((tensor("f32", 1, 4, 2, 3, 3), _parameters(4)[2]), {"groups": 4}),
-        Sample((tensor("f32", 2, 32, 4, 4), None, _parameters(32)[3]), {"groups": 8}),
-    ],
-)
-_register(
-    "instance_norm",
-    "Each channel of each sample normalised over its spatial axes, then * weight + bias a channel. "
-    "torch.nn.functional.instance_norm; ONNX InstanceNormalization.",
-    (),
-    _infer_instance,
-    lambda shape: (*shape[:2], math.prod(shape[2:])),
-    True,
-    lambda: [
-        Sample((tensor("f32", 2, 3, 5, 7), *_parameters(3)[2:])),
-        Sample((tensor("f32", 1, 17, 33),), {"eps": 1e-3}),
-        Sample((tensor("f32", 1, 2, 3, 4, 5), _parameters(2)[2])),
-        Sample((tensor("f32", 2, 4, 16), None, _parameters(4)[3])),
-        Sample((tensor("f32", 1, 1, 8, 16), *_parameters(1)[2:])),
-    ],
-)
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 2, 3, 5, 7), *_parameters(3)[2:])),
+            Sample((tensor("f32", 1, 17, 33),), {"eps": 1e-3}),
+            Sample((tensor("f32", 1, 2, 3, 4, 5), _parameters(2)[2])),
+            Sample((tensor("f32", 2, 4, 16), None, _parameters(4)[3])),
+            Sample((tensor("f32", 1, 1, 8, 16), *_parameters(1)[2:])),
+        ]

@@ -2,74 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.ir import AttrValue
+from qcompiler.opdef import (
+    SHARES_INPUT,
+    AttrSpec,
+    LayoutRule,
+    Op,
+    Sample,
+    TypedArray,
+    bool_attr,
+    ints_attr,
+    no_accumulator,
+    operand,
+    optional_int_attr,
+    pairs_attr,
+)
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
-from qcompiler.ops.windows import check_geometry, output_size, windows
+from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
 
-_SHARED = QuantRule(QuantKind.SHARES_INPUT)
-_X = (OperandSpec("x"),)
-_WINDOW = (
-    AttrSpec("kernel", "ints", REQUIRED),
-    AttrSpec("stride", "ints", REQUIRED),
-    AttrSpec("padding", "pairs", REQUIRED),
-)
+
+class Pool(Op):
+    """One result for each window, channel by channel; it has the parameters of x."""
+
+    quant = SHARES_INPUT
+    layout = LayoutRule.CHANNELS_LAST
+    is_homogeneous = True
+    chooses_params = True
+    x = operand()
 
 
-def _pooled(op: str, x: TensorType, kernel, stride, padding, dilation, ceil_mode: bool) -> TensorType:
-    """Result type of a pooling over windows; ShapeError where one would see nothing but padding."""
-    if not 3 <= x.rank <= 5:
-        raise ShapeError(f"operand of {op}", expected="[N,C,*spatial]", got=str(x))
-    check_geometry(op, x.rank - 2, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
-    for k, d, pair in zip(kernel, dilation, padding):
-        if max(pair) > d * (k - 1):
-            raise ShapeError(
-                f"padding of {op}: a window would see nothing else",
-                got=str(pair),
-                expected=f"at most {d * (k - 1)} for kernel {k}, dilation {d}",
-            )
-    spatial = [output_size(*axis, ceil_mode) for axis in zip(x.shape[2:], kernel, stride, padding, dilation)]
-    return TensorType(x.dtype, (*x.shape[:2], *spatial))
+class _Windowed(Pool):
+    """Windows of one size at a stride."""
+
+    kernel = ints_attr()
+    stride = ints_attr()
+    padding = pairs_attr()
+    ceil_mode: AttrSpec[bool]
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return (1,) * len(self.kernel)
+
+    def infer(self, x: TensorType) -> TensorType:
+        """ShapeError where a window would see nothing but padding."""
+        if not 3 <= x.rank <= 5:
+            raise ShapeError(f"operand of {self.name}", expected="[N,C,*spatial]", got=str(x))
+        kernel, stride, padding, dilation = self.kernel, self.stride, self.padding, self.dilations
+        check_geometry(self.name, x.rank - 2, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+        for k, d, pair in zip(kernel, dilation, padding):
+            if max(pair) > d * (k - 1):
+                raise ShapeError(
+                    f"padding of {self.name}: a window would see nothing else",
+                    got=str(pair),
+                    expected=f"at most {d * (k - 1)} for kernel {k}, dilation {d}",
+                )
+        spatial = [output_size(*axis, self.ceil_mode) for axis in zip(x.shape[2:], kernel, stride, padding, dilation)]
+        return TensorType(x.dtype, (*x.shape[:2], *spatial))
+
+    def windows(self, x: np.ndarray, fill: float | int) -> np.ndarray:
+        """x [N, C, *S] as [N, C, *outputs, *kernel]; `fill` stands in the padding."""
+        outputs = output_sizes(x.shape, self.kernel, self.stride, self.padding, self.dilations, self.ceil_mode)
+        return windows(x, self.kernel, self.stride, self.padding, self.dilations, outputs, fill)
 
 
-def _outputs(shape, kernel, stride, padding, dilation, ceil_mode) -> list[int]:
-    return [int(output_size(*axis, ceil_mode)) for axis in zip(shape[2:], kernel, stride, padding, dilation)]
-
-
-def _over_taps(view: np.ndarray, kernel, combine: np.ufunc) -> np.ndarray:
+def _over_taps(view: np.ndarray, kernel: Sequence[int], combine: np.ufunc) -> np.ndarray:
     """`combine` over the taps of all windows, in row-major order: many times faster than a reduction of tiny axes."""
     result: np.ndarray | None = None
     for tap in np.ndindex(*kernel):
         seen = view[(..., *tap)]
         result = seen.copy() if result is None else combine(result, seen, out=result)
+    assert result is not None  # a window has at least one tap
     return result
 
 
-def _max(x, *, kernel, stride, padding, dilation, ceil_mode) -> np.ndarray:
-    fill = -np.inf if np.issubdtype(x.dtype, np.floating) else np.iinfo(x.dtype).min
-    outputs = _outputs(x.shape, kernel, stride, padding, dilation, ceil_mode)
-    return _over_taps(windows(x, kernel, stride, padding, dilation, outputs, fill), kernel, np.maximum)
+class MaxPool(_Windowed):
+    """Maximum of each window; padding is minus infinity. torch max_pool1d/2d/3d; ONNX MaxPool."""
 
+    name = "max_pool"
+    keeps_dtype = True
+    element_cost = (0.05, 0.10)
+    terms = no_accumulator
+    dilation = ints_attr()
+    ceil_mode = bool_attr(default=False)
+    reads_halo = (Pool.x,)
 
-register(
-    OpDef(
-        name="max_pool",
-        doc="Maximum of each window; padding is minus infinity. torch max_pool1d/2d/3d; ONNX MaxPool.",
-        family="pool",
-        operands=_X,
-        attrs=(*_WINDOW, AttrSpec("dilation", "ints", REQUIRED), AttrSpec("ceil_mode", "bool", False)),
-        infer=lambda x, **attrs: _pooled("max_pool", x, **attrs),
-        reference=_max,
-        quant=_SHARED,
-        integer=lambda arrays, types, out, **attrs: share_or_requantize(_max(arrays[0], **attrs), types[0], out),
-        samples=lambda: [
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.dilation
+
+    def writes_halo(self) -> bool:
+        return self.x.type.quant == self.node.result.type.quant
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        fill = -np.inf if np.issubdtype(x.dtype, np.floating) else np.iinfo(x.dtype).min
+        return _over_taps(self.windows(x, fill), self.kernel, np.maximum)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        return share_or_requantize(self.reference(x.array), x.type, out)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample(
                 (tensor("f32", 1, 3, 8, 8),),
                 {"kernel": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)},
@@ -93,18 +134,22 @@ register(
                 (tensor("f32", 1, 33, 5, 5),),
                 {"kernel": (5, 5), "stride": (1, 1), "padding": ((2, 2), (2, 2)), "dilation": (1, 1)},
             ),
-        ],
-    )
-)
+        ]
 
 
 def window_counts(
-    shape, kernel, stride, padding, ceil_mode: bool, count_include_pad: bool, divisor: int | None
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
 ) -> np.ndarray:
-    """What each window's sum is divided by: int64 [*outputs]. Padding counts with count_include_pad, what ceil_mode
-    adds beyond it never."""
+    """i64 [*outputs]: the divisor of each window's sum. Padding counts with count_include_pad; what ceil_mode adds
+    beyond it never does."""
     ones = (1,) * len(kernel)
-    outputs = _outputs(shape, kernel, stride, padding, ones, ceil_mode)
+    outputs = output_sizes(shape, kernel, stride, padding, ones, ceil_mode)
     total = np.ones([1] * len(kernel), np.int64)
     for axis, out in enumerate(outputs):
         start = np.arange(out) * stride[axis] - padding[axis][0]
@@ -117,52 +162,53 @@ def window_counts(
     return np.full_like(total, divisor) if divisor is not None else total
 
 
-def _window_sums(x: np.ndarray, kernel, stride, padding, ceil_mode: bool) -> np.ndarray:
-    ones = (1,) * len(kernel)
-    outputs = _outputs(x.shape, kernel, stride, padding, ones, ceil_mode)
-    return _over_taps(windows(x, kernel, stride, padding, ones, outputs, 0), kernel, np.add)
-
-
-def _avg(x, *, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override) -> np.ndarray:
-    counts = window_counts(x.shape, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    return _window_sums(x, kernel, stride, padding, ceil_mode) / counts.astype(x.dtype)
-
-
-def _avg_integer(
-    arrays, types, out: TensorType, *, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
-) -> np.ndarray:
-    counts = window_counts(arrays[0].shape, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    sums = _window_sums(qmath.centered(arrays[0], types[0].quant), kernel, stride, padding, ceil_mode)
-    return qmath.requantize(sums.astype(np.float32) * mean_multiplier(types[0], out, counts), out)
-
-
-def _infer_avg(x: TensorType, *, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override) -> TensorType:
-    if divisor_override is not None and divisor_override < 1:
-        raise ShapeError("divisor_override of avg_pool", expected="at least 1", got=divisor_override)
-    return _pooled("avg_pool", x, kernel, stride, padding, (1,) * len(kernel), ceil_mode)
-
-
-def _pool_attrs(kernel, stride, padding, **more: object) -> dict[str, object]:
+def _pool_attrs(
+    kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[tuple[int, int], ...], **more: AttrValue
+) -> dict[str, AttrValue]:
     return {"kernel": kernel, "stride": stride, "padding": padding, **more}
 
 
-register(
-    OpDef(
-        name="avg_pool",
-        doc="Mean of each window. torch avg_pool1d/2d/3d; ONNX AveragePool.",
-        family="pool",
-        operands=_X,
-        attrs=(
-            *_WINDOW,
-            AttrSpec("ceil_mode", "bool", False),
-            AttrSpec("count_include_pad", "bool", True),
-            AttrSpec("divisor_override", "int", None),
-        ),
-        infer=_infer_avg,
-        reference=_avg,
-        integer=_avg_integer,
-        quant=_SHARED,
-        samples=lambda: [
+class AvgPool(_Windowed):
+    """Mean of each window. torch avg_pool1d/2d/3d; ONNX AveragePool."""
+
+    name = "avg_pool"
+    element_cost = (0.109, 0.143)
+    ceil_mode = bool_attr(default=False)
+    count_include_pad = bool_attr(default=True)
+    divisor_override = optional_int_attr()
+    reads_halo = (Pool.x,)
+
+    def infer(self, x: TensorType) -> TensorType:
+        if self.divisor_override is not None and self.divisor_override < 1:
+            raise ShapeError("divisor_override of avg_pool", expected="at least 1", got=self.divisor_override)
+        return super().infer(x)
+
+    def terms(self) -> Sequence[DimLike]:
+        return self.kernel
+
+    def counts(self, shape: Sequence[int]) -> np.ndarray:
+        """The divisor of each window's sum, for an operand of this shape."""
+        return window_counts(
+            shape,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return _over_taps(self.windows(x, 0), self.kernel, np.add) / self.counts(x.shape).astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        sums = _over_taps(self.windows(x.centered(), 0), self.kernel, np.add)
+        multiplier = mean_multiplier(x.type, out, self.counts(x.array.shape))
+        return qmath.requantize(sums.astype(np.float32) * multiplier, out)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", 1, 3, 8, 8),), _pool_attrs((3, 3), (2, 2), ((1, 1), (1, 1)))),
             Sample(
                 (tensor("f32", 1, 3, 7, 8),),
@@ -171,9 +217,7 @@ register(
             Sample((tensor("f32", 2, 4, 9),), _pool_attrs((2,), (2,), ((0, 0),), ceil_mode=True)),
             Sample((tensor("f32", 1, 2, 4, 4, 4),), _pool_attrs((2, 2, 2), (2, 2, 2), ((0, 0),) * 3)),
             Sample((tensor("f32", 1, 33, 4, 4),), _pool_attrs((2, 2), (1, 1), ((0, 0), (0, 0)), divisor_override=3)),
-        ],
-    )
-)
+        ]
 
 
 def adaptive_bounds(size: int, out: int) -> list[tuple[int, int]]:
@@ -181,28 +225,47 @@ def adaptive_bounds(size: int, out: int) -> list[tuple[int, int]]:
     return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
 
 
-def _infer_adaptive(x: TensorType, output_size) -> TensorType:
-    if not 3 <= x.rank <= 5 or len(output_size) != x.rank - 2 or min(output_size) < 1:
-        raise ShapeError(
-            "adaptive pooling",
-            expected="x [N,C,*spatial], a positive output_size for each spatial axis",
-            got=f"{x}, {output_size}",
+class _Adaptive(Pool):
+    """Windows that divide each axis into `output_size` parts."""
+
+    element_cost = (0.0075, 0.029)
+    output_size = ints_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        output_size = self.output_size
+        if not 3 <= x.rank <= 5 or len(output_size) != x.rank - 2 or min(output_size) < 1:
+            raise ShapeError(
+                "adaptive pooling",
+                expected="x [N,C,*spatial], a positive output_size for each spatial axis",
+                got=f"{x}, {output_size}",
+            )
+        for size, out in zip(x.shape[2:], output_size):
+            if isinstance(size, Dim) and out != 1:
+                raise ShapeError(
+                    "adaptive pooling of a symbolic size", expected="output_size 1", got=f"{size} -> {out}"
+                )
+        return TensorType(x.dtype, (*x.shape[:2], *output_size))
+
+    def reduced(self, x: np.ndarray, reduce: Callable[[np.ndarray, int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(reduced windows, element counts [*output_size])."""
+        counts = np.ones([1] * len(self.output_size), np.int64)
+        for axis, out in enumerate(self.output_size):
+            bounds = adaptive_bounds(x.shape[axis + 2], out)
+            x = np.concatenate([reduce(np.take(x, range(a, b), axis + 2), axis + 2) for a, b in bounds], axis + 2)
+            sizes = np.array([b - a for a, b in bounds])
+            counts = counts * sizes.reshape([-1 if i == axis else 1 for i in range(len(self.output_size))])
+        return x, counts
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (
+            ((1, 3, 8, 8), (1, 1)),
+            ((2, 5, 7, 6), (3, 2)),
+            ((1, 4, 9), (4,)),
+            ((1, 2, 4, 5, 6), (2, 2, 2)),
+            ((1, 33, 5, 5), (5, 5)),
         )
-    for size, out in zip(x.shape[2:], output_size):
-        if isinstance(size, Dim) and out != 1:
-            raise ShapeError("adaptive pooling of a symbolic size", expected="output_size 1", got=f"{size} -> {out}")
-    return TensorType(x.dtype, (*x.shape[:2], *output_size))
-
-
-def _adaptive(x: np.ndarray, output_size, reduce) -> tuple[np.ndarray, np.ndarray]:
-    """(reduced windows, element counts [*output_size])."""
-    counts = np.ones([1] * len(output_size), np.int64)
-    for axis, out in enumerate(output_size):
-        bounds = adaptive_bounds(x.shape[axis + 2], out)
-        x = np.concatenate([reduce(np.take(x, range(a, b), axis + 2), axis + 2) for a, b in bounds], axis + 2)
-        sizes = np.array([b - a for a, b in bounds])
-        counts = counts * sizes.reshape([-1 if i == axis else 1 for i in range(len(output_size))])
-    return x, counts
+        return [Sample((tensor("f32", *shape),), {"output_size": out}) for shape, out in cases]
 
 
 def _sum(x: np.ndarray, axis: int) -> np.ndarray:
@@ -213,54 +276,32 @@ def _largest(x: np.ndarray, axis: int) -> np.ndarray:
     return x.max(axis, keepdims=True)
 
 
-def _adaptive_avg(x: np.ndarray, *, output_size) -> np.ndarray:
-    sums, counts = _adaptive(x, output_size, _sum)
-    return sums / counts.astype(x.dtype)
+class AdaptiveAvgPool(_Adaptive):
+    """Mean over windows that divide each axis into output_size parts; output_size 1 is global pooling."""
+
+    name = "adaptive_avg_pool"
+
+    def terms(self) -> Sequence[DimLike]:
+        return self.x.type.shape[2:]
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        sums, counts = self.reduced(x, _sum)
+        return sums / counts.astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        sums, counts = self.reduced(x.centered(), _sum)
+        return qmath.requantize(sums.astype(np.float32) * mean_multiplier(x.type, out, counts), out)
 
 
-def _adaptive_avg_integer(arrays, types, out: TensorType, *, output_size) -> np.ndarray:
-    sums, counts = _adaptive(qmath.centered(arrays[0], types[0].quant), output_size, _sum)
-    return qmath.requantize(sums.astype(np.float32) * mean_multiplier(types[0], out, counts), out)
+class AdaptiveMaxPool(_Adaptive):
+    """Maximum over windows that divide each axis into output_size parts."""
 
+    name = "adaptive_max_pool"
+    keeps_dtype = True
+    terms = no_accumulator
 
-def _adaptive_samples() -> list[Sample]:
-    cases = (
-        ((1, 3, 8, 8), (1, 1)),
-        ((2, 5, 7, 6), (3, 2)),
-        ((1, 4, 9), (4,)),
-        ((1, 2, 4, 5, 6), (2, 2, 2)),
-        ((1, 33, 5, 5), (5, 5)),
-    )
-    return [Sample((tensor("f32", *shape),), {"output_size": out}) for shape, out in cases]
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return self.reduced(x, _largest)[0]
 
-
-register(
-    OpDef(
-        name="adaptive_avg_pool",
-        doc="Mean over windows that divide each axis into output_size parts; output_size 1 is global pooling.",
-        family="pool",
-        operands=_X,
-        attrs=(AttrSpec("output_size", "ints", REQUIRED),),
-        infer=_infer_adaptive,
-        reference=_adaptive_avg,
-        integer=_adaptive_avg_integer,
-        quant=_SHARED,
-        samples=_adaptive_samples,
-    )
-)
-register(
-    OpDef(
-        name="adaptive_max_pool",
-        doc="Maximum over windows that divide each axis into output_size parts.",
-        family="pool",
-        operands=_X,
-        attrs=(AttrSpec("output_size", "ints", REQUIRED),),
-        infer=_infer_adaptive,
-        reference=lambda x, output_size: _adaptive(x, output_size, _largest)[0],
-        integer=lambda arrays, types, out, output_size: share_or_requantize(
-            _adaptive(arrays[0], output_size, _largest)[0], types[0], out
-        ),
-        quant=_SHARED,
-        samples=_adaptive_samples,
-    )
-)
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        return share_or_requantize(self.reference(x.array), x.type, out)

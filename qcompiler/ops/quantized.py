@@ -1,4 +1,4 @@
-"""Ops between real and quantized tensors: quantize, dequantize, requantize, lookup, observe, fake_quantize."""
+"""Ops between real and quantized tensors: quantize, dequantize, requantize, lookup, observe."""
 
 from __future__ import annotations
 
@@ -7,110 +7,110 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Role, Sample, Trait
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.opdef import (
+    LayoutRule,
+    Op,
+    Sample,
+    Trait,
+    TypedArray,
+    no_accumulator,
+    operand,
+    parameter,
+    str_attr,
+)
+from qcompiler.ops.interfaces import Conversion
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
-_FLOAT_ONLY = QuantRule(QuantKind.FLOAT_ONLY)
+_QUANTIZED_STAGES = frozenset({"qdq", "integer", "lowered"})
 
 
-def _same(x: TensorType, **attrs: object) -> TensorType:
-    return x
+class _Conversion(Conversion):
+    """In real numbers the identity."""
+
+    stages = _QUANTIZED_STAGES
+    terms = no_accumulator
+    x = operand()
+
+    def infer(self, x: TensorType) -> TensorType:
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [Sample((tensor("f32", *shape),)) for shape in ((4,), (2, 3), (1, 3, 5, 5), (33,), (1, 1))]
 
 
-def _pass_through(x: np.ndarray, **attrs: object) -> np.ndarray:
-    return x
+class Quantize(_Conversion):
+    """Real to quantized, rule (2) of qmath; the parameters are those of the result type. ONNX QuantizeLinear."""
+
+    name = "quantize"
+    layout = LayoutRule.AS_READ
+    chooses_params = True
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        return qmath.quantize(x.array, quant_of(out), out.dtype)
 
 
-def _samples() -> list[Sample]:
-    return [Sample((tensor("f32", *shape),)) for shape in ((4,), (2, 3), (1, 3, 5, 5), (33,), (1, 1))]
+class Dequantize(_Conversion):
+    """Quantized to real: f32(q - zero_point) * scale. ONNX DequantizeLinear."""
+
+    name = "dequantize"
+    layout = LayoutRule.ROW_MAJOR_AT_OUTPUTS
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        return qmath.dequantize(x.array, x.quant)
 
 
-register(
-    OpDef(
-        name="quantize",
-        doc="Real to quantized, rule (2) of qmath; the parameters are those of the result type. ONNX QuantizeLinear.",
-        family="quantized",
-        operands=(OperandSpec("x"),),
-        infer=_same,
-        reference=_pass_through,
-        integer=lambda arrays, types, out: qmath.quantize(arrays[0], out.quant, out.dtype),
-        quant=_FLOAT_ONLY,
-        samples=_samples,
-    )
-)
-register(
-    OpDef(
-        name="dequantize",
-        doc="Quantized to real: f32(q - zero_point) * scale. ONNX DequantizeLinear.",
-        family="quantized",
-        operands=(OperandSpec("x"),),
-        infer=_same,
-        reference=_pass_through,
-        integer=lambda arrays, types, out: qmath.dequantize(arrays[0], types[0].quant),
-        quant=_FLOAT_ONLY,
-        samples=_samples,
-    )
-)
+class Requantize(_Conversion):
+    """Quantized to quantized with other parameters: rne(f32(q - zp) * f32(s_in / s_out)) + zp_out. Per tensor."""
+
+    name = "requantize"
+    chooses_params = True
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        real = x.centered().astype(np.float32)
+        return qmath.requantize(real * qmath.multiplier(x.scales, over=quant_of(out).scales), out)
 
 
-def _requantize(arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType) -> np.ndarray:
-    source = types[0].quant
-    real = qmath.centered(arrays[0], source).astype(np.float32)
-    return qmath.requantize(real * qmath.multiplier(source.scales, over=out.quant.scales), out)
+class Lookup(Op):
+    """8-bit table lookup: result = table[q - dtype.min]. Made by integerize from chains of unary ops; the table holds
+    the composed function, evaluated in float64 and quantized once."""
+
+    name = "lookup"
+    stages = frozenset({"integer", "lowered"})
+    terms = no_accumulator
+    x = operand()
+    table = parameter()
+
+    def infer(self, x: TensorType, table: TensorType) -> TensorType:
+        if table.rank != 1 or table.shape[0] != 256:
+            raise ShapeError("table of lookup", expected="[256]", got=str(table))
+        return x
+
+    def reference(self, x: np.ndarray, table: np.ndarray) -> np.ndarray:
+        return x
+
+    def integer(self, x: TypedArray, table: TypedArray, *, out: TensorType) -> np.ndarray:
+        return table.array[x.array.astype(np.int32) - x.type.dtype.min]
 
 
-register(
-    OpDef(
-        name="requantize",
-        doc="Quantized to quantized with other parameters: rne(f32(q - zp) * f32(s_in / s_out)) + zp_out. Per tensor.",
-        family="quantized",
-        operands=(OperandSpec("x"),),
-        infer=_same,
-        reference=_pass_through,
-        integer=_requantize,
-        quant=_FLOAT_ONLY,
-        samples=_samples,
-    )
-)
+class Observe(Op):
+    """Marks a value whose range is collected; the identity. `spec` is the text of a QuantSpec; values with the same
+    `group` share one observer."""
 
+    name = "observe"
+    traits = frozenset({Trait.MOVES_DATA})
+    stages = frozenset({"observed"})
+    x = operand()
+    spec_text = str_attr(name="spec")
+    group = str_attr()
 
-def _infer_lookup(x: TensorType, table: TensorType) -> TensorType:
-    if table.rank != 1 or table.shape[0] != 256:
-        raise ShapeError("table of lookup", expected="[256]", got=str(table))
-    return x
+    def infer(self, x: TensorType) -> TensorType:
+        return x
 
-
-register(
-    OpDef(
-        name="lookup",
-        doc="8-bit table lookup: result = table[q - dtype.min]. Made by integerize from chains of unary ops; the "
-        "table holds the "
-        "composed function, evaluated in float64 and quantized once.",
-        family="quantized",
-        operands=(OperandSpec("x"), OperandSpec("table", Role.PARAMETER)),
-        infer=_infer_lookup,
-        reference=lambda x, table: x,
-        integer=lambda arrays, types, out: arrays[1][arrays[0].astype(np.int32) - types[0].dtype.min],
-        quant=_FLOAT_ONLY,
-        samples=lambda: [],
-    )
-)
-register(
-    OpDef(
-        name="observe",
-        doc="Marks a value whose range is collected; the identity. `spec` is the text of a QuantSpec; values with "
-        "the same "
-        "`group` share one observer.",
-        family="quantized",
-        operands=(OperandSpec("x"),),
-        attrs=(AttrSpec("spec", "str", REQUIRED), AttrSpec("group", "str", REQUIRED)),
-        infer=_same,
-        reference=_pass_through,
-        quant=_FLOAT_ONLY,
-        samples=lambda: [],
-        traits=frozenset({Trait.MOVES_DATA}),
-    )
-)
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x

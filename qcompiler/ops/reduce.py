@@ -18,25 +18,34 @@ elements. The table does not depend on n, so a softmax over a symbolic axis need
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import QuantizationError, ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
+from qcompiler.opdef import (
+    FLOAT_ONLY,
+    OWN_RANGE,
+    SHARES_INPUT,
+    Op,
+    Sample,
+    TypedArray,
+    bool_attr,
+    fixed,
+    int_attr,
+    ints_attr,
+    no_accumulator,
+    operand,
+)
 from qcompiler.ops.axes import check_axes, check_axis, reduced_shape
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 SOFTMAX_BITS = 22  # a softmax table holds exp(-d * scale) in units of 2^-22
-
-_X = (OperandSpec("x"),)
-_KEEPDIMS = AttrSpec("keepdims", "bool", False, "keep reduced axes with size 1")
-_AXES = (AttrSpec("axes", "ints", REQUIRED, "axes to reduce, from 0"), _KEEPDIMS)
 
 
 def count_of(shape: Sequence[int], axes: Sequence[int]) -> int:
@@ -46,7 +55,7 @@ def count_of(shape: Sequence[int], axes: Sequence[int]) -> int:
 
 def check_sum_fits(op: str, source: TensorType, count: int) -> None:
     """QuantizationError unless every sum of `count` centered codes of `source` fits i32."""
-    quant = source.quant
+    quant = quant_of(source)
     largest = max(quant.qmax - quant.zero_point[0], quant.zero_point[0] - quant.qmin)
     if count * largest >= 2**31:
         raise QuantizationError(
@@ -57,144 +66,154 @@ def check_sum_fits(op: str, source: TensorType, count: int) -> None:
         )
 
 
-def centered_sum(op: str, q: np.ndarray, source: TensorType, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    """The exact sum of (q - zero_point) as i32."""
-    check_sum_fits(op, source, count_of(q.shape, axes))
-    return qmath.centered(q, source.quant).sum(axis=tuple(axes), keepdims=keepdims, dtype=np.int64).astype(np.int32)
+class Reduction(Op):
+    """One result for all elements along some axes."""
 
+    takes_integers: ClassVar[bool] = True
+    takes_none: ClassVar[bool] = True
+    x = operand()
+    axes = ints_attr(doc="axes to reduce, from 0")
+    keepdims = bool_attr(default=False, doc="keep reduced axes with size 1")
 
-def _infer(op: str, x: TensorType, axes: Sequence[int], keepdims: bool) -> TensorType:
-    if x.dtype is DType.BOOL or (op in ("mean", "prod") and not x.dtype.is_float):
-        raise ShapeError(
-            f"operand of {op}",
-            expected="f32[...]" if op in ("mean", "prod") else "f32[...] or integers",
-            got=str(x),
-            hint="insert cast",
+    def infer(self, x: TensorType) -> TensorType:
+        if x.dtype is DType.BOOL or not (self.takes_integers or x.dtype.is_float):
+            raise ShapeError(
+                f"operand of {self.name}",
+                expected="f32[...] or integers" if self.takes_integers else "f32[...]",
+                got=str(x),
+                hint="insert cast",
+            )
+        check_axes(self.name, self.axes, x)
+        if not self.takes_none and any(x.shape[axis] == 0 for axis in self.axes):
+            raise ShapeError(f"{self.name} of no elements", expected="sizes above 0", got=str(x))
+        return TensorType(x.dtype, reduced_shape(x.shape, self.axes, self.keepdims))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (
+            ((2, 3, 5, 7), (2, 3), False),
+            ((2, 33), (1,), True),
+            ((4, 17, 3), (0, 2), False),
+            ((129,), (0,), False),
+            ((3, 1, 8), (1,), False),
+            ((2, 16, 4, 4), (1,), True),
         )
-    check_axes(op, axes, x)
-    if op in ("max", "min") and any(x.shape[axis] == 0 for axis in axes):
-        raise ShapeError(f"{op} of no elements", expected="sizes above 0", got=str(x))
-    return TensorType(x.dtype, reduced_shape(x.shape, axes, keepdims))
+        return [
+            Sample((tensor("f32", *shape),), {"axes": axes, "keepdims": keepdims}) for shape, axes, keepdims in cases
+        ]
 
 
-def _wide(x: np.ndarray) -> type[np.generic]:
-    """What sums are taken in: float64 for floats, rounded once at the end; the type itself for integers."""
-    return np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
+class _Summing(Reduction):
+    """Its integer meaning is a sum of centered codes, times a number."""
+
+    chooses_params = True
+    element_cost = (0.010, 0.039)
+
+    def terms(self) -> Sequence[DimLike]:
+        return [self.x.type.shape[axis] for axis in self.axes]
+
+    def centered_sum(self, x: TypedArray) -> np.ndarray:
+        """i32: the exact sum of (q - zero_point); QuantizationError if it may not fit."""
+        check_sum_fits(self.name, x.type, count_of(x.array.shape, self.axes))
+        return x.centered().sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64).astype(np.int32)
 
 
-def _sum(x: np.ndarray, *, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    return np.asarray(np.sum(x, axis=tuple(axes), keepdims=keepdims, dtype=_wide(x))).astype(x.dtype)
+class Mean(_Summing):
+    """Mean over axes. torch.mean; ONNX ReduceMean."""
+
+    name = "mean"
+    quant = SHARES_INPUT
+    takes_integers = False
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.mean(x, axis=self.axes, keepdims=self.keepdims, dtype=np.float64)).astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        count = count_of(x.array.shape, self.axes)
+        return qmath.requantize(self.centered_sum(x).astype(np.float32) * mean_multiplier(x.type, out, count), out)
 
 
-def _mean(x: np.ndarray, *, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    return np.asarray(np.mean(x, axis=tuple(axes), keepdims=keepdims, dtype=np.float64)).astype(x.dtype)
+class Sum(_Summing):
+    """Sum over axes; integers keep their type and wrap. torch.sum; ONNX ReduceSum."""
+
+    name = "sum"
+    quant = OWN_RANGE
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """Floats are summed in float64 and rounded once."""
+        wide = np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
+        return np.asarray(np.sum(x, axis=self.axes, keepdims=self.keepdims, dtype=wide)).astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        multiplier = qmath.multiplier(x.quant.scale[0], over=quant_of(out).scale[0])
+        return qmath.requantize(self.centered_sum(x).astype(np.float32) * multiplier, out)
 
 
-def _prod(x: np.ndarray, *, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    return np.asarray(np.prod(x, axis=tuple(axes), keepdims=keepdims, dtype=np.float64)).astype(x.dtype)
+class _Extreme(Reduction):
+    """Selects one of the elements, so codes may be compared instead."""
+
+    quant = SHARES_INPUT
+    takes_none = False
+    keeps_dtype = True
+    chooses_params = True
+    element_cost = (0.010, 0.039)
+    terms = no_accumulator
+    combine: ClassVar[np.ufunc]
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.combine.reduce(x, axis=self.axes, keepdims=self.keepdims))
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        return share_or_requantize(self.reference(x.array), x.type, out)
 
 
-def _max(x: np.ndarray, *, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    return np.asarray(np.max(x, axis=tuple(axes), keepdims=keepdims))
+class Max(_Extreme):
+    """Maximum over axes; NaN wins. torch.amax; ONNX ReduceMax."""
+
+    name = "max"
+    combine = np.maximum
 
 
-def _min(x: np.ndarray, *, axes: Sequence[int], keepdims: bool) -> np.ndarray:
-    return np.asarray(np.min(x, axis=tuple(axes), keepdims=keepdims))
+class Min(_Extreme):
+    """Minimum over axes; NaN wins. torch.amin; ONNX ReduceMin."""
+
+    name = "min"
+    combine = np.minimum
 
 
-def _sum_integer(
-    arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType, *, axes: Sequence[int], keepdims: bool
-) -> np.ndarray:
-    sums = centered_sum("sum", arrays[0], types[0], axes, keepdims)
-    return qmath.requantize(
-        sums.astype(np.float32) * qmath.multiplier(types[0].quant.scale[0], over=out.quant.scale[0]), out
-    )
+class Prod(Reduction):
+    """Product over axes, float only. torch.prod; ONNX ReduceProd."""
+
+    name = "prod"
+    quant = FLOAT_ONLY
+    takes_integers = False
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.prod(x, axis=self.axes, keepdims=self.keepdims, dtype=np.float64)).astype(x.dtype)
 
 
-def _mean_integer(
-    arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType, *, axes: Sequence[int], keepdims: bool
-) -> np.ndarray:
-    sums = centered_sum("mean", arrays[0], types[0], axes, keepdims)
-    count = count_of(arrays[0].shape, axes)
-    return qmath.requantize(sums.astype(np.float32) * mean_multiplier(types[0], out, count), out)
+class Argmax(Op):
+    """Index of the maximum along an axis, i64; the first of equal ones, the first NaN if there is one. torch.argmax;
+    ONNX ArgMax(select_last_index=0)."""
 
+    name = "argmax"
+    quant = FLOAT_ONLY
+    x = operand()
+    axis = int_attr()
+    keepdims = bool_attr(default=False, doc="keep reduced axes with size 1")
 
-def _of_codes(reference: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    return lambda arrays, types, out, **attrs: share_or_requantize(reference(arrays[0], **attrs), types[0], out)
+    def infer(self, x: TensorType) -> TensorType:
+        check_axis("argmax", self.axis, x)
+        if x.shape[self.axis] == 0:
+            raise ShapeError("argmax of no elements", expected="a size above 0", got=str(x))
+        return TensorType(DType.I64, reduced_shape(x.shape, (self.axis,), self.keepdims))
 
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.argmax(x, axis=self.axis, keepdims=self.keepdims)).astype(np.int64)
 
-def _samples() -> list[Sample]:
-    cases = (
-        ((2, 3, 5, 7), (2, 3), False),
-        ((2, 33), (1,), True),
-        ((4, 17, 3), (0, 2), False),
-        ((129,), (0,), False),
-        ((3, 1, 8), (1,), False),
-        ((2, 16, 4, 4), (1,), True),
-    )
-    return [Sample((tensor("f32", *shape),), {"axes": axes, "keepdims": keepdims}) for shape, axes, keepdims in cases]
-
-
-def _register(
-    name: str,
-    doc: str,
-    reference: Callable[..., np.ndarray],
-    kind: QuantKind,
-    integer: Callable[..., np.ndarray] | None,
-) -> None:
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="reduce",
-            operands=_X,
-            attrs=_AXES,
-            infer=lambda x, axes, keepdims: _infer(name, x, axes, keepdims),
-            reference=reference,
-            integer=integer,
-            quant=QuantRule(kind),
-            samples=_samples,
-        )
-    )
-
-
-_register("mean", "Mean over axes. torch.mean; ONNX ReduceMean.", _mean, QuantKind.SHARES_INPUT, _mean_integer)
-_register(
-    "sum",
-    "Sum over axes; integers keep their type and wrap. torch.sum; ONNX ReduceSum.",
-    _sum,
-    QuantKind.OWN_RANGE,
-    _sum_integer,
-)
-_register(
-    "max", "Maximum over axes; NaN wins. torch.amax; ONNX ReduceMax.", _max, QuantKind.SHARES_INPUT, _of_codes(_max)
-)
-_register(
-    "min", "Minimum over axes; NaN wins. torch.amin; ONNX ReduceMin.", _min, QuantKind.SHARES_INPUT, _of_codes(_min)
-)
-_register("prod", "Product over axes, float only. torch.prod; ONNX ReduceProd.", _prod, QuantKind.FLOAT_ONLY, None)
-
-
-def _infer_argmax(x: TensorType, *, axis: int, keepdims: bool) -> TensorType:
-    check_axis("argmax", axis, x)
-    if x.shape[axis] == 0:
-        raise ShapeError("argmax of no elements", expected="a size above 0", got=str(x))
-    return TensorType(DType.I64, reduced_shape(x.shape, (axis,), keepdims))
-
-
-register(
-    OpDef(
-        name="argmax",
-        doc="Index of the maximum along an axis, i64; the first of equal ones, the first NaN if there is one. "
-        "torch.argmax; ONNX "
-        "ArgMax(select_last_index=0).",
-        family="reduce",
-        operands=_X,
-        attrs=(AttrSpec("axis", "int", REQUIRED), _KEEPDIMS),
-        infer=_infer_argmax,
-        reference=lambda x, axis, keepdims: np.asarray(np.argmax(x, axis=axis, keepdims=keepdims)).astype(np.int64),
-        quant=QuantRule(QuantKind.FLOAT_ONLY),
-        samples=lambda: [
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", *shape),), {"axis": axis, "keepdims": keepdims})
             for shape, axis, keepdims in (
                 ((3, 10), 1, False),
@@ -203,9 +222,7 @@ register(
                 ((1, 1), 0, False),
                 ((2, 3, 129), 2, False),
             )
-        ],
-    )
-)
+        ]
 
 
 def softmax_table(source: TensorType) -> np.ndarray:
@@ -220,68 +237,56 @@ def softmax_table(source: TensorType) -> np.ndarray:
     return np.rint(np.exp(-d * np.float64(source.quant.scale[0])) * 2.0**SOFTMAX_BITS).astype(np.int32)
 
 
-def _infer_softmax(op: str, x: TensorType, axis: int) -> TensorType:
-    if not x.dtype.is_float:
-        raise ShapeError(f"operand of {op}", expected="f32[...]", got=str(x), hint="insert cast")
-    check_axis(op, axis, x)
-    if not isinstance(x.shape[axis], Dim) and x.shape[axis] == 0:
-        raise ShapeError(f"{op} of no elements", expected="a size above 0", got=str(x))
-    return x
+class _Softmax(Op):
+    """Along one axis."""
+
+    x = operand()
+    axis = int_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        if not x.dtype.is_float:
+            raise ShapeError(f"operand of {self.name}", expected="f32[...]", got=str(x), hint="insert cast")
+        check_axis(self.name, self.axis, x)
+        if not isinstance(x.shape[self.axis], Dim) and x.shape[self.axis] == 0:
+            raise ShapeError(f"{self.name} of no elements", expected="a size above 0", got=str(x))
+        return x
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (((3, 10), 1), ((2, 4, 33), 2), ((2, 5, 4), 1), ((129,), 0), ((2, 3, 7, 7), 3))
+        return [Sample((tensor("f32", *shape),), {"axis": axis}, -6.0, 6.0) for shape, axis in cases]
 
 
-def _softmax(x: np.ndarray, *, axis: int) -> np.ndarray:
-    wide = x.astype(np.float64)
-    e = np.exp(wide - wide.max(axis=axis, keepdims=True))
-    return (e / e.sum(axis=axis, keepdims=True)).astype(x.dtype)
+class Softmax(_Softmax):
+    """exp(x - max) / sum of exp(x - max) along an axis. torch.softmax; ONNX Softmax."""
+
+    name = "softmax"
+    quant = fixed(1 / 256, 0)
+    chooses_params = True
+    element_cost = (0.067, 1.04)
+    terms = no_accumulator
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.float64)
+        e = np.exp(wide - wide.max(axis=self.axis, keepdims=True))
+        return (e / e.sum(axis=self.axis, keepdims=True)).astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        q = x.array.astype(np.int32)
+        e = softmax_table(x.type)[q.max(axis=self.axis, keepdims=True) - q]
+        total = e.sum(axis=self.axis, keepdims=True, dtype=np.int64)
+        p = e.astype(np.float32) / total.astype(np.float32)
+        return qmath.requantize(p * qmath.multiplier(1.0, over=quant_of(out).scale[0]), out)
 
 
-def _log_softmax(x: np.ndarray, *, axis: int) -> np.ndarray:
-    wide = x.astype(np.float64)
-    shifted = wide - wide.max(axis=axis, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).astype(x.dtype)
+class LogSoftmax(_Softmax):
+    """x - max - log(sum of exp(x - max)) along an axis. Stays float inside a quantized graph: it has no integer
+    meaning. torch.log_softmax; ONNX LogSoftmax."""
 
+    name = "log_softmax"
+    quant = FLOAT_ONLY
 
-def _softmax_integer(
-    arrays: Sequence[np.ndarray], types: Sequence[TensorType], out: TensorType, *, axis: int
-) -> np.ndarray:
-    q = arrays[0].astype(np.int32)
-    e = softmax_table(types[0])[q.max(axis=axis, keepdims=True) - q]
-    total = e.sum(axis=axis, keepdims=True, dtype=np.int64)
-    p = e.astype(np.float32) / total.astype(np.float32)
-    return qmath.requantize(p * qmath.multiplier(1.0, over=out.quant.scale[0]), out)
-
-
-def _softmax_samples() -> list[Sample]:
-    cases = (((3, 10), 1), ((2, 4, 33), 2), ((2, 5, 4), 1), ((129,), 0), ((2, 3, 7, 7), 3))
-    return [Sample((tensor("f32", *shape),), {"axis": axis}, -6.0, 6.0) for shape, axis in cases]
-
-
-register(
-    OpDef(
-        name="softmax",
-        doc="exp(x - max) / sum of exp(x - max) along an axis. torch.softmax; ONNX Softmax.",
-        family="reduce",
-        operands=_X,
-        attrs=(AttrSpec("axis", "int", REQUIRED),),
-        infer=lambda x, axis: _infer_softmax("softmax", x, axis),
-        reference=_softmax,
-        integer=_softmax_integer,
-        quant=QuantRule(QuantKind.FIXED, fixed=(1 / 256, 0)),
-        samples=_softmax_samples,
-    )
-)
-register(
-    OpDef(
-        name="log_softmax",
-        doc="x - max - log(sum of exp(x - max)) along an axis. Stays float inside a quantized graph: it has no "
-        "integer meaning. "
-        "torch.log_softmax; ONNX LogSoftmax.",
-        family="reduce",
-        operands=_X,
-        attrs=(AttrSpec("axis", "int", REQUIRED),),
-        infer=lambda x, axis: _infer_softmax("log_softmax", x, axis),
-        reference=_log_softmax,
-        quant=QuantRule(QuantKind.FLOAT_ONLY),
-        samples=_softmax_samples,
-    )
-)
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.float64)
+        shifted = wide - wide.max(axis=self.axis, keepdims=True)
+        return (shifted - np.log(np.exp(shifted).sum(axis=self.axis, keepdims=True))).astype(x.dtype)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import AttrSpec, OperandSpec, QuantKind, QuantRule, Sample
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.opdef import (
+    SHARES_INPUT,
+    LayoutRule,
+    Op,
+    Sample,
+    TypedArray,
+    no_accumulator,
+    operand,
+    optional_floats_attr,
+    optional_ints_attr,
+    str_attr,
+)
 from qcompiler.ops.rescale import share_or_requantize
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 _COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
 _ROUNDINGS = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
-
-
-def _infer_resize(x: TensorType, size, scales, mode, coordinates, rounding) -> TensorType:
-    spatial = x.rank - 2
-    if x.rank < 3 or (size is None) == (scales is None) or len(size or scales) != spatial:
-        raise ShapeError(
-            "resize", expected=f"size or scales with {spatial} entries for [N,C,*spatial]", got=f"{size}, {scales}, {x}"
-        )
-    if size is None:
-        if any(isinstance(s, Dim) and f != int(f) for s, f in zip(x.shape[2:], scales)):
-            raise ShapeError("scales of a symbolic size", expected="whole numbers", got=str(scales))
-        size = tuple(s * int(f) if isinstance(s, Dim) else math.floor(s * f) for s, f in zip(x.shape[2:], scales))
-    return TensorType(x.dtype, (*x.shape[:2], *size))
 
 
 def source_positions(size: int, out: int, scale: float | None, coordinates: str) -> np.ndarray:
@@ -46,65 +44,83 @@ def source_positions(size: int, out: int, scale: float | None, coordinates: str)
 
 
 def nearest_indices(positions: np.ndarray, size: int, rounding: str) -> np.ndarray:
-    rounded = {
+    """i64: the element that each position rounds to, within the operand."""
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda p: np.ceil(p - 0.5),
         "round_prefer_ceil": lambda p: np.floor(p + 0.5),
-    }[rounding](positions)
-    return np.clip(rounded, 0, size - 1).astype(np.int64)
+    }
+    return np.clip(functions[rounding](positions), 0, size - 1).astype(np.int64)
 
 
 def linear_weights(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(left index, right index, f32 weight of the right one)."""
+    """(left index, right index, f32 weight of the right one) of each position."""
     clipped = np.clip(positions, 0, size - 1)
     left = np.floor(clipped).astype(np.int64)
     return left, np.minimum(left + 1, size - 1), (clipped - left).astype(np.float32)
 
 
-def _outputs(x: np.ndarray, size, scales) -> tuple[int, ...]:
-    return tuple(size) if size is not None else tuple(math.floor(s * f) for s, f in zip(x.shape[2:], scales))
+class Resize(Op):
+    """Interpolation to a size, or by scales. torch interpolate; ONNX Resize."""
 
+    name = "resize"
+    quant = SHARES_INPUT
+    layout = LayoutRule.CHANNELS_LAST
+    chooses_params = True
+    element_cost = (0.014, 0.054)
+    terms = no_accumulator
+    x = operand()
+    size = optional_ints_attr()
+    scales = optional_floats_attr()
+    mode = str_attr(default="nearest", choices=("nearest", "bilinear"))
+    coordinates = str_attr(default="asymmetric", choices=_COORDINATES)
+    rounding = str_attr(default="floor", choices=_ROUNDINGS)
 
-def _resize(x: np.ndarray, size, scales, mode: str, coordinates: str, rounding: str) -> np.ndarray:
-    """Axis after axis, the first spatial one first; linear: left * (1 - w) + right * w, two products and one sum."""
-    for axis, out in enumerate(_outputs(x, size, scales)):
-        length = x.shape[axis + 2]
-        positions = source_positions(length, out, None if scales is None else scales[axis], coordinates)
-        if mode == "nearest":
-            x = np.take(x, nearest_indices(positions, length, rounding), axis + 2)
-            continue
-        left, right, weight = linear_weights(positions, length)
-        weight = weight.reshape([-1 if i == axis + 2 else 1 for i in range(x.ndim)])
-        x = np.take(x, left, axis + 2) * (np.float32(1) - weight) + np.take(x, right, axis + 2) * weight
-    return x
+    def infer(self, x: TensorType) -> TensorType:
+        size, scales, spatial = self.size, self.scales, x.rank - 2
+        if x.rank < 3 or (size is None) == (scales is None) or len(size or scales or ()) != spatial:
+            raise ShapeError(
+                "resize",
+                expected=f"size or scales with {spatial} entries for [N,C,*spatial]",
+                got=f"{size}, {scales}, {x}",
+            )
+        if scales is None:
+            return TensorType(x.dtype, (*x.shape[:2], *(size or ())))
+        if any(isinstance(s, Dim) and f != int(f) for s, f in zip(x.shape[2:], scales)):
+            raise ShapeError("scales of a symbolic size", expected="whole numbers", got=str(scales))
+        scaled: list[DimLike] = [
+            s * int(f) if isinstance(s, Dim) else math.floor(s * f) for s, f in zip(x.shape[2:], scales)
+        ]
+        return TensorType(x.dtype, (*x.shape[:2], *scaled))
 
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """Axis after axis, the first spatial one first. Linear: left * (1 - w) + right * w, two products and a sum."""
+        scales = self.scales
+        outputs = self.size or [math.floor(s * f) for s, f in zip(x.shape[2:], scales or ())]
+        for axis, out in enumerate(outputs):
+            length = x.shape[axis + 2]
+            positions = source_positions(length, out, None if scales is None else scales[axis], self.coordinates)
+            if self.mode == "nearest":
+                x = np.take(x, nearest_indices(positions, length, self.rounding), axis + 2)
+                continue
+            left, right, weight = linear_weights(positions, length)
+            weight = weight.reshape([-1 if i == axis + 2 else 1 for i in range(x.ndim)])
+            x = np.take(x, left, axis + 2) * (np.float32(1) - weight) + np.take(x, right, axis + 2) * weight
+        return x
 
-def _resize_integer(arrays, types, out: TensorType, *, mode: str, **attrs) -> np.ndarray:
-    if mode == "nearest":
-        return share_or_requantize(_resize(arrays[0], mode=mode, **attrs), types[0], out)
-    real = _resize(qmath.centered(arrays[0], types[0].quant).astype(np.float32), mode=mode, **attrs)
-    return qmath.requantize(real * qmath.multiplier(types[0].quant.scales, over=out.quant.scales), out)
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        if self.mode == "nearest":
+            return share_or_requantize(self.reference(x.array), x.type, out)
+        real = self.reference(x.centered().astype(np.float32))
+        return qmath.requantize(real * qmath.multiplier(x.scales, over=quant_of(out).scales), out)
 
+    def is_identity(self) -> bool:
+        return self.mode == "nearest" and all(scale == 1.0 for scale in self.scales or ())
 
-register(
-    OpDef(
-        name="resize",
-        doc="Interpolation to a size, or by scales. torch interpolate; ONNX Resize.",
-        family="resize",
-        operands=(OperandSpec("x"),),
-        attrs=(
-            AttrSpec("size", "ints", None),
-            AttrSpec("scales", "floats", None),
-            AttrSpec("mode", "str", "nearest", choices=("nearest", "bilinear")),
-            AttrSpec("coordinates", "str", "asymmetric", choices=_COORDINATES),
-            AttrSpec("rounding", "str", "floor", choices=_ROUNDINGS),
-        ),
-        infer=_infer_resize,
-        reference=_resize,
-        integer=_resize_integer,
-        quant=QuantRule(QuantKind.SHARES_INPUT),
-        samples=lambda: [
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
             Sample((tensor("f32", 1, 2, 4, 4),), {"size": (8, 8)}),
             Sample((tensor("f32", 1, 2, 4, 5),), {"scales": (2.0, 2.0)}),
             Sample((tensor("f32", 1, 3, 4, 4),), {"size": (7, 9), "mode": "bilinear", "coordinates": "half_pixel"}),
@@ -113,6 +129,4 @@ register(
                 (tensor("f32", 1, 1, 3, 3),),
                 {"size": (2, 2), "coordinates": "half_pixel", "rounding": "round_prefer_floor"},
             ),
-        ],
-    )
-)
+        ]

@@ -3,51 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from qcompiler.dims import Dim, DimLike, parse_dim
 from qcompiler.errors import ShapeError
-from qcompiler.opdef import REQUIRED, AttrSpec, OperandSpec, QuantKind, QuantRule, Sample, Trait
+from qcompiler.opdef import (
+    SHARES_INPUT,
+    LayoutRule,
+    Sample,
+    TypedArray,
+    float_attr,
+    int_attr,
+    ints_attr,
+    no_accumulator,
+    operand,
+    pairs_attr,
+    shape_attr,
+    str_attr,
+    variadic_operand,
+)
 from qcompiler.ops.axes import check_axes, check_axis
-from qcompiler.ops.legacy import legacy_op as OpDef
-from qcompiler.ops.legacy import register
+from qcompiler.ops.interfaces import Mover
 from qcompiler.quantization import qmath
+from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import MAX_ELEMENTS, DType, TensorType, tensor
 
 Shape = tuple[DimLike, ...]
 SizeEntries = Sequence[int | str]
 
-_X = OperandSpec("x")
 _PAD_MODES = ("constant", "reflect", "edge")
 
 
-def _register(
-    name: str,
-    doc: str,
-    attrs: tuple[AttrSpec, ...],
-    infer: Callable[..., TensorType],
-    reference: Callable[..., np.ndarray],
-    samples: Callable[[], list[Sample]],
-    integer: Callable[..., np.ndarray] | None = None,
-    operand: OperandSpec = _X,
-) -> None:
-    register(
-        OpDef(
-            name=name,
-            doc=doc,
-            family="shape",
-            operands=(operand,),
-            attrs=attrs,
-            infer=infer,
-            reference=reference,
-            integer=integer,
-            quant=QuantRule(QuantKind.SHARES_INPUT),
-            traits=frozenset({Trait.MOVES_DATA}),
-            samples=samples,
-        )
-    )
+class _Shared(Mover):
+    """Of one operand, unless the op says otherwise."""
+
+    quant = SHARES_INPUT
+
+
+# reshape, transpose, expand
 
 
 def sizes_of(entries: SizeEntries) -> Shape:
@@ -57,9 +53,6 @@ def sizes_of(entries: SizeEntries) -> Shape:
 
 def _text(shape: Sequence[DimLike]) -> str:
     return f"[{','.join(map(str, shape))}]"
-
-
-# reshape, transpose, expand
 
 
 def reshaped(shape: Shape, entries: SizeEntries) -> Shape:
@@ -102,100 +95,117 @@ def _divided(total: DimLike, known: DimLike, shape: Shape, target: Shape) -> Dim
     return solved
 
 
-_register(
-    "reshape",
-    "The same elements in C order under another shape. Sizes are ints or the text of symbolic ones; at most one is -1. "
-    "torch.reshape, flatten, squeeze, unsqueeze; ONNX Reshape, Flatten, Squeeze, Unsqueeze.",
-    (AttrSpec("shape", "shape", REQUIRED, 'sizes: ints or Dim text such as "B" or "2*S"'),),
-    lambda x, shape: x.with_shape(reshaped(x.shape, shape)),
-    lambda x, shape: np.reshape(x, tuple(shape)),
-    lambda: [
-        Sample((tensor("f32", 2, 3, 4),), {"shape": (2, 12)}),
-        Sample((tensor("f32", 2, 3, 4),), {"shape": (-1, 2)}),
-        Sample((tensor("f32", 1, 33),), {"shape": (33,)}),
-        Sample((tensor("f32", 5),), {"shape": (1, 5, 1)}),
-        Sample((tensor("f32", 2, 3, 2, 2),), {"shape": (2, 3, 2, 2)}),
-        Sample((tensor("f32", 1, 1),), {"shape": ()}),
-    ],
-)
+class Reshape(_Shared):
+    """The same elements in C order under another shape. Sizes are ints or the text of symbolic ones; at most one is -1.
+    torch.reshape, flatten, squeeze, unsqueeze; ONNX Reshape, Flatten, Squeeze, Unsqueeze."""
+
+    name = "reshape"
+    layout = LayoutRule.ROW_MAJOR
+    is_view = True
+    x = operand()
+    shape = shape_attr(doc='sizes: ints or Dim text such as "B" or "2*S"')
+
+    def infer(self, x: TensorType) -> TensorType:
+        return x.with_shape(reshaped(x.shape, self.shape))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.reshape(x, self.bound_shape)
+
+    @property
+    def bound_shape(self) -> tuple[int, ...]:
+        """The sizes, where all are numbers."""
+        return tuple(size for size in self.shape if isinstance(size, int))
+
+    def is_identity(self) -> bool:
+        return True
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 2, 3, 4),), {"shape": (2, 12)}),
+            Sample((tensor("f32", 2, 3, 4),), {"shape": (-1, 2)}),
+            Sample((tensor("f32", 1, 33),), {"shape": (33,)}),
+            Sample((tensor("f32", 5),), {"shape": (1, 5, 1)}),
+            Sample((tensor("f32", 2, 3, 2, 2),), {"shape": (2, 3, 2, 2)}),
+            Sample((tensor("f32", 1, 1),), {"shape": ()}),
+        ]
 
 
-def _infer_transpose(x: TensorType, *, perm: Sequence[int]) -> TensorType:
-    if sorted(perm) != list(range(x.rank)):
-        raise ShapeError("perm of transpose", expected=f"every axis from 0 to {x.rank - 1} once", got=str(tuple(perm)))
-    return x.with_shape([x.shape[axis] for axis in perm])
+class Transpose(_Shared):
+    """Axis i of the result is axis perm[i] of x. torch.permute, numpy.transpose; ONNX Transpose."""
+
+    name = "transpose"
+    layout = LayoutRule.ROW_MAJOR
+    x = operand()
+    perm = ints_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        if sorted(self.perm) != list(range(x.rank)):
+            raise ShapeError(
+                "perm of transpose", expected=f"every axis from 0 to {x.rank - 1} once", got=str(self.perm)
+            )
+        return x.with_shape([x.shape[axis] for axis in self.perm])
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.transpose(x, self.perm)
+
+    def is_identity(self) -> bool:
+        return self.perm == tuple(range(len(self.perm)))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", *shape),), {"perm": perm})
+            for shape, perm in (
+                ((2, 3), (1, 0)),
+                ((2, 3, 4, 5), (0, 2, 3, 1)),
+                ((2, 33, 7), (0, 2, 1)),
+                ((4,), (0,)),
+                ((2, 3, 4), (2, 0, 1)),
+            )
+        ]
 
 
-_register(
-    "transpose",
-    "Axis i of the result is axis perm[i] of x. torch.permute, numpy.transpose; ONNX Transpose.",
-    (AttrSpec("perm", "ints", REQUIRED),),
-    _infer_transpose,
-    lambda x, perm: np.transpose(x, perm),
-    lambda: [
-        Sample((tensor("f32", *shape),), {"perm": perm})
-        for shape, perm in (
-            ((2, 3), (1, 0)),
-            ((2, 3, 4, 5), (0, 2, 3, 1)),
-            ((2, 33, 7), (0, 2, 1)),
-            ((4,), (0,)),
-            ((2, 3, 4), (2, 0, 1)),
-        )
-    ],
-)
+class Expand(_Shared):
+    """Broadcast to a shape: axes of size 1, and new axes in front, are repeated. torch.expand, numpy.broadcast_to; ONNX
+    Expand."""
 
+    name = "expand"
+    layout = LayoutRule.ROW_MAJOR
+    x = operand()
+    shape = shape_attr(doc="sizes: ints or Dim text; no -1")
 
-def _infer_expand(x: TensorType, *, shape: SizeEntries) -> TensorType:
-    target = sizes_of(shape)
-    own = (1,) * (len(target) - x.rank) + x.shape
-    if len(own) != len(target) or any(have not in (1, want) or want == -1 for have, want in zip(own, target)):
-        raise ShapeError("shape of expand", expected=f"a shape that {_text(x.shape)} broadcasts to", got=_text(target))
-    return x.with_shape(target)
+    def infer(self, x: TensorType) -> TensorType:
+        target = sizes_of(self.shape)
+        own = (1,) * (len(target) - x.rank) + x.shape
+        if len(own) != len(target) or any(have not in (1, want) or want == -1 for have, want in zip(own, target)):
+            raise ShapeError(
+                "shape of expand", expected=f"a shape that {_text(x.shape)} broadcasts to", got=_text(target)
+            )
+        return x.with_shape(target)
 
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        sizes = tuple(size for size in self.shape if isinstance(size, int))
+        return np.ascontiguousarray(np.broadcast_to(x, sizes))
 
-_register(
-    "expand",
-    "Broadcast to a shape: axes of size 1, and new axes in front, are repeated. torch.expand, numpy.broadcast_to; "
-    "ONNX Expand.",
-    (AttrSpec("shape", "shape", REQUIRED, "sizes: ints or Dim text; no -1"),),
-    _infer_expand,
-    lambda x, shape: np.ascontiguousarray(np.broadcast_to(x, tuple(shape))),
-    lambda: [
-        Sample((tensor("f32", *own),), {"shape": shape})
-        for own, shape in (
-            ((1, 3), (4, 3)),
-            ((3, 1), (2, 3, 5)),
-            ((), (7,)),
-            ((1, 1, 33), (1, 2, 33)),
-            ((2, 3), (2, 3)),
-        )
-    ],
-)
+    def is_identity(self) -> bool:
+        return True
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", *own),), {"shape": shape})
+            for own, shape in (
+                ((1, 3), (4, 3)),
+                ((3, 1), (2, 3, 5)),
+                ((), (7,)),
+                ((1, 1, 33), (1, 2, 33)),
+                ((2, 3), (2, 3)),
+            )
+        ]
 
 
 # slice, concat, flip, tile
-
-
-def _infer_slice(
-    x: TensorType, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
-) -> TensorType:
-    check_axes("slice", axes, x)
-    if not len(axes) == len(starts) == len(stops) == len(steps):
-        raise ShapeError(
-            "attrs of slice",
-            expected=f"{len(axes)} starts, stops and steps",
-            got=f"{len(starts)}, {len(stops)}, {len(steps)}",
-        )
-    shape = list(x.shape)
-    for axis, start, stop, step in zip(axes, starts, stops, steps):
-        if start < 0 or stop < 0 or step < 1:
-            raise ShapeError(
-                "bounds of slice",
-                expected="start and stop of 0 or more, step of 1 or more",
-                got=f"{start}:{stop}:{step}",
-            )
-        shape[axis] = _sliced(shape[axis], start, stop, step)
-    return x.with_shape(shape)
 
 
 def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
@@ -207,137 +217,168 @@ def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
     return len(range(start, stop, step))
 
 
-def _slice(
-    x: np.ndarray, *, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]
-) -> np.ndarray:
-    index = [slice(None)] * x.ndim
-    for axis, start, stop, step in zip(axes, starts, stops, steps):
-        index[axis] = slice(start, stop, step)
-    return x[tuple(index)]
-
-
 def _slice_attrs(*ranges: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
     return dict(zip(("axes", "starts", "stops", "steps"), zip(*ranges)))
 
 
-_register(
-    "slice",
-    "Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, "
-    "and from "
-    "2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, "
-    "split, x[a:b:c]; ONNX Slice.",
-    (
-        AttrSpec("axes", "ints", REQUIRED),
-        AttrSpec("starts", "ints", REQUIRED),
-        AttrSpec("stops", "ints", REQUIRED),
-        AttrSpec("steps", "ints", REQUIRED),
-    ),
-    _infer_slice,
-    _slice,
-    lambda: [
-        Sample((tensor("f32", 3, 8),), _slice_attrs((1, 2, 6, 1))),
-        Sample((tensor("f32", 4, 33),), _slice_attrs((0, 1, 3, 1), (1, 0, MAX_ELEMENTS, 2))),
-        Sample((tensor("f32", 7),), _slice_attrs((0, 1, 100, 3))),
-        Sample((tensor("f32", 2, 3, 8, 8),), _slice_attrs((2, 1, 7, 2), (3, 0, 5, 1))),
-        Sample((tensor("f32", 2, 5),), _slice_attrs((1, 4, 5, 1))),
-    ],
-)
+class Slice(_Shared):
+    """Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, and
+    from 2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, split,
+    x[a:b:c]; ONNX Slice."""
+
+    name = "slice"
+    picks = True
+    x = operand()
+    axes = ints_attr()
+    starts = ints_attr()
+    stops = ints_attr()
+    steps = ints_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        axes, starts, stops, steps = self.axes, self.starts, self.stops, self.steps
+        check_axes("slice", axes, x)
+        if not len(axes) == len(starts) == len(stops) == len(steps):
+            raise ShapeError(
+                "attrs of slice",
+                expected=f"{len(axes)} starts, stops and steps",
+                got=f"{len(starts)}, {len(stops)}, {len(steps)}",
+            )
+        shape = list(x.shape)
+        for axis, start, stop, step in zip(axes, starts, stops, steps):
+            if start < 0 or stop < 0 or step < 1:
+                raise ShapeError(
+                    "bounds of slice",
+                    expected="start and stop of 0 or more, step of 1 or more",
+                    got=f"{start}:{stop}:{step}",
+                )
+            shape[axis] = _sliced(shape[axis], start, stop, step)
+        return x.with_shape(shape)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        index = [slice(None)] * x.ndim
+        for axis, start, stop, step in zip(self.axes, self.starts, self.stops, self.steps):
+            index[axis] = slice(start, stop, step)
+        return x[tuple(index)]
+
+    def is_identity(self) -> bool:
+        return self.x.type.is_static  # of a static type the same shape means all elements in order
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 3, 8),), _slice_attrs((1, 2, 6, 1))),
+            Sample((tensor("f32", 4, 33),), _slice_attrs((0, 1, 3, 1), (1, 0, MAX_ELEMENTS, 2))),
+            Sample((tensor("f32", 7),), _slice_attrs((0, 1, 100, 3))),
+            Sample((tensor("f32", 2, 3, 8, 8),), _slice_attrs((2, 1, 7, 2), (3, 0, 5, 1))),
+            Sample((tensor("f32", 2, 5),), _slice_attrs((1, 4, 5, 1))),
+        ]
 
 
-def _infer_concat(*xs: TensorType, axis: int) -> TensorType:
-    if not xs:
-        raise ShapeError("operands of concat", expected="one or more", got="none")
-    first = xs[0]
-    check_axis("concat", axis, first)
-    total: DimLike = 0
-    for x in xs:
-        if (
-            x.dtype is not first.dtype
-            or x.rank != first.rank
-            or any(a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis)
-        ):
-            raise ShapeError("operands of concat", expected=f"like {first} but for axis {axis}", got=str(x))
-        total = total + x.shape[axis]
-    return first.with_shape([total if i == axis else size for i, size in enumerate(first.shape)])
+class Concat(_Shared):
+    """Operands one after another along an axis. torch.cat, stack; ONNX Concat."""
+
+    name = "concat"
+    xs = variadic_operand()
+    axis = int_attr()
+
+    def infer(self, *xs: TensorType) -> TensorType:
+        if not xs:
+            raise ShapeError("operands of concat", expected="one or more", got="none")
+        first, axis = xs[0], self.axis
+        check_axis("concat", axis, first)
+        total: DimLike = 0
+        for x in xs:
+            if (
+                x.dtype is not first.dtype
+                or x.rank != first.rank
+                or any(a != b for i, (a, b) in enumerate(zip(x.shape, first.shape)) if i != axis)
+            ):
+                raise ShapeError("operands of concat", expected=f"like {first} but for axis {axis}", got=str(x))
+            total = total + x.shape[axis]
+        return first.with_shape([total if i == axis else size for i, size in enumerate(first.shape)])
+
+    def reference(self, *xs: np.ndarray) -> np.ndarray:
+        return np.concatenate(xs, axis=self.axis)
+
+    def is_identity(self) -> bool:
+        return len(self.xs) == 1
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample(tuple(tensor("f32", *shape) for shape in shapes), {"axis": axis})
+            for shapes, axis in (
+                (((2, 3), (2, 5)), 1),
+                (((1, 3, 4, 4), (1, 13, 4, 4), (1, 1, 4, 4)), 1),
+                (((7,), (9,)), 0),
+                (((2, 4),), 0),
+                (((2, 3, 8), (2, 3, 1)), 2),
+            )
+        ]
 
 
-_register(
-    "concat",
-    "Operands one after another along an axis. torch.cat, stack; ONNX Concat.",
-    (AttrSpec("axis", "int", REQUIRED),),
-    _infer_concat,
-    lambda *xs, axis: np.concatenate(xs, axis=axis),
-    lambda: [
-        Sample(tuple(tensor("f32", *shape) for shape in shapes), {"axis": axis})
-        for shapes, axis in (
-            (((2, 3), (2, 5)), 1),
-            (((1, 3, 4, 4), (1, 13, 4, 4), (1, 1, 4, 4)), 1),
-            (((7,), (9,)), 0),
-            (((2, 4),), 0),
-            (((2, 3, 8), (2, 3, 1)), 2),
-        )
-    ],
-    operand=OperandSpec("xs", variadic=True),
-)
+class Flip(_Shared):
+    """Reversed along axes. torch.flip, numpy.flip."""
+
+    name = "flip"
+    x = operand()
+    axes = ints_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        check_axes("flip", self.axes, x)
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.flip(x, self.axes)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", *shape),), {"axes": axes})
+            for shape, axes in (
+                ((5,), (0,)),
+                ((2, 33), (1,)),
+                ((2, 3, 4), (0, 2)),
+                ((1, 1), (0,)),
+                ((2, 3, 5, 5), (2, 3)),
+            )
+        ]
 
 
-def _infer_flip(x: TensorType, *, axes: Sequence[int]) -> TensorType:
-    check_axes("flip", axes, x)
-    return x
+class Tile(_Shared):
+    """The whole repeated along each axis. torch.Tensor.repeat, numpy.tile; ONNX Tile."""
 
+    name = "tile"
+    layout = LayoutRule.ROW_MAJOR
+    x = operand()
+    repeats = ints_attr()
 
-_register(
-    "flip",
-    "Reversed along axes. torch.flip, numpy.flip.",
-    (AttrSpec("axes", "ints", REQUIRED),),
-    _infer_flip,
-    lambda x, axes: np.flip(x, axes),
-    lambda: [
-        Sample((tensor("f32", *shape),), {"axes": axes})
-        for shape, axes in (((5,), (0,)), ((2, 33), (1,)), ((2, 3, 4), (0, 2)), ((1, 1), (0,)), ((2, 3, 5, 5), (2, 3)))
-    ],
-)
+    def infer(self, x: TensorType) -> TensorType:
+        if len(self.repeats) != x.rank or any(count < 1 for count in self.repeats):
+            raise ShapeError("repeats of tile", expected=f"{x.rank} counts of 1 or more", got=str(self.repeats))
+        return x.with_shape([size * count for size, count in zip(x.shape, self.repeats)])
 
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.tile(x, self.repeats)
 
-def _infer_tile(x: TensorType, *, repeats: Sequence[int]) -> TensorType:
-    if len(repeats) != x.rank or any(count < 1 for count in repeats):
-        raise ShapeError("repeats of tile", expected=f"{x.rank} counts of 1 or more", got=str(tuple(repeats)))
-    return x.with_shape([size * count for size, count in zip(x.shape, repeats)])
+    def is_identity(self) -> bool:
+        return all(count == 1 for count in self.repeats)
 
-
-_register(
-    "tile",
-    "The whole repeated along each axis. torch.Tensor.repeat, numpy.tile; ONNX Tile.",
-    (AttrSpec("repeats", "ints", REQUIRED),),
-    _infer_tile,
-    lambda x, repeats: np.tile(x, repeats),
-    lambda: [
-        Sample((tensor("f32", *shape),), {"repeats": repeats})
-        for shape, repeats in (
-            ((3,), (4,)),
-            ((2, 3), (2, 1)),
-            ((1, 5, 3), (3, 1, 2)),
-            ((2, 33), (1, 2)),
-            ((1, 1), (1, 1)),
-        )
-    ],
-)
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", *shape),), {"repeats": repeats})
+            for shape, repeats in (
+                ((3,), (4,)),
+                ((2, 3), (2, 1)),
+                ((1, 5, 3), (3, 1, 2)),
+                ((2, 33), (1, 2)),
+                ((1, 1), (1, 1)),
+            )
+        ]
 
 
 # pad
-
-
-def _infer_pad(x: TensorType, *, padding: Sequence[tuple[int, int]], mode: str, value: float) -> TensorType:
-    if len(padding) != x.rank or any(not isinstance(n, int) or n < 0 for pair in padding for n in pair):
-        raise ShapeError(
-            "padding of pad", expected=f"{x.rank} pairs of ints of 0 or more", got=str(padding), hint="crop with slice"
-        )
-    if mode == "constant" and not x.dtype.is_float:
-        _fill(x.dtype, value)
-    for size, pair in zip(x.shape, padding):
-        if not isinstance(size, Dim):
-            _check_border(size, pair, mode)
-    return x.with_shape([size + before + after for size, (before, after) in zip(x.shape, padding)])
 
 
 def _check_border(size: int, pair: tuple[int, int], mode: str) -> None:
@@ -350,59 +391,69 @@ def _check_border(size: int, pair: tuple[int, int], mode: str) -> None:
 
 
 def _fill(dtype: DType, value: float) -> np.generic:
-    """`value` as an element of a plain integer or bool tensor; ShapeError if it is none."""
+    """`value` as an element of a plain integer or bool tensor; ShapeError if there is no such element."""
     low, high = (0, 1) if dtype is DType.BOOL else (dtype.min, dtype.max)
     if not (math.isfinite(value) and value == int(value) and low <= value <= high):
         raise ShapeError(f"value of pad on {dtype}", expected=f"an integer from {low} to {high}", got=value)
     return dtype.numpy.type(int(value))
 
 
-def _padded(x: np.ndarray, padding: Sequence[tuple[int, int]], mode: str, fill: np.generic) -> np.ndarray:
+def _padded(x: np.ndarray, padding: Sequence[tuple[int, int]], mode: str, fill: np.generic | np.ndarray) -> np.ndarray:
     if mode == "constant":
         return np.pad(x, padding, constant_values=fill)
     for size, pair in zip(x.shape, padding):
         _check_border(size, pair, mode)
-    return np.pad(x, padding, mode=mode)
+    return np.pad(x, padding, mode="reflect" if mode == "reflect" else "edge")
 
 
-def _pad(x: np.ndarray, *, padding: Sequence[tuple[int, int]], mode: str, value: float) -> np.ndarray:
-    fill = x.dtype.type(value) if np.issubdtype(x.dtype, np.floating) else _fill(DType.from_numpy(x.dtype), value)
-    return _padded(x, padding, mode, fill)
+class Pad(_Shared):
+    """A border on every axis: a constant, the elements mirrored without the edge, or the edge repeated. On codes the
+    constant is quantized, so 0.0 gives the zero point. torch.nn.functional.pad; ONNX Pad."""
 
+    name = "pad"
+    terms = no_accumulator
+    x = operand()
+    padding = pairs_attr(doc="(before, after) for every axis")
+    mode = str_attr(default="constant", choices=_PAD_MODES)
+    value = float_attr(default=0.0, doc="the constant")
 
-def _pad_integer(
-    arrays: Sequence[np.ndarray],
-    types: Sequence[TensorType],
-    out: TensorType,
-    *,
-    padding: Sequence[tuple[int, int]],
-    mode: str,
-    value: float,
-) -> np.ndarray:
-    return _padded(arrays[0], padding, mode, qmath.quantize(np.float32(value), out.quant, out.dtype)[()])
+    def infer(self, x: TensorType) -> TensorType:
+        padding = self.padding
+        if len(padding) != x.rank or any(not isinstance(n, int) or n < 0 for pair in padding for n in pair):
+            raise ShapeError(
+                "padding of pad",
+                expected=f"{x.rank} pairs of ints of 0 or more",
+                got=str(padding),
+                hint="crop with slice",
+            )
+        if self.mode == "constant" and not x.dtype.is_float:
+            _fill(x.dtype, self.value)
+        for size, pair in zip(x.shape, padding):
+            if not isinstance(size, Dim):
+                _check_border(size, pair, self.mode)
+        return x.with_shape([size + before + after for size, (before, after) in zip(x.shape, padding)])
 
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        if np.issubdtype(x.dtype, np.floating):
+            return _padded(x, self.padding, self.mode, x.dtype.type(self.value))
+        return _padded(x, self.padding, self.mode, _fill(DType.from_numpy(x.dtype), self.value))
 
-_register(
-    "pad",
-    "A border on every axis: a constant, the elements mirrored without the edge, or the edge repeated. On codes "
-    "the constant "
-    "is quantized, so 0.0 gives the zero point. torch.nn.functional.pad; ONNX Pad.",
-    (
-        AttrSpec("padding", "pairs", REQUIRED, "(before, after) for every axis"),
-        AttrSpec("mode", "str", "constant", choices=_PAD_MODES),
-        AttrSpec("value", "float", 0.0, "the constant"),
-    ),
-    _infer_pad,
-    _pad,
-    lambda: [
-        Sample((tensor("f32", 2, 3, 4, 4),), {"padding": ((0, 0), (0, 0), (1, 1), (2, 0))}),
-        Sample((tensor("f32", 1, 2, 5),), {"padding": ((0, 0), (0, 0), (4, 3)), "mode": "reflect"}),
-        Sample((tensor("f32", 2, 33),), {"padding": ((1, 0), (3, 2)), "mode": "edge"}),
-        Sample((tensor("f32", 7),), {"padding": ((1, 2),), "value": 1.5}),
-        Sample((tensor("f32", 1, 1, 3, 3),), {"padding": ((0, 0), (0, 0), (2, 2), (1, 2)), "mode": "reflect"}),
-    ],
-    integer=_pad_integer,
-)
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        fill = qmath.quantize(np.asarray(self.value, np.float32), quant_of(out), out.dtype)[()]
+        return _padded(x.array, self.padding, self.mode, fill)
+
+    def is_identity(self) -> bool:
+        return all(pair == (0, 0) for pair in self.padding)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [
+            Sample((tensor("f32", 2, 3, 4, 4),), {"padding": ((0, 0), (0, 0), (1, 1), (2, 0))}),
+            Sample((tensor("f32", 1, 2, 5),), {"padding": ((0, 0), (0, 0), (4, 3)), "mode": "reflect"}),
+            Sample((tensor("f32", 2, 33),), {"padding": ((1, 0), (3, 2)), "mode": "edge"}),
+            Sample((tensor("f32", 7),), {"padding": ((1, 2),), "value": 1.5}),
+            Sample((tensor("f32", 1, 1, 3, 3),), {"padding": ((0, 0), (0, 0), (2, 2), (1, 2)), "mode": "reflect"}),
+        ]
 
 
 # shuffles of channels and pixels
@@ -424,84 +475,80 @@ def _check_image(op: str, x: TensorType, factor: int) -> None:
         )
 
 
-def _infer_pixel_shuffle(x: TensorType, *, factor: int) -> TensorType:
-    _check_image("pixel_shuffle", x, factor)
-    *lead, c, h, w = x.shape
-    return x.with_shape((*lead, _divisible("pixel_shuffle", "channels", c, factor * factor), h * factor, w * factor))
+class _Shuffle(_Shared):
+    """Moves elements between channels, or between channels and pixels."""
+
+    sampled: ClassVar[Sequence[tuple[tuple[int, ...], int]]] = ()
+    x = operand()
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        (attr,) = cls.attrs
+        return [Sample((tensor("f32", *shape),), {attr.name: value}) for shape, value in cls.sampled]
 
 
-def _pixel_shuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
-    *lead, c, h, w = x.shape
-    c = c // (factor * factor)
-    n = len(lead)
-    split = x.reshape(*lead, c, factor, factor, h, w)
-    return split.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2).reshape(*lead, c, h * factor, w * factor)
+class PixelShuffle(_Shuffle):
+    """[..., C*r*r, H, W] -> [..., C, H*r, W*r]. torch.pixel_shuffle; ONNX DepthToSpace(mode=CRD)."""
+
+    name = "pixel_shuffle"
+    layout = LayoutRule.CHANNELS_LAST
+    factor = int_attr()
+    sampled = (((1, 4, 3, 5), 2), ((2, 9, 2, 2), 3), ((1, 5, 3, 3), 1), ((8, 4, 4), 2), ((1, 64, 2, 3), 2))
+
+    def infer(self, x: TensorType) -> TensorType:
+        factor = self.factor
+        _check_image("pixel_shuffle", x, factor)
+        *lead, c, h, w = x.shape
+        channels = _divisible("pixel_shuffle", "channels", c, factor * factor)
+        return x.with_shape((*lead, channels, h * factor, w * factor))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        factor = self.factor
+        *lead, c, h, w = x.shape
+        c = c // (factor * factor)
+        n = len(lead)
+        split = x.reshape(*lead, c, factor, factor, h, w)
+        return split.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2).reshape(*lead, c, h * factor, w * factor)
 
 
-def _infer_pixel_unshuffle(x: TensorType, *, factor: int) -> TensorType:
-    _check_image("pixel_unshuffle", x, factor)
-    *lead, c, h, w = x.shape
-    return x.with_shape(
-        (
-            *lead,
-            c * (factor * factor),
-            _divisible("pixel_unshuffle", "height", h, factor),
-            _divisible("pixel_unshuffle", "width", w, factor),
-        )
-    )
+class PixelUnshuffle(_Shuffle):
+    """[..., C, H*r, W*r] -> [..., C*r*r, H, W]. torch.pixel_unshuffle."""
+
+    name = "pixel_unshuffle"
+    layout = LayoutRule.CHANNELS_LAST
+    factor = int_attr()
+    sampled = (((1, 1, 6, 10), 2), ((2, 3, 6, 6), 3), ((1, 5, 3, 3), 1), ((2, 8, 8), 2), ((1, 16, 4, 6), 2))
+
+    def infer(self, x: TensorType) -> TensorType:
+        factor = self.factor
+        _check_image("pixel_unshuffle", x, factor)
+        *lead, c, h, w = x.shape
+        height = _divisible("pixel_unshuffle", "height", h, factor)
+        width = _divisible("pixel_unshuffle", "width", w, factor)
+        return x.with_shape((*lead, c * (factor * factor), height, width))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        factor = self.factor
+        *lead, c, h, w = x.shape
+        h, w = h // factor, w // factor
+        n = len(lead)
+        split = x.reshape(*lead, c, h, factor, w, factor)
+        return split.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3).reshape(*lead, c * factor * factor, h, w)
 
 
-def _pixel_unshuffle(x: np.ndarray, *, factor: int) -> np.ndarray:
-    *lead, c, h, w = x.shape
-    h, w = h // factor, w // factor
-    n = len(lead)
-    split = x.reshape(*lead, c, h, factor, w, factor)
-    return split.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3).reshape(*lead, c * factor * factor, h, w)
+class ChannelShuffle(_Shuffle):
+    """Channels (axis 1) as a [groups, C/groups] matrix, transposed. torch.nn.functional.channel_shuffle."""
 
+    name = "channel_shuffle"
+    groups = int_attr()
+    sampled = (((1, 6, 3, 5), 2), ((2, 9, 2), 3), ((1, 5, 3, 3), 1), ((3, 8), 4), ((1, 64, 2, 3), 8))
 
-def _shuffle_samples(cases: Sequence[tuple[tuple[int, ...], int]], name: str) -> Callable[[], list[Sample]]:
-    return lambda: [Sample((tensor("f32", *shape),), {name: value}) for shape, value in cases]
+    def infer(self, x: TensorType) -> TensorType:
+        if x.rank < 2:
+            raise ShapeError("operand of channel_shuffle", expected="[N,C,...]", got=str(x))
+        _divisible("channel_shuffle", "channels", x.shape[1], self.groups)
+        return x
 
-
-_register(
-    "pixel_shuffle",
-    "[..., C*r*r, H, W] -> [..., C, H*r, W*r]. torch.pixel_shuffle; ONNX DepthToSpace(mode=CRD).",
-    (AttrSpec("factor", "int", REQUIRED),),
-    _infer_pixel_shuffle,
-    _pixel_shuffle,
-    _shuffle_samples(
-        (((1, 4, 3, 5), 2), ((2, 9, 2, 2), 3), ((1, 5, 3, 3), 1), ((8, 4, 4), 2), ((1, 64, 2, 3), 2)), "factor"
-    ),
-)
-_register(
-    "pixel_unshuffle",
-    "[..., C, H*r, W*r] -> [..., C*r*r, H, W]. torch.pixel_unshuffle.",
-    (AttrSpec("factor", "int", REQUIRED),),
-    _infer_pixel_unshuffle,
-    _pixel_unshuffle,
-    _shuffle_samples(
-        (((1, 1, 6, 10), 2), ((2, 3, 6, 6), 3), ((1, 5, 3, 3), 1), ((2, 8, 8), 2), ((1, 16, 4, 6), 2)), "factor"
-    ),
-)
-
-
-def _infer_channel_shuffle(x: TensorType, *, groups: int) -> TensorType:
-    if x.rank < 2:
-        raise ShapeError("operand of channel_shuffle", expected="[N,C,...]", got=str(x))
-    _divisible("channel_shuffle", "channels", x.shape[1], groups)
-    return x
-
-
-def _channel_shuffle(x: np.ndarray, *, groups: int) -> np.ndarray:
-    n, c, *rest = x.shape
-    return x.reshape(n, groups, c // groups, *rest).swapaxes(1, 2).reshape(x.shape)
-
-
-_register(
-    "channel_shuffle",
-    "Channels (axis 1) as a [groups, C/groups] matrix, transposed. torch.nn.functional.channel_shuffle.",
-    (AttrSpec("groups", "int", REQUIRED),),
-    _infer_channel_shuffle,
-    _channel_shuffle,
-    _shuffle_samples((((1, 6, 3, 5), 2), ((2, 9, 2), 3), ((1, 5, 3, 3), 1), ((3, 8), 4), ((1, 64, 2, 3), 8)), "groups"),
-)
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        n, c, *rest = x.shape
+        return x.reshape(n, self.groups, c // self.groups, *rest).swapaxes(1, 2).reshape(x.shape)

@@ -13,7 +13,7 @@ Pairs = Sequence[tuple[int, int]]
 
 
 def check_geometry(op: str, spatial: int, **attrs: Sequence[object]) -> None:
-    """Every attr has one entry a spatial axis; ShapeError names the one that has not."""
+    """ShapeError unless every attr has one entry per spatial axis; it names the one that has not."""
     for name, value in attrs.items():
         if len(value) != spatial:
             raise ShapeError(f"{name} of {op}", expected=f"{spatial} entries", got=str(value))
@@ -40,13 +40,26 @@ def output_size(
     span = size + padding[0] + padding[1] - extent
     if not ceil_mode:
         reach = span
-    elif padding[1] - extent + stride > 0:  # the first numerator less the second
+    elif padding[1] - extent + stride > 0:  # the first numerator minus the second
         reach = size + padding[0] - 1
     else:
         reach = span + stride - 1
     if not isinstance(reach, Dim) and reach < 0:
         raise ShapeError("the window is larger than the padded input", expected=f"at least {extent}", got=span + extent)
     return reach // stride + 1
+
+
+def output_sizes(
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+) -> list[int]:
+    """Windows along each spatial axis of an array [N, C, *S]."""
+    sizes = [output_size(*axis, ceil_mode) for axis in zip(shape[2:], kernel, stride, padding, dilation)]
+    return [size for size in sizes if isinstance(size, int)]
 
 
 def windows(
