@@ -1,4 +1,4 @@
-"""The meaning of every graph: runs it in numpy, node by node, in order.
+"""The meaning of every graph: the interpreter runs it in numpy, node by node.
 
 Integer graphs give the same bits here and on every backend. Does not own the meaning of single ops (qcompiler/ops).
 """
@@ -23,17 +23,18 @@ Hook = Callable[[Node, Sequence[np.ndarray]], None]
 def bind_inputs(
     called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
 ) -> tuple[list[np.ndarray], dict[str, int]]:
-    """Inputs in signature order, and the symbolic sizes that they bind.
+    """The inputs in signature order, and the symbolic sizes that they bind.
 
     Raises:
         InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared, or that breaks a
             guard of the trace.
     """
     arrays = _by_position(called, inputs)
+    wanted: Sequence[Value | Input] = called.inputs
     sizes: dict[str, int] = {}
-    for value, array in zip(called.inputs, arrays):
+    for value, array in zip(wanted, arrays):
         _bind_one(value, array, sizes)
-    for value, array in zip(called.inputs, arrays):
+    for value, array in zip(wanted, arrays):
         expected = value.type.bind(sizes)
         if array.shape != expected.shape:
             raise InputError(
@@ -93,11 +94,11 @@ def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) ->
 
 
 def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mapping[str, int]) -> dict[str, AttrValue]:
-    """Attrs with symbolic sizes (kind "shape") evaluated to ints."""
+    """The attrs with symbolic sizes (kind "shape") evaluated to ints."""
     bound = dict(attrs)
     for spec in definition.attrs:
         value = bound[spec.name]
-        if spec.kind == "shape" and value is not None:
+        if spec.kind == "shape" and isinstance(value, tuple):
             bound[spec.name] = tuple(evaluate(parse_dim(v), sizes) if isinstance(v, str) else v for v in value)
     return bound
 
@@ -136,9 +137,10 @@ def _run_quantized(
         return definition.run_integer(arrays, types, out, attrs)
     if Trait.MOVES_DATA in definition.traits:
         return definition.run_reference(arrays, attrs)[0]
-    if Trait.UNARY in definition.traits:
-        table = build_table(unary_function(definition, attrs), types[0], out)
-        return table[arrays[0].astype(np.int32) - types[0].dtype.min]
+    x, source = arrays[0], types[0]
+    if Trait.UNARY in definition.traits and x is not None and source is not None:
+        table = build_table(unary_function(definition, attrs), source, out)
+        return table[x.astype(np.int32) - source.dtype.min]
     raise VerifyError(f"{definition.name} has no meaning on quantized values", where=node.describe())
 
 
@@ -154,12 +156,15 @@ def run(
     hook: Hook | None = None,
     keep: dict[str, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Outputs of the graph, in order. Values are dropped after their last use.
+    """The outputs of the graph, in order. Values are dropped after their last use.
 
-    hook: called with each node and its results. keep: filled with every value by name.
+    Args:
+        hook: called with each node and its results.
+        keep: filled with the result of every node, by name.
 
     Raises:
-        InputError: inputs that do not fit. QCompilerError: what a node raises, with its place.
+        InputError: inputs that do not fit.
+        QCompilerError: a node cannot compute its result; names the node.
     """
     arrays, sizes = bind_inputs(graph, inputs)
     found: dict[int, np.ndarray] = {id(value): array for value, array in zip(graph.inputs, arrays)}
@@ -176,9 +181,9 @@ def run(
             found[id(value)] = array
             if keep is not None:
                 keep[value.name] = array
-        for value in node.operands:
-            if value is not None:
-                left[id(value)] -= 1
-                if left[id(value)] == 0:
-                    found.pop(id(value), None)
+        for operand in node.operands:
+            if operand is not None:
+                left[id(operand)] -= 1
+                if left[id(operand)] == 0:
+                    found.pop(id(operand), None)
     return [np.array(found[id(value)], copy=True) for value in graph.outputs]

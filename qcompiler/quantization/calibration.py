@@ -1,108 +1,36 @@
-"""Calibration data, checked item by item while it streams; and what calibration learnt, to be saved, merged and used
-again."""
+"""Calibration: what the observers collected, to be saved, merged and used again."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim
 from qcompiler.errors import ArtifactError, QuantizationError
-from qcompiler.ir import Value
-from qcompiler.quantization.observers import make_observer
+from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
 from qcompiler.quantization.spec import QuantSpec
 
-
-def iterate_items(
-    data: Iterable[Any], inputs: Sequence[Value], transform: Callable[[Any], Any] | None = None
-) -> Iterator[list[np.ndarray]]:
-    """The inputs of one call after another. An item is an array, a tuple by position, or a dict by name.
-
-    Raises:
-        QuantizationError: no items, NaN or Inf, a shape or dtype that does not fit, a (input, label) pair; names the
-            item and input.
-    """
-    index = -1
-    for index, item in enumerate(data):
-        yield _item(item if transform is None else transform(item), inputs, index)
-    if index < 0:
-        raise QuantizationError(
-            "the calibration data is empty",
-            expected="at least one item: the inputs of one call",
-            hint="a generator is consumed by its first use",
-        )
-
-
-def _item(item: Any, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
-    names = [value.name for value in inputs]
-    where = f"calibration item {index}"
-    if isinstance(item, Mapping):
-        missing = [name for name in names if name not in item]
-        if missing or len(item) != len(names):
-            raise QuantizationError(
-                "a calibration item has other names",
-                where=where,
-                expected=", ".join(names),
-                got=", ".join(map(str, item)),
-            )
-        parts = [item[name] for name in names]
-    elif isinstance(item, (tuple, list)):
-        parts = list(item)
-    else:
-        parts = [item]
-    if len(parts) != len(names):
-        pair = " It looks like an (input, label) pair." if len(parts) == len(names) + 1 else ""
-        raise QuantizationError(
-            f"a calibration item is the inputs of one call.{pair}",
-            where=where,
-            expected=f"{len(names)} ({', '.join(names)})",
-            got=len(parts),
-            hint="transform=lambda item: item[0] takes the input out of a pair",
-        )
-    return [_array(part, value, where) for part, value in zip(parts, inputs)]
-
-
-def _array(part: Any, value: Value, where: str) -> np.ndarray:
-    array = np.asarray(part)
-    place = f"{where}, input {value.name!r}"
-    fits = array.ndim == value.type.rank and all(
-        isinstance(e, Dim) or e == g for e, g in zip(value.type.shape, array.shape)
-    )
-    if array.dtype != value.type.dtype.numpy or not fits:
-        raise QuantizationError(
-            "a calibration item does not fit the input",
-            where=place,
-            expected=str(value.type),
-            got=f"{array.dtype}{list(array.shape)}",
-            hint="convert the items with transform=",
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise QuantizationError("calibration data is not finite", where=place, got="NaN or Inf")
-    return array
-
-
 FORMAT = 1
-"""Of a saved calibration."""
+"""The version of the file format."""
 
 
-class Calibration(Mapping[str, Any]):
-    """What calibration learnt: group of values -> its observer. Saved, loaded, merged, and used again with another
-    qconfig.
+class Calibration(Mapping[str, Observer]):
+    """Group of values -> its observer, with what it collected. It can be saved, loaded, merged, and used again with
+    another qconfig.
 
-    Merging adds what two runs saw; the order does not matter to the bit for histograms and min-max. Observers that
-    depend on the order of the data refuse.
+    Merging adds up what two runs saw. For histograms and min-max the result has the same bits in any order; observers
+    that depend on the order of the data refuse.
     """
 
-    def __init__(self, observers: Mapping[str, Any], specs: Mapping[str, QuantSpec]) -> None:
+    def __init__(self, observers: Mapping[str, Observer], specs: Mapping[str, QuantSpec]) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
 
-    def __getitem__(self, group: str) -> Any:
+    def __getitem__(self, group: str) -> Observer:
         return self.observers[group]
 
     def __iter__(self) -> Iterator[str]:
@@ -112,7 +40,7 @@ class Calibration(Mapping[str, Any]):
         return len(self.observers)
 
     def merge(self, other: Calibration) -> Calibration:
-        """A new calibration of both runs.
+        """A new calibration that adds up both runs.
 
         Raises:
             QuantizationError: the runs observed other values, or by other observers.
@@ -136,12 +64,12 @@ class Calibration(Mapping[str, Any]):
     __add__ = merge
 
     def for_specs(self, specs: Mapping[str, QuantSpec]) -> Calibration:
-        """The same data under other specs: each observer is made anew and takes over what was learnt.
+        """The same data under other specs: each observer is made anew and takes over what was collected.
 
         Raises:
-            QuantizationError: a value was not observed, or its observer kept less than the new one needs.
+            QuantizationError: a value was not observed, or its observer collected less than the new one needs.
         """
-        found = {}
+        found: dict[str, Observer] = {}
         for group, spec in specs.items():
             if group not in self:
                 raise QuantizationError(
@@ -152,37 +80,33 @@ class Calibration(Mapping[str, Any]):
             if self.specs[group] == spec:
                 found[group] = self[group]
                 continue
-            found[group] = make_observer(spec)
-            try:
-                found[group].restore(self[group].state())
-            except QuantizationError as error:
-                raise error.located(f"%{group}") from None
+            found[group] = _restored(make_observer(spec), _savable(self[group], group).state(), group)
         return Calibration(found, specs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """One safetensors file, written beside and renamed: the old file stays if anything fails."""
+        """Write one safetensors file; the old file stays if anything fails.
+
+        Raises:
+            QuantizationError: an observer that cannot be saved.
+        """
         from safetensors.numpy import save
 
         from qcompiler.artifact import replacing
 
-        tensors, groups = {}, []
+        tensors: dict[str, np.ndarray] = {}
+        groups: list[dict[str, Any]] = []
         for number, group in enumerate(sorted(self)):
-            if not hasattr(self[group], "state"):
-                raise QuantizationError(
-                    "an observer without state() cannot be saved", where=f"%{group}", got=type(self[group]).__name__
-                )
-            state = self[group].state()
+            state = _savable(self[group], group).state()
             groups.append({"group": group, "spec": str(self.specs[group]), "fields": sorted(state)})
             tensors |= {f"{number}.{name}": np.asarray(array, order="C") for name, array in state.items()}
-        metadata = {
-            "calibration": json.dumps({"format": FORMAT, "groups": groups}, sort_keys=True)
-        }  # one key: their order is not fixed
+        # One key of metadata: the order of several is not fixed.
+        metadata = {"calibration": json.dumps({"format": FORMAT, "groups": groups}, sort_keys=True)}
         with replacing(os.fspath(path)) as file:
             file.write(save(tensors, metadata))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Calibration:
-        """What `save` wrote.
+        """The calibration that `save` wrote.
 
         Raises:
             ArtifactError: the file cannot be read, is truncated, or is no calibration of this format.
@@ -202,13 +126,31 @@ class Calibration(Mapping[str, Any]):
                 expected=f"format {FORMAT}",
                 got=str(header)[:80],
             )
-        observers, specs = {}, {}
+        observers: dict[str, Observer] = {}
+        specs: dict[str, QuantSpec] = {}
         try:
             for number, entry in enumerate(header["groups"]):
                 spec = QuantSpec.parse(entry["spec"])
-                observer = make_observer(spec)
-                observer.restore({name: tensors[f"{number}.{name}"] for name in entry["fields"]})
-                observers[entry["group"]], specs[entry["group"]] = observer, spec
+                state = {name: tensors[f"{number}.{name}"] for name in entry["fields"]}
+                group = entry["group"]
+                observers[group], specs[group] = _restored(make_observer(spec), state, group), spec
         except (KeyError, TypeError, ValueError, QuantizationError) as error:
             raise ArtifactError("the calibration is damaged", where=os.fspath(path), got=str(error)[:200]) from None
         return Calibration(observers, specs)
+
+
+def _savable(observer: Observer, group: str) -> SavableObserver:
+    if not isinstance(observer, SavableObserver):
+        raise QuantizationError(
+            "an observer without state() cannot be saved", where=f"%{group}", got=type(observer).__name__
+        )
+    return observer
+
+
+def _restored(observer: Observer, state: Mapping[str, np.ndarray], group: str) -> Observer:
+    """A fresh observer that takes over a state."""
+    try:
+        _savable(observer, group).restore(state)
+    except QuantizationError as error:
+        raise error.located(f"%{group}") from None
+    return observer

@@ -1,4 +1,4 @@
-"""From a range of reals to QuantParams: torch's formulae, for one range or one a channel.
+"""From a range of reals to QuantParams, by torch's formulae, for one range or one per channel.
 
 range:      low = min(low, 0), high = max(high, 0)
 affine:     scale = max((high - low) / (qmax - qmin), eps),  zero_point = clamp(qmin - rne(low / scale), qmin, qmax)
@@ -8,16 +8,15 @@ symmetric:  scale = max(max(-low, high) / ((qmax - qmin) / 2), eps),  zero_point
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import MAX_SCALE, MIN_SCALE, QuantParams
 
 
-def choose_qparams(
-    low: np.ndarray | float, high: np.ndarray | float, spec: QuantSpec, axis: int | None = None
-) -> QuantParams:
-    """Parameters for [low, high]; arrays, one entry a channel, with `axis`.
+def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int | None = None) -> QuantParams:
+    """The parameters for [low, high]; with `axis`, for arrays with one entry per channel.
 
     Raises:
         QuantizationError: a bound that is not finite, or low > high.
@@ -27,13 +26,13 @@ def choose_qparams(
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise QuantizationError("the range is not finite", got=f"[{low.min()}, {high.max()}]")
     eps = np.float32(max(spec.eps, MIN_SCALE))
-    steps = np.float32(spec.qmax - spec.qmin)
+    intervals = np.float32(spec.qmax - spec.qmin)
     if spec.symmetric:
-        scale = np.maximum(np.maximum(-low, high) / (steps / np.float32(2)), eps)
+        scale = np.maximum(np.maximum(-low, high) / (intervals / np.float32(2)), eps)
         middle = 0 if spec.qmin < 0 else (spec.qmin + spec.qmax + 1) // 2
         points = np.full(scale.shape, middle)
     else:
-        scale = np.maximum((high - low) / steps, eps)
+        scale = np.maximum((high - low) / intervals, eps)
         points = np.clip(spec.qmin - np.rint(low / scale), spec.qmin, spec.qmax).astype(np.int64)
     scale = np.minimum(scale, np.float32(MAX_SCALE))
     return QuantParams(tuple(float(s) for s in scale), tuple(int(z) for z in points), axis, spec.qmin, spec.qmax)

@@ -7,9 +7,9 @@
     (5) residual:   q = clamp(rne(f32(acc) * M + f32(qr - zr) * Mr), ...) + zp   two products, one sum, no fma
 
 rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
-commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is ONNX
-QuantizeLinear's rule; fake_quantize, the observers and the kernels share it. All float steps are single IEEE operations
-on f32, so a machine without fma contraction gives the same bits as numpy.
+commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is the
+rounding rule of ONNX QuantizeLinear; fake_quantize, the observers and the kernels share it. Every float operation is a
+single IEEE operation on f32, so a machine without fma contraction gives the same bits as numpy.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ F32 = np.float32
 
 def clamp(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
     """Clamp f32 values; NaN gives `low`. The order of the two selections is what backends emit."""
-    low, high = F32(low), F32(high)
-    x = np.where(x > low, x, low)
-    return np.where(x < high, x, high)
+    least, most = np.asarray(low, F32), np.asarray(high, F32)
+    x = np.where(x > least, x, least)
+    return np.where(x < most, x, most)
 
 
 def _round_clamped(x: np.ndarray, zero_point: np.ndarray | int, qmin: int, qmax: int, dtype: DType) -> np.ndarray:
@@ -37,7 +37,7 @@ def _round_clamped(x: np.ndarray, zero_point: np.ndarray | int, qmin: int, qmax:
 
 
 def quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
-    """Rule (2). x: float array; returns integers of `dtype`, same shape. inf saturates, NaN gives qmin."""
+    """Rounding rule (2): floats to integers of `dtype`, in the same shape. inf saturates, NaN gives qmin."""
     scale, zero_point = quant.along(x.ndim)
     with np.errstate(all="ignore"):
         scaled = (np.asarray(x, F32) / scale).astype(F32)
@@ -45,7 +45,7 @@ def quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
 
 
 def quantize_reciprocal(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
-    """The second rule, for dynamic activations: one multiplication by f32(1/scale) in place of the division."""
+    """The second rounding rule, for dynamic activations: one multiplication by f32(1/scale) instead of the division."""
     scale, zero_point = quant.along(x.ndim)
     with np.errstate(all="ignore"):
         scaled = (np.asarray(x, F32) * (F32(1) / scale)).astype(F32)
@@ -53,20 +53,20 @@ def quantize_reciprocal(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.n
 
 
 def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:
-    """Rule (1): f32(q - zero_point) * scale, one IEEE multiplication. i32 values beyond 2^24 round once on the way to
-    f32."""
+    """Rule (1): f32(q - zero_point) * scale, with one IEEE multiplication. i32 values beyond 2^24 round once in the
+    conversion to f32."""
     scale, zero_point = quant.along(q.ndim)
     return (q.astype(np.int64) - zero_point).astype(F32) * scale
 
 
 def fake_quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
-    """dequantize(quantize(x)): the same rounding as deployment."""
+    """dequantize(quantize(x)), with the rounding of deployment."""
     return dequantize(quantize(x, quant, dtype), quant)
 
 
 def multiplier(*numerators: np.ndarray | float, over: np.ndarray | float = 1.0) -> np.ndarray:
-    """Rule (4): the float64 product of scales over a scale, rounded once to f32. Broadcasts."""
-    product = np.asarray(1.0, np.float64)
+    """Rule (4): the float64 product of scales over a scale, rounded once to f32. Arrays broadcast."""
+    product: np.ndarray = np.asarray(1.0, np.float64)
     for factor in numerators:
         product = product * np.asarray(factor, np.float64)
     return np.asarray(product / np.asarray(over, np.float64), F32)
@@ -84,8 +84,8 @@ def activation_range(activation: str, quant: QuantParams) -> tuple[int, int]:
 
 
 def requantize(real: np.ndarray, out: TensorType, activation: str = "none") -> np.ndarray:
-    """Clamp, rne and shift f32 values that are in units of the output scale already (rules 3 and 5, last step)."""
-    quant = out.quant
+    """Clamp, round and shift f32 values that are in units of the output scale already: the end of rules (3) and (5)."""
+    quant = out.params
     if quant.axis is not None:
         raise QuantizationError("activations are quantized per tensor", got=str(quant.axis))
     low, high = activation_range(activation, quant)
@@ -93,11 +93,13 @@ def requantize(real: np.ndarray, out: TensorType, activation: str = "none") -> n
 
 
 def centered(q: np.ndarray, quant: QuantParams) -> np.ndarray:
-    """q - zero_point as int32 (exact for 8- and 16-bit q)."""
+    """q - zero_point as int32, exact for 8- and 16-bit q."""
     return q.astype(np.int32) - quant.along(q.ndim)[1]
 
 
 def exact_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Integer matmul through float64 BLAS: exact, since every partial sum stays below 2^53; wraps to i32 never, for
-    verify-integer-safety has proven the bounds."""
+    """Integer matmul through float64 BLAS.
+
+    It is exact, since every partial sum stays below 2^53, and the result fits i32, as verify-integer-safety proves.
+    """
     return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64).astype(np.int32)

@@ -1,9 +1,9 @@
-"""torch's HistogramObserver: one histogram of equal bins over the range seen so far, and a greedy search for the range
-to keep.
+"""torch's HistogramObserver: one histogram of equal bins over the range seen so far, and a greedy search in it for the
+best range.
 
-The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays; it follows torch's float32 steps
-where they decide something, so that the range it picks is torch's. The state depends on the order of the batches:
-merging is refused.
+The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays. It follows torch's float32 rounding
+where that decides something, so that it picks torch's range. The state depends on the order of the batches, so merging
+is refused.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.choose_qparams import choose_qparams
-from qcompiler.quantization.observers import MinMax, checked
+from qcompiler.quantization.minmax import Bound, MinMax, checked
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import QuantParams
 
 F32 = np.float32
-_STEP = 1e-5  # of the search, in quantiles
-_UPSAMPLE = 16  # finer bins of an old histogram while it moves to a wider range
+_QUANTILE = 1e-5  # by how much the search moves
+_UPSAMPLE = 16  # how many finer bins an old bin becomes when the range widens
 
 
 class TorchHistogram(MinMax):
-    """2048 bins. Follows the order of batches."""
+    """A histogram of 2048 bins; the order of batches matters."""
 
     BINS = 2048
     fields = ("low", "high", "counts")
@@ -56,7 +56,7 @@ class TorchHistogram(MinMax):
             hint="calibrate in one run, or use the observer histogram or minmax",
         )
 
-    def _histogram(self, array: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    def _histogram(self, array: np.ndarray, low: Bound, high: Bound) -> np.ndarray:
         """torch.histc: f32[BINS]; a range of no width is widened by one on both sides."""
         low, high = F32(low), F32(high)
         if low == high:
@@ -64,8 +64,8 @@ class TorchHistogram(MinMax):
         place = ((array - low) * F32(self.BINS) / (high - low)).astype(np.int64)
         return np.bincount(np.minimum(place, self.BINS - 1), minlength=self.BINS).astype(F32)
 
-    def _moved(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The counts over [low, high]: the middles of 16 times finer bins, each with a sixteenth of its bin."""
+    def _moved(self, low: Bound, high: Bound) -> np.ndarray:
+        """The counts over [low, high]: each old bin is cut into 16, which count where their middles lie."""
         fine = np.repeat(self.counts, _UPSAMPLE) / F32(_UPSAMPLE)
         width = (self.high - self.low) / F32(self.BINS * _UPSAMPLE)
         middles = _linspace(self.low, self.high, self.BINS * _UPSAMPLE + 1)[:-1] + F32(0.5) * width
@@ -75,18 +75,21 @@ class TorchHistogram(MinMax):
     def qparams(self) -> QuantParams:
         if self.is_empty:
             return super().qparams()
-        first, last = self._kept_bins()
+        first, last = self._chosen_bins()
         width = (self.high - self.low) / F32(self.BINS)
         return choose_qparams(self.low + width * F32(first), self.low + width * F32(last + 1), self.spec)
 
-    def _kept_bins(self) -> tuple[int, int]:
-        """(first, last) bin: from both ends quantiles move inwards by 1e-5, each time at the end that drops more bins,
-        while the error of quantizing falls."""
+    def _chosen_bins(self) -> tuple[int, int]:
+        """(first, last) bin of the chosen range.
+
+        From both ends quantiles move inwards by 1e-5, each time at the end that drops more bins, while the error of
+        quantizing falls.
+        """
         total = float(self.counts.sum(dtype=F32))
         below = np.cumsum(self.counts, dtype=np.float64).astype(F32)
-        steps = round(1 / _STEP) + 2
-        alphas = np.cumsum(np.full(steps, _STEP))  # added one by one, as the search does
-        betas = np.subtract.accumulate(np.concatenate([[1.0], np.full(steps, _STEP)]))[1:]
+        steps = round(1 / _QUANTILE) + 2
+        alphas = np.cumsum(np.full(steps, _QUANTILE))  # added one by one, as the search does
+        betas = np.subtract.accumulate(np.concatenate([[1.0], np.full(steps, _QUANTILE)]))[1:]
         lefts = np.searchsorted(below, (alphas * total).astype(F32), side="left").tolist()
         rights = (np.searchsorted(below, (betas * total).astype(F32), side="right") - 1).tolist()
         first, last, least = 0, self.BINS - 1, float("inf")
@@ -109,7 +112,8 @@ class TorchHistogram(MinMax):
         return first, last
 
     def _error(self, first: int, last: int) -> float:
-        """Squared error of quantizing all bins to 2^bits levels over bins first..last; values are uniform inside a bin."""
+        """The squared error of quantizing all bins to 2^bits levels over bins first..last, for values that are uniform
+        inside a bin."""
         levels = 2**self.spec.dtype.bits
         width = (float(self.high) - float(self.low)) / self.BINS
         step = width * (last - first + 1) / levels
@@ -130,12 +134,12 @@ class TorchHistogram(MinMax):
         return float(error.sum(dtype=F32))
 
 
-def _cubes(begin: np.ndarray, end: np.ndarray, density: np.ndarray) -> np.ndarray:
+def _cubes(begin: Bound, end: Bound, density: np.ndarray) -> np.ndarray:
     """density times the integral of x^2 from begin to end."""
     return density * ((end * end * end - begin * begin * begin) / F32(3))
 
 
-def _linspace(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+def _linspace(low: Bound, high: Bound, count: int) -> np.ndarray:
     """torch.linspace in f32: counted from the nearer end."""
     step = (F32(high) - F32(low)) / F32(count - 1)
     index = np.arange(count)

@@ -102,7 +102,8 @@ def calibrate(
     Raises:
         QuantizationError: no items, NaN, or an item that is not the inputs of a call.
     """
-    from qcompiler.quantization.calibration import Calibration, iterate_items
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
 
     specs = prepared.specs()

@@ -1,0 +1,180 @@
+"""Observers that count values in a histogram, and the ranges that they choose from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.errors import QuantizationError
+from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.minmax import MinMax, checked
+from qcompiler.quantization.spec import QuantSpec
+from qcompiler.types import QuantParams
+
+
+class Histogram(MinMax):
+    """Integer counts in bins of a power-of-two width anchored at 0.
+
+    Bin i holds [i * w, (i + 1) * w) with w = 2^e. When the data outgrows 2048 bins on either side of 0, w doubles and
+    neighbours merge: the state depends only on the multiset of values, never on order or chunking, and merging two
+    histograms is exact.
+    """
+
+    BINS = 2048  # on each side of 0
+    fields = ("low", "high", "exponent", "counts")
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__(spec)
+        self.exponent = -126
+        self.counts = np.zeros(2 * self.BINS, np.int64)
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name).reshape(-1)
+        super().observe(array, name)
+        if not array.size:
+            return
+        self._widen(self._needed(max(float(array.max()), -float(array.min()))))
+        index = np.floor(array.astype(np.float64) * 2.0**-self.exponent).astype(np.int64)
+        self.counts += np.bincount(index + self.BINS, minlength=2 * self.BINS)
+
+    def _needed(self, magnitude: float) -> int:
+        """The least exponent at which `magnitude` lies strictly inside the bins."""
+        if magnitude == 0:
+            return self.exponent
+        _, exponent = np.frexp(magnitude)
+        return max(self.exponent, int(exponent) - (self.BINS.bit_length() - 1) + 1)
+
+    def _widen(self, exponent: int) -> None:
+        while self.exponent < exponent:
+            if not self.counts.any():
+                self.exponent = exponent
+                return
+            pairs = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.zeros_like(self.counts)
+            half = self.BINS // 2
+            self.counts[half : half + self.BINS] = pairs
+            self.exponent += 1
+
+    def merge(self, other: MinMax) -> None:
+        if not isinstance(other, Histogram):
+            raise QuantizationError("only histograms merge with histograms", got=type(other).__name__)
+        super().merge(other)
+        copy = Histogram(other.spec)
+        copy.exponent, copy.counts = other.exponent, other.counts.copy()
+        exponent = max(self.exponent, copy.exponent)
+        self._widen(exponent)
+        copy._widen(exponent)
+        self.counts = self.counts + copy.counts
+
+    def qparams(self) -> QuantParams:
+        """The range of least squared error among 64 x 64 shrunken ranges, rounding and clipping both counted."""
+        if self.is_empty:
+            return super().qparams()
+        low, high = min(float(self.low), 0.0), max(float(self.high), 0.0)
+        if low == high:
+            return choose_qparams(low, high, self.spec)
+        used = np.flatnonzero(self.counts)
+        centers = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, float(self.low), float(self.high))
+        weights = self.counts[used].astype(np.float64)
+        fractions = np.linspace(1.0, 0.02, 64)
+        below = self._clip_errors(-centers, weights, -low * fractions)
+        above = self._clip_errors(centers, weights, high * fractions)
+        span = -low * fractions[:, None] * -1
+        scale = (high * fractions[None, :] - span) / (self.spec.qmax - self.spec.qmin)
+        error = below[:, None] + above[None, :] + weights.sum() * scale**2 / 12
+        i, j = np.unravel_index(int(np.argmin(error)), error.shape)
+        return choose_qparams(low * fractions[i], high * fractions[j], self.spec)
+
+    @staticmethod
+    def _clip_errors(values: np.ndarray, weights: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """Sum of weights * max(values - bound, 0)^2 for each bound."""
+        beyond = np.maximum(values[None, :] - bounds[:, None], 0.0)
+        return (beyond**2) @ weights
+
+
+class Percentile(Histogram):
+    """The range that holds the middle `percent` of all values; half of the rest is cut on each side."""
+
+    def __init__(self, spec: QuantSpec, percent: float = 99.99) -> None:
+        super().__init__(spec)
+        if not 50 < percent <= 100:
+            raise QuantizationError("percentile", expected="above 50, up to 100", got=percent)
+        self.percent = percent
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        total = int(self.counts.sum())
+        cut = int(total * (100 - self.percent) / 200)
+        below = np.cumsum(self.counts)
+        first = int(np.searchsorted(below, cut, side="right"))
+        last = int(np.searchsorted(below, total - cut, side="left"))
+        low = (first - self.BINS) * 2.0**self.exponent
+        high = (last - self.BINS + 1) * 2.0**self.exponent
+        return choose_qparams(max(low, float(self.low)), min(high, float(self.high)), self.spec)
+
+
+class MeanSquaredError(Histogram):
+    """The shrunken range whose quantized values are nearest to the data.
+
+    For each candidate, every bin is quantized with the candidate's own parameters.
+    """
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        used = np.flatnonzero(self.counts)
+        values = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, float(self.low), float(self.high))
+        weights = self.counts[used].astype(np.float64)
+        best, least = choose_qparams(self.low, self.high, self.spec), np.inf
+        for fraction in np.linspace(1.0, 0.1, 91):
+            params = choose_qparams(float(self.low) * fraction, float(self.high) * fraction, self.spec)
+            scale, zero = float(params.scale[0]), params.zero_point[0]
+            codes = np.clip(np.rint(values / scale), params.qmin - zero, params.qmax - zero)
+            error = float((codes * scale - values) ** 2 @ weights)
+            if error < least:
+                best, least = params, error
+        return best
+
+
+class Entropy(Histogram):
+    """The clipped range whose quantized distribution is nearest to the data's by Kullback-Leibler divergence.
+
+    As in TensorRT's calibration (Migacz, GTC 2017), values beyond the range count in its last bin. Both sides are cut
+    at the same fraction.
+    """
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        levels = self.spec.qmax - self.spec.qmin + 1
+        used = np.flatnonzero(self.counts)
+        first, last = int(used[0]), int(used[-1])
+        counts = self.counts[first : last + 1].astype(np.float64)
+        best, least = 1.0, np.inf
+        for fraction in np.linspace(1.0, 0.1, 46):
+            size = max(int(round(counts.size * fraction)), min(levels, counts.size))
+            start = min(max(int(round((self.BINS - first) * (1 - fraction))), 0), counts.size - size)
+            kept = counts[start : start + size].copy()
+            inside = kept.copy()
+            kept[0] += counts[:start].sum()
+            kept[-1] += counts[start + size :].sum()
+            divergence = _divergence(kept, _requantized(inside, levels))
+            if divergence < least:
+                best, least = fraction, divergence
+        return choose_qparams(float(self.low) * best, float(self.high) * best, self.spec)
+
+
+def _requantized(counts: np.ndarray, levels: int) -> np.ndarray:
+    """The counts after merging bins into `levels` equal groups, spread evenly over each group's non-empty bins."""
+    group = np.arange(counts.size) * levels // counts.size
+    sums = np.bincount(group, counts, minlength=levels)
+    present = counts > 0
+    members = np.bincount(group, present, minlength=levels)
+    return np.where(present, sums[group] / np.maximum(members[group], 1), 0.0)
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """KL(p || q) of two unnormalised histograms; bins that are empty in q alone cost much, but not infinitely much."""
+    p, q = p / p.sum(), q / max(q.sum(), 1e-300)
+    some = p > 0
+    return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))))

@@ -1,0 +1,81 @@
+"""Calibration items: the inputs of one call each, checked one by one while the data streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.dims import Dim
+from qcompiler.errors import QuantizationError
+from qcompiler.ir import Value
+
+
+def iterate_items(
+    data: Iterable[object], inputs: Sequence[Value], transform: Callable[[Any], object] | None = None
+) -> Iterator[list[np.ndarray]]:
+    """The inputs of one call after another. An item is an array, a tuple by position, or a dict by name.
+
+    Raises:
+        QuantizationError: no items, NaN or Inf, a shape or dtype that does not fit, an (input, label) pair; it names
+            the item and the input.
+    """
+    index = -1
+    for index, item in enumerate(data):
+        yield _item(item if transform is None else transform(item), inputs, index)
+    if index < 0:
+        raise QuantizationError(
+            "the calibration data is empty",
+            expected="at least one item: the inputs of one call",
+            hint="a generator is consumed by its first use",
+        )
+
+
+def _item(item: object, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
+    names = [value.name for value in inputs]
+    where = f"calibration item {index}"
+    parts: list[object]
+    if isinstance(item, Mapping):
+        missing = [name for name in names if name not in item]
+        if missing or len(item) != len(names):
+            raise QuantizationError(
+                "a calibration item has other names",
+                where=where,
+                expected=", ".join(names),
+                got=", ".join(map(str, item)),
+            )
+        parts = [item[name] for name in names]
+    elif isinstance(item, (tuple, list)):
+        parts = list(item)
+    else:
+        parts = [item]
+    if len(parts) != len(names):
+        pair = " It looks like an (input, label) pair." if len(parts) == len(names) + 1 else ""
+        raise QuantizationError(
+            f"a calibration item is the inputs of one call.{pair}",
+            where=where,
+            expected=f"{len(names)} ({', '.join(names)})",
+            got=len(parts),
+            hint="transform=lambda item: item[0] takes the input out of a pair",
+        )
+    return [_array(part, value, where) for part, value in zip(parts, inputs)]
+
+
+def _array(part: object, value: Value, where: str) -> np.ndarray:
+    array = np.asarray(part)
+    place = f"{where}, input {value.name!r}"
+    fits = array.ndim == value.type.rank and all(
+        isinstance(e, Dim) or e == g for e, g in zip(value.type.shape, array.shape)
+    )
+    if array.dtype != value.type.dtype.numpy or not fits:
+        raise QuantizationError(
+            "a calibration item does not fit the input",
+            where=place,
+            expected=str(value.type),
+            got=f"{array.dtype}{list(array.shape)}",
+            hint="convert the items with transform=",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise QuantizationError("calibration data is not finite", where=place, got="NaN or Inf")
+    return array

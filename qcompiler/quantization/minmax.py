@@ -1,0 +1,150 @@
+"""Observers that keep the smallest and the largest value, and the base class of all built-in observers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import QuantizationError
+from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.spec import QuantSpec
+from qcompiler.types import QuantParams
+
+Bound = np.ndarray | np.floating[Any]
+"""f32: one bound, or one per channel."""
+
+
+def checked(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as f32; QuantizationError for NaN and Inf."""
+    array = np.asarray(array, np.float32)
+    if array.size and not np.isfinite(array).all():
+        raise QuantizationError(
+            "calibration data is not finite",
+            where=f"%{name}",
+            got="NaN or Inf",
+            hint="check the calibration samples and the model's weights",
+        )
+    return array
+
+
+class MinMax:
+    """The smallest and the largest value seen. Merging is exact in any order.
+
+    Attributes:
+        fields: the attributes that hold what the observer collected; a calibration saves and restores them.
+        fixed_shapes: whether the fields always have the shapes that `__init__` gives them.
+    """
+
+    fields: tuple[str, ...] = ("low", "high")
+    fixed_shapes = True
+
+    def __init__(self, spec: QuantSpec) -> None:
+        self.spec = spec
+        self.low: Bound = np.float32(np.inf)
+        self.high: Bound = np.float32(-np.inf)
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(self.low > self.high)
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name)
+        if array.size:
+            self.low, self.high = np.minimum(self.low, array.min()), np.maximum(self.high, array.max())
+
+    def merge(self, other: MinMax) -> None:
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fields, by name."""
+        return {name: np.asarray(getattr(self, name)) for name in self.fields}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over the fields of another observer's `state()`.
+
+        Raises:
+            QuantizationError: a field is missing, since the other observer collects less.
+        """
+        missing = [name for name in self.fields if name not in state]
+        if missing:
+            raise QuantizationError(
+                f"the calibration did not keep what {self.spec.observer} needs",
+                expected=", ".join(self.fields),
+                got=", ".join(state),
+                hint="calibrate with this qconfig, or with the observer histogram",
+            )
+        for name in self.fields:
+            mine, given = np.asarray(getattr(self, name)), np.asarray(state[name])
+            if given.shape != mine.shape and self.fixed_shapes:
+                raise QuantizationError(
+                    f"the field {name} of an observer has another shape", expected=mine.shape, got=given.shape
+                )
+            setattr(self, name, given.astype(mine.dtype) if given.ndim else mine.dtype.type(given))
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            raise QuantizationError(
+                "no calibration data reached a tensor", hint="check that every branch runs on the samples"
+            )
+        return choose_qparams(self.low, self.high, self.spec)
+
+
+class MovingAverage(MinMax):
+    """torch's MovingAverageMinMaxObserver: each batch moves the range by `constant`. The order of batches matters."""
+
+    constant = np.float32(0.01)
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name)
+        if not array.size:
+            return
+        if self.is_empty:
+            self.low, self.high = array.min(), array.max()
+        else:
+            self.low = self.low + self.constant * (array.min() - self.low)
+            self.high = self.high + self.constant * (array.max() - self.high)
+
+    def merge(self, other: MinMax) -> None:
+        raise QuantizationError(
+            "moving averages depend on the order of the data and cannot be merged",
+            hint="calibrate in one run, or use histogram or minmax",
+        )
+
+
+class PerChannelMinMax(MinMax):
+    """The smallest and largest value of each channel along `axis`."""
+
+    fixed_shapes = False
+
+    def __init__(self, spec: QuantSpec, axis: int = 0) -> None:
+        super().__init__(spec)
+        self.axis = axis
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(np.any(np.asarray(self.low) > np.asarray(self.high)))
+
+    def observe(self, array: np.ndarray, name: str = "") -> None:
+        array = checked(array, name)
+        if array.size:
+            others = tuple(i for i in range(array.ndim) if i != self.axis)
+            self.low = np.minimum(self.low, array.min(axis=others))
+            self.high = np.maximum(self.high, array.max(axis=others))
+
+    def qparams(self) -> QuantParams:
+        if self.is_empty:
+            return super().qparams()
+        return choose_qparams(self.low, self.high, self.spec, self.axis)
+
+
+class Fixed(MinMax):
+    """Parameters that are known beforehand; the data is only checked."""
+
+    def __init__(self, spec: QuantSpec, scale: float, zero_point: float) -> None:
+        super().__init__(spec)
+        self.params = QuantParams.per_tensor(scale, int(zero_point), spec.dtype, spec.qmin, spec.qmax)
+
+    def qparams(self) -> QuantParams:
+        return self.params
