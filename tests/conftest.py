@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -107,29 +108,38 @@ def wheel(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
     return path
 
 
-_kernels: dict[str, int] = {}
+_kernels: Counter[tuple[str, str]] = Counter()
+"""(level, how) -> kernels that ran, summed over the processes."""
 _skipped: list[str] = []
 
 
+def _ran_here() -> Counter[tuple[str, str]]:
+    """The kernels that this process compiled (for this CPU or an emulator) or interpreted."""
+    from qcompiler.backends.target import known_targets, parse_target
+
+    found: Counter[tuple[str, str]] = Counter()
+    if jit := sys.modules.get("qcompiler.backends.codegen.jit"):
+        targets = [parse_target(name) for name in known_targets()]
+        how = {target.level: target.execution() for target in targets}
+        found.update({(level, how[level]): count for level, count in jit.emitted_kernels.items()})
+    if levels := sys.modules.get("tests.backends.levels"):
+        found.update({(level, "interpreted"): count for level, count in levels.interpreted_kernels.items()})
+    return found
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the number of kernels that this process emitted, by level, to the process that prints the summary."""
-    jit = sys.modules.get("qcompiler.backends.codegen.jit")
-    counts = dict(jit.emitted_kernels) if jit is not None else {}
+    """Hand the number of kernels that ran in this process to the process that prints the summary."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["kernels"] = counts
+        session.config.workeroutput["kernels"] = [(*key, count) for key, count in _ran_here().items()]
     else:
-        _add(counts)
-
-
-def _add(counts: dict[str, int]) -> None:
-    for level, count in counts.items():
-        _kernels[level] = _kernels.get(level, 0) + count
+        _kernels.update(_ran_here())
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
     """A worker of pytest-xdist has ended."""
-    _add(getattr(node, "workeroutput", {}).get("kernels", {}))
+    for level, how, count in getattr(node, "workeroutput", {}).get("kernels", ()):
+        _kernels[level, how] += count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -140,13 +150,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The last lines: what did not run and why; which levels ran, by kernels emitted, and which this CPU lacks."""
+    """The last lines: what did not run and why; for each level, how many kernels ran and how."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     for reason in sorted(set(_skipped)):
         print(f"not run: {_skipped.count(reason)} tests: {reason}")
+    from qcompiler.backends.availability import availability
     from qcompiler.backends.target import known_targets, parse_target
 
-    lacking = [name for name in known_targets() if not parse_target(name).can_run()]
-    ran = ", ".join(f"{level} {count}" for level, count in sorted(_kernels.items())) or "none"
-    print(f"kernels emitted by level: {ran}; levels that this CPU lacks: {', '.join(lacking) or 'none'}")
+    print("kernels that ran, by level:")
+    for name in known_targets():
+        target = parse_target(name)
+        counts = [
+            f"{_kernels[target.level, how]} {how}"
+            for how in ("native", "emulated", "interpreted")
+            if _kernels[target.level, how]
+        ]
+        print(f"  {name}: {', '.join(counts) or 'none'} ({availability(target)})")

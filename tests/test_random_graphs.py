@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.verify import verify
+from tests.backends.levels import programs
 from tests.random_graphs import RandomGraph
 
-LEVELS = [name for name in known_targets() if parse_target(name).can_run()]
 SEEDS = 200
 
 
@@ -33,11 +31,9 @@ def test_integer_networks(seed: int) -> None:
     wanted = list(expected) if isinstance(expected, (tuple, list)) else [expected]
     assert all(np.isfinite(want).all() for want in wanted)
     _is_alive(quantized.graph, wanted[0])
-    for level in LEVELS:
-        lowered = lower_graph(quantized.graph, parse_target(level))
-        assert not lowered.python_nodes, lowered.python_nodes
+    for level, program in programs(quantized.graph):
         for threads in (1, 3):
-            got = lowered.program.bind({}).run(inputs, threads=threads)
+            got = program.run(inputs, threads=threads)
             assert all(np.array_equal(a, b) for a, b in zip(wanted, got)), (level, threads)
 
 
@@ -56,6 +52,6 @@ def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
 def test_float_networks(seed: int) -> None:
     made = RandomGraph(seed)
     graph, inputs = qc.fuse(made.build()), made.arrays(seed)
-    found = [lower_graph(graph, parse_target(level)).program.bind({}).run(inputs, threads=2) for level in LEVELS]
+    found = [program.run(inputs, threads=2) for _, program in programs(graph)]
     for other in found[1:]:
         assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found[0], other))

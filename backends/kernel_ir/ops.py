@@ -6,6 +6,7 @@ families of their own, and `interpreter` has their meaning.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,7 +65,10 @@ def _exact_fma(x: float, y: float, z: float) -> float:
     if not np.isfinite([x, y, z]).all() or x == 0 or y == 0:
         return x * y + z
     exact = Fraction(x) * Fraction(y) + Fraction(z)
-    return float(exact) if exact else x * y + z
+    try:
+        return float(exact) if exact else x * y + z
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 _INTEGER: list[tuple[str, str, Meaning, str]] = [

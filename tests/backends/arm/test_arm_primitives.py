@@ -6,16 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
 from qcompiler.backends.target import Target, parse_target
 from qcompiler.errors import LoweringError
-from tests.backends.kernel_ir.ir_kernels import RUNNABLE, call
+from tests.backends.levels import LEVELS, call, load
 
-pytestmark = pytest.mark.parametrize("level", [each for each in RUNNABLE if each.values[0].startswith("aarch64")])
+pytestmark = pytest.mark.parametrize("level", [level for level in LEVELS if level.startswith("aarch64")])
 CODES = (0, 1, 127, 128, 129, 254, 255)
 WEIGHTS = (-128, -127, -1, 0, 1, 127)
 WORDS = (
@@ -42,7 +41,7 @@ def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) ->
     """The machine code's result, after comparing the interpreter with it."""
     interpreted = result.copy()
     interpret(function, {**buffers, "y": interpreted})
-    (compiled,) = compile_kernels([function])
+    (compiled,) = load([function])
     call(compiled, [*buffers.values(), result])
     np.testing.assert_array_equal(result, interpreted)
     return result

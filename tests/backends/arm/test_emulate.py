@@ -18,7 +18,8 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import I64
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
-from tests.backends.kernel_ir.ir_kernels import call, scale
+from tests.backends.kernel_ir.ir_kernels import scale
+from tests.backends.levels import call
 
 NEON = parse_target("aarch64-linux+neon")
 pytestmark = pytest.mark.skipif(

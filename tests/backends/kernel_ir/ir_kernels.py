@@ -1,28 +1,12 @@
-"""Kernels of the tests: a u8 x i8 GEMM tile loop, and small ones for single ops. And ways to run them."""
+"""Kernels of the tests: a u8 x i8 GEMM tile loop, and a small one with a scalar."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping, Sequence
-
 import numpy as np
-import pytest
 
-from qcompiler.backends.codegen.jit import CompiledKernel
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
-from qcompiler.backends.runtime.execution import runner
-from qcompiler.backends.runtime.threads import make_bases
-from qcompiler.backends.target import known_targets, parse_target
-
-TARGETS = known_targets()
-"""Every level of every architecture, for what only builds and prints."""
-RUNNABLE = [
-    pytest.param(name, marks=pytest.mark.skipif(not parse_target(name).can_run(), reason=f"{name} can't run here"))
-    for name in TARGETS
-]
-"""The same, for what runs: natively or emulated."""
 
 
 @kernel(pointers=("x", "w", "y"), extents=("m", "n", "k", "stride"))
@@ -85,26 +69,3 @@ def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
     """w[k, n] -> [n / nr][k / 4][nr][4]."""
     k, n = w.shape
     return np.ascontiguousarray(w.reshape(k // 4, 4, n // nr, nr).transpose(2, 0, 3, 1))
-
-
-def call(
-    compiled: CompiledKernel,
-    buffers: Sequence[np.ndarray],
-    *,
-    threads: int = 1,
-    places: Mapping[str, tuple[int, int]] | None = None,
-    **values: object,
-) -> None:
-    """Run all threads' parts one after the other, emulated where the target is. buffers: of the pointer parameters, in
-    order; or places: pointer -> (which buffer, byte offset)."""
-    names = [parameter.name for parameter in compiled.function.parameters if parameter.kind == "pointer"]
-    args = compiled.function.pack_args(**(places or {name: (i, 0) for i, name in enumerate(names)}), **values)
-    bases = make_bases([(buffer.ctypes.data, buffer.nbytes, True) for buffer in buffers], args)
-    target = compiled.function.target
-    if target.execution() == "emulated":
-        table = np.array([compiled.address, args.ctypes.data, 0], np.int64)
-        runner(target)(table.ctypes.data, 1, ctypes.addressof(bases), threads, 0)
-        return
-    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)
-    for thread in range(threads):
-        entry(args.ctypes.data, bases, thread, threads)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError, VerifyError
-from tests.backends.kernel_ir.ir_kernels import RUNNABLE, TARGETS, call, scale
+from tests.backends.kernel_ir.ir_kernels import scale
+from tests.backends.levels import LEVELS, call, load
 
 TARGET = parse_target("x86-64-linux+avx2")
 GUARD = 0xA5
@@ -24,7 +24,7 @@ def _both(function: KernelFunction, inputs: dict[str, np.ndarray], result: np.nd
     interpret(function, {**inputs, "y": interpreted}, **values)
     if function.target.can_run():
         native = result.copy()
-        (compiled,) = compile_kernels([function])
+        (compiled,) = load([function])
         call(compiled, [*inputs.values(), native], **values)
         np.testing.assert_array_equal(native.view(np.uint8), interpreted.view(np.uint8))
     return interpreted
@@ -67,7 +67,7 @@ def fibonacci(b: KernelBuilder) -> None:
         b.store(b.i64(1), y, disp=16)
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     ("n", "expected"), [(0, [0, 1, 7]), (1, [1, -1, 7]), (6, [8, 13, 7]), (20, [6765, -10946, 1]), (-3, [0, 1, 7])]
 )
@@ -84,7 +84,7 @@ def static_loops(b: KernelBuilder, *, lo: int, hi: int, step: int) -> None:
     b.store(loop.results, b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("lo", "hi", "step"), [(0, 10, 3), (0, 9, 3), (5, 5, 1), (7, 5, 1), (-4, 3, 2)])
 def test_static_bounds(lo: int, hi: int, step: int, level: str) -> None:
     y = _both(static_loops.build(parse_target(level), lo=lo, hi=hi, step=step), {}, np.zeros(1, np.int64))
@@ -99,7 +99,7 @@ def copy_prefix(b: KernelBuilder, *, element: str, lanes: int) -> None:
     b.store(value, b.pointer("y"), disp=2 * type.bytes)
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     ("element", "dtype", "lanes"), [("i8", np.int8, 32), ("i32", np.int32, 8), ("f32", np.float32, 16)]
 )
@@ -115,10 +115,10 @@ def test_prefixes_touch_nothing_else(level: str, element: str, dtype: type, lane
         np.testing.assert_array_equal(y[2 * lanes :], np.concatenate([x, np.zeros(lanes - count, dtype)]))
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_scale_on_any_number_of_threads(level: str) -> None:
     target = parse_target(level)
-    (compiled,) = compile_kernels([scale.build(target, lanes=16)])
+    (compiled,) = load([scale.build(target, lanes=16)])
     for n in (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100):
         for threads in (1, 2, 3, 7):
             x = np.random.default_rng(n).standard_normal(n + 1).astype(np.float32)
@@ -153,7 +153,7 @@ def tree(b: KernelBuilder) -> None:
     b.store(b.reduce(lambda p, q: p + q, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 def test_reduce_is_the_8_4_2_1_tree(level: str) -> None:
     x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
     y, lanes = _both(tree.build(parse_target(level)), {"x": x}, np.zeros(1, np.float32)), x
@@ -169,7 +169,7 @@ def row_sums(b: KernelBuilder, *, count: int) -> None:
         b.store(b.load(I32, *rows[row]), b.pointer("y"), 4 * row)
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 14])
 def test_rows_at_a_stride(count: int, level: str) -> None:
     x = np.arange(count * 5, dtype=np.int32).reshape(count, 5)
@@ -183,9 +183,9 @@ def shift(b: KernelBuilder) -> None:
         b.store(b.load(I32, b.pointer("x"), 4 * index) + 1, b.pointer("y"), 4 * index)
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_aliased_pointers_may_overlap(level: str) -> None:
-    (compiled,) = compile_kernels([shift.build(parse_target(level))])
+    (compiled,) = load([shift.build(parse_target(level))])
     data = np.zeros(5, np.int32)
     call(compiled, [data], places={"x": (0, 0), "y": (0, 4)})
     assert data.tolist() == [0, 1, 2, 3, 4]

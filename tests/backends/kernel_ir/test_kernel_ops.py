@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompiler.backends.codegen.jit import compile_kernels, disassemble
+from qcompiler.backends.codegen.jit import disassemble
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ops import OPS, fused_multiply_add
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.target import Target, parse_target
-from tests.backends.kernel_ir.ir_kernels import RUNNABLE, TARGETS, call
+from tests.backends.levels import LEVELS, call, load
 
 LANES = 16
 FAMILIES = ("int_binary", "float_binary", "float_unary", "float_ternary", "icmp", "fcmp")
@@ -79,10 +79,10 @@ def _cases() -> list[dict[str, str]]:
     return cases
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_op_equals_its_meaning(level: str) -> None:
     target, cases = parse_target(level), _cases()
-    for compiled, case in zip(compile_kernels([apply.build(target, **case) for case in cases]), cases):
+    for compiled, case in zip(load([apply.build(target, **case) for case in cases]), cases):
         element = BY_NAME[case["source"]]
         for seed in range(3):
             a, b, c = _operands(case["name"], element, seed)
@@ -118,6 +118,8 @@ def test_fma_rounds_once() -> None:
         np.array([np.float32(2**-12 + 2**-30)]), np.array([np.float32(2**-12 + 2**-30)]), np.array([np.float32(1)])
     )
     assert above[0] == np.float32(1 + 2**-23)
+    large = np.array([1e300, -1e300])
+    assert fused_multiply_add(large, np.abs(large), np.ones(2)).tolist() == [np.inf, -np.inf]
 
 
 PLACES = "abcdef"
@@ -135,11 +137,11 @@ def _instructions(target: Target) -> list[str]:
     return [name for name, each in target.instructions.items() if target.has(each.feature)]
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_instruction_equals_its_meaning(level: str) -> None:
     target, rng = parse_target(level), np.random.default_rng(11)
     names = _instructions(target)
-    for compiled in compile_kernels([run_instruction.build(target, name=name) for name in names]):
+    for compiled in load([run_instruction.build(target, name=name) for name in names]):
         for fill in (None, 0x80, 0xFF, 0x7F):
             data = [
                 rng.integers(0, 256, 64).astype(np.uint8) if fill is None else np.full(64, fill, np.uint8)
@@ -151,7 +153,7 @@ def test_every_instruction_equals_its_meaning(level: str) -> None:
             np.testing.assert_array_equal(result[0], result[1], err_msg=compiled.name)
 
 
-@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_instruction_is_one_instruction(level: str) -> None:
     target = parse_target(level)
     for name in _instructions(target):
@@ -169,11 +171,11 @@ def bounded(b: KernelBuilder) -> None:
     b.store(b.clamp(x, -3.0, b.splat(b.scalar("high"), b.target.f32_lanes)), b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_clamp_is_max_and_min(level: str) -> None:
     target = parse_target(level)
     function = bounded.build(target)
-    (compiled,) = compile_kernels([function])
+    (compiled,) = load([function])
     x = np.resize(np.array([np.nan, np.inf, -np.inf, 1, 9, -9, -0.0], np.float32), target.f32_lanes)
     y = np.zeros_like(x)
     call(compiled, [x, y], high=5)

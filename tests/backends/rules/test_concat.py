@@ -10,11 +10,12 @@ import pytest
 
 from qcompiler import knobs
 from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.target import parse_target
+from qcompiler.backends.target import native_target, parse_target
 from qcompiler.dims import Dim
 from qcompiler.ir import Graph, Value
 from qcompiler.types import DType, QuantParams, TensorType
-from tests.backends.rules.harness import check_graph, levels
+from tests.backends.levels import LEVELS, lower_for
+from tests.backends.rules.harness import check_graph
 
 CODES = QuantParams.per_tensor(0.05, 120, DType.U8)
 JOINED = "joined"
@@ -89,8 +90,8 @@ class Network:
         with knobs.GUARD(True), knobs.POISON(True):
             check_graph(self.graph, [x], threads=(2,))
         sizes = {"B": self.shape[0]} if self.batch else {}
-        for level in levels():
-            steps = lower_graph(self.graph, parse_target(level)).program.bind(sizes).steps
+        for level in LEVELS:
+            steps = lower_for(self.graph, parse_target(level)).program.bind(sizes).steps
             assert sum(step.node == JOINED for step in steps) == copies, level
 
 
@@ -197,6 +198,6 @@ def test_producers_do_not_wait_for_each_other(quantized: bool) -> None:
     """They write parts of one buffer, whose bytes alternate."""
     net = Network(quantized)
     net.graph.set_outputs([net.pool(net.join(net.conv(net.x, 5), net.conv(net.x, 6), net.conv(net.x, 7)))])
-    steps = lower_graph(net.graph, parse_target(levels()[0])).program.bind({}).steps
+    steps = lower_graph(net.graph, native_target()).program.bind({}).steps
     convs = [step for step in steps if step.kernel.startswith("conv_")]
     assert [step.barrier for step in convs] == [False, False, True]

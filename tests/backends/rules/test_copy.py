@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.target import parse_target
 from qcompiler.ir import Graph
 from qcompiler.types import tensor
-from tests.backends.rules.harness import levels
+from tests.backends.levels import programs
 
 DTYPES = {1: "u8", 2: "i16", 4: "f32", 8: "i64"}
 
@@ -30,11 +28,9 @@ def test_matrices(rows: int, columns: int, itemsize: int) -> None:
     dtype = DTYPES[itemsize]
     x = rng.integers(0, 100, (2, rows, columns)).astype(tensor(dtype, 1).dtype.numpy)
     graph = _transpose(dtype, x.shape, (0, 2, 1))
-    for level in levels():
-        model = lower_graph(graph, parse_target(level))
-        assert not model.python_nodes
+    for _, program in programs(graph):
         for threads in (1, 2, 3):
-            [y] = model.program.bind({}).run([x], threads=threads)
+            [y] = program.run([x], threads=threads)
             assert np.array_equal(y, x.transpose(0, 2, 1))
 
 

@@ -16,14 +16,15 @@ from qcompiler.backends.kernels.elementwise import INTEGER
 from qcompiler.backends.kernels.map_loop import Map, MapOperand, MapResult
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.program.memory import guarded_block
-from qcompiler.backends.target import parse_target
+from qcompiler.backends.target import native_target
 from qcompiler.dims import Dim
 from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.opdef import Trait, all_ops, opdef
 from qcompiler.types import DType, QuantParams, TensorType, tensor
-from tests.backends.rules.harness import check_graph, check_op, levels, one_node
+from tests.backends.levels import can_run, programs
+from tests.backends.rules.harness import check_graph, check_op, one_node
 
 WIDTHS = (1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 257)
 BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
@@ -59,11 +60,8 @@ def check_exact(
     given = [_guarded(np.asarray(array, order="C")) for array in arrays]
     got = _guarded(np.empty_like(want, order="C"))
     number = want == want
-    for level in levels():
-        lowered = lower_graph(graph, parse_target(level))
-        assert not lowered.python_nodes
-        program = lowered.program.bind(sizes)
-        for count in threads:
+    for level, program in programs(graph, sizes):
+        for count in threads if can_run(level) else threads[-1:]:
             got.reshape(-1).view(np.uint8)[...] = 0xA5
             program.run(given, [got], threads=count)
             assert np.array_equal(number, got == got), (level, count)
@@ -186,7 +184,7 @@ def test_layouts_that_differ() -> None:
 @pytest.mark.parametrize(("rows", "count"), [(1, 1000), (5, 300), (13, 7), (2, 64), (3, 129)])
 def test_threads_write_different_elements(rows: int, count: int, threads: int) -> None:
     """Every element by exactly one thread, so that no two write to one place at a time."""
-    compiled = compile_kernels([INTEGER[1].build(parse_target(levels()[0]), op="neg", inner="1", dtype="i8")])[0]
+    compiled = compile_kernels([INTEGER[1].build(native_target(), op="neg", inner="1", dtype="i8")])[0]
     x, strides = np.ones(rows * count, np.int8), (0, 0, 0, 0, count)
     tensors = Map(count, (1, 1, 1, 1, rows), (MapOperand(At(0), strides),), MapResult(At(1), strides))
     args = INTEGER[1].pack_args(tensors)
@@ -221,7 +219,7 @@ def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> Non
     for b, s in ((2, 3), (1, 1), (1, 40), (70, 1), (3, 65)):
         bound = [[size if isinstance(size, int) else {"B": b, "S": s}[str(size)] for size in shape] for shape in shapes]
         check_exact(graph, [floats(*shape, seed=i) for i, shape in enumerate(bound)])
-        lowered = lower_graph(graph, parse_target(levels()[0]))
+        lowered = lower_graph(graph, native_target())
         lowered.run(
             [floats(*shape) for shape in bound],
             {name: size for name, size in (("B", b), ("S", s)) if name in str(shapes)},
@@ -284,7 +282,7 @@ def test_unary_in_f32(op: str) -> None:
     graph, inputs = one_node(op, [_all_scales()], {})
     with np.errstate(all="ignore"):
         want = interpret(graph, inputs)[0]
-    found = [lower_graph(graph, parse_target(level)).program.bind({}).run(inputs, threads=2)[0] for level in levels()]
+    found = [program.run(inputs, threads=2)[0] for _, program in programs(graph)]
     got = found[0]
     assert all(np.array_equal(_bits(got)[~np.isnan(got)], _bits(other)[~np.isnan(got)]) for other in found)
     assert np.array_equal(np.isnan(want), np.isnan(got))
@@ -311,8 +309,8 @@ def test_unary_in_ulp(op: str) -> None:
         with np.errstate(all="ignore"):
             want = interpret(graph, inputs)[0]
         first = None
-        for level in levels():
-            got = lower_graph(graph, parse_target(level)).program.bind({}).run(inputs, threads=2)[0]
+        for _, program in programs(graph):
+            got = program.run(inputs, threads=2)[0]
             assert np.array_equal(np.isnan(want), np.isnan(got))
             finite = np.isfinite(want) & np.isfinite(got)
             assert np.array_equal(want[~finite], got[~finite], equal_nan=True)
@@ -334,8 +332,8 @@ def test_tanhshrink_without_cancellation() -> None:
     z = r * r
     want = np.where(np.abs(r) < 0.05, r * z * (1 / 3 - z * (2 / 15 - z * (17 / 315 - z * (62 / 2835)))), r - np.tanh(r))
     graph, inputs = one_node("tanhshrink", [x], {})
-    for level in levels():
-        got = lower_graph(graph, parse_target(level)).run(inputs, {})[0]
+    for _, program in programs(graph):
+        got = program.run(inputs)[0]
         assert (np.abs(got - want) <= 0.51 * _ulp(want)).all()
 
 
@@ -374,8 +372,8 @@ def test_pow() -> None:
     check_op("pow", [np.abs(floats(33, 9)), floats(9, seed=1)])
     for graph, inputs in (one_node("pow", [x, y], {}),):
         want = interpret(graph, inputs)[0]
-        for level in levels():
-            got = lower_graph(graph, parse_target(level)).run(inputs, {})[0]
+        for _, program in programs(graph):
+            got = program.run(inputs)[0]
             assert np.array_equal(np.isnan(want), np.isnan(got))
             close = np.isclose(want, got, rtol=2.0**-22, atol=0, equal_nan=True)
             assert close.all(), (x[~close], y[~close])

@@ -1,24 +1,18 @@
-"""The x86 target: names, levels, QC_ISA, and each primitive on every level that the CPU has, to the bit."""
+"""The x86 target: names, levels, QC_ISA, and each primitive on every level, to the bit."""
 
 from __future__ import annotations
-
-import ctypes
 
 import numpy as np
 import pytest
 
-from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
 from qcompiler.backends.target import Target, host_level, parse_target
 from qcompiler.backends.x86.target import LEVELS, X86Target, cpu_features
 from qcompiler.errors import LoweringError
+from tests.backends.levels import call, load
 
-RUNNABLE = [
-    pytest.param(level, marks=pytest.mark.skipif(not LEVELS.is_available(level), reason="not on this CPU"))
-    for level in LEVELS
-]
 needs_x86 = pytest.mark.skipif(not cpu_features(), reason="an x86 host")
 
 
@@ -32,16 +26,11 @@ def _targets(level: str) -> list[Target]:
 def _both(
     target: Target, definition: object, buffers: dict[str, np.ndarray], result: np.ndarray, **static: object
 ) -> np.ndarray:
-    """The machine code's result, after comparing the interpreter with it."""
+    """The result of machine code, after comparing the interpreter with it; of the interpreter where this CPU lacks the level."""
     function = definition.build(target, **static)  # type: ignore[attr-defined]
-    (compiled,) = compile_kernels([function])
+    (loaded,) = load([function])
     native = result.copy()
-    arrays = [*buffers.values(), native]
-    args = function.pack_args(**{parameter.name: (i, 0) for i, parameter in enumerate(function.parameters)})
-    bases = (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)(
-        args.ctypes.data, bases, 0, 1
-    )
+    call(loaded, [*buffers.values(), native])
     interpret(function, {**buffers, "y": result})
     np.testing.assert_array_equal(native, result)
     return native
@@ -54,7 +43,7 @@ def dot4(b: KernelBuilder) -> None:
     b.store(b.target.dot4(b, b.load(vector(I32, lanes), b.pointer("acc")), x, w), b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_dot4_is_exact(level: str) -> None:
     rng = np.random.default_rng(3)
     for target in _targets(level):
@@ -73,7 +62,7 @@ def narrow(b: KernelBuilder, *, parts: int, lanes: int, storage: str) -> None:
     b.store(b.target.narrow(b, loaded, storage), b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("storage", ["u8", "i8"])
 def test_narrow_saturates_in_order(level: str, storage: str) -> None:
     for target in _targets(level):
@@ -102,7 +91,7 @@ def lookup(b: KernelBuilder, *, made: bool) -> None:
 
 
 @pytest.mark.parametrize("made", [False, True])
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_lookup_of_every_code(level: str, made: bool) -> None:
     rng = np.random.default_rng(5)
     for target in _targets(level):
@@ -116,7 +105,7 @@ def round_to_i32(b: KernelBuilder) -> None:
     b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", LEVELS)
 def test_rounding_is_half_to_even(level: str) -> None:
     x = np.array(
         [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, 8388609, 254.5, 255.5, -128.5, 0, -0.0, 3.7, -3.7, 1e9],

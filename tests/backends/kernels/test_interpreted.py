@@ -1,0 +1,138 @@
+"""A small program of every kernel, for every level, by the kernel IR's interpreter.
+
+So every machine checks the kernels of all levels, whatever its CPU. Which kernels there are is what the modules of
+`qcompiler.backends.kernels` define.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache, partial
+
+import numpy as np
+import pytest
+
+import qcompiler as qc
+from qcompiler import nn
+from qcompiler.backends import kernels
+from qcompiler.backends.kernel_ir.definition import KernelDef
+from qcompiler.backends.lower import LoweredModel
+from qcompiler.backends.lowering.context import Call, Lowering
+from qcompiler.backends.program.builder import BoundProgram
+from qcompiler.backends.target import parse_target
+from qcompiler.interpreter import run
+from qcompiler.opdef import opdef
+from qcompiler.passes.pipelines import lower_pipeline
+from qcompiler.passmanager import PassManager
+from tests.backends.levels import LEVELS, link_interpreted
+from tests.backends.rules import harness
+
+Case = tuple[str, int, bool]
+"""An op, the number of one of its samples, and whether on codes."""
+
+SAMPLES: list[Case] = [
+    ("abs", 4, False), ("abs", 4, True), ("adaptive_avg_pool", 2, False), ("adaptive_avg_pool", 2, True),
+    ("adaptive_max_pool", 2, False), ("adaptive_max_pool", 2, True), ("add", 1, True), ("add", 5, False),
+    ("argmax", 3, False), ("batch_norm", 4, False), ("batch_norm", 4, True), ("cast", 2, False), ("conv", 2, False),
+    ("conv", 2, True), ("conv", 4, True), ("conv_transpose", 1, True), ("equal", 5, False), ("flip", 3, True),
+    ("gather", 2, True), ("gather_elements", 1, True), ("group_norm", 0, True), ("layer_norm", 4, False),
+    ("layer_norm", 4, True), ("linear", 0, False), ("linear", 0, True), ("logical_and", 1, False),
+    ("logical_not", 1, False), ("matmul", 0, False), ("matmul", 0, True), ("mean", 4, False), ("mean", 4, True),
+    ("prelu", 2, True), ("resize", 3, True), ("sin", 4, False), ("softmax", 0, False), ("softmax", 0, True),
+    ("softmax", 2, True), ("transpose", 0, True), ("where", 1, False),
+]  # fmt: skip
+"""The smallest samples whose lowering calls the kernels of each family."""
+
+TEXTS = {
+    "conversions": """qcompiler 1
+graph conversions(%x: f32[3,70]) stage=integer {
+  %a = quantize(%x) : u8[3,70]{scale=0.03, zero_point=7}
+  %b = requantize(%a) : u8[3,70]{scale=0.05, zero_point=120}
+  %c = dequantize(%b) : f32[3,70]
+  return %a, %b, %c
+}
+""",
+    "integers": """qcompiler 1
+graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
+  %a = neg(%x) : i32[2,35]
+  %b = add(%a, %y) : i32[2,35]
+  %c = sum(%b) {axes=(1,), keepdims=false} : i32[2]
+  %d = hardtanh(%b) {min_value=-100.0, max_value=1000.0} : i32[2,35]
+  return %b, %c, %d
+}
+""",
+}
+
+
+def padded_convolutions() -> qc.Graph:
+    """A float input that is quantized channels last, and two convolutions with a border between them."""
+    x = np.random.default_rng(0).normal(size=(1, 4, 5, 6)).astype(np.float32)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    return qc.compile(model, "int8", (x,), calibration_data=[x], target="reference").graph
+
+
+@cache
+def defined() -> frozenset[str]:
+    """The names of all kernels."""
+    found = set()
+    for module in pkgutil.iter_modules(kernels.__path__):
+        for value in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).values():
+            held = value.values() if isinstance(value, dict) else [value]
+            found.update(each.name for each in held if isinstance(each, KernelDef))
+    return frozenset(found)
+
+
+def sample_graph(case: Case) -> qc.Graph:
+    """One node; of group_norm behind a pool, whose result lies channels last."""
+    name, index, quantized = case
+    sample, rng = opdef(name).samples()[index], np.random.default_rng(index)
+    arrays = [
+        each
+        if each is None or isinstance(each, np.ndarray)
+        else harness.random_array(each, rng, sample.low, sample.high)
+        for each in sample.operands
+    ]
+    behind = name == "group_norm"
+    return harness.one_node(name, arrays, sample.attrs, quantized=quantized, behind_a_pool=behind)[0]
+
+
+GRAPHS: dict[str, Callable[[], qc.Graph]] = {
+    **{f"{case[0]}-{case[1]}{'-codes' if case[2] else ''}": partial(sample_graph, case) for case in SAMPLES},
+    **{name: partial(qc.parse, text) for name, text in TEXTS.items()},
+    "padded_convolutions": padded_convolutions,
+}
+
+
+@cache
+def checked(name: str, level: str) -> frozenset[str]:
+    """Compare a program on two threads with the interpreter of graphs; the kernels that it called."""
+    graph, called = GRAPHS[name](), set()
+
+    def link(lowering: Lowering) -> BoundProgram:
+        called.update(call.key.definition.name for call in lowering.calls if isinstance(call, Call))
+        return link_interpreted(lowering)
+
+    rng = np.random.default_rng(0)
+    given = [harness.random_array(value.type, rng) for value in graph.inputs]
+    if name.startswith("gather"):  # its operand has at least two rows
+        given[1] = np.asarray(np.abs(given[1]) % 2, given[1].dtype)
+    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), parse_target(level), link)
+    for want, got in zip(run(graph, given), lowered.program.bind({}).run(given, threads=2), strict=True):
+        assert (want.dtype, want.shape) == (got.dtype, got.shape)
+        if want.dtype.kind == "f":
+            harness.check_close(want, got, harness.FLOAT_BOUND, level)
+        else:
+            assert np.array_equal(want, got), harness.difference(want, got)
+    return frozenset(called)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_level_has_the_interpreters_codes(name: str, level: str) -> None:
+    assert checked(name, level)
+
+
+def test_every_kernel_is_among_them() -> None:
+    assert frozenset().union(*(checked(name, LEVELS[0]) for name in GRAPHS)) == defined()
