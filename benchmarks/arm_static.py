@@ -1,10 +1,10 @@
-"""Writes docs/arm.md: what can be said of speed on ARM without an ARM CPU.
+"""Write docs/arm.md: what can be said about speed on ARM without an ARM CPU.
 
-Instructions of each kernel are counted while an emulator runs it. Innermost loops are cut out of the disassembly and
-given to llvm-mca, which knows the pipelines of some CPUs; it sees no caches. Wants the packages `unicorn` and llvmlite,
-and LLVM's tools from 16 on (llvm-mca).
+The instructions of each kernel are counted while an emulator runs it. Innermost loops are cut out of the disassembly
+and given to llvm-mca, which knows the pipelines of some CPUs but sees no caches. This needs the package `unicorn`, and
+llvm-mca from LLVM 16 or newer.
 
-    python benchmarks/arm_static.py            # writes docs/arm.md
+    python benchmarks/arm_static.py
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COUNTED = (
 )
 CPUS = {"Cortex-A76": "cortex-a76", "Neoverse N1": "neoverse-n1", "Neoverse V2": "neoverse-v2"}
 PRODUCTS = {"usmmla": 32, "sdot": 16, "usdot": 16, "smull|smlal": 8, "fmla": 4}
-"""Multiply-adds of one instruction (a pattern of its name) on full registers, the most first."""
+"""Instruction, as a pattern of its name -> the multiply-adds that it does on full registers, in descending order."""
 LOOPS = (
     ("conv_u8, linear", conv.conv_u8, {"residual": False, "proven": True}, "gemm_tiles"),
     ("conv_f32, linear", conv.conv_f32, {"residual": False}, "gemm_tiles_f32"),
@@ -57,7 +57,7 @@ LOOPS = (
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """A loop without another inside: its lines of assembly, and which instruction multiplies."""
+    """A loop that contains no other: its lines of assembly, and the pattern of its multiplying instruction."""
 
     lines: tuple[str, ...]
     multiply: str
@@ -72,18 +72,18 @@ class InnerLoop:
 
     @property
     def name(self) -> str:
-        """What multiplies."""
+        """The instructions that multiply."""
         found = {line.split()[0] for line in self.instructions if re.match(self.multiply, line.split()[0])}
         return ", ".join(sorted(found))
 
     @property
     def stack(self) -> int:
-        """Accesses to the stack."""
+        """The number of accesses to the stack."""
         return sum("[sp" in line for line in self.instructions)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one round."""
+        """The number of multiply-adds in one iteration."""
         return self.multiplies * PRODUCTS[self.multiply]
 
 
@@ -106,7 +106,7 @@ def hottest_loop(text: str) -> InnerLoop:
 
 
 def mca() -> str:
-    """The newest llvm-mca."""
+    """The name of the newest llvm-mca that is installed."""
     for name in (*(f"llvm-mca-{version}" for version in range(30, 15, -1)), "llvm-mca"):
         if shutil.which(name):
             return name
@@ -114,10 +114,13 @@ def mca() -> str:
 
 
 def cycles(loop: InnerLoop, cpu: str) -> float:
-    """Cycles of one round, by llvm-mca."""
+    """Cycles per iteration, estimated by llvm-mca."""
     command = [mca(), "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", "-iterations=200"]
     done = subprocess.run(command, input="\n".join(loop.instructions), capture_output=True, text=True, check=True)
-    return int(re.search(r"Total Cycles:\s+(\d+)", done.stdout)[1]) / 200
+    found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    if found is None:
+        sys.exit(f"llvm-mca printed no cycles:\n{done.stdout}")
+    return int(found[1]) / 200
 
 
 def loop_rows() -> list[str]:
@@ -129,16 +132,15 @@ def loop_rows() -> list[str]:
                 pairs = {"pairs": True} if level == "neon" and kernel is conv.conv_u8 else {}
                 loop = hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static, **pairs)))
                 count = len(loop.instructions)
-                speeds = " | ".join(f"{loop.macs / cycles(loop, cpu):.1f}" for cpu in CPUS.values())
-                rows.append(
-                    f"| {level} | {name} | {mr} x {nv} | {count} | {loop.multiplies} {loop.name} | {count / loop.multiplies:.3f} "
-                    f"| {loop.stack} | {speeds} |"
-                )
+                cells = [level, name, f"{mr} x {nv}", count, f"{loop.multiplies} {loop.name}"]
+                cells += [f"{count / loop.multiplies:.3f}", loop.stack]
+                cells += [f"{loop.macs / cycles(loop, cpu):.1f}" for cpu in CPUS.values()]
+                rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
 def counts(op: str, quantized: bool, level: str) -> float | None:
-    """Instructions for each multiply-add of a weighted op, or each element of another; None if there is no such kernel."""
+    """Instructions per multiply-add of an op with weights, or per element of another op; None if it has no kernel."""
     wanted = op if op not in ("quantize", "dequantize") else "add"
     graph, inputs = graph_of(wanted, quantized)
     lowered = lower_graph(graph, parse_target(f"aarch64-linux+{level}"))
@@ -176,50 +178,54 @@ TEXT = """\
 
 Written by `python benchmarks/arm_static.py`.
 
-Levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the bits of every x86 level and, on integer graphs, of the interpreter.
-**No ARM CPU has run them here.** The tests run them under emulation on x86: neon and dotprod in process by the package `unicorn`, i8mm by
-`qemu-aarch64`; exported objects of all three levels as C programs under `qemu-aarch64`. Speed under emulation says nothing about a CPU;
-what follows is what can be said without one.
+The levels `aarch64+neon`, `aarch64+dotprod` and `aarch64+i8mm` give the same bits as every x86 level and, on
+integer graphs, as the interpreter. **No ARM CPU has run them yet.** The tests run them under emulation on x86: neon
+and dotprod in the process, by the package `unicorn`; i8mm by `qemu-aarch64`; and exported objects of all three
+levels as C programs under `qemu-aarch64`. Speed under emulation says nothing about a CPU. This page gives what can
+be said without one.
 
 ## Choosing a level
 
-`target="native"` takes the CPU's best level on Linux and macOS. Anywhere, `target="aarch64-linux+dotprod"` compiles for that level; on
-another machine `pip install 'qcompiler-ir[arm]'` (neon, dotprod) or `apt install qemu-user` (i8mm) runs it. `qcompiler targets` lists what
-runs here, and how.
-[Exported objects](object-export.md) need no emulator. `get_default_qconfig("qnnpack")` has torch's settings for ARM.
+On Linux and macOS, `target="native"` takes the best level that the CPU has. `target="aarch64-linux+dotprod"`
+compiles for that level on any machine; to run the result on another architecture, install `'qcompiler-ir[arm]'`
+with pip (neon, dotprod) or `qemu-user` with apt (i8mm). `qcompiler targets` lists what runs on this machine, and
+how. [Exported objects](object-export.md) need no emulator. `get_default_qconfig("qnnpack")` has torch's settings
+for ARM.
 
 | level | products | accumulation |
 |---|---|---|
-| neon | smull of signed bytes, smlal | i16 holds one product, or two where the real weights prove that they fit; then sadalp to i32 |
-| dotprod | sdot, four bytes by their place in a register | i32 |
+| neon | smull and smlal of signed bytes | one product in i16, or two if the weights prove that both fit; then i32 |
+| dotprod | sdot: four bytes at a time, one operand by its index in a register | i32 |
 | i8mm | usmmla: two pixels by two channels, eight bytes deep | i32 |
 
-Activations stay u8 in memory on every level. Where the machine multiplies signed bytes only (neon, dotprod), kernels flip the top bit after loading,
-and the bias holds 128 times the sum of the weights besides the zero point's share: the same real values, the same i32 sums.
+Activations are u8 in memory on every level. On neon and dotprod, which multiply signed bytes only, kernels flip the
+top bit after loading, and the bias includes 128 times the sum of the weights. The i32 sums are the same.
 
 ## Inner loops
 
-The innermost loop of the matrix product (convolutions of any window, linear layers), for tiles of pixels x registers of channels.
-Multiply-adds a cycle are llvm-mca's, from its models of the pipelines, all data in the nearest cache. LLVM models Cortex-A76 by the pipeline
-of Cortex-A57, which is older and slower: its column is a lower bound. A test holds the loops of dotprod to 1.25 instructions for each sdot.
+These are the innermost loops of the matrix product (convolutions with any window, linear layers), for tiles of
+pixels x registers of channels. llvm-mca computes multiply-adds per cycle from its models of the pipelines, with all
+data in the nearest cache. LLVM models Cortex-A76 by the pipeline of Cortex-A57, which is older and slower, so that
+column is a lower bound. A test holds the loops of dotprod to at most 1.25 instructions per sdot.
 
-| level | kernel | tile | instructions | of these | instructions each | stack accesses | {cpus} |
+| level | kernel | tile | instructions | multiplies | instructions per multiply | stack accesses | {cpus} |
 |---|---|---|---|---|---|---|{lines}|
 {loops}
 
 ## Instructions counted
 
-All instructions that ran, divided by multiply-adds or elements: 1x64x56x56 (3x3 windows), linear 196 x 1024 x 1024, matmul 8 x 128 x 64 x 128.
-i8mm is not counted: the emulator that knows it has no counter.
+The number of instructions that ran, divided by multiply-adds or by elements. Images are 1 x 64 x 56 x 56 (with 3x3
+windows), linear is 196 x 1024 x 1024, matmul is 8 x 128 x 64 x 128. i8mm is not counted, because qemu has no
+counter.
 
-| op | for each | neon int8 | neon float | dotprod int8 | dotprod float |
+| op | per | neon int8 | neon float | dotprod int8 | dotprod float |
 |---|---|---|---|---|---|
 {counted}
 """
 
 
 def main() -> None:
-    """Write the page."""
+    """Write docs/arm.md."""
     PAGE.write_text(
         TEXT.format(
             cpus=" | ".join(f"{name}, MAC/cycle" for name in CPUS),

@@ -1,11 +1,15 @@
-"""Compares systems on models: a child process for each, in rounds, one at a time, the others blocked on their pipes.
+"""Compare systems on models. Each system runs in a child process of its own.
 
-Writes build/peers.json: the machine, its peaks as measured in the same run, and rows {model, batch, threads, system,
-median_ms, min_ms, rounds, ratio_to_best_peer, fraction_of_peak, error, build_seconds}, and prints a table.
-ratio_to_best_peer: the best peer's median over this system's, peers of the same precision; above 1 is faster than all
-of them. fraction_of_peak: the model's multiply-adds a second over the machine's. error: |output - float output| /
-|float output|, as norms. A row that is missing, or whose output is not that of the model, fails the command when all
-others are written.
+The children take turns in rounds: while one runs, the others are blocked on their pipes. The command prints a table and
+writes build/peers.json, which holds the machine, its peaks measured in the same run, and rows {model, batch, threads,
+system, median_ms, min_ms, rounds, ratio_to_best_peer, fraction_of_peak, error, build_seconds}:
+
+- ratio_to_best_peer is the best peer's median over this system's, among peers of the same precision; above 1, this
+  system is faster than all of them.
+- fraction_of_peak is the model's multiply-adds per second over the machine's.
+- error is |output - float output| / |float output|, as norms.
+
+If a row is missing, or its output is not the model's, the command writes all others and then fails.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ DEFAULT_SYSTEMS = (
     "torch float",
 )
 WORST_ERROR = 1.0
-"""Beyond this the output has less to do with the model's than zeros have."""
+"""An output with a larger error is further from the model's than zeros are."""
 
 
 @dataclass
@@ -54,18 +58,26 @@ class Child:
     seconds_to_build: float = 0.0
 
     def ask(self, line: str) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None  # start() opened a pipe
         print(line, file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None  # start() opened a pipe
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.system} ended with code {self.process.wait()}; its log is in build/bench")
-        return json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def wait_ready(self) -> None:
+        """Wait until the child has built its model."""
         self.seconds_to_build = self._answer()["ready"]
+
+    def close(self) -> None:
+        assert self.process.stdin is not None  # start() opened a pipe
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
 
 
 def start(system: str, model: str, batch: int, threads: int, folder: pathlib.Path) -> Child:
@@ -93,7 +105,7 @@ def start(system: str, model: str, batch: int, threads: int, folder: pathlib.Pat
 def compare(
     model: str, batch: int, threads: int, systems: list[str], rounds: int, seconds: float, folder: pathlib.Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """(rows of one model, what failed)."""
+    """The rows of one model, and what failed."""
     children, failures = [], []
     for system in systems:
         try:
@@ -113,17 +125,15 @@ def compare(
                 child.minima.append(answer["min_ms"])
     finally:
         for child in children:
-            child.process.stdin.close()
-            child.process.wait(timeout=60)
+            child.close()
     reference = next((outputs[s] for s in ("onnxruntime float", "ours float") if s in outputs), None)
     rows = []
     for child in children:
         row = _row(model, batch, threads, child, children, reference, outputs[child.system])
         rows.append(row)
         if row["error"] is not None and not row["error"] < WORST_ERROR:
-            failures.append(
-                f"{model}, batch {batch}, {threads} threads: {child.system} is off by {row['error']:.2f} of its output's norm"
-            )
+            where = f"{model}, batch {batch}, {threads} threads"
+            failures.append(f"{where}: {child.system} is off by {row['error']:.2f} of its output's norm")
     return rows, failures
 
 
@@ -153,7 +163,7 @@ def _row(
 
 
 def multiply_adds(model: str) -> int:
-    """Of one sample."""
+    """The number of multiply-adds that one sample takes."""
     from models import build
 
     import qcompiler as qc
@@ -164,7 +174,7 @@ def multiply_adds(model: str) -> int:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Geometric means of our ratios, and the worst."""
+    """The geometric means of our ratios, and the worst ratios."""
     lines = []
     for system in ("ours int8", "ours float"):
         found = [
@@ -191,7 +201,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table of one model's rows."""
+    """Print the table of one model's rows."""
     table = Table(title="{model}, batch {batch}, threads {threads}".format(**rows[0]), title_justify="left")
     for column in ("system", "median ms", "min ms", "vs best peer", "of peak", "error", "build s"):
         table.add_column(column, justify="left" if column == "system" else "right")
@@ -217,7 +227,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each system in each round, three calls at least")
+    parser.add_argument("--seconds", type=float, default=0.1, help="how long each system runs in a round")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "build" / "peers.json")
     options = parser.parse_args()
     folder = options.out.parent / "bench"
@@ -245,7 +255,7 @@ def main() -> int:
 
 
 def _machine() -> dict[str, Any]:
-    """What ran, and its peaks in 10^9 multiply-adds a second of one thread."""
+    """The CPU, the level and the date, and the peaks of one thread in 10^9 multiply-adds per second."""
     from qcompiler.backends.runtime.peak import peak
     from qcompiler.backends.target import parse_target
 

@@ -1,4 +1,4 @@
-"""docs/speed.svg and docs/speed.md from build/peers.json: each system's time, model by model."""
+"""Write docs/speed.svg and docs/speed.md from build/peers.json: the time of each system on each model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import pathlib
+from typing import Any
 
 import matplotlib
 
@@ -51,9 +52,9 @@ COLUMNS = (
 )
 
 
-def draw(data: dict[str, object], path: pathlib.Path) -> None:
-    """One panel for each number of threads; bars: median over ours; above ours its milliseconds."""
-    rows = [row for row in data["rows"] if row["batch"] == 1]  # type: ignore[index, union-attr]
+def draw(data: dict[str, Any], path: pathlib.Path) -> None:
+    """Draw a panel per number of threads. A bar is a system's median over ours; ours are labelled in milliseconds."""
+    rows = [row for row in data["rows"] if row["batch"] == 1]
     models = list(dict.fromkeys(row["model"] for row in rows))
     counts = sorted({row["threads"] for row in rows})
     figure, axes = pyplot.subplots(len(counts), 1, figsize=(11, 3.4 * len(counts)), squeeze=False)
@@ -93,11 +94,17 @@ def draw(data: dict[str, object], path: pathlib.Path) -> None:
 TEXT = """\
 # Speed
 
-Written by `make bench` (`benchmarks/bench.py`, then `benchmarks/chart.py`): {cpu}, level {level}, {date}. Medians in milliseconds of {rounds} rounds
-in turn, each system in a process of its own, the others parked. Peers at their best setting: ONNX Runtime with QDQ per channel, OpenVINO on
-the same QDQ model and on its own quantization (nncf), torch's x86 engine. Weights are random but seeded, except for the demo's network.
-*Best peer*: how many times as long the fastest int8 peer of the row takes. *Of peak*: of what dot products alone can reach on this CPU, measured
-in the same run ({peak_int8:.0f} multiply-adds a nanosecond and thread). Over all rows: geometric mean {mean:.2f}x, worst {worst:.2f}x.
+Measured on **{cpu}, level {level}**, {date}, and written by `make bench` (`python benchmarks/bench.py`, then
+`python benchmarks/chart.py`). The picture differs on a CPU without VNNI:
+[measured on Zen 3](speed-without-vnni.md).
+
+The table gives milliseconds, the medians of {rounds} rounds. Each system has a process of its own; they take turns,
+and the others are parked. Peers run at their best setting: ONNX Runtime with QDQ per channel, OpenVINO on the same
+QDQ model and on its own quantization (nncf), torch with its x86 engine. Weights are random but seeded.
+
+*Best peer* says how many times as long the fastest int8 peer of the row takes; over all rows its geometric mean is
+{mean:.2f}x and the worst is {worst:.2f}x. *Of peak* is the share of the speed that dot products alone reach on this
+CPU, measured in the same run ({peak_int8:.0f} multiply-adds per nanosecond and thread).
 
 ![time over ours](speed.svg)
 
@@ -106,10 +113,10 @@ in the same run ({peak_int8:.0f} multiply-adds a nanosecond and thread). Over al
 """
 
 
-def table(data: dict[str, object]) -> str:
-    """The page, all rows of it."""
+def page(data: dict[str, Any]) -> str:
+    """The text of docs/speed.md."""
     found: dict[tuple[str, int, int], dict[str, dict[str, float]]] = {}
-    for row in data["rows"]:  # type: ignore[attr-defined]
+    for row in data["rows"]:
         found.setdefault((row["model"], row["batch"], row["threads"]), {})[row["system"]] = row
     lines, ratios = [], []
     for (model, batch, threads), systems in found.items():
@@ -126,7 +133,7 @@ def table(data: dict[str, object]) -> str:
         cells += [f"{systems[name]['median_ms']:.3f}" if name in systems else "" for name in COLUMNS]
         lines.append(f"| {' | '.join(cells)} |")
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    rounds = min(row["rounds"] for row in data["rows"])  # type: ignore[attr-defined]
+    rounds = min(row["rounds"] for row in data["rows"])
     head = f"| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|"
     return TEXT.format(**{**data, "head": head, "rows": "\n".join(lines)}, mean=mean, worst=min(ratios), rounds=rounds)
 
@@ -138,4 +145,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     found = json.loads(options.rows.read_text())
     draw(found, options.out)
-    options.out.with_suffix(".md").write_text(table(found))
+    options.out.with_suffix(".md").write_text(page(found))

@@ -1,7 +1,8 @@
-"""One system in one process: builds a model, then runs it whenever the parent says so, and sits on a pipe between.
+"""One system in one process: it builds a model, then runs it whenever the parent asks, and blocks on a pipe in between.
 
-Protocol: writes {"ready": ...} as a line, then for each line `SECONDS` read from stdin runs for about that long and
-writes {"median_ms": .., "min_ms": .., "calls": ..}. Before that, `output PATH` saves the output for the fixed sample.
+The child writes {"ready": seconds} when the model is built. Then it answers each line that it reads from stdin:
+`output PATH` saves the output for the fixed sample, and a number of seconds runs the model for about that long, three
+calls at least, and writes {"median_ms": .., "min_ms": .., "calls": ..}.
 """
 
 from __future__ import annotations

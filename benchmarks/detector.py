@@ -1,8 +1,7 @@
-"""A one-stage detector of YOLO's kind: cross-stage blocks with SiLU, pooled pyramid, top-down and bottom-up paths,
-three scales.
+"""A one-stage detector like YOLO: cross-stage blocks with SiLU, pyramid pooling, top-down and bottom-up paths.
 
-The parts are those of Wang et al., arXiv:1911.11929 (cross-stage partial networks), He et al., arXiv:1406.4729 (pyramid
-pooling) and Liu et al., arXiv:1803.01534 (path aggregation); widths are of the smallest kind.
+It predicts at three scales. The parts are those of Wang et al., arXiv:1911.11929 (cross-stage partial networks), He et
+al., arXiv:1406.4729 (pyramid pooling) and Liu et al., arXiv:1803.01534 (path aggregation), in their smallest widths.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from qcompiler.frontend import nn
 
 WIDTHS = (16, 32, 64, 128, 256)
 OUTPUTS = 3 * 85
-"""Three anchors of a box, an objectness and 80 classes."""
+"""Three anchors, each with four box coordinates, an objectness and 80 classes."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> ConvNorm:
@@ -24,7 +23,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> ConvNo
 
 
 class CrossStage(nn.Module):
-    """Half of the channels go through bottlenecks, half past them."""
+    """A block in which half of the channels go through bottlenecks and half past them."""
 
     def __init__(self, inputs: int, outputs: int, repeats: int = 1, shortcut: bool = True) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class CrossStage(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Three max pools in a row, side by side with what they read."""
+    """Three max pools in a row, concatenated with their input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the benchmarks' networks are made of."""
+"""The layers that the benchmarks' networks share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qcompiler.frontend import nn
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and an activation."""
+    """A convolution without bias, batch norm, and an optional activation."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Features, global average, a linear layer."""
+    """Features, then a global average and a linear layer."""
 
     def __init__(self, features: nn.Module, channels: int, classes: int = 1000) -> None:
         super().__init__()

@@ -1,17 +1,16 @@
-"""Measures what comes before a model's first call: cold compile, warm load, peak memory, and a new batch size.
+"""Measure what comes before a model's first call: cold compile, warm load, peak memory, and a new batch size.
 
-Each figure is the median of several fresh processes. A child imports every module first (`IMPORTS`, all ops and rules),
-and fails if what it times imports more:
+Each figure is the median of several fresh processes. A child imports every module first (`IMPORTS`, all ops and all
+lowering rules), and fails if the code that it times imports another one. The figures:
 
-- cold compile: from the quantized graph to a program that can be called, the native runtime included, with no cache of
-kernels;
-- warm load: from a saved file to the same, kernels and program from a cache that another process filled;
-- graph: what the graph of a model so loaded takes when it is first asked for;
-- peak over imports: VmHWM after a warm load and three calls, less VmRSS after the imports;
-- new batch: another size bound to a program that has run with one, which must emit no kernel; after a warm load, whose
-  graph is there (rebind), and is not (rebind and graph).
+- cold ms: from the quantized graph to a program that can be called, including the native runtime, with nothing cached.
+- warm ms: from a saved file to the same, with kernels and program from a cache that another process filled.
+- graph ms: reading the graph of a model loaded that way, which happens when the graph is first used.
+- loaded MB, peak MB: VmHWM after a warm load, and after three calls more, minus VmRSS after the imports.
+- rebind ms: binding a new batch size to a program that has already run, which must emit no kernel. With "and graph",
+  the graph must first be read from the file.
 
-    python load.py resnet50
+    python benchmarks/load.py resnet50
 """
 
 from __future__ import annotations
@@ -50,13 +49,23 @@ IMPORTS = (
 )
 BUILD = pathlib.Path(__file__).resolve().parents[1] / "build" / "load"
 MODES = ("cold", "warm", "memory", "rebind")
+FILL_CACHE = """
+import sys
+import numpy as np
+import qcompiler as qc
+
+for path in sys.argv[1:]:
+    model = qc.load(path)
+    shape = [size if isinstance(size, int) else 1 for size in model.graph.inputs[0].type.shape]
+    model(np.zeros(shape, np.float32))
+"""
 
 
-# -- the child: one figure
+# -- the child measures one group of figures
 
 
 def import_all() -> None:
-    """Everything that loading and compiling imports: IMPORTS, all ops, all rules."""
+    """Import everything that loading and compiling import: IMPORTS, all ops, all lowering rules."""
     for name in IMPORTS:
         importlib.import_module(name)
     from qcompiler.backends import rules
@@ -73,7 +82,7 @@ def status_kib(field: str) -> int:
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    """(milliseconds, what it gives). RuntimeError if it imported a module of ours."""
+    """The milliseconds that an action takes, and its result. RuntimeError if it imported a module of ours."""
     before = set(sys.modules)
     start = time.perf_counter()
     result = action()
@@ -133,18 +142,18 @@ def measure(mode: str, path: str) -> dict[str, float]:
     return {"rebind ms": again, "rebind and graph ms": first}
 
 
-# -- the parent: files, processes, the table
+# -- the parent makes files, starts processes and prints the table
 
 
 def _environment(cache: str) -> dict[str, str]:
-    """That of a child, with its folder of compiled kernels."""
+    """The environment of a child whose cache is the folder `cache`; "" means no cache."""
     from qcompiler import knobs
 
     return {**os.environ, knobs.CACHE.name: cache}
 
 
 def saved(name: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """int8 artifacts of a model, made when first asked for: of batch 1, and of any batch."""
+    """The int8 artifacts of a model, for batch 1 and for any batch. They are made the first time."""
     paths = BUILD / f"{name}.static.qc.safetensors", BUILD / f"{name}.dynamic.qc.safetensors"
     if all(path.exists() for path in paths):
         return paths
@@ -168,7 +177,8 @@ def child(mode: str, path: pathlib.Path, cache: str) -> dict[str, float]:
     done = subprocess.run(command, env=_environment(cache), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{mode} failed:\n{done.stderr}")
-    return json.loads(done.stdout)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def main() -> None:
@@ -183,11 +193,7 @@ def main() -> None:
     static, dynamic = saved(options.model)
     cache = BUILD / "cache"
     environment = _environment(str(cache))
-    fill = (
-        "import sys, qcompiler as qc, numpy as np\nfor p in sys.argv[1:]:\n m = qc.load(p); s = m.graph.inputs[0].type.shape\n"
-        " m(np.zeros([n if isinstance(n, int) else 1 for n in s], np.float32))"
-    )
-    subprocess.run([sys.executable, "-c", fill, str(static), str(dynamic)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", FILL_CACHE, str(static), str(dynamic)], env=environment, check=True)
     found: dict[str, list[float]] = {}
     for _ in range(options.repeats):
         for mode in MODES:

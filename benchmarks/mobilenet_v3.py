@@ -1,4 +1,4 @@
-"""MobileNetV3-small: squeeze-and-excitation, hardswish (Howard et al., arXiv:1905.02244, table 2)."""
+"""MobileNetV3-small, with squeeze-and-excitation and hardswish (Howard et al., arXiv:1905.02244, table 2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qcompiler.frontend import nn
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a function of their averages."""
+    """Scale each channel by a learnt function of all channels' averages."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Head(nn.Module):
-    """Global average, and two linear layers."""
+    """A global average, then two linear layers."""
 
     def __init__(self, features: nn.Module, channels: int, hidden: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Head(nn.Module):
 
 
 def _eighth(channels: float) -> int:
-    """The nearest multiple of eight, not more than a tenth below."""
+    """The nearest multiple of eight that is at most a tenth smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

@@ -1,6 +1,6 @@
-"""Networks of the benchmarks in qcompiler.nn, as their papers have them, with seeded random weights.
+"""The benchmarks' networks in qcompiler.nn, as their papers describe them, with seeded random weights.
 
-Batch norm's statistics are drawn such that activations keep their size, so that ranges are like those of trained
+Batch norm's statistics are drawn so that activations keep their size, which gives ranges like those of trained
 networks.
 """
 
@@ -28,9 +28,11 @@ def resnet18() -> nn.Module:
     layers, channels = _resnet_stem(), 64
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         for index in range(2):
-            step = stride if index == 0 else 1
-            body = nn.Sequential(ConvNorm(channels, width, 3, step, activation=nn.ReLU()), ConvNorm(width, width, 3))
-            shortcut = ConvNorm(channels, width, 1, step) if step != 1 or channels != width else None
+            block_stride = stride if index == 0 else 1
+            body = nn.Sequential(
+                ConvNorm(channels, width, 3, block_stride, activation=nn.ReLU()), ConvNorm(width, width, 3)
+            )
+            shortcut = ConvNorm(channels, width, 1, block_stride) if block_stride != 1 or channels != width else None
             layers.append(Residual(body, shortcut, nn.ReLU()))
             channels = width
     return Classifier(nn.Sequential(*layers), channels)
@@ -41,13 +43,13 @@ def resnet50() -> nn.Module:
     layers, channels = _resnet_stem(), 64
     for width, stride, blocks in ((64, 1, 3), (128, 2, 4), (256, 2, 6), (512, 2, 3)):
         for index in range(blocks):
-            step = stride if index == 0 else 1
+            block_stride = stride if index == 0 else 1
             body = nn.Sequential(
                 ConvNorm(channels, width, activation=nn.ReLU()),
-                ConvNorm(width, width, 3, step, activation=nn.ReLU()),
+                ConvNorm(width, width, 3, block_stride, activation=nn.ReLU()),
                 ConvNorm(width, 4 * width),
             )
-            shortcut = ConvNorm(channels, 4 * width, 1, step) if index == 0 else None
+            shortcut = ConvNorm(channels, 4 * width, 1, block_stride) if index == 0 else None
             layers.append(Residual(body, shortcut, nn.ReLU()))
             channels = 4 * width
     return Classifier(nn.Sequential(*layers), channels)
@@ -145,7 +147,7 @@ class SqueezeNet(nn.Module):
 
 
 def fashion_resnet() -> nn.Module:
-    """The demo's network: a tiny one."""
+    """The demo's small network."""
     import pathlib
     import sys
 

@@ -1,7 +1,7 @@
-"""Nanoseconds an element of every op, in int8 and in float, on this machine: the tables of
-qcompiler/quantization/cost_profile.py.
+"""Measure every op in int8 and in float on this machine: the tables of qcompiler/quantization/cost_profile.py.
 
-One thread, native level, medians; operands of 200,000 elements (1 x 64 x 56 x 56) unless the op wants others.
+The figures are nanoseconds per element, medians, on one thread at the native level. Operands have 200,000 elements
+(1 x 64 x 56 x 56) unless `SHAPES` gives the op others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NAMED = ("add", "sub", "mul", "div", "minimum", "maximum")
 
 
 def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
-    """A graph whose value `measured` is the op's, and its inputs."""
+    """A graph in which the op's result is named `measured`, and inputs for it."""
     shapes, attrs = SHAPES.get(op, ([IMAGE, IMAGE] if op in NAMED else [IMAGE], {}))
     rng, graph = np.random.default_rng(0), Graph(op)
     weighted = op in ("conv", "depthwise", "linear") or len(shapes) > 2 or op == "prelu"
@@ -62,9 +62,8 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
             operands.append(graph.add_const(f"c{index}", data))
             continue
         value = graph.add_input(f"x{index}", tensor("f32", *shape))
-        operands.append(
-            graph.create("add", [value, value]).result
-        )  # int8 whatever follows: movers and tables stay in its world
+        # An add is always quantized, so that ops which only follow their operand's type run in int8 too.
+        operands.append(graph.create("add", [value, value]).result)
         inputs.append(data)
     graph.set_outputs(graph.create("conv" if op == "depthwise" else op, operands, attrs, names="measured").results)
     if quantized:
@@ -73,7 +72,7 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
 
 
 def nanoseconds(graph: Graph, inputs: list[np.ndarray], node: str) -> float:
-    """Of the steps of a node that are not copies into its layout."""
+    """The time of a node's steps, without copies of operands into its layout."""
     bound = lower_graph(graph, parse_target("native")).program.bind({})
     for _ in range(3):
         bound.run(inputs)
@@ -85,8 +84,10 @@ def nanoseconds(graph: Graph, inputs: list[np.ndarray], node: str) -> float:
 
 
 def measure(op: str) -> tuple[float, float] | None:
-    """(int8, float) nanoseconds an element, or a product of weighted ops; None if the op is not made so, or has no
-    integer form here."""
+    """Nanoseconds in int8 and in float, per element, or per multiply-add of an op with weights.
+
+    None if the op can't be built from one or two operands, or has no integer form.
+    """
     try:
         float_graph, inputs = graph_of(op, False)
         integer_graph, _ = graph_of(op, True)
@@ -101,7 +102,7 @@ def measure(op: str) -> tuple[float, float] | None:
 
 
 def conversions() -> tuple[float, float]:
-    """Nanoseconds an element of (quantize, dequantize)."""
+    """Nanoseconds per element of quantize and of dequantize."""
     graph, inputs = graph_of("add", True)
     bound = lower_graph(graph, parse_target("native")).program.bind({})
     times = np.median([bound.profile(inputs) for _ in range(15)], axis=0)

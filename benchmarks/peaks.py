@@ -1,4 +1,4 @@
-"""Prints the limits of this machine at its native level, in 10^9 multiply-adds a second of one thread."""
+"""Print the peaks of one thread of this machine at its native level, in 10^9 multiply-adds per second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The systems that are compared: how each builds a model at its best setting, and runs it.
 
-A system is a function (model name, batch, threads, folder) -> call; call(x) runs once. Quantized ones are calibrated
-with the same arrays. Each is used in a process of its own (child.py).
+A system is a function of (model name, batch, threads, folder) that returns a call; call(x) runs the model once. All
+quantized systems are calibrated with the same arrays. Each runs in a process of its own (child.py).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def ort_float(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call
 
 
 def _qdq_onnx(name: str, batch: int, folder: pathlib.Path) -> pathlib.Path:
-    """quant_pre_process, then quantize_static: QDQ, u8 activations, i8 weights per channel."""
+    """Run quant_pre_process, then quantize_static: QDQ, u8 activations, i8 weights per channel."""
     path = folder / f"{name}.b{batch}.qdq.onnx"
     if not path.exists():
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -136,14 +136,14 @@ def openvino_float(name: str, batch: int, threads: int, folder: pathlib.Path) ->
 
 
 def openvino_int8(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
-    """The QDQ file of ONNX Runtime's quantizer."""
+    """OpenVINO on the QDQ file that ONNX Runtime's quantizer wrote."""
     import openvino as ov
 
     return _openvino(ov.Core().read_model(_qdq_onnx(name, batch, folder)), threads)
 
 
 def openvino_nncf(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
-    """nncf.quantize of the float model."""
+    """OpenVINO on the float model quantized by nncf.quantize."""
     import nncf
     import openvino as ov
 
@@ -153,7 +153,7 @@ def openvino_nncf(name: str, batch: int, threads: int, folder: pathlib.Path) -> 
 
 
 def _torch(module: object, x: np.ndarray, threads: int) -> Call:
-    """Traced and frozen, as torch's guide to inference has it."""
+    """Trace and freeze the module, as torch's guide to inference recommends."""
     import torch
 
     torch.set_num_threads(threads)
@@ -179,7 +179,7 @@ def torch_float(name: str, batch: int, threads: int, folder: pathlib.Path) -> Ca
 
 
 def torch_int8(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
-    """FX quantization with the x86 engine: torch's best on these networks."""
+    """torch's FX quantization with the x86 engine, its fastest setting on these networks."""
     import torch
     from to_torch import to_torch
     from torch.ao.quantization import get_default_qconfig_mapping

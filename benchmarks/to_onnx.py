@@ -1,4 +1,4 @@
-"""Float graphs of the benchmarks' networks as ONNX models, for the peers."""
+"""Convert float graphs of the benchmarks' networks to ONNX models, for the peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float graphs of the benchmarks' networks as torch modules that torch.fx can trace and quantize."""
+"""Convert float graphs of the benchmarks' networks to torch modules that torch.fx can trace and quantize."""
 
 from __future__ import annotations
 

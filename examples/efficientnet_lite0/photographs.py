@@ -1,4 +1,4 @@
-"""Photographs inside scikit-image, cut into crops. Calibration and test photographs are disjoint."""
+"""Crops of the photographs that come with scikit-image. Calibration and test photographs are disjoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIZE = 224
 
 
 def _photograph(name: str) -> np.ndarray:
-    """u8 [h, w, 3]."""
+    """A photograph as u8 [h, w, 3]."""
     import skimage
     import skimage.io
 
@@ -42,8 +42,10 @@ def _photograph(name: str) -> np.ndarray:
 
 
 def crops(names: tuple[str, ...], each: int, seed: int) -> np.ndarray:
-    """f32 [len(names) * each, 3, 224, 224], (pixel - 127) / 128: random squares of half the shorter side or more, half
-    of them mirrored."""
+    """Random square crops, half of them mirrored: f32 [len(names) * each, 3, 224, 224], (pixel - 127) / 128.
+
+    A crop's side is between half of the photograph's shorter side and all of it.
+    """
     from PIL import Image
 
     rng = np.random.default_rng(seed)

