@@ -85,7 +85,8 @@ class _Pooling:
 
     def arguments(self, s: NodeLowering, y: TensorView) -> kernels.Pool[Memory, int]:
         """The arguments of a kernel that writes the result, or memory like it."""
-        x = _x(s)
+        assert s.out.layout is not None
+        x = s.channels_last(0, s.out.layout.channel_stride)
         spatial = x.strides[2:]
         offsets = [[(first * stride, count) for first, count in axis] for axis, stride in zip(self.axes, spatial)]
         offsets, taps = _merged(offsets, [stride * d for stride, d in zip(spatial, self.dilation)])
@@ -120,11 +121,6 @@ class _Pooling:
         )
 
 
-def _x(s: NodeLowering) -> TensorView:
-    assert s.out.layout is not None
-    return s.channels_last(0, s.out.layout.channel_stride)
-
-
 def _channels(s: NodeLowering) -> int:
     """Channels that kernels compute: those of the storage if they are bytes."""
     assert s.out.layout is not None
@@ -133,7 +129,7 @@ def _channels(s: NodeLowering) -> int:
 
 def _call(s: NodeLowering, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
     y = s.result()
-    s.call(kernel, arguments, disjoint=True, bytes=(_x(s).elements + y.elements) * y.dtype.itemsize)
+    s.call(kernel, arguments, disjoint=True, bytes=(s.operand(0).elements + y.elements) * y.dtype.itemsize)
 
 
 @lowers("max_pool", unless=_not_f32_or_u8)
