@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.target import Target
 
-    P = TypeVar("P", bound="Value | Memory | None", default=Value)
-    E = TypeVar("E", bound="Value | int", default=Value)
-    S = TypeVar("S", bound="Value | float", default=Value)
+    P = TypeVar("P", bound="Value | Memory | None", covariant=True, default=Value)
+    E = TypeVar("E", bound="Value | int", covariant=True, default=Value)
+    S = TypeVar("S", bound="Value | float", covariant=True, default=Value)
 else:
     from typing import TypeVar
 
@@ -89,6 +89,11 @@ class Memory:
     def pointer(self) -> tuple[Any, int]:
         """The buffer, as the program builder knows it, and a byte offset."""
         raise NotImplementedError
+
+    def shifted(self, nbytes: int) -> At:
+        """The address `nbytes` further."""
+        buffer, offset = self.pointer
+        return At(buffer, offset + nbytes)
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,153 @@
 """Depthwise convolution, channels last: lanes lie across channels, a tile is mr neighbouring pixels of one register of
 bytes (or f32s).
 
-The window is a list of *tap rows* (all its axes but the last), each with an address of its own: rows of the border come
-from `border`, a row that holds the zero point, so nothing is copied. Columns are shared by the pixels of a tile.
+The window is a list of *tap rows* (all of its axes but the last), each with an address of its own: those outside of the
+image come from `border`, a row that holds the zero point, so nothing is copied. The pixels of a tile share columns.
 
-Bytes: four tap rows of a column are interleaved to quads, one i32 lane a channel, so that a dot4 adds four products;
-tap rows that are missing have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j
-in lane 4k + j of register i; packing back to bytes undoes it.
+Bytes: four tap rows of a column are interleaved to quads, one i32 lane per channel, so that a dot4 adds four products;
+missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j in lane
+4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [blocks][kw][groups of 4 tap
+rows][block][4], see `packing.pack_depthwise_bytes`, or f32 [blocks][kw][tap rows][block].
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
+from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
-from qcompiler.backends.target import Target
-
-POINTERS = ("x", "w", "rows", "bias", "scale", "border", "other", "y")
-EXTENTS = (
-    "row_total",
-    "row_count",
-    "columns",
-    "width",
-    "before",
-    "x_image",
-    "y_image",
-    "other_image",
-    "x_pixel",
-    "y_pixel",
-    "other_pixel",
-    "blocks",
-    "channels",
-)
+from qcompiler.backends.kernels.conv import PackedWeights, Strides
+from qcompiler.backends.kernels.epilogue import Clamp, Requantize
 
 
-class _Bytes:
-    """u8 x i8, requantized. block: channels that one step takes; item: bytes of a channel."""
+@dataclass(frozen=True)
+class DepthwiseGeometry(Generic[P, E]):
+    """Which pixels of x, y and the residual belong together.
+
+    Attributes:
+        rows: i64 [row_count, 2 + tap rows]: for each row of an image the byte offsets of its first pixel in y and the
+            residual, then that of each tap row in x, or -1 outside of the image.
+        row_count: rows of an image.
+        row_total: rows of all images.
+        columns: pixels of a row of y.
+        width: pixels of a row of x.
+        before: pixels of the first window that lie before the row of x.
+        x, y, residual: distances between their images and pixels.
+    """
+
+    rows: P
+    row_count: E
+    row_total: E
+    columns: E
+    width: E
+    before: E
+    x: Strides[E]
+    y: Strides[E]
+    residual: Strides[E]
+
+
+@dataclass(frozen=True)
+class Filter(Generic[P, E]):
+    """The arguments that both arithmetics share.
+
+    Attributes:
+        weights: panels of one register.
+        border: codes of the zero point, or 0.0, as long as a row of x.
+    """
+
+    x: P
+    weights: PackedWeights[P, E]
+    border: P
+    residual: P
+    y: Written[P]
+    geometry: DepthwiseGeometry[P, E]
+
+
+@dataclass(frozen=True)
+class DepthwiseU8(Arguments["DepthwiseU8"], Generic[P, E, S]):
+    filter: Filter[P, E]
+    requantize: Requantize[P, E, S]
+
+
+@dataclass(frozen=True)
+class DepthwiseF32(Arguments["DepthwiseF32"], Generic[P, E, S]):
+    filter: Filter[P, E]
+    clamp: Clamp[S]
+
+
+class _Arithmetic(ABC):
+    """What is done with the columns of a window.
+
+    Attributes:
+        item: bytes of a channel.
+        block: channels of a register.
+        element: the type of a register of x.
+        weight_bytes: bytes of a column's packed weights.
+    """
+
+    item: int
+    block: int
+    element: Type
+    weight_bytes: int
+    taps: int
+
+    @abstractmethod
+    def column(self, loaded: Sequence[Value]) -> list[Value]:
+        """The registers that `add` takes, from a register of each tap row."""
+
+    @abstractmethod
+    def start(self, bias: Value) -> list[Value]:
+        """The accumulators of a pixel. bias: pointer."""
+
+    @abstractmethod
+    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
+        """The accumulators plus a column's products. weights: pointer to those of the column."""
+
+    @abstractmethod
+    def multipliers(self, block: Value) -> Value | None:
+        """Pointer to the multipliers of a block of channels."""
+
+    @abstractmethod
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
+        """What is stored. load: reads the residual."""
+
+
+class _Bytes(_Arithmetic):
+    """u8 x i8, requantized. proven: see `tile_math.Bytes`."""
 
     item = 1
 
-    def __init__(self, b: KernelBuilder, taps: int, residual: bool, proven: bool) -> None:
-        self.b, self.taps, self.residual, self.proven = b, taps, residual, proven
+    def __init__(self, b: KernelBuilder, requantize: Requantize, taps: int, *, residual: bool, proven: bool) -> None:
+        self.b, self.requantize, self.taps, self.residual, self.proven = b, requantize, taps, residual, proven
         self.block, self.lanes = b.target.vector_bytes, b.target.i32_lanes
         self.element = vector(I8, self.block)
         self.groups = -(-taps // 4)
         self.weight_bytes = self.groups * 4 * self.block
-        self.scale_bytes = self.block * 4
 
     def column(self, loaded: Sequence[Value]) -> list[Value]:
-        """The quads of one column: for each group of four tap rows four registers."""
-        zero = self.b.zero(self.element)
+        """The quads of one column: four registers for each group of four tap rows."""
+        b, words = self.b, vector(I16, self.block // 2)
+        zero = b.zero(self.element)
         quads = []
         for group in range(self.groups):
             rows = [*loaded[4 * group : 4 * group + 4]]
             rows += [zero] * (4 - len(rows))
-            first, second = (
-                self.b.target.interleaved(self.b, rows[0], rows[1]),
-                self.b.target.interleaved(self.b, rows[2], rows[3]),
-            )
+            first, second = b.target.interleaved(b, rows[0], rows[1]), b.target.interleaved(b, rows[2], rows[3])
             for low, high in zip(first, second):
-                words = vector(I16, self.block // 2)
-                quads += [
-                    self.b.bitcast(v, self.element)
-                    for v in self.b.target.interleaved(self.b, self.b.bitcast(low, words), self.b.bitcast(high, words))
-                ]
+                pairs = b.target.interleaved(b, b.bitcast(low, words), b.bitcast(high, words))
+                quads += [b.bitcast(pair, self.element) for pair in pairs]
         return quads
 
     def start(self, bias: Value) -> list[Value]:
         return [self.b.load(vector(I32, self.lanes), bias, disp=i * 4 * self.lanes) for i in range(4)]
 
     def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
-        """One column's products added. weights: of this column."""
         b, target = self.b, self.b.target
         acc = list(acc)
         for group in range(self.groups):
@@ -84,38 +156,43 @@ class _Bytes:
                 acc[i] = target.dot4(b, acc[i], target.dot4_activations(b, column[group * 4 + i]), w)
         return acc
 
-    def finish(self, acc: Sequence[Value], scales: Value, load: Callable[[Type], Value]) -> Value:
-        b, lanes, target = self.b, self.lanes, self.b.target
-        reals = [b.sitofp(a) * b.load(vector(F32, lanes), scales, disp=i * 4 * lanes) for i, a in enumerate(acc)]
+    def multipliers(self, block: Value) -> Value:
+        return self.requantize.multiplier + block * (self.block * 4)
+
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
+        b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
+        assert multipliers is not None
+        reals = [b.sitofp(a) * b.load(vector(F32, lanes), multipliers, disp=i * 4 * lanes) for i, a in enumerate(acc)]
+        words = vector(I16, self.block // 2)
         if self.residual:
-            zero, scale = b.splat(b.scalar("other_zero") + 2.0**23, lanes), b.splat(b.scalar("other_scale"), lanes)
-            words = target.interleaved(b, load(self.element), b.zero(self.element))
-            others = [
-                v for word in words for v in target.words_above_2_23(b, b.bitcast(word, vector(I16, self.block // 2)))
-            ]
+            zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
+            scale = b.splat(requantize.residual_scale, lanes)
+            halves = target.interleaved(b, load(self.element), b.zero(self.element))
+            others = [v for half in halves for v in target.words_above_2_23(b, b.bitcast(half, words))]
             reals = [real + (other - zero) * scale for real, other in zip(reals, others)]
+        codes = requantize.codes
         if not self.proven:
-            low, high = b.splat(b.scalar("low"), lanes), b.splat(b.scalar("high"), lanes)
+            low, high = b.splat(codes.low, lanes), b.splat(codes.high, lanes)
             reals = [b.clamp(real, low, high) for real in reals]
         rounded = [target.round_to_i32(b, real) for real in reals]
         low, high, zero = (
-            b.splat(b.trunc(b.extent(name), I16), self.block // 2) for name in ("low_code", "high_code", "zero")
+            b.splat(b.trunc(value, I16), words.lanes)
+            for value in (requantize.low_code, requantize.high_code, codes.zero)
         )
-        words = [b.clamp(target.pack_words(b, *rounded[i : i + 2]), low, high) + zero for i in (0, 2)]
-        return target.pack_bytes(b, *words)
+        packed = [b.clamp(target.pack_words(b, *rounded[i : i + 2]), low, high) + zero for i in (0, 2)]
+        return target.pack_bytes(b, *packed)
 
 
-class _Floats:
-    """f32 by fma, column by column, from the bias on; NaN passes the activation, as in torch."""
+class _Floats(_Arithmetic):
+    """f32 products added to the bias by fma, column by column; NaN passes the activation, as in torch."""
 
     item = 4
 
-    def __init__(self, b: KernelBuilder, taps: int, residual: bool) -> None:
-        self.b, self.taps, self.residual = b, taps, residual
+    def __init__(self, b: KernelBuilder, clamp: Clamp, taps: int, *, residual: bool) -> None:
+        self.b, self.clamp, self.taps, self.residual = b, clamp, taps, residual
         self.block = b.target.f32_lanes
         self.element = b.target.f32_vector()
         self.weight_bytes = taps * 4 * self.block
-        self.scale_bytes = self.block * 4
 
     def column(self, loaded: Sequence[Value]) -> list[Value]:
         return list(loaded)
@@ -129,13 +206,38 @@ class _Floats:
             total = self.b.fma(x, self.b.load(self.element, weights, disp=r * 4 * self.block), total)
         return [total]
 
-    def finish(self, acc: Sequence[Value], scales: Value, load: Callable[[Type], Value]) -> Value:
+    def multipliers(self, block: Value) -> None:
+        return None
+
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
         b, [real] = self.b, acc
         if self.residual:
             real = real + load(self.element)
-        low, high = b.splat(b.scalar("low"), self.block), b.splat(b.scalar("high"), self.block)
+        low, high = b.splat(self.clamp.low, self.block), b.splat(self.clamp.high, self.block)
         real = b.select(real < low, low, real)
         return b.select(real > high, high, real)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A block of channels of a row of pixels.
+
+    Attributes:
+        taps: pointers to the tap rows.
+        border: pointer to the border's row.
+        y, residual: pointers to the first pixel.
+        weights: pointer to the block's weights.
+        block: its number.
+        left: channels from the block's first on.
+    """
+
+    taps: Sequence[Value]
+    border: Value
+    y: Value
+    residual: Value
+    weights: Value
+    block: Value
+    left: Value
 
 
 @dataclass
@@ -143,72 +245,56 @@ class _Loops:
     """Rows, blocks of channels and tiles, the same for both arithmetics."""
 
     b: KernelBuilder
-    math: _Bytes | _Floats
+    a: Filter
+    math: _Arithmetic
     kw: int
     stride: int
     dilation: int
     mr: int
 
     def emit(self) -> None:
-        b, math = self.b, self.math
-        blocks = b.extent("blocks")
-        lo, hi = b.share(b.extent("row_total") * blocks)
+        b, a, geometry, math = self.b, self.a, self.a.geometry, self.math
+        blocks = a.weights.panels
+        lo, hi = b.share(geometry.row_total * blocks)
         with b.loop(lo, hi) as unit:
             row, block = unit.index // blocks, unit.index % blocks
-            image, line = row // b.extent("row_count"), row % b.extent("row_count") * (8 * (math.taps + 2))
+            image, line = row // geometry.row_count, row % geometry.row_count * (8 * (math.taps + 2))
             at = block * (math.block * math.item)
-            table = b.pointer("rows")
-            y = b.pointer("y") + (image * b.extent("y_image") + b.load(I64, table, line) + at)
-            other = b.pointer("other") + (image * b.extent("other_image") + b.load(I64, table, line, disp=8) + at)
-            border, x = b.pointer("border") + at, b.pointer("x") + (image * b.extent("x_image") + at)
+            y = a.y + (image * geometry.y.image + b.load(I64, geometry.rows, line) + at)
+            residual = a.residual + (image * geometry.residual.image + b.load(I64, geometry.rows, line, disp=8) + at)
+            border, x = a.border + at, a.x + (image * geometry.x.image + at)
             taps = []
             for r in range(math.taps):
-                offset = b.load(I64, table, line, disp=8 * (r + 2))
+                offset = b.load(I64, geometry.rows, line, disp=8 * (r + 2))
                 taps.append(b.select(offset < 0, border, x + offset))
-            weights = b.pointer("w") + block * (math.weight_bytes * self.kw)
-            left = b.extent("channels") - block * math.block
+            weights = a.weights.data + block * (math.weight_bytes * self.kw)
+            left = a.weights.channels - block * math.block
+            self._columns(_Line(taps, border, y, residual, weights, block, left))
 
-            def tile(start: Value, count: int, inside: bool) -> None:
-                self._tile(taps, border, y, other, weights, block, left, start, count, inside)
-
-            self._columns(tile)
-
-    def _columns(self, tile: Callable[[Value, int, bool], None]) -> None:
-        b, columns, mr = self.b, self.b.extent("columns"), self.mr
-        with b.if_(columns >= mr) as wide:
-            with b.loop(0, columns, mr) as tiles:
-                start = b.smin(tiles.index, columns - mr)
-                first = start * self.stride - b.extent("before")
+    def _columns(self, line: _Line) -> None:
+        b, geometry, mr = self.b, self.a.geometry, self.mr
+        with b.if_(geometry.columns >= mr) as wide:
+            with b.loop(0, geometry.columns, mr) as tiles:
+                start = b.smin(tiles.index, geometry.columns - mr)
+                first = start * self.stride - geometry.before
                 last = first + ((mr - 1) * self.stride + (self.kw - 1) * self.dilation)
-                with b.if_((first >= 0) & (last < b.extent("width"))) as inside:
-                    tile(start, mr, True)
+                with b.if_((first >= 0) & (last < geometry.width)) as inside:
+                    self._tile(line, start, mr, is_inside=True)
                     inside.yield_([])
                 with inside.else_():
-                    tile(start, mr, False)
+                    self._tile(line, start, mr, is_inside=False)
                     inside.yield_([])
             wide.yield_([])
         with wide.else_():
-            with b.loop(0, columns) as tiles:
-                tile(tiles.index, 1, False)
+            with b.loop(0, geometry.columns) as tiles:
+                self._tile(line, tiles.index, 1, is_inside=False)
             wide.yield_([])
 
-    def _tile(
-        self,
-        taps: Sequence[Value],
-        border: Value,
-        y: Value,
-        other: Value,
-        weights: Value,
-        block: Value,
-        left: Value,
-        start: Value,
-        count: int,
-        inside: bool,
-    ) -> None:
-        b, math = self.b, self.math
-        pixel = b.extent("x_pixel")
-        first = start * self.stride - b.extent("before")
-        bias = b.pointer("bias") + block * (math.block * 4)
+    def _tile(self, line: _Line, start: Value, count: int, is_inside: bool) -> None:
+        """`count` pixels from `start` on. is_inside: whether all columns of their windows lie within the row of x."""
+        b, math, geometry = self.b, self.math, self.a.geometry
+        first = start * self.stride - geometry.before
+        bias = self.a.weights.bias + line.block * (math.block * 4)
         acc = [math.start(bias) for _ in range(count)]
         users: dict[int, list[tuple[int, int]]] = {}
         for o in range(count):
@@ -216,68 +302,63 @@ class _Loops:
                 users.setdefault(o * self.stride + k * self.dilation, []).append((o, k))
         for place in sorted(users):
             column = first + place
-            offset = column * pixel
-            if inside:
-                loaded = [b.load(math.element, tap, offset) for tap in taps]
+            offset = column * geometry.x.pixel
+            if is_inside:
+                loaded = [b.load(math.element, tap, offset) for tap in line.taps]
             else:
-                there = (column >= 0) & (column < b.extent("width"))
-                loaded = [b.load(math.element, b.select(there, tap + offset, border)) for tap in taps]
+                there = (column >= 0) & (column < geometry.width)
+                loaded = [b.load(math.element, b.select(there, tap + offset, line.border)) for tap in line.taps]
             prepared = math.column(loaded)
             for o, k in users[place]:
-                acc[o] = math.add(acc[o], prepared, weights + k * math.weight_bytes)
-        self._store(acc, y, other, block, left, start)
+                acc[o] = math.add(acc[o], prepared, line.weights + k * math.weight_bytes)
+        self._store(acc, line, start)
 
-    def _store(
-        self, acc: Sequence[Sequence[Value]], y: Value, other: Value, block: Value, left: Value, start: Value
-    ) -> None:
-        b, math = self.b, self.math
-        y, other = y + start * b.extent("y_pixel"), other + start * b.extent("other_pixel")
-        scales = b.pointer("scale") + block * math.scale_bytes
+    def _store(self, acc: Sequence[Sequence[Value]], line: _Line, start: Value) -> None:
+        b, math, left = self.b, self.math, line.left
+        y_pixel, residual_pixel = self.a.geometry.y.pixel, self.a.geometry.residual.pixel
+        y, residual = line.y + start * y_pixel, line.residual + start * residual_pixel
+        multipliers = math.multipliers(line.block)
+
+        def load(pixel: int, type: Type) -> Value:
+            return b.load(type, residual, residual_pixel * pixel)
+
+        def load_left(pixel: int, type: Type) -> Value:
+            return b.load_prefix(type, residual, residual_pixel * pixel, left)
+
         with b.if_(left >= math.block) as whole:
             for o, values in enumerate(acc):
-                found = math.finish(values, scales, lambda t, o=o: b.load(t, other, b.extent("other_pixel") * o))
-                b.store(found, y, b.extent("y_pixel") * o)
+                found = math.finish(values, multipliers, partial(load, o))
+                b.store(found, y, y_pixel * o)
             whole.yield_([])
         with whole.else_():
             for o, values in enumerate(acc):
-                found = math.finish(
-                    values, scales, lambda t, o=o: b.load_prefix(t, other, b.extent("other_pixel") * o, left)
-                )
-                b.store_prefix(found, y, b.extent("y_pixel") * o, left)
+                found = math.finish(values, multipliers, partial(load_left, o))
+                b.store_prefix(found, y, y_pixel * o, left)
             whole.yield_([])
 
 
-@kernel(
-    pointers=POINTERS,
-    extents=(*EXTENTS, "low_code", "high_code", "zero"),
-    scalars=("low", "high", "other_zero", "other_scale"),
-)
+@kernel
 def depthwise_u8(
-    b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool, proven: bool
+    b: KernelBuilder,
+    a: DepthwiseU8,
+    *,
+    taps: int,
+    kw: int,
+    stride: int,
+    dilation: int,
+    mr: int,
+    residual: bool,
+    proven: bool,
 ) -> None:
-    """Parameters as conv_u8. rows: for each row of an image the byte offsets in y and other, then of each tap row in x,
-    -1 in the border. Reads a whole register at the last channels of a pixel: up to 63 bytes past the operand."""
-    _Loops(b, _Bytes(b, taps, residual, proven), kw, stride, dilation, mr).emit()
+    """u8 pixels, requantized. Reads a whole register at the last channels of a pixel: up to 63 bytes past x."""
+    math = _Bytes(b, a.requantize, taps, residual=residual, proven=proven)
+    _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
 
-@kernel(pointers=POINTERS, extents=EXTENTS, scalars=("low", "high"))
-def depthwise_f32(b: KernelBuilder, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool) -> None:
-    """The same for f32, w as [blocks][kw][taps][block]; scale is not read."""
-    _Loops(b, _Floats(b, taps, residual), kw, stride, dilation, mr).emit()
-
-
-def quad_order(target: Target) -> np.ndarray:
-    """Which channel of a block each packed one is."""
-    blocks = target.vector_bytes // 16
-    return np.array([16 * k + 4 * i + j for i in range(4) for k in range(blocks) for j in range(4)])
-
-
-def pack_depthwise_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """i8 [C, tap rows, kw] -> [blocks][kw][groups of 4 tap rows][block][4], channels of a block in `order`."""
-    channels, taps, kw = w.shape
-    block = len(order)
-    groups = -(-taps // 4)
-    blocks = -(-channels // block)
-    padded = np.zeros((blocks * block, groups * 4, kw), np.int8)
-    padded[:channels, :taps] = w
-    return np.ascontiguousarray(padded.reshape(blocks, block, groups, 4, kw)[:, order].transpose(0, 4, 2, 1, 3))
+@kernel
+def depthwise_f32(
+    b: KernelBuilder, a: DepthwiseF32, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool
+) -> None:
+    """f32 pixels. Reads a whole register at the last channels of a pixel: up to 60 bytes past x."""
+    math = _Floats(b, a.clamp, taps, residual=residual)
+    _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()

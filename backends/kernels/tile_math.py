@@ -1,7 +1,6 @@
-"""The arithmetic of a tile of pixels by channels: how a step along K is multiplied and added, and how sums become
-results.
+"""The arithmetic of a tile of pixels by channels: how a K block is multiplied and added, and how sums become results.
 
-`conv` has the loops around. Channels lie across lanes; a row of a tile is a pixel.
+The loops around it are in `conv`. Channels lie across lanes; a row of a tile is a pixel.
 """
 
 from __future__ import annotations
@@ -11,73 +10,94 @@ from collections.abc import Callable, Sequence
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.epilogue import Clamp, Requantize
 from qcompiler.backends.target import Target
 
 Load = Callable[[Type, int], Value]
-"""Reads a vector of the residual, from a channel of the tile on."""
+"""Reads a vector of the residual that starts at a channel of the tile."""
 
 Part = tuple[int, Value]
-"""(channel of the tile, the vector to store from there on)."""
+"""(channel of the tile, the vector to store from that channel on)."""
 
 
 def widens(target: Target, pairs: bool) -> bool:
-    """Whether packed weights are i16 for this arithmetic of bytes."""
+    """Whether the packed weights of this arithmetic of bytes are i16."""
     return target.widened_weights and not pairs
 
 
 class _Arithmetic:
-    """What the arithmetics have in common.
+    """The base of the arithmetics.
 
-    item: bytes of an element; depth: elements of K that lie side by side in packed weights; steps: elements of K that
-    loops take at a time.
+    Attributes:
+        item: bytes of an element of x and y.
+        depth: elements of K that lie side by side in packed weights.
+        k_blocks: the elements of K that one iteration of each loop takes, largest first.
+        nv: registers of channels.
+        lanes: channels in a register.
     """
 
     item: int
     depth: int
-    steps: tuple[int, ...]
+    k_blocks: tuple[int, ...]
     nv: int
     lanes: int
     b: KernelBuilder
 
     @property
     def weight_bytes(self) -> int:
-        """Of a packed weight."""
+        """Bytes of one packed weight."""
         return self.item
 
-    def step_bytes(self, step: int) -> int:
-        """Bytes of packed weights that a step reads."""
-        return self.nv * self.lanes * max(step, self.depth) * self.weight_bytes
+    def block_bytes(self, size: int) -> int:
+        """Bytes of packed weights in a K block of `size` elements."""
+        return self.nv * self.lanes * max(size, self.depth) * self.weight_bytes
 
-    def lead(self, step: int) -> int:
-        """By how much the weights' pointer is ahead of a step's first register. In wide steps its last two lie at the
-        pointer itself, so that the machine moves it in loading them."""
-        return 0 if step == self.steps[-1] else self.step_bytes(step) - 2 * self.b.target.vector_bytes
+    def lead(self, size: int) -> int:
+        """Bytes from the first weight register of a K block to the weights pointer.
 
-    def weights_at(self, weights: Value, number: int, step: int, type: Type) -> Value:
-        """A register of a step's packed weights."""
-        return self.b.load(type, weights, disp=number * self.b.target.vector_bytes - self.lead(step))
+        Large blocks keep the pointer at their last two registers, so that the load can post-increment it.
+        """
+        return 0 if size == self.k_blocks[-1] else self.block_bytes(size) - 2 * self.b.target.vector_bytes
+
+    def weights_at(self, weights: Value, number: int, size: int, type: Type) -> Value:
+        """Register `number` of the packed weights of a K block of `size` elements."""
+        return self.b.load(type, weights, disp=number * self.b.target.vector_bytes - self.lead(size))
 
 
 class Bytes(_Arithmetic):
     """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
 
-    Pairs of registers are packed to i16 and clamped there: same results as clamping in float, if no product leaves i32
-    (`proven`, by the caller, from the real weights); else floats are clamped first. The channels of a pair lie in the
-    target's `pair_order`. saturates: codes have all of a byte's range and no zero point, so that packing to bytes
-    clamps them.
+    Pairs of registers are packed to i16 and clamped there. If no product of a sum and its multiplier leaves i32
+    (`proven`, which the caller knows from the real weights), the results equal those of clamping in float; otherwise
+    the floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+
+    Attributes:
+        residual: whether a residual is added.
+        pairs: whether products are added in pairs of i16, see `Target.pairwise_dot_is_exact`.
+        saturates: whether packing to bytes clamps codes, as their range is that of u8 and their zero point is 0.
     """
 
     item, depth = 1, 4
 
-    def __init__(self, b: KernelBuilder, nv: int, residual: bool, proven: bool, pairs: bool, saturates: bool) -> None:
-        lanes = b.target.i32_lanes
+    def __init__(
+        self,
+        b: KernelBuilder,
+        requantize: Requantize,
+        nv: int,
+        *,
+        residual: bool,
+        proven: bool,
+        pairs: bool,
+        saturates: bool,
+    ) -> None:
+        self.b, self.requantize, self.nv, self.lanes = b, requantize, nv, b.target.i32_lanes
+        self.start = vector(I32, self.lanes)
+        self.k_blocks = b.target.k_blocks
         self.pairs, self.dot4 = pairs, b.target.dot4_pairwise if pairs else b.target.dot4
-        self.steps = b.target.k_blocks
-        self.b, self.nv, self.lanes, self.start = b, nv, lanes, vector(I32, lanes)
         self.residual, self.proven, self.saturates = residual, proven, saturates
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
-        """The accumulators of `count` pixels, from a register of bias for each of channels."""
+        """The accumulators of `count` pixels. start: a register of bias for each register of channels."""
         return [list(start) for _ in range(count)]
 
     def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
@@ -85,11 +105,11 @@ class Bytes(_Arithmetic):
         return acc
 
     def dots(
-        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """After `step` more elements of K: the accumulators, the rows' pointers."""
-        if step > 4:
-            return self._many(acc, rows, weights, step)
+        """The accumulators and the rows' pointers after a K block of `size` elements."""
+        if size > 4:
+            return self._many(acc, rows, weights, size)
         return self._four(acc, rows, weights), rows.moved(4)
 
     @property
@@ -118,19 +138,18 @@ class Bytes(_Arithmetic):
         return found
 
     def _many(
-        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """A register of each row at once; each product takes four bytes of it by their place."""
-        b, size = self.b, self.b.target.vector_bytes
-        for first in range(0, step, size):
-            xs = [self._activations(b.load(vector(I8, size), *rows[r])) for r in range(len(acc))]
-            rows = rows.at(rows.moved(size))
-            for quad in range(size // 4):
+        """Load whole registers of each row; each product takes four bytes of one."""
+        b, register = self.b, self.b.target.vector_bytes
+        for first in range(0, size, register):
+            xs = [self._activations(b.load(vector(I8, register), *rows[r])) for r in range(len(acc))]
+            rows = rows.at(rows.moved(register))
+            for quad in range(register // 4):
                 quads = [tuple(b.shuffle(part, None, _quad(quad, part.type.lanes)) for part in x) for x in xs]
                 for j in range(self.nv):
-                    w = self._weights(
-                        self.weights_at(weights, (first // 4 + quad) * self.nv + j, step, vector(I8, size))
-                    )
+                    number = (first // 4 + quad) * self.nv + j
+                    w = self._weights(self.weights_at(weights, number, size, vector(I8, register)))
                     for r, row in enumerate(acc):
                         row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
@@ -148,31 +167,36 @@ class Bytes(_Arithmetic):
         return parts
 
     def _real(self, acc: Value, at: Value, lane: int) -> Value:
-        return self.b.sitofp(acc) * self.b.load(vector(F32, self.lanes), self.b.pointer("scale"), at, disp=lane * 4)
+        multiplier = self.b.load(vector(F32, self.lanes), self.requantize.multiplier, at, disp=lane * 4)
+        return self.b.sitofp(acc) * multiplier
 
     def _rounded(self, real: Value) -> Value:
-        b = self.b
+        b, codes = self.b, self.requantize.codes
         if not self.proven:
-            real = b.clamp(real, b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes))
+            real = b.clamp(real, b.splat(codes.low, self.lanes), b.splat(codes.high, self.lanes))
         return b.target.round_to_i32(b, real)
 
+    def _bounds(self, type: Type) -> tuple[Value, Value, Value]:
+        """(lowest code, highest code, zero point) in all lanes."""
+        b, requantize = self.b, self.requantize
+        values = (requantize.low_code, requantize.high_code, requantize.codes.zero)
+        low, high, zero = (b.splat(b.trunc(value, type.element), type.lanes) for value in values)
+        return low, high, zero
+
     def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
-        """Two accumulators of a pixel as i16; as codes, or, where bounds are those of bytes, as what saturates to
-        codes."""
-        b, lanes = self.b, self.lanes
+        """Two accumulators of a pixel as i16: codes, or, if packing to bytes clamps them, codes before the clamp."""
+        b, lanes, requantize = self.b, self.lanes, self.requantize
         reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
         if self.residual:
             words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
-            zero = b.splat(b.scalar("other_zero") + 2.0**23, lanes)
-            scale = b.splat(b.scalar("other_scale"), lanes)
+            zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
+            scale = b.splat(requantize.residual_scale, lanes)
             reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
-        words = b.target.pack_words(b, *(self._rounded(real) for real in reals))
+        packed = b.target.pack_words(b, *(self._rounded(real) for real in reals))
         if self.saturates:
-            return words
-        low, high, zero = (
-            b.splat(b.trunc(b.extent(name), I16), 2 * lanes) for name in ("low_code", "high_code", "zero")
-        )
-        return b.clamp(words, low, high) + zero
+            return packed
+        low, high, zero = self._bounds(vector(I16, 2 * lanes))
+        return b.clamp(packed, low, high) + zero
 
     def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
         """The bytes of one or two registers of i16, packed together."""
@@ -185,29 +209,34 @@ class Bytes(_Arithmetic):
         return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
 
     def _single(self, acc: Value, at: Value, load: Load) -> Value:
-        b, lanes, first = self.b, self.lanes, (self.nv - 1) * self.lanes
+        """The last register of channels as bytes, where their number is odd."""
+        b, lanes, first, requantize = self.b, self.lanes, (self.nv - 1) * self.lanes, self.requantize
         real = self._real(acc, at, first)
         if self.residual:
-            other = b.sitofp(b.zext(load(vector(I8, lanes), first), I32)) - b.splat(b.scalar("other_zero"), lanes)
-            real = real + other * b.splat(b.scalar("other_scale"), lanes)
-        low, high, zero = (b.splat(b.trunc(b.extent(name), I32), lanes) for name in ("low_code", "high_code", "zero"))
+            residual = b.sitofp(b.zext(load(vector(I8, lanes), first), I32))
+            centered = residual - b.splat(requantize.residual_zero, lanes)
+            real = real + centered * b.splat(requantize.residual_scale, lanes)
+        low, high, zero = self._bounds(vector(I32, lanes))
         return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
 
 
 def _quad(number: int, lanes: int) -> list[int]:
-    """A quarter of a register's lanes, four times."""
+    """The lanes of a quarter of a register, four times."""
     few = lanes // 4
     return [number * few + place for place in range(few)] * 4
 
 
 class PairedBytes(Bytes):
-    """Bytes where one product takes two pixels and two channels (`Target.mmla`): an accumulator holds those 2 x 2 sums,
-    so that the registers of two pixels and four channels are as many as before. A tile of one pixel takes it twice."""
+    """Like `Bytes`, with products of two pixels by two channels (`Target.mmla`).
+
+    An accumulator holds 2 x 2 sums, so two pixels by four channels take as many registers as in `Bytes`. A tile of one
+    pixel computes it twice.
+    """
 
     depth = 8
 
-    def lead(self, step: int) -> int:
-        """None: here it takes more instructions."""
+    def lead(self, size: int) -> int:
+        """0: moving the pointer would take more instructions here."""
         return 0
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
@@ -223,30 +252,31 @@ class PairedBytes(Bytes):
         return found
 
     def dots(
-        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """x is read by 16, by 8, or by 4 bytes, to which zeros are added: packed weights always have eight."""
-        b, size = self.b, self.b.target.vector_bytes
-        for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, step) for pair in range(len(acc))))):
+        """Like `Bytes.dots`; x is read by 16, by 8 or by 4 bytes. Four bytes are padded with zeros to the eight that
+        packed weights always have."""
+        b, register = self.b, self.b.target.vector_bytes
+        for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, size) for pair in range(len(acc))))):
             for j in range(2 * self.nv):
-                w = self.weights_at(weights, first * 2 * self.nv + j, step, vector(I8, size))
+                w = self.weights_at(weights, first * 2 * self.nv + j, size, vector(I8, register))
                 for row, x in zip(acc, xs):
                     row[j] = b.target.mmla(b, row[j], x, w)
-        return acc, rows.moved(step)
+        return acc, rows.moved(size)
 
-    def _pair_of_rows(self, rows: Rows, first: int, step: int) -> list[Value]:
-        """For each eight bytes of K a register of two rows."""
+    def _pair_of_rows(self, rows: Rows, first: int, size: int) -> list[Value]:
+        """A register of two rows for each eight bytes of K."""
         b = self.b
         second = min(first + 1, len(rows.pointers) - 1)
-        if step == 4:
+        if size == 4:
             x, y, none = (
                 b.load(vector(I8, 4), *rows[first]),
                 b.load(vector(I8, 4), *rows[second]),
                 b.zero(vector(I8, 4)),
             )
             return [b.concat([x, none, y, none])]
-        x, y = (b.load(vector(I8, step), *rows[row]) for row in (first, second))
-        if step == 8:
+        x, y = (b.load(vector(I8, size), *rows[row]) for row in (first, second))
+        if size == 8:
             return [b.concat([x, y])]
         return [b.shuffle(x, y, [*range(k, k + 8), *range(16 + k, 24 + k)]) for k in (0, 8)]
 
@@ -256,26 +286,26 @@ class Floats(_Arithmetic):
 
     item, depth = 4, 1
 
-    def __init__(self, b: KernelBuilder, nv: int, residual: bool) -> None:
+    def __init__(self, b: KernelBuilder, clamp: Clamp, nv: int, *, residual: bool) -> None:
         self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual
-        self.start, self.steps = vector(F32, self.lanes), b.target.k_blocks_f32
-        self.low, self.high = b.splat(b.scalar("low"), self.lanes), b.splat(b.scalar("high"), self.lanes)
+        self.start, self.k_blocks = vector(F32, self.lanes), b.target.k_blocks_f32
+        self.low, self.high = b.splat(clamp.low, self.lanes), b.splat(clamp.high, self.lanes)
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
-        """As of `Bytes`."""
+        """See `Bytes.begin`."""
         return [list(start) for _ in range(count)]
 
     def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
-        """As of `Bytes`."""
+        """See `Bytes.sums`."""
         return acc
 
     def dots(
-        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """As of `Bytes`."""
+        """See `Bytes.dots`."""
         b = self.b
-        if step > 1:
-            return self._many(acc, rows, weights, step)
+        if size > 1:
+            return self._many(acc, rows, weights, size)
         ws = [b.load(self.start, weights, disp=j * 4 * self.lanes) for j in range(self.nv)]
         found = []
         for r, row in enumerate(acc):
@@ -284,20 +314,20 @@ class Floats(_Arithmetic):
         return found, rows.moved(4)
 
     def _many(
-        self, acc: list[list[Value]], rows: Rows, weights: Value, step: int
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """A register of each row at once; each product takes one of its elements by its place."""
+        """Load a register of each row; each product takes one of its elements."""
         b = self.b
-        xs = [b.load(vector(F32, step), *rows[r]) for r in range(len(acc))]
-        for k in range(step):
+        xs = [b.load(vector(F32, size), *rows[r]) for r in range(len(acc))]
+        for k in range(size):
             for j in range(self.nv):
-                w = self.weights_at(weights, k * self.nv + j, step, self.start)
+                w = self.weights_at(weights, k * self.nv + j, size, self.start)
                 for x, row in zip(xs, acc):
                     row[j] = b.fma(b.shuffle(x, None, [k] * self.lanes), w, row[j])
-        return acc, rows.moved(4 * step)
+        return acc, rows.moved(4 * size)
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
-        """The pixels' sums after residual and activation."""
+        """The sums of pixels, with the residual added and the activation applied."""
         return [
             [(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)]
             for row, load in zip(rows, loads)

@@ -19,6 +19,7 @@ from qcompiler.errors import LoweringError
 from qcompiler.interpreter import bound_attrs, evaluate_node
 from qcompiler.ir import Const, Node, Value
 from qcompiler.opdef import opdef
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.types import Layout, TensorType
 
 
@@ -57,6 +58,12 @@ class NodeLowering:
     def out(self) -> TensorType:
         """The type of the first result."""
         return self.node.results[0].type
+
+    @property
+    def channel_stride(self) -> int:
+        """Elements from pixel to pixel of the first result, which lies channels last."""
+        assert self.out.layout is not None
+        return self.out.layout.channel_stride
 
     def view(self, value: Value) -> TensorView:
         """A value where it lies, in the layout of its type."""
@@ -177,7 +184,8 @@ class NodeLowering:
 
     def shared_key(self, role: str) -> str:
         """A key of what the node's op, attrs, weight and `role` determine, the same in every process."""
-        return f"{self.node.op}({dict(self.attrs)}) of {self.node.operands[1]!r}: {role}"
+        weighted = Weighted.of(self.node)
+        return f"{self.node.op}({dict(self.attrs)}) of {weighted and weighted.weight!r}: {role}"
 
     # -- steps
 

@@ -17,18 +17,33 @@ import numpy as np
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.rules.conv import Pixels, Taps, channel_stride_of, convolve, is_depthwise, not_conv, padded
+from qcompiler.backends.rules.conv import (
+    Pixels,
+    Taps,
+    channel_stride_of,
+    convolve,
+    is_depthwise,
+    padded,
+    why_not_weighted,
+)
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
+from qcompiler.backends.rules.gemm import Strides
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
 from qcompiler.ir import Const, Node
+from qcompiler.ops.conv import ConvTranspose
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Pixels first, first + stride, ... of the result along one axis. taps: slice of the weight; shifts: for each tap,
-    the pixel of x that the first one takes, ascending."""
+    """Pixels first, first + stride, ... of the result along one axis.
+
+    Attributes:
+        count: how many pixels.
+        taps: the slice of the weight's axis that they take.
+        shifts: for each tap the pixel of x that the first pixel takes, ascending.
+    """
 
     first: int
     count: int
@@ -37,7 +52,7 @@ class Phase:
 
 
 def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> list[Phase]:
-    """Of one axis; size: of the result."""
+    """The phases of one axis. size: that of the result."""
     found = []
     for first in range(min(stride, size)):
         taps = [k for k in reversed(range(kernel)) if (first + padding - k * dilation) % stride == 0]
@@ -54,68 +69,73 @@ def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> 
     return found
 
 
-def _not_transposed(node: Node, target: Target) -> str | None:
-    if node.attrs["groups"] > 1 and not is_depthwise(node) and not isinstance(node.operands[1], Const):
+def _why_not_transposed(node: Node, target: Target) -> str | None:
+    """Why a conv_transpose is not lowered, or None."""
+    op = ConvTranspose(node)
+    if op.groups > 1 and not is_depthwise(op) and not isinstance(op.weight, Const):
         return "a weight in groups is not constant"
-    return not_conv(node, target)
+    return why_not_weighted(node, target)
 
 
-@lowers("conv_transpose", unless=_not_transposed)
+@lowers("conv_transpose", unless=_why_not_transposed)
 def conv_transpose(s: NodeLowering) -> None:
-    weight = Weight.of(s, 1)
-    geometry = [s.attrs["stride"], s.attrs["dilation"], [before for before, _ in s.attrs["padding"]]]
-    axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], *geometry)]
-    (_depthwise if is_depthwise(s.node) else _dense)(s, weight, axes)
+    op = ConvTranspose(s.node)
+    weight = Weight.of(s, op.weight)
+    before = [first for first, _ in op.padding]
+    axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], op.stride, op.dilation, before)]
+    (_depthwise if is_depthwise(op) else _dense)(s, op, weight, axes)
 
 
-def _dense(s: NodeLowering, weight: Weight, axes: list[list[Phase]]) -> None:
-    y, channel_stride = s.result(), channel_stride_of(s)
-    x = s.channels_last(0, channel_stride)
+def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:
+    y, channel_stride = s.result(), channel_stride_of(s, op)
+    x = s.channels_last(op.x, channel_stride)
     borders = []
     for size, along in zip(x.shape[2:], axes):
         first = min((shift for phase in along for shift in phase.shifts), default=0)
         last = max((shift + phase.count for phase in along for shift in phase.shifts), default=0)
         borders.append((max(0, -first), max(0, last - size)))
-    x = padded(s, x, borders, channel_stride)
-    forward = weight.taken("forward", lambda array: _forward(array, s.attrs["groups"]))
+    x = padded(s, op, x, borders, channel_stride)
+    forward = weight.taken("forward", lambda array: _forward(array, op.groups))
     for number, chosen in enumerate(itertools.product(*axes)):
         offsets = tuple(
-            tuple((shift + before) * step for shift in phase.shifts)
-            for phase, (before, _), step in zip(chosen, borders, x.strides[2:])
+            tuple((shift + before) * stride for shift in phase.shifts)
+            for phase, (before, _), stride in zip(chosen, borders, x.strides[2:])
         )
         rows = [
-            [sum(j * step for j, step in zip(at, x.strides[2:])), _start(s, y, chosen, at), 0]
+            [sum(j * stride for j, stride in zip(at, x.strides[2:])), _start(op, y, chosen, at), 0]
             for at in itertools.product(*(range(phase.count) for phase in chosen[:-1]))
         ]
-        pixels = Pixels(
-            np.array(rows, np.int64),
-            chosen[-1].count,
-            _static_columns(s, chosen),
-            (x.strides[-1], _spread(s) * y.strides[-1], 0),
-        )
-        part = forward.taken(
-            f"phase{number}", lambda array, c=chosen: array[(slice(None), slice(None), *(phase.taps for phase in c))]
-        )
-        convolve(s, x, None, part, Taps(offsets, x.strides[-1]), pixels)
+        stride = Strides(x.strides[-1], op.stride[-1] * y.strides[-1])
+        pixels = Pixels(np.array(rows, np.int64), chosen[-1].count, _static_columns(s, chosen), stride)
+        part = _phase(forward, number, 2, chosen)
+        convolve(s, op, x, None, part, Taps(offsets, x.strides[-1]), pixels)
 
 
-def _depthwise(s: NodeLowering, weight: Weight, axes: list[list[Phase]]) -> None:
-    y, x = s.result(), repeated_channels(s, weight.shape[1])
+def _depthwise(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:
+    y, x = s.result(), repeated_channels(s, op, weight.shape[1])
     filters = weight.taken("filters", lambda array: array.reshape(-1, *array.shape[2:]))
     for number, chosen in enumerate(itertools.product(*axes)):
         *others, last = chosen
         rows = []
         for at in itertools.product(*(range(phase.count) for phase in others)):
             taps = itertools.product(*(tuple(j + shift for shift in phase.shifts) for j, phase in zip(at, others)))
-            rows.append([_start(s, y, chosen, at), 0, *(row_offset(x, tap) for tap in taps)])
-        dilation = last.shifts[1] - last.shifts[0] if len(last.shifts) > 1 else 1
+            rows.append([_start(op, y, chosen, at), 0, *(row_offset(x, tap) for tap in taps)])
         lines = Lines(
-            rows, last.count, _static_columns(s, chosen), 1, dilation, -last.shifts[0] if last.shifts else 0, _spread(s)
+            rows=rows,
+            columns=last.count,
+            static_columns=_static_columns(s, chosen),
+            stride=1,
+            dilation=last.shifts[1] - last.shifts[0] if len(last.shifts) > 1 else 1,
+            before=-last.shifts[0] if last.shifts else 0,
+            spread=op.stride[-1],
         )
-        part = filters.taken(
-            f"phase{number}", lambda array, c=chosen: array[(slice(None), *(phase.taps for phase in c))]
-        )
-        filter_channels(s, x, None, part, lines)
+        filter_channels(s, op, x, None, _phase(filters, number, 1, chosen), lines)
+
+
+def _phase(weight: Weight, number: int, leading: int, chosen: tuple[Phase, ...]) -> Weight:
+    """The taps of a phase. leading: axes of the weight before those of the taps."""
+    index = (*(slice(None),) * leading, *(phase.taps for phase in chosen))
+    return weight.taken(f"phase{number}", lambda array: array[index])
 
 
 def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
@@ -130,16 +150,13 @@ def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
     )
 
 
-def _start(s: NodeLowering, y: TensorView, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
+def _start(op: ConvTranspose, y: TensorView, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
     """Byte offset in y of the first pixel of a phase's row."""
-    places = [phase.first + stride * j for phase, stride, j in zip(chosen, s.attrs["stride"], (*at, 0))]
-    return sum(place * step for place, step in zip(places, y.strides[2:]))
-
-
-def _spread(s: NodeLowering) -> int:
-    return s.attrs["stride"][-1]
+    places = [phase.first + stride * j for phase, stride, j in zip(chosen, op.stride, (*at, 0))]
+    return sum(place * stride for place, stride in zip(places, y.strides[2:]))
 
 
 def _static_columns(s: NodeLowering, chosen: tuple[Phase, ...]) -> int | Dim:
+    """Pixels of a phase's row, or the symbolic size that decides it."""
     size = s.out.shape[-1]
     return chosen[-1].count if isinstance(size, int) else size

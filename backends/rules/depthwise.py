@@ -9,39 +9,49 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
 from qcompiler.backends.kernels import depthwise as kernels
-from qcompiler.backends.kernels.conv import pack_channels
+from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_bytes, quad_order
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
-from qcompiler.backends.rules.conv import is_depthwise, not_conv
+from qcompiler.backends.program.builder import BufferRef
+from qcompiler.backends.rules.conv import is_depthwise, why_not_weighted
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import activation_bounds
+from qcompiler.backends.rules.gemm import activation_clamp
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.rules.requantize import requantize_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Node
+from qcompiler.ops.conv import Conv, ConvTranspose
 
 
-def _not_depthwise(node: Node, target: Target) -> str | None:
-    return not_conv(node, target) if is_depthwise(node) else "not one channel a filter"
+def _why_not_depthwise(node: Node, target: Target) -> str | None:
+    """Why a conv is not depthwise, f32 or u8, or None."""
+    return why_not_weighted(node, target) if is_depthwise(Conv(node)) else "not one channel per filter"
 
 
 def _fills_pixels(node: Node) -> bool:
-    """Whether the result's channels leave no gap behind them: kernels of bytes write it too."""
-    return node.result.type.layout.channel_stride == node.result.type.shape[1]
+    """Whether the result's pixels have no gap after their channels: kernels of bytes write the gap too."""
+    type = node.result.type
+    return type.layout is not None and type.layout.channel_stride == type.shape[1]
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Rows of output pixels, and where the windows of their first pixels lie.
+    """Rows of pixels of the result, and where the windows of their first pixels lie.
 
-    rows: for each row of an image the pixels in y that it starts at, as (byte offset in y, in the residual), then the
-    byte offset in x of each row of taps, -1 outside. columns: pixels of a row; static_columns: the same where no
-    symbolic size has a say in it. stride, dilation: along the row; before: pixels of the first window before the
-    operand; spread: pixels of y from one to the next.
+    Attributes:
+        rows: for each row of an image the byte offset of its first pixel in y and in the residual, then the byte offset
+            in x of each tap row, or -1 outside of the image.
+        columns: pixels of a row.
+        static_columns: the same, or the symbolic size that decides it.
+        stride, dilation: those of the window along the row.
+        before: pixels of the first window that lie before the row of x.
+        spread: pixels of y from one to the next.
     """
 
     rows: Sequence[Sequence[int]]
@@ -53,13 +63,13 @@ class Lines:
     spread: int = 1
 
 
-def repeated_channels(s: NodeLowering, times: int) -> TensorView:
-    """The operand, channels last in the stride of the result, each channel `times` times; a register may be read past
-    its end."""
+def repeated_channels(s: NodeLowering, op: Conv | ConvTranspose, times: int) -> TensorView:
+    """x, channels last in the stride of the result, each channel `times` times, where a register may be read past the
+    end."""
     layout = s.out.layout
     if times == 1:
-        return s.channels_last_in_arena(0, layout.channel_stride)
-    x = s.operand(0)
+        return s.channels_last_in_arena(op.x, s.channel_stride)
+    x = s.view(op.x)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
     size = x.dtype.itemsize
     y = TensorView(
@@ -73,106 +83,163 @@ def repeated_channels(s: NodeLowering, times: int) -> TensorView:
     return y
 
 
-def filter_channels(s: NodeLowering, x: TensorView, other: TensorView | None, weight: Weight, lines: Lines) -> None:
-    """Append the call that makes some rows of pixels of the result. weight: [C, *rows of taps, columns of taps]."""
-    y, stride = s.result(), s.out.layout.channel_stride
-    channels, *taps_along, kw = weight.shape
-    taps, quantized = math.prod(taps_along), s.out.is_quantized
-    block = s.target.vector_bytes if quantized else s.target.f32_lanes
-    parts = 1
-    if quantized:
-        matrix = weight.array.reshape(channels, taps, kw)
-        parts = s.memo(f"{weight.role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
-    table = np.array([[*row[:2], *list(row[2:]) * parts] for row in lines.rows], np.int64)
-    static = {
-        "taps": taps * parts,
-        "kw": kw,
-        "stride": lines.stride,
-        "dilation": lines.dilation,
-        "mr": _tile(s, lines),
-        "residual": other is not None,
-    }
-    fill = zero_point(s.type(0)) if quantized else 0
-    common = dict(
-        x=x,
-        rows=s.table(table),
-        border=s.table(np.full(x.shape[-1] * stride + SLACK, fill, y.dtype)),
-        other=other,
-        y=y,
-        row_total=y.shape[0] * len(table),
-        row_count=len(table),
-        columns=lines.columns,
-        width=x.shape[-1],
-        before=lines.before,
-        x_image=x.strides[0],
-        y_image=y.strides[0],
-        other_image=other.strides[0] if other else 0,
-        x_pixel=x.strides[-1],
-        y_pixel=y.strides[-1] * lines.spread,
-        other_pixel=other.strides[-1] if other else 0,
-        blocks=-(-channels // block),
-        channels=stride if quantized else channels,
-        writes=("y",),
-        disjoint=True,
-        macs=y.shape[0] * len(table) * lines.columns * channels * taps * kw,
-        bytes=(x.elements + y.elements) * y.dtype.itemsize,
-    )
-    bias = Weight.of(s, 2)
-    if not quantized:
-        if bias is None:
-            bias = Weight(np.zeros(channels, np.float32), None, "no bias")
-        columns_first = weight.taken("columns", lambda array: np.moveaxis(array, -1, 1))
-        s.call(
-            kernels.depthwise_f32,
-            static,
-            w=columns_first.packed(s, block),
-            bias=bias.packed(s, block),
-            scale=None,
-            **activation_bounds(s),
-            **common,
+def filter_channels(
+    s: NodeLowering,
+    op: Conv | ConvTranspose,
+    x: TensorView,
+    residual: TensorView | None,
+    weight: Weight,
+    lines: Lines,
+) -> None:
+    """Append the call that makes some rows of pixels of the result. weight: [C, *tap rows, columns of taps]."""
+    _Filtering(s, op, x, residual, weight, lines).append()
+
+
+@dataclass(frozen=True)
+class _Filtering:
+    """One call of a depthwise kernel; see `filter_channels`."""
+
+    s: NodeLowering
+    op: Conv | ConvTranspose
+    x: TensorView
+    residual: TensorView | None
+    weight: Weight
+    lines: Lines
+
+    @property
+    def taps(self) -> int:
+        """Rows of taps."""
+        return math.prod(self.weight.shape[1:-1])
+
+    @property
+    def mr(self) -> int:
+        """Pixels of a tile: as many as registers allow, and no more than a row has."""
+        most = 4 if self.s.target.register_count >= 32 or not self.s.out.is_quantized else 2
+        columns = self.lines.static_columns
+        return max(1, min(most, columns)) if isinstance(columns, int) else most
+
+    def append(self) -> None:
+        (self._append_u8 if self.s.out.is_quantized else self._append_f32)()
+
+    def _append_f32(self) -> None:
+        s, lines, lanes = self.s, self.lines, self.s.target.f32_lanes
+        rows, border = self._rows(1), self._border(0)
+        bias = Weight(np.zeros(self.weight.shape[0], np.float32), None, "no bias")
+        if self.op.bias is not None:
+            bias = Weight.of(s, self.op.bias)
+        weights = PackedWeights(
+            data=self.weight.taken("columns", lambda array: np.moveaxis(array, -1, 1)).packed(s, lanes),
+            bias=bias.packed(s, lanes),
+            panels=-(-self.weight.shape[0] // lanes),
+            channels=self.weight.shape[0],
         )
-        return
-    order = kernels.quad_order(s.target)
-    terms = requantize_terms(s, matrix, None if bias is None else bias.array, slice(0, channels), weight.role)
-    s.call(
-        kernels.depthwise_u8,
-        {**static, "proven": terms.proven},
-        w=s.packed(
-            f"{weight.role}.weight",
-            lambda: kernels.pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order),
-        ),
-        bias=s.packed(f"{weight.role}.start", lambda: pack_channels(terms.start, order)),
-        scale=s.packed(f"{weight.role}.scale", lambda: pack_channels(terms.multiplier, order)),
-        **terms.arguments,
-        **common,
-    )
+        kernel = kernels.depthwise_f32(
+            taps=self.taps,
+            kw=self.weight.shape[-1],
+            stride=lines.stride,
+            dilation=lines.dilation,
+            mr=self.mr,
+            residual=self.residual is not None,
+        )
+        shared = self._arguments(weights, rows, border)
+        self._call(kernel, kernels.DepthwiseF32(filter=shared, clamp=activation_clamp(self.op)))
+
+    def _append_u8(self) -> None:
+        s, lines, block = self.s, self.lines, self.s.target.vector_bytes
+        channels, role = self.weight.shape[0], self.weight.role
+        matrix = self.weight.array.reshape(channels, self.taps, self.weight.shape[-1])
+        parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
+        rows, border = self._rows(parts), self._border(zero_point(self.op.x.type))
+        order = quad_order(s.target)
+        bias = None if self.op.bias is None else Weight.of(s, self.op.bias).array
+        terms = requantize_terms(s, self.op, matrix, bias, slice(0, channels), role)
+
+        def packed() -> np.ndarray:
+            return pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order)
+
+        weights = PackedWeights(
+            data=s.packed(f"{role}.weight", packed),
+            bias=s.packed(f"{role}.start", lambda: pack_channels(terms.start, order)),
+            panels=-(-channels // block),
+            channels=s.channel_stride,
+        )
+        scale = s.packed(f"{role}.scale", lambda: pack_channels(terms.multiplier, order))
+        kernel = kernels.depthwise_u8(
+            taps=self.taps * parts,
+            kw=self.weight.shape[-1],
+            stride=lines.stride,
+            dilation=lines.dilation,
+            mr=self.mr,
+            residual=self.residual is not None,
+            proven=terms.proven,
+        )
+        shared = self._arguments(weights, rows, border)
+        self._call(kernel, kernels.DepthwiseU8(filter=shared, requantize=terms.arguments(scale)))
+
+    def _rows(self, parts: int) -> BufferRef:
+        """The table of rows. parts: summands of the weights, each of which goes over the tap rows."""
+        return self.s.table(np.array([[*row[:2], *list(row[2:]) * parts] for row in self.lines.rows], np.int64))
+
+    def _border(self, fill: int) -> BufferRef:
+        """A row of x that holds real zero."""
+        y = self.s.result()
+        return self.s.table(np.full(self.x.shape[-1] * self.s.channel_stride + SLACK, fill, y.dtype))
+
+    def _arguments(
+        self, weights: PackedWeights[Memory, int], rows: Memory, border: Memory
+    ) -> kernels.Filter[Memory | None, int]:
+        x, y, residual, lines = self.x, self.s.result(), self.residual, self.lines
+        return kernels.Filter(
+            x=x,
+            weights=weights,
+            border=border,
+            residual=residual,
+            y=y,
+            geometry=kernels.DepthwiseGeometry(
+                rows=rows,
+                row_count=len(lines.rows),
+                row_total=y.shape[0] * len(lines.rows),
+                columns=lines.columns,
+                width=x.shape[-1],
+                before=lines.before,
+                x=Strides(image=x.strides[0], pixel=x.strides[-1]),
+                y=Strides(image=y.strides[0], pixel=y.strides[-1] * lines.spread),
+                residual=Strides(
+                    image=residual.strides[0] if residual else 0, pixel=residual.strides[-1] if residual else 0
+                ),
+            ),
+        )
+
+    def _call(self, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+        y, lines = self.s.result(), self.lines
+        self.s.call(
+            kernel,
+            arguments,
+            macs=y.shape[0] * len(lines.rows) * lines.columns * math.prod(self.weight.shape),
+            bytes=(self.x.elements + y.elements) * y.dtype.itemsize,
+            disjoint=True,
+        )
 
 
-def _tile(s: NodeLowering, lines: Lines) -> int:
-    """Pixels of a tile: as many as registers allow, and no more than a row has."""
-    most = 4 if s.target.register_count >= 32 or not s.out.is_quantized else 2
-    columns = lines.static_columns
-    return max(1, min(most, columns)) if isinstance(columns, int) else most
-
-
-@lowers("conv", unless=_not_depthwise, strided=_fills_pixels)
+@lowers("conv", unless=_why_not_depthwise, strided=_fills_pixels)
 def depthwise(s: NodeLowering) -> None:
-    weight, y = Weight.of(s, 1), s.result()
-    x = repeated_channels(s, weight.shape[0] // s.attrs["groups"])
-    other = s.channels_last(3, s.out.layout.channel_stride) if s.has(3) else None
-    kernel, stride, dilation, padding = weight.shape[2:-1], s.attrs["stride"], s.attrs["dilation"], s.attrs["padding"]
+    conv = Conv(s.node)
+    weight, y = Weight.of(s, conv.weight), s.result()
+    x = repeated_channels(s, conv, weight.shape[0] // conv.groups)
+    residual = None if conv.residual is None else s.channels_last(conv.residual, s.channel_stride)
+    before = [first for first, _ in conv.padding]
     rows = []
     for place in itertools.product(*(range(n) for n in y.shape[2:-1])):
-        row = [sum(p * step for p, step in zip(place, each.strides[2:])) for each in (y, other or y)]
-        for tap in itertools.product(*(range(k) for k in kernel)):
-            at = [p * st + t * d - pad[0] for p, st, t, d, pad in zip(place, stride, tap, dilation, padding)]
-            row.append(row_offset(x, at))
+        row = [sum(p * stride for p, stride in zip(place, view.strides[2:])) for view in (y, residual or y)]
+        for tap in itertools.product(*(range(k) for k in weight.shape[2:-1])):
+            axes = zip(place, conv.stride, tap, conv.dilation, before)
+            row.append(row_offset(x, [p * stride + k * dilation - first for p, stride, k, dilation, first in axes]))
         rows.append(row)
-    lines = Lines(rows, y.shape[-1], s.out.shape[-1], stride[-1], dilation[-1], padding[-1][0])
-    filter_channels(s, x, other, weight.taken("channels", lambda array: array[:, 0]), lines)
+    lines = Lines(rows, y.shape[-1], s.out.shape[-1], conv.stride[-1], conv.dilation[-1], before[-1])
+    filter_channels(s, conv, x, residual, weight.taken("channels", lambda array: array[:, 0]), lines)
 
 
 def row_offset(x: TensorView, at: Sequence[int]) -> int:
-    """Byte offset of a row of pixels in an image, by its place along all spatial axes but the last; -1 outside."""
+    """Byte offset of a row of pixels in an image, or -1 outside. at: the row along all spatial axes but the last."""
     inside = all(0 <= a < n for a, n in zip(at, x.shape[2:-1]))
-    return sum(a * step for a, step in zip(at, x.strides[2:])) if inside else -1
+    return sum(a * stride for a, stride in zip(at, x.strides[2:])) if inside else -1

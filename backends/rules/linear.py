@@ -6,37 +6,49 @@ import math
 
 import numpy as np
 
-from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.rule import lowers
+from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.rules.conv import not_conv
-from qcompiler.backends.rules.gemm import Window, choose_tile, lanes_of, product, runs, tiles_of
+from qcompiler.backends.rules.conv import why_not_weighted
+from qcompiler.backends.rules.gemm import Product, Strides, Window, append_product
 from qcompiler.backends.rules.weights import Weight
+from qcompiler.ops.linear import Linear
 
 
-@lowers("linear", unless=not_conv)
+@lowers("linear", unless=why_not_weighted)
 def linear(s: NodeLowering) -> None:
-    weight, y = Weight.of(s, 1), s.result()
-    outputs, depth = weight.shape
-    size = y.dtype.itemsize
-    kc = -(-depth // 4) * 4 if s.out.is_quantized else depth
-    x = _readable(s, kc != depth)
-    other = s.row_major(3) if s.has(3) else None
-    static_rows = math.prod(s.out.shape[:-1])
-    tile = choose_tile(tiles_of(s), lanes_of(s), static_rows, outputs, depth * size)
+    op = Linear(s.node)
+    weight, y = Weight.of(s, op.weight), s.result()
+    (outputs, depth), size, quantized = weight.shape, y.dtype.itemsize, s.out.is_quantized
+    kc = -(-depth // 4) * 4 if quantized else depth
+    x = _readable(s, op, past_the_end=kc != depth)
+    residual = None if op.residual is None else s.row_major(op.residual)
+    tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
+    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, depth * size)
     pixels = math.prod(y.shape[:-1])
     starts, columns = runs(pixels, tile.mr)
-    steps = (depth * size, outputs * size, outputs * size)
-    rows = np.stack([starts * step for step in steps], axis=1)
-    window = Window(rows, [0], columns, kc, steps, 1, (0, 0, 0), columns * steps[0], pixels * depth)
-    product(s, window, tile, weight, Weight.of(s, 2), x, y.pointer, other, slice(0, outputs))
+    x_row, y_row = depth * size, outputs * size
+    window = Window(
+        rows=np.stack([starts * x_row, starts * y_row, starts * y_row], axis=1),
+        columns=columns,
+        taps=[0],
+        kc=kc,
+        images=1,
+        image=Strides(0, 0, 0),
+        pixel=Strides(x_row, y_row, y_row),
+        x_row_bytes=columns * x_row,
+        products=pixels * depth,
+    )
+    bias = None if op.bias is None else Weight.of(s, op.bias)
+    append_product(s, op, Product(window, tile, x, residual, y, weight, bias, slice(0, outputs)))
 
 
-def _readable(s: NodeLowering, past_the_end: bool) -> TensorView:
+def _readable(s: NodeLowering, op: Linear, past_the_end: bool) -> TensorView:
     """The operand, row major; in the arena if up to three bytes past its end are read."""
-    x = s.row_major(0)
-    if past_the_end and getattr(x.buffer, "kind", "") != "arena":
-        copy = s.lowering.new(s.type(0), f"{s.node.name}.x", None)
-        s.copy(x, copy)
-        return copy
-    return x
+    x = s.row_major(op.x)
+    if not past_the_end or is_in_arena(x):
+        return x
+    copy = s.new(op.x.type, f"{s.node.name}.x")
+    s.copy(x, copy)
+    return copy

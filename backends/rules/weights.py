@@ -1,9 +1,8 @@
-"""Weights and biases of conv, conv_transpose and linear: packed when lowering if they are constant, else by copies at
-run time.
+"""Weights and biases of conv, conv_transpose and linear.
 
-Codes of weights are taken less their zero point, as whole numbers of up to nine bits. `byte_parts` writes them as sums
-of i8: a product then goes over its taps once a part, which is exact and costs nothing where one part does (zero point
-0).
+Constants are packed when the program is lowered, others by copies at run time. Quantized weights are taken minus their
+zero point, as integers of up to nine bits. `byte_parts` writes them as sums of i8: a product then goes over its taps
+once per part, which is exact, and costs nothing extra if the zero point is 0.
 """
 
 from __future__ import annotations
@@ -11,55 +10,64 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
-from qcompiler.backends.kernels.conv import pack_floats
+from qcompiler.backends.kernel_ir.definition import Memory
+from qcompiler.backends.kernels.tile_math import widens
 from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_floats, widen
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.program.builder import BufferHandle, BufferRef
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
+from qcompiler.backends.target import Target
+from qcompiler.ir import Value
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.quantization.typed_array import quant_of
+
+_PACK_BYTES = 128 << 10
+"""Bytes of weights that are packed at a time: they stay in L2 on their way."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """An array whose axes may be rearranged: the data of a constant, or the geometry of where it will lie (`place`).
+    """A weight or a bias whose axes may be rearranged.
 
-    role: unique within the node for each arrangement that is packed.
+    Attributes:
+        array: the data of a constant, or else the geometry of `memory`.
+        memory: where the values will lie if they are not constant.
+        role: unique within the node for each arrangement that is packed.
     """
 
     array: np.ndarray
-    place: TensorView | None = None
+    memory: TensorView | None = None
     role: str = ""
 
     @staticmethod
-    def of(s: NodeLowering, index: int) -> Weight | None:
-        """An operand, None if absent. Codes of weights come less the zero point, those of biases as they are."""
-        if not s.has(index):
-            return None
-        role = s.node.operands[index].name
-        if not s.is_constant(index):
-            place = s.row_major(index)
-            return Weight(geometry(place), place, role)
-        quant, data = s.type(index).quant, s.constant(index)
+    def of(s: NodeLowering, value: Value) -> Weight:
+        """An operand. Quantized weights come minus their zero point, biases as they are."""
+        if not s.is_constant(value):
+            memory = s.row_major(value)
+            return Weight(geometry(memory), memory, value.name)
+        quant, data = value.type.quant, s.constant(value)
         if quant is None or data.dtype == np.int32 or (data.dtype == np.int8 and not any(quant.zero_point)):
-            return Weight(data, None, role)
-        return Weight((data.astype(np.int16) - quant.along(data.ndim)[1]).astype(np.int16), None, role)
+            return Weight(data, None, value.name)
+        return Weight((data.astype(np.int16) - quant.along(data.ndim)[1]).astype(np.int16), None, value.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
     def taken(self, role: object, take: Callable[[np.ndarray], np.ndarray]) -> Weight:
-        """A view. role: names it, after this one's role."""
-        return Weight(take(self.array), self.place, f"{self.role}.{role}")
+        """The weight after `take`, which may rearrange or copy. role: names the result, after this weight's role."""
+        return Weight(take(self.array), self.memory, f"{self.role}.{role}")
 
-    def packed(self, s: NodeLowering, lanes: int) -> BufferRef | BufferHandle:
-        """f32 [channels, *rest] as [channels / lanes, rounded up][*rest][lanes]; in missing lanes lies anything."""
+    def packed(self, s: NodeLowering, lanes: int) -> Memory:
+        """f32 [channels, *rest] -> [ceil(channels / lanes)][*rest][lanes]; missing lanes hold anything."""
         channels, *rest = self.shape
         panels = -(-channels // lanes)
-        if self.place is None:
+        if self.memory is None:
             return s.filled(f"{self.role} by {lanes}", (panels, math.prod(rest), lanes), np.float32, self._pack_floats)
         shape = (panels, *rest, lanes)
         y = TensorView(
@@ -73,20 +81,111 @@ class Weight:
             (split_axis(self.array[: whole * lanes], 0, whole, lanes), target[:whole]),
             (self.array[whole * lanes :], target[panels - 1, : channels - whole * lanes]),
         ):
-            s.copy(part_of(self.place, part), part_of(y, into))
-        return y.buffer
+            s.copy(part_of(self.memory, part), part_of(y, into))
+        return y
 
     def _pack_floats(self, into: np.ndarray) -> None:
         pack_floats(into, self.array.reshape(len(self.array), -1))
         forget_pages(self.array)
 
 
-def byte_parts(codes: np.ndarray, count: int = 1) -> list[np.ndarray]:
-    """Arrays of i8 whose sum is `codes`; at least `count`."""
-    if codes.dtype == np.int8:
-        return [codes]
+def byte_parts(weights: np.ndarray, count: int = 1) -> list[np.ndarray]:
+    """Arrays of i8 whose sum is `weights`; at least `count` of them."""
+    if weights.dtype == np.int8:
+        return [weights]
     parts: list[np.ndarray] = []
-    while len(parts) < count or codes.any():
-        parts.append(np.clip(codes, -128, 127).astype(np.int8))
-        codes = codes - parts[-1]
+    while len(parts) < count or weights.any():
+        parts.append(np.clip(weights, -128, 127).astype(np.int8))
+        weights = weights - parts[-1]
     return parts
+
+
+@dataclass(frozen=True, eq=False)
+class BytePacking:
+    """How the i8 weights of a product are packed; the format is described in `kernels.conv`.
+
+    Attributes:
+        target: what to pack for.
+        weight: [channels, taps, elements], all but the channels in any number of axes.
+        nv: registers of channels in a panel.
+        taps: taps of the window.
+        kc: elements of a tap, padded to a multiple of the target's `dot_depth`.
+        parts: summands of each weight, see `byte_parts`; a product goes over its taps once per part.
+        pairs: whether products may be added in pairs, see `Target.pairwise_dot_is_exact`.
+    """
+
+    target: Target
+    weight: Weight
+    nv: int
+    taps: int
+    kc: int
+    parts: int
+    pairs: bool
+
+    @staticmethod
+    def of(s: NodeLowering, op: Weighted, weight: Weight, nv: int, taps: int, kc: int) -> BytePacking:
+        """The packing of a product's weights. kc: elements of a tap of x."""
+        target, array, role = s.target, weight.array, weight.role
+        kc = -(-kc // target.dot_depth) * target.dot_depth
+        parts = 1
+        if array.dtype != np.int8:
+            parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(array))])).item()
+        inputs = s.node.graph.inputs if s.node.graph is not None else ()
+        given = any(value.type.is_quantized for value in inputs)  # a caller's codes may lie beyond qmax
+        highest = 255 if given else quant_of(op.x.type).qmax
+
+        def pairwise_is_exact() -> np.ndarray:
+            summands = byte_parts(_by_taps(array, taps, kc), parts)
+            return np.array(all(target.pairwise_dot_is_exact(part, highest) for part in summands))
+
+        pairs = bool(target.has_pairwise_dot and array.size and s.memo(f"{role}.pairs {kc}", pairwise_is_exact).item())
+        return BytePacking(target, weight, nv, taps, kc, parts, pairs)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether packed weights are i16."""
+        return widens(self.target, self.pairs)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The channel of a panel that each packed channel is."""
+        return channel_order(self.target, self.nv)
+
+    @property
+    def panels(self) -> int:
+        return -(-len(self.weight.array) // len(self.order))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        depth, nr = self.target.dot_depth, len(self.order)
+        groups = self.taps * self.kc * self.parts // depth
+        return (self.panels, groups, self.nv, 2, nr // self.nv, 2) if self.is_wide else (self.panels, groups, nr, depth)
+
+    def constant(self, s: NodeLowering) -> Memory:
+        """The packed weights as a constant of the program."""
+        role = f"{self.weight.role} {self.nv} {self.taps} {self.kc} {self.is_wide}"
+        return s.filled(role, self.shape, np.int16 if self.is_wide else np.int8, self.fill)
+
+    def fill(self, into: np.ndarray) -> None:
+        """Pack the weights, a few panels at a time."""
+        (panels, groups, *_), nr, depth = into.shape, len(self.order), self.target.dot_depth
+        at_once = max(1, _PACK_BYTES // max(1, nr * self.taps * self.kc))
+        for panel in range(0, panels if self.taps else 0, at_once):
+            rows = self.weight.array[panel * nr : (panel + at_once) * nr]
+            summands = byte_parts(_by_taps(rows, self.taps, self.kc), self.parts)
+            codes = np.concatenate(summands, axis=1) if self.parts > 1 else summands[0]
+            part = into[panel : panel + at_once]
+            if not self.is_wide:
+                pack_bytes(part, codes, self.order)
+                continue
+            packed = np.empty((len(part), groups, nr, depth), np.int8)
+            pack_bytes(packed, codes, self.order)
+            widen(part, packed)
+
+
+def _by_taps(weights: np.ndarray, taps: int, kc: int) -> np.ndarray:
+    """[O, *rest] -> [O, taps * kc], each tap's elements followed by zeros."""
+    weights = weights.reshape(len(weights), taps, -1)
+    if kc != weights.shape[2]:
+        weights = np.pad(weights, ((0, 0), (0, 0), (0, kc - weights.shape[2])))
+    return weights.reshape(len(weights), taps * kc)

@@ -1,0 +1,36 @@
+"""The parts of signatures that say how the sums of a product become results, and whether they may be clamped late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic
+
+from qcompiler.backends.kernel_ir.definition import E, P, S
+from qcompiler.backends.kernels.code_range import CodeRange
+
+
+@dataclass(frozen=True)
+class Requantize(Generic[P, E, S]):
+    """How i32 sums become u8 codes: rules (3) and (5) of qmath.
+
+    Attributes:
+        multiplier: f32 [packed channels], M of rule (4).
+        codes: the codes of the result.
+        low_code, high_code: the bounds of `codes` as integers.
+        residual_zero, residual_scale: the residual's zero point, and its scale over that of the result.
+    """
+
+    multiplier: P
+    codes: CodeRange[E, S]
+    low_code: E
+    high_code: E
+    residual_zero: S
+    residual_scale: S
+
+
+@dataclass(frozen=True)
+class Clamp(Generic[S]):
+    """The bounds of a float result's fused activation. NaN passes, as in torch."""
+
+    low: S
+    high: S

@@ -1,0 +1,95 @@
+"""Weights and per-channel values in the order in which the kernels of products read them, packed by the host.
+
+The formats are described in `kernels.conv` and `kernels.depthwise`. Channels and elements that pad a panel are zero.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+
+from qcompiler.backends.target import Target
+
+_LEAST_SCRATCH = 1 << 18
+"""Bytes of the smallest scratch block."""
+
+
+def channel_order(target: Target, nv: int) -> np.ndarray:
+    """The channel of a panel of nv registers that each packed channel is.
+
+    Pairs of registers lie in the target's `pair_order`; the last register of an odd number lies in order.
+    """
+    lanes = target.i32_lanes
+    order = [2 * pair * lanes + channel for pair in range(nv // 2) for channel in target.pair_order()]
+    return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
+
+
+def quad_order(target: Target) -> np.ndarray:
+    """The channel of a block of depthwise channels that each packed channel is."""
+    blocks = target.vector_bytes // 16
+    return np.array([16 * k + 4 * i + j for i in range(4) for k in range(blocks) for j in range(4)])
+
+
+def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
+    """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], nr = len(order), depth 4 or 8.
+
+    The `depth` bytes of a channel are moved as one word.
+    """
+    (panels, groups, nr, depth), (outputs, elements) = into.shape, w.shape
+    if (outputs, elements) != (panels * nr, groups * depth):
+        w = np.pad(w, ((0, panels * nr - outputs), (0, groups * depth - elements)))
+    words, rows = np.ascontiguousarray(w).view(f"u{depth}"), (np.arange(panels)[:, None] * nr + order).reshape(-1)
+    ordered = np.take(words, rows, axis=0, out=_scratch(words.shape, words.dtype), mode="clip")
+    into.view(f"u{depth}")[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
+
+
+def widen(into: np.ndarray, packed: np.ndarray) -> None:
+    """i8 [panels][quads][nr][4] -> i16 [panels][quads][nv][2][lanes][2].
+
+    Each register of channels becomes two: its even elements, then its odd ones.
+    """
+    panels, quads, nv, _, lanes, _ = into.shape
+    into[:] = packed.reshape(panels, quads, nv, lanes, 2, 2).transpose(0, 1, 2, 5, 3, 4)
+
+
+_memory = threading.local()
+
+
+def _scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array with undefined contents, in the same memory for each call of a thread.
+
+    Touching fresh pages takes longer than packing.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if getattr(_memory, "block", None) is None or _memory.block.nbytes < nbytes:
+        _memory.block = np.empty(max(nbytes, _LEAST_SCRATCH), np.uint8)
+    block: np.ndarray = _memory.block[:nbytes]
+    return block.view(dtype).reshape(shape)
+
+
+def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
+    """f32 [O, K] -> [ceil(O / nr)][K][nr]. into: zeros."""
+    nr = into.shape[2]
+    for panel, part in enumerate(into):
+        rows = w[panel * nr : (panel + 1) * nr]
+        part[:, : len(rows)] = rows.T
+
+
+def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """[O] -> [ceil(O / nr) * nr]: one value for each channel, in the order of the packed channels."""
+    padded = np.concatenate([values, np.zeros(-len(values) % len(order), values.dtype)])
+    ordered: np.ndarray = padded.reshape(-1, len(order))[:, order].reshape(-1)
+    return ordered
+
+
+def pack_depthwise_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """i8 [C, tap rows, kw] -> [blocks][kw][groups of 4 tap rows][block][4], channels of a block in `order`."""
+    channels, taps, kw = w.shape
+    block = len(order)
+    groups = -(-taps // 4)
+    blocks = -(-channels // block)
+    padded = np.zeros((blocks * block, groups * 4, kw), np.int8)
+    padded[:channels, :taps] = w
+    return np.ascontiguousarray(padded.reshape(blocks, block, groups, 4, kw)[:, order].transpose(0, 4, 2, 1, 3))

@@ -1,0 +1,99 @@
+"""The choice of a product's tile, and how its pixels are cut into rows and its rows into blocks of work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompiler.backends.target import Target
+from qcompiler.dims import DimLike
+
+LINE = 64
+"""Bytes of a cache line."""
+_WAYS, _WAY_BYTES = 8, 4096
+"""Ways, and bytes per way, of a small L1 cache. More rows than ways in one set evict each other at every K block."""
+_MISS = 2
+"""Dot products that could be issued while a line comes from L2."""
+_LEAST_ISSUED = 10
+"""Dot products per K block below which their latency shows."""
+_BLOCK_BYTES = 256 << 10
+"""Bytes of x in a block of rows: they stay in L2 while all panels pass."""
+_LEAST_UNITS = 16
+"""A call is cut into at least this many units of work, if there are enough rows, so that threads finish together."""
+_MOST_RUN_TILES = 4
+"""Tiles in a row if the pixels of an image may be cut freely."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """mr pixels by nv registers of channels, which are nr channels."""
+
+    mr: int
+    nv: int
+    nr: int
+
+
+def tiles_of(target: Target, quantized: bool) -> Sequence[tuple[int, int]]:
+    """The (mr, nv) that a target's kernels of products come in."""
+    return target.gemm_tiles if quantized else target.gemm_tiles_f32
+
+
+def lanes_of(target: Target, quantized: bool) -> int:
+    """Channels of one register of sums."""
+    return target.i32_lanes if quantized else target.f32_lanes
+
+
+def choose_tile(
+    tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike, x_pixel: int
+) -> Tile:
+    """The cheapest tile for rows of `columns` pixels, which lie x_pixel bytes apart in x.
+
+    The cost is in dot products issued; loads, latency and cache misses count as dot products that could have been. If a
+    size is symbolic, the first tile is taken.
+    """
+    if not isinstance(columns, int) or not isinstance(channels, int):
+        mr, nv = tiles[0]
+        return Tile(mr, nv, nv * lanes)
+
+    def cost(tile: tuple[int, int]) -> float:
+        mr, nv = tile
+        panels = -(-channels // (nv * lanes))
+        if columns < mr:
+            mr = 1
+        block = max(mr * nv, mr + nv, _LEAST_ISSUED) + _MISS * max(0, lines_of_a_set(mr, x_pixel) - _WAYS)
+        return -(-columns // mr) * panels * block
+
+    mr, nv = min(tiles, key=cost)
+    return Tile(mr, nv, nv * lanes)
+
+
+def lines_of_a_set(rows: int, x_pixel: int) -> int:
+    """How many of `rows` pixels, x_pixel bytes apart, share a set of the L1 cache: all if they are pages apart."""
+    sets = _WAY_BYTES // math.gcd(x_pixel, _WAY_BYTES)
+    return -(-rows // sets)
+
+
+def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
+    """Cut `total` pixels at equal distances into rows: (first pixel of each row, pixels of each row).
+
+    The last row overlaps the one before. Rows have as many tiles as give the fewest tiles in all, where a row costs as
+    much as a tenth of a tile.
+    """
+    if total <= mr:
+        return np.zeros(1, np.int64), total
+    tiles = -(-total // mr)
+    tiles_a_row = min(range(1, _MOST_RUN_TILES + 1), key=lambda each: -(-tiles // each) * (each + 0.1))
+    columns = min(total, tiles_a_row * mr)
+    rows = -(-total // columns)
+    return np.minimum(np.arange(rows, dtype=np.int64) * columns, total - columns), columns
+
+
+def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
+    """Rows in a block of work. Blocks are as equal as possible, since threads share them."""
+    block = max(1, min(rows, _BLOCK_BYTES // max(1, x_row_bytes)))
+    while block > 1 and -(-rows // block) * panels < _LEAST_UNITS:
+        block = -(-block // 2)
+    return -(-rows // max(1, -(-rows // block)))
