@@ -1,38 +1,89 @@
-"""Batched products of two activations, row major: x [m, k] times w [k, n]. Lanes lie across n; tiles are mr rows by nv
-registers.
+"""Batched products of two activations, row major: x [m, k] times w [k, n].
 
-batches: a table of byte offsets of each batch's (x, w, y). Threads share tiles; rows go innermost, so that a tile's
-columns of w stay near. Bytes are centered and widened first, two of k to an i32 lane (`center_pairs`, `pack_pairs`):
-products of those are exact, whatever the zero points.
+Lanes lie across n; tiles are mr rows by nv registers. Threads share tiles; rows go innermost, so that a tile's columns
+of w stay in the cache. Bytes are centered and widened first, two elements of k to an i32 lane (`center_pairs`,
+`pack_pairs`): products of those are exact, whatever the zero points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
+from qcompiler.backends.kernels.code_range import CodeRange
 
-_POINTERS = ("x", "w", "batches", "y")
-_EXTENTS = ("batch_count", "m", "n", "k")
+
+@dataclass(frozen=True)
+class Matmul(Arguments["Matmul"], Generic[P, E]):
+    """x times w, for each batch.
+
+    Attributes:
+        batches: i64 [batch_count, 3]: the byte offsets of each batch's x, w and y.
+    """
+
+    x: P
+    w: P
+    y: Written[P]
+    batches: P
+    batch_count: E
+    m: E
+    n: E
+    k: E
+
+
+@dataclass(frozen=True)
+class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
+    """scale: the scales of x and w over that of y."""
+
+    matmul: Matmul[P, E]
+    scale: S
+    codes: CodeRange[E, S]
+
+
+@dataclass(frozen=True)
+class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
+    """zero: the zero point of x."""
+
+    x: P
+    y: Written[P]
+    rows: E
+    k: E
+    zero: E
+
+
+@dataclass(frozen=True)
+class PackPairs(Arguments["PackPairs"], Generic[P, E]):
+    """zero: the zero point of w."""
+
+    w: P
+    y: Written[P]
+    batch_count: E
+    k: E
+    n: E
+    zero: E
+
 
 Tile = Callable[[Value, Value, Value, Value, int], None]
-"""Computes one tile: x at its first row, w of the batch, y at its first row, the tile's number along n, rows."""
+"""Computes one tile from (x at its first row, w of the batch, y at its first row, its index along n, its rows)."""
 
 
-def _tiles(b: KernelBuilder, mr: int, nr: int, x_row: Value, y_row: Value, tile: Tile) -> None:
-    """x_row, y_row: bytes from row to row. The last tile of a column overlaps the one before it."""
-    m, panels = b.extent("m"), (b.extent("n") + (nr - 1)) // nr
+def _tiles(b: KernelBuilder, a: Matmul, mr: int, nr: int, x_row: Value, y_row: Value, tile: Tile) -> None:
+    """All tiles of this thread. x_row, y_row: bytes from row to row.
+
+    The last tile of a column overlaps the one before it.
+    """
+    m, panels = a.m, (a.n + (nr - 1)) // nr
     groups = (m + (mr - 1)) // mr
-    lo, hi = b.share(b.extent("batch_count") * panels * groups)
+    lo, hi = b.share(a.batch_count * panels * groups)
     with b.loop(lo, hi) as unit:
         group, outer = unit.index % groups, unit.index // groups
         panel, entry = outer % panels, outer // panels * 24
-        x, w, y = (
-            b.pointer(name) + b.load(I64, b.pointer("batches"), entry, disp=8 * i)
-            for i, name in enumerate(("x", "w", "y"))
-        )
+        x, w, y = (pointer + b.load(I64, a.batches, entry, disp=8 * i) for i, pointer in enumerate((a.x, a.w, a.y)))
         with b.if_(m >= mr) as wide:
             first = b.smin(group * mr, m - mr)
             tile(x + first * x_row, w, y + first * y_row, panel, mr)
@@ -43,10 +94,10 @@ def _tiles(b: KernelBuilder, mr: int, nr: int, x_row: Value, y_row: Value, tile:
             wide.yield_([])
 
 
-@kernel(pointers=_POINTERS, extents=_EXTENTS)
-def matmul_f32(b: KernelBuilder, *, mr: int, nv: int) -> None:
-    """Sums by fma in the order of k."""
-    lanes, n, k = b.target.f32_lanes, b.extent("n"), b.extent("k")
+@kernel
+def matmul_f32(b: KernelBuilder, a: Matmul, *, mr: int, nv: int) -> None:
+    """f32 sums by fma in the order of k."""
+    lanes, n, k = b.target.f32_lanes, a.n, a.k
     floats, nr = vector(F32, lanes), nv * lanes
 
     def tile(x: Value, w: Value, y: Value, panel: Value, count: int) -> None:
@@ -77,42 +128,44 @@ def matmul_f32(b: KernelBuilder, *, mr: int, nv: int) -> None:
             columns = [load(here, j) for j in range(nv)]
             acc = [_row(acc[r], b.splat(b.load(F32, *at[r]), lanes), columns) for r in range(count)]
             loop.yield_([acc, at.moved(4), here + n * 4])
-        return loop.results[0]
+        found: list[list[Value]] = loop.results[0]
+        return found
 
     def _row(acc: Sequence[Value], x: Value, columns: Sequence[Value]) -> list[Value]:
         return [b.fma(x, column, total) for column, total in zip(columns, acc)]
 
-    _tiles(b, mr, nr, k * 4, n * 4, tile)
+    _tiles(b, a, mr, nr, k * 4, n * 4, tile)
 
 
-@kernel(pointers=("x", "y"), extents=("rows", "k", "zero"))
-def center_pairs(b: KernelBuilder) -> None:
-    """u8 [rows, k] to i16 [rows, 2 * ceil(k / 2)], less the zero point; what follows an odd k may be anything."""
-    words = b.target.i32_lanes * 2
-    k = b.extent("k")
+@kernel
+def center_pairs(b: KernelBuilder, a: CenterPairs) -> None:
+    """u8 [rows, k] minus the zero point as i16 [rows, 2 * ceil(k / 2)]; the element after an odd k may be anything."""
+    words, k = b.target.i32_lanes * 2, a.k
     even = (k + 1) // 2 * 2
-    zero = b.splat(b.trunc(b.extent("zero"), I16), words)
-    lo, hi = b.share(b.extent("rows"))
+    zero = b.splat(b.trunc(a.zero, I16), words)
+    lo, hi = b.share(a.rows)
     with b.loop(lo, hi) as row:
-        x, y = b.pointer("x") + row.index * k, b.pointer("y") + row.index * even * 2
+        x, y = a.x + row.index * k, a.y + row.index * even * 2
         with b.loop(0, k, words) as at:
             codes = b.load_prefix(vector(I8, words), x, at.index, k - at.index)
             b.store_prefix(b.zext(codes, I16) - zero, y, at.index * 2, even - at.index)
 
 
-@kernel(pointers=("w", "y"), extents=("batch_count", "k", "n", "zero"))
-def pack_pairs(b: KernelBuilder, *, nv: int) -> None:
-    """u8 [batch, k, n] to i16 [batch][n / nr][k / 2][nv][pairs of k], less the zero point, 0 behind an odd k. Columns
-    lie in the target's `pair_order`; columns behind n may be anything."""
-    lanes, k, n = b.target.i32_lanes, b.extent("k"), b.extent("n")
+@kernel
+def pack_pairs(b: KernelBuilder, a: PackPairs, *, nv: int) -> None:
+    """u8 [batch, k, n] minus the zero point as i16 [batch][n / nr][k / 2][nv][pairs of k].
+
+    The element after an odd k is 0. Columns lie in the target's `pair_order`; columns after n may be anything.
+    """
+    lanes, k, n = b.target.i32_lanes, a.k, a.n
     words, nr = vector(I16, 2 * lanes), nv * lanes
-    zero = b.splat(b.trunc(b.extent("zero"), I16), 2 * lanes)
+    zero = b.splat(b.trunc(a.zero, I16), 2 * lanes)
     panels, pairs = (n + (nr - 1)) // nr, (k + 1) // 2
-    lo, hi = b.share(b.extent("batch_count") * panels)
+    lo, hi = b.share(a.batch_count * panels)
     with b.loop(lo, hi) as unit:
         column = unit.index % panels * nr
-        source = b.pointer("w") + unit.index // panels * (k * n) + column
-        target = b.pointer("y") + unit.index * (pairs * (nr * 4))
+        source = a.w + unit.index // panels * (k * n) + column
+        target = a.y + unit.index * (pairs * (nr * 4))
 
         def centered(row: Value, j: int, column: Value = column, source: Value = source) -> Value:
             left = b.smax(n - column - 2 * j * lanes, 0)
@@ -130,14 +183,14 @@ def pack_pairs(b: KernelBuilder, *, nv: int) -> None:
                     b.store(value, target, pair.index * (nr * 4), disp=(2 * j + half) * lanes * 4)
 
 
-@kernel(pointers=_POINTERS, extents=(*_EXTENTS, "zero"), scalars=("scale", "low", "high"))
-def matmul_u8(b: KernelBuilder, *, mr: int, nv: int) -> None:
-    """x as of `center_pairs`, w as of `pack_pairs`; i32 sums, requantized. nv is even."""
-    lanes, n = b.target.i32_lanes, b.extent("n")
+@kernel
+def matmul_u8(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
+    """i32 sums of what `center_pairs` makes of x and `pack_pairs` makes of w, requantized. nv is even."""
+    lanes, n = b.target.i32_lanes, a.matmul.n
     words, sums, nr = vector(I16, 2 * lanes), vector(I32, lanes), nv * lanes
-    pairs = (b.extent("k") + 1) // 2
-    scale, low, high = (b.splat(b.scalar(name), lanes) for name in ("scale", "low", "high"))
-    zero = b.splat(b.trunc(b.extent("zero"), I16), 2 * lanes)
+    pairs = (a.matmul.k + 1) // 2
+    scale, low, high = (b.splat(value, lanes) for value in (a.scale, a.codes.low, a.codes.high))
+    zero = b.splat(b.trunc(a.codes.zero, I16), 2 * lanes)
 
     def tile(x: Value, w: Value, y: Value, panel: Value, count: int) -> None:
         rows = b.rows(x, pairs * 4, count)
@@ -162,4 +215,4 @@ def matmul_u8(b: KernelBuilder, *, mr: int, nv: int) -> None:
         rounded = [b.target.round_to_i32(b, b.clamp(b.sitofp(acc) * scale, low, high)) for acc in pair]
         return b.trunc(b.target.pack_words(b, *rounded) + zero, I8)
 
-    _tiles(b, mr, nr, pairs * 4, n, tile)
+    _tiles(b, a.matmul, mr, nr, pairs * 4, n, tile)

@@ -167,8 +167,8 @@ class Bytes(_Arithmetic):
         return parts
 
     def _real(self, acc: Value, at: Value, lane: int) -> Value:
-        multiplier = self.b.load(vector(F32, self.lanes), self.requantize.multiplier, at, disp=lane * 4)
-        return self.b.sitofp(acc) * multiplier
+        real, type = self.b.sitofp(acc), vector(F32, self.lanes)
+        return real * self.b.load(type, self.requantize.multiplier, at, disp=lane * 4)
 
     def _rounded(self, real: Value) -> Value:
         b, codes = self.b, self.requantize.codes
