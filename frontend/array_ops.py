@@ -1,8 +1,8 @@
-"""Array operations on traced values, with numpy's meaning: promotion, broadcasting, shapes, joining, reducing. Slices
-and indices are in `indexing.py`.
+"""Array operations on traced values, with numpy's meaning: promotion, broadcasting, shapes, joining, reducing.
 
-Every frontend records through these: Proxy's methods, the numpy and torch function tables, and the importers. An
-argument may be a traced value, an array or a Python number; at least one is traced, or a trace is being recorded.
+Slices and indices are in `indexing.py`. Every frontend records through these functions: Proxy's methods, the numpy and
+torch function tables, and the importers. An argument may be a traced value, an array or a Python number. At least one
+is traced, or a trace is being recorded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLOAT_BINARY = frozenset({"div", "pow"})
 
 
 def trace_of(*items: Any) -> Trace:
-    """The trace that any of the arguments belongs to, else the active one."""
+    """The trace of the first traced argument, or else the active trace."""
     for item in items:
         if isinstance(item, Traced):
             return item.trace
@@ -48,7 +48,7 @@ def is_number(item: Any) -> bool:
 
 
 def lift(item: Any, trace: Trace | None = None, *, dtype: DType | None = None) -> Proxy:
-    """`item` as a traced value: constants for arrays and numbers. A float64 constant becomes f32."""
+    """`item` as a traced value. Arrays and numbers become constants; float64 becomes f32."""
     if is_traced(item):
         return item if dtype is None else cast(item, dtype)
     trace = trace or required_trace("a constant")
@@ -86,8 +86,10 @@ def kind_of(item: Any) -> DType:
 
 
 def common_dtype(*items: Any) -> DType:
-    """The element type that arrays and numbers meet in: bool < ints < f32; a Python number never widens an int
-    array."""
+    """The element type that arrays and numbers are promoted to: bool < ints < f32.
+
+    A Python number never widens an int array.
+    """
     arrays = [kind_of(item) for item in items if not is_number(item)]
     numbers = [kind_of(item) for item in items if is_number(item)]
     best = max(arrays or numbers, key=lambda dtype: _ORDER.get(dtype, 5))
@@ -108,7 +110,7 @@ def check_axis(axis: Any, count: int, what: str) -> int:
 
 
 def check_axes(axis: Any, count: int, what: str) -> tuple[int, ...]:
-    """None (all axes), an int or several, as sorted non-negative ints."""
+    """`axis`, which may be None (all axes), an int or several, as sorted non-negative ints."""
     if axis is None:
         return tuple(range(count))
     listed = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -135,7 +137,7 @@ def binary(op: str, x: Any, y: Any, **attrs: Any) -> Proxy:
 
 
 def unary(op: str, x: Any, **attrs: Any) -> Proxy:
-    """An elementwise op of one operand; ints become f32 unless the op keeps them."""
+    """An elementwise op of one operand. Ints become f32 unless the op is defined on them."""
     trace = trace_of(x)
     x = lift(x, trace)
     keeps = ("neg", "abs", "sign", "square")
@@ -152,7 +154,7 @@ def logical_not(x: Any) -> Proxy:
 
 
 def cast(x: Proxy, dtype: DType) -> Proxy:
-    """Another element type; constants convert at once, the same type is no op."""
+    """x with another element type. Constants are converted at once; the same type records no op."""
     if kind_of(x) is dtype:
         return x
     if isinstance(x.value, Const):
@@ -183,8 +185,11 @@ def clip(x: Any, low: Any, high: Any) -> Proxy:
 
 
 def matmul(x: Any, y: Any) -> Proxy:
-    """numpy's matmul. A constant matrix on the right gives `linear` with the transposed weight, so that it is
-    quantized by channels like any layer."""
+    """numpy's matmul.
+
+    A constant matrix on the right gives `linear` with the transposed weight, so that it is quantized per channel like
+    any layer.
+    """
     trace = trace_of(x, y)
     x, y = lift(x, trace, dtype=DType.F32), lift(y, trace, dtype=DType.F32)
     if rank(x) == 0 or rank(y) == 0:
@@ -204,7 +209,7 @@ def matmul(x: Any, y: Any) -> Proxy:
 
 
 def reshape(x: Any, shape: Any) -> Proxy:
-    """numpy's reshape, C order; sizes may be symbolic, one may be -1."""
+    """numpy's reshape in C order. Sizes may be symbolic, and one may be -1."""
     trace = trace_of(x)
     x = lift(x, trace)
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -252,7 +257,7 @@ def expand_dims(x: Any, axis: Any) -> Proxy:
 
 
 def squeeze(x: Proxy, axis: Any = None) -> Proxy:
-    """Drop axes of size 1; with `axis`, those alone (another size is an error)."""
+    """Drop all axes of size 1, or only those in `axis`, where another size is an error."""
     shape = dims(x)
     axes = [i for i, size in enumerate(shape) if size == 1] if axis is None else check_axes(axis, rank(x), "squeeze")
     for i in axes:
@@ -274,7 +279,7 @@ def flatten(x: Any, start: int = 0, end: int = -1) -> Proxy:
 
 
 def expand(x: Any, shape: Sequence[Any]) -> Proxy:
-    """Broadcast to a shape; -1 keeps an axis (torch)."""
+    """Broadcast x to a shape, in which -1 means the axis' own size, as in torch."""
     trace = trace_of(x)
     x = lift(x, trace)
     target = [as_dim(size) for size in shape]
@@ -314,13 +319,13 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Proxy:
 
 
 def static_size(x: Proxy, axis: int, what: str) -> int:
-    """The int size of an axis; a symbolic one is taken from the example, and guarded."""
+    """The size of an axis as an int. A symbolic size takes the example's number, and the trace notes a guard."""
     size = dims(x)[axis]
     return Size(size, x.trace).bake() if isinstance(size, Dim) else size
 
 
 def pad(x: Any, padding: Sequence[tuple[int, int]], mode: str = "constant", value: float = 0.0) -> Proxy:
-    """(before, after) for every axis."""
+    """Pad x; `padding` has a pair (before, after) for every axis."""
     trace = trace_of(x)
     x = lift(x, trace)
     pairs = tuple((int(before), int(after)) for before, after in padding)
@@ -344,7 +349,7 @@ def tile(x: Any, repeats: Sequence[int]) -> Proxy:
 
 
 def reduce(op: str, x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
-    """mean, sum, max, min, prod. Bools are counted as ints, means of ints are f32."""
+    """mean, sum, max, min or prod over axes. Bools count as ints; means and products of ints are f32."""
     trace = trace_of(x)
     x = lift(x, trace)
     if op in ("mean", "prod") and not kind_of(x).is_float:
@@ -368,7 +373,7 @@ def all_of(x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
 
 
 def variance(x: Any, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Proxy:
-    """The mean of squared distances from the mean; `correction` as numpy's ddof."""
+    """The mean of squared distances from the mean; `correction` is numpy's ddof."""
     centered = binary("sub", x, reduce("mean", x, axis, True))
     squared = unary("square", centered)
     if not correction:

@@ -1,6 +1,6 @@
-"""Indexing of traced values: slices, numpy's basic indexing, gathers, and what is made of slices (split, roll).
+"""Indexing of traced values: slices, numpy's basic indexing, gathers, and functions made of slices (split, roll).
 
-A slice that counts from the end of an axis of symbolic size is written with flips, so it stays right for every size.
+A slice that counts from the end of an axis of symbolic size is recorded with flips, so that it is right for every size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FULL = 2**31 - 1  # a slice's stop that means "to the end", whatever the size
 
 
 def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
-    """Slices with numpy's meaning on some axes, as few ops as possible."""
+    """Slice some axes with numpy's meaning, in as few ops as possible."""
     axes, starts, stops, steps, flips_before, flips_after = [], [], [], [], [], []
     for axis, wanted in sorted(ranges.items()):
         start, stop, step, before, after = _normalise(x, axis, wanted)
@@ -59,8 +59,7 @@ def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
 
 
 def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool, bool]:
-    """(start, stop, step, flip before, flip after) with a positive step and starts >= 0. An axis of symbolic size
-    counts from its end by flipping, so the slice stays right for every size."""
+    """The slice as (start, stop, step, flip before, flip after) with a positive step and start >= 0."""
     size = dims(x)[axis]
     step = 1 if wanted.step is None else int(wanted.step)
     if step == 0:
@@ -100,7 +99,7 @@ def _normalise_forward(x: Proxy, start: int | None, stop: int | None, step: int)
         )
     if start >= 0 and start == 0:  # [:-n]: flip, drop the first n, flip back
         return -stop, FULL, 1, True, True
-    if start < 0 and stop == FULL:  # [-n:]: flip, keep the first n, flip back
+    if start < 0 and stop == FULL:  # [-n:]: flip, take the first n, flip back
         return 0, -start, 1, True, start != -1
     if start < 0 and stop < 0:  # [-n:-m]
         return -stop, max(-start, -stop), 1, True, stop - start > 1
@@ -116,7 +115,7 @@ def _index(bound: Any) -> int | None:
 
 
 def _symbolic(x: Proxy, size: Dim, bound: Any) -> int | None:
-    """A slice bound on an axis of symbolic size: the axis' own size is "to the end", `size - n` counts from the end."""
+    """A bound on an axis of symbolic size: the axis' own size means "to the end", `size - n` counts from the end."""
     if isinstance(bound, Size):
         rest = bound.dim - size
         if isinstance(rest, Dim):
@@ -126,7 +125,7 @@ def _symbolic(x: Proxy, size: Dim, bound: Any) -> int | None:
 
 
 def select(x: Proxy, axis: int, index: int) -> Proxy:
-    """torch's select: one position of an axis, the axis dropped."""
+    """torch's select: one position of an axis, which is dropped."""
     return getitem(x, (slice(None),) * check_axis(axis, rank(x), "select") + (int(index),))
 
 
@@ -211,7 +210,7 @@ def take(x: Any, indices: Any, axis: int | None) -> Proxy:
 
 
 def gather_elements(x: Any, indices: Any, axis: int) -> Proxy:
-    """torch's gather: one index an element along `axis`. On the other axes, indices may be fewer: x is cut to them."""
+    """torch's gather: an index per element along `axis`. If indices are shorter on other axes, x is cut to them."""
     trace = trace_of(x, indices)
     x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
     axis = check_axis(axis, rank(x), "gather")
@@ -235,7 +234,7 @@ def gather_elements(x: Any, indices: Any, axis: int) -> Proxy:
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Proxy:
-    """numpy's: as gather_elements, but the other axes broadcast against each other."""
+    """numpy's take_along_axis: like gather_elements, but the other axes broadcast against each other."""
     trace = trace_of(x, indices)
     x, indices = lift(x, trace), lift(indices, trace, dtype=DType.I64)
     axis = check_axis(axis, rank(x), "take_along_axis")
@@ -253,7 +252,7 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Proxy:
 
 
 def _wrapped_indices(indices: np.ndarray, size: DimLike, trace: Trace) -> np.ndarray:
-    """Negative constant indices made positive, and checked, where the size is known."""
+    """Constant indices checked and made non-negative, if the size is known."""
     if isinstance(size, Dim) or not indices.size:
         return indices
     if indices.min() < -size or indices.max() >= size:
@@ -274,17 +273,17 @@ def split_at(x: Proxy, bounds: Sequence[int], axis: int) -> list[Proxy]:
 
 
 def roll(x: Proxy, shift: Any, axis: Any) -> Proxy:
-    """Each axis in turn: the two pieces around the cut change places."""
+    """numpy's roll: on each axis in turn, the two pieces around the cut change places."""
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, 0), dims(x))
     shifts = shift if isinstance(shift, (tuple, list)) else [shift]
     axes = axis if isinstance(axis, (tuple, list)) else [axis]
-    for amount, where_ in zip(shifts, axes):
-        where_ = check_axis(where_, rank(x), "roll")
-        size = dims(x)[where_]
+    for amount, rolled in zip(shifts, axes):
+        along = check_axis(rolled, rank(x), "roll")
+        size = dims(x)[along]
         amount = int(amount) if isinstance(size, Dim) else int(amount) % size
         if amount:
             x = concat(
-                [slice_axes(x, {where_: slice(-amount, None)}), slice_axes(x, {where_: slice(None, -amount)})], where_
+                [slice_axes(x, {along: slice(-amount, None)}), slice_axes(x, {along: slice(None, -amount)})], along
             )
     return x

@@ -1,7 +1,7 @@
 """numpy on traced values: the tables behind `__array_ufunc__` and `__array_function__`.
 
-A function outside of the tables raises TraceError that names it and the nearest supported one; an argument without
-meaning in a graph (`out=`, Fortran order) too. What the operations mean is in `array_ops.py`.
+A function outside of the tables raises a TraceError that names it and the nearest supported one. So does an argument
+that has no meaning in a graph (`out=`, Fortran order). What the operations mean is in `array_ops.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""ONNX files as float graphs; models with QuantizeLinear or QLinear ops as graphs of stage qdq.
+"""Import ONNX files as float graphs, and models with QuantizeLinear or QLinear ops as graphs of stage qdq.
 
-Owns the file, the inputs and the walk over nodes; what an op means is in onnx_ops/. Values keep their names; a node's
-line in messages is its number in the file.
+Owns the file, the inputs and the walk over nodes; what an op means is in `onnx_ops/`. Values have their names in the
+file, and messages give a node's number in the file as its line.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
 
     Args:
         model: a path, or an onnx.ModelProto.
-        example_inputs: arrays by name or position; they give numbers to sizes that the file leaves open, where
-            `dynamic` does not name them.
-        dynamic: {input: {axis: size name}}. By default the file's own: named dimensions by their names, open ones by
-            input and axis.
+        example_inputs: arrays by name or position. They give numbers to sizes that the file leaves open and `dynamic`
+            does not name.
+        dynamic: {input: {axis: size name}}. By default the file decides: named dimensions have their names, and open
+            ones are named after input and axis.
 
     Raises:
-        TraceError: onnx is not installed, no ONNX file, an opset below 11, inputs that don't fit; all unsupported ops
-            at once, with counts.
+        TraceError: onnx is not installed, the file is no ONNX file, its opset is below 11, inputs don't fit, or ops
+            are not supported (all of them listed, with counts).
     """
     proto, name = _load(model)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
@@ -68,7 +68,7 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
 
 
 def _load(model: Any) -> tuple[Any, str]:
-    """(ModelProto with its external data, a name for messages)."""
+    """The ModelProto with its external data, and a name for messages."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -107,7 +107,7 @@ def _key(node: Any) -> str:
 
 
 def _check_supported(proto: Any, name: str) -> None:
-    """Raises TraceError that lists every op without a meaning, with its count and first node."""
+    """Raise a TraceError that lists every op without a meaning, with its count and first node."""
     unknown: collections.Counter[str] = collections.Counter()
     first: dict[str, str] = {}
     for index, node in enumerate(proto.graph.node):
@@ -121,7 +121,7 @@ def _check_supported(proto: Any, name: str) -> None:
 
 
 class _Importer:
-    """Plays an ONNX graph on a Trace."""
+    """Records an ONNX graph on a Trace, node by node."""
 
     def __init__(
         self, proto: Any, name: str, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None
@@ -283,7 +283,7 @@ class _Importer:
             self._name(name, result, len(self.trace.graph) > before)
 
     def _name(self, name: str, result: Any, made: bool) -> None:
-        """The value goes by its name in the file, if this node made it."""
+        """Give a value the name that it has in the file, if this node made it."""
         if isinstance(result, np.ndarray):
             self.trace.names.setdefault(id(result), name)
         elif made and isinstance(result, Traced) and result.value.producer is not None:

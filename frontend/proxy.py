@@ -1,8 +1,8 @@
-"""What stands for an array while a model is traced: operators, numpy's protocols, and methods of numpy arrays and
-torch tensors.
+"""Proxy, which stands for an array while a model is traced.
 
-A Proxy knows its shape and element type, never its data: whatever would need data raises TraceError with the user's
-source line. What the operations mean is in `array_ops.py`.
+It has operators, numpy's protocols, and the methods of numpy arrays and torch tensors. A Proxy knows its shape and
+element type but not its data: an operation that needs data raises a TraceError with the user's source line. What the
+operations mean is in `array_ops.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qcompiler.types import DType
 
 
 class NoAttribute(TraceError, AttributeError):
-    """An unknown attribute of a traced value: an AttributeError too, so that hasattr() works."""
+    """An unknown attribute of a traced value. It is an AttributeError too, so that hasattr() works."""
 
 
 class Proxy(Traced):
@@ -35,7 +35,7 @@ class Proxy(Traced):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """ints, and Sizes where an axis is dynamic."""
+        """The sizes: ints, and Sizes where an axis is dynamic."""
         return tuple(sized(size, self.trace) for size in ops.dims(self))
 
     @property
@@ -51,7 +51,7 @@ class Proxy(Traced):
 
     @property
     def size(self) -> Any:
-        """The number of elements (numpy); called, the shape or one size of it (torch)."""
+        """numpy's number of elements; when called, torch's shape or one size of it."""
         total = sized(ops.type_of(self).elements, self.trace)
         if isinstance(total, int):
             result: Any = CallableInt(total)
@@ -156,7 +156,7 @@ class Proxy(Traced):
     view = reshape
 
     def transpose(self, *axes: Any) -> Proxy:
-        """numpy's transpose(axes), or torch's transpose(first, second) for two axes of a tensor of another rank."""
+        """numpy's transpose(axes), or torch's transpose(first, second) if the rank is not two."""
         axes = _unpacked(axes)
         if not axes or axes == (None,):
             return ops.transpose(self)
@@ -224,7 +224,7 @@ class Proxy(Traced):
         return ops.reduce("prod", self, dim if axis is None else axis, keepdims or keepdim)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Proxy:
-        """The values alone, as numpy gives them."""
+        """The maximum without its index, as in numpy."""
         return ops.reduce("max", self, axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Proxy:
@@ -237,7 +237,7 @@ class Proxy(Traced):
         return ops.reduce("min", self, dim, keepdim)
 
     def var(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Proxy:
-        """numpy's: ddof is 0 unless given."""
+        """numpy's variance: ddof is 0 by default."""
         return ops.variance(self, axis, keepdims, ddof)
 
     def std(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Proxy:
@@ -274,7 +274,7 @@ class Proxy(Traced):
         return ops.cast(self, _real_dtype(dtype))
 
     def to(self, *args: Any, **kwargs: Any) -> Proxy:
-        """torch's: a dtype casts, a device is of no meaning here."""
+        """torch's `to`: a dtype casts, and a device is ignored."""
         for item in (*args, kwargs.get("dtype")):
             if isinstance(item, (np.dtype, type)):
                 return ops.cast(self, _real_dtype(item))
@@ -363,7 +363,7 @@ def _unpacked(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _real_dtype(dtype: Any) -> DType:
-    """float64 and float16 mean f32 in a model."""
+    """The IR's element type for a numpy dtype; all floats are f32."""
     wanted = np.dtype(dtype)
     return DType.F32 if wanted.kind == "f" else DType.from_numpy(wanted)
 

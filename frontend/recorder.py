@@ -1,8 +1,8 @@
-"""The recorder behind every frontend: it appends ops to one float graph and knows names, source lines and constants.
+"""The recorder behind every frontend: it appends ops to a float graph and knows names, source lines and constants.
 
-Owns the active trace, the module scopes (names and origins of results), the constants (one for each array object),
-and the inlining of other graphs. Does not own what values look like to the user (`proxy.py`) nor what numpy calls mean
-(`array_ops.py`).
+Owns the active trace, the module scopes (names and origins of results), the constants (one for each array object), and
+the inlining of other graphs. What values look like to the user is in `proxy.py`, what numpy calls mean in
+`array_ops.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def required_trace(what: str) -> Trace:
 
 
 class Traced:
-    """A value of a trace: the base of Proxy, known to all modules of the frontend."""
+    """A value of a trace, and the base of Proxy. All modules of the frontend can import it."""
 
     __slots__ = ("trace", "value")
 
@@ -76,7 +76,9 @@ class Trace:
         self.loc: Loc | None = None
         self._paths: dict[int, str] = {}
         self._scopes: list[Origin] = []
-        self._consts: dict[tuple[int, str], tuple[Any, Const]] = {}  # keeps the source alive: its id stays its own
+        self._consts: dict[
+            tuple[int, str], tuple[Any, Const]
+        ] = {}  # holds the source, so that its id is not used again
         self._scalars: dict[tuple[str, str], Const] = {}
         self._inlined: dict[int, tuple[Const, Const]] = {}
         self._open = True
@@ -85,7 +87,7 @@ class Trace:
 
     @contextmanager
     def recording(self) -> Iterator[Trace]:
-        """Make this the active trace; values of it are dead afterwards."""
+        """Make this the active trace. Its values can't be used afterwards."""
         token = _active.set(self)
         try:
             yield self
@@ -104,14 +106,14 @@ class Trace:
     # -- module scopes
 
     def name_module(self, module: Any, path: str) -> None:
-        """Give a module its path, and its parameters and buffers the names below it."""
+        """Give a module its path, and its parameters and buffers names below that path."""
         for name, child in module.named_modules():
             self._paths.setdefault(id(child), _join(path, name))
         for name, array in module.named_arrays():
             self.names.setdefault(id(array), _join(path, name))
 
     def module_path(self, module: Any) -> str:
-        """The module's path; a module met for the first time gets one (the root: the empty path)."""
+        """The module's path. A new module gets one; the root gets the empty path."""
         path = self._paths.get(id(module))
         if path is None:
             parent = self._scopes[-1].path if self._scopes else ""
@@ -140,7 +142,7 @@ class Trace:
         return f"{place} (module {self._scopes[-1]})" if self._scopes and self._scopes[-1].path else place
 
     def adopt_name(self, traced: Traced, path: str) -> None:
-        """Let the result of a module that is one op go by the module's path."""
+        """Name the result of a module that is one op after the module's path."""
         value = traced.value
         if path and value.producer is not None and value.name.startswith(f"{path}."):
             self.graph.rename(value, self.graph.fresh_name(path))
@@ -163,8 +165,8 @@ class Trace:
         """Record one op with one result.
 
         Raises:
-            TraceError: a value of another trace. ShapeError, VerifyError: operands or attrs that do not fit, with the
-                user's source line.
+            TraceError: an operand belongs to another trace.
+            ShapeError, VerifyError: operands or attrs do not fit; the message has the user's source line.
         """
         self.check_open()
         for operand in operands:
@@ -217,7 +219,7 @@ class Trace:
         return self.wrap(const)
 
     def scalar(self, value: bool | int | float, dtype: DType) -> Proxy:
-        """A rank-0 constant; equal ones are one."""
+        """A constant of rank 0. Equal values share one constant."""
         data = np.asarray(value, dtype.numpy)
         key = (data.tobytes().hex(), dtype.value)
         if key not in self._scalars:
@@ -225,7 +227,7 @@ class Trace:
         return self.wrap(self._scalars[key])
 
     def derived(self, source: Any, purpose: str, data: np.ndarray, name: str) -> Proxy:
-        """A constant computed from `source` (a transposed weight), one for each source and purpose."""
+        """A constant computed from `source`, such as a transposed weight. There is one per source and purpose."""
         key = (id(source), purpose)
         known = self._consts.get(key)
         if known is None or known[0] is not source or not _same(known[1].data, data):
@@ -237,8 +239,8 @@ class Trace:
     def inline(self, callee: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
         """Record the ops of a graph, or of an object whose `__qc_graph__` is one, applied to `args`.
 
-        The same ops with the same types, quantized ones too: so the result has the same bits. Symbolic sizes of the
-        callee take the sizes of the arguments.
+        The ops and types are the same, also quantized ones, so the result has the same bits. Symbolic sizes of the
+        callee become the sizes of the arguments.
         """
         from qcompiler.frontend.array_ops import lift
 
@@ -367,7 +369,7 @@ def _plain_array(data: Any, trace: Trace) -> np.ndarray:
 
 
 def _read_only(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """A private copy, so that later changes of the user's array don't reach the graph."""
+    """A read-only copy, so that later changes of the user's array don't reach the graph."""
     converted = np.array(array, dtype.numpy)
     converted.setflags(write=False)
     return converted

@@ -1,6 +1,6 @@
 """Sizes as a traced model sees them: `x.shape[0]` of a dynamic axis.
 
-Arithmetic stays symbolic. Whatever needs a number (a comparison, `range`, `float`) is decided by the example's size,
+Arithmetic stays symbolic. An operation that needs a number (a comparison, `range`, `float`) uses the example's size,
 and the trace notes the guard under which that decision holds.
 """
 
@@ -23,8 +23,10 @@ class Decides(Protocol):
 
 
 class Size:
-    """A symbolic size inside one trace. `+ - * // %` give Sizes or ints; all else takes the example's number and
-    guards it."""
+    """A symbolic size inside one trace.
+
+    `+ - * // %` give Sizes or ints. Any other operation takes the example's number and notes a guard.
+    """
 
     __slots__ = ("dim", "trace")
     __array_ufunc__ = None
@@ -43,7 +45,7 @@ class Size:
             ) from None
 
     def bake(self) -> int:
-        """The example's number, guarded: `B == 4`."""
+        """The example's number; the trace notes the guard that the size equals it."""
         value = self._number(self.dim)
         self.trace.guard(Guard(self.dim, "==", value))
         return value

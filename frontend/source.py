@@ -1,7 +1,7 @@
-"""The user's place in their own source: file:line of a traced op, and the text of a condition that cannot be traced.
+"""Where the user's code is: file:line of a traced op, and the text of a condition that cannot be traced.
 
-Frames inside qcompiler and numpy are skipped. Paths are relative to the working directory, or the file's bare name
-outside of it, so that graphs never carry a machine's paths.
+Frames inside qcompiler and numpy are skipped. A path is relative to the working directory, or the bare name of a file
+outside of it, so that graphs never hold paths of a machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _is_internal(filename: str) -> bool:
 
 
 def display_path(filename: str) -> str:
-    """`filename` relative to the working directory if inside it, else its bare name."""
+    """`filename` relative to the working directory, or its bare name if it is outside."""
     if filename.startswith("<"):
         return filename
     absolute, here = os.path.abspath(filename), os.path.join(os.getcwd(), "")
@@ -48,7 +48,7 @@ def display_path(filename: str) -> str:
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame that is neither ours nor numpy's."""
+    """The innermost frame that is neither qcompiler's nor numpy's."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_internal(frame.f_code.co_filename):
         frame = frame.f_back
@@ -62,7 +62,7 @@ def user_loc() -> Loc | None:
 
 
 def user_place() -> str:
-    """`file:line: source` of the user's line, and the part of it that is being evaluated; for messages."""
+    """`file:line: source` of the user's line, for messages."""
     frame = user_frame()
     if frame is None:
         return "unknown source line"
@@ -73,8 +73,10 @@ def user_place() -> str:
 
 
 def user_expression() -> str | None:
-    """The source text of the expression that the user's frame is evaluating, where Python recorded its columns. For a
-    statement with a condition (`if`, `while`, `assert`) the condition."""
+    """The source text of the expression that the user's frame is evaluating, or None if Python did not record it.
+
+    For a statement with a condition (`if`, `while`, `assert`) it is the condition.
+    """
     frame = user_frame()
     if frame is None:
         return None

@@ -1,6 +1,6 @@
 """The program that torch.export gives for a module: example tensors, dynamic sizes, and which ops are decomposed.
 
-What torch refuses becomes a TraceError here. Reading the program is `torch_import.py`'s.
+A refusal of torch becomes a TraceError here. `torch_import.py` reads the program.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def examples_by_name(module: Any, example_inputs: Any) -> dict[str, Any]:
 def example_tensors(
     torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
 ) -> dict[str, Any]:
-    """Zero tensors of the inputs' types. A dynamic size of 0 or 1 is raised to 2: torch.export takes those for
-    constants. Sizes without example become 4, 6, 8, ..., all different, so that equal ones aren't mistaken for each
-    other."""
+    """Zero tensors of the inputs' types.
+
+    A dynamic size of 0 or 1 becomes 2, because torch.export takes 0 and 1 for constants. Sizes without an example
+    become 4, 6, 8, ..., all different, so that torch does not take two sizes for one.
+    """
     sizes = {name: max(size, 2) for name, size in recorder.sizes.items()}
     for type in types.values():
         for dim_name in sorted(type.dim_names):
@@ -93,8 +95,7 @@ def export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[s
 
 
 def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
-    """Which axes torch keeps symbolic. Its own names and bounds don't matter: ours go by position, and guards by who
-    asked."""
+    """The axes that are symbolic for torch. Its names and bounds don't matter: sizes are matched by axis."""
     for size in type.dim_names:
         if any(isinstance(dim, Dim) and size in dim.names() and str(dim) != size for dim in type.shape):
             raise TraceError(
@@ -108,7 +109,7 @@ def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs its own failures before raising them; the raised text is enough."""
+    """Silence torch's logger: torch.export logs failures before it raises them."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -149,7 +150,7 @@ def is_library(filename: str) -> bool:
 
 
 _MAY_ALIAS = frozenset(
-    (  # ops whose schema says nothing, but which may hand out their operand's memory
+    (  # ops that may return their operand's memory although their schema does not say so
         "reshape",
         "contiguous",
         "flatten",
@@ -182,10 +183,10 @@ _MAY_ALIAS = frozenset(
 
 
 def decompose(torch: Any, program: Any) -> Any:
-    """Make the graph functional, and ops outside the table core ATen ones.
+    """Make the graph functional, and decompose ops outside of the table into core ATen ops.
 
-    torch's own pass loses some of the modules that views belong to, so it runs only where it must: for unknown ops, and
-    where an in-place op could be seen through another name.
+    torch's pass forgets which modules some views belong to, so it runs only when it must: for unknown ops, and if an
+    in-place op could change another value.
     """
     unknown = any(
         not is_known(node.target) for node in _calls(program) if isinstance(node.target, torch._ops.OpOverload)
@@ -205,7 +206,7 @@ def _calls(program: Any) -> list[Any]:
 
 
 def functional_name(target: Any) -> str:
-    """The op's printed name; of an in-place one (`aten.relu_.default`) the functional op's."""
+    """The op's printed name; for an in-place op (`aten.relu_.default`) that of the functional op."""
     name = str(target)
     head, dot, overload = name.rpartition(".")
     return f"{head[:-1]}.{overload}" if dot and head.endswith("_") and not head.endswith("__") else name
@@ -231,7 +232,7 @@ def _may_alias(node: Any) -> bool:
 
 
 def _inplace_is_private(program: Any) -> bool:
-    """Whether every in-place op changes a value that nothing else reads afterwards, under no other name."""
+    """Whether no in-place op changes a value that anything else reads afterwards, itself or through an alias."""
     order = {node: position for position, node in enumerate(program.graph.nodes)}
     for node in _calls(program):
         if _is_inplace(node.target):

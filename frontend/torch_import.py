@@ -56,8 +56,8 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
         name: the graph's name; the module's class by default.
 
     Raises:
-        TraceError: torch is missing, the module trains, torch.export refuses it, or it has ATen ops without a meaning
-            here (all of them listed, with counts and a source line each).
+        TraceError: torch is missing, the module is in training mode, torch.export refuses it, or it has ATen ops that
+            are not in the table (all of them listed, with counts and a source line each).
     """
     torch = _torch()
     if not isinstance(module, torch.nn.Module):
@@ -91,11 +91,11 @@ def _torch() -> Any:
     return torch
 
 
-# -- places
+# -- where nodes come from
 
 
 def _check_supported(program: Any) -> None:
-    """Raises TraceError that lists every op without a meaning, each with its count and first source line."""
+    """Raise a TraceError that lists every op without a meaning, with its count and first source line."""
     unknown: collections.Counter[str] = collections.Counter()
     first: dict[str, str] = {}
     for node in program.graph.nodes:
@@ -115,7 +115,7 @@ def _check_supported(program: Any) -> None:
 
 
 def _loc(node: Any) -> Loc | None:
-    """The user's innermost line in an fx node's stack trace, outside of torch; torch's caller where there is none."""
+    """The innermost line of an fx node's stack trace that is the user's, or None."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     for filename, line in reversed(frames):
         if not is_library(filename):
@@ -124,7 +124,7 @@ def _loc(node: Any) -> Loc | None:
 
 
 def _module(node: Any) -> tuple[str, str, str]:
-    """(path, class, key of this call) of the innermost module that an fx node belongs to."""
+    """The path, the class and the key of this call of the innermost module that an fx node belongs to."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return "", "", ""
@@ -137,7 +137,7 @@ def _module(node: Any) -> tuple[str, str, str]:
 
 
 class _Importer:
-    """Plays an exported program on a Trace."""
+    """Records an exported program on a Trace."""
 
     def __init__(self, torch: Any, program: Any, recorder: Trace, types: Mapping[str, TensorType]) -> None:
         self.torch = torch
@@ -181,9 +181,11 @@ class _Importer:
                 self.environment[placeholders[spec.arg.name]] = self._constant(spec.target)
 
     def _read_symbols(self, node: Any, type: TensorType) -> dict[str, DimLike]:
-        """Learn which of torch's symbols stands for which size. Two of our sizes under one symbol are equal by the
-        module's own
-        code: the second is replaced by the first, and so checked when inputs bind it."""
+        """Learn which of torch's symbols stands for which size, and return the sizes to replace.
+
+        Two of our sizes that share a symbol must be equal for the module's code. The second is replaced by the first,
+        so inputs are checked for it.
+        """
         replaced: dict[str, DimLike] = {}
         value = node.meta.get("val")
         for actual, dim in zip(value.shape if isinstance(value, self.torch.Tensor) else (), type.shape):
@@ -196,7 +198,7 @@ class _Importer:
         return replaced
 
     def _constant(self, target: str) -> Any:
-        """The parameter, buffer or lifted tensor of that name; tied ones are one constant under the first name."""
+        """The parameter, buffer or lifted tensor `target`. Tied tensors share one constant, with the first name."""
         for source in (self.program.state_dict, self.program.constants):
             if target in source:
                 tensor = source[target]
@@ -257,8 +259,7 @@ class _Importer:
         set_outputs(self.recorder, returned)
 
     def _guards(self) -> None:
-        """Decisions that the user's own code took on sizes become guards; torch's inner ones concern its strides
-        alone."""
+        """Turn decisions on sizes by the user's code into guards. Those by torch's own code concern only strides."""
         for environment in self.environments:
             for asked in environment.guards:
                 frame = getattr(getattr(asked, "sloc", None), "framework_loc", None)
@@ -269,7 +270,7 @@ class _Importer:
                     self.recorder.guard(guard)
 
     def _guard(self, relation: Any) -> Guard | None:
-        """torch's relation of symbols as ours; None for a plain truth."""
+        """torch's relation of symbols as a Guard, or None if it is always true."""
         sign = _RELATIONS.get(type(relation).__name__)
         if sign is None:
             if not relation.free_symbols:

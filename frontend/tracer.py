@@ -1,9 +1,9 @@
 """`trace`: run a Python model on proxies and get its float graph.
 
-The model is a qcompiler.nn module, or any Python function on arrays (numpy functions and operators,
-qcompiler.frontend.functional, other modules and compiled models). Control flow on shapes and Python values just runs.
-Owns the calling convention: inputs and their names, dynamic sizes, outputs and their structure. Recording itself is
-in `recorder.py`.
+The model is a qcompiler.nn module, or any Python function on arrays, which may use numpy functions and operators,
+qcompiler.frontend.functional, other modules and compiled models. Control flow on shapes and Python values runs as is.
+Owns the calling convention: inputs and their names, dynamic sizes, outputs and their structure. Recording is in
+`recorder.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def trace(
         name: the graph's name; the function's or class's by default.
 
     Raises:
-        TraceError: control flow on data, an unsupported function, inputs that don't fit the signature.
-        ShapeError: operands that don't fit an op, with the user's source line.
+        TraceError: control flow depends on data, a function is not supported, or inputs don't fit the signature.
+        ShapeError: operands don't fit an op; the message has the user's source line.
     """
     if isinstance(model, Graph):
         return model.clone(name=name)
@@ -73,13 +73,12 @@ def trace(
 
 
 def inline(callee: Any, *args: Any, **kwargs: Any) -> Any:
-    """Inside a trace: record the ops of a Graph or compiled model applied to `args`."""
+    """Record the ops of a Graph or compiled model applied to `args`, inside a trace."""
     return required_trace("inline").inline(callee, args, kwargs)
 
 
 def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function of the frontend on arrays outside of any trace: record it on constants and interpret the
-    graph."""
+    """Call a function of the frontend on arrays outside of a trace: record it on constants and interpret the graph."""
     from qcompiler.interpreter import run
 
     recorder = Trace("eager")
@@ -93,7 +92,7 @@ def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 
 
 def set_outputs(recorder: Trace, returned: Any) -> None:
-    """End a recording: outputs, their names and structure; constants that nothing reads are dropped."""
+    """End a recording: set the outputs, their names and structure, and drop constants that nothing reads."""
     leaves, paths, structure = flatten_outputs(returned, lambda item: isinstance(item, (Traced, np.ndarray)))
     if not leaves:
         raise TraceError("the model returns no array", got=repr(returned)[:200])
@@ -172,10 +171,10 @@ def _graph_names(given: Sequence[str] | None, signature: list[str]) -> list[str]
 
 
 def input_types(examples: Mapping[str, Any], dynamic: Dynamic | None, recorder: Trace) -> dict[str, TensorType]:
-    """Types of the inputs; the sizes of dynamic axes go to `recorder.sizes`.
+    """The types of the inputs. The example's sizes of dynamic axes go to `recorder.sizes`.
 
     Raises:
-        TraceError: something that isn't an array, an unknown input or axis in `dynamic`, one size name for two sizes.
+        TraceError: an example is not an array, `dynamic` has an unknown input or axis, or gives two sizes one name.
     """
     types = {name: _input_type(name, example, recorder) for name, example in examples.items()}
     declared = _declared(list(types), dynamic or {})
@@ -270,7 +269,7 @@ def _model_name(model: Any) -> str:
 
 
 def _name_constants(recorder: Trace, model: Any) -> None:
-    """Arrays that a function reads from its closure or module go by their variable's name."""
+    """Name arrays that a function reads from its closure or module after their variables."""
     function = inspect.unwrap(model) if callable(model) else model
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)

@@ -1,7 +1,7 @@
 """Functions with the names and arguments of torch.nn.functional, on traced values or, outside of a trace, on arrays.
 
-Inference only: a function asked to behave as in training raises TraceError. Each one records ops of the graph IR; those
-without an op of their own (glu, normalize, attention) are written with others.
+They are for inference: a function called for training raises TraceError. Each function records ops of the graph IR.
+Those without an op of their own (glu, normalize, attention) are written with others.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.01, inplace: bool = False) -> A
 
 @traceable
 def rrelu(x: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Any:
-    """In inference the slope is the mean of the bounds."""
+    """Leaky ReLU whose slope, at inference, is the mean of the bounds."""
     no_training("rrelu", training)
     return unary("leaky_relu", x, negative_slope=(lower + upper) / 2)
 

@@ -1,4 +1,4 @@
-"""How every function is called: on traced values, or on arrays through the interpreter; and its arguments' forms."""
+"""What all functions share: calls on traced values or on arrays, and the forms of their arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def traceable(function: _Function) -> _Function:
 
 
 def ints(value: Any, count: int, what: str) -> tuple[int, ...]:
-    """An int for every axis, or one int an axis."""
+    """One int for all axes, or one per axis, as a tuple with one per axis."""
     listed = tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
     if len(listed) == 1:
         listed = listed * count
@@ -47,7 +47,7 @@ def emit(op: str, x: Any, *operands: Any, **attrs: Any) -> Any:
 
 
 def batched(x: Any, spatial: int, what: str, apply: Callable[[Any], Any]) -> Any:
-    """Apply to a batch; an input without a batch axis gets one for the call."""
+    """Apply a function to a batch. An input without a batch axis gets one for the call."""
     x = lift(x, trace_of(x), dtype=DType.F32)
     if rank(x) == spatial + 1:
         return reshape(y := apply(ops.expand_dims(x, 0)), dims(y)[1:])

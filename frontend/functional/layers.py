@@ -115,7 +115,7 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv
 
 @traceable
 def embedding(indices: Any, weight: Any) -> Any:
-    """Rows of `weight` [n, d] at integer indices of any shape."""
+    """The rows of `weight` [n, d] at integer indices of any shape."""
     trace = trace_of(indices, weight)
     return indexing.take(lift(weight, trace, dtype=DType.F32), indices, 0)
 
@@ -130,7 +130,7 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Any:
-    """softmax(q k^T * scale + mask) v; q, k, v: [..., length, features]. A bool mask keeps where it is True."""
+    """softmax(q k^T * scale + mask) v; q, k, v: [..., length, features]. A bool mask selects where it is True."""
     if dropout_p:
         raise TraceError("attention with dropout is training", where=user_place(), hint="dropout_p=0.0")
     trace = trace_of(query, key, value)

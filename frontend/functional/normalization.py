@@ -13,7 +13,7 @@ from qcompiler.frontend.source import user_place
 
 @traceable
 def dropout(x: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
-    """Keeps its rate in the graph; the identity at inference."""
+    """The identity at inference. The graph records the rate."""
     no_training("dropout", training)
     return emit("dropout", x, rate=float(p))
 

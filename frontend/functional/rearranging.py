@@ -62,8 +62,10 @@ upsample = interpolate
 
 @traceable
 def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """torch's pad: (before, after) for the last axis first. Negative amounts crop. Modes: constant, reflect, replicate,
-    circular."""
+    """torch's pad: pairs (before, after) from the last axis on, in mode constant, reflect, replicate or circular.
+
+    Negative amounts crop.
+    """
     if len(pad) % 2 or len(pad) > 2 * rank(x):
         raise TraceError(
             "pad takes two amounts an axis", where=user_place(), expected=f"at most {2 * rank(x)} ints", got=list(pad)

@@ -1,7 +1,7 @@
-"""Layers with torch's names, arguments, parameter names and shapes: torch state dicts load unchanged.
+"""Layers with torch's names, arguments, parameter names and shapes, so that torch's state dicts load unchanged.
 
-Public as `qcompiler.nn`; the classes carry that name as their module, so printed origins and qconfig keys stay short
-(`qcompiler.nn.Conv2d`). `functional` holds the functions of torch.nn.functional.
+The package is public as `qcompiler.nn`, and its classes have that name as their module, so that printed origins and
+qconfig keys are short (`qcompiler.nn.Conv2d`). `functional` has the functions of torch.nn.functional.
 """
 
 from qcompiler.frontend import functional

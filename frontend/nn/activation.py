@@ -12,7 +12,7 @@ from qcompiler.frontend.nn.module import Module, Parameter
 
 
 class _Activation(Module):
-    """One functional without options but torch's `inplace`, which means nothing here."""
+    """An activation function without options other than torch's `inplace`, which is ignored."""
 
     function: Callable[[Any], Any]
 
@@ -162,7 +162,7 @@ class Threshold(Module):
 
 
 class PReLU(Module):
-    """One slope, or one a channel (axis 1)."""
+    """PReLU with one slope, or one per channel (axis 1)."""
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ _generator = np.random.default_rng(0)
 
 
 def manual_seed(seed: int) -> None:
-    """Start the generator of all following layers anew."""
+    """Seed the generator that all following layers draw from."""
     global _generator
     _generator = np.random.default_rng(seed)
 
@@ -26,8 +26,7 @@ def normal(shape: tuple[int, ...]) -> Parameter:
 
 
 def kaiming_uniform(shape: tuple[int, ...]) -> Parameter:
-    """torch's default for weights, kaiming_uniform(a=sqrt(5)): bound 1/sqrt(fan_in), fan_in = all sizes but the
-    first."""
+    """torch's default for weights, kaiming_uniform(a=sqrt(5)): the bound is 1/sqrt(product of sizes[1:])."""
     return uniform(shape, _bound(shape))
 
 

@@ -1,4 +1,4 @@
-"""Linear, bilinear and embedding layers, and the layers that only rearrange or pass on."""
+"""Linear, bilinear and embedding layers, and layers that rearrange or return their input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bilinear(Module):
 
 
 class Embedding(Module):
-    """Integer indices of any shape to rows of weight [num_embeddings, embedding_dim]."""
+    """Maps integer indices of any shape to rows of weight [num_embeddings, embedding_dim]."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """One axis becomes several."""
+    """Splits one axis into several."""
 
     def __init__(self, dim: int, unflattened_size: Any) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Unflatten(Module):
 
 
 class Dropout(Module):
-    """The identity at inference; in training mode an error."""
+    """Dropout: the identity at inference, and an error in training mode."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Module: the base of layers, with torch's names for parameters, buffers, children and state dicts.
 
-Modules start in eval mode, since there is no training yet; `train()` is kept for code written for torch, and tracing
-a module in training mode that would behave differently there is an error. Outside of a trace a call runs the
-interpreter on arrays.
+Modules start in eval mode, since there is no training yet. `train()` exists for code written for torch; tracing a
+module that would behave differently in training mode is then an error. Outside of a trace, a call runs the interpreter
+on arrays.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Module:
         yield from (module for _, module in self.named_children())
 
     def named_modules(self, prefix: str = "", *, memo: set[int] | None = None) -> Iterator[tuple[str, Module]]:
-        """(path, module), itself first, each module once."""
+        """Pairs (path, module): itself first, and each module once."""
         memo = set() if memo is None else memo
         if id(self) not in memo:
             memo.add(id(self))
@@ -120,7 +120,7 @@ class Module:
         return found[path]
 
     def named_parameters(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, parameter), each array once."""
+        """Pairs (path, parameter), each array once."""
         seen: set[int] = set()
         for path, module in self.named_modules():
             for name, value in module._parameters.items():
@@ -138,7 +138,7 @@ class Module:
                     yield (f"{path}.{name}" if path else name), value
 
     def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Parameters, buffers, and plain arrays kept as attributes: everything that becomes a named constant."""
+        """Parameters, buffers, and arrays that are plain attributes: everything that becomes a named constant."""
         yield from self.named_parameters()
         yield from self.named_buffers()
         for path, module in self.named_modules():
@@ -149,8 +149,10 @@ class Module:
     # -- state
 
     def _slots(self) -> Iterator[tuple[str, Module, dict[str, Any], str]]:
-        """(state-dict name, module, registry, name there) of all that is saved; shared modules under each of their
-        names."""
+        """(state-dict name, module, registry, name in it) of everything that is saved.
+
+        A shared module appears under each of its names.
+        """
 
         def visit(module: Module, prefix: str) -> Iterator[tuple[str, Module, dict[str, Any], str]]:
             transient = module.__dict__.get("_transient", set())
@@ -166,15 +168,15 @@ class Module:
         yield from visit(self, "")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Names as torch gives them; the arrays themselves, not copies."""
+        """The arrays themselves, not copies, by the names that torch gives them."""
         return {path: np.asarray(registry[name]) for path, _, registry, name in self._slots()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy arrays (numpy or torch) into the parameters and buffers of the same names.
 
         Raises:
-            TraceError: names missing or unexpected (with `strict`), or shapes that differ; all of them at once, before
-                anything is copied.
+            TraceError: names are missing or unexpected (with `strict`), or shapes differ. The message lists all of
+                them, and nothing has been copied.
         """
         slots = {path: (registry, name) for path, _, registry, name in self._slots()}
         arrays = {path: _array(value) for path, value in state.items()}
@@ -237,11 +239,11 @@ class Module:
 
     @classmethod
     def kind(cls) -> str:
-        """How origins name the class: module and qualified name."""
+        """The class as origins name it: module and qualified name."""
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def _is_layer(self) -> bool:
-        """A class of this package that computes: its result goes by the module's path."""
+        """Whether this is a layer of the package and no container: its result is named after the module's path."""
         return type(self).__module__ == Module.__module__ and type(self).__name__ not in CONTAINERS
 
     # -- text
@@ -267,7 +269,7 @@ def _array(value: Any) -> np.ndarray:
 
 
 class Sequential(Module):
-    """Modules one after the other; give them by position or as one dict of names."""
+    """Runs modules one after the other. They are given by position, or as one dict of names."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from qcompiler.frontend.source import user_place
 
 
 class _Normalization(Module):
-    """Per-channel gain and offset, and running statistics, each of them optional."""
+    """A normalization with optional gain and offset per channel, and optional running statistics."""
 
     def __init__(self, features: int, eps: float, momentum: float | None, affine: bool, track: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class InstanceNorm3d(_InstanceNorm):
 
 
 class LayerNorm(Module):
-    """Over the last axes, whose sizes are `normalized_shape`."""
+    """Layer norm over the last axes, whose sizes are `normalized_shape`."""
 
     def __init__(
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True

@@ -89,7 +89,7 @@ class AvgPool3d(_AvgPool):
 
 
 class _AdaptivePool(Module):
-    """None in `output_size` keeps an axis' size."""
+    """An adaptive pool. None in `output_size` means the axis' own size."""
 
     spatial: int
 

@@ -68,7 +68,7 @@ class ChannelShuffle(Module):
 
 
 class _Pad(Module):
-    """`padding`: one amount for all sides, or (before, after) for the last axis first."""
+    """A padding layer. `padding` is one amount for all sides, or pairs (before, after) from the last axis on."""
 
     spatial: int
     mode: str

@@ -1,4 +1,4 @@
-"""What each ONNX op means in the graph IR, one file a family. `TABLE` is filled when the families load."""
+"""What each ONNX op means in the graph IR, one file per family. `TABLE` is filled when the families load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FAMILIES = ("elementwise", "layers", "shapes", "quantized")
 
 @cache
 def table() -> dict[str, Meaning]:
-    """Op type (with its domain in front, if it is not ONNX's own) -> meaning."""
+    """Op type, with its domain in front unless it is ONNX's own -> meaning."""
     for family in _FAMILIES:
         importlib.import_module(f"qcompiler.frontend.onnx_ops.{family}")
     return TABLE

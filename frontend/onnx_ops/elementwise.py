@@ -47,7 +47,7 @@ for _name, _op in _UNARY.items():
 
 
 def _truncated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """ONNX's integer division; on objects (sizes), which are not negative, the floor."""
+    """ONNX's integer division, which truncates. Symbolic sizes are not negative, so the floor is the same."""
     if object in (x.dtype, y.dtype):
         return np.asarray(x.astype(object) // y.astype(object), object)
     if x.dtype.kind in "iu" and y.dtype.kind in "iu":

@@ -22,7 +22,7 @@ Pairs = tuple[tuple[int, int], ...]
 def spatial_padding(
     n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Pairs:
-    """pads or auto_pad as (before, after) a spatial axis."""
+    """pads or auto_pad as pairs (before, after), one per spatial axis."""
     auto, count = n.attr("auto_pad", "NOTSET"), len(kernel)
     if auto == "VALID":
         return ((0, 0),) * count
@@ -110,8 +110,7 @@ def _gemm(n: OnnxNode) -> Any:
 
 
 def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
-    """A constant matrix of codes behind a dequantize, as the weight [out, in] of a linear layer; None for anything
-    else."""
+    """A dequantized constant matrix as the weight [out, in] of a linear layer, or None for anything else."""
     producer = value.value.producer if isinstance(value, Traced) else None
     if producer is None or producer.op != "dequantize" or rank(value) != 2:
         return None
@@ -201,7 +200,7 @@ def _instance_norm(n: OnnxNode) -> Any:
 def _group_norm(n: OnnxNode) -> Any:
     x, groups = n.x(0), int(n.attr("num_groups"))
     scale, bias = n.known(1), n.known(2)
-    if n.opset < 21:  # one gain and shift a group
+    if n.opset < 21:  # one gain and shift per group
         repeat = ops.static_size(x, 1, "GroupNormalization") // groups
         scale, bias = np.repeat(scale, repeat), np.repeat(bias, repeat)
     return n.emit("group_norm", (x, scale, bias), groups=groups, eps=float(n.attr("epsilon", 1e-5)))

@@ -1,7 +1,7 @@
-"""One ONNX node as a meaning sees it, and the table of meanings.
+"""An ONNX node as the functions that give meanings see it, and the table of these functions.
 
-A value is a Proxy, or a numpy array that is known at import: initializers, constants, and sizes computed from shapes
-(arrays of objects, where a size is symbolic).
+A value is a Proxy, or a numpy array if it is known at import: initializers, constants, and sizes computed from shapes.
+An array that holds a symbolic size is an array of objects.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ def onnx(*names: str) -> Callable[[Meaning], Meaning]:
 
 @dataclass
 class OnnxNode:
-    """Operands, attributes and the place of one node.
+    """The operands, attributes and outputs of one node.
 
     Attributes:
-        op, name: as in the file. values: operands in order, None where absent. attrs: as Python values. outputs: names,
-            "" where unused.
-        opset: of the op's domain. requantize: parameters of the quantized operand that a float op was given, if any.
+        op, name: as in the file.
+        values: the operands in order, None where absent.
+        attrs: the attributes as Python values.
+        outputs: the names of the outputs, "" where unused.
+        opset: the opset of the op's domain.
+        requantize: the parameters of a quantized operand that a float op was given, if any.
     """
 
     op: str
@@ -59,11 +62,11 @@ class OnnxNode:
         return index < len(self.values) and self.values[index] is not None
 
     def raw(self, index: int) -> Any:
-        """An operand as it is; None if absent."""
+        """An operand without conversion, or None if it is absent."""
         return self.values[index] if index < len(self.values) else None
 
     def x(self, index: int) -> Any:
-        """An operand as a traced real value; a quantized one is dequantized first."""
+        """An operand as a traced real value. A quantized operand is dequantized."""
         value = self.raw(index)
         if value is None:
             raise self.refuse(f"operand {index} is missing")
@@ -93,7 +96,7 @@ class OnnxNode:
         return [v.item() if isinstance(v, np.generic) else v for v in np.ravel(self.known(index))]
 
     def optional_ints(self, index: int) -> list[Any] | None:
-        """As `ints`; None if the operand is absent."""
+        """Like `ints`, or None if the operand is absent."""
         return self.ints(index) if self.has(index) else None
 
     def is_known(self) -> bool:
@@ -102,7 +105,7 @@ class OnnxNode:
 
     @staticmethod
     def sizes_as_ints(value: Any) -> Any:
-        """Arrays of objects as i64 arrays: symbolic sizes become the example's numbers, guarded."""
+        """Arrays of objects as i64 arrays: symbolic sizes become the example's numbers, with a guard."""
         if isinstance(value, np.ndarray) and value.dtype == object:
             return np.array([int(item) for item in value.ravel()], np.int64).reshape(value.shape)
         return value
@@ -124,13 +127,13 @@ class OnnxNode:
         return None if found is None else [int(axis) for axis in found]
 
     def only(self, name: str, *values: Any) -> None:
-        """Refuse another value of an attribute than these (the first is its default)."""
+        """Raise unless an attribute has one of these values, of which the first is its default."""
         found = self.attr(name, values[0])
         if found not in values:
             raise self.refuse(f"{name}={found!r} is not supported", expected=" | ".join(map(repr, values)))
 
     def unused(self, *indices: int) -> None:
-        """Refuse if one of these outputs is used."""
+        """Raise if one of these outputs is used."""
         for index in indices:
             if index < len(self.outputs) and self.outputs[index]:
                 raise self.refuse(f"output {index} ({self.outputs[index]}) is not supported")
@@ -146,7 +149,7 @@ class OnnxNode:
         )
 
     def quantize(self, x: Any, quant: QuantParams, dtype: DType) -> Any:
-        """x as codes."""
+        """x quantized."""
         traced = lift(x, self.trace)
         self.trace.graph.stage = "qdq"
         node = self.trace.graph.create(

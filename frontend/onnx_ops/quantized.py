@@ -1,7 +1,7 @@
-"""QuantizeLinear and DequantizeLinear, and the operator-oriented forms (QLinear*), which arrive as dequantize, float
-op, quantize.
+"""QuantizeLinear, DequantizeLinear and the operator-oriented forms (QLinear*).
 
-Bias of QLinearConv and QGemm: i32 with scale(x) * scale(weight), as the IR has it.
+The latter are recorded as dequantize, float op, quantize. The bias of QLinearConv and QGemm is i32 with
+scale(x) * scale(weight), as in the IR.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qcompiler.types import DType, QuantParams
 
 
 def params(n: OnnxNode, scale: int, zero_point: int, axis: int, rank: int) -> tuple[QuantParams, DType]:
-    """Quantization parameters from two operands; the element type is the zero point's (u8 without one)."""
+    """Quantization parameters from two operands. The element type is the zero point's, or u8 without one."""
     scales = np.asarray(n.known(scale), np.float32)
     points = n.known(zero_point, None) if n.has(zero_point) else None
     dtype = DType.U8 if points is None else DType.from_numpy(points.dtype)
@@ -41,7 +41,7 @@ def _rank(value: Any) -> int:
 
 
 def dequantized(n: OnnxNode, index: int, scale: int, zero_point: int, axis: int = 1) -> Any:
-    """The real value of operand `index`; a constant, an input or a value of codes."""
+    """The dequantized operand `index`, which may be a constant, an input or a quantized value."""
     value = n.raw(index)
     if value is None:
         raise n.refuse(f"operand {index} is missing")

@@ -17,7 +17,7 @@ from qcompiler.frontend.sizes import sized
 
 
 def sizes(values: list[Any]) -> np.ndarray:
-    """i64 if all are ints, else objects."""
+    """Sizes as an array: i64 if all are ints, or else of objects."""
     return np.array(values, np.int64 if all(isinstance(v, int) for v in values) else object)
 
 
@@ -131,7 +131,7 @@ def _slice(n: OnnxNode) -> Any:
 
 
 def _bound(value: Any) -> Any:
-    """Bounds beyond any size mean the end; numpy's None."""
+    """A slice bound as numpy wants it: None instead of a number beyond any size."""
     return None if isinstance(value, int) and value <= -(2**31) else value
 
 
@@ -163,7 +163,7 @@ def _split(n: OnnxNode) -> Any:
 
 
 def _even(size: int, count: int) -> list[int]:
-    """Parts of one size, the last one smaller (opset 18)."""
+    """The sizes of equal parts, of which the last may be smaller (opset 18)."""
     part = -(-size // count)
     return [min(part, size - part * i) for i in range(count)]
 
@@ -305,7 +305,7 @@ def _upsample(n: OnnxNode) -> Any:
 
 
 def moves_codes(op: str) -> bool:
-    """Whether an op gives codes back unchanged where it is fed codes (integer ONNX models)."""
+    """Whether an op on quantized operands returns their codes unchanged (integer ONNX models)."""
     return op in (
         "MaxPool",
         "Reshape",

@@ -1,7 +1,7 @@
 """What each ATen op means in the graph IR: the table behind `import_torch`.
 
-Keys are printed names of torch's overloads ("aten.conv2d.default"); a meaning takes the op's own arguments, traced
-values in place of tensors. Ops that stand for a whole layer arrive as one IR op. torch itself is not imported here.
+Keys are printed names of torch's overloads ("aten.conv2d.default"). A meaning takes the op's own arguments, with traced
+values in place of tensors. An op that stands for a whole layer becomes one IR op. torch is not imported here.
 """
 
 from qcompiler.frontend.torch_ops import elementwise, layers, reductions, shapes

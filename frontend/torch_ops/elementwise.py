@@ -1,4 +1,4 @@
-"""ATen ops on elements, on element types, and those that give their operand back."""
+"""ATen ops on elements and on element types, and ops that return their operand."""
 
 from __future__ import annotations
 

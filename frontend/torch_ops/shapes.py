@@ -45,14 +45,14 @@ aten("gather")(lambda x, dim, index, sparse_grad=False: indexing.gather_elements
 
 
 def _cat(xs: Sequence[Any], dim: int) -> Any:
-    """torch skips empty tensors of rank 1."""
+    """Concatenate; like torch, skip empty tensors of rank 1."""
     kept = [x for x in xs if not (rank(x) == 1 and dims(x) == (0,))]
     return ops.concat(kept, dim)
 
 
 @aten("squeeze.dim", "squeeze.dims")
 def _squeeze(x: Any, dim: Any) -> Any:
-    """torch leaves axes of another size alone."""
+    """Squeeze; like torch, leave axes of another size than 1."""
     axes = [ops.check_axis(axis, rank(x), "squeeze") for axis in (dim if isinstance(dim, (list, tuple)) else [dim])]
     return ops.squeeze(x, [axis for axis in axes if dims(x)[axis] == 1])
 
@@ -73,7 +73,7 @@ def _select_scatter(x: Any, source: Any, dim: int, index: int) -> Any:
 
 @aten("slice_scatter")
 def _slice_scatter(x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    """x with a slice replaced by `source`."""
+    """x, with a slice replaced by `source`."""
     axis = ops.check_axis(dim, rank(x), "slice_scatter")
     low, high, step = slice(start, end, step).indices(ops.static_size(x, axis, "slice_scatter"))
     if step != 1:

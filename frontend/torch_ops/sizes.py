@@ -1,4 +1,4 @@
-"""ATen ops and Python functions on sizes, and torch's checks, which do nothing here."""
+"""ATen ops and Python functions on sizes, and torch's checks, which are ignored."""
 
 from __future__ import annotations
 

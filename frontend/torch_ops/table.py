@@ -1,4 +1,4 @@
-"""The table of meanings, and what several of them need: element types and refusals."""
+"""The table of meanings, and helpers that several of them use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def aten(*names: str) -> Callable[[Meaning], Meaning]:
-    """Register a meaning under overload names; without a dot, `.default` is meant."""
+    """Register a meaning under overload names; a name without a dot means `.default`."""
 
     def add(meaning: Meaning) -> Meaning:
         for name in names:
