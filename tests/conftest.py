@@ -19,7 +19,6 @@ import pytest
 from qcompiler.ir import Graph
 
 TESTS = pathlib.Path(__file__).resolve().parent
-DEMO = TESTS.parent / "examples" / "fashion_mnist"
 
 
 os.environ["QC_CACHE"] = ""
@@ -32,12 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`golden(text)` compares with tests/golden/<file of the test>/<name of the test>.txt; `golden(text, "qir")` says
-    the suffix."""
+    """`golden(text, suffix)` compares with tests/golden/<folder>/<file>/<test>.<suffix>, by default .txt. A test of one
+    string is called by that string: test_stage[fused] of tests/test_demo_stages.py has golden/demo_stages/fused.qir."""
 
     def check(text: str, suffix: str = "txt") -> None:
-        name = request.node.name.removeprefix("test_").replace("[", "-").replace("]", "").replace("/", "_")
-        path = TESTS / "golden" / request.path.stem.removeprefix("test_") / f"{name}.{suffix}"
+        function, _, case = request.node.name.removeprefix("test_").partition("[")
+        name = (case.removesuffix("]") or function).replace("/", "_")
+        folder = request.path.parent.relative_to(TESTS) / request.path.stem.removeprefix("test_")
+        path = TESTS / "golden" / folder / f"{name}.{suffix}"
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
@@ -52,16 +53,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
 def demo_stages() -> dict[str, Graph]:
     """The demo's network, trained weights, calibrated on 4 images: stage -> graph, as the real pipelines leave it."""
     from qcompiler import compiler
+    from tests.demo import load_split, preprocess, trained_model
 
-    sys.path.insert(0, str(DEMO))
-    try:
-        from dataset import load_split
-        from model import trained_model
-        from preprocess import preprocess
-    finally:
-        sys.path.remove(str(DEMO))
-        for name in ("dataset", "model", "preprocess"):
-            sys.modules.pop(name, None)
     images = preprocess(load_split("calib")[0][:4])
     traced = compiler.trace(trained_model(), (images[:1],), dynamic={"x": {0: "B"}})
     prepared = compiler.prepare(traced, "int8")

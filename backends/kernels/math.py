@@ -2,7 +2,7 @@
 
 All but `sigmoid_f32` take and give f64 vectors, for a f32 argument that was extended, and are built from IEEE
 operations in a fixed order. The f32 result is rounded once at the end: with a relative error e of the f64 value it is
-within 0.5 + 2^24 e units in the last place. tests/backends/kernel_ir/test_math.py measures these bounds on every level:
+within 0.5 + 2^24 e units in the last place. tests/backends/kernels/test_math.py measures these bounds on every level:
 
     exp      2^-46   x = n ln 2 + r, |r| <= ln 2 / 2 (Cody and Waite: n times the first part of ln 2 is exact, the
                      second leaves 2^-70). Taylor's polynomial of degree 11: its remainder, r^12 / 12! e^|r| < 2^-46.6,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,12 +16,7 @@ from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.levels import LEVELS, can_run, lower_for
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"))
-
-from dataset import load_split  # noqa: E402
-from model import trained_model  # noqa: E402
-from preprocess import preprocess  # noqa: E402
+from tests.demo import load_split, preprocess, trained_model
 
 RUNNABLE = [level for level in LEVELS if can_run(level)]
 DYNAMIC = {"x": {0: "B"}}

@@ -1,0 +1,73 @@
+"""One kernel of each family as kernel IR text, at one level: golden files in tests/golden/backends/kernels/texts.
+
+The kernels are those that lowering calls for the small graphs of `test_interpreted`, with smaller tiles where there are
+any, so that they can be read. Levels are exact: no extra of this CPU shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from qcompiler.backends.kernel_ir.definition import KernelKey
+from qcompiler.backends.lower import LoweredModel
+from qcompiler.backends.lowering.context import Call, Lowering
+from qcompiler.backends.program.builder import BoundProgram
+from qcompiler.backends.target import parse_target
+from qcompiler.passes.pipelines import lower_pipeline
+from qcompiler.passmanager import PassManager
+from tests.backends.kernels.test_interpreted import GRAPHS
+from tests.backends.levels import link_interpreted
+
+
+@dataclass(frozen=True)
+class Text:
+    """A kernel that a graph calls. tile: static arguments to take in the place of the rule's."""
+
+    graph: str
+    level: str = "x86-64-linux+avx2"
+    tile: dict[str, int] = field(default_factory=dict)
+
+
+ONE = {"mr": 1, "nv": 1}
+VNNI, NEON = "x86-64-linux+avx512vnni", "aarch64-linux+neon"
+KERNELS = {
+    "conv_u8": Text("conv-4-codes", VNNI, ONE),
+    "conv_f32": Text("linear-0", tile=ONE),
+    "depthwise_f32": Text("conv-2", tile={"mr": 1}),
+    "max_pool_u8": Text("adaptive_max_pool-2-codes"),
+    "avg_pool_f32": Text("adaptive_avg_pool-2", NEON),
+    "map_real_1": Text("abs-4"),
+    "reduce_real": Text("mean-4", NEON),
+    "softmax_real": Text("softmax-0"),
+    "norm_real": Text("layer_norm-4"),
+    "copy_transposed": Text("conv-2"),
+    "copy_strided_nd": Text("resize-3-codes"),
+    "interpolate": Text("resize-3-codes", NEON),
+    "gather_single": Text("gather_elements-1-codes"),
+    "quantize_flat": Text("conversions"),
+    "requantize_flat": Text("conversions", NEON),
+}
+
+
+def called(text: Text, kernel: str) -> KernelKey:
+    """The first call of a kernel in the program of a graph."""
+    found: list[KernelKey] = []
+
+    def link(lowering: Lowering) -> BoundProgram:
+        found.extend(call.key for call in lowering.calls if isinstance(call, Call))
+        return link_interpreted(lowering)
+
+    target = parse_target(text.level, exact=True)
+    LoweredModel(PassManager(lower_pipeline()).run(GRAPHS[text.graph]()), target, link).program.bind({})
+    return next(key for key in found if key.definition.name == kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_text(kernel: str, golden: Callable[..., None]) -> None:
+    text = KERNELS[kernel]
+    key = called(text, kernel)
+    static = {**dict(key.static), **text.tile}
+    golden(str(key.definition.build(parse_target(text.level, exact=True), **static)), "kir")
