@@ -77,7 +77,7 @@ class PassError(QCompilerError):
     """A pass or a pipeline cannot do what it was asked for.
 
     Attributes:
-        reproducer: where a pass failed within: the graph before it and the passes from it on, as text (instruments.py);
+        reproducer: where a pass failed within: the graph before it and the passes from it on, as text (bisection.py);
             else "".
     """
 

@@ -1,4 +1,4 @@
-"""How far two models' outputs lie apart: SQNR, largest difference, agreement of the first choice."""
+"""How far arrays or two models' outputs lie apart: SQNR, largest difference, agreement of the first choice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ import numpy as np
 from qcompiler.errors import InputError
 
 
+def sqnr(reference: np.ndarray, got: np.ndarray) -> float:
+    """The signal to quantization noise ratio in dB: 10 log10(sum reference^2 / sum (reference - got)^2).
+
+    It is inf for equal arrays, and -inf where entries that are not finite differ.
+    """
+    reference, got = np.asarray(reference, np.float64), np.asarray(got, np.float64)
+    finite = np.isfinite(reference) & np.isfinite(got)
+    if not np.array_equal(reference[~finite], got[~finite], equal_nan=True):
+        return -math.inf
+    signal, noise = np.square(reference[finite]).sum(), np.square(reference[finite] - got[finite]).sum()
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
 @dataclass
 class OutputError:
-    """Differences of one output, summed over calls.
-
-    `sqnr_db` is 10 log10(sum a^2 / sum (a - b)^2), inf where the outputs are equal. `agreement` is the share of samples
-    whose largest element along the last axis stands in the same place; None for outputs without a class axis.
-    """
+    """The differences of one output, summed over calls."""
 
     name: str
     signal: float = 0.0
@@ -27,7 +38,7 @@ class OutputError:
     has_classes: bool = True
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Count one call: `a` is the reference. InputError for outputs of different shapes."""
+        """Add one call's outputs, `a` being the reference. InputError for outputs of different shapes."""
         if a.shape != b.shape:
             raise InputError(
                 f"the models' outputs {self.name!r} differ in shape", expected=list(a.shape), got=list(b.shape)
@@ -48,10 +59,13 @@ class OutputError:
 
     @property
     def sqnr_db(self) -> float:
+        """10 log10(sum a^2 / sum (a - b)^2); inf if the outputs are equal."""
         if self.noise == 0.0:
             return math.inf
         return 10.0 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -math.inf
 
     @property
     def agreement(self) -> float | None:
+        """The share of samples whose largest element along the last axis has the same index; None without a class
+        axis."""
         return self.agreeing / self.samples if self.has_classes and self.samples else None

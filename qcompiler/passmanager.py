@@ -1,8 +1,8 @@
-"""Runs lists of passes and gives every tool one hook: verify, dump, diff, time, numerics and bisect all hang on it.
+"""The pass manager runs lists of passes and gives every tool one hook: verify, dump, diff, time, numerics and bisect.
 
 A pass is a frozen dataclass whose fields are its options, with a `name` in kebab-case; `run` may change the graph it is
-given, which the manager owns, and returns the result. The tools are in instruments.py, the text form of passes in
-passes/registry.py.
+given, which the manager owns, and returns the result. The tools are in instruments.py, numerics.py and bisection.py,
+the text form of passes in passes/registry.py.
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ from qcompiler.ir import Graph
 
 
 class Pass(Protocol):
-    """One step of a pipeline."""
+    """A rewrite of whole graphs."""
 
     name: ClassVar[str]
 
-    def run(self, graph: Graph) -> Graph: ...
+    def run(self, graph: Graph) -> Graph:
+        """The graph after the pass."""
+        ...
 
 
 class Instrument(Protocol):
     """Sees the graph before and after each pass."""
 
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None: ...
+    def after(self, index: int, done: Pass, before: Graph, graph: Graph, seconds: float, /) -> None:
+        """Called when the pass `done`, the number `index` of its pipeline, has made `graph` of `before`."""
+        ...
 
 
-def describe(step: Pass) -> str:
-    """`name{field=value}` with the plain options that differ from their defaults; registry.py has the rest."""
-    fields: tuple[dataclasses.Field[object], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+def describe(item: Pass) -> str:
+    """A pass as `name{field=value}`, with the plain options that differ from their defaults."""
+    fields: tuple[dataclasses.Field[object], ...] = dataclasses.fields(item) if dataclasses.is_dataclass(item) else ()
     options = [
-        f"{field.name.replace('_', '-')}={_plain(getattr(step, field.name))}"
+        f"{field.name.replace('_', '-')}={_plain(getattr(item, field.name))}"
         for field in fields
-        if isinstance(field.default, (bool, int, float, str)) and getattr(step, field.name) != field.default
+        if isinstance(field.default, (bool, int, float, str)) and getattr(item, field.name) != field.default
     ]
-    return step.name + (f"{{{','.join(options)}}}" if options else "")
+    return item.name + (f"{{{','.join(options)}}}" if options else "")
 
 
 def _plain(value: object) -> str:
@@ -60,10 +64,9 @@ class PassManager:
         """The graph after all passes.
 
         Raises:
-            PassError: a pass failed within, or left a graph that does not verify. It names the pass; its `reproducer`
-            is the
-                graph before it and the passes from it on, as text. What is wrong with the user's model (any other
-                QCompilerError) passes through.
+            PassError: a pass failed within, or left a graph that does not verify. The error names the pass; its
+                `reproducer` is the graph before it and the passes from it on, as text.
+            QCompilerError: whatever a pass says about the user's model.
         """
         from qcompiler.instruments import Verify, instruments_from_knobs
 
@@ -75,48 +78,50 @@ class PassManager:
                 return done
         instruments = [*([Verify()] if knobs.VERIFY.get() else []), *watching]
         graph = graph.clone()
-        for index, step in enumerate(self.passes[:limit]):
+        for index, current in enumerate(self.passes[:limit]):
             before = graph.clone()
             start = time.perf_counter()
             try:
-                graph = step.run(graph)
+                graph = current.run(graph)
             except QCompilerError:
                 raise
             except Exception as error:
-                problem = f"pass {index} {describe(step)} failed: {type(error).__name__}: {error}"
+                problem = f"pass {index} {describe(current)} failed: {type(error).__name__}: {error}"
                 raise self._failure(problem, index, before) from error
             seconds = time.perf_counter() - start
             for instrument in instruments:
                 try:
-                    instrument.after(index, step, before, graph, seconds)
+                    instrument.after(index, current, before, graph, seconds)
                 except VerifyError as error:
-                    problem = f"the graph is broken after pass {index} {describe(step)}: {error}"
+                    problem = f"the graph is broken after pass {index} {describe(current)}: {error}"
                     raise self._failure(problem, index, before) from error
-            if step.name == stop:
+            if current.name == stop:
                 break
         return graph
 
     def _run_at_once(self, graph: Graph) -> Graph | None:
-        """The graph after all passes, verified at the end. None if something is wrong: going pass by pass then finds
-        which one is to blame."""
+        """The graph after all passes, verified once at the end.
+
+        None if something is wrong: then the caller goes pass by pass, to find which one is to blame.
+        """
         from qcompiler.verify import verify
 
         graph = graph.clone()
         try:
-            for step in self.passes:
-                graph = step.run(graph)
+            for current in self.passes:
+                graph = current.run(graph)
             if knobs.VERIFY.get():
                 verify(graph)
         except VerifyError:
             return None
         except QCompilerError:
             raise
-        except Exception:  # noqa: BLE001  whatever it is, it comes again with the pass's name
+        except Exception:  # noqa: BLE001  it will be raised again, with the pass's name
             return None
         return graph
 
     def _failure(self, message: str, index: int, before: Graph) -> PassError:
-        from qcompiler.instruments import reproducer
+        from qcompiler.bisection import reproducer
 
         error = PassError(message)
         error.reproducer = reproducer(before, self.passes[index:])

@@ -149,7 +149,7 @@ class Break(Rename):
 
 @pytest.fixture
 def describable(monkeypatch):
-    monkeypatch.setattr("qcompiler.passmanager.describe", lambda step: step.name)
+    monkeypatch.setattr("qcompiler.passmanager.describe", lambda item: item.name)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""The header of a saved model: its limits, what it declares, and every check before anything is allocated for the data.
+"""The header of a saved model: its limits, what it declares, and every check that precedes reading the data.
 
-Stricter than the safetensors library, which accepts duplicate names and entries out of order. Does not own what the
-tensors mean (`artifact.py`).
+The checks are stricter than those of the safetensors library, which accepts duplicate names and entries out of order.
+Does not own what the tensors mean (`saved_model.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DIGEST_KEY = "qcompiler.sha256"
 
 Path = str | os.PathLike[str]
 
-DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -49,7 +49,7 @@ class Entry:
     """One tensor as the header declares it; `begin` and `end` count from the first byte of data."""
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -57,7 +57,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """digest: sha256 of the header's bytes, which hold the digest of the data: it tells a saved model from all others."""
+    """What a file declares, checked.
+
+    Attributes:
+        entries: the tensors, by name.
+        metadata: the metadata, the format's own included.
+        data_start, data_bytes: where the data lies in the file.
+        digest: sha256 of the header's bytes. These hold the digest of the data, so it identifies a saved model.
+    """
 
     entries: dict[str, Entry]
     metadata: dict[str, str]
@@ -67,7 +74,7 @@ class Header:
 
 
 def read_header(path: Path, file: BinaryIO, total: int) -> Header:
-    """The header, fully checked against the file's size."""
+    """Read the header and check all of it, also against the file's size."""
     if total < 8:
         fail(path, "the file is too short to be a saved model", expected="at least 8 bytes", got=total)
     (length,) = struct.unpack("<Q", file.read(8))
@@ -166,7 +173,7 @@ def _entry(path: Path, name: str, given: Any) -> Entry:
 
 
 def _check_layout(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> None:
-    """The tensors fill the data from the first byte to the last, each byte once."""
+    """Check that the tensors fill the data from the first byte to the last, each byte once."""
     position = 0
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != position:

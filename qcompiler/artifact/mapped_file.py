@@ -1,9 +1,9 @@
-"""Files mapped read-only: pages come in when they are read, and go when they are not needed, so that a large model is
-in memory once.
+"""Files mapped read-only: the system loads pages when they are read and drops them when memory is needed, so that a
+large model is in memory only once.
 
-A file may be replaced (by a rename, as `save` does) while it is mapped: the old one stays as long as somebody maps it.
-Whoever cuts a mapped file short or writes into it takes the ground from under the process (SIGBUS) or changes its data:
-never do that to a model in use.
+A file may be replaced (by a rename, as `save` does) while it is mapped: the old one exists as long as it is mapped.
+Truncating a mapped file crashes the process (SIGBUS), and writing into it changes the model's data: never do that to a
+model in use.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class MappedFile(mmap.mmap):
 
 
 def map_file(file: BinaryIO) -> MappedFile | None:
-    """The open file's bytes. None where files can't be replaced while they are mapped (Windows), or this one can't be
-    mapped."""
+    """The bytes of an open file; None if it cannot be mapped, or on systems where a mapped file cannot be replaced
+    (Windows)."""
     if os.name != "posix":
         return None
     try:
@@ -31,10 +31,9 @@ def map_file(file: BinaryIO) -> MappedFile | None:
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Give back the memory under the mapped file that an array lies in; what is read of it again comes in again. Other
-    arrays are left alone.
+    """Drop the pages of the mapped file that an array lies in; the system loads them again when they are read.
 
-    All pages of the file go, since the system brings in more of them than were read.
+    All pages of the file go, since the system reads ahead. An array that lies in no mapped file is left alone.
     """
     base = array.base
     while isinstance(base, (np.ndarray, memoryview)):

@@ -4,22 +4,20 @@
 
 The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters stand beside it under
 their names. The metadata holds the version of this format, a digest of the data, and what the caller adds. Nothing in a
-file is ever run, and no name in it is used as a path. Does not own the checks of the header (`artifact_header.py`), the
-text form, nor what is a legal graph (`verify.py`).
+file is ever run, and no name in it is used as a path. Does not own the checks of the header (`header.py`), how files are
+replaced (`replacing.py`), the text form, nor what is a legal graph (`verify.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +37,7 @@ from qcompiler.artifact.header import (
     shown,
 )
 from qcompiler.artifact.mapped_file import forget_pages, map_file
+from qcompiler.artifact.replacing import replacing
 from qcompiler.background import Background
 from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir import Graph
@@ -51,7 +50,7 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a file holds: the graph, and the metadata that its writer added."""
+    """The contents of a file: the graph, and the metadata that its writer added."""
 
     graph: Graph
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +92,7 @@ def _stored_name(name: str) -> str:
 
 
 def _parts(array: np.ndarray) -> Iterator[memoryview]:
-    """The bytes of an array, little endian, without a second copy of all of it."""
+    """The bytes of an array, little endian, in chunks, so that no second copy of all of it exists."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
     for start in range(0, little.size, _CHUNK):
         yield little[start : start + _CHUNK].data
@@ -137,46 +136,6 @@ def _is_text(item: Any) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place, on disk, when the block ends without an error."""
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".qc-{secrets.token_hex(8)}.tmp")
-    made = False
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        made = True
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(temporary, os.stat(target).st_mode & 0o777)
-        os.replace(temporary, target)
-        made = False
-        _sync_folder(folder)
-    except OSError as error:
-        hint = None if os.path.isdir(folder) else f"the folder {folder} does not exist"
-        raise ArtifactError(
-            "the file cannot be written", where=shown(path), got=error.strerror or str(error), hint=hint
-        ) from error
-    finally:
-        if made:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make the rename durable, where the system can sync a folder."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # -- loading
 
 
@@ -198,11 +157,11 @@ def load_artifact(path: Path) -> Artifact:
 
 
 class SavedModel:
-    """A file whose header is checked; the digest of its data is computed on another thread meanwhile.
+    """A file whose header is checked. The digest of its data is computed on another thread in the meantime.
 
     Attributes:
         header: what the file declares.
-        digest: equal for equal models only, once `check` has passed.
+        digest: identifies the model, once `check` has passed.
 
     Raises:
         ArtifactError: a file that is missing, no saved model or of another version.
@@ -228,10 +187,10 @@ class SavedModel:
             )
 
     def graph(self, *, is_legal: bool = False) -> Graph:
-        """The verified graph; a new one at each call. Damage is named before anything else that is wrong.
+        """A new copy of the verified graph. Damaged data is reported before anything else that is wrong.
 
         Args:
-            is_legal: it is known to pass the verifier, which is not asked again.
+            is_legal: skip the verifier, since the graph is known to pass it.
 
         Raises:
             ArtifactError: damaged data, or no legal graph.
@@ -247,7 +206,7 @@ class SavedModel:
 
 
 def _digest(data: np.ndarray) -> str:
-    """That of the data, whose pages are given back on the way."""
+    """The digest of the data, whose pages are dropped on the way."""
     digest = hashlib.sha256()
     for start in range(0, data.size, _CHUNK):
         digest.update(data[start : start + _CHUNK].data)
@@ -256,7 +215,7 @@ def _digest(data: np.ndarray) -> str:
 
 
 def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Graph:
-    """The verified graph in the data, whose digest may be checked meanwhile: no malformed data does harm here."""
+    """The verified graph in the data. The digest need not be checked before: malformed data raises ArtifactError."""
     from qcompiler.text.parser import parse
     from qcompiler.verify import verify
 
@@ -265,7 +224,7 @@ def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Grap
     arrays = {_own_name(path, name): array for name, array in arrays.items()}
     asked: set[str] = set()
     try:
-        graph = parse(text, _Noted(arrays, asked))
+        graph = parse(text, _Recorded(arrays, asked))
         if not isinstance(graph, Graph):
             fail(path, "the file holds several graphs", expected="one graph")
         if not is_legal:
@@ -286,8 +245,8 @@ def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Grap
     return graph
 
 
-class _Noted(dict[str, np.ndarray]):
-    """Arrays that note which of them the text names."""
+class _Recorded(dict[str, np.ndarray]):
+    """Arrays that record which of them the text names."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], asked: set[str]) -> None:
         super().__init__(arrays)
@@ -306,8 +265,8 @@ def _own_name(path: Path, stored: str) -> str:
 
 
 def _read(path: Path) -> tuple[Header, np.ndarray]:
-    """The header and the data, u8, read-only: mapped, so that loading holds no second copy of a model that is packed
-    for its program."""
+    """The header and the data (u8, read-only). The data is mapped, so that loading makes no second copy of weights that
+    are packed for a program anyway."""
     try:
         with open(path, "rb") as file:
             total = os.fstat(file.fileno()).st_size
@@ -329,7 +288,7 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
 
 
 def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
-    """A read-only array over `data`; a copy only where its bytes are not aligned."""
+    """A read-only view of `data`, or a copy if its bytes are not aligned."""
     array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
     if entry.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
         fail(path, "a bool is neither 0 nor 1", tensor=entry.name)

@@ -1,4 +1,4 @@
-"""The command line: `qcompiler` or `python -m qcompiler`. Owns the arguments, and how errors are shown.
+"""The arguments of the command line, and how errors are shown.
 
 Exit codes: 0; 1 where the work failed; 2 for wrong usage. One message on stderr, no traceback unless QC_DEBUG says so.
 """
@@ -29,13 +29,13 @@ _MODEL = "FILE.onnx, a saved FILE.qc.safetensors, or package.module:name with --
 def _size(text: str) -> tuple[str, int]:
     name, equals, size = text.partition("=")
     if not equals or not name.isidentifier() or not size.isdigit() or int(size) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not as B=1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form B=1")
     return name, int(size)
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
@@ -45,37 +45,40 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 3600.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
     return value
 
 
 def _shared() -> dict[str, argparse.ArgumentParser]:
-    """Groups of arguments that several commands take."""
+    """The groups of arguments that several commands take."""
     source = argparse.ArgumentParser(add_help=False)
-    source.add_argument("--python", action="store_true", help="MODEL is Python: import the module and run its code")
+    source.add_argument("--python", action="store_true", help="MODEL is Python code: import the module and run it")
     source.add_argument(
         "--type",
         action="append",
         default=[],
         metavar="TYPE",
-        help='of a Python model\'s input, as "f32[B,3,224,224]"; once per input; named sizes may vary',
+        help='the type of a Python model\'s input, such as "f32[B,3,224,224]"; once per input; named sizes may vary',
     )
     model = argparse.ArgumentParser(add_help=False, parents=[source])
     model.add_argument("model", metavar="MODEL", help=_MODEL)
     target = argparse.ArgumentParser(add_help=False)
     target.add_argument(
-        "--target", default="native", help="native (default), reference, or a level: see `qcompiler targets`"
+        "--target", default="native", help="native (the default), reference, or a level; `qcompiler targets` lists them"
     )
     target.add_argument(
-        "--threads", type=_positive, metavar="N", help="at most so many; by default QC_THREADS or all CPUs"
+        "--threads", type=_positive, metavar="N", help="the most threads to use; by default QC_THREADS or all CPUs"
     )
     qconfig = argparse.ArgumentParser(add_help=False)
     qconfig.add_argument(
-        "--qconfig", default="int8", metavar="NAME", help="int8 (default), int8:minmax, torch:default, ..."
+        "--qconfig", default="int8", metavar="NAME", help="int8 (the default), int8:minmax, torch:default, ..."
     )
     batch = argparse.ArgumentParser(add_help=False)
     batch.add_argument(
-        "--batch", type=_positive, metavar="N", help="samples of one call, where the model's batch may vary (32)"
+        "--batch",
+        type=_positive,
+        metavar="N",
+        help="samples in one call, where the model's batch may vary (default: 32)",
     )
     figures = argparse.ArgumentParser(add_help=False)
     figures.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -94,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     def add(name: str, help: str, *parents: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help, parents=[shared[parent] for parent in parents])
 
-    add("check", "A dry run: the ops, what will run in int8, and which rule decides.", "model", "qconfig", "figures")
+    add("check", "Show, without quantizing, which nodes will run in int8 and why.", "model", "qconfig", "figures")
 
     quantize = add(
         "quantize",
@@ -115,31 +118,40 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("-o", "--output", metavar="Y.npz", help="where to write the outputs")
 
     bench = add("bench", "Time a model.", "model", "target", "figures")
-    bench.add_argument("--input", metavar="X.npz", help="the inputs of one call; random ones (QC_SEED) by default")
+    bench.add_argument("--input", metavar="X.npz", help="the inputs of one call; by default random ones, from QC_SEED")
     bench.add_argument(
-        "--size", action="append", type=_size, default=[], metavar="B=1", help="a size that may vary; 1 by default"
+        "--size",
+        action="append",
+        type=_size,
+        default=[],
+        metavar="B=1",
+        help="the value of a size that may vary (default: 1)",
     )
-    bench.add_argument("--seconds", type=_seconds, default=2.0, help="for about so long (2)")
-    bench.add_argument("--profile", action="store_true", help="the time of each step as well")
+    bench.add_argument("--seconds", type=_seconds, default=2.0, help="how long to run, about (default: 2)")
+    bench.add_argument("--profile", action="store_true", help="also print the time of each step")
 
     for name, help in (("dump", "Print a model's graph as text."), ("draw", "Draw a model's graph.")):
         command = add(name, help, "model", "qconfig", "batch", "target")
         command.add_argument(
-            "--stage", choices=[stage for stage in ORDER if stage != "fake_quant"], help="as it is by default"
+            "--stage",
+            choices=[stage for stage in ORDER if stage != "fake_quant"],
+            help="the stage to show; by default the model as it is",
         )
         command.add_argument("--data", metavar="CALIB", help="calibration data, for the stages after observed")
         command.add_argument("-o", "--output", required=name == "draw", metavar="g.svg" if name == "draw" else "g.qir")
 
     passes = add(
         "passes",
-        "Show what each pass does: nodes and time, or with --texts its diff.",
+        "Show what each pass does: its nodes and time, or with --texts its diff.",
         "model",
         "qconfig",
         "batch",
         "figures",
     )
-    passes.add_argument("--data", metavar="CALIB", help="calibration data: the passes after calibration run too")
-    passes.add_argument("--texts", action="store_true", help="the diff of the graph's text")
+    passes.add_argument(
+        "--data", metavar="CALIB", help="calibration data; with it the passes after calibration run too"
+    )
+    passes.add_argument("--texts", action="store_true", help="print the diff of the graph's text")
 
     compare = add(
         "compare",
@@ -154,26 +166,34 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--data", required=True, metavar="X.npz", help=".npz or .npy file, or a folder of them")
 
     export = add("export", "Write a model in another form.", "model", "figures")
-    export.add_argument("--to", required=True, metavar="FORM", help="text, or object (an object file with a C header)")
+    export.add_argument("--to", required=True, metavar="FORM", help="text, or object: an object file with a C header")
     export.add_argument(
-        "-o", "--output", required=True, metavar="PATH", help="of an object: model.o; the header is model.h"
+        "-o",
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="the file to write; for an object model.o, whose header is model.h",
     )
     objects = export.add_argument_group("objects")
+    objects.add_argument("--target", help="native (the default), or a level of any machine, such as x86-64-linux+avx2")
+    objects.add_argument("--prefix", metavar="NAME", help="the prefix of the C names; by default the model's name")
     objects.add_argument(
-        "--target", help="native (default), or a level of any machine: x86-64-linux+avx2, x86-64-macos+avx2"
+        "--size",
+        action="append",
+        type=_size,
+        metavar="B=1",
+        help="the value of a size that may vary, which the object fixes",
     )
-    objects.add_argument("--prefix", metavar="NAME", help="of the C names; the model's name by default")
     objects.add_argument(
-        "--size", action="append", type=_size, metavar="B=1", help="a size that may vary, which the object fixes"
+        "--io", choices=["float", "quantized"], help="with quantized, inputs and outputs are codes (default: float)"
     )
-    objects.add_argument("--io", choices=["float", "quantized"], help="quantized: inputs and outputs are codes (float)")
 
-    add("targets", "List the targets, and which run here.", "figures")
+    add("targets", "List the targets and say which run here.", "figures")
     return parser
 
 
 def _show(error: Exception, message: str) -> None:
-    """One message; with QC_DEBUG the traceback before it."""
+    """Print one message; with QC_DEBUG the traceback before it."""
     try:
         debug = knobs.DEBUG.get()
     except QCompilerError:  # QC_DEBUG itself is what is wrong, and `message` says so
@@ -185,7 +205,7 @@ def _show(error: Exception, message: str) -> None:
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-    """Warnings go to stderr meanwhile; with QC_DEBUG, what passes do as well."""
+    """Log warnings to stderr and, with QC_DEBUG, the passes too."""
     logger = logging.getLogger("qcompiler")
     level, handler = logger.level, logging.StreamHandler()
     handler.setFormatter(logging.Formatter("qcompiler: %(levelname)s: %(message)s"))
@@ -199,7 +219,7 @@ def _logging() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. Wrong usage leaves through SystemExit(2), as argparse does."""
+    """Run one command and return its exit code. Wrong usage raises SystemExit(2), as argparse does."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.command == "bench":
@@ -216,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("qcompiler: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read our output has gone: nothing to say
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader of our output has gone: there is nothing to say
         return 1
     except Exception as error:  # a mistake of ours or of the user's Python model
         _show(error, f"internal error: {type(error).__name__}: {error} (QC_DEBUG=1 shows where)")

@@ -1,4 +1,4 @@
-"""The commands that make and show graphs: quantize, check, passes, dump, draw. `cli.py` owns the arguments."""
+"""The commands that make and show graphs: quantize, check, passes, dump, draw. `arguments.py` owns the arguments."""
 
 from __future__ import annotations
 
@@ -94,16 +94,16 @@ def _signature(graph: Graph) -> dict[str, str]:
 
 
 class _Watch:
-    """An instrument that keeps a row a pass, and with `texts` what it changed."""
+    """An instrument that collects a row per pass and, with `texts`, the diff that it made."""
 
     def __init__(self, texts: bool = False) -> None:
         self.texts = texts
         self.rows: list[dict[str, Any]] = []
         self.stages: dict[str, Graph] = {}
 
-    def after(self, index: int, step: Pass, before: Graph, graph: Graph, seconds: float) -> None:
+    def after(self, index: int, done: Pass, before: Graph, graph: Graph, seconds: float) -> None:
         row = {
-            "pass": describe(step),
+            "pass": describe(done),
             "stage": graph.stage,
             "before": len(before),
             "after": len(graph),
@@ -151,7 +151,7 @@ def passes(options: argparse.Namespace) -> None:
 
 
 def _at_stage(options: argparse.Namespace) -> Graph:
-    """The model's graph at the stage asked for; as it is if none is."""
+    """The model's graph at the stage that is asked for, or as it is."""
     graph = _model(options)
     stage = options.stage
     if stage is None or stage == graph.stage:

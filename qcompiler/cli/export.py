@@ -1,4 +1,4 @@
-"""The command export: a model as text, or as an object file with a C header. `cli.py` owns the arguments."""
+"""The command export: a model as text, or as an object file with a C header. `arguments.py` owns the arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _model(options: argparse.Namespace) -> Graph:
 
 
 def _object(options: argparse.Namespace) -> None:
-    """What can be wrong with the arguments is said before the model is read."""
+    """Write an object file. The arguments are checked before the model is read."""
     from qcompiler.backends.object_export.export import check_target, export_object
     from qcompiler.backends.object_export.interface import choose_prefix
     from qcompiler.backends.target import parse_target
@@ -76,7 +76,7 @@ def _object(options: argparse.Namespace) -> None:
         )
         return
     print(
-        f"{made.interface.prefix}_run for {made.interface.target}: {len(made.data):,} bytes, {made.constant_bytes:,} of them constants; "
-        f"a call needs an arena of {made.interface.arena_size:,}"
+        f"{made.interface.prefix}_run for {made.interface.target}: {len(made.data):,} bytes, "
+        f"{made.constant_bytes:,} of them constants; a call needs an arena of {made.interface.arena_size:,}"
     )
     print(f"written to {options.output} and {header}")

@@ -1,4 +1,4 @@
-"""What the command line is given: models and arrays, from files or Python.
+"""The inputs of the command line: models and arrays, from files or Python.
 
 A model is `FILE.onnx`, a saved model `FILE.qc.safetensors`, or, only with --python since its code runs,
 `package.module:name` (`name()` to call it first). Arrays are .npz or .npy files, or a folder of them. Nothing is ever
@@ -65,7 +65,7 @@ def load_model(text: str, *, python: bool = False, types: Sequence[str] = ()) ->
 
 
 def _attribute(module: str, path: str, call: str | None) -> Any:
-    """`module:path`; called, if it ends in ()."""
+    """The object `module:path`, or what it returns where the argument ends in ()."""
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -117,7 +117,7 @@ def parse_type(text: str) -> TensorType:
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; that of an .npy file under ""."""
+    """The arrays of an .npz file by name; the array of an .npy file under ""."""
     path = pathlib.Path(path)
     try:
         if path.suffix == ".npy":
@@ -153,7 +153,7 @@ def named_inputs(
 
 
 def read_inputs(path: str, graph: Graph) -> list[np.ndarray]:
-    """The inputs of one call."""
+    """The inputs of one call, from a file."""
     return named_inputs(read_arrays(path), graph.inputs, path)
 
 
@@ -161,8 +161,8 @@ def read_inputs(path: str, graph: Graph) -> list[np.ndarray]:
 class Data:
     """Calibration or test data: files in order, each cut into the inputs of single calls.
 
-    An array with one axis more than its input holds one call a row. Otherwise axis 0 is cut into calls of `batch`
-    samples: the input's own size where it is fixed.
+    An array with one axis more than its input holds one call per row. Otherwise axis 0 is cut into calls: of the
+    input's own size where that is fixed, else of `batch` samples.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -174,7 +174,7 @@ class Data:
             yield from self._cut(named_inputs(read_arrays(path), self.inputs, path), path)
 
     def count(self) -> int | None:
-        """How many calls, where that is quickly known."""
+        """The number of calls, where it is known without reading many files."""
         return sum(1 for _ in self) if len(self.files) == 1 else None
 
     def _cut(self, arrays: list[np.ndarray], path: pathlib.Path) -> Iterator[list[np.ndarray]]:
@@ -201,7 +201,7 @@ class Data:
             yield [array[start : start + size] for array in arrays]
 
     def _samples(self, arrays: Sequence[np.ndarray]) -> int | None:
-        """Samples of one call; None where the arrays are one call as they are."""
+        """The number of samples in one call; None where the arrays are one call as they are."""
         if any(array.ndim != value.type.rank or value.type.rank == 0 for array, value in zip(arrays, self.inputs)):
             return None
         sizes = {value.type.shape[0] for value in self.inputs}
@@ -216,7 +216,7 @@ class Data:
 
 
 def open_data(path: str, graph: Graph, batch: int | None = None) -> Data:
-    """The data in an .npz or .npy file, or in all such files of a folder, in the order of their names."""
+    """The data in an .npz or .npy file, or in all such files of a folder in the order of their names."""
     place = pathlib.Path(path)
     if place.is_dir():
         files = tuple(sorted(file for file in place.iterdir() if file.suffix in (".npz", ".npy")))
@@ -230,7 +230,7 @@ def open_data(path: str, graph: Graph, batch: int | None = None) -> Data:
 
 
 def random_inputs(graph: Graph, sizes: dict[str, int], seed: int) -> list[np.ndarray]:
-    """Inputs of one call: standard normal floats, codes of all values, other integers 0 and 1 (legal indices)."""
+    """Random inputs of one call: standard normal floats, any codes; 0 or 1 for other integers, which may be indices."""
     rng = np.random.default_rng(seed)
     missing = [name for name in graph.dim_names if name not in sizes]
     if missing:
@@ -238,12 +238,12 @@ def random_inputs(graph: Graph, sizes: dict[str, int], seed: int) -> list[np.nda
     arrays = []
     for value in graph.inputs:
         type = value.type.bind(sizes)
+        array: np.ndarray
         if type.dtype.is_float:
-            arrays.append(rng.standard_normal(type.shape).astype(type.dtype.numpy))
+            array = rng.standard_normal(type.sizes)
         elif type.quant is not None:
-            arrays.append(
-                rng.integers(type.quant.qmin, type.quant.qmax, type.shape, endpoint=True).astype(type.dtype.numpy)
-            )
+            array = rng.integers(type.quant.qmin, type.quant.qmax, type.sizes, endpoint=True)
         else:
-            arrays.append(rng.integers(0, 2, type.shape).astype(type.dtype.numpy))
+            array = rng.integers(0, 2, type.sizes)
+        arrays.append(array.astype(type.dtype.numpy))
     return arrays

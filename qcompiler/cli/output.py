@@ -1,4 +1,4 @@
-"""How the command line speaks: plain tables or JSON on stdout, progress bars on a terminal, files written whole."""
+"""The output of the command line: tables or JSON on stdout, progress bars on a terminal, and files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.errors import QCompilerError
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
-    """Columns as wide as they need; the first `left` ones start at the left, the others are figures."""
+    """Print rows in aligned columns: the first `left` columns to the left, the others, figures, to the right."""
     cells = [list(map(str, header)), *([_figure(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
@@ -35,7 +35,7 @@ def _figure(cell: Any) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Valid JSON: what is not finite becomes null."""
+    """Print valid JSON; numbers that are not finite become null."""
     print(json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False))
 
 
@@ -51,7 +51,7 @@ def _plain(data: Any) -> Any:
 
 @contextlib.contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, advanced by calling with how many are done; nothing if stderr is not a terminal."""
+    """A progress bar on stderr, if that is a terminal. Call the function with the number of items done."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -65,10 +65,10 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def check_writable(path: str, suffixes: Sequence[str]) -> None:
-    """Before long work: that a file of this name could be written."""
+    """Refuse, before long work, an output file that cannot be written."""
     if not path.endswith(tuple(suffixes)):
         raise QCompilerError(
-            "the output's name has another ending", where=f"file {path}", expected=" or ".join(suffixes)
+            "the output's name has the wrong suffix", where=f"file {path}", expected=" or ".join(suffixes)
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
@@ -78,7 +78,7 @@ def check_writable(path: str, suffixes: Sequence[str]) -> None:
 
 
 def write_arrays(path: str, names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
-    """An .npz file under the outputs' names; a name that repeats gets a number."""
+    """Write an .npz file with the outputs under their names; a name that repeats gets a number."""
     named: dict[str, np.ndarray] = {}
     for name, array in zip(names, arrays):
         key, count = name, 0
@@ -98,7 +98,7 @@ def write_arrays(path: str, names: Sequence[str], arrays: Sequence[np.ndarray]) 
 
 
 def write_text(path: str | None, text: str) -> None:
-    """To a file, or to stdout."""
+    """Write text to a file, or to stdout."""
     if path is None:
         sys.stdout.write(text)
         return

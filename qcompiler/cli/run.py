@@ -1,4 +1,4 @@
-"""The commands that run models: run, bench, compare; and targets. `cli.py` owns the arguments."""
+"""The commands that run models: run, bench, compare; and targets. `arguments.py` owns the arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _compiled(graph: Graph, options: argparse.Namespace) -> compiler.CompiledMod
 
 
 def _flat_outputs(model: compiler.CompiledModel, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs in the graph's order, whatever structure the model returns."""
+    """The outputs in the graph's order, whatever structure the model returns."""
     bound, sizes = bind_inputs(model.graph, list(arrays))
     return interpret(model.graph, bound) if model.program is None else model.program.run(bound, sizes, model.threads)
 
@@ -120,7 +120,7 @@ def _print_steps(steps: Sequence[dict[str, Any]]) -> None:
 
 
 def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of each call, for about `seconds`, after a few calls to warm up; five at least."""
+    """The milliseconds of each call, for about `seconds` and at least five calls, after a few calls to warm up."""
     for _ in range(_WARM_UP):
         call()
     times: list[float] = []
@@ -135,15 +135,18 @@ def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
 def _profile(
     model: compiler.CompiledModel, arrays: Sequence[np.ndarray], threads: int, rounds: int = 11
 ) -> list[dict[str, Any]]:
-    """Median microseconds of each step; of each node on the interpreter. A step before a barrier includes the wait.
+    """The median microseconds of each step, or of each node on the interpreter. A step before a barrier includes the
+    wait.
 
-    fraction_of_peak: multiply-adds over those of a loop that only multiplies and adds, of the same level and precision,
-    measured here.
+    fraction_of_peak: the step's multiply-adds per second, over those of a loop that does nothing else, at the same
+    level and precision and measured here.
     """
     if model.program is None:
         return _profile_interpreter(model.graph, arrays, rounds)
+    from qcompiler.backends.lower import LoweredModel
     from qcompiler.backends.runtime.peak import peak
 
+    assert isinstance(model.program, LoweredModel)
     bound, sizes = bind_inputs(model.graph, list(arrays))
     program = model.program.program.bind(sizes)
     nodes = {node.name: node for node in model.program.graph.nodes}
@@ -176,9 +179,10 @@ def _profile(
 
 def _profile_interpreter(graph: Graph, arrays: Sequence[np.ndarray], rounds: int) -> list[dict[str, Any]]:
     all_times = []
+    marks: list[float] = []
     for _ in range(rounds):
-        marks = [time.perf_counter()]
-        interpret(graph, list(arrays), hook=lambda node, results, marks=marks: marks.append(time.perf_counter()))
+        marks[:] = [time.perf_counter()]
+        interpret(graph, list(arrays), hook=lambda node, results: marks.append(time.perf_counter()))
         all_times.append(np.diff(marks))
     return [
         {
@@ -202,7 +206,7 @@ def compare(options: argparse.Namespace) -> None:
     names = one.graph.output_names
     if len(names) != len(other.graph.output_names) or len(one.graph.inputs) != len(other.graph.inputs):
         raise QCompilerError(
-            "the models have other signatures",
+            "the models have different signatures",
             expected=f"{len(one.graph.inputs)} inputs, {len(names)} outputs",
             got=f"{len(other.graph.inputs)} inputs, {len(other.graph.output_names)} outputs",
         )
@@ -237,12 +241,12 @@ def targets(options: argparse.Namespace) -> None:
     from qcompiler.backends.availability import availability
     from qcompiler.backends.target import known_targets, native_target, parse_target
 
+    native: str | None = None
+    note: str | None = None
     try:
         native = native_target().name
     except QCompilerError as error:
-        native, note = None, error.message
-    else:
-        note = None
+        note = error.message
     rows = [
         {
             "target": "reference",

@@ -157,7 +157,7 @@ def test_a_failed_quantize_leaves_the_old_file(files, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (("-o", "out.onnx"), "another ending"),
+        (("-o", "out.onnx"), "wrong suffix"),
         (("-o", "no/such/out.qc.safetensors"), "cannot be written"),
         (("--qconfig", "int9"), "did you mean 'int8'"),
         (("--data", "none.npz"), "no such file"),
@@ -249,7 +249,7 @@ def test_stages_that_cannot_be_reached(files, capsys):
 def test_draw(files, capsys):
     assert "drawn to g.dot" in call(capsys, "draw", "int8.qc.safetensors", "-o", "g.dot")
     assert (files / "g.dot").read_text().startswith("digraph")
-    assert "another ending" in fail(capsys, "draw", "int8.qc.safetensors", "-o", "g.bmp")
+    assert "wrong suffix" in fail(capsys, "draw", "int8.qc.safetensors", "-o", "g.bmp")
 
 
 def test_forms_of_export_that_are_not_there_say_so(files, capsys):

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from qcompiler import knobs
+from qcompiler.bisection import bisect, reproducer, run_reproducer
 from qcompiler.errors import PassError, QuantizationError
-from qcompiler.instruments import Diff, Numerics, Reasons, Record, bisect, reproducer, run_reproducer, sqnr
+from qcompiler.instruments import Diff, Reasons, Record
 from qcompiler.ir import Graph
+from qcompiler.metrics import sqnr
+from qcompiler.numerics import Numerics
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.dce import Dce
 from qcompiler.passes.fuse import Fuse
