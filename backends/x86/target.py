@@ -112,7 +112,8 @@ class X86Target(Target):
     @property
     def llvm_features(self) -> str:
         extras = [extra.llvm for extra in self.levels.extras if self.has(extra.name)]
-        return ",".join([*(f"+{name}" for name in (*self.row.needs, *extras)), "-prefer-256-bit"])
+        used = dict.fromkeys((*self.row.needs, *extras))
+        return ",".join([*(f"+{name}" for name in used), "-prefer-256-bit"])
 
     @property
     def function_attributes(self) -> str:
