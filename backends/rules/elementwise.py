@@ -14,13 +14,15 @@ from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.lowering.why_not import why_not_f32
-from qcompiler.backends.rules.convert import code_range, in_result_layout, per_tensor, run_length
+from qcompiler.backends.lowering.why_not import operand_types, types, why_not_f32
+from qcompiler.backends.rules.convert import code_range, in_result_layout, run_length
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.interpreter import unary_function
-from qcompiler.ir import Node
+from qcompiler.ir import Node, Value
 from qcompiler.opdef import Trait, all_ops, opdef
+from qcompiler.ops.activations import Gelu, Hardtanh, Prelu
+from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import build_table
 from qcompiler.types import DType, QuantParams
@@ -36,18 +38,27 @@ _COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_
 
 def _why_not_real(node: Node, target: Target) -> str | None:
     """Why a node is not all f32, or None. f64 is fine if the function is a few IEEE operations: our own are for f32."""
-    if node.op in kernels.DOUBLE and {value.type.dtype for value in (*node.operands, *node.results)} == {DType.F64}:
+    if node.op in kernels.DOUBLE and {type.dtype for type in types(node)} == {DType.F64}:
         return None
     return why_not_f32(node, target)
 
 
 @lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_why_not_real)
 def real_map(s: NodeLowering) -> None:
-    attrs = dict(s.attrs)
-    params = kernels.attr_names(attrs)
-    op = "gelu_tanh" if s.node.op == "gelu" and attrs["approximate"] == "tanh" else s.node.op
-    operands = [s.operand(i) for i in range(len(s.node.operands))]
-    _run_real(s, op, operands, params, attrs.get("activation", "none"))
+    gelu = Gelu.of(s.node)
+    op = "gelu_tanh" if gelu is not None and gelu.approximate == "tanh" else s.node.op
+    _run_real(s, op, _views(s), kernels.attr_names(s.attrs), _activation(s.node))
+
+
+def _views(s: NodeLowering) -> list[TensorView]:
+    """The operands where they lie, in order."""
+    return [s.view(value) for value in s.node.operands if value is not None]
+
+
+def _activation(node: Node) -> str:
+    """The node's fused activation; "none" if its op takes none."""
+    op = TakesActivation.of(node)
+    return "none" if op is None else op.activation
 
 
 def _run_real(
@@ -81,7 +92,7 @@ def _float_attr(op: str, index: int, attr: float) -> kernels.FloatAttr[float]:
 
 @lowers("sin", "cos", unless=why_not_f32)
 def trigonometric(s: NodeLowering) -> None:
-    x = in_result_layout(s, 0)
+    x = in_result_layout(s, _first(s.node))
     table = s.packed("table", trigonometry.reduction_table)
     s.call(
         trigonometry.trigonometric(op="sin" if s.node.op == "sin" else "cos"),
@@ -92,12 +103,14 @@ def trigonometric(s: NodeLowering) -> None:
 
 @lowers("prelu", unless=why_not_f32)
 def real_prelu(s: NodeLowering) -> None:
-    _run_real(s, "prelu", [s.operand(0), _per_channel(s, s.operand(1))])
+    op = Prelu(s.node)
+    x = s.view(op.x)
+    _run_real(s, "prelu", [x, _per_channel(x, s.view(op.weight))])
 
 
-def _per_channel(s: NodeLowering, values: TensorView) -> TensorView:
-    """[C] as a view along axis 1 of the first operand; [1] as it is."""
-    rank = len(s.operand(0).shape)
+def _per_channel(x: TensorView, values: TensorView) -> TensorView:
+    """[C] as a view along axis 1 of x; [1] as it is."""
+    rank = len(x.shape)
     if values.elements == 1 or rank == 1:
         return values
     return values.moved(0, (1, values.shape[0], *(1,) * (rank - 2)), (0, values.strides[0], *(0,) * (rank - 2)))
@@ -106,21 +119,27 @@ def _per_channel(s: NodeLowering, values: TensorView) -> TensorView:
 # -- plain integers and bools
 
 
-def _dtype(node: Node, index: int = 0) -> str:
-    return str(node.operands[index].type.dtype)
+def _first(node: Node) -> Value:
+    """The first operand."""
+    return next(value for value in node.operands if value is not None)
+
+
+def _dtype(node: Node) -> str:
+    """The dtype of the first operand."""
+    return str(_first(node).type.dtype)
 
 
 def _why_not_plain(node: Node, target: Target) -> str | None:
     """Why a node is not all integers without quantization parameters, or None."""
-    for type in [value.type for value in (*node.operands, *node.results) if value is not None]:
+    for type in types(node):
         if type.is_quantized or str(type.dtype) not in kernels.INTEGERS:
             return f"{type} is not a plain integer"
-    return "a fused activation" if node.attrs.get("activation", "none") != "none" else None
+    return "a fused activation" if _activation(node) != "none" else None
 
 
 @lowers(*(name for name in (*_UNARY, *_BINARY) if name in kernels.PLAIN), unless=_why_not_plain)
 def integer_map(s: NodeLowering) -> None:
-    operands = [s.operand(i) for i in range(len(s.node.operands))]
+    operands = _views(s)
     op, dtype, kernel = s.node.op, _dtype(s.node), kernels.INTEGER[len(operands)]
     run_map(s, operands, lambda inner, tensors: (kernel(op=op, inner=inner, dtype=dtype), tensors))
 
@@ -128,8 +147,8 @@ def integer_map(s: NodeLowering) -> None:
 @lowers("hardtanh", unless=_why_not_plain)
 def integer_clamp(s: NodeLowering) -> None:
     """The bounds are truncated, and saturated to the type."""
-    dtype = s.out.dtype
-    bounds = (np.float32(s.attrs[name]) for name in ("min_value", "max_value"))
+    op, dtype = Hardtanh(s.node), s.out.dtype
+    bounds = (np.float32(bound) for bound in (op.min_value, op.max_value))
     low, high = (
         dtype.max if bound >= dtype.max else dtype.min if bound <= dtype.min else int(bound) for bound in bounds
     )
@@ -137,27 +156,26 @@ def integer_clamp(s: NodeLowering) -> None:
     def clamp(inner: str, tensors: Map[Memory, int]) -> MapCall[kernels.ClampMap]:
         return kernels.map_clamp(inner=inner, dtype=str(dtype)), kernels.ClampMap(tensors, low=low, high=high)
 
-    run_map(s, [s.operand(0)], clamp)
+    run_map(s, [s.view(op.x)], clamp)
 
 
 def _why_not_comparable(node: Node, target: Target) -> str | None:
     """Why no kernel compares the operands of a node, or None."""
     kind = _dtype(node)
-    if node.operands[0].type.is_quantized or kind not in (*kernels.INTEGERS, *kernels.REALS):
-        return f"{node.operands[0].type} is not compared"
+    if _first(node).type.is_quantized or kind not in (*kernels.INTEGERS, *kernels.REALS):
+        return f"{_first(node).type} is not compared"
     return None
 
 
 @lowers(*_COMPARISONS, unless=_why_not_comparable)
 def comparison(s: NodeLowering) -> None:
     op, dtype = s.node.op, _dtype(s.node)
-    operands = [s.operand(0), s.operand(1)]
-    run_map(s, operands, lambda inner, tensors: (kernels.map_compare(op=op, inner=inner, dtype=dtype), tensors))
+    run_map(s, _views(s), lambda inner, tensors: (kernels.map_compare(op=op, inner=inner, dtype=dtype), tensors))
 
 
 @lowers("logical_and", "logical_or", "logical_not")
 def logic(s: NodeLowering) -> None:
-    operands = [s.operand(i) for i in range(len(s.node.operands))]
+    operands = _views(s)
     op, kernel = s.node.op, kernels.LOGIC[len(operands)]
     run_map(s, operands, lambda inner, tensors: (kernel(op=op, inner=inner), tensors))
 
@@ -170,8 +188,8 @@ def _why_not_selectable(node: Node, target: Target) -> str | None:
 
 @lowers("where", unless=_why_not_selectable)
 def where(s: NodeLowering) -> None:
-    itemsize, operands = s.out.dtype.numpy.itemsize, [s.operand(i) for i in range(3)]
-    run_map(s, operands, lambda inner, tensors: (kernels.map_where(inner=inner, itemsize=itemsize), tensors))
+    itemsize = s.out.dtype.numpy.itemsize
+    run_map(s, _views(s), lambda inner, tensors: (kernels.map_where(inner=inner, itemsize=itemsize), tensors))
 
 
 def _why_not_castable(node: Node, target: Target) -> str | None:
@@ -186,7 +204,7 @@ def _why_not_castable(node: Node, target: Target) -> str | None:
 @lowers("cast", unless=_why_not_castable)
 def cast(s: NodeLowering) -> None:
     source, to = _dtype(s.node), str(s.out.dtype)
-    run_map(s, [s.operand(0)], lambda inner, tensors: (kernels.map_cast(inner=inner, source=source, to=to), tensors))
+    run_map(s, _views(s), lambda inner, tensors: (kernels.map_cast(inner=inner, source=source, to=to), tensors))
 
 
 # -- codes
@@ -195,17 +213,18 @@ def cast(s: NodeLowering) -> None:
 def _why_not_codes(node: Node, target: Target) -> str | None:
     """Why a node's operands (apart from prelu's weight) and results are not all u8 with per-tensor parameters, or
     None."""
-    for value in (*node.operands[: 1 if node.op == "prelu" else None], *node.results):
-        if value.type.dtype is not DType.U8 or value.type.quant is None or value.type.quant.axis is not None:
-            return f"{value.type} is not u8 with per-tensor parameters"
+    operands = operand_types(node)[: 1 if node.op == "prelu" else None]
+    for type in (*operands, *(value.type for value in node.results)):
+        if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
+            return f"{type} is not u8 with per-tensor parameters"
     return None
 
 
 @lowers(*_UNARY, unless=_why_not_codes)
 def unary_table(s: NodeLowering) -> None:
-    definition = opdef(s.node.op)
-    table = s.memo("table", lambda: build_table(unary_function(definition, s.attrs), s.type(0), s.out))
-    x = in_result_layout(s, 0)
+    definition, value = opdef(s.node.op), _first(s.node)
+    table = s.memo("table", lambda: build_table(unary_function(definition, s.attrs), value.type, s.out))
+    x = in_result_layout(s, value)
     s.call(
         convert.lookup_flat(),
         convert.Lookup(x=x, table=s.table(table), y=s.result(), count=run_length(s)),
@@ -215,17 +234,19 @@ def unary_table(s: NodeLowering) -> None:
 
 @lowers(*_BINARY, unless=_why_not_codes)
 def codes_map(s: NodeLowering) -> None:
-    x, y, out = per_tensor(s.type(0)), per_tensor(s.type(1)), per_tensor(s.out)
+    op = Arithmetic.of(s.node)
+    assert op is not None
+    x, y, out = op.x.type.params, op.y.type.params, s.out.params
     x_scale, y_scale = _scales(s.node.op, x, y, out)
     first = code_kernels.CodeOperand(zero=x.zero_point[0], scale=x_scale)
     second = code_kernels.CodeOperand(zero=y.zero_point[0], scale=y_scale)
-    codes = code_range(s.out, s.attrs.get("activation", "none"))
+    codes = code_range(s.out, _activation(s.node))
 
     def binary(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.BinaryCodes]:
         arguments = code_kernels.BinaryCodes(tensors, first, second, codes)
         return code_kernels.map_codes(op=s.node.op, inner=inner), arguments
 
-    run_map(s, [s.operand(0), s.operand(1)], binary)
+    run_map(s, [s.view(op.x), s.view(op.y)], binary)
 
 
 def _scales(op: str, x: QuantParams, y: QuantParams, out: QuantParams) -> tuple[float, float]:
@@ -241,13 +262,14 @@ def _scales(op: str, x: QuantParams, y: QuantParams, out: QuantParams) -> tuple[
 
 @lowers("prelu", unless=_why_not_codes)
 def prelu_codes(s: NodeLowering) -> None:
-    quant, out = per_tensor(s.type(0)), per_tensor(s.out)
-    slopes = qmath.multiplier(quant.scales, s.constant(1), over=out.scales).astype(np.float32)
-    view = TensorView(s.table(slopes), slopes.dtype, slopes.shape, (4,))
+    op = Prelu(s.node)
+    quant, out = op.x.type.params, s.out.params
+    slopes = qmath.multiplier(quant.scales, s.constant(op.weight), over=out.scales).astype(np.float32)
+    tensor, weight = s.view(op.x), TensorView(s.table(slopes), slopes.dtype, slopes.shape, (4,))
     scale = float(qmath.multiplier(quant.scales, over=out.scales)[0])
     x = code_kernels.CodeOperand(zero=quant.zero_point[0], scale=scale)
 
     def prelu(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.PreluCodes]:
         return code_kernels.map_prelu_codes(inner=inner), code_kernels.PreluCodes(tensors, x, code_range(s.out))
 
-    run_map(s, [s.operand(0), _per_channel(s, view)], prelu)
+    run_map(s, [tensor, _per_channel(tensor, weight)], prelu)

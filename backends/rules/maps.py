@@ -104,7 +104,7 @@ def run_map(
 
 def _seen(s: NodeLowering, index: int, view: TensorView) -> _Operand:
     """An operand with the rank of the result; its type says along which axes it is repeated."""
-    value = s.node.operands[index] if index < len(s.node.operands) else None
+    value = next(iter(s.node.operands[index : index + 1]), None)
     given: Sequence[Any] = view.shape if value is None else value.type.shape
     sizes = given if len(given) == len(view.shape) else view.shape
     missing = len(s.result().shape) - len(view.shape)

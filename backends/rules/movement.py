@@ -18,6 +18,19 @@ from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.target import Target
 from qcompiler.errors import InputError
 from qcompiler.ir import Node
+from qcompiler.ops.indexing import Gather, GatherElements
+from qcompiler.ops.shape import (
+    ChannelShuffle,
+    Concat,
+    Expand,
+    Flip,
+    Pad,
+    PixelShuffle,
+    PixelUnshuffle,
+    Slice,
+    Tile,
+    Transpose,
+)
 from qcompiler.quantization import qmath
 
 _BASE = np.empty(1, np.uint8)
@@ -59,38 +72,41 @@ def _copy_views(s: NodeLowering, x: TensorView, x_view: np.ndarray, y: TensorVie
 
 @lowers("transpose")
 def transpose(s: NodeLowering) -> None:
-    x, y = s.operand(0), s.result()
-    _copy_views(s, x, geometry(x).transpose(s.attrs["perm"]), y, geometry(y))
+    op = Transpose(s.node)
+    x, y = s.view(op.x), s.result()
+    _copy_views(s, x, geometry(x).transpose(op.perm), y, geometry(y))
 
 
 @lowers("expand")
 def expand(s: NodeLowering) -> None:
-    x, y = s.operand(0), s.result()
+    x, y = s.view(Expand(s.node).x), s.result()
     _copy_views(s, x, np.broadcast_to(geometry(x), y.shape), y, geometry(y))
 
 
 @lowers("slice")
 def slice_(s: NodeLowering) -> None:
-    x, y, a = s.operand(0), s.result(), s.attrs
+    op = Slice(s.node, s.attrs)
+    x, y = s.view(op.x), s.result()
     index = [slice(None)] * len(x.shape)
-    for axis, start, stop, step in zip(a["axes"], a["starts"], a["stops"], a["steps"]):
+    for axis, start, stop, step in zip(op.axes, op.starts, op.stops, op.steps):
         index[axis] = slice(start, stop, step)
     _copy_views(s, x, geometry(x)[tuple(index)], y, geometry(y))
 
 
 @lowers("flip")
 def flip(s: NodeLowering) -> None:
-    x, y = s.operand(0), s.result()
-    _copy_views(s, x, np.flip(geometry(x), s.attrs["axes"]), y, geometry(y))
+    op = Flip(s.node)
+    x, y = s.view(op.x), s.result()
+    _copy_views(s, x, np.flip(geometry(x), op.axes), y, geometry(y))
 
 
 @lowers("concat")
 def concat(s: NodeLowering) -> None:
     """Operands that their producers wrote into the result are not copied."""
-    y, axis = s.result(), s.attrs["axis"]
-    start, whole = 0, geometry(y)
-    for index in range(len(s.node.operands)):
-        x = s.operand(index)
+    op, y = Concat(s.node), s.result()
+    start, whole, axis = 0, geometry(y), op.axis
+    for value in op.xs:
+        x = s.view(value)
         stop = start + x.shape[axis]
         part = whole[(slice(None),) * axis + (slice(start, stop),)]
         if x != part_of(y, part):
@@ -100,10 +116,11 @@ def concat(s: NodeLowering) -> None:
 
 @lowers("tile")
 def tile(s: NodeLowering) -> None:
-    x, y = s.operand(0), s.result()
+    op = Tile(s.node, s.attrs)
+    x, y = s.view(op.x), s.result()
     source, target = geometry(x), geometry(y)
     for axis in reversed(range(len(x.shape))):
-        count = s.attrs["repeats"][axis]
+        count = op.repeats[axis]
         if count != 1:
             target = split_axis(target, axis, count, x.shape[axis])
             source = np.expand_dims(source, axis)
@@ -112,7 +129,8 @@ def tile(s: NodeLowering) -> None:
 
 @lowers("pixel_shuffle")
 def pixel_shuffle(s: NodeLowering) -> None:
-    x, y, r = s.operand(0), s.result(), s.attrs["factor"]
+    op = PixelShuffle(s.node)
+    x, y, r = s.view(op.x), s.result(), op.factor
     *_, channels, height, width = y.shape
     n = len(x.shape) - 3
     source = split_axis(geometry(x), n, channels, r, r)  # ..., C, r, r, H, W
@@ -122,7 +140,8 @@ def pixel_shuffle(s: NodeLowering) -> None:
 
 @lowers("pixel_unshuffle")
 def pixel_unshuffle(s: NodeLowering) -> None:
-    x, y, r = s.operand(0), s.result(), s.attrs["factor"]
+    op = PixelUnshuffle(s.node)
+    x, y, r = s.view(op.x), s.result(), op.factor
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
     source = split_axis(split_axis(geometry(x), n + 2, width // r, r), n + 1, height // r, r)
@@ -133,7 +152,8 @@ def pixel_unshuffle(s: NodeLowering) -> None:
 
 @lowers("channel_shuffle")
 def channel_shuffle(s: NodeLowering) -> None:
-    x, y, groups = s.operand(0), s.result(), s.attrs["groups"]
+    op = ChannelShuffle(s.node)
+    x, y, groups = s.view(op.x), s.result(), op.groups
     per_group = x.shape[1] // groups
     _copy_views(
         s,
@@ -149,9 +169,9 @@ def channel_shuffle(s: NodeLowering) -> None:
 
 def _fill(s: NodeLowering, y: TensorView) -> np.ndarray:
     """The element that a constant pad writes."""
-    value = s.attrs["value"]
+    value = Pad(s.node).value
     if s.out.is_quantized:
-        return np.asarray(qmath.quantize(np.float32(value), s.out.quant, s.out.dtype))
+        return np.asarray(qmath.quantize(np.asarray(value, np.float32), s.out.params, s.out.dtype))
     return np.asarray(value, y.dtype)
 
 
@@ -175,8 +195,9 @@ def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice,
 
 @lowers("pad")
 def pad(s: NodeLowering) -> None:
-    x, y, mode = s.operand(0), s.result(), s.attrs["mode"]
-    axes = [_regions(size, before, after, mode) for size, (before, after) in zip(x.shape, s.attrs["padding"])]
+    op = Pad(s.node, s.attrs)
+    x, y = s.view(op.x), s.result()
+    axes = [_regions(size, before, after, op.mode) for size, (before, after) in zip(x.shape, op.padding)]
     source, target = geometry(x), geometry(y)
     fill: TensorView | None = None
     for parts in itertools.product(*axes):
@@ -198,7 +219,9 @@ def pad(s: NodeLowering) -> None:
 
 def _why_not_indices(node: Node, target: Target) -> str | None:
     """Why no kernel reads the indices of a node, or None."""
-    kind = str(node.operands[1].type.dtype)
+    op = Gather.of(node) or GatherElements.of(node)
+    assert op is not None
+    kind = str(op.indices.type.dtype)
     return None if kind in ("i64", "i32") else f"indices are {kind}"
 
 
@@ -209,13 +232,14 @@ def _around(shape: Sequence[int], axis: int) -> tuple[int, int]:
 
 @lowers("gather", unless=_why_not_indices)
 def gather(s: NodeLowering) -> None:
-    x, indices, y = s.row_major(0), s.row_major(1), s.result()
-    before, after = _around(x.shape, s.attrs["axis"])
+    op = Gather(s.node)
+    x, indices, y = s.row_major(op.x), s.row_major(op.indices), s.result()
+    before, after = _around(x.shape, op.axis)
     s.call(
         gathers.gather_rows(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
         gathers.GatherRows(
             x=x,
-            indices=gathers.Indices(indices, size=x.shape[s.attrs["axis"]]),
+            indices=gathers.Indices(indices, size=x.shape[op.axis]),
             y=y,
             outer=before,
             picks=indices.elements,
@@ -227,7 +251,8 @@ def gather(s: NodeLowering) -> None:
 
 @lowers("gather_elements", unless=_why_not_indices)
 def gather_elements(s: NodeLowering) -> None:
-    x, indices, y, axis = s.operand(0), s.row_major(1), s.result(), s.attrs["axis"]
+    op = GatherElements(s.node)
+    x, indices, y, axis = s.view(op.x), s.row_major(op.indices), s.result(), op.axis
     axes = [
         gathers.GatherAxis(size, 0 if i == axis else stride) for i, (size, stride) in enumerate(zip(y.shape, x.strides))
     ]

@@ -15,54 +15,49 @@ from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.lowering.why_not import why_not_f32
-from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
+from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
+from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
-from qcompiler.ir import Const, Node
-from qcompiler.ops.norm import batch_norm_terms, normalised_eps
+from qcompiler.ir import Const, Node, Value
+from qcompiler.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, batch_norm_terms, normalised_eps
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
-from qcompiler.types import DType
 
 
 def _why_not_norm(node: Node, target: Target) -> str | None:
     """Why a node does not have constant parameters and f32 or u8 activations, or None."""
-    if any(v is not None and not isinstance(v, Const) for v in node.operands[1:]):
+    _, *parameters = node.operands
+    if any(value is not None and not isinstance(value, Const) for value in parameters):
         return "parameters are not constant"
-    x, out = node.operands[0].type, node.result.type
-    if not out.is_quantized:
-        return why_not_f32(node, target)
-    for type in (x, out):
-        if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
-            return f"{type} is not u8 with per-tensor parameters"
-    return None
+    return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
 
 
-def _parameter(s: NodeLowering, index: int) -> np.ndarray | None:
-    return s.constant(index) if s.has(index) else None
+def _parameter(s: NodeLowering, value: Value | None) -> np.ndarray | None:
+    """The data of a constant operand; None if it is absent."""
+    return None if value is None else s.constant(value)
 
 
 def _along_channels(s: NodeLowering, role: str, values: np.ndarray) -> TensorView:
-    """[C] as a constant, viewed along axis 1."""
-    rank = len(s.operand(0).shape)
+    """[C] as a constant, viewed along axis 1 of the result."""
+    rank = len(s.out.shape)
     ref = s.packed(role, lambda: values)
     return TensorView(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
 
 
 @lowers("batch_norm", unless=_why_not_norm)
 def batch_norm(s: NodeLowering) -> None:
-    mean, var, weight, bias = s.constant(1), s.constant(2), _parameter(s, 3), _parameter(s, 4)
-    quantized = s.out.is_quantized
-    scales = (per_tensor(s.type(0)).scale[0], per_tensor(s.out).scale[0]) if quantized else (1.0, 1.0)
-    factor, shift = batch_norm_terms(mean, var, weight, bias, s.attrs["eps"], *scales)
+    op, quantized = BatchNorm(s.node), s.out.is_quantized
+    weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
+    scales = (op.x.type.params.scale[0], s.out.params.scale[0]) if quantized else (1.0, 1.0)
+    factor, shift = batch_norm_terms(s.constant(op.mean), s.constant(op.var), weight, bias, op.eps, *scales)
     factors, shifts = (
         _along_channels(s, role, values.astype(np.float32)) for role, values in (("factor", factor), ("shift", shift))
     )
-    operands = [s.operand(0), factors, shifts]
+    operands = [s.view(op.x), factors, shifts]
 
     def affine(inner: str, tensors: Map[Memory, int]) -> MapCall[AffineCodes]:
-        arguments = AffineCodes(tensors, in_zero=zero_point(s.type(0)), codes=code_range(s.out))
+        arguments = AffineCodes(tensors, in_zero=zero_point(op.x.type), codes=code_range(s.out))
         return map_affine_codes(inner=inner), arguments
 
     if quantized:
@@ -81,23 +76,24 @@ def _why_not_channels_last(node: Node, target: Target) -> str | None:
 
 @lowers("group_norm", "instance_norm", unless=_why_not_channels_last)
 def norm_of_channels(s: NodeLowering) -> None:
-    assert s.out.layout is not None
+    op = GroupNorm.of(s.node) or InstanceNorm.of(s.node)
+    assert op is not None and s.out.layout is not None
     channels = s.out.layout.channel_stride
-    x, y = s.channels_last(0, channels), s.result()
+    x, y = s.channels_last(op.x, channels), s.result()
     images, real_channels, pixels = y.shape[0], y.shape[1], math.prod(y.shape[2:])
-    groups = s.attrs["groups"] if s.node.op == "group_norm" else real_channels
+    groups = op.groups if isinstance(op, GroupNorm) else real_channels
     width = real_channels // groups
-    check_sum_fits(s.node.op, s.type(0), width * pixels)
+    check_sum_fits(s.node.op, op.x.type, width * pixels)
     slices = max(-(-pixels // channel_kernels.MOST_PIXELS), min(16, pixels * channels // 4096), 1)
     sums, squares = (s.scratch(images * slices * channels * 4, name) for name in ("sums", "squares"))
     means, factors = (s.scratch(images * channels * 4, name) for name in ("means", "factors"))
-    weight, bias = _parameter(s, 1), _parameter(s, 2)
+    weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
     gain, shift = np.zeros((2, channels), np.float32)
     gain[:real_channels] = 1 if weight is None else weight
     shift[:real_channels] = 0 if bias is None else bias
     lanes = min(s.target.vector_bytes, 1 << (channels.bit_length() - 1))
     sizes = channel_kernels.Images(images=images, slices=slices, pixels=pixels, channels=channels)
-    in_zero, over = zero_point(s.type(0)), per_tensor(s.out).scale[0]
+    in_zero, over = zero_point(op.x.type), s.out.params.scale[0]
     s.call(
         channel_kernels.sums_of_channels(lanes=lanes),
         channel_kernels.ChannelSums(x=x, sums=sums, squares=squares, images=sizes),
@@ -113,7 +109,7 @@ def norm_of_channels(s: NodeLowering) -> None:
             groups=groups,
             width=width,
             in_zero=in_zero,
-            eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
+            eps=float(normalised_eps(op.eps, op.x.type)),
         ),
     )
     s.call(
@@ -135,19 +131,21 @@ def norm_of_channels(s: NodeLowering) -> None:
 
 @lowers("layer_norm", "group_norm", "instance_norm", unless=_why_not_norm)
 def norm(s: NodeLowering) -> None:
-    x, y = s.row_major(0), s.result()
-    shape, each = x.shape, s.node.op == "layer_norm"
-    if each:
-        rank = s.attrs["normalized_rank"]
+    op = LayerNorm.of(s.node) or GroupNorm.of(s.node) or InstanceNorm.of(s.node)
+    assert op is not None
+    x, y = s.row_major(op.x), s.result()
+    shape, each = x.shape, isinstance(op, LayerNorm)
+    if isinstance(op, LayerNorm):
+        rank = op.normalized_rank
         rows, groups, parts, run = math.prod(shape[:-rank]), 1, 1, math.prod(shape[-rank:])
         parameters = run
     else:
-        groups = s.attrs["groups"] if s.node.op == "group_norm" else shape[1]
+        groups = op.groups if isinstance(op, GroupNorm) else shape[1]
         rows, parts, run = shape[0] * groups, shape[1] // groups, math.prod(shape[2:])
         parameters = shape[1]
     out = y if y.is_row_major else s.new(s.out, f"{s.node.name}.row_major")
-    scale = per_tensor(s.out).scale[0] if s.out.is_quantized else 1.0
-    weight, bias = _parameter(s, 1), _parameter(s, 2)
+    scale = s.out.params.scale[0] if s.out.is_quantized else 1.0
+    weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
     gain = np.ones(parameters, np.float32) if weight is None else weight.reshape(-1)
     shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
     tensors = kernels.NormRows[Memory, int](
@@ -162,15 +160,15 @@ def norm(s: NodeLowering) -> None:
     )
     nbytes = 2 * x.elements * x.dtype.itemsize
     if s.out.is_quantized:
-        check_sum_fits(s.node.op, s.type(0), parts * run)
+        check_sum_fits(s.node.op, op.x.type, parts * run)
         arguments = kernels.NormCodes(
             tensors,
-            in_zero=zero_point(s.type(0)),
-            eps=float(normalised_eps(s.attrs["eps"], s.type(0))),
+            in_zero=zero_point(op.x.type),
+            eps=float(normalised_eps(op.eps, op.x.type)),
             codes=code_range(s.out),
         )
         s.call(kernels.norm_codes(each=each), arguments, bytes=nbytes)
     else:
-        s.call(kernels.norm_real(each=each), kernels.NormReal(tensors, eps=s.attrs["eps"]), bytes=nbytes)
+        s.call(kernels.norm_real(each=each), kernels.NormReal(tensors, eps=op.eps), bytes=nbytes)
     if out is not y:
         s.copy(TensorView(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)

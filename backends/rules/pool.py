@@ -158,7 +158,7 @@ def _max(s: NodeLowering, axes: Sequence[Axis], dilation: Sequence[int], window:
     largest = y if same_codes else s.new(s.out, f"{s.node.name}.largest", s.out.layout)
     _call(s, kernels.max_pool_u8(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, largest))
     if not same_codes:
-        requantize_run(s, largest)
+        requantize_run(s, largest, s.type(0).params)
 
 
 def _adaptive_axes(s: NodeLowering) -> list[Axis]:

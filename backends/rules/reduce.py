@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,11 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, row_major_strides
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
-from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
+from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
-from qcompiler.ops.reduce import check_sum_fits
+from qcompiler.ops.reduce import Argmax, Reduction, check_sum_fits
 from qcompiler.ops.rescale import mean_multiplier
 from qcompiler.quantization import qmath
 from qcompiler.types import DType
@@ -69,9 +68,9 @@ def _plan(x: TensorView, y: TensorView, kept: list[Axis], reduced: list[Axis]) -
     return _Plan("across" if inner else "along", x, tensors)
 
 
-def _planned(s: NodeLowering, axes: Sequence[int]) -> _Plan:
+def _planned(s: NodeLowering, op: Reduction) -> _Plan:
     """The reduction of the operand where it lies, or of a copy with the reduced axes last."""
-    x, y = s.operand(0), s.result()
+    x, y, axes = s.view(op.x), s.result(), op.axes
     y_strides = iter([n for axis, n in enumerate(y.strides) if len(y.shape) < len(x.shape) or axis not in axes])
     kept_axes = [axis for axis in range(len(x.shape)) if axis not in axes]
     stride_of = {axis: next(y_strides) for axis in kept_axes}
@@ -94,10 +93,17 @@ def _planned(s: NodeLowering, axes: Sequence[int]) -> _Plan:
     return found
 
 
+def _reduction(node: Node) -> Reduction:
+    op = Reduction.of(node)
+    assert op is not None
+    return op
+
+
 @lowers("sum", "mean", "prod", "max", "min", unless=why_not_f32)
 def reduce_real(s: NodeLowering) -> None:
-    plan = _planned(s, s.attrs["axes"])
-    divisor = math.prod(plan.x.shape[a] for a in s.attrs["axes"]) if s.node.op == "mean" else 1
+    reduction = _reduction(s.node)
+    plan = _planned(s, reduction)
+    divisor = math.prod(plan.x.shape[a] for a in reduction.axes) if s.node.op == "mean" else 1
     op = "sum" if s.node.op == "mean" else s.node.op
     s.call(
         kernels.reduce_real(op=op, mode=plan.mode),
@@ -108,27 +114,28 @@ def reduce_real(s: NodeLowering) -> None:
 
 def _why_not_integer(node: Node, target: Target) -> str | None:
     """Why a node's operand is not plain i32 or i64, or None."""
-    type = node.operands[0].type
+    type = _reduction(node).x.type
     return None if type.dtype in _INTEGERS and not type.is_quantized else f"{type} is not i32 or i64"
 
 
 @lowers("sum", "max", "min", unless=_why_not_integer)
 def reduce_integer(s: NodeLowering) -> None:
-    plan = _planned(s, s.attrs["axes"])
+    plan = _planned(s, _reduction(s.node))
     s.call(kernels.reduce_integer(op=s.node.op, mode=plan.mode, bits=_INTEGERS[s.out.dtype]), plan.tensors)
 
 
 @lowers("sum", "mean", "max", "min", unless=why_not_u8)
 def reduce_codes(s: NodeLowering) -> None:
-    plan = _planned(s, s.attrs["axes"])
-    source, op = s.type(0), "sum" if s.node.op == "mean" else s.node.op
-    count = math.prod(plan.x.shape[a] for a in s.attrs["axes"])
+    reduction = _reduction(s.node)
+    plan = _planned(s, reduction)
+    source, op = reduction.x.type, "sum" if s.node.op == "mean" else s.node.op
+    count = math.prod(plan.x.shape[a] for a in reduction.axes)
     if op == "sum":
         check_sum_fits(s.node.op, source, count)
     if s.node.op == "mean":
         scale = mean_multiplier(source, s.out, count)
     else:
-        scale = qmath.multiplier(per_tensor(source).scale[0], over=per_tensor(s.out).scale[0])
+        scale = qmath.multiplier(source.params.scale[0], over=s.out.params.scale[0])
     s.call(
         kernels.reduce_codes(op=op, mode=plan.mode),
         kernels.ReduceCodes(
@@ -143,25 +150,26 @@ def reduce_codes(s: NodeLowering) -> None:
 
 def _why_not_argmax(node: Node, target: Target) -> str | None:
     """Why no kernel finds the maximum of a node's operand, or None."""
-    kind = str(node.operands[0].type.dtype)
+    kind = str(Argmax(node).x.type.dtype)
     return None if kind in ("f32", "i32", "i64", "u8", "i8") else f"no argmax of {kind}"
 
 
 @lowers("argmax", unless=_why_not_argmax)
 def argmax(s: NodeLowering) -> None:
-    axis, x = s.attrs["axis"], s.operand(0)
+    op = Argmax(s.node)
+    axis, x = op.axis, s.view(op.x)
     y = s.result() if s.result().is_row_major else s.new(s.out, f"{s.node.name}.row_major")
     shape, strides, size = x.shape, x.strides, x.dtype.itemsize
-    layout = s.type(0).layout
+    layout = op.x.type.layout
     if layout is not None and layout.order == "channels_last" and axis == 1:  # each pixel is a line
         outer, inner = shape[0] * math.prod(shape[2:]), 1
         x_outer, x_stride, x_inner = strides[-1], size, 0
     else:
-        x = s.row_major(0)
+        x = s.row_major(op.x)
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         x_outer, x_stride, x_inner = shape[axis] * inner * size, inner * size, size
     s.call(
-        kernels.argmax(dtype=str(s.type(0).dtype)),
+        kernels.argmax(dtype=str(op.x.type.dtype)),
         kernels.Argmax(
             x=x,
             y=y,

@@ -10,11 +10,11 @@ from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
-from qcompiler.backends.rules.convert import code_range, per_tensor, zero_point
+from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.pool import copy_places
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
-from qcompiler.ops.resize import linear_weights, nearest_indices, source_positions
+from qcompiler.ops.resize import Resize, linear_weights, nearest_indices, source_positions
 from qcompiler.quantization import qmath
 
 
@@ -25,29 +25,31 @@ def _why_not_image(node: Node, target: Target) -> str | None:
     if not node.result.type.is_quantized:
         return why_not_f32(node, target)
     reason = why_not_u8(node, target)
-    if reason is None and node.attrs["mode"] == "nearest" and node.operands[0].type.quant != node.result.type.quant:
+    op = Resize(node)
+    if reason is None and op.mode == "nearest" and op.x.type.quant != node.result.type.quant:
         return "operand and result have other parameters"
     return reason
 
 
-def _positions(s: NodeLowering) -> list[tuple[int, np.ndarray]]:
+def _positions(s: NodeLowering, op: Resize) -> list[tuple[int, np.ndarray]]:
     """(size of the operand, positions in it) of each spatial axis."""
-    x, y, scales = s.operand(0), s.result(), s.attrs["scales"]
+    x, y, scales = s.view(op.x), s.result(), op.scales
     return [
-        (n, source_positions(n, out, None if scales is None else scales[i], s.attrs["coordinates"]))
+        (n, source_positions(n, out, None if scales is None else scales[i], op.coordinates))
         for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))
     ]
 
 
 @lowers("resize", unless=_why_not_image)
 def resize(s: NodeLowering) -> None:
-    if s.attrs["mode"] == "nearest":
-        copy_places(s, [nearest_indices(positions, n, s.attrs["rounding"]) for n, positions in _positions(s)])
+    op = Resize(s.node, s.attrs)
+    if op.mode == "nearest":
+        copy_places(s, [nearest_indices(positions, n, op.rounding) for n, positions in _positions(s, op)])
         return
-    y, x_type, layout = s.result(), s.type(0), s.out.layout
+    y, layout = s.result(), s.out.layout
     assert layout is not None
-    x = s.channels_last(0, layout.channel_stride)
-    axes = [linear_weights(positions, n) for n, positions in _positions(s)]
+    x = s.channels_last(op.x, layout.channel_stride)
+    axes = [linear_weights(positions, n) for n, positions in _positions(s, op)]
     missing = 3 - len(axes)
     zeros = np.zeros(1, np.int64)
     tables = [(zeros, zeros, np.zeros(1, np.float32))] * missing + axes
@@ -64,8 +66,8 @@ def resize(s: NodeLowering) -> None:
     )
     scale, in_zero, codes = 1.0, 0, CodeRange(zero=0, low=0.0, high=0.0)
     if s.out.is_quantized:
-        scale = float(qmath.multiplier(per_tensor(x_type).scales, over=per_tensor(s.out).scales)[0])
-        in_zero, codes = zero_point(x_type), code_range(s.out)
+        scale = float(qmath.multiplier(op.x.type.params.scales, over=s.out.params.scales)[0])
+        in_zero, codes = zero_point(op.x.type), code_range(s.out)
     s.call(
         kernels.interpolate(axes=len(axes), codes=s.out.is_quantized),
         kernels.Interpolate(

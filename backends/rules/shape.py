@@ -1,16 +1,18 @@
-"""reshape and dropout: no step at all where memory already lies as the result wants it."""
+"""reshape and dropout: they take no step where the operand already lies as the result does."""
 
 from __future__ import annotations
 
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import layout_strides
+from qcompiler.ops.activations import Dropout
+from qcompiler.ops.shape import Reshape
 
 
 @lowers("reshape")
 def reshape(s: NodeLowering) -> None:
     shape = s.lowering.shape(s.out)
-    x = s.row_major(0)
+    x = s.row_major(Reshape(s.node).x)
     row = x.moved(0, shape, layout_strides(shape, x.dtype.itemsize, None))
     if s.out.layout is None:
         s.share(row)
@@ -20,7 +22,8 @@ def reshape(s: NodeLowering) -> None:
 
 @lowers("dropout")
 def dropout(s: NodeLowering) -> None:
-    if s.out.layout == s.type(0).layout:
-        s.share(s.operand(0))
+    x = Dropout(s.node).x
+    if s.out.layout == x.type.layout:
+        s.share(s.view(x))
     else:
-        s.copy(s.operand(0), s.result())
+        s.copy(s.view(x), s.result())
