@@ -25,6 +25,8 @@ from qcompiler.errors import LoweringError, nearest
 if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.kernel_ir.ir import Operand, Value
+    from qcompiler.backends.runtime.dispatcher import Dialect
+    from qcompiler.backends.runtime.loader import Loader
 
 Execution = Literal["native", "emulated", "none"]
 Storage = Literal["u8", "i8"]
@@ -63,6 +65,7 @@ class Target(ABC):
         arch: the architecture's part of the name.
         levels: the architecture's levels.
         instructions: every instruction that the architecture declares, by name.
+        dialect: what the architecture adds to the LLVM text of the dispatcher and of exported entry points.
         streams: whether non-temporal stores pay off for large results that are not read soon.
         pack_saturates: whether `pack_bytes` clamps to 0 and 255.
         k_blocks_f32: the sizes, in floats of K, of the blocks that the loop over K of an f32 product takes at a time.
@@ -76,6 +79,7 @@ class Target(ABC):
     arch: ClassVar[str]
     levels: ClassVar[Levels]
     instructions: ClassVar[Mapping[str, Instruction]]
+    dialect: ClassVar[Dialect]
     streams: ClassVar[bool] = False
     pack_saturates: ClassVar[bool] = False
     k_blocks_f32: ClassVar[tuple[int, ...]] = (1,)
@@ -206,6 +210,12 @@ class Target(ABC):
     @abstractmethod
     def execution(self) -> Execution:
         """How this process executes code for the target."""
+
+    def loader(self) -> Loader:
+        """What loads and runs code for the target in this process."""
+        from qcompiler.backends.runtime.native import NativeLoader
+
+        return NativeLoader(self)
 
     @property
     def emulator(self) -> str:
@@ -351,8 +361,8 @@ def llvm_triple(llvm_arch: str, system: str) -> str:
     return f"{llvm_arch}-{_SYSTEMS[system]}"
 
 
-def _target_class(arch: str) -> type[Target]:
-    """The class of an architecture's targets, whose module loads when it is first needed."""
+def target_class(arch: str) -> type[Target]:
+    """The class of an architecture's targets. Its module loads when it is first needed."""
     module, name = _ARCHITECTURES[arch]
     try:
         found = getattr(importlib.import_module(module), name)
@@ -369,12 +379,12 @@ def _installed() -> list[str]:
 
 def known_targets() -> list[str]:
     """Every target name without an os, by architecture, the lowest level first."""
-    return [f"{arch}+{level}" for arch in _installed() for level in _target_class(arch).levels]
+    return [f"{arch}+{level}" for arch in _installed() for level in target_class(arch).levels]
 
 
 def host_level(arch: str | None = None) -> str:
     """The highest level that this process can run, or the one that QC_ISA names."""
-    return _target_class(arch or host.arch()).levels.host_level()
+    return target_class(arch or host.arch()).levels.host_level()
 
 
 def native_target() -> Target:
@@ -395,7 +405,7 @@ def parse_target(text: str, *, exact: bool = False) -> Target:
     arch = match["arch"] if match else ""
     if match is None or arch not in _installed():
         raise LoweringError(f"unknown target {text!r}", hint=nearest(text, known))
-    levels, system = _target_class(arch).levels, match["os"] or host.system()
+    levels, system = target_class(arch).levels, match["os"] or host.system()
     is_host = system == host.system() and host.is_arch(arch)
     level = match["level"] or (levels.host_level() if is_host else levels.lowest)
     if level not in levels:
@@ -404,5 +414,5 @@ def parse_target(text: str, *, exact: bool = False) -> Target:
 
 
 def _make(arch: str, level: str, system: str, *, native: bool) -> Target:
-    target = _target_class(arch)
+    target = target_class(arch)
     return target(level, system, target.levels.features(level, native=native))

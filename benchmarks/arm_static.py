@@ -144,17 +144,17 @@ def counts(op: str, quantized: bool, level: str) -> float | None:
     wanted = op if op not in ("quantize", "dequantize") else "add"
     graph, inputs = graph_of(wanted, quantized)
     lowered = lower_graph(graph, parse_target(f"aarch64-linux+{level}"))
-    bound = lowered.program.bind({})
+    bound = lowered.bind({})
     bound.run(inputs)
     with emulate.emulator().counted() as found:
         bound.run(inputs)
     if op in ("quantize", "dequantize"):
-        spent = [n for n, step in zip(found, bound.steps) if step.kernel.startswith(op)]
+        spent = [n for n, step in zip(found, bound.image.steps) if step.kernel.startswith(op)]
         return min(spent) / float(np.prod(inputs[0].shape)) if spent else None
     node = next(value for value in lowered.graph.values() if value.name == "measured").producer
     spent = [
         n
-        for n, step in zip(found, bound.steps)
+        for n, step in zip(found, bound.image.steps)
         if step.node == "measured" and not step.kernel.startswith("copy_transposed")
     ]
     return sum(spent) / (products(node) or max(elements(value) for value in (node.operands[0], node.result)))

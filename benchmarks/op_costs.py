@@ -73,12 +73,14 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
 
 def nanoseconds(graph: Graph, inputs: list[np.ndarray], node: str) -> float:
     """The time of a node's steps, without copies of operands into its layout."""
-    bound = lower_graph(graph, parse_target("native")).program.bind({})
+    bound = lower_graph(graph, parse_target("native")).bind({})
     for _ in range(3):
         bound.run(inputs)
     times = np.median([bound.profile(inputs) for _ in range(15)], axis=0)
     found = [
-        t for t, step in zip(times, bound.steps) if step.node == node and not step.kernel.startswith("copy_transposed")
+        t
+        for t, step in zip(times, bound.image.steps)
+        if step.node == node and not step.kernel.startswith("copy_transposed")
     ]
     return float(sum(found))
 
@@ -104,10 +106,10 @@ def measure(op: str) -> tuple[float, float] | None:
 def conversions() -> tuple[float, float]:
     """Nanoseconds per element of quantize and of dequantize."""
     graph, inputs = graph_of("add", True)
-    bound = lower_graph(graph, parse_target("native")).program.bind({})
+    bound = lower_graph(graph, parse_target("native")).bind({})
     times = np.median([bound.profile(inputs) for _ in range(15)], axis=0)
     found = [
-        [float(t) for t, step in zip(times, bound.steps) if step.kernel.startswith(kernel)]
+        [float(t) for t, step in zip(times, bound.image.steps) if step.kernel.startswith(kernel)]
         for kernel in ("quantize", "dequantize")
     ]
     return min(found[0]) / float(np.prod(IMAGE)), min(found[1]) / float(np.prod(IMAGE))

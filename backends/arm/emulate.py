@@ -1,8 +1,8 @@
-"""Runs AArch64 step tables in this process on a machine of another kind, by the `unicorn` package.
+"""The loader that runs AArch64 code in this process on a machine of another kind, by the `unicorn` package.
 
-The emulated machine sees this process's memory at its own addresses: pages are mapped when they are first touched, as
-the operating system lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after
-another, step by step. Linux only.
+The emulated CPU sees this process's memory at the same addresses: pages are mapped when they are first touched, as the
+operating system lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after another,
+step by step. Linux only.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import ctypes
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from qcompiler.backends.runtime.threads import STEP_BYTES
+from qcompiler.backends.codegen.jit import load_objects
+from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, StepTable
+from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 
 _STACK, _STACK_BYTES = 0x10000, 1 << 20
@@ -134,17 +137,25 @@ def call(address: int, *arguments: int) -> None:
         emulator().call(address, *arguments)
 
 
-def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
-    """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
-    words = ctypes.cast(steps, ctypes.POINTER(ctypes.c_int64))
-    spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
-    with _lock:
-        cpu = emulator()
-        for step in range(count):
-            began = time.perf_counter_ns()
-            kernel, arguments = words[step * STEP_BYTES // 8], words[step * STEP_BYTES // 8 + 1]
-            for thread in range(threads):
-                cpu.call(kernel, arguments, bases, thread, threads)
-            if spent is not None:
-                spent[step] = time.perf_counter_ns() - began
-    return threads
+@dataclass(frozen=True)
+class UnicornLoader:
+    """Code of a target lies in this process's memory, linked by LLVM; the emulated CPU runs it there."""
+
+    target: Target
+
+    def load(self, objects: Sequence[KernelObject]) -> list[LoadedKernel]:
+        loaded = load_objects(objects, self.target)
+        forget_code()
+        return loaded
+
+    def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
+        """Each step for all threads, one after another, then the next step."""
+        spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
+        with _lock:
+            cpu = emulator()
+            for number, (kernel, arguments, _) in enumerate(table.rows[first : first + count].tolist()):
+                began = time.perf_counter_ns()
+                for thread in range(threads):
+                    cpu.call(kernel, arguments, bases.address, thread, threads)
+                if spent is not None:
+                    spent[number] = time.perf_counter_ns() - began

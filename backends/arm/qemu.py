@@ -1,8 +1,8 @@
-"""Runs AArch64 step tables by `qemu-aarch64` (Debian's qemu-user), a process beside this one (`qemu_machine.py`): all
-levels, i8mm too.
+"""The loader that runs AArch64 code by `qemu-aarch64` (Debian's qemu-user), in a process of its own (`qemu_machine.py`):
+all levels, i8mm too.
 
-A run copies all that a program may touch there, and back what it may have written. Threads run one after another, step
-by step. Linux only.
+A run copies to that process all that the steps may touch, and copies back what they may have written. Threads run one
+after another, step by step. Linux only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from qcompiler.backends.arm.qemu_machine import DATA, PAGE, PROGRAM, Machine, whole_pages
-from qcompiler.backends.runtime.threads import HEAD_WORDS, STEP_BYTES
+from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, StepTable
 
-__all__ = ["PROGRAM", "load", "run_steps"]
+__all__ = ["PROGRAM", "QemuLoader", "load"]
 
 _GAP = 128
 """Bytes between copies: a kernel may read a little past its arrays."""
@@ -29,64 +29,60 @@ _machine = Machine()
 
 def load(data: bytes, symbol: str) -> int:
     """Place an object's code in the process; the address of its entry there."""
-    with _lock, _whole():
+    with _lock, _stopped_on_error():
         return _machine.load(data, symbol)
 
 
-def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
-    """As `runtime.run_steps`: each step for all threads, one after another, then the next."""
-    table = _words(steps, count * STEP_BYTES // 8)
-    base_count, extents, arguments, argument_bytes, guard_count, first_guard = _words(
-        bases - 8 * HEAD_WORDS, HEAD_WORDS
-    )
-    guards = _words(first_guard, guard_count)
-    sizes = _words(extents, 2 * base_count)
-    blocks = [*zip(_words(bases, base_count), sizes[::2], sizes[1::2]), (arguments, argument_bytes, 0)]
-    regions = _regions(blocks)
+class QemuLoader:
+    """Code lies in the other process. A run copies there all that the steps may touch."""
 
-    def there(address: int) -> int:
-        return next(
-            (region.place + address - region.start for region in regions if region.start <= address < region.end), 0
-        )
+    def load(self, objects: Sequence[KernelObject]) -> list[LoadedKernel]:
+        return [LoadedKernel(each.name, load(each.data, each.symbol)) for each in objects]
 
-    pointers = _after(regions)
-    total = whole_pages(pointers + 8 * base_count + _GAP) - DATA
-    spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
-    with _lock, _whole():
-        _machine.start()
-        _machine.map(DATA, total)
-        _machine.fill(pointers, struct.pack(f"<{base_count}q", *(there(address) for address, _, _ in blocks[:-1])))
-        for region in regions:
-            for start, end in _between(region.start, region.end, guards):
-                _machine.fill(there(start), _view(start, end - start))
-        for guard in guards:
-            _machine.unmap(there(guard), PAGE)
-        for step in range(count):
-            began = time.perf_counter_ns()
-            kernel, given = table[step * STEP_BYTES // 8], table[step * STEP_BYTES // 8 + 1]
-            for thread in range(threads):
-                _machine.call(kernel, there(given), pointers, thread, threads)
-            if spent is not None:
-                spent[step] = time.perf_counter_ns() - began
-        for address, nbytes, writable in blocks:
-            for start, end in _between(address, address + nbytes, guards) if writable else ():
-                ctypes.memmove(start, _machine.give(there(start), end - start), end - start)
-        _machine.unmap(DATA, total)
-    return threads
+    def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
+        """Each step for all threads, one after another, then the next step."""
+        blocks = [(address, block.nbytes, block.writable) for address, block in zip(bases.words, bases.blocks)]
+        regions = _regions(blocks)
+        arguments = _after(regions)
+        pointers = arguments + whole_pages(table.arguments.nbytes + _GAP)
+        total = whole_pages(pointers + 8 * len(blocks) + _GAP) - DATA
+        spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
+
+        def there(address: int) -> int:
+            """Where the copy of a byte of this process lies; 0 for one that has none."""
+            found = (region for region in regions if region.start <= address < region.end)
+            return next((region.place + address - region.start for region in found), 0)
+
+        with _lock, _stopped_on_error():
+            _machine.start()
+            _machine.map(DATA, total)
+            _machine.fill(arguments, table.arguments.tobytes())
+            _machine.fill(pointers, struct.pack(f"<{len(blocks)}q", *(there(address) for address, _, _ in blocks)))
+            for region in regions:
+                for start, end in _between(region.start, region.end, bases.guards):
+                    _machine.fill(there(start), _view(start, end - start))
+            for guard in bases.guards:
+                _machine.unmap(there(guard), PAGE)
+            for step in range(first, first + count):
+                began = time.perf_counter_ns()
+                for thread in range(threads):
+                    _machine.call(table.kernels[step], arguments + 8 * table.starts[step], pointers, thread, threads)
+                if spent is not None:
+                    spent[step - first] = time.perf_counter_ns() - began
+            for address, nbytes, writable in blocks:
+                for start, end in _between(address, address + nbytes, bases.guards) if writable else ():
+                    ctypes.memmove(start, _machine.give(there(start), end - start), end - start)
+            _machine.unmap(DATA, total)
 
 
 @contextlib.contextmanager
-def _whole() -> Iterator[None]:
-    """Whatever breaks off in here ends the process, whose answers would be taken for others'."""
+def _stopped_on_error() -> Iterator[None]:
+    """Stop the emulator on any exception: a half-read answer would be taken for the next one's."""
     try:
         yield
     except BaseException:
         _machine.stop()
         raise
-
-
-def _words(address: int, count: int) -> Sequence[int]:
-    return list((ctypes.c_int64 * count).from_address(address))
 
 
 def _view(address: int, nbytes: int) -> memoryview:
@@ -102,8 +98,8 @@ class _Region:
     place: int
 
 
-def _regions(blocks: Sequence[tuple[int, int, int]]) -> list[_Region]:
-    """Copies of (address, bytes, _) that lie apart; blocks that share bytes share them there too."""
+def _regions(blocks: Sequence[tuple[int, int, bool]]) -> list[_Region]:
+    """Copies of (address, bytes, writable) that do not overlap; blocks that share bytes share them there too."""
     found: list[_Region] = []
     for address, nbytes, _ in sorted(block for block in blocks if block[1]):
         if found and address < found[-1].end:

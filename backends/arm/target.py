@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler.backends import host
+from qcompiler.backends.arm.dialect import DIALECT
 from qcompiler.backends.arm.instructions import INSTRUCTIONS
 from qcompiler.backends.kernel_ir.types import I8, I32, Type, vector
 from qcompiler.backends.levels import Level, Levels
@@ -27,6 +28,7 @@ from qcompiler.errors import LoweringError, nearest
 if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.builder import KernelBuilder
     from qcompiler.backends.kernel_ir.ir import Operand, Value
+    from qcompiler.backends.runtime.loader import Loader
 
 _IN_PROCESS = ("neon", "dotprod")
 """The levels that the CPU emulated by unicorn has."""
@@ -119,6 +121,7 @@ class ArmTarget(Target):
 
     arch = "aarch64"
     levels = LEVELS
+    dialect = DIALECT
     instructions = MappingProxyType(INSTRUCTIONS)
     k_blocks_f32 = (4, 1)
     row_group = 1
@@ -148,6 +151,17 @@ class ArmTarget(Target):
     @property
     def emulator(self) -> str:
         return "" if self.execution() != "emulated" else "unicorn" if self.level in _IN_PROCESS else "qemu-aarch64"
+
+    def loader(self) -> Loader:
+        if self.execution() != "emulated":
+            return super().loader()
+        if self.level in _IN_PROCESS:
+            from qcompiler.backends.arm.emulate import UnicornLoader
+
+            return UnicornLoader(self)
+        from qcompiler.backends.arm.qemu import QemuLoader
+
+        return QemuLoader()
 
     def why_not(self) -> str:
         if host.arch() == "aarch64" or self.os != "linux" or host.system() != "linux" or self.can_run():

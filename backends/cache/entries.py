@@ -38,6 +38,8 @@ _HEAD = struct.Struct("<8sIIQ")
 _DIGEST = hashlib.sha256().digest_size
 _MAX_KEY = 2**20
 _IMPORTED_NS = time.time_ns()
+_SOURCES = (".py", ".ll", ".lark")
+"""Endings of the files that decide what a graph becomes."""
 
 
 def load(keys: Sequence[str]) -> dict[str, bytes]:
@@ -155,7 +157,7 @@ def _source_digest() -> str:
             os.path.relpath(os.path.join(folder, name), top)
             for folder, _, found in os.walk(top)
             for name in found
-            if name.endswith(".py")
+            if name.endswith(_SOURCES)
         )
         if "__init__.py" not in names:
             raise Bad("qcompiler's sources are not there")

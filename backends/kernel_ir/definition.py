@@ -54,6 +54,7 @@ from typing import (
 import numpy as np
 
 from qcompiler.backends.kernel_ir.ir import KernelFunction, Parameter, Value, pack_args
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ else:
 _KINDS: dict[Any, str] = {P: "pointer", E: "extent", S: "scalar"}
 _WRITTEN, _ALIASED = "written", "aliased"
 
-A = TypeVar("A")
 K = ParamSpec("K")
 Any_P = TypeVar("Any_P")
 Written = Annotated[Any_P, _WRITTEN]
@@ -110,18 +110,6 @@ class At(Memory):
 
 class Arguments(Generic[A]):
     """Base of a kernel's signature. A is the signature itself, by which a type checker matches kernel and arguments."""
-
-
-@dataclass(frozen=True)
-class KernelKey(Generic[A]):
-    """A kernel with its static arguments: what determines its code on a target. static: sorted (name, value) pairs."""
-
-    definition: KernelDef[A, ...]
-    static: tuple[tuple[str, Any], ...]
-
-    @staticmethod
-    def of(definition: KernelDef[A, ...], static: Mapping[str, Any]) -> KernelKey[A]:
-        return KernelKey(definition, tuple(sorted(static.items())))
 
 
 class KernelDef(Generic[A, K]):

@@ -1,15 +1,12 @@
-"""One binding of a graph's symbolic sizes while it is lowered: where values lie, and the calls so far."""
+"""One binding of a graph's symbolic sizes while it is lowered: where values lie, and the builder of its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
-from qcompiler.backends.kernel_ir.definition import KernelKey
 from qcompiler.backends.lowering.views import (
     SLACK,
     TensorView,
@@ -19,9 +16,9 @@ from qcompiler.backends.lowering.views import (
     row_major_strides,
     storage_bytes,
 )
-from qcompiler.backends.program.builder import BufferRef, ProgramBuilder, View
+from qcompiler.backends.program.builder import BufferHandle, ProgramBuilder
 from qcompiler.backends.target import Target
-from qcompiler.ir import Const, Node, Value
+from qcompiler.ir import Const, Value
 from qcompiler.types import Layout, TensorType
 
 _LARGE = 1 << 16
@@ -29,33 +26,14 @@ _LARGE = 1 << 16
 
 
 @dataclass
-class Call:
-    """A kernel call that waits for its kernel."""
-
-    key: KernelKey[Any]
-    args: list[Any]
-    reads: list[Any]
-    writes: list[Any]
-    node: str
-    macs: int
-    bytes: int
-    disjoint: bool
-
-
-@dataclass
-class PythonCall:
-    """A node that runs as its numpy reference."""
-
-    node: Node
-    function: Callable[..., None]
-    reads: list[View]
-    writes: list[View]
-
-
-@dataclass
 class Lowering:
-    """One binding being lowered: places of values, and calls in order. packed: arrays made from constants, shared by
-    bindings."""
+    """One binding of sizes while it is lowered.
+
+    Attributes:
+        builder: collects the steps.
+        packed: arrays made from constants, shared by all bindings: by node and role.
+        places: where each value lies. row_major: copies of values that lie otherwise.
+    """
 
     builder: ProgramBuilder
     target: Target
@@ -63,7 +41,6 @@ class Lowering:
     packed: dict[tuple[str, str], np.ndarray]
     places: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
-    calls: list[Call | PythonCall] = field(default_factory=list)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)
@@ -77,7 +54,7 @@ class Lowering:
             )
         return self.places[value]
 
-    def _stored(self, value: Const) -> BufferRef:
+    def _stored(self, value: Const) -> BufferHandle:
         if value.data.nbytes < _LARGE:
             return self.builder.constant(value.data)
 

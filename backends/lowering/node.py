@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelDef, KernelKey, Memory
 from qcompiler.backends.kernel_ir.ir import Parameter
-from qcompiler.backends.lowering.context import Call, Lowering, PythonCall
+from qcompiler.backends.lowering.context import Lowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides
-from qcompiler.backends.program.builder import BufferHandle, BufferRef, View
+from qcompiler.backends.program.builder import BufferHandle, View
 from qcompiler.errors import LoweringError
-from qcompiler.interpreter import bound_attrs, evaluate_node
+from qcompiler.interpreter import bound_attrs
 from qcompiler.ir import Const, Node, Value
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
@@ -154,7 +154,7 @@ class NodeLowering:
         """Memory of the arena for this node."""
         return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
 
-    def table(self, array: npt.ArrayLike) -> BufferRef:
+    def table(self, array: npt.ArrayLike) -> BufferHandle:
         """A constant made for this binding."""
         return self.lowering.builder.constant(np.ascontiguousarray(array))
 
@@ -165,13 +165,13 @@ class NodeLowering:
             self.lowering.packed[key] = np.ascontiguousarray(make())
         return self.lowering.packed[key]
 
-    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferRef:
+    def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferHandle:
         """A constant whose content is a `memo`."""
         return self.lowering.builder.constant(self.memo(role, make))
 
     def filled(
         self, role: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None]
-    ) -> BufferRef:
+    ) -> BufferHandle:
         """A large constant, written by fill(zeros of this shape) when the program is finished.
 
         role: everything that determines the content, except for the op, its attrs and the constant operands: nodes that
@@ -220,21 +220,23 @@ class NodeLowering:
             assert not isinstance(arguments, Arguments)
             pairs = self._by_names(kernel, named, writes)
             kernel = KernelKey.of(kernel, arguments or {})
-        words: list[Any] = []
+        values: list[Any] = []
         reads: list[Any] = []
         written: list[Any] = []
         for parameter, argument in pairs:
             if parameter.kind == "extent":
-                words.append(int(argument))
+                values.append(int(argument))
             elif parameter.kind == "scalar":
-                words.append(float(np.float32(argument)))
+                values.append(float(np.float32(argument)))
             elif argument is None:
-                words += [0, 0]
+                values.append(None)
             else:
                 pointer = _pointer(argument)
-                words.append(pointer)
+                values.append(pointer)
                 (written if parameter.written or parameter.name in writes else reads).append(pointer[0])
-        self.lowering.calls.append(Call(kernel, words, reads, written, self.node.name, macs, bytes, disjoint))
+        self.lowering.builder.step(
+            kernel, values, reads=reads, writes=written, node=self.node.name, macs=macs, bytes=bytes, disjoint=disjoint
+        )
 
     def _by_names(
         self, kernel: KernelDef[Any, ...], named: Mapping[str, Any], writes: Sequence[str]
@@ -257,7 +259,7 @@ class NodeLowering:
 
     def python(self) -> None:
         """Run the node as its numpy reference."""
-        node, sizes = self.node, dict(self.lowering.sizes)
+        node = self.node
         given = [None if value is None else self.row_major(value) for value in node.operands]
         results = []
         for index, value in enumerate(node.results):
@@ -266,16 +268,10 @@ class NodeLowering:
                 place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None)
             )
 
-        def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
-            arrays: Iterator[np.ndarray] = iter(reads)
-            operands = [None if place is None else next(arrays) for place in given]
-            for array, found in zip(writes, evaluate_node(node, operands, sizes)):
-                array[...] = found
-
         reads, writes = (
             [View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)
         )
-        self.lowering.calls.append(PythonCall(node, run, reads, writes))
+        self.lowering.builder.python_step(node.name, reads=reads, writes=writes)
         for index, place in enumerate(results):
             if place is not self.result(index):
                 self.copy(place, self.result(index))
@@ -283,10 +279,10 @@ class NodeLowering:
 
 def is_in_arena(view: TensorView) -> bool:
     """Whether a view lies in the arena, where reading up to SLACK bytes past its end is legal."""
-    return isinstance(view.buffer, BufferHandle) and view.buffer.kind == "arena"
+    return view.buffer.kind == "arena"
 
 
-def _pointer(argument: Any) -> tuple[BufferHandle | BufferRef, int]:
+def _pointer(argument: Any) -> tuple[BufferHandle, int]:
     """The buffer and the byte offset that an argument points to."""
     if isinstance(argument, Memory):
         return argument.pointer

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
-from qcompiler.backends.program.builder import BufferHandle, BufferRef
+from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.types import Layout, TensorType
 
 SLACK = 64
@@ -25,14 +25,14 @@ SLACK = 64
 class TensorView(Memory):
     """A tensor in memory. shape: of its logical axes; strides: bytes from one element to the next along each."""
 
-    buffer: BufferHandle | BufferRef
+    buffer: BufferHandle
     dtype: np.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
 
     @property
-    def pointer(self) -> tuple[BufferHandle | BufferRef, int]:
+    def pointer(self) -> tuple[BufferHandle, int]:
         return self.buffer, self.offset
 
     @property

@@ -16,9 +16,9 @@ from qcompiler.backends.kernel_ir.types import F32
 from qcompiler.backends.object_export import interface as codes
 from qcompiler.backends.object_export.golden import DIGEST_FACTOR, FACTOR, INCREMENT, NAN_ABOVE, Recipe, is_stored
 from qcompiler.backends.object_export.interface import ABI_VERSION, Interface, Port
-from qcompiler.backends.program.memory import ALIGNMENT
+from qcompiler.backends.program.arena import ALIGNMENT
+from qcompiler.backends.program.image import ARENA, CONSTANTS, FIRST_INPUT
 from qcompiler.backends.runtime.dispatcher import Dialect
-from qcompiler.backends.runtime.executable import ARENA, CONSTANTS, FIRST_INPUT
 from qcompiler.types import DType
 
 _HEX = np.frombuffer(b"0123456789ABCDEF", np.uint8)

@@ -1,7 +1,7 @@
 """Object export: lowers a graph for a target, and writes one relocatable object file and its C header.
 
-Owns the order of the work and the two files. The step table, memory plan and kernels are those of a program that runs
-in process (`lower`, `program`); calls to the kernels are emitted in the place of the table.
+Owns the order of the work and the two files. The program image is the one that would run in process (`backends.lower`);
+here it is linked by symbols: calls to the kernels are emitted in the place of a step table.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler import knobs
 from qcompiler.backends.codegen.emit_llvm import emit_module
 from qcompiler.backends.codegen.jit import emit_object_of_text, symbols, verified
-from qcompiler.backends.kernel_ir.ir import KernelFunction
-from qcompiler.backends.lower import LoweredModel, add_steps, lower_graph
-from qcompiler.backends.lowering.context import Call, Lowering
+from qcompiler.backends.kernel_ir.kernel_key import KernelKey
+from qcompiler.backends.lower import Program, lower_graph
 from qcompiler.backends.object_export.c_entry import Code, KernelCall, emit_entry
 from qcompiler.backends.object_export.c_header import emit_header
 from qcompiler.backends.object_export.files import replace_together
 from qcompiler.backends.object_export.golden import golden_bytes, make_recipes
 from qcompiler.backends.object_export.interface import Interface, bound_sizes, choose_prefix, make_ports
-from qcompiler.backends.runtime.dispatcher import DIALECTS
-from qcompiler.backends.runtime.executable import BoundProgram
+from qcompiler.backends.program.image import ProgramImage
 from qcompiler.backends.target import Target, native_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Value
@@ -49,28 +48,6 @@ class ObjectFile:
     golden: tuple[bytes, ...]
 
 
-@dataclass
-class _Linker:
-    """Kernels by symbol instead of address: a step's "address" is the number of its kernel, from 1."""
-
-    prefix: str
-    functions: list[KernelFunction] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-
-    def __call__(self, lowering: Lowering) -> BoundProgram:
-        keys = list(dict.fromkeys(call.key for call in lowering.calls if isinstance(call, Call)))
-        self.functions = [key.definition.build(lowering.target, **dict(key.static)) for key in keys]
-        self.names = [f"{self.prefix}.kernel.{name}" for name in symbols(self.functions)]
-        add_steps(lowering, {key: _Symbol(number, name) for number, (key, name) in enumerate(zip(keys, self.names), 1)})
-        return lowering.builder.finish(poison=False, guard=False)
-
-
-@dataclass(frozen=True)
-class _Symbol:
-    address: int
-    name: str
-
-
 def build_object(
     graph: Graph, target: Target, *, prefix: str | None = None, sizes: Mapping[str, int] | None = None
 ) -> ObjectFile:
@@ -87,25 +64,27 @@ def build_object(
     check_target(target)
     sizes = bound_sizes(graph, sizes)
     check_guards(graph, sizes)
-    linker = _Linker(prefix)
-    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), target, linker)
-    _refuse_python(lowered)
-    bound = lowered.program.bind(sizes)
-    if not linker.functions:
+    program = Program(PassManager(lower_pipeline()).run(graph), target)
+    _refuse_python(program)
+    with knobs.GUARD(False):
+        image = program.image(sizes)
+    if not image.steps:
         raise LoweringError("there is nothing to run: all outputs are empty", where=f"graph {graph.name}")
     interface = Interface(
         prefix, graph.name, f"{target.arch}-{target.os}+{target.level}", _features(target),
         make_ports("input", graph.inputs, [value.name for value in graph.inputs], sizes),
         make_ports("output", graph.outputs, graph.output_names, sizes),
-        bound.arena_bytes,
+        image.arena.nbytes,
     )  # fmt: skip
     recipes = make_recipes(interface, [_quantized_to(value) for value in graph.inputs])
     outputs = lower_graph(graph, native_target()).run([recipe.generate() for recipe in recipes], sizes)
     golden = tuple(golden_bytes(port, output) for port, output in zip(interface.outputs, outputs))
-    code = _code(bound, linker)
-    verified(linker.functions)
-    text = emit_module(linker.functions, linker.names, internal=True) + "\n"
-    text += emit_entry(interface, code, recipes, golden, DIALECTS[target.arch])
+    functions = [key.build(target) for key in image.kernels]
+    verified(functions)
+    names = [f"{prefix}.kernel.{name}" for name in symbols(functions)]
+    code = link_calls(image, dict(zip(image.kernels, names)), program.constants.block().data)
+    text = emit_module(functions, names, internal=True) + "\n"
+    text += emit_entry(interface, code, recipes, golden, target.dialect)
     return ObjectFile(
         emit_object_of_text(text, target), emit_header(interface), interface, code.constants.nbytes, golden
     )
@@ -142,12 +121,12 @@ def check_target(target: Target) -> None:
         )
 
 
-def _refuse_python(lowered: LoweredModel) -> None:
-    found = lowered.python_nodes
+def _refuse_python(program: Program) -> None:
+    found = program.python_nodes
     if not found:
         return
     first, *others = found
-    node = next(node for node in lowered.graph.nodes if node.name == first)
+    node = next(node for node in program.graph.nodes if node.name == first)
     raise LoweringError(
         f"an object holds no Python, and no kernel serves node {first}"
         + (f", nor {', '.join(others)}" if others else ""),
@@ -171,10 +150,10 @@ def _quantized_to(value: Value) -> QuantParams | None:
     return next((node.result.type.quant for node in value.users if node.op == "quantize"), None)
 
 
-def _code(bound: BoundProgram, linker: _Linker) -> Code:
-    """The step table with symbols for addresses."""
-    if bound.extra is not None:
-        raise LoweringError("a binding has constants of its own", where=bound.name)
-    start = bound.args.ctypes.data
-    calls = tuple(KernelCall(linker.names[int(number) - 1], int(args) - start) for number, args, _ in bound.table)
-    return Code(calls, np.asarray(bound.args), bound.constants.data)
+def link_calls(image: ProgramImage, symbols: Mapping[KernelKey, str], constants: np.ndarray) -> Code:
+    """A program image linked by symbols: what the entry points call."""
+    if image.own_constant_bytes:
+        raise LoweringError("a binding has constants of its own", where=image.name)
+    words, starts = image.argument_words()
+    calls = tuple(KernelCall(symbols[step.key], 8 * start) for step, start in zip(image.kernel_steps, starts))
+    return Code(calls, words, constants)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qcompiler.backends.program.memory import ALIGNMENT
+from qcompiler.backends.program.arena import ALIGNMENT
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Value
 from qcompiler.types import DType, TensorType

@@ -16,7 +16,7 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_bytes, quad_order
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
-from qcompiler.backends.program.builder import BufferRef
+from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.backends.rules.conv import is_depthwise, why_not_weighted
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_clamp
@@ -176,11 +176,11 @@ class _Filtering:
         shared = self._arguments(weights, rows, border)
         self._call(kernel, kernels.DepthwiseU8(filter=shared, requantize=terms.arguments(scale)))
 
-    def _rows(self, parts: int) -> BufferRef:
+    def _rows(self, parts: int) -> BufferHandle:
         """The table of rows. parts: summands of the weights, each of which goes over the tap rows."""
         return self.s.table(np.array([[*row[:2], *list(row[2:]) * parts] for row in self.lines.rows], np.int64))
 
-    def _border(self, fill: int) -> BufferRef:
+    def _border(self, fill: int) -> BufferHandle:
         """A row of x that holds real zero."""
         y = self.s.result()
         return self.s.table(np.full(self.x.shape[-1] * self.s.channel_stride + SLACK, fill, y.dtype))

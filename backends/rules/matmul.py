@@ -15,7 +15,7 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import LINE, choose_tile
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.lowering.why_not import why_not_f32
-from qcompiler.backends.program.builder import BufferRef
+from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -47,7 +47,7 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
     return total.reshape(-1)
 
 
-def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_bytes: int, y: TensorView) -> BufferRef:
+def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_bytes: int, y: TensorView) -> BufferHandle:
     """The table of batches. x_bytes, w_bytes: of one matrix, as the kernel reads it."""
     *batch, m, n = y.shape
     matrices = ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))

@@ -20,7 +20,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +27,11 @@ import numpy as np
 
 from qcompiler import knobs
 from qcompiler.backends.cache import entries as object_cache
-from qcompiler.backends.program.memory import Block, aligned_block
 from qcompiler.backends.runtime import dispatcher
+from qcompiler.backends.runtime.pages import Block, aligned_block
 from qcompiler.errors import LoweringError
 
 STEP_BYTES = 24
-HEAD_WORDS = 6
-"""Words that `make_bases` puts before the bases, for runners that copy what they run on."""
-Runner = Callable[[int, int, int, int, int], int]
-"""`run_steps`, or what does the same elsewhere."""
 DEFAULT_SPIN_US = 100.0
 _BARRIER_SPINS = 200
 _PATIENCE_NS = 20_000_000
@@ -89,8 +84,9 @@ def _compile() -> Native:
     import llvmlite.binding as llvm
 
     from qcompiler.backends import host
+    from qcompiler.backends.target import target_class
 
-    dialect = dispatcher.DIALECTS[host.arch()]
+    dialect = target_class(host.arch()).dialect
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small", jit=True)
@@ -275,35 +271,13 @@ def pool() -> ThreadPool:
         return _pool
 
 
-def make_bases(blocks: Sequence[tuple[int, int, bool]], arguments: np.ndarray, guards: Sequence[int] = ()) -> Any:
-    """The array of base pointers, whose address `run_steps` takes.
-
-    Before it lie: how many bases there are; the address of (bytes, may be written) of each; address and bytes of the
-    argument blocks; how many guards there are, and the address of their addresses.
-
-    Args:
-        blocks: (address, bytes, may be written) of each base; addresses may be changed later.
-        arguments: that the steps' argument blocks lie in. The caller keeps it alive.
-        guards: addresses of pages in blocks that fault.
-    """
-    count = len(blocks)
-    words = (ctypes.c_int64 * (HEAD_WORDS + 3 * count + len(guards)))()
-    bases = (ctypes.c_int64 * count).from_buffer(words, 8 * HEAD_WORDS)
-    start = ctypes.addressof(words)
-    sizes, last = start + 8 * (HEAD_WORDS + count), start + 8 * (HEAD_WORDS + 3 * count)
-    words[:HEAD_WORDS] = [count, sizes, arguments.ctypes.data, arguments.nbytes, len(guards), last]
-    extents = (word for _, nbytes, writable in blocks for word in (nbytes, int(writable)))
-    words[HEAD_WORDS:] = [*(address for address, _, _ in blocks), *extents, *guards]
-    return bases
-
-
 def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int = 0) -> int:
     """Run a step table.
 
     Args:
         steps: address of the table, STEP_BYTES a step.
         count: steps in it.
-        bases: address of the array of base pointers (`make_bases`).
+        bases: address of the array of base pointers.
         threads: how many threads to split each step over, 1 to 256. One never touches the pool.
         times: 0, or the address of count u64 words that get the nanoseconds that thread 0 spent on each step, its
             wait for the others included.

@@ -18,6 +18,7 @@ from qcompiler.backends import host
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, Type, vector
 from qcompiler.backends.levels import Extra, Level, Levels
 from qcompiler.backends.target import Execution, Storage, Target, llvm_triple
+from qcompiler.backends.x86.dialect import DIALECT
 from qcompiler.backends.x86.instructions import INSTRUCTIONS
 from qcompiler.errors import LoweringError, nearest
 
@@ -101,6 +102,7 @@ class X86Target(Target):
 
     arch = "x86-64"
     levels = LEVELS
+    dialect = DIALECT
     instructions = MappingProxyType(INSTRUCTIONS)
     streams = True
     pack_saturates = True

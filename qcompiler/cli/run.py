@@ -148,13 +148,13 @@ def _profile(
 
     assert isinstance(model.program, LoweredModel)
     bound, sizes = bind_inputs(model.graph, list(arrays))
-    program = model.program.program.bind(sizes)
+    program = model.program.bind(sizes)
     nodes = {node.name: node for node in model.program.graph.nodes}
     inputs = [np.ascontiguousarray(array) for array in bound]
     times = np.median([program.profile(inputs, threads=threads) for _ in range(rounds)], axis=0) / 1e3
     peaks: dict[bool, float] = {}
     rows = []
-    for step, us in zip(program.steps, times):
+    for step, us in zip(program.image.steps, times):
         node = nodes.get(step.node)
         fraction = None
         if step.macs and us and node is not None:
@@ -162,7 +162,7 @@ def _profile(
             if floats not in peaks:
                 peaks[floats] = peak(model.program.target, floats=floats)
             fraction = step.macs / us / 1e3 / (peaks[floats] * threads)
-        op = step.name if node is None else node.op
+        op = step.node if node is None else node.op
         rows.append(
             {
                 "node": step.node,

@@ -11,7 +11,7 @@ import pytest
 import qcompiler as qc
 from qcompiler.artifact import load_graph, save_graph
 from qcompiler.artifact.mapped_file import MappedFile, forget_pages, map_file
-from qcompiler.backends.program.memory import aligned_block
+from qcompiler.backends.runtime.pages import aligned_block
 from qcompiler.ir import Graph
 from qcompiler.types import tensor
 

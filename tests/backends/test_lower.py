@@ -7,13 +7,11 @@ import pytest
 
 import qcompiler as qc
 from qcompiler.backends.codegen.jit import emitted_kernels
-from qcompiler.backends.lower import LoweredModel, link_here
+from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.interpreter import bind_inputs, run
 from qcompiler.ir import Graph
-from qcompiler.passes.pipelines import lower_pipeline
-from qcompiler.passmanager import PassManager
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.levels import LEVELS, can_run, lower_for
 from tests.demo import load_split, preprocess, trained_model
@@ -48,7 +46,7 @@ def test_integer_graph_has_the_bits_of_the_interpreter(
     lowered = lower_for(quantized.graph, parse_target(level))
     assert not lowered.python_nodes
     arrays, sizes = bind_inputs(quantized.graph, [images])
-    assert all(step.kernel != "python" for step in lowered.program.bind(sizes).steps)
+    assert all(step.kernel != "python" for step in lowered.image(sizes).steps)
     for threads in (1, 2, 3) if can_run(level) else ():
         assert np.array_equal(lowered.run(arrays, sizes, threads)[0], expected)
 
@@ -128,9 +126,9 @@ def test_nodes_that_share_weights_share_what_is_packed(same: bool) -> None:
     for level in LEVELS:
         target = parse_target(level)
         lowered = lower_for(graph, target)
-        lowered.program.bind({})
+        lowered.image()
         packed = 128 * 128 * 9 * (2 if target.widened_weights else 1)
-        stored = lowered.program.constants.seal().data.nbytes / packed
+        stored = lowered.constants.nbytes / packed
         assert 1 <= stored / (1 if same else 3) <= 1.2, level
 
 
@@ -150,14 +148,8 @@ def test_the_short_epilogue_is_taken_where_the_weights_themselves_allow_it(
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
     out = tensor("u8", 1, 8, 2, 2).quantized(DType.U8, QuantParams.per_tensor(0.001, 0, DType.U8))
     graph.set_outputs([graph.create("conv", operands, attrs, types=out).result])
-    calls = []
-
-    def link(lowering):
-        calls.extend(lowering.calls)
-        return link_here(lowering)
-
-    target = parse_target("native")
-    model = LoweredModel(PassManager(lower_pipeline()).run(graph), target, link)
+    model = lower_graph(graph, parse_target("native"))
     data = np.random.default_rng(0).integers(0, 256, (1, 64, 2, 2), dtype=np.uint8)
     assert np.array_equal(model.run([data], {})[0], run(graph, [data])[0])
-    assert [dict(call.key.static)["proven"] for call in calls if "proven" in dict(call.key.static)] == [proven]
+    found = [dict(key.static)["proven"] for key in model.image().kernels if "proven" in dict(key.static)]
+    assert found == [proven]

@@ -16,10 +16,13 @@ def test_01_slower_than_float_because_ops_fall_back(small_net, batches, x) -> No
     """Every int8 node runs an emitted kernel, and what each costs can be read."""
     compiled = qc.compile(small_net(), "int8", (x,), calibration_data=batches)
     assert compiled.program.python_nodes == {}
-    bound = compiled.program.program.bind({})
-    assert all(step.kernel != "python" for step in bound.steps)
+    bound = compiled.program.bind({})
+    assert all(step.kernel != "python" for step in bound.image.steps)
     nanoseconds = bound.profile([x])
-    assert len(nanoseconds) == len(bound.steps) and sum(step.macs for step in bound.steps) >= 4 * 8 * 8 * 8 * 8 * 9
+    assert (
+        len(nanoseconds) == len(bound.image.steps)
+        and sum(step.macs for step in bound.image.steps) >= 4 * 8 * 8 * 8 * 8 * 9
+    )
 
 
 def test_02_could_not_run_quantized_op(small_net, batches, x) -> None:

@@ -112,7 +112,7 @@ def outputs(graph: Graph, target: str, images: np.ndarray, threads: int = 1) -> 
     lowered = lower_graph(graph, parse_target(target))
     assert not lowered.python_nodes
     (array,), sizes = bind_inputs(graph, [images])
-    return lowered.program.bind(sizes).run([np.asarray(array, order="C")], threads=threads)
+    return lowered.bind(sizes).run([np.asarray(array, order="C")], threads=threads)
 
 
 def same(got: list[np.ndarray], want: list[np.ndarray]) -> bool:

@@ -13,13 +13,12 @@ import pytest
 import qcompiler as qc
 from qcompiler.backends import host
 from qcompiler.backends.arm import emulate
-from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.types import I64
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from tests.backends.kernel_ir.ir_kernels import scale
-from tests.backends.levels import call
+from tests.backends.levels import call, load
 
 NEON = parse_target("aarch64-linux+neon")
 pytestmark = pytest.mark.skipif(
@@ -53,7 +52,7 @@ def copy_word(b: KernelBuilder) -> None:
 @pytest.mark.parametrize("missing", ["x", "y"])
 def test_memory_that_nothing_has_is_an_error(missing: str) -> None:
     """And no crash; the next call works."""
-    (compiled,) = compile_kernels([copy_word.build(NEON)])
+    (compiled,) = load([copy_word.build(NEON)])
     x, y = np.array([77]), np.zeros(1, np.int64)
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data, missing: 4096}
     bases = (ctypes.c_void_p * 2)(addresses["x"], addresses["y"])
@@ -92,7 +91,7 @@ def constant(b: KernelBuilder, *, value: int) -> None:
 def test_kernels_at_the_addresses_of_dead_ones_are_seen() -> None:
     addresses = []
     for value in range(12):
-        (compiled,) = compile_kernels([constant.build(NEON, value=value)])
+        (compiled,) = load([constant.build(NEON, value=value)])
         y = np.full(1, -1, np.int64)
         call(compiled, [y])
         assert y[0] == value
@@ -106,7 +105,7 @@ def test_python_threads_at_once() -> None:
     """Each compiles and calls kernels of its own."""
 
     def work(seed: int) -> bool:
-        (compiled,) = compile_kernels([scale.build(NEON, lanes=4 << seed % 3)])
+        (compiled,) = load([scale.build(NEON, lanes=4 << seed % 3)])
         x = np.random.default_rng(seed).standard_normal(101).astype(np.float32)
         for _ in range(5):
             y = np.zeros(101, np.float32)

@@ -92,7 +92,7 @@ def same(case: Case, level: str) -> bool:
     target = parse_target(f"aarch64-linux+{level}")
     lowered = lower_for(graph, target)
     assert not lowered.python_nodes
-    program = lowered.program.bind({})
+    program = lowered.bind({})
     if not is_executed(graph, program, target):
         return True
     return all(np.array_equal(program.run(inputs, threads=threads)[0], want) for threads in (1, 2))
@@ -166,7 +166,7 @@ def careless_dot4(
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The primitive above in kernels that are emitted anew, and forgotten afterwards."""
-    monkeypatch.setattr(kernel_cache, "_compiled", {})
+    monkeypatch.setattr(kernel_cache, "_loaded", {})
     monkeypatch.setattr(ArmTarget, "dot4", careless_dot4)
 
 

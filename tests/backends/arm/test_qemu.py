@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
@@ -16,7 +15,7 @@ from qcompiler.backends.arm.elf import ObjectFile
 from qcompiler.backends.arm.qemu_machine import Machine
 from qcompiler.backends.codegen.jit import emit_object_of_text
 from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.runtime.threads import make_bases
+from qcompiler.backends.runtime.loader import Bases, MemoryBlock, StepTable
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
@@ -160,10 +159,10 @@ def test_guard_pages_fault_and_keep_their_place():
     poke = qemu.load(compiled(POKE), "poke")
 
     def run(offset: int, guards: list[int]) -> None:
-        arguments = np.array([offset], np.int64)
-        bases = make_bases([(start, 3 * mmap.PAGESIZE, True)], arguments, guards)
-        table = np.array([poke, arguments.ctypes.data, 0], np.int64)
-        qemu.run_steps(table.ctypes.data, 1, ctypes.addressof(bases))
+        bases = Bases([MemoryBlock(3 * mmap.PAGESIZE, True)], guards)
+        bases.words[0] = start
+        table = StepTable([poke], [0], [False], np.array([offset], np.int64))
+        qemu.QemuLoader().run(table, 0, 1, bases, 1, 0)
 
     for offset in (0, 4096, 8192):
         run(offset, [])
@@ -179,5 +178,5 @@ def test_a_missing_emulator_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("qcompiler.backends.arm.target.has_qemu", lambda: False)
     assert I8MM.execution() == "none" and "apt install qemu-user" in I8MM.why_not()
     with pytest.raises(LoweringError, match="can't run") as caught:
-        lower_graph(relu(), I8MM).program.bind({})
+        lower_graph(relu(), I8MM)
     assert "apt install qemu-user" in str(caught.value)

@@ -14,10 +14,10 @@ from qcompiler.backends import host
 from qcompiler.backends import target as targets
 from qcompiler.backends.arm import target as arm
 from qcompiler.backends.arm.instructions import INSTRUCTIONS
-from qcompiler.backends.codegen.jit import compile_kernels
+from qcompiler.backends.codegen.jit import compile_kernels, emit_object
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.target import parse_target
-from qcompiler.errors import LoweringError
+from qcompiler.errors import LoweringError, QCompilerError
 
 LEVELS = tuple(arm.LEVELS)
 CPUINFO = """\
@@ -126,9 +126,6 @@ def test_a_kernel_with_an_instruction_beyond_its_level_is_refused() -> None:
     def dots(b: KernelBuilder) -> None:
         i32x4 = b.target.instruction("arm.sdot").operands
         b.store(b.instr("arm.sdot", *(b.zero(type) for type in i32x4)), b.pointer("y"))
-
-    from qcompiler.backends.codegen.jit import emit_object
-    from qcompiler.errors import QCompilerError
 
     assert emit_object([dots.build(parse_target("aarch64-linux+dotprod"))])[:4] == b"\x7fELF"
     with pytest.raises(QCompilerError, match="arm.sdot"):

@@ -22,6 +22,7 @@ from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.cache.folder import Bad
 from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef, kernel
+from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.kernels import elementwise
 from qcompiler.backends.target import known_targets, native_target, parse_target
 from qcompiler.errors import LoweringError
@@ -44,7 +45,7 @@ TWO = {"key one": b"object one " * 9, "key two": b"object two"}
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
     monkeypatch.setattr(cache_folder, "_said", set())
-    monkeypatch.setattr(kernel_cache, "_compiled", {})
+    monkeypatch.setattr(kernel_cache, "_loaded", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "deep" / "cache"))
     return tmp_path / "deep" / "cache"
 
@@ -59,7 +60,7 @@ def emitted() -> int:
 
 def run_model() -> np.ndarray:
     """The model's result, every kernel of it taken from the cache or emitted."""
-    kernel_cache._compiled.clear()
+    kernel_cache._loaded.clear()
     return qc.compile(qc.parse(MODEL), None)(X)
 
 
@@ -155,8 +156,8 @@ def test_entries_come_back_whole_and_private(folder: pathlib.Path) -> None:
 
 def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> None:
     target = native_target()
-    key = kernel_cache.KernelKey.of(elementwise.REAL[1], {"op": "exp", "dtype": "f32"})
-    text = kernel_cache.stored_key(key, target)
+    key = KernelKey.of(elementwise.REAL[1], {"op": "exp", "dtype": "f32"})
+    text = kernel_cache.entry_key(key, target)
     assert text is not None
     for part in (
         qc.__version__,
@@ -171,39 +172,40 @@ def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> Non
     ):
         assert part in text
     others = [
-        kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.REAL[2], dict(key.static)), target),
-        kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.REAL[1], {"op": "log", "dtype": "f32"}), target),
-        *(kernel_cache.stored_key(key, parse_target(name)) for name in known_targets() if parse_target(name) != target),
+        kernel_cache.entry_key(KernelKey.of(elementwise.REAL[2], dict(key.static)), target),
+        kernel_cache.entry_key(KernelKey.of(elementwise.REAL[1], {"op": "log", "dtype": "f32"}), target),
+        *(kernel_cache.entry_key(key, parse_target(name)) for name in known_targets() if parse_target(name) != target),
     ]
     assert len({text, *others}) == 1 + len(others)
-    assert kernel_cache.stored_key(key, target) == text
+    assert kernel_cache.entry_key(key, target) == text
 
 
 def test_static_arguments_that_print_alike_have_keys_of_their_own(folder: pathlib.Path) -> None:
     texts = {
-        kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.CLAMP, {"n": n}), native_target())
+        kernel_cache.entry_key(KernelKey.of(elementwise.map_clamp, {"n": n}), native_target())
         for n in (1, True, 1.0, "1", (1,), ((1,),), (1, 1), None, "None")
     }
     assert len(texts) == 9
     with pytest.raises(LoweringError, match="no plain value"):
-        kernel_cache.stored_key(kernel_cache.KernelKey.of(elementwise.CLAMP, {"n": object()}), native_target())
+        kernel_cache.entry_key(KernelKey.of(elementwise.map_clamp, {"n": object()}), native_target())
 
 
-def test_every_kernel_of_the_backends_can_be_kept() -> None:
+def test_every_kernel_of_the_backends_can_be_stored() -> None:
     rules.load()
     named = [name for name in sys.modules if name.startswith("qcompiler.backends.kernels.")]
     found = [value for name in named for value in vars(sys.modules[name]).values() if isinstance(value, KernelDef)]
-    addresses = [kernel_cache._address(definition) for definition in {*found, *elementwise.REAL.values()}]
-    assert len(addresses) > 30 and None not in addresses and len(set(addresses)) == len(addresses)
+    keys = {KernelKey.of(definition, {}) for definition in {*found, *elementwise.REAL.values()}}
+    assert len(keys) > 30 and not any(key.is_local for key in keys)
+    assert all(KernelKey.of(key.definition, {}) == key for key in keys)
 
 
-def test_kernels_from_elsewhere_are_not_kept(folder: pathlib.Path) -> None:
+def test_kernels_from_elsewhere_are_not_stored(folder: pathlib.Path) -> None:
     @kernel(pointers=("y",))
     def zero(b) -> None:
         b.store(b.i64(0), b.pointer("y"))
 
-    key, before = kernel_cache.KernelKey.of(zero, {}), emitted()
-    assert kernel_cache.kernels([key], native_target())[key].address
+    key, before = KernelKey.of(zero, {}), emitted()
+    assert kernel_cache.load([key], native_target())[key].address
     assert emitted() == before + 1 and not folder.exists()
 
 

@@ -11,7 +11,7 @@ from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.types import F32, I1, I16, I32, I64, vector
-from qcompiler.backends.program.memory import aligned_block
+from qcompiler.backends.runtime.pages import aligned_block
 from qcompiler.backends.target import parse_target
 from tests.backends.kernel_ir.ir_kernels import scale
 from tests.backends.levels import LEVELS, call, load

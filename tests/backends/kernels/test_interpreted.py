@@ -18,15 +18,12 @@ import qcompiler as qc
 from qcompiler import nn
 from qcompiler.backends import kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef
-from qcompiler.backends.lower import LoweredModel
-from qcompiler.backends.lowering.context import Call, Lowering
-from qcompiler.backends.program.builder import BoundProgram
 from qcompiler.backends.target import parse_target
 from qcompiler.interpreter import run
 from qcompiler.opdef import opdef
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
-from tests.backends.levels import LEVELS, link_interpreted
+from tests.backends.levels import LEVELS, InterpretedProgram
 from tests.backends.rules import harness
 
 Case = tuple[str, int, bool]
@@ -108,24 +105,19 @@ GRAPHS: dict[str, Callable[[], qc.Graph]] = {
 @cache
 def checked(name: str, level: str) -> frozenset[str]:
     """Compare a program on two threads with the interpreter of graphs; the kernels that it called."""
-    graph, called = GRAPHS[name](), set()
-
-    def link(lowering: Lowering) -> BoundProgram:
-        called.update(call.key.definition.name for call in lowering.calls if isinstance(call, Call))
-        return link_interpreted(lowering)
-
+    graph = GRAPHS[name]()
     rng = np.random.default_rng(0)
     given = [harness.random_array(value.type, rng) for value in graph.inputs]
     if name.startswith("gather"):  # its operand has at least two rows
         given[1] = np.asarray(np.abs(given[1]) % 2, given[1].dtype)
-    lowered = LoweredModel(PassManager(lower_pipeline()).run(graph), parse_target(level), link)
-    for want, got in zip(run(graph, given), lowered.program.bind({}).run(given, threads=2), strict=True):
+    program = InterpretedProgram(PassManager(lower_pipeline()).run(graph), parse_target(level)).bind()
+    for want, got in zip(run(graph, given), program.run(given, threads=2), strict=True):
         assert (want.dtype, want.shape) == (got.dtype, got.shape)
         if want.dtype.kind == "f":
             harness.check_close(want, got, harness.FLOAT_BOUND, level)
         else:
             assert np.array_equal(want, got), harness.difference(want, got)
-    return frozenset(called)
+    return frozenset(key.definition.name for key in program.image.kernels)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -178,7 +178,7 @@ def check_graph(
         lowered = lower_for(graph, target)
         if not allow_python:
             assert not lowered.python_nodes, f"{name}: Python steps {lowered.python_nodes}"
-        program = lowered.program.bind(sizes)
+        program = lowered.bind(sizes)
         if not is_executed(graph, program, target):
             continue
         # not through `lowered.run`, which gives small programs one thread; the interpreter takes its time

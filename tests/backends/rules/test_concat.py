@@ -91,7 +91,7 @@ class Network:
             check_graph(self.graph, [x], threads=(2,))
         sizes = {"B": self.shape[0]} if self.batch else {}
         for level in LEVELS:
-            steps = lower_for(self.graph, parse_target(level)).program.bind(sizes).steps
+            steps = lower_for(self.graph, parse_target(level)).image(sizes).steps
             assert sum(step.node == JOINED for step in steps) == copies, level
 
 
@@ -198,6 +198,6 @@ def test_producers_do_not_wait_for_each_other(quantized: bool) -> None:
     """They write parts of one buffer, whose bytes alternate."""
     net = Network(quantized)
     net.graph.set_outputs([net.pool(net.join(net.conv(net.x, 5), net.conv(net.x, 6), net.conv(net.x, 7)))])
-    steps = lower_graph(net.graph, native_target()).program.bind({}).steps
+    steps = lower_graph(net.graph, native_target()).image({}).steps
     convs = [step for step in steps if step.kernel.startswith("conv_")]
     assert [step.barrier for step in convs] == [False, False, True]

@@ -15,7 +15,7 @@ from qcompiler.backends.kernel_ir.definition import At
 from qcompiler.backends.kernels.elementwise import INTEGER
 from qcompiler.backends.kernels.map_loop import Map, MapOperand, MapResult
 from qcompiler.backends.lower import lower_graph
-from qcompiler.backends.program.memory import guarded_block
+from qcompiler.backends.runtime.pages import guarded_block
 from qcompiler.backends.target import native_target
 from qcompiler.dims import Dim
 from qcompiler.interpreter import bind_inputs

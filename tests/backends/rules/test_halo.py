@@ -65,7 +65,7 @@ def compiled(model: nn.Module, x: np.ndarray, quantized: bool, dynamic: bool = F
 
 
 def kernels(graph: qc.Graph, sizes: dict[str, int] | None = None) -> list[str]:
-    return [step.kernel for step in lower_graph(graph, native_target()).program.bind(sizes or {}).steps]
+    return [step.kernel for step in lower_graph(graph, native_target()).image(sizes or {}).steps]
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -140,7 +140,7 @@ def test_a_halo_needs_readers_that_step_over_it(other: object, has_halo: bool, q
 def test_a_border_takes_no_barrier_of_its_own() -> None:
     """One before it or behind it belongs to the steps around; and the groups of a convolution need none."""
     x = RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)
-    steps = lower_graph(compiled(Chain(64, 1, 2), x, True), native_target()).program.bind({}).steps
+    steps = lower_graph(compiled(Chain(64, 1, 2), x, True), native_target()).image({}).steps
     fills = [number for number, step in enumerate(steps) if step.kernel.startswith("fill_gaps")]
     assert len(fills) >= 2 and not any(steps[number].barrier and steps[number - 1].barrier for number in fills)
     groups = [one for one, other in zip(steps, steps[1:]) if one.node == other.node and one.kernel == other.kernel]

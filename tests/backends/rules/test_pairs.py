@@ -31,7 +31,7 @@ def network(weight: int, *, given: bool) -> Graph:
 
 
 def in_pairs(graph: Graph, level: str) -> bool:
-    steps = lower_for(graph, parse_target(level)).program.bind({}).steps
+    steps = lower_for(graph, parse_target(level)).image({}).steps
     return any("pairs" in step.kernel for step in steps)
 
 

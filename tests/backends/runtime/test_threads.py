@@ -16,6 +16,7 @@ import pytest
 from qcompiler.backends.runtime import dispatcher
 from qcompiler.backends.runtime import threads as runtime
 from qcompiler.backends.runtime.executable import address_of
+from qcompiler.backends.target import target_class
 from qcompiler.errors import LoweringError, QCompilerError
 from tests.backends.native_kernels import kernel
 
@@ -416,7 +417,7 @@ def test_every_dialect_assembles(name, triple):
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    module = llvm.parse_assembly(dispatcher.emit_dispatcher(dispatcher.DIALECTS[name]), llvm.create_context())
+    module = llvm.parse_assembly(dispatcher.emit_dispatcher(target_class(name).dialect), llvm.create_context())
     module.verify()
     machine = llvm.Target.from_triple(triple).create_target_machine(reloc="pic", codemodel="small")
     assembly = machine.emit_assembly(module)

@@ -1,0 +1,162 @@
+"""Lowers a whole graph for one binding of its sizes: where values lie, each node by its rule, outputs where callers want
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from qcompiler.backends.lowering.context import Lowering
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import LoweringRule, find_rule
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.program.builder import ProgramBuilder
+from qcompiler.backends.program.constants import Constants
+from qcompiler.backends.program.image import ArraySpec
+from qcompiler.backends.target import Target
+from qcompiler.errors import LoweringError, QCompilerError
+from qcompiler.interpreter import evaluate_node
+from qcompiler.ir import Graph, Node, Value
+
+VIEWS = frozenset({"reshape", "dropout"})
+"""Ops whose result may share its operand's memory: such values are not placed in a caller's array."""
+
+
+class GraphLowering:
+    """A graph of stage lowered, and what lowering it for several bindings of sizes shares: the rules that fit its nodes,
+    constants, and arrays made from constants."""
+
+    def __init__(self, graph: Graph, target: Target, constants: Constants) -> None:
+        self.graph, self.target, self.constants = graph, target, constants
+        self._memo: dict[tuple[str, str], np.ndarray] = {}
+
+    @cached_property
+    def rules(self) -> dict[Node, LoweringRule | str]:
+        """The rule that lowers each node, or why none does."""
+        return {node: find_rule(node, self.target) for node in self.graph.node_list}
+
+    def lower(self, sizes: Mapping[str, int]) -> ProgramBuilder:
+        """The steps of one binding of sizes, in a builder to finish.
+
+        Raises:
+            LoweringError: a graph that has no program. Other errors name the node at which they happened.
+        """
+        builder = ProgramBuilder(
+            [_spec(value, sizes) for value in self.graph.inputs],
+            [_spec(value, sizes) for value in self.graph.outputs],
+            self.constants,
+            self.graph.name,
+            self.target.key,
+            sizes,
+        )
+        lowering = Lowering(builder, self.target, dict(sizes), self._memo)
+        for index, value in enumerate(self.graph.inputs):
+            array = _spec(value, sizes)
+            lowering.places[value] = TensorView(
+                builder.input(index), array.dtype, array.shape, row_major_strides(array.shape, array.dtype.itemsize)
+            )
+        placed = self._place_outputs(lowering)
+        self._place_operands(lowering)
+        for node in self.graph.node_list:
+            try:
+                self._lower_node(NodeLowering(lowering, node))
+            except QCompilerError as error:
+                raise error.located(node.describe()) from None
+        self._copy_outputs(lowering, placed)
+        return builder
+
+    def _lower_node(self, steps: NodeLowering) -> None:
+        node, rule = steps.node, self.rules[steps.node]
+        if all(0 in steps.lowering.shape(value.type) for value in node.results):
+            for index in range(len(node.results)):
+                steps.result(index)
+        elif isinstance(rule, str):
+            steps.python()
+        else:
+            rule.function(steps)
+
+    def _place_outputs(self, lowering: Lowering) -> set[int]:
+        """Place the outputs that a node can write directly into the caller's array; the indices of those."""
+        placed: set[int] = set()
+        for index, value in enumerate(self.graph.outputs):
+            if value.producer is None or value in lowering.places or value.type.layout is not None:
+                continue
+            if value.producer.op in VIEWS or any(use.node.op in VIEWS for use in value.uses):
+                continue
+            array = _spec(value, lowering.sizes)
+            lowering.places[value] = TensorView(
+                lowering.builder.output(index),
+                array.dtype,
+                array.shape,
+                row_major_strides(array.shape, array.dtype.itemsize),
+            )
+            placed.add(index)
+        return placed
+
+    def _place_operands(self, lowering: Lowering) -> None:
+        """Place operands of concatenations within the result, where their producers can write them there."""
+        for node in self.graph.node_list:
+            if node.op != "concat" or not any(self._is_written_within(value, node) for value in node.operands):
+                continue
+            y, offset = NodeLowering(lowering, node).result(), 0
+            for value in node.operands:
+                shape = lowering.shape(value.type)
+                if self._is_written_within(value, node):
+                    lowering.places[value] = y.moved(offset, shape, y.strides)
+                offset += shape[1] * y.dtype.itemsize
+
+    def _is_written_within(self, value: Value, concat: Node) -> bool:
+        """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
+
+        The result must lie channels last and be joined along the channels: then an operand is the result's pixels from
+        some channel on, and a rule that is `strided` can write it there. Nobody else may read the operand, neither a
+        caller nor this concat a second time: other readers want pixels without gaps, and a value lies in one place.
+        Dtypes and quantization parameters agree, or the graph would not be legal.
+        """
+        own, whole, producer = value.type.layout, concat.result.type.layout, value.producer
+        if whole is None or whole.order != "channels_last" or whole.halo or concat.attrs["axis"] != 1:
+            return False
+        if producer is None or own is None or own.halo or len(value.uses) != 1 or self.graph.is_output(value):
+            return False
+        rule = self.rules[producer]
+        return isinstance(rule, LoweringRule) and rule.strided(producer)
+
+    def _copy_outputs(self, lowering: Lowering, placed: set[int]) -> None:
+        """Copy the other outputs into the caller's arrays."""
+        for index, value in enumerate(self.graph.outputs):
+            if index in placed:
+                continue
+            place = lowering.place(value)
+            node = value.producer or (self.graph.node_list[0] if len(self.graph) else None)
+            if node is None:
+                raise LoweringError(
+                    "a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"'
+                )
+            out = TensorView(
+                lowering.builder.output(index),
+                place.dtype,
+                place.shape,
+                row_major_strides(place.shape, place.dtype.itemsize),
+            )
+            NodeLowering(lowering, node).copy(place, out)
+
+
+def python_function(
+    node: Node, sizes: Mapping[str, int]
+) -> Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None]:
+    """A node's numpy reference, as a Python step calls it: (arrays of its operands, arrays to fill)."""
+
+    def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
+        arrays = iter(reads)
+        operands = [None if value is None else next(arrays) for value in node.operands]
+        for array, found in zip(writes, evaluate_node(node, operands, sizes)):
+            array[...] = found
+
+    return run
+
+
+def _spec(value: Value, sizes: Mapping[str, int]) -> ArraySpec:
+    bound = value.type.bind(sizes)
+    return ArraySpec(bound.dtype.numpy, bound.shape, value.name)

@@ -1,0 +1,59 @@
+"""Where the threads of a program wait for each other: barriers between steps that depend on each other.
+
+Dependences are found on the bytes that steps really touch, so memory that the arena's plan uses again counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Access(NamedTuple):
+    """Bytes begin to end of a base. disjoint_in: the buffer in which this access writes only what no other disjoint step
+    does."""
+
+    base: int
+    begin: int
+    end: int
+    disjoint_in: Hashable = None
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """What one step reads and writes. alone: it runs on one thread, after all before and before all after it."""
+
+    reads: Sequence[Access]
+    writes: Sequence[Access]
+    alone: bool = False
+
+
+def place_barriers(steps: Sequence[Accesses]) -> list[bool]:
+    """Whether a barrier follows each step: as late as possible before a step that depends on one since the last
+    barrier."""
+    flags = [False] * len(steps)
+    read: list[Access] = []
+    written: list[Access] = []
+    for number, step in enumerate(steps):
+        if step.alone:
+            read, written = [], []
+            continue
+        if _touch(step.reads, written) or _touch(step.writes, written) or _touch(step.writes, read):
+            flags[number - 1] = True
+            read, written = [], []
+        read += step.reads
+        written += step.writes
+    return flags
+
+
+def _touch(accesses: Sequence[Access], others: Sequence[Access]) -> bool:
+    """Whether some share bytes, except for accesses that are disjoint in one buffer."""
+    return any(
+        one.base == other.base
+        and one.begin < other.end
+        and other.begin < one.end
+        and (one.disjoint_in is None or one.disjoint_in != other.disjoint_in)
+        for one in accesses
+        for other in others
+    )

@@ -1,0 +1,211 @@
+"""A program as a value: what runs, in which order, on which memory. Plain data: it prints, compares, and is stored.
+
+`qcompiler.backends.lower.lower` makes an image of a graph, `qcompiler.backends.runtime.link` makes of an image what runs.
+Images of several sizes of one graph share the block of constants.
+
+A step names its kernel by a `KernelKey`, and memory by the index of a `PlacedBuffer`. A buffer lies at an offset from a
+base: the block of constants, the arena, an input, an output, or the constants of this image alone. The bytes of constants
+are no part of an image (`qcompiler.backends.program.constants`): each is named by what determines them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from qcompiler.backends.kernel_ir.kernel_key import KernelKey
+
+CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
+"""Indices of bases; outputs follow the inputs, then come the constants of the image alone."""
+
+ARGUMENT_WORDS = 8
+"""Argument blocks begin at multiples of this many words: 64 bytes, a cache line."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """dtype and shape of an array, C-contiguous."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        size = self.dtype.itemsize
+        for extent in self.shape:
+            size *= extent
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class PlacedBuffer(NamedTuple):
+    """Bytes that steps refer to. name: of a constant, the key of its bytes; base: an index of a base."""
+
+    name: str
+    base: int
+    offset: int
+    nbytes: int
+
+
+class Pointer(NamedTuple):
+    """An argument that points into a buffer. buffer: its index; offset: in bytes from the buffer's first byte."""
+
+    buffer: int
+    offset: int = 0
+
+
+NULL = Pointer(-1)
+"""The pointer that a call does not use."""
+
+Argument = Pointer | int | float
+"""An argument of a kernel: two words for a pointer; one for an int (an extent) and for a float (a scalar: f32)."""
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """A call of a kernel.
+
+    Attributes:
+        key: the kernel. node: the name of the graph's node that it belongs to.
+        args: in the order of the kernel's parameters.
+        writes: indices of the buffers that it writes.
+        macs, bytes: multiply-accumulates and bytes moved, for reports.
+        barrier: whether all threads meet after the step.
+    """
+
+    key: KernelKey
+    node: str
+    args: tuple[Argument, ...]
+    writes: tuple[int, ...] = ()
+    macs: int = 0
+    bytes: int = 0
+    barrier: bool = False
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self.key.name
+
+
+@dataclass(frozen=True)
+class ArrayView:
+    """An array of a Python step: a buffer, seen with a dtype and a shape from a byte offset on."""
+
+    buffer: int
+    offset: int
+    spec: ArraySpec
+
+
+@dataclass(frozen=True)
+class PythonStep:
+    """A node that runs as its numpy reference, on one thread."""
+
+    node: str
+    reads: tuple[ArrayView, ...]
+    writes: tuple[ArrayView, ...]
+    kernel = "python"
+    macs = bytes = 0
+    barrier = False
+
+
+Step = KernelStep | PythonStep
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The memory of intermediate values. lower_bound: the smallest size that any plan could have; guards: for debugging,
+    byte offsets of pages that fault when touched."""
+
+    nbytes: int
+    lower_bound: int
+    guards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProgramImage:
+    """A program for one target and one binding of the graph's symbolic sizes.
+
+    Attributes:
+        name: the graph's. target: `Target.key`. sizes: (name, value) of symbolic sizes.
+        inputs, outputs: the arrays of a call.
+        buffers: inputs, outputs, then constants and buffers of the arena in the order in which they were asked for.
+        steps: in order of execution.
+        constant_bytes: size of the block of constants, which other images of the graph share.
+        own_constant_bytes: size of the constants of this image alone.
+    """
+
+    name: str
+    target: str
+    sizes: tuple[tuple[str, int], ...]
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+    buffers: tuple[PlacedBuffer, ...]
+    steps: tuple[Step, ...]
+    arena: Arena
+    constant_bytes: int
+    own_constant_bytes: int = 0
+
+    @property
+    def own_constants(self) -> int:
+        """The index of the base of the constants of this image alone."""
+        return FIRST_INPUT + len(self.inputs) + len(self.outputs)
+
+    @property
+    def kernel_steps(self) -> tuple[KernelStep, ...]:
+        """The steps that call kernels, in order."""
+        return tuple(step for step in self.steps if isinstance(step, KernelStep))
+
+    @property
+    def python_steps(self) -> tuple[PythonStep, ...]:
+        """The steps that run in Python, in order."""
+        return tuple(step for step in self.steps if isinstance(step, PythonStep))
+
+    @property
+    def kernels(self) -> tuple[KernelKey, ...]:
+        """The kernels that it needs, in the order of their first steps."""
+        return tuple(dict.fromkeys(step.key for step in self.kernel_steps))
+
+    @cached_property
+    def work(self) -> int:
+        """Multiply-adds of a call; a byte moved counts as 16."""
+        return sum(step.macs + 16 * step.bytes for step in self.steps)
+
+    def argument_words(self) -> tuple[np.ndarray, list[int]]:
+        """The argument blocks of all kernel steps in one i64 array, and the word at which each begins."""
+        words: list[int] = []
+        starts = []
+        for step in self.kernel_steps:
+            starts.append(len(words))
+            words.extend(self._words(step))
+            words.extend([0] * (-len(words) % ARGUMENT_WORDS))
+        return np.array(words, np.int64), starts
+
+    def _words(self, step: KernelStep) -> Iterator[int]:
+        for argument in step.args:
+            if isinstance(argument, Pointer):
+                if argument == NULL:
+                    yield from (0, 0)
+                    continue
+                buffer = self.buffers[argument.buffer]
+                yield from (buffer.base, buffer.offset + argument.offset)
+            elif isinstance(argument, float):
+                yield struct.unpack("<I", struct.pack("<f", argument))[0]
+            else:
+                yield argument
+
+    def __str__(self) -> str:
+        from qcompiler.backends.program.text import image_text
+
+        return image_text(self)
