@@ -157,7 +157,9 @@ def counts(op: str, quantized: bool, level: str) -> float | None:
         for n, step in zip(found, bound.image.steps)
         if step.node == "measured" and not step.kernel.startswith("copy_transposed")
     ]
-    return sum(spent) / (products(node) or max(elements(value) for value in (node.operands[0], node.result)))
+    assert node is not None  # graph_of() measures the result of a node
+    size = products(node) or max(elements(value) for value in (*node.operands[:1], node.result) if value is not None)
+    return sum(spent) / size
 
 
 def count_rows() -> list[str]:

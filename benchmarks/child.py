@@ -44,7 +44,8 @@ def main() -> None:
             np.save(rest, result)
             print(json.dumps({"saved": rest}), file=out, flush=True)
             continue
-        times, end = [], time.perf_counter() + float(word)
+        times: list[float] = []
+        end = time.perf_counter() + float(word)
         while time.perf_counter() < end or len(times) < 3:
             begin = time.perf_counter()
             call(x)

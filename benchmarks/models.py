@@ -65,7 +65,8 @@ def _inverted(inputs: int, outputs: int, kernel: int, stride: int, expand: int) 
 
 def mobilenet_v2() -> nn.Module:
     """Sandler et al., arXiv:1801.04381, table 2."""
-    layers, channels = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())], 32
+    layers: list[nn.Module] = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())]
+    channels = 32
     for expand, width, repeats, stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -85,7 +86,8 @@ def mobilenet_v2() -> nn.Module:
 def efficientnet_lite0() -> nn.Module:
     """EfficientNet-B0 (arXiv:1905.11946, table 1) without squeeze-excite, with ReLU6, stem and head fixed at 32 and
     1280."""
-    layers, channels = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())], 32
+    layers: list[nn.Module] = [ConvNorm(3, 32, 3, 2, activation=nn.ReLU6())]
+    channels = 32
     for expand, width, repeats, stride, kernel in (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),

@@ -14,7 +14,7 @@ import qcompiler as qc
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import QCompilerError
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Value
 from qcompiler.opdef import QuantKind, Trait, all_ops
 from qcompiler.quantization.cost_profile import elements, products
 from qcompiler.types import tensor
@@ -55,7 +55,8 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
     shapes, attrs = SHAPES.get(op, ([IMAGE, IMAGE] if op in NAMED else [IMAGE], {}))
     rng, graph = np.random.default_rng(0), Graph(op)
     weighted = op in ("conv", "depthwise", "linear") or len(shapes) > 2 or op == "prelu"
-    operands, inputs = [], []
+    operands: list[Value] = []
+    inputs: list[np.ndarray] = []
     for index, shape in enumerate(shapes):
         data = rng.uniform(0.1, 2, shape).astype(np.float32)
         if index and weighted:
@@ -99,7 +100,7 @@ def measure(op: str) -> tuple[float, float] | None:
     integer = next((value for value in integer_graph.values() if value.name == "measured"), None)
     if node is None or integer is None or not integer.type.is_quantized:
         return None
-    size = products(node) or max(elements(value) for value in (node.operands[0], node.result))
+    size = products(node) or max(elements(value) for value in (*node.operands[:1], node.result) if value is not None)
     return nanoseconds(integer_graph, inputs, "measured") / size, nanoseconds(float_graph, inputs, "measured") / size
 
 

@@ -10,6 +10,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def milliseconds_per_image(model: qc.CompiledModel, image: np.ndarray, rounds: i
     return float(np.median(times))
 
 
-def compiled(target: str, *args: object, **options: object) -> qc.CompiledModel:
+def compiled(target: str, *args: Any, **options: Any) -> qc.CompiledModel:
     """Compile for `target`. If the target lacks an op, say so and compile for the interpreter."""
     try:
         return qc.compile(*args, target=target, **options)

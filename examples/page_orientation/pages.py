@@ -12,7 +12,7 @@ import numpy as np
 CALIBRATION_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf")
 TEST_FONTS = ("DejaVuSansMono.ttf", "STIXGeneral.ttf", "cmr10.ttf", "DejaVuSans-Oblique.ttf")
 SIZE = 224
-_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_MEAN, _STD = (np.array(values, np.float32) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 _TEXT = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an "
     "they which one you were all her she there would their we him been has when who will no more if out so up "
