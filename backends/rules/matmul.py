@@ -21,7 +21,6 @@ from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.ops.linear import Matmul
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType
 
 
@@ -95,12 +94,12 @@ def matmul(s: NodeLowering) -> None:
         bytes=3 * w.elements,
     )
     batches = _batches(s, x, m * pairs * 4, w, panels * panel_bytes, y)
-    scales = quant_of(op.x.type).scales, quant_of(op.y.type).scales
+    scales = op.x.type.params.scales, op.y.type.params.scales
     call(
         kernels.matmul_u8(mr=mr, nv=nv),
         kernels.MatmulU8(
             matmul=arguments(centered, packed, batches),
-            scale=float(qmath.multiplier(*scales, over=quant_of(s.out).scales)[0]),
+            scale=float(qmath.multiplier(*scales, over=s.out.params.scales)[0]),
             codes=code_range(s.out),
         ),
     )

@@ -16,22 +16,30 @@ from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import code_range, requantize_run, zero_point
 from qcompiler.backends.target import Target
-from qcompiler.ir import Node
-from qcompiler.ops.pool import adaptive_bounds, window_counts
+from qcompiler.ir import Node, Value
+from qcompiler.ops.pool import (
+    AdaptiveAvgPool,
+    AdaptiveMaxPool,
+    AvgPool,
+    MaxPool,
+    adaptive_bounds,
+    window_counts,
+)
 from qcompiler.ops.rescale import mean_multiplier
 
 Axis = list[tuple[int, int]]
 """(first input place, number of taps) of every output place along one axis."""
 
 
-def _not_f32_or_u8(node: Node, target: Target) -> str | None:
+def _why_not_f32_or_u8(node: Node, target: Target) -> str | None:
+    """Why a pooling is neither f32 nor u8 with channels that are known, or None."""
     if node.result.type.layout is None:
         return "the number of channels is symbolic"
     return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
 
 
 def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Axis:
-    """Windows along an axis without the taps that lie in the border."""
+    """The windows along an axis, without the taps that lie in the border."""
     found = []
     for place in range(out):
         start = place * stride - before
@@ -42,8 +50,8 @@ def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, 
 
 
 def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list[int]]:
-    """(axes, bytes between taps), the last axes as one where the taps of the only window lie evenly over both: those
-    of a global pooling."""
+    """(axes, bytes between taps), with the last axes merged if the taps of their only window are evenly spaced over
+    both, as in a global pooling."""
     axes, taps = list(axes), list(taps)
     while len(axes) > 1 and len(axes[-2]) == len(axes[-1]) == 1:
         (first, count), (inner_first, inner_count) = axes[-2][0], axes[-1][0]
@@ -62,7 +70,7 @@ def _block(channels: int, most_lanes: int) -> tuple[int, int]:
 
 
 def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
-    """Windows of up to nine taps are written out."""
+    """(rows, columns) of windows whose taps are written out: those of up to nine taps; else (0, 0)."""
     rows, columns = (1, *kernel)[-2:]
     return (rows, columns) if len(kernel) <= 2 and rows * columns <= 9 else (0, 0)
 
@@ -72,12 +80,14 @@ class _Pooling:
     """A pooling of the node's operand.
 
     Attributes:
+        x: the operand.
         axes: the windows along each spatial axis.
         dilation: pixels from tap to tap along each axis.
         divisors: [*spatial], see `kernels.Windows`.
         window: (rows, columns) of windows whose taps are written out, or (0, 0).
     """
 
+    x: Value
     axes: Sequence[Axis]
     dilation: Sequence[int]
     divisors: np.ndarray
@@ -85,8 +95,7 @@ class _Pooling:
 
     def arguments(self, s: NodeLowering, y: TensorView) -> kernels.Pool[Memory, int]:
         """The arguments of a kernel that writes the result, or memory like it."""
-        assert s.out.layout is not None
-        x = s.channels_last(0, s.out.layout.channel_stride)
+        x = s.channels_last(self.x, s.channel_stride)
         spatial = x.strides[2:]
         offsets = [[(first * stride, count) for first, count in axis] for axis, stride in zip(self.axes, spatial)]
         offsets, taps = _merged(offsets, [stride * d for stride, d in zip(spatial, self.dilation)])
@@ -123,89 +132,88 @@ class _Pooling:
 
 def _channels(s: NodeLowering) -> int:
     """Channels that kernels compute: those of the storage if they are bytes."""
-    assert s.out.layout is not None
-    return s.out.layout.channel_stride if s.out.is_quantized else s.result().shape[1]
+    return s.channel_stride if s.out.is_quantized else s.result().shape[1]
 
 
-def _call(s: NodeLowering, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+def _call(s: NodeLowering, x: Value, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
     y = s.result()
-    s.call(kernel, arguments, disjoint=True, bytes=(s.operand(0).elements + y.elements) * y.dtype.itemsize)
+    s.call(kernel, arguments, disjoint=True, bytes=(s.view(x).elements + y.elements) * y.dtype.itemsize)
 
 
-@lowers("max_pool", unless=_not_f32_or_u8)
+@lowers("max_pool", unless=_why_not_f32_or_u8)
 def max_pool(s: NodeLowering) -> None:
-    a, x, y = s.attrs, s.operand(0), s.result()
-    axes = [
-        clipped_windows(*each)
-        for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]), a["dilation"])
-    ]
-    _max(s, axes, a["dilation"], _written_out(a["kernel"]))
+    op = MaxPool(s.node)
+    _max(s, op.x, _window_axes(s, op), op.dilation, _written_out(op.kernel))
 
 
-@lowers("adaptive_max_pool", unless=_not_f32_or_u8)
+@lowers("adaptive_max_pool", unless=_why_not_f32_or_u8)
 def adaptive_max_pool(s: NodeLowering) -> None:
-    _max(s, _adaptive_axes(s), (1,) * len(s.attrs["output_size"]), (0, 0))
+    op = AdaptiveMaxPool(s.node)
+    axes = _adaptive_axes(s, op)
+    _max(s, op.x, axes, (1,) * len(axes), (0, 0))
 
 
-def _max(s: NodeLowering, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
-    y = s.result()
-    pooling = _Pooling(axes, dilation, np.ones(math.prod(y.shape[2:])), window)
-    lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)
-    if not s.out.is_quantized:
-        _call(s, kernels.max_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
-        return
-    same_codes = s.type(0).quant == s.out.quant
-    largest = y if same_codes else s.new(s.out, f"{s.node.name}.largest", s.out.layout)
-    _call(s, kernels.max_pool_u8(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, largest))
-    if not same_codes:
-        requantize_run(s, largest, s.type(0).params)
+@lowers("avg_pool", unless=_why_not_f32_or_u8)
+def avg_pool(s: NodeLowering) -> None:
+    op = AvgPool(s.node)
+    counts = window_counts(
+        s.view(op.x).shape, op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad, op.divisor_override
+    )
+    is_small = math.prod(op.kernel) <= kernels.WORD_TAPS
+    _average(s, op.x, _window_axes(s, op), counts, _written_out(op.kernel), is_small)
 
 
-def _adaptive_axes(s: NodeLowering) -> list[Axis]:
-    sizes = zip(s.operand(0).shape[2:], s.attrs["output_size"])
+@lowers("adaptive_avg_pool", unless=_why_not_f32_or_u8)
+def adaptive_avg_pool(s: NodeLowering) -> None:
+    op = AdaptiveAvgPool(s.node)
+    axes = _adaptive_axes(s, op)
+    counts = np.ones([1] * len(axes), np.int64)
+    for i, axis in enumerate(axes):
+        counts = counts * np.array([n for _, n in axis]).reshape([-1 if j == i else 1 for j in range(len(axes))])
+    _average(s, op.x, axes, counts, (0, 0), False)
+
+
+def copy_pixels(s: NodeLowering, x: Value, pixels: Sequence[np.ndarray]) -> None:
+    """Each pixel of the result is one pixel of x: a maximum over one tap. pixels: their places along each axis."""
+    _max(s, x, [[(int(place), 1) for place in axis] for axis in pixels], (1,) * len(pixels), (1, 1))
+
+
+def _window_axes(s: NodeLowering, op: MaxPool | AvgPool) -> list[Axis]:
+    sizes, outputs, before = s.view(op.x).shape[2:], s.result().shape[2:], [first for first, _ in op.padding]
+    return [clipped_windows(*axis) for axis in zip(sizes, outputs, op.kernel, op.stride, before, op.dilations)]
+
+
+def _adaptive_axes(s: NodeLowering, op: AdaptiveMaxPool | AdaptiveAvgPool) -> list[Axis]:
+    sizes = zip(s.view(op.x).shape[2:], op.output_size)
     return [[(start, stop - start) for start, stop in adaptive_bounds(size, out)] for size, out in sizes]
 
 
-def _average(s: NodeLowering, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], small: bool) -> None:
-    """counts: by what the sum at each place of the result is divided. small: see `kernels.avg_pool_u8`."""
+def _max(s: NodeLowering, x: Value, axes: Sequence[Axis], dilation: Sequence[int], window: tuple[int, int]) -> None:
+    y = s.result()
+    pooling = _Pooling(x, axes, dilation, np.ones(math.prod(y.shape[2:])), window)
+    lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)
+    if not s.out.is_quantized:
+        _call(s, x, kernels.max_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
+        return
+    has_same_codes = x.type.quant == s.out.quant
+    largest = y if has_same_codes else s.new(s.out, f"{s.node.name}.largest", s.out.layout)
+    _call(s, x, kernels.max_pool_u8(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, largest))
+    if not has_same_codes:
+        requantize_run(s, largest, x.type.params)
+
+
+def _average(
+    s: NodeLowering, x: Value, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], is_small: bool
+) -> None:
+    """counts: the divisor of the sum at each place of the result. is_small: see `kernels.avg_pool_u8`."""
     y, dilation = s.result(), (1,) * len(axes)
     counts = np.broadcast_to(counts, y.shape[2:])
     lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)
     if not s.out.is_quantized:
-        pooling = _Pooling(axes, dilation, counts, window)
-        _call(s, kernels.avg_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
+        pooling = _Pooling(x, axes, dilation, counts, window)
+        _call(s, x, kernels.avg_pool_f32(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, y))
         return
-    multipliers = np.broadcast_to(mean_multiplier(s.type(0), s.out, counts), counts.shape)
-    pooling = _Pooling(axes, dilation, multipliers, window)
-    _call(
-        s,
-        kernels.avg_pool_u8(lanes=lanes, vectors=vectors, window=window, small=small),
-        kernels.AveragePoolU8(pool=pooling.arguments(s, y), in_zero=zero_point(s.type(0)), codes=code_range(s.out)),
-    )
-
-
-@lowers("avg_pool", unless=_not_f32_or_u8)
-def avg_pool(s: NodeLowering) -> None:
-    a, x, y = s.attrs, s.operand(0), s.result()
-    axes = [
-        clipped_windows(*each)
-        for each in zip(x.shape[2:], y.shape[2:], a["kernel"], a["stride"], (p[0] for p in a["padding"]))
-    ]
-    counts = window_counts(
-        x.shape, a["kernel"], a["stride"], a["padding"], a["ceil_mode"], a["count_include_pad"], a["divisor_override"]
-    )
-    _average(s, axes, counts, _written_out(a["kernel"]), math.prod(a["kernel"]) <= kernels.WORD_TAPS)
-
-
-@lowers("adaptive_avg_pool", unless=_not_f32_or_u8)
-def adaptive_avg_pool(s: NodeLowering) -> None:
-    axes = _adaptive_axes(s)
-    counts = np.ones([1] * len(axes), np.int64)
-    for i, axis in enumerate(axes):
-        counts = counts * np.array([n for _, n in axis]).reshape([-1 if j == i else 1 for j in range(len(axes))])
-    _average(s, axes, counts, (0, 0), False)
-
-
-def copy_places(s: NodeLowering, places: Sequence[np.ndarray]) -> None:
-    """Each result pixel is the operand's pixel at these places, one array an axis: a maximum over one tap."""
-    _max(s, [[(int(place), 1) for place in axis] for axis in places], (1,) * len(places), (1, 1))
+    multipliers = np.broadcast_to(mean_multiplier(x.type, s.out, counts), counts.shape)
+    pool = _Pooling(x, axes, dilation, multipliers, window).arguments(s, y)
+    kernel = kernels.avg_pool_u8(lanes=lanes, vectors=vectors, window=window, small=is_small)
+    _call(s, x, kernel, kernels.AveragePoolU8(pool=pool, in_zero=zero_point(x.type), codes=code_range(s.out)))

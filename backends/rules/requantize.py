@@ -14,7 +14,6 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.rules.convert import code_range
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 
 _LARGEST_CODE = {np.dtype(np.int8): 128, np.dtype(np.int16): 255}
 """The largest magnitude of a weight minus its zero point: i8, or nine bits in i16."""
@@ -74,18 +73,18 @@ def requantize_terms(
 
     weights: those of the channels, [channels, ...], minus their zero point. role: unique within the node.
     """
-    weight, result = quant_of(op.weight.type), quant_of(s.out)
-    multiplier = qmath.multiplier(quant_of(op.x.type).scales, weight.scales, over=result.scales)
+    weight, result = op.weight.type.params, s.out.params
+    multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=result.scales)
     outputs = s.out.shape[-1 if op.name == "linear" else 1]
     assert isinstance(outputs, int)  # that of the weight, which is constant
     if weight.axis is not None:  # conv_transpose: the scales of one group serve all groups
         multiplier = np.tile(multiplier, outputs // len(multiplier))
     multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
     first = np.zeros(len(weights), np.int64) if bias is None else bias.astype(np.int64)
-    shift = int(quant_of(op.x.type).zero_point[0]) - s.target.dot4_offset
+    shift = int(op.x.type.params.zero_point[0]) - s.target.dot4_offset
     residual_zero, residual_scale = 0, 0.0
     if isinstance(op, TakesResidual) and op.residual is not None:
-        residual = quant_of(op.residual.type)
+        residual = op.residual.type.params
         residual_zero = residual.zero_point[0]
         residual_scale = float(qmath.multiplier(residual.scales, over=result.scales)[0])
 

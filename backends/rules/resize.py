@@ -11,7 +11,7 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import code_range, zero_point
-from qcompiler.backends.rules.pool import copy_places
+from qcompiler.backends.rules.pool import copy_pixels
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
 from qcompiler.ops.resize import Resize, linear_weights, nearest_indices, source_positions
@@ -44,7 +44,8 @@ def _positions(s: NodeLowering, op: Resize) -> list[tuple[int, np.ndarray]]:
 def resize(s: NodeLowering) -> None:
     op = Resize(s.node, s.attrs)
     if op.mode == "nearest":
-        copy_places(s, [nearest_indices(positions, n, op.rounding) for n, positions in _positions(s, op)])
+        pixels = [nearest_indices(positions, n, op.rounding) for n, positions in _positions(s, op)]
+        copy_pixels(s, op.x, pixels)
         return
     y, layout = s.result(), s.out.layout
     assert layout is not None

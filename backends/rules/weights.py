@@ -24,7 +24,6 @@ from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
 from qcompiler.ir import Value
 from qcompiler.ops.interfaces import Weighted
-from qcompiler.quantization.typed_array import quant_of
 
 _PACK_BYTES = 128 << 10
 """Bytes of weights that are packed at a time: they stay in L2 on their way."""
@@ -132,7 +131,7 @@ class BytePacking:
             parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(array))])).item()
         inputs = s.node.graph.inputs if s.node.graph is not None else ()
         given = any(value.type.is_quantized for value in inputs)  # a caller's codes may lie beyond qmax
-        highest = 255 if given else quant_of(op.x.type).qmax
+        highest = 255 if given else op.x.type.params.qmax
 
         def pairwise_is_exact() -> np.ndarray:
             summands = byte_parts(_by_taps(array, taps, kc), parts)
