@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +29,19 @@ def text_of(inputs: str, body: str, stage: str = "float") -> str:
 
 
 def load(inputs: str, body: str, stage: str = "float", *, seed: int = 0, **data: np.ndarray) -> Graph:
+    """The graph of `text_of` with the constants of `draw_constants`; `data` overrides by name, "_" for "."."""
+    return draw_constants(text_of(inputs, body, stage), seed, data)
+
+
+def draw_constants(text: str, seed: int = 0, data: Mapping[str, Any] = MappingProxyType({})) -> Graph:
     """The graph with constants drawn from a fixed seed: floats in [0.5, 1.5) with random signs, positive where the
-    name ends in "var" or "scale". `data` overrides by name, "_" for "."."""
-    text = text_of(inputs, body, stage)
+    name ends in "var" or "scale". data: constants by name, "_" for ".", that are given instead."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, array in graph_data(parse(text, "zeros")).items():
         if name.replace(".", "_") in data:
-            arrays[name] = np.asarray(data[name.replace(".", "_")], array.dtype).reshape(array.shape)
+            given = np.asarray(data[name.replace(".", "_")], array.dtype)
+            arrays[name] = np.broadcast_to(given, array.shape) if given.ndim == 0 else given.reshape(array.shape)
         elif array.dtype.kind == "f":
             sign = 1 if name.endswith(("var", "scale")) else rng.choice([-1, 1], array.shape)
             arrays[name] = (rng.uniform(0.5, 1.5, array.shape) * sign).astype(array.dtype)
@@ -94,3 +102,14 @@ def close(before: Graph, after: Graph, relative: float = 2.0**-18) -> None:
     inputs = draw(before)
     for one, other in zip(run(before, inputs), run(after, inputs), strict=True):
         assert np.abs(one - other).max() <= relative * np.abs(one).max()
+
+
+def within_one_code(before: Graph, after: Graph) -> None:
+    """Codes, or floats that codes became, differ by one code at most: requantize multiplies where a qdq graph divides,
+    and a table rounds once."""
+    inputs = draw(before)
+    for value, one, other in zip(after.outputs, run(before, inputs), run(after, inputs), strict=True):
+        made = value.producer
+        scale = made.operands[0].type.quant.scale[0] if made is not None and made.op == "dequantize" else 1
+        assert one.dtype == other.dtype and np.abs(one.astype(np.float64) - other).max() <= scale * 1.001
+        assert len(np.unique(other)) > 1

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from qcompiler.passes.fold_batchnorm import FoldBatchnorm
-from qcompiler.quantization.qconfig import get_qconfig
-from tests.passes.pass_texts import apply, check_text, close, load, unchanged
+from tests.passes.pass_texts import apply, close, load
 
 STATISTICS = """
 const @mean : f32[4]
@@ -15,31 +14,6 @@ const @var : f32[4]
 const @gamma : f32[4]
 const @beta : f32[4]
 """
-
-
-def test_before_and_after() -> None:
-    graph = load(
-        "%x: f32[1,3,5,5]",
-        f"""
-        const @w : f32[4,3,3,3]
-        const @b : f32[4]
-        {STATISTICS.strip()}
-        %c = conv(%x, @w, @b) {{CONV}} : f32[1,4,3,3] loc("m.py":3) origin("net.conv":"Conv2d")
-        %y = batch_norm(%c, @mean, @var, @gamma, @beta) : f32[1,4,3,3] loc("m.py":4) origin("net.bn":"BatchNorm2d")
-        return %y""".replace("\n        ", "\n"),
-    )
-    after = apply(FoldBatchnorm(), graph)
-    check_text(
-        after,
-        "%x: f32[1,3,5,5]",
-        """
-        const @w.folded : f32[4,3,3,3]
-        const @c.bias : f32[4]
-        %y = conv(%x, @w.folded, @c.bias) {CONV} : f32[1,4,3,3] loc("m.py":4)
-            origin("net.conv":"Conv2d", "net.bn":"BatchNorm2d")
-        return %y""",
-    )
-    close(graph, after)
 
 
 CASES = {
@@ -114,57 +88,3 @@ return %y""",
     assert weights == ["w.folded", "w.folded_1", "w"]
     assert np.array_equal(after.consts["w"].data, graph.consts["w"].data)
     close(graph, after)
-
-
-def _chain(between: str, operand: str, outputs: str = "%y", x: str = "%x: f32[1,4,4,4]") -> tuple[str, str]:
-    return (
-        x,
-        f"const @w : f32[4,4,1,1]\n{STATISTICS.strip()}\n{between}\n"
-        f"%y = batch_norm({operand}, @mean, @var) : f32[1,4,4,4]\nreturn {outputs}",
-    )
-
-
-@pytest.mark.parametrize(
-    "chain, reason",
-    [
-        (_chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]", "%c", "%y, %c"), "%c is an output of the graph"),
-        (
-            _chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]\n%d = exp(%c) : f32[1,4,4,4]", "%c", "%y, %d"),
-            "%c is read by %d too",
-        ),
-        (
-            _chain('%c = conv(%x, @w) {CONV, activation="relu"} : f32[1,4,4,4]', "%c"),
-            "the activation relu stands between",
-        ),
-        (_chain("%c = conv(%x, @w, none, %x) {CONV} : f32[1,4,4,4]", "%c"), "a residual is added between"),
-        (_chain("%c = exp(%x) : f32[1,4,4,4]", "%c"), "its operand is not made by conv, conv_transpose or linear"),
-        (
-            _chain("%c = conv(%x, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4,4,1,1]"),
-            "%v is not constant",
-        ),
-        (
-            _chain("%c = conv(%x, @w, %v) {CONV} : f32[1,4,4,4]", "%c", x="%x: f32[1,4,4,4], %v: f32[4]"),
-            "%v is not constant",
-        ),
-    ],
-    ids=["output", "two readers", "activation", "residual", "exp", "weight", "bias"],
-)
-def test_left_alone(chain: tuple[str, str], reason: str) -> None:
-    unchanged(FoldBatchnorm(), load(*chain), reason)
-
-
-def test_linear_with_more_axes_is_left_alone() -> None:
-    graph = load(
-        "%x: f32[2,4,8]",
-        f"""const @w : f32[4,8]
-{STATISTICS.strip()}
-%c = linear(%x, @w) : f32[2,4,4]
-%y = batch_norm(%c, @mean, @var) : f32[2,4,4]
-return %y""",
-    )
-    unchanged(FoldBatchnorm(), graph, "channels of linear are not on axis 1")
-
-
-def test_parts_of_unequal_qconfig_stay_apart() -> None:
-    graph = load(*_chain("%c = conv(%x, @w) {CONV} : f32[1,4,4,4]", "%c"))
-    unchanged(FoldBatchnorm({"c": get_qconfig("int8"), "y": None}), graph, "%c has another qconfig")

@@ -9,9 +9,7 @@ from qcompiler.ir import Graph
 from qcompiler.notes import KeptFloat
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
-from tests.passes.pass_texts import apply, check_text, load, same_bits
-
-SPEC = str(get_qconfig("int8").activation)
+from tests.passes.pass_texts import apply, load, same_bits
 
 
 def configs(graph: Graph, **given: QConfig | None) -> dict[str, QConfig | None]:
@@ -25,33 +23,6 @@ def observe(graph: Graph, **given: QConfig | None) -> Graph:
 def observed(graph: Graph) -> dict[str, str]:
     """Value -> group."""
     return {node.operands[0].name: node.attrs["group"] for node in graph.nodes if node.op == "observe"}
-
-
-def test_before_and_after() -> None:
-    graph = load(
-        "%x: f32[2,8]",
-        """
-        const @w : f32[4,8]
-        %y = linear(%x, @w) : f32[2,4] loc("m.py":7)
-        %z = relu(%y) : f32[2,4]
-        return %z, %y""",
-    )
-    after = observe(graph)
-    check_text(
-        after,
-        "%x: f32[2,8]",
-        f"""
-        const @w : f32[4,8]
-        %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,8]
-        %y = linear(%x.obs, @w) : f32[2,4] loc("m.py":7)
-        %y.obs = observe(%y) {{spec="{SPEC}", group="y"}} : f32[2,4] loc("m.py":7)
-        %z = relu(%y.obs) : f32[2,4]
-        %z.obs = observe(%z) {{spec="{SPEC}", group="y"}} : f32[2,4]
-        return %z.obs as "z", %y.obs as "y"
-        """,
-        "observed",
-    )
-    same_bits(graph, after)
 
 
 def test_concat_and_pool_share_a_group() -> None:

@@ -11,7 +11,7 @@ from qcompiler.ir import Graph
 from qcompiler.passes.insert_qdq import MAX_BIAS, InsertQdq
 from qcompiler.quantization.qconfig import get_qconfig
 from qcompiler.types import DType, QuantParams
-from tests.passes.pass_texts import apply, check_text, load
+from tests.passes.pass_texts import apply, load
 
 SPEC = str(get_qconfig("int8").activation)
 X, Y = QuantParams.per_tensor(0.125, 128, DType.U8), QuantParams.per_tensor(0.25, 100, DType.U8)
@@ -34,27 +34,9 @@ def linear(seed: int = 0, **data: np.ndarray) -> Graph:
     )
 
 
-def test_before_and_after() -> None:
+def test_codes_of_weights_and_biases() -> None:
     graph = linear()
     after = apply(InsertQdq({"x": X, "y": Y}), graph)
-    check_text(
-        after,
-        "%x: f32[2,8]",
-        """
-        const @w.q : i8[4,8]{axis=0, scale=@w.q.scale, qmin=-127, qmax=127}
-        const @b.q : i32[4]{axis=0, scale=@b.q.scale}
-        %x.q = quantize(%x) : u8[2,8]{scale=0.125, zero_point=128}
-        %x.dq = dequantize(%x.q) : f32[2,8]
-        %w.q.dq = dequantize(@w.q) : f32[4,8]
-        %b.q.dq = dequantize(@b.q) : f32[4]
-        %y = linear(%x.dq, %w.q.dq, %b.q.dq) : f32[2,4]
-        %y.q = quantize(%y) : u8[2,4]{scale=0.25, zero_point=100}
-        %y.dq = dequantize(%y.q) : f32[2,4]
-        return %y.dq as "y"
-        """.replace("scale=@w.q.scale", f"scale={_tuple(after, 'w.q')}").replace(
-            "scale=@b.q.scale", f"scale={_tuple(after, 'b.q')}"
-        ),
-    )
     weight, bias = after.consts["w.q"], after.consts["b.q"]
     real = weight.data * weight.type.quant.scales[:, None]
     assert np.abs(real - graph.consts["w"].data).max() <= weight.type.quant.scales.max() * 0.51
@@ -63,10 +45,6 @@ def test_before_and_after() -> None:
     assert np.array_equal(
         bias.data, np.rint(graph.consts["b"].data.astype(np.float64) / bias.type.quant.scales.astype(np.float64))
     )
-
-
-def _tuple(graph: Graph, name: str) -> str:
-    return f"({', '.join(str(np.float32(s)) for s in graph.consts[name].type.quant.scale)})"
 
 
 def test_one_scale_a_tensor() -> None:

@@ -5,52 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.notes import KeptFloat
 from qcompiler.passes.integerize import Integerize
-from tests.passes.pass_texts import apply, check_text, draw, load, same_bits
+from tests.passes.pass_texts import apply, check_text, load, same_bits, within_one_code
 
 Q, P = "{scale=0.0625, zero_point=128}", "{scale=0.5, zero_point=3}"
 X = f"%x: u8[2,8]{Q}"
-
-
-def within_one_code(before: Graph, after: Graph) -> None:
-    """Codes differ by one at most: requantize multiplies where the qdq graph divides, and a table rounds once."""
-    inputs = draw(before)
-    for one, other in zip(run(before, inputs), run(after, inputs), strict=True):
-        assert one.dtype == other.dtype and np.abs(one.astype(int) - other.astype(int)).max() <= 1
-        assert len(np.unique(other)) > 1
-
-
-def test_before_and_after() -> None:
-    graph = load(
-        X,
-        f"""
-        const @w : i8[4,8]{{scale=0.01, qmin=-127, qmax=127}}
-        %x.dq = dequantize(%x) : f32[2,8]
-        %w.dq = dequantize(@w) : f32[4,8]
-        %y = linear(%x.dq, %w.dq) {{activation="relu"}} : f32[2,4] loc("m.py":2) origin("fc":"Linear")
-        %y.q = quantize(%y) : u8[2,4]{P}
-        %y.dq = dequantize(%y.q) : f32[2,4]
-        return %y.dq as "y"
-        """,
-        "qdq",
-    )
-    after = apply(Integerize(), graph)
-    check_text(
-        after,
-        X,
-        f"""
-        const @w : i8[4,8]{{scale=0.01, qmin=-127, qmax=127}}
-        %y = linear(%x, @w) {{activation="relu"}} : u8[2,4]{P} loc("m.py":2) origin("fc":"Linear")
-        %y.dq = dequantize(%y) : f32[2,4]
-        return %y.dq as "y"
-        """,
-        "integer",
-    )
-    codes = [np.rint(run(g, draw(graph))[0] / 0.5) for g in (graph, after)]
-    assert np.abs(codes[0] - codes[1]).max() <= 1
 
 
 def test_a_chain_of_unary_ops_is_one_table() -> None:
@@ -100,27 +61,6 @@ def test_a_chain_read_in_the_middle_is_two_tables() -> None:
     )
     after = apply(Integerize(), graph)
     assert [node.op for node in after.nodes] == ["lookup", "lookup"]
-    within_one_code(graph, after)
-
-
-def test_conversions_meet() -> None:
-    graph = load(
-        X,
-        f"""
-        %d = dequantize(%x) : f32[2,8]
-        %same = quantize(%d) : u8[2,8]{Q}
-        %other = quantize(%d) : u8[2,8]{P}
-        return %same, %other""",
-        "qdq",
-    )
-    after = apply(Integerize(), graph)
-    check_text(
-        after,
-        X,
-        f"""
-        %other = requantize(%x) : u8[2,8]{P}
-        return %x as "same", %other""",
-    )
     within_one_code(graph, after)
 
 
