@@ -11,15 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qcompiler.backends.kernel_ir.definition import KernelKey
-from qcompiler.backends.lower import LoweredModel
-from qcompiler.backends.lowering.context import Call, Lowering
-from qcompiler.backends.program.builder import BoundProgram
+from qcompiler.backends.lower import lower
 from qcompiler.backends.target import parse_target
-from qcompiler.passes.pipelines import lower_pipeline
-from qcompiler.passmanager import PassManager
 from tests.backends.kernels.test_interpreted import GRAPHS
-from tests.backends.levels import link_interpreted
 
 
 @dataclass(frozen=True)
@@ -52,22 +46,9 @@ KERNELS = {
 }
 
 
-def called(text: Text, kernel: str) -> KernelKey:
-    """The first call of a kernel in the program of a graph."""
-    found: list[KernelKey] = []
-
-    def link(lowering: Lowering) -> BoundProgram:
-        found.extend(call.key for call in lowering.calls if isinstance(call, Call))
-        return link_interpreted(lowering)
-
-    target = parse_target(text.level, exact=True)
-    LoweredModel(PassManager(lower_pipeline()).run(GRAPHS[text.graph]()), target, link).program.bind({})
-    return next(key for key in found if key.definition.name == kernel)
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_text(kernel: str, golden: Callable[..., None]) -> None:
     text = KERNELS[kernel]
-    key = called(text, kernel)
-    static = {**dict(key.static), **text.tile}
-    golden(str(key.definition.build(parse_target(text.level, exact=True), **static)), "kir")
+    target = parse_target(text.level, exact=True)
+    key = next(key for key in lower(GRAPHS[text.graph](), target).kernels if key.definition.name == kernel)
+    golden(str(key.definition.build(target, **{**dict(key.static), **text.tile})), "kir")
