@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.dims import Dim, DimLike, evaluate, parse_dim, substitute
@@ -44,7 +44,7 @@ def _remainder(pair: tuple[Pair, int]) -> Pair:
     return dim % divisor, lambda sizes: meaning(sizes) % divisor
 
 
-LEAVES = st.one_of(st.integers(-6, 6), st.sampled_from(NAMES)).map(_leaf)
+LEAVES = st.one_of(st.integers(-20, 20), st.sampled_from(NAMES)).map(_leaf)
 EXPRESSIONS = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -57,6 +57,7 @@ EXPRESSIONS = st.recursive(
 SIZES = st.fixed_dictionaries({name: st.integers(1, 40) for name in NAMES})
 
 
+@settings(max_examples=300)
 @given(EXPRESSIONS, SIZES)
 def test_the_normal_form_has_the_value_of_the_expression(pair: Pair, sizes: dict[str, int]) -> None:
     dim, meaning = pair
@@ -111,6 +112,8 @@ def test_exact_division_by_a_size_undoes_the_product(terms: list[tuple[int, str]
         ((2 * B) // 2, "B"),
         ((2 * B + 3) // 2, "B+1"),
         ((3 * B) // 2, "B+(B)//2"),
+        ((9 * B + 5) // 2, "(B+1)//2+4*B+2"),
+        ((-3 * B) // 2, "(B)//2-2*B"),
         (B % 4, "-4*((B)//4)+B"),
         (B // 1, "B"),
     ],
