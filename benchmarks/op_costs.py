@@ -1,4 +1,4 @@
-"""Measure every op in int8 and in float on this machine: the tables of qcompiler/quantization/cost_profile.py.
+"""Measure every op in int8 and in float on this machine: `Op.element_cost` and the cost profile.
 
 The figures are nanoseconds per element, medians, on one thread at the native level. Operands have 200,000 elements
 (1 x 64 x 56 x 56) unless `SHAPES` gives the op others.

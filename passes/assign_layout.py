@@ -6,53 +6,21 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.opdef import LayoutRule, op_of, opdef
 from qcompiler.types import Layout, TensorType
-
-_SPATIAL = frozenset(
-    {
-        "conv",
-        "conv_transpose",
-        "max_pool",
-        "avg_pool",
-        "adaptive_avg_pool",
-        "adaptive_max_pool",
-        "global_avg_pool",
-        "global_max_pool",
-        "batch_norm",
-        "resize",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-    }
-)
-_OWN = frozenset({"reshape", "transpose", "matmul", "linear", "gather", "gather_elements", "expand", "tile", "stack"})
-
-_READERS = {"conv": (0, 3), "max_pool": (0,), "avg_pool": (0,)}
-"""Ops that can read a value with a halo, and as which operands."""
-
-
-def _steps_over(value: Value) -> bool:
-    """Whether its producer can write around a halo."""
-    node = value.producer
-    return node.op == "conv" or node.op == "max_pool" and node.operands[0].type.quant == value.type.quant
-
-
-def _copies_padding(node: Node) -> bool:
-    """Whether a kernel wants the border of its operand in memory: a convolution that is not depthwise."""
-    return node.op == "conv" and (node.attrs["groups"] == 1 or node.operands[1].type.shape[1] != 1)
 
 
 @dataclass(frozen=True)
 class AssignLayout:
     """Values of rank 3 to 5 that convolutions and pools make lie channels last, with the channel stride rounded up to
-    `channel_multiple` for bytes; what follows element by element keeps that; all else is row major. Inputs are row
-    major.
+    `channel_multiple` for bytes. Ops that work element by element keep the layout of their operand. All other values,
+    and the inputs, are row major. Each op says which of these it is (`Op.layout`).
 
     Before:  %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3}
     After:   %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3, layout=channels_last(12)}
 
-    A value that a convolution with padding reads gets a halo, in which its producer writes, so that nothing is copied
-    into a border, if it
-    is made by a convolution or a max pool and read by such and average pools only: these can step over it.
+    A value that a convolution with padding reads gets a halo, into whose inside its producer writes, so that nothing is
+    copied into a border. Its producer must be able to write around a halo, and all its readers to step over one.
     """
 
     channel_multiple: int = 4
@@ -61,36 +29,48 @@ class AssignLayout:
     def run(self, graph: Graph) -> Graph:
         for node in graph.node_list:
             for value in node.results:
-                if self._is_channels_last(node, value.type):
+                if self._is_channels_last(graph, node, value.type):
                     value.type = value.type.with_layout(Layout("channels_last", self._stride(value.type)))
         for node in graph.node_list:
             for value in node.results:
-                halo = self._halo(value)
-                if any(map(any, halo)):
+                halo = self._halo(graph, value)
+                if value.type.layout is not None and any(map(any, halo)):
                     value.type = value.type.with_layout(replace(value.type.layout, halo=halo))
         graph.stage = "lowered"
         return graph
 
-    def _halo(self, value: Value) -> tuple[tuple[int, int], ...]:
+    def _halo(self, graph: Graph, value: Value) -> tuple[tuple[int, int], ...]:
         """The border that its readers want, or nothing."""
-        if value.type.layout is None or not _steps_over(value) or value.producer.graph.is_output(value):
+        maker = value.producer
+        if value.type.layout is None or maker is None or not op_of(maker).writes_halo() or graph.is_output(value):
             return ()
-        if not all(use.index in _READERS.get(use.node.op, ()) for use in value.uses):
-            return ()
-        wanted = [use.node.attrs["padding"] for use in value.uses if use.index == 0 and _copies_padding(use.node)]
+        wanted = []
+        for use in value.uses:
+            reader = op_of(use.node)
+            if all(spec.index != use.index for spec in reader.reads_halo):
+                return ()
+            halo = reader.wanted_halo()
+            if halo is not None and use.index == 0:
+                wanted.append(halo)
         return tuple((max(p[0] for p in axis), max(p[1] for p in axis)) for axis in zip(*wanted))
 
     def _stride(self, type: TensorType) -> int:
+        """The distance of neighbouring pixels, in elements."""
         multiple = self.channel_multiple if type.dtype.numpy.itemsize == 1 else 1
-        return -(-type.shape[1] // multiple) * multiple
+        channels = type.shape[1]
+        assert isinstance(channels, int)  # `_is_channels_last` has made sure
+        return -(-channels // multiple) * multiple
 
-    def _is_channels_last(self, node: Node, type: TensorType) -> bool:
-        if not 3 <= type.rank <= 5 or not isinstance(type.shape[1], int) or node.op in _OWN:
+    def _is_channels_last(self, graph: Graph, node: Node, type: TensorType) -> bool:
+        rule = opdef(node.op).layout
+        if not 3 <= type.rank <= 5 or not isinstance(type.shape[1], int) or rule is LayoutRule.ROW_MAJOR:
             return False
-        if node.op in _SPATIAL:
+        if rule is LayoutRule.CHANNELS_LAST:
             return True
-        if node.op == "quantize" and any(use.node.op in _SPATIAL for value in node.results for use in value.uses):
+        if rule is LayoutRule.AS_READ and any(
+            opdef(use.node.op).layout is LayoutRule.CHANNELS_LAST for value in node.results for use in value.uses
+        ):
             return True
-        if node.op == "dequantize" and all(node.graph.is_output(value) for value in node.results):
+        if rule is LayoutRule.ROW_MAJOR_AT_OUTPUTS and all(graph.is_output(value) for value in node.results):
             return False
         return any(v is not None and v.type.rank == type.rank and v.type.layout is not None for v in node.operands)

@@ -4,139 +4,126 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.opdef import Trait, opdef
-from qcompiler.passes.rewrite import Rewrite, RewritePass
+from qcompiler.ir import AttrValue, Const, Graph, Node, Value
+from qcompiler.opdef import Op, op_of
+from qcompiler.ops.activations import Hardtanh, Relu, Relu6
+from qcompiler.ops.elementwise import Maximum
+from qcompiler.ops.interfaces import Arithmetic, TakesActivation
+from qcompiler.ops.shape import Reshape, Transpose
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
 
-_CLAMPS = {(0.0, 6.0): "relu6", (0.0, float("inf")): "relu"}
 
-
-class _Identity:
+class _Identity(Rewrite[Op]):
     """Nodes that give their operand back."""
 
     rule = "identity"
-    ops = (
-        "reshape",
-        "expand",
-        "cast",
-        "dropout",
-        "transpose",
-        "pad",
-        "slice",
-        "tile",
-        "concat",
-        "resize",
-        "mul",
-        "div",
-        "relu",
-        "relu6",
-    )
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        return None if self._same(node) else "it changes its operand"
+    def starts_at(self, op: type[Op]) -> bool:
+        return op.is_identity is not Op.is_identity or op.neutral is not None
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        graph.replace_uses(node.result, node.operands[0])
-        graph.erase(node)
+    def match(self, graph: Graph, node: Node) -> Op | Refusal:
+        op = op_of(node)
+        same = op.first.type == node.result.type and (op.is_identity() or _is_neutral(op))
+        return op if same else self.refuse(node, "it changes its operand")
 
-    @staticmethod
-    def _same(node: Node) -> bool:
-        source = node.operands[0]
-        if source is None or source.type != node.result.type:
-            return False
-        if Trait.IDENTITY_AT_INFERENCE in opdef(node.op).traits:
-            return True
-        if node.op in ("reshape", "expand", "cast"):
-            return True
-        if node.op == "transpose":
-            return node.attrs["perm"] == tuple(range(source.type.rank))
-        if node.op == "pad":
-            return all(pair == (0, 0) for pair in node.attrs["padding"])
-        if node.op == "slice":  # of a static type the same shape means all elements in order
-            return source.type.is_static
-        if node.op == "resize":
-            return node.attrs["mode"] == "nearest" and all(scale == 1.0 for scale in node.attrs["scales"] or ())
-        if node.op == "tile":
-            return all(count == 1 for count in node.attrs["repeats"])
-        if node.op == "concat":
-            return len(node.operands) == 1
-        if node.op in ("mul", "div"):
-            return node.attrs.get("activation", "none") == "none" and _is_one(node.operands[1])
-        if node.op in ("relu", "relu6"):
-            return source.producer is not None and source.producer.op == node.op
+    def rewrite(self, graph: Graph, match: Op) -> None:
+        graph.replace_uses(match.node.result, match.first)
+        graph.erase(match.node)
+
+
+def _is_neutral(op: Op) -> bool:
+    """Whether the second operand is the constant that changes nothing."""
+    if not isinstance(op, Arithmetic) or (isinstance(op, TakesActivation) and op.activation != "none"):
         return False
+    y = op.y
+    return isinstance(y, Const) and y.type.dtype.is_float and bool(np.all(y.data == op.neutral))
 
 
-def _is_one(value: object) -> bool:
-    return isinstance(value, Const) and value.type.dtype.is_float and bool(np.all(value.data == 1.0))
+@dataclass(frozen=True)
+class _Renamed:
+    """A node that is `op` of `x`."""
+
+    node: Node
+    op: type[Op]
+    x: Value
 
 
-class _Clamp:
+class _Clamp(Rewrite[_Renamed]):
     """`hardtanh(%x) {min_value=0.0, max_value=6.0}` is relu6."""
 
     rule = "named clamp"
-    ops = ("hardtanh",)
+    ops = (Hardtanh,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        return None if self._name(node) is not None else "its bounds are not those of relu or relu6"
+    def match(self, graph: Graph, node: Node) -> _Renamed | Refusal:
+        clamp = Hardtanh(node)
+        bounds = (clamp.min_value, clamp.max_value)
+        if bounds == (0.0, 6.0):
+            return _Renamed(node, Relu6, clamp.x)
+        if bounds == (0.0, float("inf")):
+            return _Renamed(node, Relu, clamp.x)
+        return self.refuse(node, "its bounds are not those of relu or relu6")
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        graph.replace(node, self._name(node), node.operands)
-
-    @staticmethod
-    def _name(node: Node) -> str | None:
-        return _CLAMPS.get((node.attrs["min_value"], node.attrs["max_value"]))
+    def rewrite(self, graph: Graph, match: _Renamed) -> None:
+        graph.replace(match.node, match.op.name, [match.x])
 
 
-class _Maximum:
+class _Maximum(Rewrite[_Renamed]):
     """`maximum(%x, 0)` is relu, as plain numpy writes it. NaN passes through both."""
 
     rule = "maximum with zero"
-    ops = ("maximum",)
+    ops = (Maximum,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        return None if self._other(node) is not None else "neither operand is the scalar 0"
+    def match(self, graph: Graph, node: Node) -> _Renamed | Refusal:
+        maximum = Maximum(node)
+        for zero, other in ((maximum.x, maximum.y), (maximum.y, maximum.x)):
+            if _is_zero(zero) and other.type == node.result.type:
+                return _Renamed(node, Relu, other)
+        return self.refuse(node, "neither operand is the scalar 0")
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        graph.replace(node, "relu", [self._other(node)])
-
-    @staticmethod
-    def _other(node: Node) -> Value | None:
-        for zero, other in (node.operands, node.operands[::-1]):
-            if (
-                isinstance(zero, Const)
-                and zero.data.size == 1
-                and zero.data.reshape(()) == 0
-                and other.type == node.result.type
-            ):
-                return other
-        return None
+    def rewrite(self, graph: Graph, match: _Renamed) -> None:
+        graph.replace(match.node, match.op.name, [match.x])
 
 
-class _MovedTwice:
+def _is_zero(value: Value) -> bool:
+    return isinstance(value, Const) and value.data.size == 1 and bool(value.data.reshape(()) == 0)
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A move of what another one moved: `node` can read the operand of `first` with `attrs`."""
+
+    node: Node
+    first: Op
+    attrs: dict[str, AttrValue]
+
+
+class _MovedTwice(Rewrite[_Merged]):
     """reshape of reshape, transpose of transpose: the second alone."""
 
     rule = "merge of moves"
-    ops = ("reshape", "transpose")
+    ops = (Reshape, Transpose)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        producer = node.operands[0].producer
-        return None if producer is not None and producer.op == node.op else f"its operand is not made by {node.op}"
-
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        first = node.operands[0].producer
+    def match(self, graph: Graph, node: Node) -> _Merged | Refusal:
+        op = op_of(node)
+        first = type(op).of(op.first.producer)
+        if first is None:
+            return self.refuse(node, f"its operand is not made by {node.op}")
         attrs = dict(node.attrs)
-        if node.op == "transpose":
-            attrs["perm"] = tuple(first.attrs["perm"][axis] for axis in node.attrs["perm"])
-        elif -1 in attrs["shape"]:
-            attrs["shape"] = tuple(s if isinstance(s, int) else str(s) for s in node.result.type.shape)
-        graph.replace(node, node.op, first.operands, attrs, types=node.result.type)
-        if not first.result.uses and not graph.is_output(first.result):
-            graph.erase(first)
+        if isinstance(op, Transpose) and isinstance(first, Transpose):
+            attrs[Transpose.perm.name] = tuple(first.perm[axis] for axis in op.perm)
+        elif isinstance(op, Reshape) and -1 in op.shape:
+            sizes = node.result.type.shape
+            attrs[Reshape.shape.name] = tuple(size if isinstance(size, int) else str(size) for size in sizes)
+        return _Merged(node, first, attrs)
+
+    def rewrite(self, graph: Graph, match: _Merged) -> None:
+        node, first = match.node, match.first
+        graph.replace(node, node.op, [first.first], match.attrs, types=node.result.type)
+        erase_if_unread(graph, first.node)
 
 
 @dataclass(frozen=True)
@@ -158,5 +145,5 @@ class Canonicalize(RewritePass):
 
     name: ClassVar[str] = "canonicalize"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return _MovedTwice(), _Clamp(), _Maximum(), _Identity()

@@ -1,15 +1,16 @@
-"""constant-fold: what depends on constants alone is computed now."""
+"""constant-fold: nodes that depend on constants alone are computed at compile time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qcompiler.interpreter import evaluate_node
-from qcompiler.ir import Graph, Node
-from qcompiler.opdef import all_ops
-from qcompiler.passes.rewrite import Rewrite, RewritePass
+from qcompiler.ir import Const, Graph, Node
+from qcompiler.opdef import Op
+from qcompiler.ops.quantized import Dequantize, Observe
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass
 
 
 @dataclass(frozen=True)
@@ -32,31 +33,33 @@ class ConstantFold(RewritePass):
     dequantize: bool = False
     name: ClassVar[str] = "constant-fold"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return (_Fold(self.max_bytes, self.dequantize),)
 
 
-class _Fold:
+class _Fold(Rewrite[Node]):
     rule = "folding"
 
     def __init__(self, max_bytes: int, dequantize: bool) -> None:
         self.max_bytes = max_bytes
-        kept = ("observe",) if dequantize else ("dequantize", "observe")
-        self.ops = frozenset(op.name for op in all_ops() if op.name not in kept)
+        self.stay: tuple[type[Op], ...] = (Observe,) if dequantize else (Dequantize, Observe)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
+    def starts_at(self, op: type[Op]) -> bool:
+        return not issubclass(op, self.stay)
+
+    def match(self, graph: Graph, node: Node) -> Node | Refusal:
         variable = next((value for value in node.operands if value is not None and not value.is_const), None)
         if variable is not None:
-            return f"%{variable.name} is not constant"
+            return self.refuse(node, f"%{variable.name} is not constant")
         for value in node.results:
             if not value.type.is_static:
-                return f"its size is symbolic: {value.type}"
-            if value.type.nbytes > self.max_bytes:
-                return f"{value.type.nbytes} bytes are more than {self.max_bytes}"
-        return None
+                return self.refuse(node, f"its size is symbolic: {value.type}")
+            if not isinstance(value.type.nbytes, int) or value.type.nbytes > self.max_bytes:
+                return self.refuse(node, f"{value.type.nbytes} bytes are more than {self.max_bytes}")
+        return node
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        arrays = evaluate_node(node, [None if value is None else value.data for value in node.operands])
-        for value, array in zip(node.results, arrays):
+    def rewrite(self, graph: Graph, match: Node) -> None:
+        arrays = evaluate_node(match, [value.data if isinstance(value, Const) else None for value in match.operands])
+        for value, array in zip(match.results, arrays):
             graph.replace_uses(value, graph.add_const(f"{value.name}.folded", array, value.type))
-        graph.erase(node)
+        graph.erase(match)

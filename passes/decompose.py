@@ -1,87 +1,116 @@
-"""decompose: ops that mean the same as simpler ones become those, so that later rules see one form."""
+"""decompose: ops that mean the same as simpler ones become those, so that later rewrites see one form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.passes.rewrite import Rewrite, RewritePass
+from qcompiler.ops.activations import LeakyRelu, Prelu
+from qcompiler.ops.elementwise import Add, Sub
+from qcompiler.ops.linear import Linear, Matmul
+from qcompiler.ops.quantized import Dequantize
+from qcompiler.passes.dequantized import codes_behind
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
 from qcompiler.types import TensorType
 
 
-class _MatmulByConstant:
+@dataclass(frozen=True)
+class _ByMatrix:
+    """matmul by a matrix that is the constant, or is dequantized from it."""
+
+    matmul: Matmul
+    matrix: Const
+
+
+class _MatmulByConstant(Rewrite[_ByMatrix]):
     rule = "matmul as linear"
-    ops = ("matmul",)
+    ops = (Matmul,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        x, weight = node.operands
-        const = _constant(weight)
-        if const is None:
-            return f"%{weight.name} is not constant"
-        if _constant(x) is not None or const.type.rank != 2:
-            return f"its operands are {x.type} and {weight.type}, not an activation and a matrix"
-        return None
+    def match(self, graph: Graph, node: Node) -> _ByMatrix | Refusal:
+        matmul = Matmul(node)
+        x, weight = matmul.x, matmul.y
+        matrix = _constant(weight)
+        if matrix is None:
+            return self.refuse(node, f"%{weight.name} is not constant")
+        if _constant(x) is not None or matrix.type.rank != 2:
+            return self.refuse(node, f"its operands are {x.type} and {weight.type}, not an activation and a matrix")
+        return _ByMatrix(matmul, matrix)
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        x, weight = node.operands
-        const = _constant(weight)
+    def rewrite(self, graph: Graph, match: _ByMatrix) -> None:
+        matmul, const, weight = match.matmul, match.matrix, match.matmul.y
         type, quant = const.type, const.type.quant
         if quant is not None:
             quant = quant.moved(None if quant.axis is None else 1 - quant.axis)
         transposed: Value = graph.add_const(
             f"{const.name}.t", const.data.T, TensorType(type.dtype, type.shape[::-1], quant)
         )
-        if weight is not const:  # a quantized matrix, dequantized
+        dequantize = weight.producer  # of a quantized matrix
+        if dequantize is not None:
             transposed = graph.create(
-                "dequantize",
+                Dequantize.name,
                 [transposed],
                 types=TensorType(weight.type.dtype, type.shape[::-1]),
                 names=f"{weight.name}.t",
-                loc=weight.producer.loc,
-                before=node,
+                loc=dequantize.loc,
+                before=matmul.node,
             ).result
-        graph.replace(node, "linear", [x, transposed])
-        if weight is not const and not weight.uses and not graph.is_output(weight):
-            graph.erase(weight.producer)
+        graph.replace(matmul.node, Linear.name, [matmul.x, transposed])
+        if dequantize is not None:
+            erase_if_unread(graph, dequantize)
 
 
 def _constant(value: Value) -> Const | None:
-    """The constant that a value is, or dequantizes."""
-    if value.producer is not None and value.producer.op == "dequantize":
-        value = value.producer.operands[0]
-    return value if isinstance(value, Const) else None
+    """The constant that a value is, or is dequantized from."""
+    source = codes_behind(value) or value
+    return source if isinstance(source, Const) else None
 
 
-class _SubtractedConstant:
+@dataclass(frozen=True)
+class _Subtracted:
+    sub: Sub
+    constant: Const
+
+
+class _SubtractedConstant(Rewrite[_Subtracted]):
     rule = "sub as add"
-    ops = ("sub",)
+    ops = (Sub,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        x, y = node.operands
-        if x.is_const or not isinstance(y, Const):
-            return f"%{y.name} is not constant"
-        return None if y.type.dtype.is_float else f"{y.type} is not float"
+    def match(self, graph: Graph, node: Node) -> _Subtracted | Refusal:
+        sub = Sub(node)
+        y = sub.y
+        if sub.x.is_const or not isinstance(y, Const):
+            return self.refuse(node, f"%{y.name} is not constant")
+        return _Subtracted(sub, y) if y.type.dtype.is_float else self.refuse(node, f"{y.type} is not float")
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        x, y = node.operands
-        graph.replace(node, "add", [x, graph.add_const(f"{y.name}.neg", -y.data)])
+    def rewrite(self, graph: Graph, match: _Subtracted) -> None:
+        y = match.constant
+        graph.replace(match.sub.node, Add.name, [match.sub.x, graph.add_const(f"{y.name}.neg", -y.data)])
 
 
-class _OneSlope:
+@dataclass(frozen=True)
+class _Slope:
+    prelu: Prelu
+    slope: float
+
+
+class _OneSlope(Rewrite[_Slope]):
     rule = "prelu as leaky_relu"
-    ops = ("prelu",)
+    ops = (Prelu,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        weight = node.operands[1]
+    def match(self, graph: Graph, node: Node) -> _Slope | Refusal:
+        prelu = Prelu(node)
+        weight = prelu.weight
         if not isinstance(weight, Const):
-            return f"%{weight.name} is not constant"
-        return None if weight.type.elements == 1 else f"{weight.type} is a slope a channel"
+            return self.refuse(node, f"%{weight.name} is not constant")
+        if weight.type.elements != 1:
+            return self.refuse(node, f"{weight.type} is a slope a channel")
+        return _Slope(prelu, float(weight.data.reshape(())))
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        x, weight = node.operands
-        graph.replace(node, "leaky_relu", [x], {"negative_slope": float(weight.data.reshape(()))})
+    def rewrite(self, graph: Graph, match: _Slope) -> None:
+        attrs = {LeakyRelu.negative_slope.name: match.slope}
+        graph.replace(match.prelu.node, LeakyRelu.name, [match.prelu.x], attrs)
 
 
 @dataclass(frozen=True)
@@ -102,5 +131,5 @@ class Decompose(RewritePass):
 
     name: ClassVar[str] = "decompose"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return _MatmulByConstant(), _SubtractedConstant(), _OneSlope()

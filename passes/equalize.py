@@ -11,12 +11,20 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node
+from qcompiler.opdef import op_of
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.passes.fold_batchnorm import scaled_weight
 from qcompiler.passes.rewrite import Refusal, why_not_alone
 
-_LAYERS = ("conv", "conv_transpose", "linear")
-_BETWEEN = ("relu", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 _MAX_EXPONENT = 10
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two layers with nothing but scale-keeping ops between them, all their parameters constant."""
+
+    first: Weighted
+    second: Weighted
 
 
 @dataclass(frozen=True)
@@ -39,69 +47,75 @@ class Equalize:
 
     iterations: int = 4
     name: ClassVar[str] = "equalize"
+    rule: ClassVar[str] = "equalization"
 
     def run(self, graph: Graph) -> Graph:
-        pairs = [
-            (first, node)
-            for node in graph.nodes
-            if node.op in _LAYERS and (first := self._first(graph, node)) is not None
-        ]
+        matches = [self.match(graph, layer) for layer in _layers(graph)]
+        pairs = [match for match in matches if isinstance(match, _Pair)]
         for _ in range(self.iterations):
-            if not [pair for pair in pairs if _equalize(graph, *pair)]:
+            if not [pair for pair in pairs if _equalize(graph, pair)]:
                 break
         graph.erase_unused_consts()
         return graph
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        """Why a layer cannot be equalized with the one before it; None if it can."""
-        reason = _not_constant(node)
-        value, user = node.operands[0], node
+    def match(self, graph: Graph, layer: Weighted) -> _Pair | Refusal:
+        """A layer and the one before it, or why they cannot be equalized."""
+        first = self._first(graph, layer)
+        return _Pair(first, layer) if isinstance(first, Weighted) else self._refuse(layer.node, first)
+
+    def explain(self, graph: Graph) -> list[Refusal]:
+        matches = [self.match(graph, layer) for layer in _layers(graph)]
+        return [match for match in matches if isinstance(match, Refusal)]
+
+    def _refuse(self, node: Node, reason: str) -> Refusal:
+        return Refusal(node.name, node.op, self.rule, reason)
+
+    @staticmethod
+    def _first(graph: Graph, layer: Weighted) -> Weighted | str:
+        """The layer before this one, or why there is none that can be equalized with it."""
+        reason, value, user = _why_not_constant(layer), layer.x, layer.node
         while reason is None:
             producer = value.producer
             if producer is None:
                 return f"%{value.name} is an input of the graph"
             reason = why_not_alone(graph, value, user)
-            if reason is None and producer.op in _LAYERS:
-                if producer.operand("weight") is node.operand("weight"):
+            if reason is not None:
+                break
+            first = Weighted.of(producer)
+            if first is not None:
+                if first.weight is layer.weight:
                     return "both layers share a weight"
-                return _not_homogeneous(producer) or _not_constant(producer)
-            if reason is None and producer.op not in _BETWEEN:
+                return _why_not_homogeneous(first) or _why_not_constant(first) or first
+            between = op_of(producer)
+            if not between.is_homogeneous:
                 return f"{producer.op} of %{value.name} stands between"
-            value, user = producer.operands[0], producer
+            value, user = between.first, producer
         return reason
 
-    def explain(self, graph: Graph) -> list[Refusal]:
-        layers = [node for node in graph.nodes if node.op in _LAYERS]
-        reasons = [(node, self.check(graph, node)) for node in layers]
-        return [Refusal(node.name, node.op, "equalization", reason) for node, reason in reasons if reason is not None]
 
-    def _first(self, graph: Graph, node: Node) -> Node | None:
-        if self.check(graph, node) is not None:
-            return None
-        producer = node.operands[0].producer
-        while producer.op not in _LAYERS:
-            producer = producer.operands[0].producer
-        return producer
+def _layers(graph: Graph) -> list[Weighted]:
+    return [layer for node in graph.nodes if (layer := Weighted.of(node)) is not None]
 
 
-def _not_constant(node: Node) -> str | None:
-    values = (node.operand("weight"), node.operand("bias"))
+def _why_not_constant(layer: Weighted) -> str | None:
+    """Why the parameters of a layer cannot be rescaled along its channels, or None."""
+    values = (layer.weight, layer.bias)
     variable = next((value for value in values if value is not None and not value.is_const), None)
     if variable is not None:
         return f"%{variable.name} is not constant"
-    axis_differs = node.op == "linear" and node.result.type.rank != 2
-    return "channels of linear are not on axis 1" if axis_differs else None
+    return f"channels of {layer.name} are not on axis 1" if layer.channel_axis != 1 else None
 
 
-def _not_homogeneous(node: Node) -> str | None:
-    if node.attrs["activation"] not in ("none", "relu"):
-        return f"the activation {node.attrs['activation']} of %{node.name} does not scale"
-    residual = node.op != "conv_transpose" and node.operand("residual") is not None
-    return f"%{node.name} adds a residual" if residual else None
+def _why_not_homogeneous(layer: Weighted) -> str | None:
+    """Why a scale does not pass through the end of a layer, or None."""
+    if layer.activation not in ("none", "relu"):
+        return f"the activation {layer.activation} of %{layer.node.name} does not scale"
+    return f"%{layer.node.name} adds a residual" if layer.added is not None else None
 
 
-def _equalize(graph: Graph, first: Node, second: Node) -> bool:
+def _equalize(graph: Graph, pair: _Pair) -> bool:
     """Rescale one pair; whether anything changed."""
+    first, second = pair.first, pair.second
     rows, columns = _row_ranges(first), _column_ranges(second)
     usable = (rows > 0) & (columns > 0)
     ratio = np.where(usable, rows, 1.0) / np.where(usable, columns, 1.0)
@@ -109,49 +123,40 @@ def _equalize(graph: Graph, first: Node, second: Node) -> bool:
     if not exponents.any():
         return False
     scale = 2.0**exponents
-    _set_const(graph, first, "weight", scaled_weight(first.operand("weight").data.astype(np.float64), 1 / scale, first))
-    if first.operand("bias") is not None:
-        _set_const(graph, first, "bias", first.operand("bias").data / scale)
-    _set_const(graph, second, "weight", _by_columns(second, second.operand("weight").data.astype(np.float64), scale))
+    _set_const(graph, first, "weight", scaled_weight(_real_weight(first), 1 / scale, first))
+    if isinstance(first.bias, Const):
+        _set_const(graph, first, "bias", first.bias.data / scale)
+    _set_const(graph, second, "weight", _by_columns(second, _real_weight(second), scale))
     return True
 
 
-def _row_ranges(node: Node) -> np.ndarray:
+def _real_weight(layer: Weighted) -> np.ndarray:
+    """The constant weight in float64."""
+    assert isinstance(layer.weight, Const)  # `match` has made sure
+    return layer.weight.data.astype(np.float64)
+
+
+def _row_ranges(layer: Weighted) -> np.ndarray:
     """max |weight| of each output channel."""
-    weight = np.abs(node.operand("weight").data.astype(np.float64))
-    if node.op != "conv_transpose":
-        return weight.max(axis=tuple(range(1, weight.ndim)))
-    groups = node.attrs["groups"]
-    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    return grouped.max(axis=(1, 3)).reshape(-1)
+    return layer.grouped(np.abs(_real_weight(layer))).max(axis=(2, 3)).reshape(-1)
 
 
-def _grouped(node: Node, weight: np.ndarray) -> np.ndarray:
-    """[groups, output channels, input channels, taps]."""
-    groups = node.attrs.get("groups", 1)
-    if node.op == "conv_transpose":  # [I, O/g, *K]
-        return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).swapaxes(1, 2)
-    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-
-
-def _column_ranges(node: Node) -> np.ndarray:
+def _column_ranges(layer: Weighted) -> np.ndarray:
     """max |weight| of each input channel."""
-    return _grouped(node, np.abs(node.operand("weight").data.astype(np.float64))).max(axis=(1, 3)).reshape(-1)
+    return layer.grouped(np.abs(_real_weight(layer))).max(axis=(1, 3)).reshape(-1)
 
 
-def _by_columns(node: Node, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _by_columns(layer: Weighted, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """`weight` times scale [input channels] along its input channels."""
-    groups = node.attrs.get("groups", 1)
-    scaled = _grouped(node, weight) * scale.reshape(groups, 1, -1, 1)
-    return (scaled.swapaxes(1, 2) if node.op == "conv_transpose" else scaled).reshape(weight.shape)
+    grouped = layer.grouped(weight)
+    return layer.ungrouped(grouped * scale.reshape(grouped.shape[0], 1, -1, 1), weight.shape)
 
 
-def _set_const(graph: Graph, node: Node, operand: str, data: np.ndarray) -> None:
-    from qcompiler.opdef import opdef
-
-    old = node.operand(operand)
-    base = old.name.removesuffix(".equal")
-    const: Const = graph.add_const(f"{base}.equal", data.astype(old.data.dtype))
-    graph.set_operand(node, opdef(node.op).operand_index(operand), const)
+def _set_const(graph: Graph, layer: Weighted, operand: str, data: np.ndarray) -> None:
+    index = layer.operand_index(operand)
+    old = layer.node.operands[index]
+    assert isinstance(old, Const)  # `match` has made sure
+    const = graph.add_const(f"{old.name.removesuffix('.equal')}.equal", data.astype(old.data.dtype))
+    graph.set_operand(layer.node, index, const)
     if not old.uses and not graph.is_output(old):
         graph.erase_const(old)

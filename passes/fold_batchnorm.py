@@ -4,75 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node
-from qcompiler.ops.norm import batch_norm_terms
+from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.norm import BatchNorm, batch_norm_terms
 from qcompiler.passes.agreement import agree
-from qcompiler.passes.rewrite import Rewrite, RewritePass, why_not_alone
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
-_WEIGHTED = ("conv", "conv_transpose", "linear")
+
+@dataclass(frozen=True)
+class _Normalised:
+    """norm(layer(x)), where every parameter of both is constant."""
+
+    norm: BatchNorm
+    layer: Weighted
+    weight: Const
 
 
-class _FoldBatchnorm:
+class _FoldBatchnorm(Rewrite[_Normalised]):
     rule = "folding of batch norm"
-    ops = ("batch_norm",)
+    ops = (BatchNorm,)
 
     def __init__(self, configs: Mapping[str, QConfig | None] | None) -> None:
         self.configs = configs
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        value = node.operands[0]
-        producer = value.producer
-        if producer is None or producer.op not in _WEIGHTED:
-            return "its operand is not made by conv, conv_transpose or linear"
-        if producer.attrs["activation"] != "none":
-            return f"the activation {producer.attrs['activation']} stands between"
-        if producer.op != "conv_transpose" and producer.operand("residual") is not None:
-            return "a residual is added between"
-        constant = (*node.operands[1:], producer.operand("weight"), producer.operand("bias"))
-        variable = next((v for v in constant if v is not None and not v.is_const), None)
-        if variable is not None:
-            return f"%{variable.name} is not constant"
-        if producer.op == "linear" and value.type.rank != 2:
-            return "channels of linear are not on axis 1"
-        if not agree(self.configs, producer, node):
-            return f"%{producer.name} has another qconfig"
-        return why_not_alone(graph, value, node)
+    def match(self, graph: Graph, node: Node) -> _Normalised | Refusal:
+        norm = BatchNorm(node)
+        layer = Weighted.of(norm.x.producer)
+        if layer is None:
+            return self.refuse(node, f"its operand is not made by {names_of(Weighted, ' or ')}")
+        if layer.activation != "none":
+            return self.refuse(node, f"the activation {layer.activation} stands between")
+        if layer.added is not None:
+            return self.refuse(node, "a residual is added between")
+        weight = layer.weight
+        parameters = (norm.mean, norm.var, norm.weight, norm.bias, weight, layer.bias)
+        variable = next((value for value in parameters if value is not None and not value.is_const), None)
+        if variable is not None or not isinstance(weight, Const):
+            return self.refuse(node, f"%{(variable or weight).name} is not constant")
+        if layer.channel_axis != 1:
+            return self.refuse(node, f"channels of {layer.name} are not on axis 1")
+        if not agree(self.configs, layer.node, node):
+            return self.refuse(node, f"%{layer.node.name} has another qconfig")
+        apart = why_not_alone(graph, norm.x, node)
+        return _Normalised(norm, layer, weight) if apart is None else self.refuse(node, apart)
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        producer = node.operands[0].producer
-        mean, var, gamma, beta = (_data(node, name) for name in ("mean", "var", "weight", "bias"))
-        factor, shift = batch_norm_terms(mean, var, gamma, beta, node.attrs["eps"])
-        weight, bias = producer.operand("weight"), _data(producer, "bias")
+    def rewrite(self, graph: Graph, match: _Normalised) -> None:
+        norm, layer, weight = match.norm, match.layer, match.weight
+        mean, var = _array(norm.mean), _array(norm.var)
+        factor, shift = batch_norm_terms(mean, var, _data(norm.weight), _data(norm.bias), norm.eps)
+        bias = _data(layer.bias)
         if bias is not None:
             shift = shift + bias.astype(np.float64) * factor
-        folded = scaled_weight(weight.data.astype(np.float64), factor, producer).astype(weight.data.dtype)
+        folded = scaled_weight(weight.data.astype(np.float64), factor, layer).astype(weight.data.dtype)
         operands = [
-            producer.operands[0],
+            layer.x,
             graph.add_const(f"{weight.name}.folded", folded),
-            graph.add_const(f"{producer.name}.bias", shift.astype(np.float32)),
+            graph.add_const(f"{layer.node.name}.bias", shift.astype(np.float32)),
         ]
-        graph.replace(node, producer.op, operands, producer.attrs, origin=(*producer.origin, *node.origin))
-        graph.erase(producer)
+        origin = (*layer.node.origin, *norm.node.origin)
+        graph.replace(norm.node, layer.name, operands, layer.node.attrs, origin=origin)
+        graph.erase(layer.node)
 
 
-def _data(node: Node, name: str) -> np.ndarray | None:
-    const = node.operand(name)
-    return const.data if isinstance(const, Const) else None
+def _data(value: Value | None) -> np.ndarray | None:
+    return value.data if isinstance(value, Const) else None
 
 
-def scaled_weight(weight: np.ndarray, factor: np.ndarray, node: Node) -> np.ndarray:
-    """`weight` times `factor` [output channels] along its output channels; conv_transpose has [I, O/groups, *K]."""
-    if node.op != "conv_transpose":
-        return weight * factor.reshape(-1, *([1] * (weight.ndim - 1)))
-    groups = node.attrs["groups"]
-    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    scaled = grouped * factor.reshape(groups, 1, -1, *([1] * (weight.ndim - 2)))
-    return scaled.reshape(weight.shape)
+def _array(value: Value) -> np.ndarray:
+    assert isinstance(value, Const)  # `match` has made sure
+    return value.data
+
+
+def scaled_weight(weight: np.ndarray, factor: np.ndarray, layer: Weighted) -> np.ndarray:
+    """`weight` times `factor` [output channels] along its output channels."""
+    grouped = layer.grouped(weight)
+    return layer.ungrouped(grouped * factor.reshape(grouped.shape[0], -1, 1, 1), weight.shape)
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,8 @@ class FoldBatchnorm(RewritePass):
         y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
           = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
 
-    Computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes share is
-    copied for each, never folded twice.
+    It is computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes
+    share is copied for each, never folded twice.
 
     Before:
         %c = conv(%x, @w) {...} : f32[1,4,8,8]
@@ -95,5 +106,5 @@ class FoldBatchnorm(RewritePass):
     configs: Mapping[str, QConfig | None] | None = None
     name: ClassVar[str] = "fold-batchnorm"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return (_FoldBatchnorm(self.configs),)

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qcompiler.ir import Graph, Node
-from qcompiler.passes.rewrite import Rewrite, RewritePass
+from qcompiler.ops.conv import Conv
+from qcompiler.ops.shape import Pad
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
 
 
-class _FoldPad:
+@dataclass(frozen=True)
+class _Padded:
+    conv: Conv
+    pad: Pad
+
+
+class _FoldPad(Rewrite[_Padded]):
     rule = "folding of pad"
-    ops = ("conv",)
+    ops = (Conv,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        pad = node.operands[0].producer
-        if pad is None or pad.op != "pad":
-            return "its operand is not made by pad"
-        if pad.attrs["mode"] != "constant" or pad.attrs["value"] != 0.0:
-            return "the border does not hold zeros"
-        if any(pair != (0, 0) for pair in pad.attrs["padding"][:2]):
-            return "the batch or the channels are padded"
-        return None
+    def match(self, graph: Graph, node: Node) -> _Padded | Refusal:
+        conv = Conv(node)
+        pad = Pad.of(conv.x.producer)
+        if pad is None:
+            return self.refuse(node, "its operand is not made by pad")
+        if pad.mode != "constant" or pad.value != 0.0:
+            return self.refuse(node, "the border does not hold zeros")
+        if any(pair != (0, 0) for pair in pad.padding[:2]):
+            return self.refuse(node, "the batch or the channels are padded")
+        return _Padded(conv, pad)
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        pad = node.operands[0].producer
-        border = pad.attrs["padding"][2:]
-        padding = tuple((own[0] + more[0], own[1] + more[1]) for own, more in zip(node.attrs["padding"], border))
-        graph.set_attr(node, "padding", padding)
-        graph.set_operand(node, 0, pad.operands[0])
-        if not pad.result.uses and not graph.is_output(pad.result):
-            graph.erase(pad)
+    def rewrite(self, graph: Graph, match: _Padded) -> None:
+        conv, pad = match.conv, match.pad
+        padding = tuple((own[0] + border[0], own[1] + border[1]) for own, border in zip(conv.padding, pad.padding[2:]))
+        graph.set_attr(conv.node, Conv.padding.name, padding)
+        graph.set_operand(conv.node, Conv.x.index, pad.x)
+        erase_if_unread(graph, pad.node)
 
 
 @dataclass(frozen=True)
@@ -47,5 +54,5 @@ class FoldPad(RewritePass):
 
     name: ClassVar[str] = "fold-pad"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return (_FoldPad(),)

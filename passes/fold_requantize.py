@@ -1,84 +1,96 @@
-"""fold-requantize: a requantize melts into what makes its operand, or into the table that reads it."""
+"""fold-requantize: fuse a requantize into its producer, or into the table that reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node
-from qcompiler.opdef import Trait, opdef
-from qcompiler.passes.rewrite import Rewrite, RewritePass, why_not_alone
+from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.opdef import op_of
+from qcompiler.ops.quantized import Lookup, Requantize
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread, why_not_alone
 from qcompiler.quantization.tables import codes
 
 
-def _evaluate(node: Node, codes_in: np.ndarray) -> np.ndarray:
+def _evaluate(requantize: Requantize, codes_in: np.ndarray) -> np.ndarray:
     """The result of a requantize for each of the given codes."""
-    return opdef("requantize").run_integer([codes_in], [node.operands[0].type], node.result.type, {})
+    return requantize.run_integer([codes_in], [requantize.x.type], requantize.node.result.type, {})
 
 
-class _IntoProducer:
+@dataclass(frozen=True)
+class _Produced:
+    """A requantize, and the node that can give its codes at once; `table`: of a lookup."""
+
+    requantize: Requantize
+    producer: Node
+    table: Const | None
+
+
+class _IntoProducer(Rewrite[_Produced]):
     rule = "folding into the producer"
-    ops = ("requantize",)
+    ops = (Requantize,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        value = node.operands[0]
-        producer = value.producer
+    def match(self, graph: Graph, node: Node) -> _Produced | Refusal:
+        requantize = Requantize(node)
+        value, producer = requantize.x, requantize.x.producer
         if producer is None:
-            return f"%{value.name} is an input of the graph"
-        table = producer.op == "lookup" and producer.operands[1].is_const
-        if not table and producer.op not in ("quantize", "requantize"):
-            definition = opdef(producer.op)
-            if (
-                definition.integer is None
-                or Trait.MOVES_DATA in definition.traits
-                or producer.op in ("lookup", "dequantize")
-            ):
-                return f"{producer.op} of %{value.name} does not choose its parameters"
-            if (
-                producer.op in ("max_pool", "adaptive_max_pool", "max", "min")
-                and value.type.dtype is not node.result.type.dtype
-            ):
-                return f"{producer.op} keeps the dtype of its operand"
-        return why_not_alone(graph, value, node)
+            return self.refuse(node, f"%{value.name} is an input of the graph")
+        op, table = op_of(producer), None
+        if isinstance(op, Lookup) and isinstance(op.table, Const):
+            table = op.table
+        elif not op.chooses_params:
+            return self.refuse(node, f"{producer.op} of %{value.name} does not choose its parameters")
+        elif op.keeps_dtype and value.type.dtype is not node.result.type.dtype:
+            return self.refuse(node, f"{producer.op} keeps the dtype of its operand")
+        reason = why_not_alone(graph, value, node)
+        return _Produced(requantize, producer, table) if reason is None else self.refuse(node, reason)
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        producer, out = node.operands[0].producer, node.result.type
+    def rewrite(self, graph: Graph, match: _Produced) -> None:
+        node, producer, table = match.requantize.node, match.producer, match.table
         name, operands = producer.name, list(producer.operands)
-        if producer.op == "lookup":
-            table = operands[1]
-            operands[1] = graph.add_const(table.name, _evaluate(node, table.data))
-        new = graph.replace(
-            node, producer.op, operands, producer.attrs, types=out, origin=(*producer.origin, *node.origin)
-        )
+        if table is not None:
+            operands[Lookup.table.index] = graph.add_const(table.name, _evaluate(match.requantize, table.data))
+        origin = (*producer.origin, *node.origin)
+        new = graph.replace(node, producer.op, operands, producer.attrs, types=node.result.type, origin=origin)
         new.loc = producer.loc
         graph.erase(producer)
         graph.rename(new.result, name)
 
 
-class _IntoTable:
+@dataclass(frozen=True)
+class _Tabulated:
+    """table[requantize(source)]."""
+
+    lookup: Lookup
+    table: Const
+    requantize: Requantize
+    source: Value
+
+
+class _IntoTable(Rewrite[_Tabulated]):
     rule = "folding into the table"
-    ops = ("lookup",)
+    ops = (Lookup,)
 
-    def check(self, graph: Graph, node: Node) -> str | None:
-        producer = node.operands[0].producer
-        if producer is None or producer.op != "requantize":
-            return "its operand is not requantized"
-        if not isinstance(node.operands[1], Const):
-            return "its table is not constant"
-        source = producer.operands[0].type
-        return None if source.dtype.bits == 8 else f"{source} has more than 256 codes"
+    def match(self, graph: Graph, node: Node) -> _Tabulated | Refusal:
+        lookup = Lookup(node)
+        requantize, table = Requantize.of(lookup.x.producer), lookup.table
+        if requantize is None:
+            return self.refuse(node, "its operand is not requantized")
+        if not isinstance(table, Const):
+            return self.refuse(node, "its table is not constant")
+        if requantize.x.type.dtype.bits != 8:
+            return self.refuse(node, f"{requantize.x.type} has more than 256 codes")
+        return _Tabulated(lookup, table, requantize, requantize.x)
 
-    def rewrite(self, graph: Graph, node: Node) -> None:
-        producer, table = node.operands[0].producer, node.operands[1]
-        source = producer.operands[0]
-        between = _evaluate(producer, codes(source.type).astype(source.type.dtype.numpy))
-        data = table.data[between.astype(np.int64) - producer.result.type.dtype.min]
-        graph.replace(node, "lookup", [source, graph.add_const(table.name, data)], types=node.result.type)
-        if not producer.result.uses and not graph.is_output(producer.result):
-            graph.erase(producer)
+    def rewrite(self, graph: Graph, match: _Tabulated) -> None:
+        node, table, source, requantize = match.lookup.node, match.table, match.source, match.requantize
+        between = _evaluate(requantize, codes(source.type).astype(source.type.dtype.numpy))
+        data = table.data[between.astype(np.int64) - match.lookup.x.type.dtype.min]
+        graph.replace(node, Lookup.name, [source, graph.add_const(table.name, data)], types=node.result.type)
+        erase_if_unread(graph, requantize.node)
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,8 @@ class FoldRequantize(RewritePass):
         r(table[a]) = (r table)[a]          exact
         table[r(a)] = (table r)[a]          exact
 
-    Only where nobody else reads the value between. What integerize decides is decided here too: before lowering, for
-    all machines.
+    This happens only where nobody else reads the value between. Like integerize, it decides before lowering, for all
+    machines.
 
     Before:
         %y = linear(%x, @w) : u8[2,4]{scale=0.2, zero_point=3}
@@ -101,5 +113,5 @@ class FoldRequantize(RewritePass):
 
     name: ClassVar[str] = "fold-requantize"
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         return _IntoTable(), _IntoProducer()

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.ir import Graph, Node, Use, Value
 from qcompiler.notes import KeptFloat
-from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
+from qcompiler.opdef import OpDef, QuantKind, Role, Trait, op_of, opdef
+from qcompiler.ops.quantized import Observe
+from qcompiler.ops.shape import Pad
 from qcompiler.passes.agreement import agree
+from qcompiler.passes.unary_form import activations, is_unary
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import DType
 
-_SCALAR_OPS = ("add", "sub", "mul", "div", "minimum", "maximum", "pow")
-_MASKING = ("add", "sub", "mul", "where", "minimum", "maximum", "concat")
-_CARRIES_MASKS = (*_MASKING, "neg", "div", "cast")
-MASK = -1e4  # constants of nothing but zeros and values below this are masks, as models without -inf write them
-
-
-def scalar_operand(node: Node) -> int | None:
-    """The position of the scalar constant of a binary node, or None."""
-    if node.op in _SCALAR_OPS:
-        for index, value in enumerate(node.operands):
-            if isinstance(value, Const) and value.type.elements == 1 and not value.type.is_quantized:
-                return index
-    return None
-
-
-def is_unary(node: Node) -> bool:
-    """Whether the node is a function of one activation, element by element: it can become a table."""
-    scalar = scalar_operand(node)
-    if scalar is not None:
-        keeps_shape = node.operands[1 - scalar].type.shape == node.result.type.shape
-        return keeps_shape and node.attrs.get("activation", "none") == "none" and not node.operands[1 - scalar].is_const
-    return Trait.UNARY in opdef(node.op).traits
-
-
-def activations(node: Node) -> list[tuple[int, Value]]:
-    """(position, value) of the operands that carry activations."""
-    definition = opdef(node.op)
-    skip = scalar_operand(node) if is_unary(node) else None
-    return [
-        (i, v)
-        for i, v in enumerate(node.operands)
-        if v is not None and i != skip and definition.spec(i).role is Role.ACTIVATION
-    ]
+MASK = -1e4
+"""Constants of nothing but zeros and values below this are masks, as models without -inf write them."""
 
 
 def why_float(node: Node, config: QConfig | None) -> str | None:
-    """Why a node stays float, whatever its neighbours do; None if it may be quantized."""
+    """Why a node stays float whatever its neighbours do, or None."""
     definition = opdef(node.op)
     if config is None or config.activation is None:
         return "its qconfig is None"
@@ -64,12 +36,7 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
     if definition.quant.kind is QuantKind.WEIGHTED:
         if config.weight is None:
             return "its qconfig has no weight spec"
-        others = [
-            v
-            for i, v in enumerate(node.operands)
-            if v is not None and definition.spec(i).role in (Role.WEIGHT, Role.BIAS)
-        ]
-        if not all(isinstance(v, Const) for v in others):
+        if not all(value.is_const for value in op_of(node).values(Role.WEIGHT, Role.BIAS)):
             return "its weight is not constant"
     if not (_has_meaning(definition) or is_unary(node)):
         return f"{node.op} has no integer meaning"
@@ -92,17 +59,16 @@ def follows(node: Node) -> bool:
 
 
 def masked_values(graph: Graph) -> set[int]:
-    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and what
-    adds them.
+    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and values
+    that a mask was added to.
 
-    They would stretch a quantized range until nothing is left of the rest.
+    They would stretch a quantized range until no code is left for the other values.
     """
     found = {id(const) for const in graph.consts.values() if const.type.dtype.is_float and _is_mask(const.data)}
     for node in graph.nodes:
         masks = [value for value in node.operands if value is not None and id(value) in found]
-        filled = node.op == "pad" and node.attrs["value"] <= MASK
-        carries = node.op in _CARRIES_MASKS or Trait.MOVES_DATA in opdef(node.op).traits
-        if filled or masks and carries:
+        pad = Pad.of(node)
+        if (pad is not None and pad.value <= MASK) or (masks and opdef(node.op).carries_masks):
             found.update(id(value) for value in node.results if value.type.dtype.is_float)
     return found
 
@@ -168,7 +134,8 @@ class InsertObservers:
         specs: dict[int, str] = {}
         values: dict[int, Value] = {}
         for node in chosen.values():
-            spec = str(self.configs[node.name].activation)
+            config = self.configs[node.name]
+            spec = str(None if config is None else config.activation)
             for value in (*(v for _, v in activations(node)), node.result):
                 values.setdefault(id(value), value)
                 specs.setdefault(id(value), spec)
@@ -177,21 +144,21 @@ class InsertObservers:
             if self._inside_table(graph, value, chosen):
                 continue
             uses = [use for use in value.uses if id(use.node) in chosen]
-            place = {"after": value.producer} if value.producer is not None else {"before": first}
-            loc = value.producer.loc if value.producer is not None else None
+            producer = value.producer
             node = graph.create(
-                "observe",
+                Observe.name,
                 [value],
-                {"spec": specs[key], "group": groups.name(value)},
+                {Observe.spec_text.name: specs[key], Observe.group.name: groups.name(value)},
                 types=value.type,
                 names=f"{value.name}.obs",
-                loc=loc,
-                **place,
+                loc=None if producer is None else producer.loc,
+                before=first if producer is None else None,
+                after=producer,
             )
             for use in uses:
                 graph.set_operand(use.node, use.index, node.result)
-            if value.producer is not None and id(value.producer) in chosen:
-                graph.replace_uses(value, node.result, only=lambda use, node=node: use.node is not node)
+            if producer is not None and id(producer) in chosen:
+                graph.replace_uses(value, node.result, only=_all_but(node))
                 for index, output in enumerate(graph.outputs):
                     if output is value:
                         graph.set_output(index, node.result)
@@ -208,6 +175,10 @@ class InsertObservers:
         ):
             return False
         return id(users[0]) in chosen and is_unary(users[0]) and agree(self.configs, producer, users[0])
+
+
+def _all_but(node: Node) -> Callable[[Use], bool]:
+    return lambda use: use.node is not node
 
 
 class _Groups:

@@ -11,6 +11,9 @@ import numpy as np
 from qcompiler.errors import QuantizationError
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import QuantKind, opdef
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.quantized import Dequantize, Observe, Quantize
+from qcompiler.passes.dequantized import codes_behind
 from qcompiler.quantization import qmath
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
@@ -22,13 +25,13 @@ MAX_BIAS = 2**30
 
 @dataclass(frozen=True)
 class InsertQdq:
-    """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 where it says
-    nothing); per_channel=false gives each weight one scale, whatever its qconfig says.
+    """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 for a node that is
+    not in it); per_channel=false gives each weight one scale, whatever its qconfig says.
 
         weight: scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
         Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
 
-    Where the op's result has a known range (sigmoid: [0, 1)) that wins over the observed one.
+    Where the op's result has a known range (sigmoid: [0, 1)), that range wins over the observed one.
 
     Before:
         %x.obs = observe(%x) {spec="...", group="x"} : f32[2,8]
@@ -51,61 +54,64 @@ class InsertQdq:
 
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes:
-            if node.op == "observe":
-                self._replace_observer(graph, node)
+            observe = Observe.of(node)
+            if observe is not None:
+                self._replace_observer(graph, observe)
         made: dict[object, Const] = {}
         for node in graph.nodes:
-            if opdef(node.op).quant.kind is QuantKind.WEIGHTED and _is_dequantized(node.operands[0]):
-                self._quantize_weight(graph, node, made)
+            layer = Weighted.of(node)
+            x = None if layer is None else codes_behind(layer.x)
+            if layer is not None and x is not None:
+                self._quantize_weight(graph, layer, x.type.params, made)
         graph.erase_unused_consts()
         graph.stage = "qdq"
         return graph
 
-    def _replace_observer(self, graph: Graph, node: Node) -> None:
-        value, spec = node.operands[0], QuantSpec.parse(node.attrs["spec"])
-        quant = _fixed_params(value, spec) or self.params.get(node.attrs["group"])
+    def _replace_observer(self, graph: Graph, observe: Observe) -> None:
+        node, value, spec = observe.node, observe.x, QuantSpec.parse(observe.spec_text)
+        quant = _fixed_params(value, spec) or self.params.get(observe.group)
         if quant is None:
             raise QuantizationError(
                 "no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it"
             )
-        insert_pair(graph, node, 0, spec.dtype, quant)
-        graph.replace_uses(node.result, node.operands[0])
+        insert_pair(graph, node, Observe.x.index, spec.dtype, quant)
+        graph.replace_uses(node.result, observe.x)
         graph.erase(node)
 
-    def _quantize_weight(self, graph: Graph, node: Node, made: dict[object, Const]) -> None:
-        x, weight, bias = node.operands[0].producer.operands[0].type, node.operand("weight"), node.operand("bias")
-        config = self.configs.get(node.name) or get_qconfig("int8")
-        spec = config.weight or get_qconfig("int8").weight
-        axis = opdef(node.op).quant.weight_axis if spec.per_channel and self.per_channel else None
+    def _quantize_weight(self, graph: Graph, layer: Weighted, x: QuantParams, made: dict[object, Const]) -> None:
+        weight, bias = layer.weight, layer.bias
+        if not isinstance(weight, Const):
+            raise QuantizationError("a quantized layer has a constant weight", where=layer.node.describe())
+        default = get_qconfig("int8")
+        config = self.configs.get(layer.node.name) or default
+        spec = config.weight or default.weight
+        if spec is None:
+            raise QuantizationError("a quantized layer has a weight spec", where=layer.node.describe())
+        axis = layer.quant.weight_axis if spec.per_channel and self.per_channel else None
         quant = weight_params(weight, spec, axis)
-        tiles = (
-            node.attrs["groups"] if node.op == "conv_transpose" else 1
-        )  # how often its scales repeat over the channels
-        if bias is not None:
-            quant = _raised_for_bias(quant, x.quant, bias.data, tiles)
+        if isinstance(bias, Const):
+            quant = _raised_for_bias(quant, x, bias.data, layer.repeated_scales())
         key = (id(weight), quant, spec.dtype)
         if key not in made:
             codes = qmath.quantize(weight.data, quant, spec.dtype)
             made[key] = graph.add_const(f"{weight.name}.q", codes, weight.type.quantized(spec.dtype, quant))
-        feed_const(graph, node, "weight", made[key], weight.type)
-        if bias is not None:
-            quantize_bias(graph, node)
+        feed_const(graph, layer, "weight", made[key], weight.type)
+        if isinstance(bias, Const):
+            quantize_bias(graph, layer, bias, x, quant)
 
 
-def feed_const(graph: Graph, node: Node, operand: str, const: Const, real: TensorType) -> None:
+def feed_const(graph: Graph, layer: Weighted, operand: str, const: Const, real: TensorType) -> None:
     """Let an operand read the dequantized constant."""
-    made = graph.create("dequantize", [const], types=real, names=f"{const.name}.dq", before=node)
-    graph.set_operand(node, opdef(node.op).operand_index(operand), made.result)
+    made = graph.create(Dequantize.name, [const], types=real, names=f"{const.name}.dq", before=layer.node)
+    graph.set_operand(layer.node, layer.operand_index(operand), made.result)
 
 
-def quantize_bias(graph: Graph, node: Node) -> str | None:
-    """Turn the constant float bias of a node with dequantized x and weight into i32 codes of scale sx * sw.
+def quantize_bias(graph: Graph, layer: Weighted, bias: Const, x: QuantParams, weight: QuantParams) -> str | None:
+    """Turn the float bias of a layer into i32 codes of scale sx * sw, for the parameters of its x and weight.
 
     Gives the reason if a code would pass 2^30; then nothing changed.
     """
-    x, weight = (node.operand(name).producer.operands[0].type.quant for name in ("x", "weight"))
-    bias = node.operand("bias")
-    tiles = bias.type.shape[0] // weight.scales.size if weight.axis is not None else 1  # groups of conv_transpose
+    tiles = bias.data.size // weight.scales.size if weight.axis is not None else 1  # groups of conv_transpose
     scale = qmath.multiplier(x.scales, np.tile(weight.scales, tiles)).reshape(-1)
     codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64))
     if not np.abs(codes).max(initial=0) <= MAX_BIAS:
@@ -113,26 +119,23 @@ def quantize_bias(graph: Graph, node: Node) -> str | None:
     axis = None if weight.axis is None else 0
     params = QuantParams(tuple(map(float, scale)), (0,) * scale.size, axis, DType.I32.min, DType.I32.max)
     const = graph.add_const(f"{bias.name}.q", codes.astype(np.int32), bias.type.quantized(DType.I32, params))
-    feed_const(graph, node, "bias", const, bias.type)
+    feed_const(graph, layer, "bias", const, bias.type)
     return None
 
 
 def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: QuantParams) -> Node:
     """Put quantize and dequantize before operand `index` of `node`; gives the quantize."""
     value = node.operands[index]
+    assert value is not None  # callers name operands that are present
     loc = value.producer.loc if value.producer is not None else node.loc
     quantize = graph.create(
-        "quantize", [value], types=value.type.quantized(dtype, quant), names=f"{value.name}.q", loc=loc, before=node
+        Quantize.name, [value], types=value.type.quantized(dtype, quant), names=f"{value.name}.q", loc=loc, before=node
     )
     dequantize = graph.create(
-        "dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=loc, before=node
+        Dequantize.name, [quantize.result], types=value.type, names=f"{value.name}.dq", loc=loc, before=node
     )
     graph.set_operand(node, index, dequantize.result)
     return quantize
-
-
-def _is_dequantized(value: Value) -> bool:
-    return value.producer is not None and value.producer.op == "dequantize"
 
 
 def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
@@ -144,13 +147,13 @@ def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
 
 
 def weight_params(weight: Const, spec: QuantSpec, axis: int | None) -> QuantParams:
-    """Parameters from the weight's own minimum and maximum, a channel or the whole tensor."""
+    """Parameters from the weight's own minimum and maximum, per channel of `axis` or per tensor."""
     others = tuple(i for i in range(weight.type.rank) if i != axis) if axis is not None else None
     return choose_qparams(weight.data.min(axis=others), weight.data.max(axis=others), spec, axis)
 
 
 def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray, tiles: int) -> QuantParams:
-    """Scales no smaller than what keeps every bias within 2^30."""
+    """`quant` with scales large enough to keep every bias code within 2^30."""
     least = np.abs(bias.astype(np.float64)) / (np.float64(x.scale[0]) * MAX_BIAS)
     least = least.reshape(tiles, -1).max(axis=0) if quant.axis is not None else least.max(initial=0.0).reshape(1)
     scales = np.maximum(np.maximum(quant.scales.astype(np.float64), least * (1 + 2.0**-20)), MIN_SCALE).astype(

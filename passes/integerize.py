@@ -2,23 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat
-from qcompiler.opdef import Role, Trait, opdef
-from qcompiler.passes.insert_observers import is_unary, scalar_operand
-from qcompiler.passes.rewrite import Refusal, erase_dead
+from qcompiler.opdef import Role, Trait, op_of, opdef
+from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
+from qcompiler.passes.dequantized import codes_behind
+from qcompiler.passes.rewrite import Refusal, Rewrite, erase_dead
+from qcompiler.passes.unary_form import UnaryForm, unary_form
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.quantization.tables import build_table
+from qcompiler.types import TensorType
 
 _QUANTIZED_ROLES = (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
+Configs = Mapping[str, QConfig | None] | None
+
+
+def _is_kept_float(configs: Configs, node: Node) -> bool:
+    return configs is not None and configs.get(node.name) is None
+
+
+def _become(
+    graph: Graph,
+    quantize: Node,
+    node: Node,
+    op: str,
+    operands: Sequence[Value | None],
+    attrs: Mapping[str, AttrValue],
+    origin: Iterable[Origin],
+) -> None:
+    """Put an integer op in the place of `quantize` and of the float `node` that it reads, under that node's name."""
+    name = node.name
+    new = graph.replace(quantize, op, operands, attrs, types=quantize.result.type, origin=origin)
+    new.loc = node.loc
+    graph.erase(node)
+    graph.rename(new.result, name)
+
+
+@dataclass(frozen=True)
+class _Requantized:
+    quantize: Quantize
+    source: Value
+
+
+class _AsRequantize(Rewrite[_Requantized]):
+    """q(d(a)) = requantize(a), or a itself."""
+
+    rule = "requantize"
+    ops = (Quantize,)
+
+    def match(self, graph: Graph, node: Node) -> _Requantized | Refusal:
+        quantize = Quantize(node)
+        source = codes_behind(quantize.x)
+        if source is None:
+            return self.refuse(node, "its operand is not dequantized")
+        if source.type != node.result.type:
+            if source.type.params.axis is not None or node.result.type.params.axis is not None:
+                return self.refuse(node, "codes are quantized per channel")
+            if source.type.dtype.bits > 16:
+                return self.refuse(node, f"{source.type} has more than 16 bits")
+        return _Requantized(quantize, source)
+
+    def rewrite(self, graph: Graph, match: _Requantized) -> None:
+        node, source = match.quantize.node, match.source
+        if source.type == node.result.type:
+            graph.replace_uses(node.result, source)
+            graph.erase(node)
+        else:
+            graph.replace(node, Requantize.name, [source], types=node.result.type)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Unary nodes in execution order, from the codes that the first one dequantizes to a quantize."""
+
+    quantize: Node
+    forms: tuple[UnaryForm, ...]
+    source: Value
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The chain as one function of a float64 array."""
+        for form in self.forms:
+            x = form(x)
+        return x
+
+
+class _AsTable(Rewrite[_Chain]):
+    """q(f(d(a))) = table[a]."""
+
+    rule = "table"
+    ops = (Quantize,)
+
+    def __init__(self, configs: Configs) -> None:
+        self.configs = configs
+
+    def match(self, graph: Graph, node: Node) -> _Chain | Refusal:
+        chain: list[UnaryForm] = []
+        value = Quantize(node).x
+        while value.producer is not None and len(value.uses) == 1 and not graph.is_output(value):
+            form = unary_form(value.producer)
+            if form is None:
+                break
+            chain.append(form)
+            value = form.x
+        source, out = codes_behind(value), node.result.type
+        if not chain or source is None:
+            return self.refuse(node, "no chain of unary ops on codes makes its operand")
+        if any(_is_kept_float(self.configs, form.node) for form in chain):
+            return self.refuse(node, "a qconfig is None")
+        if source.type.params.axis is not None or out.params.axis is not None or source.type.dtype.bits != 8:
+            return self.refuse(node, "a table reads 8 bits, per tensor")
+        return _Chain(node, tuple(chain[::-1]), source)
+
+    def rewrite(self, graph: Graph, match: _Chain) -> None:
+        last = match.forms[-1].node
+        data = build_table(match, match.source.type, match.quantize.result.type)
+        table = graph.add_const(f"{last.name}.table", data)
+        origin = tuple(part for form in match.forms for part in form.node.origin)
+        _become(graph, match.quantize, last, Lookup.name, [match.source, table], {}, origin)
+
+
+@dataclass(frozen=True)
+class _Integer:
+    """A float node whose operands can be these codes instead."""
+
+    quantize: Node
+    node: Node
+    operands: tuple[Value | None, ...]
+
+
+class _AsInteger(Rewrite[_Integer]):
+    """q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b."""
+
+    rule = "integer form"
+    ops = (Quantize,)
+
+    def __init__(self, configs: Configs) -> None:
+        self.configs = configs
+
+    def match(self, graph: Graph, node: Node) -> _Integer | Refusal:
+        maker = Quantize(node).x.producer
+        if maker is None or maker.op == Dequantize.name:
+            return self.refuse(node, "no op makes its operand")
+        operands = self.operands(graph, maker, node.result.type)
+        return operands if isinstance(operands, Refusal) else _Integer(node, maker, operands)
+
+    def operands(self, graph: Graph, node: Node, out: TensorType | None = None) -> tuple[Value | None, ...] | Refusal:
+        """What the integer form of a float node reads, or why it has none; `out`: the type that its result becomes."""
+        definition = opdef(node.op)
+        moves = Trait.MOVES_DATA in definition.traits
+        if not moves and _is_kept_float(self.configs, node):
+            return self.refuse(node, "its qconfig is None")
+        if len(node.results) != 1 or (definition.integer is None and not moves):
+            return self.refuse(node, f"{node.op} has no integer meaning")
+        if len(node.result.uses) != 1 or graph.is_output(node.result):
+            return self.refuse(node, "its float result has other readers")
+        operands: list[Value | None] = list(node.operands)
+        for spec, index, value in op_of(node).given():
+            if spec.role not in _QUANTIZED_ROLES:
+                continue
+            source = codes_behind(value)
+            if source is None:
+                return self.refuse(node, f"its operand {spec.name} is float")
+            if spec.role is Role.ACTIVATION and source.type.params.axis is not None:
+                return self.refuse(node, f"its operand {spec.name} is quantized per channel")
+            if moves and out is not None and (source.type.dtype, source.type.quant) != (out.dtype, out.quant):
+                return self.refuse(node, f"its operand {spec.name} has other parameters")
+            operands[index] = source
+        if out is not None and out.params.axis is not None:
+            return self.refuse(node, "its result is quantized per channel")
+        unsafe = why_unsafe(node)
+        return tuple(operands) if unsafe is None else self.refuse(node, unsafe)
+
+    def rewrite(self, graph: Graph, match: _Integer) -> None:
+        node = match.node
+        _become(graph, match.quantize, node, node.op, match.operands, node.attrs, node.origin)
 
 
 @dataclass(frozen=True)
@@ -29,8 +195,8 @@ class Integerize:
         q(f(d(a)))              = table[a]          256 entries, made in float64; f unary, or a chain of unary ops
         q(d(a))                 = requantize(a), or a itself
 
-    What is not proven free of overflow stays float, as does what reads float, and what resolved to the qconfig None
-    (`configs`; None: no decisions, as in imported graphs; ops that only move data do so on codes all the same). A
+    A node stays float if it is not proven free of overflow, if it reads a float value, or if it resolved to the qconfig
+    None (`configs`; None: no decisions, as in imported graphs; ops that only move data do so on codes all the same). A
     note says why.
 
     Before:
@@ -45,10 +211,19 @@ class Integerize:
     configs: Mapping[str, QConfig | None] | None = None
     name: ClassVar[str] = "integerize"
 
+    def rules(self) -> Sequence[Rewrite[Any]]:
+        """For each quantize the first one that applies is used."""
+        return _AsRequantize(), _AsTable(self.configs), _AsInteger(self.configs)
+
     def run(self, graph: Graph) -> Graph:
+        rules = self.rules()
         for node in graph.nodes:
-            if node.op == "quantize":
-                self._fuse_quantize(graph, node)
+            if node.op == Quantize.name:
+                for rule in rules:
+                    match = rule.match(graph, node)
+                    if not isinstance(match, Refusal):
+                        rule.rewrite(graph, match)
+                        break
         erase_dead(graph)
         self._note_float(graph)
         for node in graph.nodes:
@@ -59,165 +234,38 @@ class Integerize:
 
     def explain(self, graph: Graph) -> list[Refusal]:
         """Why each float node between conversions stayed."""
-        found = []
+        rule, found = _AsInteger(self.configs), []
         for node in graph.nodes:
-            if node.op == "quantize" and node.operands[0].producer is not None:
-                maker = node.operands[0].producer
-                reason = self.check(graph, maker)
-                if reason is not None:
-                    found.append(Refusal(maker.name, maker.op, "integer form", reason))
+            quantize = Quantize.of(node)
+            if quantize is not None and quantize.x.producer is not None:
+                operands = rule.operands(graph, quantize.x.producer)
+                if isinstance(operands, Refusal):
+                    found.append(operands)
         return found
 
-    def _fuse_quantize(self, graph: Graph, quantize: Node) -> None:
-        node = quantize.operands[0].producer
-        if node is None:
-            return
-        if node.op == "dequantize":
-            self._requantize(graph, quantize, node.operands[0])
-        elif not (is_unary(node) and self._tabulate(graph, quantize)) and self.check(graph, node, quantize) is None:
-            operands = [_quantized_source(node, i) for i in range(len(node.operands))]
-            self._become(graph, quantize, node, node.op, operands, dict(node.attrs))
-
-    def check(self, graph: Graph, node: Node, quantize: Node | None = None) -> str | None:
-        """Why a node cannot become an integer op; None if it can."""
-        definition = opdef(node.op)
-        moves = Trait.MOVES_DATA in definition.traits
-        if not moves and self._is_kept_float(node):
-            return "its qconfig is None"
-        if len(node.results) != 1 or (definition.integer is None and not moves):
-            return f"{node.op} has no integer meaning"
-        if len(node.result.uses) != 1 or graph.is_output(node.result):
-            return "its float result has other readers"
-        for index, value in enumerate(node.operands):
-            spec = definition.spec(index)
-            if value is None or spec.role not in _QUANTIZED_ROLES:
-                continue
-            source = _quantized_source(node, index)
-            if source is value:
-                return f"its operand {spec.name} is float"
-            if spec.role is Role.ACTIVATION and source.type.quant.axis is not None:
-                return f"its operand {spec.name} is quantized per channel"
-            if (
-                moves
-                and quantize is not None
-                and (source.type.dtype, source.type.quant) != (quantize.result.type.dtype, quantize.result.type.quant)
-            ):
-                return f"its operand {spec.name} has other parameters"
-        if quantize is not None and quantize.result.type.quant.axis is not None:
-            return "its result is quantized per channel"
-        return why_unsafe(node)
-
-    def _is_kept_float(self, node: Node) -> bool:
-        return self.configs is not None and self.configs.get(node.name) is None
-
-    def _requantize(self, graph: Graph, quantize: Node, source: Value) -> None:
-        if source.type == quantize.result.type:
-            graph.replace_uses(quantize.result, source)
-            graph.erase(quantize)
-        elif (
-            source.type.quant.axis is None and quantize.result.type.quant.axis is None and source.type.dtype.bits <= 16
-        ):
-            graph.replace(quantize, "requantize", [source], types=quantize.result.type)
-
-    def _tabulate(self, graph: Graph, quantize: Node) -> bool:
-        """Turn the chain of unary nodes before `quantize` into one table; whether there was one."""
-        chain: list[Node] = []
-        value = quantize.operands[0]
-        while (
-            value.producer is not None
-            and is_unary(value.producer)
-            and len(value.uses) == 1
-            and not graph.is_output(value)
-        ):
-            chain.append(value.producer)
-            value = value.producer.operands[1 if scalar_operand(value.producer) == 0 else 0]
-        if (
-            not chain
-            or value.producer is None
-            or value.producer.op != "dequantize"
-            or any(map(self._is_kept_float, chain))
-        ):
-            return False
-        source, out = value.producer.operands[0], quantize.result.type
-        if source.type.quant.axis is not None or out.quant.axis is not None or source.type.dtype.bits != 8:
-            return False
-        table = graph.add_const(f"{chain[0].name}.table", build_table(_composed(chain[::-1]), source.type, out))
-        origin = tuple(part for node in reversed(chain) for part in node.origin)
-        self._become(graph, quantize, chain[0], "lookup", [source, table], {}, origin)
-        return True
-
-    def _become(
-        self,
-        graph: Graph,
-        quantize: Node,
-        node: Node,
-        op: str,
-        operands: list,
-        attrs: dict,
-        origin: tuple | None = None,
-    ) -> None:
-        """Put the integer op in the place of `quantize`; the value keeps the name that it had in the float graph."""
-        name = node.name
-        new = graph.replace(
-            quantize, op, operands, attrs, types=quantize.result.type, origin=node.origin if origin is None else origin
-        )
-        new.loc = node.loc
-        graph.erase(node)
-        graph.rename(new.result, name)
-
     def _note_float(self, graph: Graph) -> None:
-        """Notes of nodes that became integer after all go; float nodes without one get theirs."""
+        """Drop the notes of nodes that became integer after all, and note why other float nodes stayed."""
         is_float = {
             node.name: node
             for node in graph.nodes
-            if node.op not in ("quantize", "dequantize", "requantize")
-            and not any(value.type.is_quantized for value in node.results)
+            if not issubclass(opdef(node.op), Conversion) and not any(value.type.is_quantized for value in node.results)
         }
         graph.notes[:] = [note for note in graph.notes if not isinstance(note, KeptFloat) or note.node in is_float]
         noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
+        rule = _AsInteger(self.configs)
         for name, node in is_float.items():
             if name not in noted and any(value.type.dtype.is_float for value in node.results):
-                reason = self.check(graph, node) or "its result is read as float"
+                operands = rule.operands(graph, node)
+                reason = operands.reason if isinstance(operands, Refusal) else "its result is read as float"
                 graph.notes.append(KeptFloat(name, node.op, reason))
 
 
 def _restore_weights(graph: Graph, node: Node) -> None:
-    """Float nodes read float weights: those that were quantized for nothing are dequantized now."""
-    if any(value.type.is_quantized for value in node.results):
+    """Let a float node read float weights: those that were quantized for nothing are dequantized now."""
+    if node.op == Dequantize.name or any(value.type.is_quantized for value in node.results):
         return
-    for index, value in enumerate(node.operands):
-        source = _quantized_source(node, index) if node.op != "dequantize" else None
-        if (
-            isinstance(source, Const)
-            and source is not value
-            and opdef(node.op).spec(index).role in (Role.WEIGHT, Role.BIAS)
-        ):
-            graph.set_operand(
-                node, index, graph.add_const(value.name, qmath.dequantize(source.data, source.type.quant))
-            )
-
-
-def _quantized_source(node: Node, index: int) -> Value | None:
-    """The codes behind an operand that is dequantized; else the operand."""
-    value = node.operands[index]
-    if value is None or opdef(node.op).spec(index).role not in _QUANTIZED_ROLES:
-        return value
-    producer = value.producer
-    return producer.operands[0] if producer is not None and producer.op == "dequantize" else value
-
-
-def _composed(chain: list[Node]) -> Callable[[np.ndarray], np.ndarray]:
-    """The chain as one function of a float64 array."""
-
-    def function(x: np.ndarray) -> np.ndarray:
-        for node in chain:
-            scalar = scalar_operand(node)
-            if scalar is None:
-                x = opdef(node.op).run_reference([x], node.attrs)[0]
-            else:
-                constant = node.operands[scalar].data.astype(np.float64).reshape(())
-                pair = [constant, x] if scalar == 0 else [x, constant]
-                x = opdef(node.op).run_reference(pair, node.attrs)[0]
-        return x
-
-    return function
+    for spec, index, value in op_of(node).given():
+        source = codes_behind(value) if spec.role in (Role.WEIGHT, Role.BIAS) else None
+        if isinstance(source, Const):
+            real = qmath.dequantize(source.data, source.type.params)
+            graph.set_operand(node, index, graph.add_const(value.name, real))

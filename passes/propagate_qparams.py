@@ -6,11 +6,30 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.opdef import QuantKind, Role, Trait, opdef
+from qcompiler.opdef import Role, Trait, op_of, opdef
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.quantized import Dequantize, Observe, Quantize
+from qcompiler.passes.dequantized import codes_behind
 from qcompiler.passes.insert_qdq import insert_pair, quantize_bias
-from qcompiler.types import TensorType
+from qcompiler.types import QuantParams, TensorType
 
-_PICKS = ("slice", "gather", "gather_elements")  # codes may be fewer after than before: conversion stays behind
+
+@dataclass(frozen=True)
+class _Up:
+    """A quantize to `type` can move before the operands of `mover` at these positions."""
+
+    mover: Node
+    operands: tuple[int, ...]
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """A float bias, and the parameters of the x and the weight of its layer."""
+
+    const: Const
+    x: QuantParams
+    weight: QuantParams
 
 
 @dataclass(frozen=True)
@@ -21,10 +40,10 @@ class PropagateQparams:
         down   m(d(c))    = d(q(m(d(c))))        with the parameters of c
         equal  q(m(d(c))) = q(m(d(q(d(c)))))     where c has other parameters than q: becomes a requantize before m
 
-    Exact but for the last, where requantize multiplies once instead of dividing. A constant float bias of a layer with
-    dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then finds
-    d - m - q everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables alone:
-    they would convert what is not picked.
+    All are exact but the last, where requantize multiplies once instead of dividing. A constant float bias of a layer
+    with dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then
+    finds d - m - q everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables
+    alone: it would convert elements that are not picked.
 
     Before:
         %t = transpose(%x) {perm=(1, 0)} : f32[8,2]
@@ -39,75 +58,79 @@ class PropagateQparams:
     name: ClassVar[str] = "propagate-qparams"
 
     def run(self, graph: Graph) -> Graph:
-        waiting = [node for node in graph.nodes if node.op == "quantize"]
+        waiting = [quantize for node in graph.nodes if (quantize := Quantize.of(node)) is not None]
         while waiting:
-            waiting += self._up(graph, waiting.pop())
+            match = self.match_up(graph, waiting.pop())
+            if isinstance(match, _Up):
+                waiting += self._up(graph, match)
         for node in graph.nodes:
+            layer = Weighted.of(node)
             if _moves(node):
                 self._down(graph, node)
-            elif opdef(node.op).quant.kind is QuantKind.WEIGHTED and self.check_bias(node) is None:
-                quantize_bias(graph, node)
+            elif layer is not None:
+                bias = self.match_bias(layer)
+                if isinstance(bias, _Bias):
+                    quantize_bias(graph, layer, bias.const, bias.x, bias.weight)
         graph.erase_unused_consts()
         return graph
 
-    def _up(self, graph: Graph, quantize: Node) -> list[Node]:
-        """Put pairs before the mover that makes what `quantize` reads; gives the new quantize nodes."""
-        type, mover = quantize.result.type, quantize.operands[0].producer
-        if self.check_up(graph, quantize) is not None:
-            return []
-        return [
-            insert_pair(graph, mover, index, type.dtype, type.quant)
-            for index, value in _moved(mover)
-            if not _has_params(_source(value), type)
-        ]
-
-    def check_up(self, graph: Graph, quantize: Node) -> str | None:
-        """Why a quantize stays where it is; None if it moves up."""
-        value = quantize.operands[0]
+    def match_up(self, graph: Graph, quantize: Quantize) -> _Up | str:
+        """A quantize that can move before the op that makes its operand, or why it stays where it is."""
+        value, type = quantize.x, quantize.node.result.type
         mover = value.producer
         if mover is None or not _moves(mover):
             return "its operand is not made by an op that moves data"
-        if quantize.result.type.quant.axis is not None:
+        if type.params.axis is not None:
             return "its parameters are per channel"
         if len(value.uses) != 1 or graph.is_output(value):
             return f"%{value.name} has other readers"
-        sources = [(value, _source(value)) for _, value in _moved(mover)]
-        if all(_has_params(source, quantize.result.type) for _, source in sources):
+        op = op_of(mover)
+        moved = [(index, source) for spec, index, source in op.given() if spec.role is Role.ACTIVATION]
+        missing = [(index, source) for index, source in moved if not _has_params(codes_behind(source), type)]
+        if not missing:
             return "it is there already"
-        if mover.op in _PICKS and any(source is None and not value.is_const for value, source in sources):
+        if op.picks and any(codes_behind(source) is None and not source.is_const for _, source in moved):
             return f"{mover.op} picks from a float value"
-        return None
+        return _Up(mover, tuple(index for index, _ in missing), type)
 
-    def check_bias(self, node: Node) -> str | None:
-        """Why the bias of a layer stays as it is; None if it is to be quantized."""
-        bias, sources = node.operand("bias"), [_source(node.operand(name)) for name in ("x", "weight")]
+    def _up(self, graph: Graph, match: _Up) -> list[Quantize]:
+        """Put pairs before the mover; gives the new quantize nodes."""
+        type = match.type
+        pairs = [insert_pair(graph, match.mover, index, type.dtype, type.params) for index in match.operands]
+        return [Quantize(node) for node in pairs]
+
+    def match_bias(self, layer: Weighted) -> _Bias | str:
+        """The bias of a layer that can become codes, or why it stays as it is."""
+        bias, x, weight = layer.bias, codes_behind(layer.x), codes_behind(layer.weight)
         if not isinstance(bias, Const) or bias.type.is_quantized:
             return "it has no constant float bias"
-        if None in sources or sources[0].quant.axis is not None:
+        if x is None or weight is None or x.type.params.axis is not None:
             return "its x or its weight is float"
-        if sources[1].quant.axis not in (None, opdef(node.op).quant.weight_axis):
+        if weight.type.params.axis not in (None, layer.quant.weight_axis):
             return "the scales of its weight lie along another axis"
-        return None
+        return _Bias(bias, x.type.params, weight.type.params)
 
     def _down(self, graph: Graph, node: Node) -> None:
         """Put a pair after a mover of dequantized values that float nodes read."""
         value = node.result
-        sources = [_source(value) for _, value in _moved(node)]
-        first = sources[0]
-        if first is None or first.quant.axis is not None or not all(_has_params(source, first) for source in sources):
+        sources = [codes_behind(operand) for operand in op_of(node).values(Role.ACTIVATION)]
+        if sources[0] is None or sources[0].type.params.axis is not None:
             return
-        if value.uses and all(use.node.op == "quantize" for use in value.uses) and not graph.is_output(value):
+        first = sources[0].type
+        if not all(_has_params(source, first) for source in sources):
+            return
+        if value.uses and all(use.node.op == Quantize.name for use in value.uses) and not graph.is_output(value):
             return
         quantize = graph.create(
-            "quantize",
+            Quantize.name,
             [value],
-            types=value.type.quantized(first.dtype, first.quant),
+            types=value.type.quantized(first.dtype, first.params),
             names=f"{value.name}.q",
             loc=node.loc,
             after=node,
         )
         dequantize = graph.create(
-            "dequantize", [quantize.result], types=value.type, names=f"{value.name}.dq", loc=node.loc, after=quantize
+            Dequantize.name, [quantize.result], types=value.type, names=f"{value.name}.dq", loc=node.loc, after=quantize
         )
         graph.replace_uses(value, dequantize.result, only=lambda use: use.node is not quantize)
         for index, output in enumerate(graph.outputs):
@@ -116,18 +139,8 @@ class PropagateQparams:
 
 
 def _moves(node: Node) -> bool:
-    return Trait.MOVES_DATA in opdef(node.op).traits and node.op != "observe"
+    return Trait.MOVES_DATA in opdef(node.op).traits and node.op != Observe.name
 
 
-def _moved(node: Node) -> list[tuple[int, Value]]:
-    definition = opdef(node.op)
-    return [(i, v) for i, v in enumerate(node.operands) if v is not None and definition.spec(i).role is Role.ACTIVATION]
-
-
-def _source(value: Value) -> TensorType | None:
-    """The quantized type behind a dequantize."""
-    return value.producer.operands[0].type if value.producer is not None and value.producer.op == "dequantize" else None
-
-
-def _has_params(source: TensorType | None, wanted: TensorType) -> bool:
-    return source is not None and (source.dtype, source.quant) == (wanted.dtype, wanted.quant)
+def _has_params(codes: Value | None, wanted: TensorType) -> bool:
+    return codes is not None and (codes.type.dtype, codes.type.quant) == (wanted.dtype, wanted.quant)

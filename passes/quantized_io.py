@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Value
+from qcompiler.ops.quantized import Dequantize, Quantize
+from qcompiler.passes.dequantized import codes_behind
+from qcompiler.passes.rewrite import erase_if_unread
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class QuantizedIo:
 
     def run(self, graph: Graph) -> Graph:
         for value in graph.inputs:
-            if self.check(graph, value) is None:
+            if self.why_not_codes(graph, value) is None:
                 first, *others = value.users
                 type, results = first.result.type, [node.result for node in (first, *others)]
                 for node, result in zip((first, *others), results):
@@ -30,17 +33,17 @@ class QuantizedIo:
                     graph.erase(node)
                 graph.set_type(value, type)
         for index, value in enumerate(graph.outputs):
-            node = value.producer
-            if node is not None and node.op == "dequantize":
-                graph.set_output(index, node.operands[0])
+            codes = codes_behind(value)
+            if codes is not None:
+                graph.set_output(index, codes)
         for node in reversed(graph.node_list):
-            if node.op == "dequantize" and not node.result.uses and not graph.is_output(node.result):
-                graph.erase(node)
+            if node.op == Dequantize.name:
+                erase_if_unread(graph, node)
         return graph
 
-    def check(self, graph: Graph, value: Value) -> str | None:
+    def why_not_codes(self, graph: Graph, value: Value) -> str | None:
         """Why an input stays real, or None."""
-        if not value.users or any(node.op != "quantize" for node in value.users):
+        if not value.users or any(node.op != Quantize.name for node in value.users):
             return "something else than quantize reads it"
         if len({node.result.type for node in value.users}) != 1:
             return "it is quantized in two ways"

@@ -71,9 +71,10 @@ def passes_by_name() -> dict[str, type]:
 def format_pass(step: Pass) -> str:
     """The whole text of a pass: `parse_pass(format_pass(step)) == step`."""
     options = []
-    for field in dataclasses.fields(step) if dataclasses.is_dataclass(step) else ():
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    for field in fields:
         value = getattr(step, field.name)
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        default: Any = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         if value != default:
             options.append(f"{field.name.replace('_', '-')}={_format(value)}")
     return step.name + (f"{{{','.join(options)}}}" if options else "")

@@ -1,38 +1,27 @@
-"""Rewrites as pattern, check and rewrite: how a pass says what it looks for, and why it left a place alone.
+"""Rewrites: how a pass says what it looks for, what it found, and why it left a node alone.
 
-    pattern   the ops that a rewrite starts from
-    check     why a node of these ops cannot be rewritten, in words for the user; None if it can
-    rewrite   the edit
+    ops       the pattern: the ops that a rewrite starts from
+    match     what the rewrite found at a node of these ops, or a refusal: why it does not apply, in words for the user
+    rewrite   the edit, which takes what `match` found and looks for nothing itself
 
-`explain` runs the checks again on the graph that a pass left: what still matches a pattern was refused, and says why.
+`explain` matches again on the graph that a pass left: what still matches a pattern was refused, and says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.opdef import Op, Trait, all_ops
 
-
-class Rewrite(Protocol):
-    """One rule."""
-
-    @property
-    def rule(self) -> str: ...
-
-    @property
-    def ops(self) -> Collection[str]: ...
-
-    def check(self, graph: Graph, node: Node) -> str | None: ...
-
-    def rewrite(self, graph: Graph, node: Node) -> None: ...
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A node that matches the pattern of a rule but was not rewritten."""
+    """Why a rewrite does not apply to a node that matches its pattern."""
 
     node: str
     op: str
@@ -43,17 +32,45 @@ class Refusal:
         return f"%{self.node} = {self.op}: no {self.rule}: {self.reason}"
 
 
-class RewritePass:
-    """Base of passes made of rules. Each rule walks the graph once, in execution order."""
+class Rewrite(Generic[M]):
+    """One rewrite; `M` is the type of what it finds.
 
-    def rules(self, graph: Graph) -> Sequence[Rewrite]:
+    Attributes:
+        rule: its name in refusals.
+        ops: classes of ops that it starts from; those that derive from them are included.
+    """
+
+    rule: ClassVar[str]
+    ops: ClassVar[tuple[type[Op], ...]]
+
+    def starts_at(self, op: type[Op]) -> bool:
+        """Whether an op belongs to the pattern."""
+        return issubclass(op, self.ops)
+
+    def match(self, graph: Graph, node: Node) -> M | Refusal:
+        raise NotImplementedError
+
+    def rewrite(self, graph: Graph, match: M) -> None:
+        raise NotImplementedError
+
+    def refuse(self, node: Node, reason: str) -> Refusal:
+        return Refusal(node.name, node.op, self.rule, reason)
+
+
+class RewritePass:
+    """Base of passes made of rewrites. Each one walks the graph once, in execution order."""
+
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
         raise NotImplementedError
 
     def run(self, graph: Graph) -> Graph:
         for rule in self.rules(graph):
+            pattern = _pattern(rule)
             for node in graph.nodes:
-                if node.op in rule.ops and rule.check(graph, node) is None:
-                    rule.rewrite(graph, node)
+                if node.op in pattern:
+                    match = rule.match(graph, node)
+                    if not isinstance(match, Refusal):
+                        rule.rewrite(graph, match)
         graph.erase_unused_consts()
         return graph
 
@@ -61,15 +78,26 @@ class RewritePass:
         """Why each node that still matches a pattern was left alone."""
         found = []
         for rule in self.rules(graph):
-            for node in graph.nodes:
-                reason = rule.check(graph, node) if node.op in rule.ops else None
-                if reason is not None:
-                    found.append(Refusal(node.name, node.op, rule.rule, reason))
+            pattern = _pattern(rule)
+            matches = [rule.match(graph, node) for node in graph.nodes if node.op in pattern]
+            found += [match for match in matches if isinstance(match, Refusal)]
         return found
 
 
+def _pattern(rule: Rewrite[Any]) -> frozenset[str]:
+    return frozenset(op.name for op in all_ops() if rule.starts_at(op))
+
+
+def names_of(interface: type[Op], last: str = ", ") -> str:
+    """The names of the ops that derive from `interface`, for a refusal: "conv, conv_transpose, linear"."""
+    ops = [op for op in all_ops() if issubclass(op, interface)]
+    ops.sort(key=lambda op: (Trait.ELEMENTWISE in op.traits, op.name))
+    *others, final = (op.name for op in ops)
+    return f"{', '.join(others)}{last}{final}" if others else final
+
+
 def why_not_alone(graph: Graph, value: Value, user: Node) -> str | None:
-    """Why the node that makes `value` cannot be merged into `user`: other readers. None if it can."""
+    """Why the producer of `value` cannot be merged into `user` (the value has other readers), or None."""
     if graph.is_output(value):
         return f"%{value.name} is an output of the graph"
     others = [other for other in value.users if other is not user]
@@ -78,9 +106,14 @@ def why_not_alone(graph: Graph, value: Value, user: Node) -> str | None:
     return f"%{value.name} is read twice" if len(value.uses) != 1 else None
 
 
+def erase_if_unread(graph: Graph, node: Node) -> None:
+    """Erase a node whose results nobody reads any more."""
+    if not any(value.uses or graph.is_output(value) for value in node.results):
+        graph.erase(node)
+
+
 def erase_dead(graph: Graph) -> None:
     """Erase nodes and constants that no output depends on."""
     for node in reversed(graph.node_list):
-        if not any(value.uses or graph.is_output(value) for value in node.results):
-            graph.erase(node)
+        erase_if_unread(graph, node)
     graph.erase_unused_consts()

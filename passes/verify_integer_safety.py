@@ -5,18 +5,19 @@
     sums of n      |acc| <= n * R                          (mean, sum, pools, norms)
     with           R = max(qmax - zx, zx - qmin, |qmax|, |qmin|)
 
-All must stay below 2^31. R covers the codes themselves as well as codes less the zero point, so kernels that add up
-raw codes and correct for the zero point at the end are safe too. Symbolic sizes count with the largest value that a
-tensor of fewer than 2^31 elements allows them.
+How many products or codes an accumulator sums is a fact of each op (`Op.terms`). The registry refuses an op with an
+integer meaning that does not declare it, so no op is safe by omission. All bounds must stay below 2^31. R covers the
+codes themselves as well as codes minus the zero point, so kernels that add up raw codes and correct for the zero point
+at the end are safe too. Symbolic sizes count with the largest value that a tensor of fewer than 2^31 elements allows.
 
-`why_unsafe` decides, before integerize edits: a node that cannot be proven stays float, and a note says so. The pass
-checks what stands in an integer graph, imported ones included, where nothing can be kept float any more.
+`why_unsafe` decides before integerize edits: a node that cannot be proven stays float, and a note says so. The pass
+checks integer graphs, imported ones included, whose nodes cannot become float any more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +26,9 @@ import numpy as np
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import PassError
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.opdef import QuantKind, Role, opdef
+from qcompiler.opdef import Op, Role, Trait, op_of
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.passes.dequantized import codes_behind
 from qcompiler.types import MAX_ELEMENTS, QuantParams, TensorType
 
 LIMIT = 2**31 - 1
@@ -37,15 +40,10 @@ def reach(quant: QuantParams) -> int:
     return max(quant.qmax - low, high - quant.qmin, abs(quant.qmax), abs(quant.qmin))
 
 
-def dot_bound(node: Node, x: QuantParams, weight: Const, bias: np.ndarray | None) -> int:
-    """The largest |accumulator| of conv, conv_transpose or linear, from the real codes of weight and bias."""
-    centered = np.abs(weight.data.astype(np.int64) - weight.type.quant.along(weight.type.rank)[1])
-    if node.op == "conv_transpose":  # [I, O/g, *K]: each group has its own inputs
-        groups = node.attrs["groups"]
-        sums = centered.reshape(groups, centered.shape[0] // groups, centered.shape[1], -1).sum(axis=(1, 3)).reshape(-1)
-    else:
-        sums = centered.reshape(centered.shape[0], -1).sum(axis=1)
-    total = sums * reach(x)
+def dot_bound(layer: Weighted, x: QuantParams, weight: Const, bias: np.ndarray | None) -> int:
+    """The largest |accumulator| of a layer, from the real codes of weight and bias."""
+    centered = np.abs(weight.data.astype(np.int64) - weight.type.params.along(weight.type.rank)[1])
+    total = layer.grouped(centered).sum(axis=(2, 3)).reshape(-1) * reach(x)
     if bias is not None:
         total = total + np.abs(bias.astype(np.int64))
     return int(total.max(initial=0))
@@ -82,59 +80,52 @@ def _product(sizes: Sequence[DimLike], x: TensorType) -> int | None:
     return static * (MAX_ELEMENTS // rest) if rest else 0
 
 
-def _window(node: Node, x: TensorType) -> Sequence[DimLike]:
-    return node.attrs["kernel"]
-
-
-_COUNTED: Mapping[str, Callable[[Node, TensorType], Sequence[DimLike]]] = {
-    "sum": lambda node, x: [x.shape[axis] for axis in node.attrs["axes"]],
-    "mean": lambda node, x: [x.shape[axis] for axis in node.attrs["axes"]],
-    "avg_pool": _window,
-    "adaptive_avg_pool": lambda node, x: x.shape[2:],
-    "layer_norm": lambda node, x: x.shape[x.rank - node.attrs["normalized_rank"] :],
-    "group_norm": lambda node, x: (x.shape[1] // node.attrs["groups"], *x.shape[2:]),
-    "instance_norm": lambda node, x: x.shape[2:],
-}
-
-
 def _quantized(value: Value | None) -> Value | None:
     """The codes behind an operand: itself, or what its dequantize reads."""
-    if value is None or value.type.is_quantized:
-        return value
-    producer = value.producer
-    return producer.operands[0] if producer is not None and producer.op == "dequantize" else None
+    return value if value is None or value.type.is_quantized else codes_behind(value)
 
 
 def why_unsafe(node: Node) -> str | None:
-    """Why an op on quantized operands (its own, or behind dequantize) could overflow; None: it cannot."""
-    definition = opdef(node.op)
-    sources = [_quantized(value) for value in node.operands]
-    x = sources[0].type if sources and sources[0] is not None else None
-    if x is None or x.quant is None:
+    """Why an op on quantized operands (its own, or behind dequantize) could overflow, or None."""
+    op = op_of(node)
+    if op.integer is None:
+        exact = op.traits & {Trait.MOVES_DATA, Trait.UNARY}  # codes move, or a table is read: nothing is summed
+        return None if exact else "it has no integer meaning, so nothing bounds its accumulator"
+    x = _quantized(op.first)
+    if x is None:
         return None
-    bound: int | None = 0
-    if definition.quant.kind is QuantKind.WEIGHTED:
-        weight, bias = sources[1], _bias(node, sources)
-        if not isinstance(weight, Const) or weight.type.quant is None:
-            return "its weight is not a constant, so its accumulator is not bounded"
-        if bias is not None and not isinstance(bias, Const):
-            return "its bias is not a constant, so its accumulator is not bounded"
-        bound = dot_bound(node, x.quant, weight, None if bias is None else bias.data)
-    elif node.op == "matmul":
-        y = sources[1].type
-        depth = largest(x.shape[-1], [x, y])
-        bound = None if depth is None else depth * reach(x.quant) * reach(y.quant)
-    elif node.op in _COUNTED:
-        count = _product(_COUNTED[node.op](node, x), x)
-        bound = None if count is None else count * reach(x.quant)
-    if bound is None:
+    return _why_layer_unsafe(op, x.type.params) if isinstance(op, Weighted) else _why_sum_unsafe(op)
+
+
+def _why_layer_unsafe(layer: Weighted, x: QuantParams) -> str | None:
+    weight, bias = _quantized(layer.weight), _quantized(layer.bias)
+    if not isinstance(weight, Const) or weight.type.quant is None:
+        return "its weight is not a constant, so its accumulator is not bounded"
+    if bias is not None and not isinstance(bias, Const):
+        return "its bias is not a constant, so its accumulator is not bounded"
+    return _why_above_limit(dot_bound(layer, x, weight, None if bias is None else bias.data))
+
+
+def _why_sum_unsafe(op: Op) -> str | None:
+    """The bound is the number of terms, as the op declares it, times the reach of each operand in a term."""
+    terms = op.terms()
+    if terms is None:
+        return None
+    operands = [codes for value in op.values(Role.ACTIVATION) if (codes := _quantized(value)) is not None]
+    types = [codes.type for codes in operands]
+    if len(types) == 1:
+        count = _product(terms, types[0])
+    else:  # a product of several operands, all of which have the sizes that are summed over
+        sizes = [largest(size, types) for size in terms]
+        known = [size for size in sizes if size is not None]
+        count = math.prod(known) if len(known) == len(sizes) else None
+    if count is None:
         return "a symbolic size does not bound its accumulator"
+    return _why_above_limit(count * math.prod(reach(type.params) for type in types))
+
+
+def _why_above_limit(bound: int) -> str | None:
     return None if bound <= LIMIT else f"its i32 accumulator could reach {bound}"
-
-
-def _bias(node: Node, sources: Sequence[Value | None]) -> Value | None:
-    positions = [i for i, _ in enumerate(sources) if opdef(node.op).spec(i).role is Role.BIAS]
-    return sources[positions[0]] if positions else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ class VerifyIntegerSafety:
     def run(self, graph: Graph) -> Graph:
         unsafe = []
         for node in graph.nodes:
-            if node.op not in ("quantize", "dequantize") and any(value.type.is_quantized for value in node.results):
+            if any(value.type.is_quantized for value in node.results):
                 reason = why_unsafe(node)
                 if reason is not None:
                     unsafe.append(f"{node.describe()}: {reason}")

@@ -223,36 +223,37 @@ def _add_node(dot: Any, node: Node, graph: Graph, name: str) -> None:
 
 def _fused(node: Node) -> str:
     """What was fused into a node: ` + add + relu`."""
-    from qcompiler.opdef import opdef
+    from qcompiler.ops.interfaces import TakesActivation, Weighted
 
-    names = [spec.name for spec in opdef(node.op).operands]
-    words = ["add"] if "residual" in names and node.operand("residual") is not None else []
-    activation = node.attrs.get("activation")
-    if isinstance(activation, str) and activation not in ("", "none"):
-        words.append(activation)
+    layer, maker = Weighted.of(node), TakesActivation.of(node)
+    words = ["add"] if layer is not None and layer.added is not None else []
+    if maker is not None and maker.activation != "none":
+        words.append(maker.activation)
     return "".join(f" + {_shown(word)}" for word in words)
 
 
 def _attrs(node: Node) -> str:
     """What a reader wants of the attrs: windows as 3x3/2, the rest as name=value unless it is the default."""
     from qcompiler.opdef import opdef
+    from qcompiler.ops.interfaces import Weighted
+    from qcompiler.ops.quantized import Observe
     from qcompiler.text.printer import format_attr
 
     defaults = {spec.name: spec.default for spec in opdef(node.op).attrs}
     left = {name: value for name, value in node.attrs.items() if value != defaults.get(name) and name != "activation"}
     words = []
     kernel: Any = left.pop("kernel", None)
-    weight = next((value for value in node.operands[1:2] if value is not None), None)
-    if node.op in ("conv", "conv_transpose") and weight is not None:
-        kernel = tuple(weight.type.shape[2:])
-    if isinstance(kernel, tuple):
+    layer = Weighted.of(node)
+    if layer is not None:
+        kernel = tuple(layer.weight.type.shape[2:])
+    if isinstance(kernel, tuple) and kernel:
         words.append("\u00d7".join(map(str, kernel)))
     for name in ("stride", "dilation", "padding"):
         value = left.pop(name, None)
         if isinstance(value, tuple) and value and set(_flat(value)) != {0 if name == "padding" else 1}:
             words.append(f"{name} {_brief(value)}")
-    if node.op == "observe":
-        left.pop("spec", None)
+    if node.op == Observe.name:
+        left.pop(Observe.spec_text.name, None)
     words += [f"{name}={format_attr(value)}" for name, value in left.items()]
     return "  ".join(words)
 

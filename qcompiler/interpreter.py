@@ -13,6 +13,7 @@ from qcompiler.dims import Dim, evaluate, parse_dim
 from qcompiler.errors import InputError, QCompilerError, VerifyError
 from qcompiler.ir import AttrValue, Graph, Node, Value
 from qcompiler.opdef import OpDef, Trait, opdef
+from qcompiler.ops.interfaces import Conversion
 from qcompiler.quantization.tables import build_table
 from qcompiler.signature import Input, Signature, check_guards
 from qcompiler.types import TensorType, type_of
@@ -110,7 +111,7 @@ def evaluate_node(
     definition = opdef(node.op)
     attrs = bound_attrs(definition, node.attrs, sizes or {})
     types = [None if value is None else value.type for value in node.operands]
-    if node.op in ("quantize", "dequantize"):
+    if issubclass(definition, Conversion):
         return (definition.run_integer(arrays, types, node.result.type, attrs),)
     if any(value.type.is_quantized for value in node.results):
         return (_run_quantized(definition, node, arrays, types, attrs),)

@@ -38,7 +38,7 @@ import numpy as np
 
 from qcompiler.dims import DimLike
 from qcompiler.errors import ShapeError, VerifyError, nearest
-from qcompiler.ir import AttrValue, Node
+from qcompiler.ir import AttrValue, Node, Value
 from qcompiler.opfields import (
     ACTIVATIONS,
     REQUIRED,
@@ -333,6 +333,22 @@ class Op:
     def attr_values(self) -> Mapping[str, Any]:
         """The attributes by name: the given ones, or the node's."""
         return self._given if self._given is not None else self.node._attrs
+
+    @property
+    def first(self) -> Value:
+        """The first operand."""
+        value = self.node._operands[0]
+        if value is None:
+            raise VerifyError(f"{self.name} has no first operand", where=self.node.describe())
+        return value
+
+    def given(self) -> list[tuple[OperandSpec[Any], int, Value]]:
+        """(declaration, position, value) of each operand that is present."""
+        return [(self.spec(i), i, value) for i, value in enumerate(self.node._operands) if value is not None]
+
+    def values(self, *roles: Role) -> list[Value]:
+        """The operands of these roles that are present."""
+        return [value for spec, _, value in self.given() if spec.role in roles]
 
     # -- the declaration
 

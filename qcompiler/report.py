@@ -15,6 +15,8 @@ from typing import Any
 
 from qcompiler.ir import Graph, Node
 from qcompiler.notes import Estimate, KeptFloat
+from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.quantized import Observe
 
 _NO_REASON = "no reason is recorded"
 
@@ -31,9 +33,9 @@ class NodeKind(Enum):
 
 def node_kind(node: Node) -> NodeKind:
     """INTEGER: a quantized result; INDEX: plain integers or bools; FLOAT: real numbers."""
-    if node.op in ("quantize", "dequantize", "requantize"):
+    if Conversion.of(node) is not None:
         return NodeKind.CONVERSION
-    if node.op in ("observe", "fake_quantize"):
+    if node.op == Observe.name:
         return NodeKind.OBSERVER
     if any(value.type.is_quantized for value in node.results):
         return NodeKind.INTEGER

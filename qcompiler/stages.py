@@ -2,14 +2,13 @@
 
     float -> observed -> qdq -> integer -> lowered            (QAT: float -> fake_quant -> qdq -> ...)
 
-The verifier enforces these rules; passes say which stage they take and leave.
+The verifier enforces these rules; passes say which stage they take and leave. An op that may stand in some stages only
+says so itself (`Op.stages`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-_CONVERSIONS = frozenset({"quantize", "dequantize", "requantize"})
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class Stage:
     """What a graph of one stage may hold.
 
     Attributes:
-        forbidden_ops: ops that may not appear.
         quantized_types: values with quantization parameters may appear.
         integer_ops: ops other than conversions may work on quantized values. Otherwise quantized values run only
             between quantize and dequantize, and from constants to dequantize.
@@ -26,7 +24,6 @@ class Stage:
 
     name: str
     doc: str
-    forbidden_ops: frozenset[str]
     quantized_types: bool = False
     integer_ops: bool = False
     layouts: bool = False
@@ -35,32 +32,19 @@ class Stage:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("float", "As traced: real numbers only.", _CONVERSIONS | {"lookup", "observe", "fake_quantize"}),
-        Stage(
-            "observed",
-            "Float, with observers on the values to be quantized.",
-            _CONVERSIONS | {"lookup", "fake_quantize"},
-        ),
-        Stage(
-            "fake_quant", "Float, rounded where the deployed graph rounds (QAT).", _CONVERSIONS | {"lookup", "observe"}
-        ),
-        Stage(
-            "qdq",
-            "Float ops between dequantize and quantize.",
-            frozenset({"lookup", "observe", "fake_quantize"}),
-            quantized_types=True,
-        ),
+        Stage("float", "As traced: real numbers only."),
+        Stage("observed", "Float, with observers on the values to be quantized."),
+        Stage("fake_quant", "Float, rounded where the deployed graph rounds (QAT)."),
+        Stage("qdq", "Float ops between dequantize and quantize.", quantized_types=True),
         Stage(
             "integer",
             "Integer ops on quantized values, float ops where the report says so.",
-            frozenset({"observe", "fake_quantize"}),
             quantized_types=True,
             integer_ops=True,
         ),
         Stage(
             "lowered",
             "Integer, with physical layouts.",
-            frozenset({"observe", "fake_quantize"}),
             quantized_types=True,
             integer_ops=True,
             layouts=True,

@@ -18,7 +18,7 @@ from qcompiler.notes import Note
 from qcompiler.opdef import opdef
 from qcompiler.stages import STAGES, Stage
 from qcompiler.types import DType, TensorType
-from qcompiler.verify_quantization import CONVERSIONS, check_conversion, check_quantization
+from qcompiler.verify_quantization import check_conversion, check_quantization, is_conversion
 from qcompiler.violation import fail
 
 MAX_NODES = 100_000
@@ -222,7 +222,7 @@ def _check_op(graph: Graph, node: Node, stage: Stage) -> None:
         fail(graph, node, "an attr does not fit 64 bits")
     if len(inferred) != len(node.results):
         fail(graph, node, f"{node.op} has {len(inferred)} results", got=len(node.results))
-    if node.op in CONVERSIONS:
+    if is_conversion(definition):
         check_conversion(graph, node)
     for value, type in zip(node.results, inferred):
         if value.type.expressed() != type.expressed():
@@ -233,6 +233,6 @@ def _check_op(graph: Graph, node: Node, stage: Stage) -> None:
                 expected=str(type),
                 got=str(value.type),
             )
-    if node.op in stage.forbidden_ops:
+    if definition.stages is not None and stage.name not in definition.stages:
         fail(graph, node, f"{node.op} in a graph of stage {stage.name}")
     check_quantization(graph, node, definition, stage)

@@ -8,13 +8,18 @@ import numpy as np
 
 from qcompiler.errors import VerifyError
 from qcompiler.ir import Graph, Node
-from qcompiler.opdef import OpDef, QuantKind, Role, Trait
+from qcompiler.opdef import OpDef, QuantKind, Role, Trait, op_of
+from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.quantized import Lookup, Observe, Quantize, Requantize
 from qcompiler.quantization import qmath
 from qcompiler.stages import Stage
 from qcompiler.types import DType, QuantParams, TensorType
 from qcompiler.violation import fail
 
-CONVERSIONS = ("quantize", "dequantize", "requantize", "lookup", "observe")
+
+def is_conversion(definition: OpDef) -> bool:
+    """Whether an op is checked by `check_conversion`, not as an op that computes."""
+    return issubclass(definition, (Conversion, Lookup, Observe))
 
 
 def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage) -> None:
@@ -23,7 +28,7 @@ def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage
     outs = [value.type for value in node.results]
     reads = any(type is not None and type.quant is not None for type in types)
     writes = any(type.quant is not None for type in outs)
-    if node.op in CONVERSIONS or not (reads or writes):
+    if is_conversion(definition) or not (reads or writes):
         return
     if not stage.integer_ops:
         fail(
@@ -54,31 +59,30 @@ def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage
 
 def check_conversion(graph: Graph, node: Node) -> None:
     """Check the types of an op between real and quantized tensors."""
-    source, out = _operand_type(node, "x"), node.result.type
-    if node.op == "observe":
+    op, source, out = op_of(node), _operand_type(node, "x"), node.result.type
+    if isinstance(op, Observe):
         if source != out:
             fail(graph, node, "observe is the identity", expected=str(source), got=str(out))
         return
     reads, writes = source.quant is not None, out.quant is not None
-    if (reads, writes) != {"quantize": (False, True), "dequantize": (True, False)}.get(node.op, (True, True)):
+    wanted = (op.reads_codes, op.gives_codes) if isinstance(op, Conversion) else (True, True)
+    if (reads, writes) != wanted:
         fail(
             graph,
             node,
             f"operand and result of {node.op}",
             got=f"{source}, {out}",
-            expected={"quantize": "real, quantized", "dequantize": "quantized, real"}.get(
-                node.op, "quantized, quantized"
-            ),
+            expected=", ".join("quantized" if quantized else "real" for quantized in wanted),
         )
-    if node.op == "quantize" and source.dtype is not DType.F32:
+    if isinstance(op, Quantize) and source.dtype is not DType.F32:
         fail(graph, node, "quantize reads f32", got=str(source))
     if writes and out.dtype.bits > 16:
         fail(graph, node, f"the result of {node.op} has at most 16 bits", got=str(out))
-    if node.op in ("requantize", "lookup") and not (_is_per_tensor(source) and _is_per_tensor(out)):
+    if reads and writes and not (_is_per_tensor(source) and _is_per_tensor(out)):
         fail(graph, node, f"{node.op} is per tensor", got=f"{source}, {out}")
-    if node.op == "requantize" and source.dtype.bits > 16:
+    if isinstance(op, Requantize) and source.dtype.bits > 16:
         fail(graph, node, "requantize reads at most 16 bits", got=str(source))
-    if node.op == "lookup":
+    if isinstance(op, Lookup):
         table = _operand_type(node, "table")
         if source.dtype not in (DType.U8, DType.I8) or table.dtype is not out.dtype or table.quant is not None:
             fail(

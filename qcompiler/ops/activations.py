@@ -26,7 +26,6 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import Mover
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -370,7 +369,7 @@ class Prelu(Op):
         return np.where(x > 0, x, _slopes(x, weight) * x)
 
     def integer(self, x: TypedArray, weight: TypedArray, *, out: TensorType) -> np.ndarray:
-        centered, over = x.centered(), quant_of(out).scales
+        centered, over = x.centered(), out.params.scales
         scale = qmath.multiplier(x.scales, over=over)
         slope = qmath.multiplier(x.scales, _slopes(x.array, weight.array), over=over)
         return qmath.requantize(centered.astype(np.float32) * np.where(centered > 0, scale, slope), out)

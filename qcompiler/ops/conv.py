@@ -29,7 +29,6 @@ from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.ops.linear import apply_activation, requantize_accumulator
 from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 _COLUMN_BYTES = 32 << 20
@@ -329,7 +328,7 @@ class ConvTranspose(Weighted):
         if bias is not None:
             acc = acc + _along_channels(bias.array, acc.ndim)
         scale = np.tile(weight.scales, self.groups) if weight.quant.axis is not None else weight.scales
-        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=quant_of(out).scales), acc.ndim)
+        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=out.params.scales), acc.ndim)
         return qmath.requantize(acc.astype(np.int32).astype(np.float32) * multiplier, out, self.activation)
 
     @staticmethod

@@ -26,7 +26,6 @@ from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 from qcompiler.ops.linear import apply_activation, broadcast_shapes
 from qcompiler.ops.rescale import rescaled
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 
@@ -149,7 +148,7 @@ class Mul(_Fusing):
 
     def rescaled(self, x: TypedArray, y: TypedArray, out: TensorType) -> np.ndarray:
         product = x.centered().astype(np.int64) * y.centered().astype(np.int64)
-        return product.astype(np.float32) * qmath.multiplier(_scale(x), _scale(y), over=quant_of(out).scale[0])
+        return product.astype(np.float32) * qmath.multiplier(_scale(x), _scale(y), over=out.params.scale[0])
 
 
 class Div(_Exact):
@@ -169,7 +168,7 @@ class Div(_Exact):
         return np.divide(x, y)
 
     def rescaled(self, x: TypedArray, y: TypedArray, out: TensorType) -> np.ndarray:
-        over = _scale(y).astype(np.float64) * np.float64(quant_of(out).scale[0])  # exact: two 24-bit factors
+        over = _scale(y).astype(np.float64) * np.float64(out.params.scale[0])  # exact: two 24-bit factors
         quotient = x.centered().astype(np.float32) / y.centered().astype(np.float32)
         return quotient * qmath.multiplier(_scale(x), over=over)
 

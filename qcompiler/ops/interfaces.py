@@ -6,6 +6,8 @@ that its signature gives them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from qcompiler.dims import DimLike
@@ -25,6 +27,7 @@ class Weighted(TakesActivation):
     x: OperandSpec[Value]
     weight: OperandSpec[Value]
     bias: OperandSpec[Value | None]
+    chooses_params = True
 
     @property
     def channel_axis(self) -> int:
@@ -89,4 +92,6 @@ class Mover(Op):
 class Conversion(Op):
     """Between real and quantized, or between two quantizations: not a computation of the model."""
 
+    reads_codes: ClassVar[bool] = True
+    gives_codes: ClassVar[bool] = True
     x: OperandSpec[Value]

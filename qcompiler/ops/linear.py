@@ -23,7 +23,6 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import TakesResidual
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 
@@ -49,7 +48,7 @@ def requantize_accumulator(
     shape = [1] * acc.ndim
     if weight.quant.axis is not None:
         shape[channel_axis] = -1
-    result = quant_of(out)
+    result = out.params
     real = acc.astype(np.float32) * qmath.multiplier(x.scales, weight.scales, over=result.scales).reshape(shape)
     if residual is not None:
         real = real + residual.centered().astype(np.float32) * qmath.multiplier(residual.scales, over=result.scales)
@@ -148,6 +147,7 @@ class Matmul(Op):
     name = "matmul"
     quant = OWN_RANGE
     layout = LayoutRule.ROW_MAJOR
+    chooses_params = True
     x = operand()
     y = operand()
 
@@ -170,7 +170,7 @@ class Matmul(Op):
 
     def integer(self, x: TypedArray, y: TypedArray, *, out: TensorType) -> np.ndarray:
         acc = qmath.exact_dot(x.centered(), y.centered())
-        multiplier = qmath.multiplier(x.scales, y.scales, over=quant_of(out).scales)
+        multiplier = qmath.multiplier(x.scales, y.scales, over=out.params.scales)
         return qmath.requantize(acc.astype(np.float32) * multiplier, out)
 
     @staticmethod

@@ -41,7 +41,6 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 F32 = np.float32
@@ -152,7 +151,7 @@ class BatchNorm(Op):
             None if bias is None else bias.array,
             self.eps,
             x.quant.scale[0],
-            quant_of(out).scale[0],
+            out.params.scale[0],
         )
         rank = x.array.ndim
         real = x.centered().astype(F32) * per_channel(factor.astype(F32), rank)
@@ -182,7 +181,7 @@ def _normalise_codes(op: str, codes: np.ndarray, source: TensorType, eps: float)
     """f32 (c - mean) * inv over the last axis of the codes, as the module's docstring writes it."""
     n = codes.shape[-1]
     check_sum_fits(op, source, n)
-    c = qmath.centered(codes, quant_of(source)).astype(np.int64)
+    c = qmath.centered(codes, source.params).astype(np.int64)
     s1 = c.sum(axis=-1, keepdims=True)
     s2 = np.square(c).sum(axis=-1, keepdims=True)
     mean = s1.astype(F32) / F32(n)
@@ -193,7 +192,7 @@ def _normalise_codes(op: str, codes: np.ndarray, source: TensorType, eps: float)
 
 def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
     """f32(eps / sx^2): eps in squared units of the operand's scale."""
-    scale = np.float64(quant_of(source).scale[0])
+    scale = np.float64(source.params.scale[0])
     return np.asarray(np.float64(eps) / (scale * scale), F32)
 
 
@@ -234,7 +233,7 @@ class _Normalised(Op):
     def integer(
         self, x: TypedArray, weight: TypedArray | None, bias: TypedArray | None, *, out: TensorType
     ) -> np.ndarray:
-        shape, rank, scale = x.array.shape, x.array.ndim, quant_of(out).scale[0]
+        shape, rank, scale = x.array.shape, x.array.ndim, out.params.scale[0]
         y = _normalise_codes(self.name, self._groups(x.array), x.type, self.eps).reshape(shape)
         factor = qmath.multiplier(1.0 if weight is None else weight.array, over=scale)
         y = y * (factor if weight is None else self.along(factor, rank))

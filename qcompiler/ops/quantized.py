@@ -20,7 +20,6 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 _QUANTIZED_STAGES = frozenset({"qdq", "integer", "lowered"})
@@ -49,10 +48,11 @@ class Quantize(_Conversion):
 
     name = "quantize"
     layout = LayoutRule.AS_READ
+    reads_codes = False
     chooses_params = True
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
-        return qmath.quantize(x.array, quant_of(out), out.dtype)
+        return qmath.quantize(x.array, out.params, out.dtype)
 
 
 class Dequantize(_Conversion):
@@ -60,6 +60,7 @@ class Dequantize(_Conversion):
 
     name = "dequantize"
     layout = LayoutRule.ROW_MAJOR_AT_OUTPUTS
+    gives_codes = False
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
         return qmath.dequantize(x.array, x.quant)
@@ -73,7 +74,7 @@ class Requantize(_Conversion):
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
         real = x.centered().astype(np.float32)
-        return qmath.requantize(real * qmath.multiplier(x.scales, over=quant_of(out).scales), out)
+        return qmath.requantize(real * qmath.multiplier(x.scales, over=out.params.scales), out)
 
 
 class Lookup(Op):
@@ -105,6 +106,7 @@ class Observe(Op):
     name = "observe"
     traits = frozenset({Trait.MOVES_DATA})
     stages = frozenset({"observed"})
+    element_cost = (0.017, 0.071)
     x = operand()
     spec_text = str_attr(name="spec")
     group = str_attr()

@@ -42,7 +42,6 @@ from qcompiler.opdef import (
 from qcompiler.ops.axes import check_axes, check_axis, reduced_shape
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import DType, TensorType, tensor
 
 SOFTMAX_BITS = 22  # a softmax table holds exp(-d * scale) in units of 2^-22
@@ -55,7 +54,7 @@ def count_of(shape: Sequence[int], axes: Sequence[int]) -> int:
 
 def check_sum_fits(op: str, source: TensorType, count: int) -> None:
     """QuantizationError unless every sum of `count` centered codes of `source` fits i32."""
-    quant = quant_of(source)
+    quant = source.params
     largest = max(quant.qmax - quant.zero_point[0], quant.zero_point[0] - quant.qmin)
     if count * largest >= 2**31:
         raise QuantizationError(
@@ -145,7 +144,7 @@ class Sum(_Summing):
         return np.asarray(np.sum(x, axis=self.axes, keepdims=self.keepdims, dtype=wide)).astype(x.dtype)
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
-        multiplier = qmath.multiplier(x.quant.scale[0], over=quant_of(out).scale[0])
+        multiplier = qmath.multiplier(x.quant.scale[0], over=out.params.scale[0])
         return qmath.requantize(self.centered_sum(x).astype(np.float32) * multiplier, out)
 
 
@@ -276,7 +275,7 @@ class Softmax(_Softmax):
         e = softmax_table(x.type)[q.max(axis=self.axis, keepdims=True) - q]
         total = e.sum(axis=self.axis, keepdims=True, dtype=np.int64)
         p = e.astype(np.float32) / total.astype(np.float32)
-        return qmath.requantize(p * qmath.multiplier(1.0, over=quant_of(out).scale[0]), out)
+        return qmath.requantize(p * qmath.multiplier(1.0, over=out.params.scale[0]), out)
 
 
 class LogSoftmax(_Softmax):

@@ -23,7 +23,6 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.rescale import share_or_requantize
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import TensorType, tensor
 
 _COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
@@ -113,7 +112,7 @@ class Resize(Op):
         if self.mode == "nearest":
             return share_or_requantize(self.reference(x.array), x.type, out)
         real = self.reference(x.centered().astype(np.float32))
-        return qmath.requantize(real * qmath.multiplier(x.scales, over=quant_of(out).scales), out)
+        return qmath.requantize(real * qmath.multiplier(x.scales, over=out.params.scales), out)
 
     def is_identity(self) -> bool:
         return self.mode == "nearest" and all(scale == 1.0 for scale in self.scales or ())

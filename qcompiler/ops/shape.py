@@ -28,7 +28,6 @@ from qcompiler.opdef import (
 from qcompiler.ops.axes import check_axes, check_axis
 from qcompiler.ops.interfaces import Mover
 from qcompiler.quantization import qmath
-from qcompiler.quantization.typed_array import quant_of
 from qcompiler.types import MAX_ELEMENTS, DType, TensorType, tensor
 
 Shape = tuple[DimLike, ...]
@@ -439,7 +438,7 @@ class Pad(_Shared):
         return _padded(x, self.padding, self.mode, _fill(DType.from_numpy(x.dtype), self.value))
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
-        fill = qmath.quantize(np.asarray(self.value, np.float32), quant_of(out), out.dtype)[()]
+        fill = qmath.quantize(np.asarray(self.value, np.float32), out.params, out.dtype)[()]
         return _padded(x.array, self.padding, self.mode, fill)
 
     def is_identity(self) -> bool:

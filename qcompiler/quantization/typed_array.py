@@ -6,16 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qcompiler.errors import VerifyError
 from qcompiler.quantization import qmath
 from qcompiler.types import QuantParams, TensorType
-
-
-def quant_of(type: TensorType) -> QuantParams:
-    """The parameters of a quantized type; VerifyError for a real one."""
-    if type.quant is None:
-        raise VerifyError("an integer op works on quantized types", got=str(type))
-    return type.quant
 
 
 class TypedArray(NamedTuple):
@@ -26,7 +18,7 @@ class TypedArray(NamedTuple):
 
     @property
     def quant(self) -> QuantParams:
-        return quant_of(self.type)
+        return self.type.params
 
     @property
     def scales(self) -> np.ndarray:

@@ -41,15 +41,11 @@ class Prepared:
 
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
+        from qcompiler.ops.quantized import Observe
         from qcompiler.quantization.spec import QuantSpec
 
-        return {
-            _group(node): QuantSpec.parse(str(node.attrs["spec"])) for node in self.graph.nodes if node.op == "observe"
-        }
-
-
-def _group(observe: Node) -> str:
-    return str(observe.attrs["group"])
+        observers = [observe for node in self.graph.nodes if (observe := Observe.of(node)) is not None]
+        return {observe.group: QuantSpec.parse(observe.spec_text) for observe in observers}
 
 
 def prepare(
@@ -102,6 +98,7 @@ def calibrate(
     Raises:
         QuantizationError: no items, NaN, or an item that is not the inputs of a call.
     """
+    from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
@@ -110,8 +107,9 @@ def calibrate(
     observers = {group: make_observer(spec) for group, spec in specs.items()}
 
     def collect(node: Node, results: Sequence[np.ndarray]) -> None:
-        if node.op == "observe":
-            observers[_group(node)].observe(results[0], node.name)
+        observe = Observe.of(node)
+        if observe is not None:
+            observers[observe.group].observe(results[0], node.name)
 
     for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
         run(prepared.graph, item, hook=collect)

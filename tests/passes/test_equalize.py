@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qcompiler.ir import Graph
+from qcompiler.opdef import op_of
 from qcompiler.passes.equalize import Equalize, _column_ranges, _row_ranges
 from tests.passes.pass_texts import apply, check_text, load, same_bits, unchanged
 
@@ -15,7 +16,7 @@ X = "%x: f32[1,4,6,6]"
 def spread(graph: Graph) -> float:
     """The largest ratio of the ranges on both sides of a channel, over all pairs of neighbours."""
     layers = [node for node in graph.nodes if node.op in ("conv", "conv_transpose", "linear")]
-    ratios = [_row_ranges(a) / _column_ranges(b) for a, b in zip(layers, layers[1:])]
+    ratios = [_row_ranges(op_of(a)) / _column_ranges(op_of(b)) for a, b in zip(layers, layers[1:])]
     return float(max(np.maximum(r, 1 / r).max() for r in ratios))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qcompiler.interpreter import run
+from qcompiler.ops.quantized import Quantize
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from tests.passes.pass_texts import apply, load, same_bits, unchanged
 
@@ -19,7 +20,9 @@ class Step(PropagateQparams):
     def explain(self, graph):
         from qcompiler.passes.rewrite import Refusal
 
-        return [Refusal(n.name, n.op, "", self.check_up(graph, n) or "") for n in graph.nodes if n.op == "quantize"]
+        return [
+            Refusal(n.name, n.op, "", str(self.match_up(graph, Quantize(n)))) for n in graph.nodes if n.op == "quantize"
+        ]
 
 
 def test_a_border_is_quantized_with_the_rest() -> None:

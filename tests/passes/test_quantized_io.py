@@ -36,7 +36,7 @@ graph main(%x: f32[4]) stage=integer {
 }
 """)
     step = QuantizedIo()
-    assert "something else" in step.check(graph, graph.inputs[0])
+    assert "something else" in step.why_not_codes(graph, graph.inputs[0])
     after = step.run(graph.clone())
     assert not after.inputs[0].type.is_quantized and after.outputs[1].type.is_quantized
 

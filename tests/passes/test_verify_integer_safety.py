@@ -7,6 +7,7 @@ import pytest
 
 from qcompiler.errors import PassError
 from qcompiler.ir import Graph
+from qcompiler.opdef import op_of
 from qcompiler.passes.verify_integer_safety import LIMIT, VerifyIntegerSafety, dot_bound, largest, reach, why_unsafe
 from qcompiler.types import DType, QuantParams, tensor
 from tests.passes.pass_texts import apply, load, unchanged
@@ -48,7 +49,7 @@ def test_no_input_passes_the_bound(zero_point: int) -> None:
     node = graph.node_list[0]
     x = node.operands[0].type.quant
     weight = graph.consts["w"].data.astype(np.int64)
-    bound = dot_bound(node, x, graph.consts["w"], graph.consts["b"].data)
+    bound = dot_bound(op_of(node), x, graph.consts["w"], graph.consts["b"].data)
     for worst in (np.where(weight > 0, 255, 0), np.where(weight > 0, 0, 255)):
         centered, raw = weight @ (worst - zero_point).T - 77, weight @ worst.T
         assert np.abs(centered).max() <= bound and np.abs(raw).max() <= bound
@@ -66,7 +67,7 @@ def test_groups_of_a_transposed_convolution_count_apart() -> None:
         w=np.full((4, 2, 2, 2), 3),
     )
     node = graph.node_list[0]
-    assert dot_bound(node, node.operands[0].type.quant, graph.consts["w"], None) == 2 * 4 * 3 * 255
+    assert dot_bound(op_of(node), node.operands[0].type.quant, graph.consts["w"], None) == 2 * 4 * 3 * 255
 
 
 @pytest.mark.parametrize("depth, safe", [(33_025, True), (33_026, False)])

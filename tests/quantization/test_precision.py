@@ -54,10 +54,10 @@ def test_the_cut_is_the_cheapest_of_all_assignments(seed: int) -> None:
         "none",
         (1, 1),
         (1, 1),
-        element | {"unary": (1, 1)},
         float(rng.uniform(0, 9)),
         float(rng.uniform(0, 9)),
         10.0,
+        element,
     )
     able = {name: bool(rng.random() < 0.85) for name in names}
     decision = decide(graph, able, frozenset(), profile)
@@ -72,7 +72,7 @@ def test_the_cut_is_the_cheapest_of_all_assignments(seed: int) -> None:
 def test_followers_are_int8_only_behind_int8() -> None:
     graph = _random_graph(3)
     element = {"add": (100.0, 1.0), "mul": (100.0, 1.0), "relu": (0.0, 50.0), "softmax": (0.0, 50.0)}
-    profile = CostProfile("p", "none", (1, 1), (1, 1), element, 0.0, 0.0, 0.0)
+    profile = CostProfile("p", "none", (1, 1), (1, 1), 0.0, 0.0, 0.0, element)
     able = dict.fromkeys((node.name for node in graph.nodes), True)
     followers = frozenset(node.name for node in graph.nodes if node.op in ("relu", "softmax"))
     slow = decide(graph, able, followers, profile).slow
