@@ -29,27 +29,13 @@ ALLOWED = {
 """Folders and files -> the kinds of findings that mean something else there."""
 
 TO_DO = {
-    "backends/kernels/conv.py": {"extent"},
-    "backends/kernels/depthwise.py": {"extent"},
-    "backends/kernels/matmul.py": {"extent"},
-    "backends/lower.py": {"name", "attr", "table"},
-    "backends/lowering/node.py": {"operand"},
-    "backends/lowering/why_not.py": {"operand"},
+    "backends/lower.py": {"attr", "name", "table"},
     "backends/object_export/export.py": {"name"},
     "backends/rules/__init__.py": {"table"},
-    "backends/rules/conv.py": {"operand", "attr", "name"},
-    "backends/rules/conv_transpose.py": {"attr", "operand"},
-    "backends/rules/convert.py": {"operand"},
-    "backends/rules/depthwise.py": {"attr"},
-    "backends/rules/elementwise.py": {"table", "name", "attr", "operand"},
-    "backends/rules/gemm.py": {"attr"},
-    "backends/rules/movement.py": {"attr", "operand"},
-    "backends/rules/norm.py": {"operand", "attr", "name"},
+    "backends/rules/elementwise.py": {"name", "table"},
     "backends/rules/pool.py": {"attr"},
-    "backends/rules/reduce.py": {"attr", "name", "operand"},
-    "backends/rules/requantize.py": {"name", "attr"},
-    "backends/rules/resize.py": {"attr", "operand"},
-    "backends/rules/softmax.py": {"attr", "name"},
+    "backends/rules/reduce.py": {"name"},
+    "backends/rules/softmax.py": {"name"},
     "backends/runtime/peak.py": {"extent"},
 }
 """Files that still do what the lint refuses. It may only shrink: take out what has been put right."""
