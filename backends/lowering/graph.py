@@ -19,9 +19,8 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError, QCompilerError
 from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Graph, Node, Value
-
-VIEWS = frozenset({"reshape", "dropout"})
-"""Ops whose result may share its operand's memory: such values are not placed in a caller's array."""
+from qcompiler.opdef import opdef
+from qcompiler.ops.shape import Concat
 
 
 class GraphLowering:
@@ -83,7 +82,7 @@ class GraphLowering:
         for index, value in enumerate(self.graph.outputs):
             if value.producer is None or value in lowering.places or value.type.layout is not None:
                 continue
-            if value.producer.op in VIEWS or any(use.node.op in VIEWS for use in value.uses):
+            if any(opdef(node.op).is_view for node in (value.producer, *value.users)):  # may share other memory
                 continue
             array = _spec(value, lowering.sizes)
             lowering.places[value] = TensorView(
@@ -98,16 +97,17 @@ class GraphLowering:
     def _place_operands(self, lowering: Lowering) -> None:
         """Place operands of concatenations within the result, where their producers can write them there."""
         for node in self.graph.node_list:
-            if node.op != "concat" or not any(self._is_written_within(value, node) for value in node.operands):
+            concat = Concat.of(node)
+            if concat is None or not any(self._is_written_within(value, concat) for value in concat.xs):
                 continue
             y, offset = NodeLowering(lowering, node).result(), 0
-            for value in node.operands:
+            for value in concat.xs:
                 shape = lowering.shape(value.type)
-                if self._is_written_within(value, node):
+                if self._is_written_within(value, concat):
                     lowering.places[value] = y.moved(offset, shape, y.strides)
                 offset += shape[1] * y.dtype.itemsize
 
-    def _is_written_within(self, value: Value, concat: Node) -> bool:
+    def _is_written_within(self, value: Value, concat: Concat) -> bool:
         """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
 
         The result must lie channels last and be joined along the channels: then an operand is the result's pixels from
@@ -115,8 +115,8 @@ class GraphLowering:
         caller nor this concat a second time: other readers want pixels without gaps, and a value lies in one place.
         Dtypes and quantization parameters agree, or the graph would not be legal.
         """
-        own, whole, producer = value.type.layout, concat.result.type.layout, value.producer
-        if whole is None or whole.order != "channels_last" or whole.halo or concat.attrs["axis"] != 1:
+        own, whole, producer = value.type.layout, concat.node.result.type.layout, value.producer
+        if whole is None or whole.order != "channels_last" or whole.halo or concat.axis != 1:
             return False
         if producer is None or own is None or own.halo or len(value.uses) != 1 or self.graph.is_output(value):
             return False

@@ -27,6 +27,7 @@ from qcompiler.backends.program.image import ProgramImage
 from qcompiler.backends.target import Target, native_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Value
+from qcompiler.ops.quantized import Quantize
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 from qcompiler.signature import check_guards
@@ -147,7 +148,7 @@ def _quantized_to(value: Value) -> QuantParams | None:
     """The parameters that a float input is quantized with, where something quantizes it."""
     if not value.type.dtype.is_float:
         return None
-    return next((node.result.type.quant for node in value.users if node.op == "quantize"), None)
+    return next((node.result.type.quant for node in value.users if node.op == Quantize.name), None)
 
 
 def link_calls(image: ProgramImage, symbols: Mapping[KernelKey, str], constants: np.ndarray) -> Code:
