@@ -19,6 +19,7 @@ from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from tests.backends.kernel_ir.ir_kernels import scale
 from tests.backends.levels import call, load
+from tests.backends.signatures import XY, Y
 
 NEON = parse_target("aarch64-linux+neon")
 pytestmark = pytest.mark.skipif(
@@ -44,9 +45,9 @@ def test_calls_reach_this_process_memory() -> None:
     assert place.tolist() == [0, 40961, 0]
 
 
-@kernel(pointers=("x", "y"))
-def copy_word(b: KernelBuilder) -> None:
-    b.store(b.load(I64, b.pointer("x")), b.pointer("y"))
+@kernel
+def copy_word(b: KernelBuilder, a: XY) -> None:
+    b.store(b.load(I64, a.x), a.y)
 
 
 @pytest.mark.parametrize("missing", ["x", "y"])
@@ -83,9 +84,9 @@ def test_code_where_other_code_was_is_seen() -> None:
         assert place[0] == value
 
 
-@kernel(pointers=("y",))
-def constant(b: KernelBuilder, *, value: int) -> None:
-    b.store(b.i64(value), b.pointer("y"))
+@kernel
+def constant(b: KernelBuilder, a: Y, *, value: int) -> None:
+    b.store(b.i64(value), a.y)
 
 
 def test_kernels_at_the_addresses_of_dead_ones_are_seen() -> None:

@@ -13,6 +13,7 @@ from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
 from qcompiler.backends.target import Target, parse_target
 from qcompiler.errors import LoweringError
 from tests.backends.levels import LEVELS, call, load
+from tests.backends.signatures import UVY, XY, AccUVY, AccXWY, AccXY, TableXY
 
 pytestmark = pytest.mark.parametrize("level", [level for level in LEVELS if level.startswith("aarch64")])
 CODES = (0, 1, 127, 128, 129, 254, 255)
@@ -50,19 +51,19 @@ def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) ->
 # -- dot products
 
 
-@kernel(pointers=("acc", "x", "w", "y"))
-def dot4(b: KernelBuilder, *, prepared: bool, safe: bool = False) -> None:
+@kernel
+def dot4(b: KernelBuilder, a: AccXWY, *, prepared: bool, safe: bool = False) -> None:
     """prepared: the operands go through dot4_activations and dot4_weights first."""
     target = b.target
-    x, w = b.load(vector(I8, 16), b.pointer("x")), b.load(vector(I8, 16), b.pointer("w"))
-    acc = b.load(vector(I32, 4), b.pointer("acc"))
+    x, w = b.load(vector(I8, 16), a.x), b.load(vector(I8, 16), a.w)
+    acc = b.load(vector(I32, 4), a.acc)
     if safe:
         y = target.dot4_pairwise(b, acc, x, w)
     elif prepared:
         y = target.dot4(b, acc, target.dot4_activations(b, x), target.dot4_weights(b, w))
     else:
         y = target.dot4(b, acc, x, w)
-    b.store(y, b.pointer("y"))
+    b.store(y, a.y)
 
 
 def dot_cases() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -116,10 +117,10 @@ def test_dot4_wraps_as_i32_does(level: str) -> None:
     assert (got == 2**31 - 1 + term - 2**32).all()
 
 
-@kernel(pointers=("acc", "x", "w", "y"))
-def mmla(b: KernelBuilder) -> None:
-    x, w = b.load(vector(I8, 16), b.pointer("x")), b.load(vector(I8, 16), b.pointer("w"))
-    b.store(b.target.mmla(b, b.load(vector(I32, 4), b.pointer("acc")), x, w), b.pointer("y"))
+@kernel
+def mmla(b: KernelBuilder, a: AccXWY) -> None:
+    x, w = b.load(vector(I8, 16), a.x), b.load(vector(I8, 16), a.w)
+    b.store(b.target.mmla(b, b.load(vector(I32, 4), a.acc), x, w), a.y)
 
 
 def test_mmla_multiplies_two_rows_by_two_channels(level: str) -> None:
@@ -135,11 +136,11 @@ def test_mmla_multiplies_two_rows_by_two_channels(level: str) -> None:
         np.testing.assert_array_equal(both(function, np.zeros(4, np.int32), acc=acc, x=x, w=w), want.reshape(-1))
 
 
-@kernel(pointers=("acc", "x", "y"))
-def sum4(b: KernelBuilder) -> None:
+@kernel
+def sum4(b: KernelBuilder, a: AccXY) -> None:
     b.store(
-        b.target.sum4(b, b.load(vector(I32, 4), b.pointer("acc")), b.load(vector(I8, 16), b.pointer("x"))),
-        b.pointer("y"),
+        b.target.sum4(b, b.load(vector(I32, 4), a.acc), b.load(vector(I8, 16), a.x)),
+        a.y,
     )
 
 
@@ -151,10 +152,10 @@ def test_sum4_adds_unsigned_bytes(level: str) -> None:
         np.testing.assert_array_equal(got, acc + x.astype(np.int64).reshape(4, 4).sum(axis=1))
 
 
-@kernel(pointers=("acc", "u", "v", "y"))
-def dot2(b: KernelBuilder) -> None:
-    u, v = (b.load(vector(I16, 8), b.pointer(name)) for name in "uv")
-    b.store(b.target.dot2(b, b.load(vector(I32, 4), b.pointer("acc")), u, v), b.pointer("y"))
+@kernel
+def dot2(b: KernelBuilder, a: AccUVY) -> None:
+    u, v = (b.load(vector(I16, 8), getattr(a, name)) for name in "uv")
+    b.store(b.target.dot2(b, b.load(vector(I32, 4), a.acc), u, v), a.y)
 
 
 def test_dot2_is_exact_for_terms_of_15_bits(level: str) -> None:
@@ -171,10 +172,10 @@ def test_dot2_is_exact_for_terms_of_15_bits(level: str) -> None:
 # -- narrowing
 
 
-@kernel(pointers=("x", "y"))
-def narrow(b: KernelBuilder, *, parts: int, lanes: int, storage: str) -> None:
-    loaded = [b.load(vector(I32, lanes), b.pointer("x"), disp=4 * lanes * part) for part in range(parts)]
-    b.store(b.target.narrow(b, loaded, storage), b.pointer("y"))
+@kernel
+def narrow(b: KernelBuilder, a: XY, *, parts: int, lanes: int, storage: str) -> None:
+    loaded = [b.load(vector(I32, lanes), a.x, disp=4 * lanes * part) for part in range(parts)]
+    b.store(b.target.narrow(b, loaded, storage), a.y)
 
 
 @pytest.mark.parametrize("storage", ["u8", "i8"])
@@ -196,9 +197,9 @@ def test_narrow_knows_two_storages(level: str) -> None:
         narrow.build(parse_target(level), parts=1, lanes=4, storage="u16")
 
 
-@kernel(pointers=("u", "v", "y"))
-def pack_words(b: KernelBuilder) -> None:
-    b.store(b.target.pack_words(b, *(b.load(vector(I32, 4), b.pointer(name)) for name in "uv")), b.pointer("y"))
+@kernel
+def pack_words(b: KernelBuilder, a: UVY) -> None:
+    b.store(b.target.pack_words(b, *(b.load(vector(I32, 4), getattr(a, name)) for name in "uv")), a.y)
 
 
 def test_pack_words_saturates_in_order(level: str) -> None:
@@ -211,9 +212,9 @@ def test_pack_words_saturates_in_order(level: str) -> None:
         np.testing.assert_array_equal(got, np.clip(np.concatenate([u, v]), -(2**15), 2**15 - 1))
 
 
-@kernel(pointers=("u", "v", "y"))
-def pack_bytes(b: KernelBuilder) -> None:
-    b.store(b.target.pack_bytes(b, *(b.load(vector(I16, 8), b.pointer(name)) for name in "uv")), b.pointer("y"))
+@kernel
+def pack_bytes(b: KernelBuilder, a: UVY) -> None:
+    b.store(b.target.pack_bytes(b, *(b.load(vector(I16, 8), getattr(a, name)) for name in "uv")), a.y)
 
 
 def test_pack_bytes_keeps_every_byte_in_order(level: str) -> None:
@@ -223,9 +224,9 @@ def test_pack_bytes_keeps_every_byte_in_order(level: str) -> None:
         np.testing.assert_array_equal(both(function, np.zeros(16, np.uint8), u=u, v=v), codes[first : first + 16])
 
 
-@kernel(pointers=("x", "y"))
-def round_to_i32(b: KernelBuilder) -> None:
-    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
+@kernel
+def round_to_i32(b: KernelBuilder, a: XY) -> None:
+    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), a.x)), a.y)
 
 
 def test_rounding_is_half_to_even(level: str) -> None:
@@ -256,17 +257,15 @@ def test_rounding_is_half_to_even(level: str) -> None:
 # -- tables and lanes
 
 
-@kernel(pointers=("table", "x", "y"))
-def lookup(b: KernelBuilder, *, made: bool) -> None:
-    pointer = b.pointer("table")
+@kernel
+def lookup(b: KernelBuilder, a: TableXY, *, made: bool) -> None:
+    pointer = a.table
     if made:
         table = b.target.make_table(b, [b.load(vector(I8, 16), pointer, disp=first) for first in range(0, 256, 16)])
     else:
         table = b.target.load_table(b, pointer)
     with b.loop(0, 256, 16) as loop:
-        b.store(
-            b.target.lookup(b, table, b.load(vector(I8, 16), b.pointer("x"), loop.index)), b.pointer("y"), loop.index
-        )
+        b.store(b.target.lookup(b, table, b.load(vector(I8, 16), a.x, loop.index)), a.y, loop.index)
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -280,9 +279,9 @@ def test_lookup_of_every_code(level: str, made: bool) -> None:
         np.testing.assert_array_equal(both(function, np.zeros(256, np.uint8), table=table, x=x), table[x])
 
 
-@kernel(pointers=("x", "y"))
-def broadcast4(b: KernelBuilder) -> None:
-    b.store(b.target.broadcast4(b, b.pointer("x"), disp=4), b.pointer("y"))
+@kernel
+def broadcast4(b: KernelBuilder, a: XY) -> None:
+    b.store(b.target.broadcast4(b, a.x, disp=4), a.y)
 
 
 def test_broadcast4_repeats_four_bytes(level: str) -> None:
@@ -292,10 +291,10 @@ def test_broadcast4_repeats_four_bytes(level: str) -> None:
     )
 
 
-@kernel(pointers=("x", "y"))
-def words_above(b: KernelBuilder) -> None:
-    for half, floats in enumerate(b.target.words_above_2_23(b, b.load(vector(I16, 8), b.pointer("x")))):
-        b.store(floats, b.pointer("y"), disp=16 * half)
+@kernel
+def words_above(b: KernelBuilder, a: XY) -> None:
+    for half, floats in enumerate(b.target.words_above_2_23(b, b.load(vector(I16, 8), a.x))):
+        b.store(floats, a.y, disp=16 * half)
 
 
 def test_words_become_floats(level: str) -> None:

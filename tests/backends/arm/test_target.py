@@ -18,6 +18,7 @@ from qcompiler.backends.codegen.jit import compile_kernels, emit_object
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError, QCompilerError
+from tests.backends.signatures import Y
 
 LEVELS = tuple(arm.LEVELS)
 CPUINFO = """\
@@ -122,10 +123,10 @@ def test_unknown_names(text: str, hint: str) -> None:
 def test_a_kernel_with_an_instruction_beyond_its_level_is_refused() -> None:
     """LLVM would end the process."""
 
-    @kernel(pointers=("y",))
-    def dots(b: KernelBuilder) -> None:
+    @kernel
+    def dots(b: KernelBuilder, a: Y) -> None:
         i32x4 = b.target.instruction("arm.sdot").operands
-        b.store(b.instr("arm.sdot", *(b.zero(type) for type in i32x4)), b.pointer("y"))
+        b.store(b.instr("arm.sdot", *(b.zero(type) for type in i32x4)), a.y)
 
     assert emit_object([dots.build(parse_target("aarch64-linux+dotprod"))])[:4] == b"\x7fELF"
     with pytest.raises(QCompilerError, match="arm.sdot"):
@@ -193,9 +194,9 @@ def test_qc_isa_pretends_a_weaker_cpu(machine: pytest.MonkeyPatch) -> None:
 # -- the emulator
 
 
-@kernel(pointers=("y",))
-def nothing(b: KernelBuilder) -> None:
-    b.store(b.i64(0), b.pointer("y"))
+@kernel
+def nothing(b: KernelBuilder, a: Y) -> None:
+    b.store(b.i64(0), a.y)
 
 
 @foreign

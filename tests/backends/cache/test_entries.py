@@ -26,6 +26,7 @@ from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.kernels import elementwise
 from qcompiler.backends.target import known_targets, native_target, parse_target
 from qcompiler.errors import LoweringError
+from tests.backends.signatures import Y
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cache needs folders opened by descriptor")
 
@@ -200,9 +201,9 @@ def test_every_kernel_of_the_backends_can_be_stored() -> None:
 
 
 def test_kernels_from_elsewhere_are_not_stored(folder: pathlib.Path) -> None:
-    @kernel(pointers=("y",))
-    def zero(b) -> None:
-        b.store(b.i64(0), b.pointer("y"))
+    @kernel
+    def zero(b, a: Y) -> None:
+        b.store(b.i64(0), a.y)
 
     key, before = KernelKey.of(zero, {}), emitted()
     assert kernel_cache.load([key], native_target())[key].address

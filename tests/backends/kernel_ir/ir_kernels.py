@@ -7,20 +7,21 @@ import numpy as np
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+from tests.backends.signatures import Gemm, XYAlpha
 
 
-@kernel(pointers=("x", "w", "y"), extents=("m", "n", "k", "stride"))
-def gemm(b: KernelBuilder, *, mr: int, nv: int, safe: bool = False) -> None:
+@kernel
+def gemm(b: KernelBuilder, a: Gemm, *, mr: int, nv: int, safe: bool = False) -> None:
     """y[m, n] i32 = x[m, k] u8 (rows `stride` bytes apart) times w packed [n / nr][k / 4][nr][4] i8, nr = nv
     registers."""
     target = b.target
     x, w, y, n, k, stride = (
-        b.pointer("x"),
-        b.pointer("w"),
-        b.pointer("y"),
-        b.extent("n"),
-        b.extent("k"),
-        b.extent("stride"),
+        a.x,
+        a.w,
+        a.y,
+        a.n,
+        a.k,
+        a.stride,
     )
     lanes, size = target.i32_lanes, target.vector_bytes
 
@@ -45,7 +46,7 @@ def gemm(b: KernelBuilder, *, mr: int, nv: int, safe: bool = False) -> None:
             for j in range(nv):
                 b.store(acc[r][j], y, n * (4 * r), disp=j * size)
 
-    lo, hi = b.share(b.extent("m"), mr)
+    lo, hi = b.share(a.m, mr)
     full = lo + (hi - lo) // mr * mr
     with b.loop(0, n, nv * lanes) as columns:
         panel = w + columns.index * k
@@ -54,11 +55,11 @@ def gemm(b: KernelBuilder, *, mr: int, nv: int, safe: bool = False) -> None:
                 tile(x + tiles.index * stride, panel, y + (tiles.index * n + columns.index) * 4, step)
 
 
-@kernel(pointers=("x", "y"), extents=("n",), scalars=("alpha",))
-def scale(b: KernelBuilder, *, lanes: int) -> None:
+@kernel
+def scale(b: KernelBuilder, a: XYAlpha, *, lanes: int) -> None:
     """y = x * alpha, f32, the last vector by its prefix."""
-    x, y, n = b.pointer("x"), b.pointer("y"), b.extent("n")
-    alpha = b.splat(b.scalar("alpha"), lanes)
+    x, y, n = a.x, a.y, a.n
+    alpha = b.splat(a.alpha, lanes)
     lo, hi = b.share(n, lanes)
     with b.loop(lo, hi, lanes) as loop:
         value = b.load_prefix(vector(F32, lanes), x, loop.index * 4, n - loop.index)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import At
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, Type, vector
 from qcompiler.backends.target import parse_target
-from qcompiler.errors import LoweringError, VerifyError
+from qcompiler.errors import LoweringError
 from tests.backends.kernel_ir.ir_kernels import scale
 from tests.backends.levels import LEVELS, call, load
+from tests.backends.signatures import PNS, XY, XYN, YN, InPlace, XYAlpha, Y
 
 TARGET = parse_target("x86-64-linux+avx2")
 GUARD = 0xA5
@@ -30,9 +32,9 @@ def _both(function: KernelFunction, inputs: dict[str, np.ndarray], result: np.nd
     return interpreted
 
 
-@kernel(pointers=("y",), extents=("n",))
-def folds(b: KernelBuilder) -> None:
-    n = b.extent("n")
+@kernel
+def folds(b: KernelBuilder, a: YN) -> None:
+    n = a.n
     same = [n + 0, 0 + n, n - 0, n * 1, 1 * n, n // 1, n << 0, n | 0]
     assert all(each is n for each in same)
     assert (n * 0).const == 0
@@ -50,10 +52,10 @@ def test_constants_fold_and_neutral_operands_vanish() -> None:
     assert folds.build(TARGET).body.ops == []
 
 
-@kernel(pointers=("y",), extents=("n",))
-def fibonacci(b: KernelBuilder) -> None:
-    y = b.pointer("y")
-    with b.loop(0, b.extent("n"), carried=(b.i64(0), [b.i64(1)])) as loop:
+@kernel
+def fibonacci(b: KernelBuilder, a: YN) -> None:
+    y = a.y
+    with b.loop(0, a.n, carried=(b.i64(0), [b.i64(1)])) as loop:
         first, [second] = loop.carried
         loop.yield_((second, [first + second]))
     first, [second] = loop.results
@@ -75,13 +77,13 @@ def test_loops_and_conditionals(n: int, expected: list[int], level: str) -> None
     assert _both(fibonacci.build(parse_target(level)), {}, np.full(3, 7, np.int64), n=n).tolist() == expected
 
 
-@kernel(pointers=("y",))
-def static_loops(b: KernelBuilder, *, lo: int, hi: int, step: int) -> None:
+@kernel
+def static_loops(b: KernelBuilder, a: Y, *, lo: int, hi: int, step: int) -> None:
     with b.loop(lo, hi, step, carried=b.i64(0)) as loop:
         with b.loop(0, 3, carried=loop.carried) as inner:
             inner.yield_(inner.carried + loop.index)
         loop.yield_(inner.results)
-    b.store(loop.results, b.pointer("y"))
+    b.store(loop.results, a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -91,12 +93,12 @@ def test_static_bounds(lo: int, hi: int, step: int, level: str) -> None:
     assert y[0] == 3 * sum(range(lo, hi, step))
 
 
-@kernel(pointers=("x", "y"), extents=("n",))
-def copy_prefix(b: KernelBuilder, *, element: str, lanes: int) -> None:
+@kernel
+def copy_prefix(b: KernelBuilder, a: XYN, *, element: str, lanes: int) -> None:
     type: Type = vector({"i8": I8, "i32": I32, "f32": F32}[element], lanes)
-    value = b.load_prefix(type, b.pointer("x"), 0, b.extent("n"))
-    b.store_prefix(value, b.pointer("y"), 0, b.extent("n"))
-    b.store(value, b.pointer("y"), disp=2 * type.bytes)
+    value = b.load_prefix(type, a.x, 0, a.n)
+    b.store_prefix(value, a.y, 0, a.n)
+    b.store(value, a.y, disp=2 * type.bytes)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -129,11 +131,11 @@ def test_scale_on_any_number_of_threads(level: str) -> None:
 
 
 def test_share_covers_everything_once() -> None:
-    @kernel(pointers=("y",), extents=("n",))
-    def shares(b: KernelBuilder) -> None:
-        lo, hi = b.share(b.extent("n"), 4)
-        b.store(lo, b.pointer("y"))
-        b.store(hi, b.pointer("y"), disp=8)
+    @kernel
+    def shares(b: KernelBuilder, a: YN) -> None:
+        lo, hi = b.share(a.n, 4)
+        b.store(lo, a.y)
+        b.store(hi, a.y, disp=8)
 
     function = shares.build(TARGET)
     for n in (0, 1, 3, 4, 5, 100, 103):
@@ -148,9 +150,9 @@ def test_share_covers_everything_once() -> None:
             assert all(lo % 4 == 0 or lo == n for lo, _ in parts)
 
 
-@kernel(pointers=("x", "y"))
-def tree(b: KernelBuilder) -> None:
-    b.store(b.reduce(lambda p, q: p + q, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
+@kernel
+def tree(b: KernelBuilder, a: XY) -> None:
+    b.store(b.reduce(lambda p, q: p + q, b.load(vector(F32, 16), a.x)), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -162,25 +164,25 @@ def test_reduce_is_the_8_4_2_1_tree(level: str) -> None:
     assert y[0] == lanes[0]
 
 
-@kernel(pointers=("x", "y"), extents=("stride",))
-def row_sums(b: KernelBuilder, *, count: int) -> None:
-    rows = b.rows(b.pointer("x"), b.extent("stride"), count)
+@kernel
+def row_sums(b: KernelBuilder, a: XYN, *, count: int) -> None:
+    rows = b.rows(a.x, a.n, count)
     for row in range(count):
-        b.store(b.load(I32, *rows[row]), b.pointer("y"), 4 * row)
+        b.store(b.load(I32, *rows[row]), a.y, 4 * row)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 14])
 def test_rows_at_a_stride(count: int, level: str) -> None:
     x = np.arange(count * 5, dtype=np.int32).reshape(count, 5)
-    y = _both(row_sums.build(parse_target(level), count=count), {"x": x}, np.zeros(count, np.int32), stride=20)
+    y = _both(row_sums.build(parse_target(level), count=count), {"x": x}, np.zeros(count, np.int32), n=20)
     np.testing.assert_array_equal(y, x[:, 0])
 
 
-@kernel(pointers=("x", "y"), aliased=("x", "y"))
-def shift(b: KernelBuilder) -> None:
+@kernel
+def shift(b: KernelBuilder, a: InPlace) -> None:
     for index in range(4):
-        b.store(b.load(I32, b.pointer("x"), 4 * index) + 1, b.pointer("y"), 4 * index)
+        b.store(b.load(I32, a.x, 4 * index) + 1, a.y, 4 * index)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -192,36 +194,27 @@ def test_aliased_pointers_may_overlap(level: str) -> None:
 
 
 def test_values_have_no_truth() -> None:
-    @kernel(extents=("n",))
-    def confused(b: KernelBuilder) -> None:
-        if b.extent("n") > 3:
+    @kernel
+    def confused(b: KernelBuilder, a: PNS) -> None:
+        if a.n > 3:
             b.i64(0)
 
     with pytest.raises(LoweringError, match="b.if_"):
         confused.build(TARGET)
 
 
-def test_unknown_parameters_name_the_nearest() -> None:
-    @kernel(extents=("width",))
-    def wrong(b: KernelBuilder) -> None:
-        b.extent("widht")
-
-    with pytest.raises(VerifyError, match="did you mean 'width'"):
-        wrong.build(TARGET)
-
-
 def test_pack_args() -> None:
-    words = scale.pack_args(x=(2, 64), y=(3, 0), n=-1, alpha=-1.5)
+    words = scale.pack_args(XYAlpha(x=At(2, 64), y=At(3), n=-1, alpha=-1.5))
     assert words.dtype == np.int64
     assert words.tolist() == [2, 64, 3, 0, -1, int(np.float32(-1.5).view(np.uint32))]
     with pytest.raises(LoweringError, match="arguments do not fit"):
-        scale.pack_args(x=(2, 64), y=(3, 0), n=1)
+        scale.pack_args(XYN(x=At(2, 64), y=At(3), n=1))  # type: ignore[arg-type]
 
 
 def test_interpreter_refuses_to_leave_a_buffer() -> None:
-    @kernel(pointers=("x", "y"))
-    def past(b: KernelBuilder) -> None:
-        b.store(b.load(vector(F32, 8), b.pointer("x"), disp=4), b.pointer("y"))
+    @kernel
+    def past(b: KernelBuilder, a: XY) -> None:
+        b.store(b.load(vector(F32, 8), a.x, disp=4), a.y)
 
     with pytest.raises(LoweringError, match="outside its buffer"):
         interpret(past.build(TARGET), {"x": np.zeros(8, np.float32), "y": np.zeros(8, np.float32)})

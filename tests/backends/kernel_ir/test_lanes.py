@@ -15,22 +15,23 @@ from qcompiler.backends.runtime.pages import aligned_block
 from qcompiler.backends.target import parse_target
 from tests.backends.kernel_ir.ir_kernels import scale
 from tests.backends.levels import LEVELS, call, load
+from tests.backends.signatures import XYN
 
 
-@kernel(pointers=("x", "y"), extents=("lane",))
-def lanes(b: KernelBuilder) -> None:
-    x, y = b.pointer("x"), b.pointer("y")
+@kernel
+def lanes(b: KernelBuilder, a: XYN) -> None:
+    x, y = a.x, a.y
     low, high = b.load(vector(I32, 8), x), b.load(vector(I32, 8), x, disp=32)
-    b.prefetch(x, b.extent("lane") << 20, disp=64)
+    b.prefetch(x, a.n << 20, disp=64)
     b.store(b.shuffle(low, high, [0, 8, 1, 9, 7, 15, 6, 14]), y)
-    b.store(b.insert(b.insert(low, 77, b.extent("lane")), b.extract(high, 3), 0), y, disp=32)
-    b.store(b.extract(b.concat([low, high]), b.extent("lane") + 8), y, disp=64)
+    b.store(b.insert(b.insert(low, 77, a.n), b.extract(high, 3), 0), y, disp=32)
+    b.store(b.extract(b.concat([low, high]), a.n + 8), y, disp=64)
     bits = b.bitcast(b.concat([low, high]) < 0, I16)
     b.store(b.zext(bits, I32), y, disp=68)
     negative = b.slice(b.bitcast(bits, vector(I1, 16)), 0, 8)
     b.store(b.select(negative, -low, low), y, disp=72)
     b.store(b.bitcast(b.slice(low, 2, 2), I64), y, disp=104)
-    with b.if_((b.extent("lane") > 2) & (b.extent("lane") < 5)):
+    with b.if_((a.n > 2) & (a.n < 5)):
         b.store(b.bitcast(b.splat(b.const(F32, -0.0), 2), vector(I32, 2)), y, disp=112)
 
 
@@ -51,18 +52,18 @@ def test_lanes(level: str, lane: int) -> None:
     if lane == 3:
         expected[28:] = -(2**31)
     interpreted, native = np.full(30, 5, np.int32), np.full(30, 5, np.int32)
-    interpret(function, {"x": x, "y": interpreted}, lane=lane)
+    interpret(function, {"x": x, "y": interpreted}, n=lane)
     np.testing.assert_array_equal(interpreted, expected)
     (compiled,) = load([function])
-    call(compiled, [x, native], lane=lane)
+    call(compiled, [x, native], n=lane)
     np.testing.assert_array_equal(native, expected)
 
 
-@kernel(pointers=("x", "y"), extents=("count",))
-def streamed(b: KernelBuilder) -> None:
+@kernel
+def streamed(b: KernelBuilder, a: XYN) -> None:
     type = b.target.f32_vector()
-    with b.loop(0, b.extent("count"), type.bytes) as loop:
-        b.stream(b.load(type, b.pointer("x"), loop.index), b.pointer("y"), loop.index, disp=type.bytes)
+    with b.loop(0, a.n, type.bytes) as loop:
+        b.stream(b.load(type, a.x, loop.index), a.y, loop.index, disp=type.bytes)
     b.fence()
 
 
@@ -73,10 +74,10 @@ def test_streamed_values_are_stored(level: str) -> None:
     assert "stream %" in str(function) and f"align {size}" in str(function) and "fence" in str(function)
     x, blocks = np.arange(size, dtype=np.float32), [aligned_block(6 * size) for _ in range(2)]
     native, interpreted = (block.data.view(np.float32) for block in blocks)
-    interpret(function, {"x": x, "y": interpreted}, count=4 * size)
+    interpret(function, {"x": x, "y": interpreted}, n=4 * size)
     assert interpreted[size // 4 : 5 * size // 4].tolist() == x.tolist() and not interpreted[5 * size // 4 :].any()
     (compiled,) = load([function])
-    call(compiled, [x, native], count=4 * size)
+    call(compiled, [x, native], n=4 * size)
     np.testing.assert_array_equal(native, interpreted)
 
 

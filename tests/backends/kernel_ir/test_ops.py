@@ -12,6 +12,7 @@ from qcompiler.backends.kernel_ir.ops import OPS, fused_multiply_add
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.target import Target, parse_target
 from tests.backends.levels import LEVELS, call, load
+from tests.backends.signatures import ABCY, Operands, XYAlpha
 
 LANES = 16
 FAMILIES = ("int_binary", "float_binary", "float_unary", "float_ternary", "icmp", "fcmp")
@@ -24,13 +25,13 @@ CONVERSIONS = [
 ]  # fmt: skip
 
 
-@kernel(pointers=("a", "b", "c", "y"))
-def apply(b: KernelBuilder, *, name: str, source: str, result: str = "", lanes: int = LANES) -> None:
+@kernel
+def apply(b: KernelBuilder, a: ABCY, *, name: str, source: str, result: str = "", lanes: int = LANES) -> None:
     """One op on vectors loaded from a, b and c; a comparison is stored as select(mask, 1, 0)."""
     element = BY_NAME[source]
     type = vector(element, lanes)
     count = {"float_unary": 1, "convert": 1, "float_ternary": 3}.get(OPS[name].family, 2)
-    operands = [b.load(type, b.pointer(each)) for each in "abc"[:count]]
+    operands = [b.load(type, getattr(a, each)) for each in "abc"[:count]]
     if OPS[name].family == "convert":
         value = b.convert(name, operands[0], BY_NAME[result])
     elif OPS[name].family in ("icmp", "fcmp"):
@@ -38,7 +39,7 @@ def apply(b: KernelBuilder, *, name: str, source: str, result: str = "", lanes: 
         value = b.select(mask, b.const(vector(I8, lanes), 1), b.const(vector(I8, lanes), 0))
     else:
         value = b.emit(name, *operands, type=type)
-    b.store(value, b.pointer("y"))
+    b.store(value, a.y)
 
 
 def _operands(name: str, element: Type, seed: int) -> list[np.ndarray]:
@@ -125,12 +126,12 @@ def test_fma_rounds_once() -> None:
 PLACES = "abcdef"
 
 
-@kernel(pointers=(*PLACES, "y"))
-def run_instruction(b: KernelBuilder, *, name: str) -> None:
+@kernel
+def run_instruction(b: KernelBuilder, a: Operands, *, name: str) -> None:
     """One instruction on operands loaded from a, b, c and so on."""
     types = b.target.instruction(name).operands
     assert len(types) <= len(PLACES)
-    b.store(b.instr(name, *(b.load(type, b.pointer(each)) for type, each in zip(types, PLACES))), b.pointer("y"))
+    b.store(b.instr(name, *(b.load(type, getattr(a, each)) for type, each in zip(types, PLACES))), a.y)
 
 
 def _instructions(target: Target) -> list[str]:
@@ -164,11 +165,11 @@ def test_every_instruction_is_one_instruction(level: str) -> None:
         assert sum(token in wanted for line in assembly.splitlines() for token in line.split()[:2]) == 1, assembly
 
 
-@kernel(pointers=("x", "y"), scalars=("high",))
-def bounded(b: KernelBuilder) -> None:
-    """clamp(x, -3, high), NaN to -3."""
-    x = b.load(b.target.f32_vector(), b.pointer("x"))
-    b.store(b.clamp(x, -3.0, b.splat(b.scalar("high"), b.target.f32_lanes)), b.pointer("y"))
+@kernel
+def bounded(b: KernelBuilder, a: XYAlpha) -> None:
+    """clamp(x, -3, alpha), NaN to -3."""
+    x = b.load(b.target.f32_vector(), a.x)
+    b.store(b.clamp(x, -3.0, b.splat(a.alpha, b.target.f32_lanes)), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -178,7 +179,7 @@ def test_clamp_is_max_and_min(level: str) -> None:
     (compiled,) = load([function])
     x = np.resize(np.array([np.nan, np.inf, -np.inf, 1, 9, -9, -0.0], np.float32), target.f32_lanes)
     y = np.zeros_like(x)
-    call(compiled, [x, y], high=5)
+    call(compiled, [x, y], n=0, alpha=5)
     np.testing.assert_array_equal(y, np.where(np.isnan(x), -3, np.clip(x, -3, 5)))
     text = disassemble(function)
     if target.arch == "x86-64":

@@ -16,6 +16,7 @@ from qcompiler.backends.kernel_ir.types import F32, F64, vector
 from qcompiler.backends.kernels import math as functions
 from qcompiler.backends.target import parse_target
 from tests.backends.levels import LEVELS, call, can_run, load
+from tests.backends.signatures import XPYN, XYN
 
 NATIVE = next(level for level in LEVELS if can_run(level))
 LANES = 16
@@ -49,20 +50,20 @@ BOUNDS: dict[str, tuple[Real, int]] = {
 """Function -> (what numpy gives, the exponent of the relative bound)."""
 
 
-@kernel(pointers=("x", "y"), extents=("n",))
-def unary(b: KernelBuilder, *, name: str) -> None:
+@kernel
+def unary(b: KernelBuilder, a: XYN, *, name: str) -> None:
     """y = f(x), x f32, y f64, n a multiple of LANES."""
-    with b.loop(0, b.extent("n"), LANES) as loop:
-        x = b.convert("fpext", b.load(vector(F32, LANES), b.pointer("x"), loop.index * 4), F64)
-        b.store(getattr(functions, name)(b, x), b.pointer("y"), loop.index * 8)
+    with b.loop(0, a.n, LANES) as loop:
+        x = b.convert("fpext", b.load(vector(F32, LANES), a.x, loop.index * 4), F64)
+        b.store(getattr(functions, name)(b, x), a.y, loop.index * 8)
 
 
-@kernel(pointers=("x", "p", "y"), extents=("n",))
-def power(b: KernelBuilder) -> None:
+@kernel
+def power(b: KernelBuilder, a: XPYN) -> None:
     """y = x^p."""
-    with b.loop(0, b.extent("n"), LANES) as loop:
-        x, p = (b.convert("fpext", b.load(vector(F32, LANES), b.pointer(n), loop.index * 4), F64) for n in ("x", "p"))
-        b.store(functions.power(b, x, p), b.pointer("y"), loop.index * 8)
+    with b.loop(0, a.n, LANES) as loop:
+        x, p = (b.convert("fpext", b.load(vector(F32, LANES), getattr(a, n), loop.index * 4), F64) for n in ("x", "p"))
+        b.store(functions.power(b, x, p), a.y, loop.index * 8)
 
 
 def evaluate(name: str, level: str, x: np.ndarray) -> np.ndarray:
@@ -244,13 +245,13 @@ def test_coefficients_of_erfc() -> None:
         assert abs(got - want) < 2e-15 * want, (u, got, want)
 
 
-@kernel(pointers=("x", "y"), extents=("n",))
-def sigmoid_single(b: KernelBuilder) -> None:
+@kernel
+def sigmoid_single(b: KernelBuilder, a: XYN) -> None:
     """y = sigmoid_f32(x), n a multiple of LANES."""
-    with b.loop(0, b.extent("n"), LANES) as loop:
+    with b.loop(0, a.n, LANES) as loop:
         b.store(
-            functions.sigmoid_f32(b, b.load(vector(F32, LANES), b.pointer("x"), loop.index * 4)),
-            b.pointer("y"),
+            functions.sigmoid_f32(b, b.load(vector(F32, LANES), a.x, loop.index * 4)),
+            a.y,
             loop.index * 4,
         )
 

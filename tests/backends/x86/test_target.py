@@ -12,6 +12,7 @@ from qcompiler.backends.target import Target, host_level, parse_target
 from qcompiler.backends.x86.target import LEVELS, X86Target, cpu_features
 from qcompiler.errors import LoweringError
 from tests.backends.levels import call, load
+from tests.backends.signatures import XY, AccXWY, TableXY
 
 needs_x86 = pytest.mark.skipif(not cpu_features(), reason="an x86 host")
 
@@ -36,11 +37,11 @@ def _both(
     return native
 
 
-@kernel(pointers=("acc", "x", "w", "y"))
-def dot4(b: KernelBuilder) -> None:
+@kernel
+def dot4(b: KernelBuilder, a: AccXWY) -> None:
     size, lanes = b.target.vector_bytes, b.target.i32_lanes
-    x, w = b.load(vector(I8, size), b.pointer("x")), b.load(vector(I8, size), b.pointer("w"))
-    b.store(b.target.dot4(b, b.load(vector(I32, lanes), b.pointer("acc")), x, w), b.pointer("y"))
+    x, w = b.load(vector(I8, size), a.x), b.load(vector(I8, size), a.w)
+    b.store(b.target.dot4(b, b.load(vector(I32, lanes), a.acc), x, w), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -56,10 +57,10 @@ def test_dot4_is_exact(level: str) -> None:
             np.testing.assert_array_equal(y, acc + (x.astype(np.int32) * w).reshape(-1, 4).sum(1))
 
 
-@kernel(pointers=("x", "y"))
-def narrow(b: KernelBuilder, *, parts: int, lanes: int, storage: str) -> None:
-    loaded = [b.load(vector(I32, lanes), b.pointer("x"), disp=4 * lanes * part) for part in range(parts)]
-    b.store(b.target.narrow(b, loaded, storage), b.pointer("y"))
+@kernel
+def narrow(b: KernelBuilder, a: XY, *, parts: int, lanes: int, storage: str) -> None:
+    loaded = [b.load(vector(I32, lanes), a.x, disp=4 * lanes * part) for part in range(parts)]
+    b.store(b.target.narrow(b, loaded, storage), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -76,18 +77,16 @@ def test_narrow_saturates_in_order(level: str, storage: str) -> None:
                 np.testing.assert_array_equal(got, np.clip(x, np.iinfo(dtype).min, np.iinfo(dtype).max))
 
 
-@kernel(pointers=("table", "x", "y"))
-def lookup(b: KernelBuilder, *, made: bool) -> None:
-    size, pointer = b.target.vector_bytes, b.pointer("table")
+@kernel
+def lookup(b: KernelBuilder, a: TableXY, *, made: bool) -> None:
+    size, pointer = b.target.vector_bytes, a.table
     if made:
         entries = [b.load(vector(I8, size), pointer, disp=first) for first in range(0, 256, size)]
         table = b.target.make_table(b, entries)
     else:
         table = b.target.load_table(b, pointer)
     with b.loop(0, 256, size) as loop:
-        b.store(
-            b.target.lookup(b, table, b.load(vector(I8, size), b.pointer("x"), loop.index)), b.pointer("y"), loop.index
-        )
+        b.store(b.target.lookup(b, table, b.load(vector(I8, size), a.x, loop.index)), a.y, loop.index)
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -100,9 +99,9 @@ def test_lookup_of_every_code(level: str, made: bool) -> None:
         np.testing.assert_array_equal(got, table[x])
 
 
-@kernel(pointers=("x", "y"))
-def round_to_i32(b: KernelBuilder) -> None:
-    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), b.pointer("x"))), b.pointer("y"))
+@kernel
+def round_to_i32(b: KernelBuilder, a: XY) -> None:
+    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), a.x)), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)
