@@ -115,34 +115,10 @@ class KernelBuilder:
         self.name = name
         self.target = target
         hints = [parameter.name for parameter in parameters] + ["thread", "threads"]
-        types = [{"pointer": PTR, "extent": I64, "scalar": F32}[parameter.kind] for parameter in parameters] + [
-            I64,
-            I64,
-        ]
+        types = [*({"pointer": PTR, "extent": I64, "scalar": F32}[each.kind] for each in parameters), I64, I64]
         body = Block(tuple(Value(type, self, hint=hint) for type, hint in zip(types, hints)))
         self.blocks = [body]
-        self._parameters = {parameter.name: (parameter.kind, value) for parameter, value in zip(parameters, body.args)}
         self.thread, self.threads = body.args[-2:]
-
-    # -- parameters -----------------------------------------------------------------------------------------------
-
-    def pointer(self, name: str) -> Value:
-        """The pointer parameter `name`."""
-        return self._parameter("pointer", name)
-
-    def extent(self, name: str) -> Value:
-        """The i64 parameter `name`."""
-        return self._parameter("extent", name)
-
-    def scalar(self, name: str) -> Value:
-        """The f32 parameter `name`."""
-        return self._parameter("scalar", name)
-
-    def _parameter(self, kind: str, name: str) -> Value:
-        known = {each: value for each, (its_kind, value) in self._parameters.items() if its_kind == kind}
-        if name not in known:
-            raise VerifyError(f"kernel {self.name} has no {kind} {name!r}", hint=nearest(name, known))
-        return known[name]
 
     def share(self, total: Operand, grain: int = 1) -> tuple[Value, Value]:
         """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. The parts of two threads differ

@@ -122,13 +122,11 @@ class KernelDef(Generic[A, K]):
         self,
         body: Callable[..., None],
         lengths: Mapping[str, int] | None = None,
-        parameters: tuple[Parameter, ...] = (),
     ) -> None:
         self.body = body
         self.name = _plain(body.__name__)
         self.__doc__ = body.__doc__
         self._lengths = lengths or {}
-        self._named = parameters
 
     def __call__(self, *args: K.args, **static: K.kwargs) -> KernelKey[A]:
         """The kernel with these static arguments. Those that equal the function's default are left out."""
@@ -145,17 +143,14 @@ class KernelDef(Generic[A, K]):
 
     @cached_property
     def signature(self) -> Any:
-        """The class of the arguments, which annotates the function's second parameter; None in the form by names."""
-        _, *given = (each for each in self._inspected if each.kind is not inspect.Parameter.KEYWORD_ONLY)
-        if not given:
-            return None
-        annotation = given[0].annotation
+        """The class of the arguments, which annotates the function's second parameter."""
+        annotation = self._inspected[1].annotation
         return eval(annotation, self.body.__globals__) if isinstance(annotation, str) else annotation
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameters in the order of the argument block."""
-        return self._named if self.signature is None else tuple(_parameters(self.signature, "", self._lengths))
+        return tuple(_parameters(self.signature, "", self._lengths))
 
     @property
     def aliased(self) -> frozenset[str]:
@@ -172,11 +167,8 @@ class KernelDef(Generic[A, K]):
         from qcompiler.backends.kernel_ir.verifier import verify_kernel
 
         builder = KernelBuilder(self.kernel_name(static), self.parameters, target)
-        if self.signature is None:
-            self.body(builder, **static)
-        else:
-            values = iter(builder.blocks[0].args)
-            self.body(builder, _filled(self.signature, "", self._lengths, values), **static)
+        values = iter(builder.blocks[0].args)
+        self.body(builder, _filled(self.signature, "", self._lengths, values), **static)
         if len(builder.blocks) != 1:
             raise LoweringError(f"kernel {builder.name} left a block open")
         function = KernelFunction(builder.name, self.parameters, builder.blocks[0], target, self.aliased)
@@ -194,10 +186,9 @@ class KernelDef(Generic[A, K]):
             )
         return list(zip(self.parameters, values))
 
-    def pack_args(self, arguments: Arguments[A] | None = None, **values: Any) -> np.ndarray:
+    def pack_args(self, arguments: Arguments[A]) -> np.ndarray:
         """The np.int64 argument block of a call; the buffers of pointers are indices of bases."""
-        if arguments is not None:
-            values = {each.name: _base_and_offset(value) for each, value in self.arguments(arguments)}
+        values = {each.name: _base_and_offset(value) for each, value in self.arguments(arguments)}
         return pack_args(self.name, self.parameters, values)
 
 
@@ -208,34 +199,12 @@ _NO_DEFAULT = object()
 def kernel(body: Callable[Concatenate[KernelBuilder, A, K], None], /) -> KernelDef[A, K]: ...
 @overload
 def kernel(**lengths: int) -> Callable[[Callable[Concatenate[KernelBuilder, A, K], None]], KernelDef[A, K]]: ...
-@overload
-def kernel(
-    *,
-    pointers: Sequence[str] = (),
-    extents: Sequence[str] = (),
-    scalars: Sequence[str] = (),
-    aliased: Sequence[str] = (),
-) -> Callable[[Callable[..., None]], KernelDef[Any, ...]]: ...
-def kernel(body: Any = None, /, **options: Any) -> Any:
+def kernel(body: Any = None, /, **lengths: int) -> Any:
     """Declare a kernel: a function of a builder, its arguments and static keywords; see the module's docstring.
 
     lengths: of fields that are tuples of any length, by field name (`group_field` within a group).
-
-    The form by names is for kernels without a signature yet: `@kernel(pointers=, extents=, scalars=, aliased=)`, whose
-    argument block holds the pointers, then the extents, then the scalars.
     """
-    if body is not None:
-        return KernelDef(body)
-    if options.keys() & {"pointers", "extents", "scalars", "aliased"}:
-        return lambda body: KernelDef(body, parameters=tuple(_by_names(**options)))
-    return lambda body: KernelDef(body, options)
-
-
-def _by_names(
-    pointers: Sequence[str] = (), extents: Sequence[str] = (), scalars: Sequence[str] = (), aliased: Sequence[str] = ()
-) -> Iterator[Parameter]:
-    for kind, names in (("pointer", pointers), ("extent", extents), ("scalar", scalars)):
-        yield from (Parameter(name, kind, aliased=name in aliased) for name in names)
+    return KernelDef(body) if body is not None else lambda body: KernelDef(body, lengths)
 
 
 # -- signatures

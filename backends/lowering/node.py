@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelDef, KernelKey, Memory
-from qcompiler.backends.kernel_ir.ir import Parameter
+from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey
 from qcompiler.backends.lowering.context import Lowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.backends.program.builder import BufferHandle, View
@@ -190,15 +189,7 @@ class NodeLowering:
     # -- steps
 
     def call(
-        self,
-        kernel: KernelKey[A] | KernelDef[Any, ...],
-        arguments: Arguments[A] | Mapping[str, Any] | None = None,
-        *,
-        writes: Sequence[str] = (),
-        macs: int = 0,
-        bytes: int = 0,
-        disjoint: bool = False,
-        **named: Any,
+        self, kernel: KernelKey[A], arguments: Arguments[A], *, macs: int = 0, bytes: int = 0, disjoint: bool = False
     ) -> None:
         """Append a call of a kernel: `s.call(conv_u8(mr=6, nv=2), ConvU8(x=x, y=y, ...), macs=...)`.
 
@@ -209,21 +200,11 @@ class NodeLowering:
             macs: multiply-adds of the call.
             bytes: bytes that it reads and writes.
             disjoint: no two of these calls write the same memory of a buffer, so they need not wait for each other.
-
-        Kernels without a signature yet take the kernel's definition, a mapping of static arguments, `writes` (the names
-        of the pointers that it writes) and every parameter by name.
         """
-        if isinstance(kernel, KernelKey):
-            assert isinstance(arguments, Arguments)
-            pairs = kernel.definition.arguments(arguments)
-        else:
-            assert not isinstance(arguments, Arguments)
-            pairs = self._by_names(kernel, named, writes)
-            kernel = KernelKey.of(kernel, arguments or {})
         values: list[Any] = []
         reads: list[Any] = []
         written: list[Any] = []
-        for parameter, argument in pairs:
+        for parameter, argument in kernel.definition.arguments(arguments):
             if parameter.kind == "extent":
                 values.append(int(argument))
             elif parameter.kind == "scalar":
@@ -231,25 +212,11 @@ class NodeLowering:
             elif argument is None:
                 values.append(None)
             else:
-                pointer = _pointer(argument)
-                values.append(pointer)
-                (written if parameter.written or parameter.name in writes else reads).append(pointer[0])
+                values.append(argument.pointer)
+                (written if parameter.written else reads).append(argument.pointer[0])
         self.lowering.builder.step(
             kernel, values, reads=reads, writes=written, node=self.node.name, macs=macs, bytes=bytes, disjoint=disjoint
         )
-
-    def _by_names(
-        self, kernel: KernelDef[Any, ...], named: Mapping[str, Any], writes: Sequence[str]
-    ) -> list[tuple[Parameter, Any]]:
-        names = [parameter.name for parameter in kernel.parameters]
-        if set(names) != set(named) or not set(writes) <= set(names):
-            raise LoweringError(
-                f"arguments do not fit kernel {kernel.name}",
-                where=self.node.describe(),
-                expected=", ".join(names),
-                got=", ".join(named),
-            )
-        return [(parameter, named[parameter.name]) for parameter in kernel.parameters]
 
     def copy(self, x: TensorView, y: TensorView) -> None:
         """Copy elements between two places of one shape, whatever their strides."""
@@ -280,11 +247,3 @@ class NodeLowering:
 def is_in_arena(view: TensorView) -> bool:
     """Whether a view lies in the arena, where reading up to SLACK bytes past its end is legal."""
     return view.buffer.kind == "arena"
-
-
-def _pointer(argument: Any) -> tuple[BufferHandle, int]:
-    """The buffer and the byte offset that an argument points to."""
-    if isinstance(argument, Memory):
-        return argument.pointer
-    buffer, offset = argument
-    return buffer, int(offset)

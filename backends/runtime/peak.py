@@ -5,30 +5,41 @@ from __future__ import annotations
 
 import ctypes
 import time
+from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
 from qcompiler.backends.codegen.jit import compile_kernels
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, At, E, P, Written
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
 from qcompiler.backends.target import Target
 
 _ROUNDS = 2_000_000
 
 
-@kernel(pointers=("y",), extents=("count",))
-def _peak(b: KernelBuilder, *, floats: bool, accumulators: int) -> None:
+@dataclass(frozen=True)
+class _Peak(Arguments["_Peak"], Generic[P, E]):
+    """y: where the operands come from and the results go; count: how many rounds."""
+
+    y: Written[P]
+    count: E
+
+
+@kernel
+def _peak(b: KernelBuilder, a: _Peak, *, floats: bool, accumulators: int) -> None:
     lanes = b.target.i32_lanes
     type = vector(F32 if floats else I32, lanes)
-    start = [b.splat(b.load(type.element, b.pointer("y"), 4 * i), lanes) for i in range(accumulators)]
-    x = b.load(type if floats else vector(I8, b.target.vector_bytes), b.pointer("y"))
+    start = [b.splat(b.load(type.element, a.y, 4 * i), lanes) for i in range(accumulators)]
+    x = b.load(type if floats else vector(I8, b.target.vector_bytes), a.y)
     w = x if floats else b.target.dot4_weights(b, x)
     xs = x if floats else b.target.dot4_activations(b, x)
-    with b.loop(0, b.extent("count"), carried=[start]) as loop:
+    with b.loop(0, a.count, carried=[start]) as loop:
         [acc] = loop.carried
         loop.yield_([[b.fma(x, w, a) if floats else b.target.dot4(b, a, xs, w) for a in acc]])
     for i, value in enumerate(loop.results[0]):
-        b.store(value, b.pointer("y"), disp=i * b.target.vector_bytes)
+        b.store(value, a.y, disp=i * b.target.vector_bytes)
 
 
 def peak(target: Target, *, floats: bool, seconds: float = 0.5) -> float:
@@ -36,7 +47,7 @@ def peak(target: Target, *, floats: bool, seconds: float = 0.5) -> float:
     accumulators = 24 if target.register_count >= 32 else 10
     [compiled] = compile_kernels([_peak.build(target, floats=floats, accumulators=accumulators)])
     memory = np.zeros(4096, np.uint8)
-    args = _peak.pack_args(y=(0, 0), count=_ROUNDS // 10)
+    args = _peak.pack_args(_Peak(y=At(0), count=_ROUNDS // 10))
     bases = np.array([memory.ctypes.data], np.int64)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(compiled.address)
     best, end = float("inf"), time.perf_counter() + seconds
