@@ -1,29 +1,30 @@
-"""Elementary functions over the kernel builder, the same bits on every target.
+"""Elementary functions over the kernel builder, with the same bits on every target.
 
-All but `sigmoid_f32` take and give f64 vectors, for a f32 argument that was extended, and are built from IEEE
-operations in a fixed order. The f32 result is rounded once at the end: with a relative error e of the f64 value it is
-within 0.5 + 2^24 e units in the last place. tests/backends/kernels/test_math.py measures these bounds on every level:
+They are built from IEEE operations in a fixed order. All but `sigmoid_f32` take and give f64 vectors; the argument is a
+f32 that was extended, and the caller rounds the result to f32 once. If the f64 value has the relative error e, the f32
+result is within 0.5 + 2^24 e units in the last place. tests/backends/kernels/test_math.py measures these bounds on
+every level:
 
     exp      2^-46   x = n ln 2 + r, |r| <= ln 2 / 2 (Cody and Waite: n times the first part of ln 2 is exact, the
-                     second leaves 2^-70). Taylor's polynomial of degree 11: its remainder, r^12 / 12! e^|r| < 2^-46.6,
-                     vanishes at 0, where expm1 and tanh subtract 1; a minimax polynomial would spread it evenly, and
-                     they could not
+                     second leaves 2^-70). Taylor's polynomial of degree 11 has the remainder r^12 / 12! e^|r| < 2^-46.6.
+                     It vanishes at 0, where expm1 and tanh subtract 1; that of a minimax polynomial would not
     log      2^-50   x = 2^k m, m in [sqrt 1/2, sqrt 2): log m = 2 artanh s, s = (m - 1) / (m + 1), s^2 < 0.0295: the
                      series to s^21, remainder s^22 / 23 < 2^-60; the rest is rounding
     log1p    2^-49   from log, with a correction
-    expm1    2^-43   below 2^-9 its series, remainder x^5 / 720 < 2^-54; else exp less 1: there |e^x - 1| > 2^-9.01, so
-                     the rounding of exp near 1 (1.5 * 2^-53) is relatively below 2^-43
-    tanh     2^-42   below 2^-10 its series, remainder 62 x^8 / 2835 < 2^-85; else 1 - 2 / (e^2x + 1), errors of four
-                     roundings near 1, 2^-52, over 2^-10
+    expm1    2^-43   |x| < 2^-9: its series, remainder x^5 / 720 < 2^-54; otherwise exp(x) - 1, where |e^x - 1| is above
+                     2^-9.01, so the rounding of exp near 1 (1.5 * 2^-53) is relatively below 2^-43
+    tanh     2^-42   |x| < 2^-10: its series, remainder 62 x^8 / 2835 < 2^-85; otherwise 1 - 2 / (e^2x + 1), with the
+                     errors of four roundings near 1 (2^-52) over 2^-10
     sigmoid  2^-45   from exp, and two roundings
-    erf      2^-43   |x| < 1/2: Taylor's series to x^25, remainder x^26 / (13! * 27) < 2^-63; else 1 - erfc, which is at
-                     most 0.48 there
+    erf      2^-43   |x| < 1/2: Taylor's series to x^25, remainder x^26 / (13! * 27) < 2^-63; otherwise 1 - erfc, which
+                     is at most 0.48 there
     erfc     2^-44   x >= 0: exp(-x^2) F(u) / (1 + 2x), u = (x - 3.75) / (x + 3.75), F interpolated at the 20 Chebyshev
                      nodes, error 4e-14 (the form is Shepherd and Laframboise, Math. Comp. 36 (1981); test_math.py
                      computes the coefficients anew). x^2 is exact, since x has 24 bits
     sigmoid_f32      f32 in and out, 2^-21.4 where the result is normal, 2^-126 absolutely below: e^-x by Taylor's
                      polynomial of degree 7, remainder r^8 / 8! e^|r| < 2^-27; the roundings of r, of the polynomial's
-                     last two steps, of 1 + e and of the division leave 5 units of 2^-24 at most. A quarter of the time
+                     last two terms, of 1 + e and of the division are at most 5 units of 2^-24 in all. It takes a quarter
+                     of the time of `sigmoid`
     power    2^-41   exp(y log x), for results in f32's range: the error of log, 2^-50, times at most 104
 """
 
@@ -37,11 +38,11 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I32, I64
 
-_MAGIC = 1.5 * 2.0**52  # adding it leaves an integer in the low bits of the mantissa
+_MAGIC = 1.5 * 2.0**52  # a sum with it holds the other term, rounded to an integer, in the low bits of its mantissa
 _MAGIC_BITS = 0x4338000000000000
-_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the first has 33 bits: n * it is exact
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the first has 33 bits, so n times it is exact
 _MAGIC_F32 = 1.5 * 2.0**23
-_LN2_HIGH_F32, _LN2_LOW_F32 = 0.693145751953125, 1.428606765330187e-06  # the first has 16 bits, n 8: n * it is exact
+_LN2_HIGH_F32, _LN2_LOW_F32 = 0.693145751953125, 1.428606765330187e-06  # n has 8 bits, the first 16
 _ERFCX = (
     1.2375126308377915,
     -0.14024059858554283,
@@ -109,8 +110,8 @@ def log(b: KernelBuilder, x: Value) -> Value:
 
 
 def log1p(b: KernelBuilder, x: Value) -> Value:
-    """log(1 + x) for x >= 0: with w = 1 + x rounded, log(w) x / (w - 1) (Higham's and Kahan's correction); x itself
-    where w is 1."""
+    """log(1 + x) for x >= 0: log(w) x / (w - 1), where w is 1 + x rounded (the correction of Kahan and Higham); x if w
+    is 1."""
     w = x + 1.0
     rounded = w - 1.0
     safe = b.select(rounded == 0.0, b.const(x.type, 1.0), rounded)
@@ -129,7 +130,7 @@ def sigmoid(b: KernelBuilder, x: Value) -> Value:
 
 
 def sigmoid_f32(b: KernelBuilder, x: Value) -> Value:
-    """1 / (1 + e^-x) in f32. e^-x is inf above e^89 and 0 below e^-88: their powers of two have those bits."""
+    """1 / (1 + e^-x) in f32. Beyond e^89 and e^-88 the power of two has the bits of inf and of 0."""
     inside = b.fmin(b.fmax(-x, -88.0), 89.0)
     shifted = b.fma(inside, b.const(x.type, 1 / math.log(2)), b.const(x.type, _MAGIC_F32))
     n = shifted - _MAGIC_F32
@@ -150,14 +151,14 @@ def tanh(b: KernelBuilder, x: Value) -> Value:
 
 
 def tanhshrink(b: KernelBuilder, x: Value) -> Value:
-    """x - tanh(x), relatively within 2^-36; by its series below 1/4, where the terms shrink by 40 and more each."""
+    """x - tanh(x), with a relative error below 2^-36. Below 1/4 by its series, whose terms shrink by a factor of 40."""
     z = x * x
     series = x * z * polynomial(b, z, [-c for c in _tanh_series(11)[1:]])
     return b.select(b.fabs(x) < 0.25, series, x - tanh(b, x))
 
 
 def _tanh_series(terms: int) -> list[float]:
-    """c with tanh x = x (c[0] + c[1] x^2 + ...), from tanh' = 1 - tanh^2."""
+    """The coefficients c of tanh x = x (c[0] + c[1] x^2 + ...), from tanh' = 1 - tanh^2."""
     exact = [Fraction(1)]
     for n in range(1, terms):
         square = sum((exact[i] * exact[n - 1 - i] for i in range(n)), Fraction(0))
@@ -166,6 +167,7 @@ def _tanh_series(terms: int) -> list[float]:
 
 
 def _erfc_positive(b: KernelBuilder, x: Value) -> Value:
+    """erfc for x >= 0."""
     x = b.fmin(x, 40.0)
     one = b.const(x.type, 1.0)
     u = (x - 3.75) / (x + 3.75)
@@ -190,7 +192,7 @@ def erf(b: KernelBuilder, x: Value) -> Value:
 
 
 def power(b: KernelBuilder, x: Value, y: Value) -> Value:
-    """x^y with the special cases of C's pow, as numpy has them."""
+    """x^y, with the special cases of C's pow, which numpy follows."""
     one, infinity = b.const(x.type, 1.0), math.inf
     size = b.fabs(x)
     result = exp(b, y * log(b, size))

@@ -1,4 +1,4 @@
-"""Real functions of f32 registers, lane by lane: what elementwise kernels and fused activations compute.
+"""Real functions of f32 registers, lane by lane, for elementwise kernels and fused activations.
 
 Functions that need more than a few IEEE operations are evaluated in f64 and rounded once.
 """
@@ -17,7 +17,7 @@ Lanes = Callable[..., Value]
 
 
 def in_f64(function: Lanes) -> Lanes:
-    """Evaluate in f64 and round once."""
+    """The function evaluated in f64, and its result rounded to f32 once."""
 
     def narrow(b: KernelBuilder, *values: Value, **p: Value) -> Value:
         return b.convert("fptrunc", function(b, *(b.convert("fpext", value, F64) for value in values), **p), F32)
@@ -29,7 +29,8 @@ def _const(b: KernelBuilder, x: Value, value: float) -> Value:
     return b.const(x.type, value)
 
 
-def _keep_nan(b: KernelBuilder, x: Value, y: Value) -> Value:
+def _nan_or(b: KernelBuilder, x: Value, y: Value) -> Value:
+    """y; x if it is NaN."""
     return b.select(x != x, x, y)
 
 
@@ -57,8 +58,8 @@ def _softplus(b: KernelBuilder, x: Value, beta: Value, threshold: Value) -> Valu
 
 
 def _mish(b: KernelBuilder, x: Value) -> Value:
-    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, that is x n / (n + 2), n = e^x (e^x + 2); beyond
-    20 x itself."""
+    """x tanh(log(1 + e^x)) = x (w^2 - 1) / (w^2 + 1) with w = 1 + e^x, which is x n / (n + 2) with n = e^x (e^x + 2).
+    For x above 20 it is x."""
     e = functions.exp(b, _clip(b, x, -math.inf, 20.0))
     n = e * (e + 2.0)
     return b.select(x > 20.0, x, x * (n / (n + 2.0)))
@@ -92,7 +93,7 @@ SINGLE: dict[str, Lanes] = {
     "relu": lambda b, x: b.select(x < 0.0, _const(b, x, 0.0), x),
     "relu6": lambda b, x: _clip(b, x, 0.0, 6.0),
     "hardtanh": _hardtanh,
-    "hardshrink": lambda b, x, lambd: _keep_nan(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
+    "hardshrink": lambda b, x, lambd: _nan_or(b, x, b.select(b.fabs(x) > lambd, x, _const(b, x, 0.0))),
     "leaky_relu": lambda b, x, negative_slope: b.select(x > 0.0, x, negative_slope * x),
     "threshold": lambda b, x, threshold, value: b.select(x <= threshold, value, x),
     "neg": lambda b, x: -x,
@@ -115,7 +116,7 @@ SINGLE: dict[str, Lanes] = {
     "sigmoid": functions.sigmoid_f32,
     "silu": lambda b, x: x * functions.sigmoid_f32(b, x),
 }
-"""Functions of f32 in f32."""
+"""Functions of f32 that are evaluated in f32."""
 
 WIDE: dict[str, Lanes] = {
     "hardsigmoid": lambda b, x: _clip(b, x / 6.0 + 0.5, 0.0, 1.0),
@@ -137,10 +138,10 @@ WIDE: dict[str, Lanes] = {
     "erf": functions.erf,
     "pow": functions.power,
 }
-"""Functions of f64, for f32 operands."""
+"""Functions of f32 that are evaluated in f64."""
 
 FLOAT: dict[str, Lanes] = {**SINGLE, **{name: in_f64(function) for name, function in WIDE.items()}}
-"""f32 results of f32 operands. Attrs of the wide ones are f64 values."""
+"""All functions of f32. Those of `WIDE` take their attributes as f64 values."""
 
 SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div", "sigmoid", "silu"}
-"""Functions so short that several registers at a time pay."""
+"""Functions so short that it pays to compute several registers at a time."""
