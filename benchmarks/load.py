@@ -44,6 +44,7 @@ IMPORTS = (
     "qcompiler.backends.lower",
     "qcompiler.backends.rules",
     "qcompiler.backends.rules.copy",
+    "qcompiler.backends.runtime.native",
     "qcompiler.backends.runtime.threads",
     "qcompiler.backends.x86.target",
 )
