@@ -165,8 +165,7 @@ class Dim:
         whole, remaining = self._simplify(exact), self._simplify(rest)
         if isinstance(remaining, int):
             return whole + remaining // other
-        quotient = Dim({(_Quotient(remaining, other),): 1})
-        return quotient + whole
+        return Dim({(_Quotient(remaining, other),): 1}) + whole
 
     def _divide_by_dim(self, other: Dim) -> DimLike:
         """Exact division, as reshape needs it (`B*64 // B`, `(B*S+B) // (S+1)`): long division of polynomials.

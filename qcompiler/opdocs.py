@@ -45,7 +45,7 @@ def _operand(graph: Graph, op: OpDef, position: int, sample: TensorType | np.nda
         type = type.quantized(dtype, QuantParams.per_tensor(0.01 if role is Role.WEIGHT else 0.0005, 0, dtype))
     if role in (Role.ACTIVATION, Role.INDEX):
         return graph.add_input(f"x{position}", type)
-    data = sample if isinstance(sample, np.ndarray) and not type.is_quantized else np.ones(type.shape, type.dtype.numpy)
+    data = sample if isinstance(sample, np.ndarray) and not type.is_quantized else np.ones(type.sizes, type.dtype.numpy)
     return graph.add_const(f"c{position}", data, type)
 
 

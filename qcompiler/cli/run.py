@@ -143,8 +143,10 @@ def _profile(
     """
     if model.program is None:
         return _profile_interpreter(model.graph, arrays, rounds)
+    from qcompiler.backends.lower import Program
     from qcompiler.backends.runtime.peak import peak
 
+    assert isinstance(model.program, Program)  # no other backend makes programs
     bound, sizes = bind_inputs(model.graph, list(arrays))
     program = model.program.bind(sizes)
     nodes = {node.name: node for node in model.program.graph.nodes}
