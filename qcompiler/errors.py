@@ -50,7 +50,7 @@ class QCompilerError(Exception):
         return "\n".join(lines)
 
     def located(self, where: object) -> QCompilerError:
-        """The same error with a place, unless it has one already."""
+        """This error, with a place if it has none yet."""
         if self.where is None:
             self.where = where
             self.args = (self._render(),)
@@ -62,7 +62,14 @@ class TraceError(QCompilerError):
 
 
 class ParseError(QCompilerError):
-    """Graph text, or a part of it, is malformed."""
+    """Graph text, or a part of it, is malformed.
+
+    Attributes:
+        line, column: where, counted from 1, if the error is in the text of a graph.
+    """
+
+    line: int | None = None
+    column: int | None = None
 
 
 class VerifyError(QCompilerError):
@@ -77,8 +84,7 @@ class PassError(QCompilerError):
     """A pass or a pipeline cannot do what it was asked for.
 
     Attributes:
-        reproducer: where a pass failed within: the graph before it and the passes from it on, as text (bisection.py);
-            else "".
+        reproducer: if a pass failed, the graph before it and the passes from it on, as text (bisection.py); else "".
     """
 
     reproducer: str = ""

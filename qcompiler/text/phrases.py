@@ -1,6 +1,6 @@
-"""What both readers of the text form make of it: phrases, whose tokens know where they stand.
+"""Phrases: what both readers of the text form make of it. Their tokens know their place in the text.
 
-Does not own the grammar (`grammar.lark`) nor the graphs (`parser.py`).
+Does not own the grammar (`grammar.lark`) nor the graphs (`builder.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _INT64 = 2**63
 
 @dataclass(frozen=True)
 class NodePhrase:
+    """A node, as the grammar's `node`."""
+
     results: list[Any]
     op: Any
     operands: list[Any]
@@ -30,18 +32,20 @@ class NodePhrase:
 
 @dataclass(frozen=True)
 class TypePhrase:
+    """A type: `dtype[sizes]` in one token, and its fields."""
+
     token: Any
     fields: list[tuple[str, Any]]
 
 
-class Nested(tuple):
+class Nested(tuple[Any, ...]):
     """An attr tuple that knows how deep it nests."""
 
     depth: int
 
 
 class Failure(Exception):
-    """A message at a token; becomes a ParseError where the text is known."""
+    """A message at a token, which becomes a ParseError where the text is known."""
 
     def __init__(self, token: Any, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -51,7 +55,7 @@ class Failure(Exception):
 def unquote(token: Any) -> str:
     """The text of a STRING token."""
     try:
-        text = json.loads(str(token))
+        text: str = json.loads(str(token))
         text.encode()
     except ValueError:
         raise Failure(token, "malformed string", expected="a JSON string") from None

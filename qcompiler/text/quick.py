@@ -1,9 +1,9 @@
 """A quick reader of the text form: the same phrases as the grammar's, from a few regular expressions, for text without
 errors.
 
-It accepts a part of what `grammar.lark` accepts (all that the printer writes) and gives None for everything else: then
-lark reads the text, and has the messages. tests/text/test_quick_reader.py holds the two against each other. Building
-lark's tables takes longer than reading a large model here.
+It accepts a part of what `grammar.lark` accepts, all that the printer writes, and gives None for everything else: then
+`lark_reader.py` reads the text. tests/text/test_quick_reader.py compares the two readers. Building lark's tables takes
+longer than reading a large model here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ _PLAIN = {"true": True, "false": False, "none": None}
 
 
 class Token(str):
-    """A piece of text. type: the grammar's name of it; ordinal: the how manieth of its text."""
+    """A token.
+
+    Attributes:
+        type: its name in the grammar.
+        ordinal: its index among the tokens of the text.
+    """
 
     __slots__ = ("type", "ordinal")
     type: str
@@ -39,7 +44,7 @@ class Token(str):
 
     @staticmethod
     def new_borrow_pos(type: str, text: str, origin: Token) -> Token:
-        """Another text that stands where `origin` does."""
+        """A token with another text at the place of `origin`."""
         return _token(type, text, origin.ordinal)
 
 
@@ -50,7 +55,7 @@ def _token(type: str, text: str, ordinal: int) -> Token:
 
 
 def place(text: str, token: Token) -> tuple[int, int]:
-    """Line and column of a token of `text`, from 1."""
+    """The line and column of a token of `text`, counted from 1."""
     for ordinal, match in enumerate(_TOKEN.finditer(text)):
         if ordinal == token.ordinal:
             start = match.start(1)
@@ -70,7 +75,7 @@ def read_quickly(text: str) -> list[Any] | None:
 
 
 def read_type(text: str) -> TypePhrase | None:
-    """The phrase of a type, and nothing else, as `str` of a type gives it; None for other text."""
+    """The phrase of a text that is one type, as `str` prints it; None for other text."""
     reader = _Reader(_TOKEN.findall(text))
     try:
         phrase = reader.type()
@@ -80,11 +85,11 @@ def read_type(text: str) -> TypePhrase | None:
 
 
 class _Unreadable(Exception):
-    """Not what this reader knows."""
+    """The text is not what this reader knows."""
 
 
 class _Reader:
-    """Recursive descent over tokens; `at` is the next one. The last token is empty and fits nowhere."""
+    """A recursive descent over tokens; `at` is the index of the next one. The last token is empty and fits nowhere."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
@@ -96,7 +101,7 @@ class _Reader:
         self.at += 1
 
     def next_is(self, text: str) -> bool:
-        """Whether the next token is this one; it is skipped if so."""
+        """Whether the next token is `text`; if so it is skipped."""
         if self.tokens[self.at] != text:
             return False
         self.at += 1

@@ -10,7 +10,7 @@ import pytest
 
 from qcompiler.errors import ParseError, QCompilerError, VerifyError
 from qcompiler.ir import Graph, Module
-from qcompiler.text import parser
+from qcompiler.text import builder, parser
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import graph_data, print_graph
 from qcompiler.verify import verify
@@ -153,7 +153,7 @@ def test_node_limit(monkeypatch):
         nodes = "".join(f"%y{i} = relu(%x)\n" for i in range(count))
         return f"qcompiler 1\ngraph g(%x: f32[2]) stage=float {{\n{nodes}return %x\n}}\n"
 
-    monkeypatch.setattr(parser, "MAX_NODES", 10)
+    monkeypatch.setattr(builder, "MAX_NODES", 10)
     assert len(parse(text(10))) == 10
     with pytest.raises(ParseError, match="too many nodes"):
         parse(text(11))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qcompiler.errors import ParseError
-from qcompiler.text import parser
+from qcompiler.text.lark_reader import lark_parser
 from qcompiler.text.parser import parse, parse_type
 from qcompiler.text.phrases import NodePhrase, TypePhrase
 from qcompiler.text.printer import print_graph
@@ -64,7 +64,7 @@ def agree(text: str) -> bool:
     """Whether the quick reader takes the text; if so, lark must give the same phrases."""
     quick = read_quickly(text)
     if quick is not None:
-        assert plain(quick) == plain(parser._lark().parse(text)), text
+        assert plain(quick) == plain(lark_parser().parse(text)), text
     return quick is not None
 
 
@@ -79,7 +79,7 @@ def test_it_takes_every_form_of_the_grammar():
 
 def test_tokens_stand_where_lark_sees_them():
     for text in (ODD, *GOLDEN[:3]):
-        assert places(read_quickly(text), text) == places(parser._lark().parse(text), text)
+        assert places(read_quickly(text), text) == places(lark_parser().parse(text), text)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -138,7 +138,7 @@ def test_text_that_is_cut_off_anywhere_is_left_to_lark() -> None:
     for text in (ODD, SAMPLES[0]):
         found = {length: read_quickly(text[:length]) for length in range(len(text))}
         for length, phrases in found.items():
-            assert phrases is None or plain(phrases) == plain(parser._lark().parse(text[:length]))
+            assert phrases is None or plain(phrases) == plain(lark_parser().parse(text[:length]))
         assert sum(phrases is not None for phrases in found.values()) <= 4
     for text in ("qcompiler 1\ngraph g(%x: f32[2]{", 'qcompiler 1\nentry "a"'):
         with pytest.raises(ParseError, match="unexpected end of text"):
