@@ -1,4 +1,4 @@
-"""CompiledModel: a graph ready to be called, and the Program that a backend made of it.
+"""CompiledModel: a graph ready to be called, by the interpreter or by the program that a backend made of it.
 
 Does not own how a model becomes one (`compiler.py`).
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,30 +23,7 @@ from qcompiler.signature import Signature
 from qcompiler.structure import restore_outputs
 
 if TYPE_CHECKING:
-    from qcompiler.backends.target import Target
-
-
-class Program(Protocol):
-    """What a backend makes of a graph: code that runs here, natively or in an emulator."""
-
-    @property
-    def graph(self) -> Graph:
-        """The graph at stage lowered."""
-        ...
-
-    @property
-    def target(self) -> Target:
-        """The machine that the kernels were emitted for."""
-        ...
-
-    @property
-    def python_nodes(self) -> Mapping[str, str]:
-        """Node name -> why no kernel serves it; such nodes run in numpy."""
-        ...
-
-    def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
-        """The outputs for inputs in signature order; `sizes` are what the inputs bind."""
-        ...
+    from qcompiler.backends.lower import Program
 
 
 @dataclass
