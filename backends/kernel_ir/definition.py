@@ -1,14 +1,12 @@
 """Kernel definitions: a Python function that emits the kernel, and the signature that its callers fill.
 
-A signature is a frozen dataclass, generic in what fills it: `P` stands for a pointer, `E` for an extent (i64), `S` for
-a scalar (f32). A lowering rule fills it with memory, ints and floats; the kernel reads the same fields as IR values:
+A signature is a frozen value class, generic in what fills it: `P` stands for a pointer, `E` for an extent (i64), `S`
+for a scalar (f32). A lowering rule fills it with memory, ints and floats; the kernel reads the same fields as IR values:
 
-    @dataclass(frozen=True)
-    class Rows(Generic[E]):
+    class Rows(Group, Generic[E]):
         count: E
         stride: E                                      # bytes from row to row
 
-    @dataclass(frozen=True)
     class Scale(Arguments["Scale"], Generic[P, E, S]):
         x: P
         y: Written[P]                                  # the kernel writes here; it only reads the other pointers
@@ -38,13 +36,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    ClassVar,
     Concatenate,
     Generic,
     ParamSpec,
+    dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
@@ -108,7 +109,40 @@ class At(Memory):
         return self.buffer, self.offset
 
 
-class Arguments(Generic[A]):
+@dataclass_transform(frozen_default=True, eq_default=False)
+class Group:
+    """Base of the value classes that signatures are made of. The annotated attributes are the fields.
+
+    A type checker treats subclasses as frozen dataclasses. They are none, because a process declares about a hundred of
+    them before it compiles anything, and `dataclass` compiles five methods for each.
+    """
+
+    field_names: ClassVar[tuple[str, ...]] = ()
+    _fields: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.field_names = tuple(dict.fromkeys([*cls.field_names, *cls.__dict__.get("__annotations__", ())]))
+        cls._fields = frozenset(cls.field_names)
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **values: Any) -> None:
+            if args:
+                values = dict(zip(self.field_names, args), **values)
+            if values.keys() != self._fields or len(args) > len(self.field_names):
+                raise TypeError(f"{type(self).__name__} takes {', '.join(self.field_names)}, not {', '.join(values)}")
+            self.__dict__.update(values)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.field_names)
+        return f"{type(self).__name__}({fields})"
+
+
+class Arguments(Group, Generic[A]):
     """Base of a kernel's signature. A is the signature itself, by which a type checker matches kernel and arguments."""
 
 
@@ -127,11 +161,15 @@ class KernelDef(Generic[A, K]):
         self.name = _plain(body.__name__)
         self.__doc__ = body.__doc__
         self._lengths = lengths or {}
+        self._keys: dict[tuple[tuple[str, Any], ...], KernelKey[A]] = {}
 
     def __call__(self, *args: K.args, **static: K.kwargs) -> KernelKey[A]:
         """The kernel with these static arguments. Those that equal the function's default are left out."""
-        chosen = {name: value for name, value in static.items() if value != self._defaults.get(name, _NO_DEFAULT)}
-        return KernelKey.of(self, chosen)
+        given = tuple(static.items())
+        if given not in self._keys:
+            chosen = {name: value for name, value in given if value != self._defaults.get(name, _NO_DEFAULT)}
+            self._keys[given] = KernelKey.of(self, chosen)
+        return self._keys[given]
 
     @cached_property
     def _inspected(self) -> list[inspect.Parameter]:
@@ -177,14 +215,22 @@ class KernelDef(Generic[A, K]):
 
     def arguments(self, arguments: Arguments[A]) -> list[tuple[Parameter, Any]]:
         """The parameters in order, each with what a caller gives for it."""
-        values = list(_leaves(arguments))
-        if not isinstance(arguments, self.signature) or len(values) != len(self.parameters):
+        values = self._leaves(arguments) if isinstance(arguments, self.signature) else ()
+        if len(values) != len(self.parameters):
             raise LoweringError(
                 f"arguments do not fit kernel {self.name}",
                 expected=f"{self.signature.__name__}: {', '.join(each.name for each in self.parameters)}",
-                got=f"{type(arguments).__name__} with {len(values)} values",
+                got=f"{type(arguments).__name__} with {len(list(_leaves(arguments)))} values",
             )
         return list(zip(self.parameters, values))
+
+    @cached_property
+    def _leaves(self) -> Callable[[Any], tuple[Any, ...]]:
+        """Reads what a caller gives for each parameter, in order; in C if no field is a tuple."""
+        paths = [each.name for each in self.parameters]
+        if len(paths) < 2 or any(part.isdecimal() for path in paths for part in path.split(".")):
+            return lambda arguments: tuple(_leaves(arguments))
+        return attrgetter(*paths)
 
     def pack_args(self, arguments: Arguments[A]) -> np.ndarray:
         """The np.int64 argument block of a call; the buffers of pointers are indices of bases."""
@@ -212,9 +258,9 @@ def kernel(body: Any = None, /, **lengths: int) -> Any:
 
 @cache
 def _fields(group: Any) -> tuple[tuple[str, Any], ...]:
-    """(name, annotation) of the fields of a dataclass, in order."""
+    """(name, annotation) of the fields of a group, in order."""
     hints = get_type_hints(group, include_extras=True)
-    return tuple((name, hints[name]) for name in group.__dataclass_fields__)
+    return tuple((name, hints[name]) for name in group.field_names)
 
 
 def _items(annotation: Any, path: str, lengths: Mapping[str, int]) -> Sequence[Any]:
@@ -260,7 +306,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         for item in value:
             yield from _leaves(item)
     else:
-        for name in value.__dataclass_fields__:
+        for name in value.field_names:
             yield from _leaves(getattr(value, name))
 
 

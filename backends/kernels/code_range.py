@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
-from qcompiler.backends.kernel_ir.definition import E, S
+from qcompiler.backends.kernel_ir.definition import E, Group, S
 
 
-@dataclass(frozen=True)
-class CodeRange(Generic[E, S]):
+class CodeRange(Group, Generic[E, S]):
     """The codes of a quantized result.
 
     Attributes:

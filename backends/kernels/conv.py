@@ -18,7 +18,7 @@ from functools import partial
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I64, Type
 from qcompiler.backends.kernels.epilogue import Clamp, Requantize
@@ -29,16 +29,14 @@ MOST_ROWS_AHEAD = 21
 take ten)."""
 
 
-@dataclass(frozen=True)
-class Strides(Generic[E]):
+class Strides(Group, Generic[E]):
     """Bytes from image to image, and from pixel to pixel of a row."""
 
     image: E
     pixel: E
 
 
-@dataclass(frozen=True)
-class ConvGeometry(Generic[P, E]):
+class ConvGeometry(Group, Generic[P, E]):
     """Which pixels of x, y and the residual belong together.
 
     Attributes:
@@ -65,8 +63,7 @@ class ConvGeometry(Generic[P, E]):
     residual: Strides[E]
 
 
-@dataclass(frozen=True)
-class PackedWeights(Generic[P, E]):
+class PackedWeights(Group, Generic[P, E]):
     """The weights and the bias of the channels of y.
 
     Attributes:
@@ -83,16 +80,14 @@ class PackedWeights(Generic[P, E]):
     channels: E
 
 
-@dataclass(frozen=True)
-class Prefetch(Generic[E]):
+class Prefetch(Group, Generic[E]):
     """Bytes that a tile prefetches in each K block: of the next panel's weights, and of the next tile's pixels."""
 
     weights: E
     x: E
 
 
-@dataclass(frozen=True)
-class Product(Generic[P, E]):
+class Product(Group, Generic[P, E]):
     """The arguments that both arithmetics share."""
 
     x: P
@@ -103,13 +98,11 @@ class Product(Generic[P, E]):
     prefetch: Prefetch[E]
 
 
-@dataclass(frozen=True)
 class ConvU8(Arguments["ConvU8"], Generic[P, E, S]):
     product: Product[P, E]
     requantize: Requantize[P, E, S]
 
 
-@dataclass(frozen=True)
 class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
     """streams: 1 to write y with non-temporal stores; then all full registers of y lie at multiples of their size."""
 

@@ -5,7 +5,6 @@ The flat ones run over the storage of their operand and result as one row, inclu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
@@ -15,7 +14,6 @@ from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
 from qcompiler.backends.kernels.code_range import CodeRange
 
 
-@dataclass(frozen=True)
 class Quantize(Arguments["Quantize"], Generic[P, E, S]):
     """f32 [count] to codes [count]. scale: of the codes."""
 
@@ -26,7 +24,6 @@ class Quantize(Arguments["Quantize"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class QuantizeImages(Arguments["QuantizeImages"], Generic[P, E, S]):
     """f32 [images, channels, pixels] to codes [images, pixels, channel_stride].
 
@@ -43,7 +40,6 @@ class QuantizeImages(Arguments["QuantizeImages"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class Dequantize(Arguments["Dequantize"], Generic[P, E, S]):
     """Codes [count] to f32 [count]. scale, zero: of the codes."""
 
@@ -54,7 +50,6 @@ class Dequantize(Arguments["Dequantize"], Generic[P, E, S]):
     zero: E
 
 
-@dataclass(frozen=True)
 class Requantize(Arguments["Requantize"], Generic[P, E, S]):
     """Codes [count] to codes [count] with other parameters. scale: of x over the scale of y; in_zero: of x."""
 
@@ -66,7 +61,6 @@ class Requantize(Arguments["Requantize"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class Lookup(Arguments["Lookup"], Generic[P, E]):
     """Bytes [count] to bytes [count]. table: 256 bytes by unsigned code."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, Literal
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
 
@@ -19,8 +18,7 @@ _BLOCK = 64
 Inner = Literal["run", "fill", "any"]
 
 
-@dataclass(frozen=True)
-class CopyAxis(Generic[E]):
+class CopyAxis(Group, Generic[E]):
     """One axis of a copy: its size, and bytes from one element to the next in x and in y."""
 
     size: E
@@ -28,7 +26,6 @@ class CopyAxis(Generic[E]):
     y_stride: E
 
 
-@dataclass(frozen=True)
 class StridedCopy(Arguments["StridedCopy"], Generic[P, E]):
     """outer: the axes around the innermost one, outermost first."""
 
@@ -38,7 +35,6 @@ class StridedCopy(Arguments["StridedCopy"], Generic[P, E]):
     innermost: CopyAxis[E]
 
 
-@dataclass(frozen=True)
 class Gaps(Arguments["Gaps"], Generic[P, E]):
     """Places between the elements of images.
 
@@ -57,7 +53,6 @@ class Gaps(Arguments["Gaps"], Generic[P, E]):
     fill: E
 
 
-@dataclass(frozen=True)
 class PadRows(Arguments["PadRows"], Generic[P, E]):
     """Images and the border that they get.
 

@@ -19,15 +19,14 @@ from functools import partial
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.kernels.epilogue import Clamp, Requantize
 
 
-@dataclass(frozen=True)
-class DepthwiseGeometry(Generic[P, E]):
+class DepthwiseGeometry(Group, Generic[P, E]):
     """Which pixels of x, y and the residual belong together.
 
     Attributes:
@@ -52,8 +51,7 @@ class DepthwiseGeometry(Generic[P, E]):
     residual: Strides[E]
 
 
-@dataclass(frozen=True)
-class Filter(Generic[P, E]):
+class Filter(Group, Generic[P, E]):
     """The arguments that both arithmetics share.
 
     Attributes:
@@ -69,13 +67,11 @@ class Filter(Generic[P, E]):
     geometry: DepthwiseGeometry[P, E]
 
 
-@dataclass(frozen=True)
 class DepthwiseU8(Arguments["DepthwiseU8"], Generic[P, E, S]):
     filter: Filter[P, E]
     requantize: Requantize[P, E, S]
 
 
-@dataclass(frozen=True)
 class DepthwiseF32(Arguments["DepthwiseF32"], Generic[P, E, S]):
     filter: Filter[P, E]
     clamp: Clamp[S]

@@ -7,11 +7,10 @@ The static argument `inner` has a "1" for each operand that varies along the inn
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, KernelDef, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type
 from qcompiler.backends.kernels.copy import ELEMENTS
@@ -65,15 +64,13 @@ def _plan(b: KernelBuilder, element: Type, unroll: int) -> Plan:
 # -- real
 
 
-@dataclass(frozen=True)
-class FloatAttr(Generic[S]):
+class FloatAttr(Group, Generic[S]):
     """A float attribute: the f32 that stands for it, and rest: attribute - value, as f32."""
 
     value: S
     rest: S
 
 
-@dataclass(frozen=True)
 class RealMap(Arguments["RealMap"], Generic[P, E, S]):
     """attrs: the op's float attributes, in order; those that it does not have are 0."""
 
@@ -222,7 +219,6 @@ INTEGER = {operands: _integers(operands) for operands in (1, 2)}
 """Maps of plain integers by their number of operands."""
 
 
-@dataclass(frozen=True)
 class ClampMap(Arguments["ClampMap"], Generic[P, E]):
     """low, high: the bounds."""
 

@@ -6,11 +6,10 @@ Each is a map (see map_loop). Its operands become f32 numbers of units of the re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
 from qcompiler.backends.kernels.code_range import CodeRange
@@ -19,15 +18,13 @@ from qcompiler.backends.kernels.map_loop import Map, emit_map
 from qcompiler.backends.kernels.real_functions import FLOAT, Lanes
 
 
-@dataclass(frozen=True)
-class CodeOperand(Generic[E, S]):
+class CodeOperand(Group, Generic[E, S]):
     """How an operand is read. zero: its zero point; scale: what its codes minus the zero point are multiplied with."""
 
     zero: E
     scale: S
 
 
-@dataclass(frozen=True)
 class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
     """x, y: the operands. For `mul` and `div`, x.scale belongs to the product or quotient, and y.scale is not read."""
 
@@ -37,7 +34,6 @@ class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
     """x: the first operand, with the scale of its positive codes. The second operand has f32 scales of the others."""
 
@@ -46,7 +42,6 @@ class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class AffineCodes(Arguments["AffineCodes"], Generic[P, E, S]):
     """in_zero: the zero point of the first operand. The others are f32 factors and shifts in units of the scales."""
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
-from qcompiler.backends.kernel_ir.definition import E, P, S
+from qcompiler.backends.kernel_ir.definition import E, Group, P, S
 from qcompiler.backends.kernels.code_range import CodeRange
 
 
-@dataclass(frozen=True)
-class Requantize(Generic[P, E, S]):
+class Requantize(Group, Generic[P, E, S]):
     """How i32 sums become u8 codes: rules (3) and (5) of qmath.
 
     Attributes:
@@ -28,8 +26,7 @@ class Requantize(Generic[P, E, S]):
     residual_scale: S
 
 
-@dataclass(frozen=True)
-class Clamp(Generic[S]):
+class Clamp(Group, Generic[S]):
     """The bounds of a float result's fused activation. NaN passes, as in torch."""
 
     low: S

@@ -5,11 +5,10 @@ A negative index counts from the end. An index outside is clamped, so nothing ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I32, I64
 from qcompiler.backends.kernels.copy import ELEMENTS, copy_run
@@ -17,15 +16,13 @@ from qcompiler.backends.kernels.copy import ELEMENTS, copy_run
 AXES = 8
 
 
-@dataclass(frozen=True)
-class Indices(Generic[P, E]):
+class Indices(Group, Generic[P, E]):
     """Where the indices start, and the size of the axis that they point into."""
 
     start: P
     size: E
 
 
-@dataclass(frozen=True)
 class GatherRows(Arguments["GatherRows"], Generic[P, E]):
     """x [outer, indices.size, inner] to y [outer, picks, inner], all row-major. picks: how many indices there are."""
 
@@ -37,8 +34,7 @@ class GatherRows(Arguments["GatherRows"], Generic[P, E]):
     inner: E
 
 
-@dataclass(frozen=True)
-class GatherAxis(Generic[E]):
+class GatherAxis(Group, Generic[E]):
     """One axis of the result: its size, and bytes from one element to the next along it in x (0 along the axis that is
     indexed)."""
 
@@ -46,7 +42,6 @@ class GatherAxis(Generic[E]):
     stride: E
 
 
-@dataclass(frozen=True)
 class GatherElements(Arguments["GatherElements"], Generic[P, E]):
     """Elements of x to y; indices and y are row-major over `axes`. stride: bytes along the axis that is indexed."""
 

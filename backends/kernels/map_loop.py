@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import Type, vector
 
@@ -23,23 +23,20 @@ the last pair is a prefix of them."""
 Prepare = Callable[[int], Callable[..., Value]]
 
 
-@dataclass(frozen=True)
-class MapOperand(Generic[P, E]):
+class MapOperand(Group, Generic[P, E]):
     """An operand of a map: its first element, and its strides in bytes along the outer axes."""
 
     start: P
     strides: tuple[E, E, E, E, E]
 
 
-@dataclass(frozen=True)
-class MapResult(Generic[P, E]):
+class MapResult(Group, Generic[P, E]):
     """The result of a map: its first element, and its strides in bytes along the outer axes."""
 
     start: Written[P]
     strides: tuple[E, E, E, E, E]
 
 
-@dataclass(frozen=True)
 class Map(Arguments["Map"], Generic[P, E]):
     """What every map takes. count: elements along the innermost axis; sizes: of the outer axes."""
 

@@ -8,7 +8,6 @@ of w stay in the cache. Bytes are centered and widened first, two elements of k 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
@@ -18,7 +17,6 @@ from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
 
 
-@dataclass(frozen=True)
 class Matmul(Arguments["Matmul"], Generic[P, E]):
     """x times w, for each batch.
 
@@ -36,7 +34,6 @@ class Matmul(Arguments["Matmul"], Generic[P, E]):
     k: E
 
 
-@dataclass(frozen=True)
 class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
     """scale: the scales of x and w over that of y."""
 
@@ -45,7 +42,6 @@ class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
     """zero: the zero point of x."""
 
@@ -56,7 +52,6 @@ class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
     zero: E
 
 
-@dataclass(frozen=True)
 class PackPairs(Arguments["PackPairs"], Generic[P, E]):
     """zero: the zero point of w."""
 

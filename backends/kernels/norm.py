@@ -7,11 +7,10 @@ last.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.code_range import CodeRange
@@ -21,8 +20,7 @@ _CHUNK = 1 << 13
 """Registers of codes whose squares fit i32: a lane adds four of each register, 260100 at most."""
 
 
-@dataclass(frozen=True)
-class NormRows(Generic[P, E]):
+class NormRows(Group, Generic[P, E]):
     """The rows that are normalized, each by its own mean and variance. A row is `parts` runs of `run` elements.
 
     Attributes:
@@ -40,7 +38,6 @@ class NormRows(Generic[P, E]):
     run: E
 
 
-@dataclass(frozen=True)
 class NormReal(Arguments["NormReal"], Generic[P, E, S]):
     """eps: added to the variance."""
 
@@ -48,7 +45,6 @@ class NormReal(Arguments["NormReal"], Generic[P, E, S]):
     eps: S
 
 
-@dataclass(frozen=True)
 class NormCodes(Arguments["NormCodes"], Generic[P, E, S]):
     """gain and shift are over the result's scale. in_zero: the zero point of x; eps: in squared units of x's scale."""
 

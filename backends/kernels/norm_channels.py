@@ -8,11 +8,10 @@ The slices do not depend on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
@@ -23,8 +22,7 @@ _WORD_TERMS = 257
 """How many bytes can be added in an unsigned word."""
 
 
-@dataclass(frozen=True)
-class Images(Generic[E]):
+class Images(Group, Generic[E]):
     """The images, cut into slices of pixels.
 
     channels: bytes from pixel to pixel, gaps included. What the kernels compute for gaps is never read as a value.
@@ -36,7 +34,6 @@ class Images(Generic[E]):
     channels: E
 
 
-@dataclass(frozen=True)
 class ChannelSums(Arguments["ChannelSums"], Generic[P, E]):
     """sums, squares: i32 [images, slices, channels]: sums of the codes of x, and of their squares, not centered."""
 
@@ -46,7 +43,6 @@ class ChannelSums(Arguments["ChannelSums"], Generic[P, E]):
     images: Images[E]
 
 
-@dataclass(frozen=True)
 class GroupTerms(Arguments["GroupTerms"], Generic[P, E, S]):
     """The mean and the factor of each channel's group, f32 [images, channels].
 
@@ -68,7 +64,6 @@ class GroupTerms(Arguments["GroupTerms"], Generic[P, E, S]):
     eps: S
 
 
-@dataclass(frozen=True)
 class ChannelMap(Arguments["ChannelMap"], Generic[P, E, S]):
     """x normalized to y.
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.code_range import CodeRange
@@ -26,8 +25,7 @@ WORD_TAPS = 257
 """So many bytes fit into an unsigned sum of 16 bits."""
 
 
-@dataclass(frozen=True)
-class Windows(Generic[P, E]):
+class Windows(Group, Generic[P, E]):
     """The taps of every place of the result.
 
     Attributes:
@@ -46,8 +44,7 @@ class Windows(Generic[P, E]):
     divisors: P
 
 
-@dataclass(frozen=True)
-class Pixels(Generic[E]):
+class Pixels(Group, Generic[E]):
     """The result's extents, and its strides in bytes."""
 
     images: E
@@ -61,7 +58,6 @@ class Pixels(Generic[E]):
     pixel_stride: E
 
 
-@dataclass(frozen=True)
 class Pool(Arguments["Pool"], Generic[P, E]):
     """x_image: bytes from image to image."""
 
@@ -72,7 +68,6 @@ class Pool(Arguments["Pool"], Generic[P, E]):
     result: Pixels[E]
 
 
-@dataclass(frozen=True)
 class AveragePoolU8(Arguments["AveragePoolU8"], Generic[P, E, S]):
     """in_zero: the zero point of x. codes: of the result."""
 

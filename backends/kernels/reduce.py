@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Literal
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.code_range import CodeRange
@@ -28,8 +28,7 @@ Combine = Callable[[Value, Value], Value]
 Mode = Literal["across", "along"]
 
 
-@dataclass(frozen=True)
-class KeptAxis(Generic[E]):
+class KeptAxis(Group, Generic[E]):
     """An outer axis of the result: its size, and bytes from one element to the next in x and in y."""
 
     size: E
@@ -37,15 +36,13 @@ class KeptAxis(Generic[E]):
     y_stride: E
 
 
-@dataclass(frozen=True)
-class ReducedAxis(Generic[E]):
+class ReducedAxis(Group, Generic[E]):
     """A reduced axis: its size, and bytes from one element to the next in x."""
 
     size: E
     x_stride: E
 
 
-@dataclass(frozen=True)
 class Reduce(Arguments["Reduce"], Generic[P, E]):
     """x reduced to y. inner: the size of the inner axis, adjacent in x and in y."""
 
@@ -56,7 +53,6 @@ class Reduce(Arguments["Reduce"], Generic[P, E]):
     inner: E
 
 
-@dataclass(frozen=True)
 class ReduceReal(Arguments["ReduceReal"], Generic[P, E, S]):
     """divisor: what a sum is divided by."""
 
@@ -64,7 +60,6 @@ class ReduceReal(Arguments["ReduceReal"], Generic[P, E, S]):
     divisor: S
 
 
-@dataclass(frozen=True)
 class ReduceCodes(Arguments["ReduceCodes"], Generic[P, E, S]):
     """in_zero_sum: what is subtracted from the reduced codes; scale: what the difference is multiplied with."""
 
@@ -74,7 +69,6 @@ class ReduceCodes(Arguments["ReduceCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class Argmax(Arguments["Argmax"], Generic[P, E]):
     """outer * inner lines of `size` elements, and an i64 for each; the strides are in bytes."""
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
-from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
 
 
-@dataclass(frozen=True)
-class ResizeAxis(Generic[P, E]):
+class ResizeAxis(Group, Generic[P, E]):
     """One spatial axis of the result.
 
     Attributes:
@@ -30,7 +28,6 @@ class ResizeAxis(Generic[P, E]):
     y_stride: E
 
 
-@dataclass(frozen=True)
 class Interpolate(Arguments["Interpolate"], Generic[P, E, S]):
     """Images and their resized copies.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
@@ -27,7 +26,6 @@ _CHUNK = 1 << 16
 """Registers whose bytes can be added in i32: each lane adds 4 bytes of a register."""
 
 
-@dataclass(frozen=True)
 class Lines(Arguments["Lines"], Generic[P, E]):
     """outer * inner lines of `size` elements; the strides are in bytes, along a line and from one outer line to the
     next. Inner lines are adjacent."""
@@ -43,7 +41,6 @@ class Lines(Arguments["Lines"], Generic[P, E]):
     y_stride: E
 
 
-@dataclass(frozen=True)
 class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
     """Lines of adjacent codes.
 
@@ -67,7 +64,6 @@ class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-@dataclass(frozen=True)
 class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
     """Lines of codes at any strides. x_inner, y_inner: bytes between inner lines; table, scale: see `SoftmaxCodes`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
@@ -19,7 +18,6 @@ _UNIT = 8
 """Tiles of columns in a unit of work."""
 
 
-@dataclass(frozen=True)
 class TransposedCopy(Arguments["TransposedCopy"], Generic[P, E]):
     """Matrices, and their transposes.
 

@@ -11,7 +11,6 @@ the last place of f32 plus 2^-50.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, Literal
 
@@ -70,7 +69,6 @@ _SIN = [(-1) ** i / math.factorial(2 * i + 1) for i in range(9)]
 _COS = [(-1) ** i / math.factorial(2 * i) for i in range(10)]
 
 
-@dataclass(frozen=True)
 class Trigonometric(Arguments["Trigonometric"], Generic[P, E]):
     """f32 [count] to f32 [count]. table: `reduction_table`."""
 

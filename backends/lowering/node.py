@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey
+from qcompiler.backends.kernel_ir.definition import Arguments
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.lowering.context import Lowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.backends.program.builder import BufferHandle, View

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
+from qcompiler.backends.kernel_ir.definition import Arguments, Memory
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.lowering.node import NodeLowering
@@ -227,15 +228,15 @@ def depthwise(s: NodeLowering) -> None:
     weight, y = Weight.of(s, conv.weight), s.result()
     x = repeated_channels(s, conv, weight.shape[0] // conv.groups)
     residual = None if conv.residual is None else s.channels_last(conv.residual, s.channel_stride)
-    before = [first for first, _ in conv.padding]
+    stride, dilation, before = conv.stride, conv.dilation, [first for first, _ in conv.padding]
     rows = []
     for place in itertools.product(*(range(n) for n in y.shape[2:-1])):
-        row = [sum(p * stride for p, stride in zip(place, view.strides[2:])) for view in (y, residual or y)]
+        row = [sum(p * distance for p, distance in zip(place, view.strides[2:])) for view in (y, residual or y)]
         for tap in itertools.product(*(range(k) for k in weight.shape[2:-1])):
-            axes = zip(place, conv.stride, tap, conv.dilation, before)
-            row.append(row_offset(x, [p * stride + k * dilation - first for p, stride, k, dilation, first in axes]))
+            axes = zip(place, stride, tap, dilation, before)
+            row.append(row_offset(x, [p * step + k * spread - first for p, step, k, spread, first in axes]))
         rows.append(row)
-    lines = Lines(rows, y.shape[-1], s.out.shape[-1], conv.stride[-1], conv.dilation[-1], before[-1])
+    lines = Lines(rows, y.shape[-1], s.out.shape[-1], stride[-1], dilation[-1], before[-1])
     filter_channels(s, conv, x, residual, weight.taken("channels", lambda array: array[:, 0]), lines)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
+from qcompiler.backends.kernel_ir.definition import Arguments, Memory
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
+from qcompiler.backends.kernel_ir.definition import Arguments, Memory
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels.map_loop import OUTER, Map, MapOperand, MapResult
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, row_major_strides

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.backends.kernel_ir.definition import A, Arguments, KernelKey, Memory
+from qcompiler.backends.kernel_ir.definition import Arguments, Memory
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import pool as kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers

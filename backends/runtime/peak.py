@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import time
-from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
@@ -19,7 +18,6 @@ from qcompiler.backends.target import Target
 _ROUNDS = 2_000_000
 
 
-@dataclass(frozen=True)
 class _Peak(Arguments["_Peak"], Generic[P, E]):
     """y: where the operands come from and the results go; count: how many rounds."""
 

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.definition import Aliased, Arguments, E, P, S, Written
 
 
-@dataclass(frozen=True)
 class Nothing(Arguments["Nothing"]):
     pass
 
 
-@dataclass(frozen=True)
 class Y(Arguments["Y"], Generic[P]):
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class YN(Arguments["YN"], Generic[P, E]):
     y: Written[P]
     n: E
 
 
-@dataclass(frozen=True)
 class XY(Arguments["XY"], Generic[P]):
     x: P
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class InPlace(Arguments["InPlace"], Generic[P]):
     x: Aliased[P]
     y: Aliased[Written[P]]
 
 
-@dataclass(frozen=True)
 class XYN(Arguments["XYN"], Generic[P, E]):
     x: P
     y: Written[P]
     n: E
 
 
-@dataclass(frozen=True)
 class XYAlpha(Arguments["XYAlpha"], Generic[P, E, S]):
     x: P
     y: Written[P]
@@ -51,7 +43,6 @@ class XYAlpha(Arguments["XYAlpha"], Generic[P, E, S]):
     alpha: S
 
 
-@dataclass(frozen=True)
 class XPYN(Arguments["XPYN"], Generic[P, E]):
     x: P
     p: P
@@ -59,14 +50,12 @@ class XPYN(Arguments["XPYN"], Generic[P, E]):
     n: E
 
 
-@dataclass(frozen=True)
 class AccXY(Arguments["AccXY"], Generic[P]):
     acc: P
     x: P
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class AccXWY(Arguments["AccXWY"], Generic[P]):
     acc: P
     x: P
@@ -74,14 +63,12 @@ class AccXWY(Arguments["AccXWY"], Generic[P]):
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class UVY(Arguments["UVY"], Generic[P]):
     u: P
     v: P
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class AccUVY(Arguments["AccUVY"], Generic[P]):
     acc: P
     u: P
@@ -89,14 +76,12 @@ class AccUVY(Arguments["AccUVY"], Generic[P]):
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class TableXY(Arguments["TableXY"], Generic[P]):
     table: P
     x: P
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class ABCY(Arguments["ABCY"], Generic[P]):
     """Up to three operands of an op."""
 
@@ -106,7 +91,6 @@ class ABCY(Arguments["ABCY"], Generic[P]):
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class Operands(Arguments["Operands"], Generic[P]):
     """Up to six operands of an instruction."""
 
@@ -119,7 +103,6 @@ class Operands(Arguments["Operands"], Generic[P]):
     y: Written[P]
 
 
-@dataclass(frozen=True)
 class PNS(Arguments["PNS"], Generic[P, E, S]):
     """One parameter of each kind."""
 
@@ -128,7 +111,6 @@ class PNS(Arguments["PNS"], Generic[P, E, S]):
     s: S
 
 
-@dataclass(frozen=True)
 class Gemm(Arguments["Gemm"], Generic[P, E]):
     x: P
     w: P
