@@ -10,8 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import Op, Trait, all_ops
@@ -19,8 +18,7 @@ from qcompiler.opdef import Op, Trait, all_ops
 M = TypeVar("M")
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a rewrite does not apply to a node that matches its pattern."""
 
     node: str

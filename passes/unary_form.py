@@ -5,7 +5,7 @@ Besides unary ops these are arithmetic ops with a scalar constant, such as x * 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from qcompiler.opdef import Role, Trait, op_of, opdef
 from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 
 
-@dataclass(frozen=True)
-class UnaryForm:
+class UnaryForm(NamedTuple):
     """`node` as a function of `x`. Of an arithmetic op, `scalar` is the constant, first or second."""
 
     node: Node

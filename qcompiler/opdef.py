@@ -330,11 +330,6 @@ class Op:
         return self._node
 
     @property
-    def attr_values(self) -> Mapping[str, Any]:
-        """The attributes by name: the given ones, or the node's."""
-        return self._given if self._given is not None else self.node._attrs
-
-    @property
     def first(self) -> Value:
         """The first operand."""
         value = self.node._operands[0]
@@ -344,7 +339,8 @@ class Op:
 
     def given(self) -> list[tuple[OperandSpec[Any], int, Value]]:
         """(declaration, position, value) of each operand that is present."""
-        return [(self.spec(i), i, value) for i, value in enumerate(self.node._operands) if value is not None]
+        specs, last = self.operands, len(self.operands) - 1
+        return [(specs[min(i, last)], i, value) for i, value in enumerate(self.node._operands) if value is not None]
 
     def values(self, *roles: Role) -> list[Value]:
         """The operands of these roles that are present."""

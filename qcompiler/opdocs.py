@@ -129,9 +129,10 @@ def ops_page() -> str:
         "",
         "Written from the registry by `python -m qcompiler.opdocs > docs/ops.md`.",
         "",
-        "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and ARM: kernels for all levels, checked "
-        "on the op's samples (ARM under emulation); what no kernel serves (other element types, weights of unusual kinds) runs as a numpy "
-        "step, and the report names it. Dynamic quantization and quantization-aware training are not there yet.",
+        "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and "
+        "ARM: kernels for all levels, checked on the op's samples (ARM under emulation); what no kernel "
+        "serves (other element types, weights of unusual kinds) runs as a numpy step, and the report names "
+        "it. Dynamic quantization and quantization-aware training are not there yet.",
         "",
         "| op | float | static int8 | dynamic | QAT | x86 | ARM |",
         "|---|---|---|---|---|---|---|",

@@ -65,7 +65,7 @@ class OperandSpec(Generic[T]):
     def __get__(self, instance: Op | None, owner: type) -> Any:
         if instance is None:
             return self
-        operands, index = instance.node._operands, self.index
+        operands, index = (instance._node or instance.node)._operands, self.index
         if self.variadic:
             return tuple(operands[index:])
         return operands[index] if index < len(operands) else None
@@ -119,7 +119,10 @@ class AttrSpec(Generic[T]):
     @overload
     def __get__(self, instance: Op, owner: type) -> T: ...
     def __get__(self, instance: Op | None, owner: type) -> Any:
-        return self if instance is None else instance.attr_values[self.name]
+        if instance is None:
+            return self
+        given = instance._given
+        return ((instance._node or instance.node)._attrs if given is None else given)[self.name]
 
     def checked(self, op: str, value: AttrValue) -> AttrValue:
         """`value` as the kind wants it; VerifyError if it is of another kind or none of the choices."""
