@@ -74,18 +74,18 @@ def _open_folder(path: str, make: bool) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        reason = "it is a symbolic link" if os.path.islink(path) else error.strerror or str(error)
-        warn_once(path, "the cache folder %s is not used: %s", path, reason)
+        wrong = "it is a symbolic link" if os.path.islink(path) else error.strerror or str(error)
+        warn_once(path, "the cache folder %s is not used: %s", path, wrong)
         return None
-    reason = _unsafe(os.fstat(descriptor))
-    if reason is None:
+    unsafe = _why_unsafe(os.fstat(descriptor))
+    if unsafe is None:
         return descriptor
     os.close(descriptor)
-    warn_once(path, "the cache folder %s is not used: %s", path, reason)
+    warn_once(path, "the cache folder %s is not used: %s", path, unsafe)
     return None
 
 
-def _unsafe(status: os.stat_result) -> str | None:
+def _why_unsafe(status: os.stat_result) -> str | None:
     """Why others could change what lies in the folder, or None."""
     if status.st_uid != os.geteuid():
         return f"it belongs to user {status.st_uid}, not {os.geteuid()}"

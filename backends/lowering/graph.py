@@ -1,5 +1,4 @@
-"""Lowers a whole graph for one binding of its sizes: where values lie, each node by its rule, outputs where callers want
-them."""
+"""Lowers a whole graph for one binding of its sizes: places its values, and applies a rule to each node."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ from qcompiler.ops.shape import Concat
 
 
 class GraphLowering:
-    """A graph of stage lowered, and what lowering it for several bindings of sizes shares: the rules that fit its nodes,
-    constants, and arrays made from constants."""
+    """A graph of stage lowered, and what all bindings of its sizes share: the rules of its nodes, constants, and arrays
+    made from constants."""
 
     def __init__(self, graph: Graph, target: Target, constants: Constants) -> None:
         self.graph, self.target, self.constants = graph, target, constants
@@ -159,4 +158,4 @@ def python_function(
 
 def _spec(value: Value, sizes: Mapping[str, int]) -> ArraySpec:
     bound = value.type.bind(sizes)
-    return ArraySpec(bound.dtype.numpy, bound.shape, value.name)
+    return ArraySpec(bound.dtype.numpy, bound.sizes, value.name)

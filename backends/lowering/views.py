@@ -91,4 +91,4 @@ def storage_bytes(shape: Sequence[int], itemsize: int, layout: Layout | None) ->
 
 def bound_shape(type: TensorType, sizes: dict[str, int]) -> tuple[int, ...]:
     """The shape with every symbolic size replaced."""
-    return type.bind(sizes).shape
+    return type.bind(sizes).sizes

@@ -49,10 +49,10 @@ class Recipe:
         state = _states(self.seed, self.port.elements)
         dtype = self.port.type.dtype
         if dtype.is_float:
-            values = (state.view(np.int32) >> self.shift) * np.float64(self.step)
+            values: np.ndarray = (state.view(np.int32) >> self.shift) * np.float64(self.step)
         else:
             values = self.low + (state.astype(np.uint64) * np.uint64(self.span) >> np.uint64(32)).astype(np.int64)
-        return values.astype(dtype.numpy).reshape(self.port.type.shape)
+        return values.astype(dtype.numpy).reshape(self.port.type.sizes)
 
 
 def _states(seed: int, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Owns what the header (`c_header`) and the entry points (`c_entry`) must agree on
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Port:
 
     @property
     def elements(self) -> int:
-        return int(self.type.elements)
+        return math.prod(self.type.sizes)
 
     @property
     def nbytes(self) -> int:

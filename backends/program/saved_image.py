@@ -41,7 +41,7 @@ def image_data(image: ProgramImage) -> dict[str, Any]:
 
 def image_of(data: Mapping[str, Any]) -> ProgramImage:
     """The image that `image_data` described."""
-    kernels = [KernelKey(place, name, _tuple(static)) for place, name, static in data["kernels"]]
+    kernels: list[KernelKey[Any]] = [KernelKey(place, name, _tuple(static)) for place, name, static in data["kernels"]]
     nbytes, lower_bound, guards = data["arena"]
     return ProgramImage(
         name=data["name"],

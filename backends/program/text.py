@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.program.constants import CONTENT
 from qcompiler.backends.program.image import (
@@ -130,7 +132,7 @@ class _ImageText:
             if argument == NULL:
                 return "null"
             return self.labels[argument.buffer] + (f"+{argument.offset}" if argument.offset else "")
-        return repr(argument)
+        return str(np.float32(argument)) if isinstance(argument, float) else str(argument)
 
 
 def _parameter_names(step: KernelStep) -> list[str]:

@@ -36,12 +36,12 @@ PythonFunction = Callable[[list[np.ndarray], list[np.ndarray]], None]
 
 
 class _NativeSegment(NamedTuple):
-    """Kernel steps that follow each other: `count` rows of the table from row `first` on. step: the index of the first
+    """Kernel steps that follow each other: `length` rows of the table from row `first` on. step: the index of the first
     among all steps."""
 
     step: int
     first: int
-    count: int
+    length: int
 
 
 class _PythonSegment(NamedTuple):
@@ -62,7 +62,7 @@ class _State:
 def address_of(array: np.ndarray) -> int:
     """The address of an array's first byte; several times faster than `array.ctypes.data` where it is writable."""
     if array.flags.writeable and array.nbytes:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
     address: int = array.__array_interface__["data"][0]
     return address
 
@@ -187,7 +187,7 @@ class Executable:
         for segment in self._segments:
             if isinstance(segment, _NativeSegment):
                 segment_times = times_address and times_address + 8 * segment.step
-                run(table, segment.first, segment.count, bases, threads, segment_times)
+                run(table, segment.first, segment.length, bases, threads, segment_times)
                 continue
             began = time.perf_counter_ns()
             reads = [self._array(view, state, inputs, outputs, writable=False) for view in segment.reads]
@@ -305,7 +305,7 @@ def _segments(image: ProgramImage, functions: Sequence[PythonFunction]) -> tuple
         assert isinstance(step, KernelStep)
         last = found[-1] if found else None
         if isinstance(last, _NativeSegment):
-            found[-1] = last._replace(count=last.count + 1)
+            found[-1] = last._replace(length=last.length + 1)
         else:
             found.append(_NativeSegment(number, row, 1))
         row += 1
