@@ -11,6 +11,7 @@ from qcompiler.backends.kernels import convert, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
 from qcompiler.backends.kernels import elementwise_codes as code_kernels
 from qcompiler.backends.kernels.map_loop import Map
+from qcompiler.backends.kernels.real_functions import FLOAT
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
@@ -28,7 +29,7 @@ from qcompiler.quantization.tables import build_table
 from qcompiler.types import DType, QuantParams
 
 _UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
-_FLOAT_UNARY = tuple(name for name in _UNARY if name in kernels.FLOAT)
+_FLOAT_UNARY = tuple(name for name in _UNARY if name in FLOAT)
 _BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
 _COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 
@@ -64,7 +65,7 @@ def _activation(node: Node) -> str:
 def _run_real(
     s: NodeLowering, op: str, operands: Sequence[TensorView], params: Sequence[str] = (), activation: str = "none"
 ) -> None:
-    """Append a map with a function of `kernels.FLOAT`. params: the names of the attributes that it takes."""
+    """Append a map with a function of `FLOAT`. params: the names of the attributes that it takes."""
     first, second = [_float_attr(op, i, s.attrs[name]) for i, name in enumerate(params)] + [_NONE] * (2 - len(params))
     dtype = str(s.out.dtype)
 
