@@ -17,13 +17,6 @@ from qcompiler.quantization import qmath
 from qcompiler.types import DType, QuantParams, TensorType
 
 
-def bounds(type: TensorType, activation: str = "none") -> dict[str, float]:
-    """`low` and `high`: codes less the zero point, as kernels clamp them in float."""
-    low, high = qmath.activation_range(activation, type.params)
-    zero = type.params.zero_point[0]
-    return {"low": float(low - zero), "high": float(high - zero)}
-
-
 def code_range(type: TensorType, activation: str = "none") -> CodeRange[int, float]:
     """The codes of a quantized result after its fused activation."""
     low, high = qmath.activation_range(activation, type.params)
