@@ -4,7 +4,6 @@ A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR
 `if` decides when the kernel is built. The second parameter is the kernel's signature (see `definition`), whose fields
 are `ir.Value`s here; they vary between calls. Keyword arguments are static and become part of the kernel's name:
 
-    @dataclass(frozen=True)
     class Scale(Arguments["Scale"], Generic[P, E, S]):
         x: P
         y: Written[P]
