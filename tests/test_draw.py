@@ -100,6 +100,7 @@ def test_the_same_picture_every_time(demo_stages):
     assert dot_source(demo_stages["integer"]) == dot_source(demo_stages["integer"].clone())
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
 def test_every_ops_samples_have_a_picture(case):
     source = dot_source(sample_graph(*case))

@@ -14,6 +14,7 @@ from tests.random_graphs import RandomGraph
 SEEDS = 200
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_integer_networks(seed: int) -> None:
     made = RandomGraph(seed)
@@ -48,6 +49,7 @@ def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
         assert ((codes >= quant.qmax) | (codes <= quant.qmin)).mean() <= 0.2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(0, SEEDS, 4))
 def test_float_networks(seed: int) -> None:
     made = RandomGraph(seed)

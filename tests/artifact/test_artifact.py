@@ -106,6 +106,7 @@ def test_demo_round_trip(demo_stages, demo_images, tmp_path, stage):
         assert np.array_equal(run(loaded, [demo_images])[0], run(demo_stages[stage], [demo_images])[0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
 def test_every_ops_samples(case, tmp_path):
     graph = sample_graph(*case)

@@ -106,6 +106,7 @@ def known(case: Case) -> bool:
     return bool((middle == np.arange(got.shape[1]) % 90 + 55).all())
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("pattern", WEIGHTS)
 @pytest.mark.parametrize("code", [0, 255])
@@ -141,6 +142,7 @@ def product(codes: tuple[int, int], zeros: tuple[int, int], k: int, seed: int | 
     return one_node("matmul", real, {}, quantized=True, params=params)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("zeros", [(0, 0), (0, 255), (255, 0), (255, 255), (128, 128)])
 def test_matmul_of_extreme_codes_is_exact(zeros: tuple[int, int], level: str) -> None:

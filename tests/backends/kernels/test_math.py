@@ -99,6 +99,7 @@ def _domain(name: str, x: np.ndarray) -> np.ndarray:
     return x[~(x < 0)] if name == "log1p" else x
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bound(name: str, level: str) -> None:
@@ -131,6 +132,7 @@ def test_rounded_to_f32(name: str) -> None:
     assert (got[held] != expected[held]).mean() < 1e-4
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_same_bits_on_every_level(name: str) -> None:
     x = _domain(name, samples())

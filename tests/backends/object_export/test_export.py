@@ -57,6 +57,7 @@ def same(got: np.ndarray, want: np.ndarray) -> bool:
 # -- the same bits
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("stage", ["integer", "fused"])
 def test_the_demo_has_the_bits_of_the_program_in_python(
@@ -131,6 +132,7 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
     assert len(got) == 5 and all(same_bits(g, w) for g, w in zip(got, want))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
 def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target: str, tmp_path: pathlib.Path) -> None:
     """All in one program, so that prefixes keep so many models apart. The outputs expected are those of this machine's

@@ -246,6 +246,7 @@ def test_binary_f64(op: str) -> None:
     check(op, [a.astype(np.float64) / 3 for a in pairs(SPECIAL)])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("op", COMPARISONS)
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.BOOL, *INTEGERS], ids=str)
 def test_comparisons(op: str, dtype: DType) -> None:
@@ -434,6 +435,7 @@ def test_where(dtype: DType) -> None:
 KINDS = (DType.F32, DType.F64, DType.BOOL, *INTEGERS)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("source", KINDS, ids=str)
 @pytest.mark.parametrize("to", KINDS, ids=str)
 def test_casts(source: DType, to: DType) -> None:
@@ -465,6 +467,7 @@ def _params(name: str) -> list[QuantParams]:
     return [QuantParams.per_tensor(scale, zero, DType.U8) for scale, zero in PARAMS[name]]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("op", BINARY)
 def test_every_pair_of_codes(op: str, params: str) -> None:

@@ -8,6 +8,7 @@ from qcompiler.types import tensor
 from tests.backends.rules.harness import check_op
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("rows", [1, 2, 13, 14, 15, 29])
 @pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])

@@ -9,6 +9,7 @@ from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.rules.harness import check_op
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 13, 17])
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_symbolic_and_empty(quantized: bool) -> None:
         check_op("matmul", (tensor("f32", 3, 0), tensor("f32", 0, 5)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("codes", [(0, 0), (0, 255), (255, 255), (255, 0)])
 @pytest.mark.parametrize("zeros", [(0, 0), (0, 255), (255, 255), (128, 3)])
 @pytest.mark.parametrize("k", [3, 64, 4608])

@@ -33,6 +33,7 @@ def _params(zero_point: int, scale: float = 0.05) -> QuantParams:
     return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("op", OPS)
@@ -41,6 +42,7 @@ def test_channels(op: str, channels: int, quantized: bool) -> None:
     check_op(op, (tensor("f32", 2, channels, 7, 6),), attrs, quantized=quantized, behind_a_pool=channels % 2 == 0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("op", ["adaptive_avg_pool", "adaptive_max_pool"])

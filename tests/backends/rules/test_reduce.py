@@ -24,6 +24,7 @@ def _range(op: str) -> dict[str, Any]:
     return {"low": 0.5, "high": 1.5} if op == "prod" else {}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_lengths(op: str, quantized: bool, size: int) -> None:
