@@ -1,7 +1,7 @@
 """Kernel definitions: a Python function that emits the kernel, and the signature that its callers fill.
 
 A signature is a frozen value class, generic in what fills it: `P` stands for a pointer, `E` for an extent (i64), `S`
-for a scalar (f32). A lowering rule fills it with memory, ints and floats; the kernel reads the same fields as IR values:
+for a scalar (f32). A lowering rule fills it with memory, ints and floats; the kernel reads these fields as IR values:
 
     class Rows(Group, Generic[E]):
         count: E

@@ -26,8 +26,7 @@ from qcompiler.types import Layout, TensorType
 class NodeLowering:
     """One node while it is lowered.
 
-    Operands are given as values, by the typed view of the node's op: `s.view(Conv(s.node).x)`. (Numbers of operands are
-    accepted until all rules are converted.)
+    Operands are given as values, by the typed view of the node's op: `s.view(Conv(s.node).x)`.
 
     Attributes:
         node: the node.
@@ -42,17 +41,6 @@ class NodeLowering:
         self.attrs: Mapping[str, Any] = bound_attrs(opdef(node.op), node.attrs, lowering.sizes)
 
     # -- operands and results
-
-    def _value(self, operand: Value | int) -> Value:
-        return self.node.operands[operand] if isinstance(operand, int) else operand
-
-    def has(self, index: int) -> bool:
-        """Whether operand `index` is given."""
-        return index < len(self.node.operands) and self.node.operands[index] is not None
-
-    def type(self, index: int) -> TensorType:
-        """The type of operand `index` as in the graph; its shape may be symbolic."""
-        return self._value(index).type
 
     @property
     def out(self) -> TensorType:
@@ -69,13 +57,8 @@ class NodeLowering:
         """A value where it lies, in the layout of its type."""
         return self.lowering.place(value)
 
-    def operand(self, index: int) -> TensorView:
-        """Operand `index` where it lies."""
-        return self.view(self._value(index))
-
-    def row_major(self, operand: Value | int) -> TensorView:
+    def row_major(self, value: Value) -> TensorView:
         """A value without gaps, its last axis innermost. If it lies otherwise, it is copied, once for all users."""
-        value = self._value(operand)
         lies = self.lowering.place(value)
         if lies.is_row_major:
             return lies
@@ -85,10 +68,9 @@ class NodeLowering:
             self.lowering.row_major[value] = copy
         return self.lowering.row_major[value]
 
-    def channels_last(self, operand: Value | int, channel_stride: int) -> TensorView:
+    def channels_last(self, value: Value, channel_stride: int) -> TensorView:
         """A value of rank 3 or more with axis 1 innermost and no gaps between pixels, except for the halo of its type.
         If it lies otherwise, it is copied."""
-        value = self._value(operand)
         lies = self.lowering.place(value)
         layout = Layout("channels_last", channel_stride)
         as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
@@ -98,9 +80,8 @@ class NodeLowering:
         self.copy(lies, copy)
         return copy
 
-    def channels_last_in_arena(self, operand: Value | int, channel_stride: int) -> TensorView:
+    def channels_last_in_arena(self, value: Value, channel_stride: int) -> TensorView:
         """Like `channels_last`, but in the arena, where reading up to SLACK bytes past the end is legal."""
-        value = self._value(operand)
         lies = self.channels_last(value, channel_stride)
         if is_in_arena(lies):
             return lies
@@ -108,12 +89,8 @@ class NodeLowering:
         self.copy(lies, copy)
         return copy
 
-    def is_constant(self, operand: Value | int) -> bool:
-        return isinstance(self._value(operand), Const)
-
-    def constant(self, operand: Value | int) -> np.ndarray:
+    def constant(self, value: Value) -> np.ndarray:
         """The data of a constant."""
-        value = self._value(operand)
         if not isinstance(value, Const):
             raise LoweringError("an operand is not constant", where=self.node.describe(), got=str(value))
         return value.data

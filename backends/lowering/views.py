@@ -1,8 +1,8 @@
 """Where tensors lie in memory: buffer, byte offset and byte strides by logical axis, as the type's layout says.
 
-row_major: as the shape reads, without gaps. channels_last: axis 1 innermost, pixels `channel_stride` elements apart;
-what lies between the last channel and the next pixel is never read as a value. With a halo, rows lie further apart, and
-the border around each image holds real zero.
+row_major: the last axis is innermost, without gaps. channels_last: axis 1 is innermost, and pixels lie `channel_stride`
+elements apart; the elements between the last channel and the next pixel are never read as values. With a halo, rows lie
+further apart, and the border around each image holds real zero.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.types import Layout, TensorType
 
 SLACK = 64
-"""Bytes behind every buffer of the arena: a dot product may read the four bytes that hold the last element."""
+"""Bytes after every buffer of the arena: a dot product may read the four bytes that hold the last element."""
 
 
 @dataclass(frozen=True)
 class TensorView(Memory):
-    """A tensor in memory. shape: of its logical axes; strides: bytes from one element to the next along each."""
+    """A tensor in memory.
+
+    Attributes:
+        buffer: where it lies.
+        dtype: of its elements.
+        shape: the sizes of its logical axes.
+        strides: bytes from one element to the next along each axis.
+        offset: bytes from the start of the buffer to the first element.
+    """
 
     buffer: BufferHandle
     dtype: np.dtype
@@ -41,21 +49,21 @@ class TensorView(Memory):
 
     @property
     def is_row_major(self) -> bool:
-        """Without gaps, last axis innermost. Axes of size 1 have no say."""
+        """Whether the last axis is innermost and there are no gaps. Axes of size 1 do not matter."""
         expected = row_major_strides(self.shape, self.dtype.itemsize)
         return all(size == 1 or have == want for size, have, want in zip(self.shape, self.strides, expected))
 
     def moved(self, offset: int, shape: Sequence[int], strides: Sequence[int]) -> TensorView:
-        """A view: `offset` bytes further, with other axes."""
+        """The view `offset` bytes further, with other axes."""
         return replace(self, offset=self.offset + offset, shape=tuple(shape), strides=tuple(strides))
 
 
 def row_major_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     """Byte strides of a C-contiguous array."""
-    strides, step = [], itemsize
+    strides, stride = [], itemsize
     for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
+        strides.append(stride)
+        stride *= max(size, 1)
     return tuple(reversed(strides))
 
 
@@ -69,7 +77,7 @@ def layout_strides(shape: Sequence[int], itemsize: int, layout: Layout | None) -
 
 
 def with_halo(spatial: Sequence[int], layout: Layout) -> tuple[int, ...]:
-    """Sizes of an image, its border counted."""
+    """The sizes of an image with its border."""
     return (
         tuple(size + before + after for size, (before, after) in zip(spatial, layout.halo))
         if layout.halo
@@ -83,12 +91,12 @@ def before_halo(strides: Sequence[int], layout: Layout | None) -> int:
 
 
 def storage_bytes(shape: Sequence[int], itemsize: int, layout: Layout | None) -> int:
-    """Bytes from the first element, or its border, to the end of the last pixel, or its border."""
+    """Bytes of a tensor, including the borders of its images and the gaps after its pixels."""
     if layout is None or layout.order == "row_major":
         return math.prod(shape) * itemsize
     return shape[0] * math.prod(with_halo(shape[2:], layout)) * layout.channel_stride * itemsize
 
 
 def bound_shape(type: TensorType, sizes: dict[str, int]) -> tuple[int, ...]:
-    """The shape with every symbolic size replaced."""
+    """The shape of a type with its symbolic sizes replaced."""
     return type.bind(sizes).sizes

@@ -22,7 +22,7 @@ from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
-from qcompiler.ir import Value
+from qcompiler.ir import Const, Value
 from qcompiler.ops.interfaces import Weighted
 
 _PACK_BYTES = 128 << 10
@@ -46,7 +46,7 @@ class Weight:
     @staticmethod
     def of(s: NodeLowering, value: Value) -> Weight:
         """An operand. Quantized weights come minus their zero point, biases as they are."""
-        if not s.is_constant(value):
+        if not isinstance(value, Const):
             memory = s.row_major(value)
             return Weight(geometry(memory), memory, value.name)
         quant, data = value.type.quant, s.constant(value)
