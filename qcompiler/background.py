@@ -1,5 +1,5 @@
-"""Work on a second thread while this one goes on: for long calls that leave the interpreter alone (hashing, copies of
-large arrays)."""
+"""Work on a second thread while this one goes on, for long calls that release the interpreter lock: hashing, copies of
+large arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """A call on a thread of its own. On a single CPU, or where the system gives no thread, it runs when its result is
-    asked for."""
+    """A call on a thread of its own. On a single CPU, or if no thread can be started, it runs when its result is asked
+    for."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
@@ -27,7 +27,7 @@ class Background(Generic[T]):
                 thread.start()
                 self._thread = thread
             except RuntimeError:
-                pass  # no thread to be had: `result` does the work
+                pass  # no thread can be started: `result` does the work
 
     def _run(self) -> None:
         try:
@@ -36,7 +36,7 @@ class Background(Generic[T]):
             self._error = error
 
     def result(self) -> T:
-        """What the call gives or raises; waits for it."""
+        """Wait for the call, and return or raise what it does."""
         if self._thread is None:
             return self._function()
         self._thread.join()
@@ -46,8 +46,7 @@ class Background(Generic[T]):
 
 
 def run_all(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks that do not depend on each other on this thread and another one. All have ended when this returns;
-    raises what one raised."""
+    """Run independent tasks on this thread and another one, and wait for all. Raises what a task raised."""
     rest: Iterator[Callable[[], None]] = iter(tasks)
 
     def work() -> None:

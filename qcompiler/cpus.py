@@ -1,6 +1,6 @@
 """How many threads a model runs on: never more than the CPUs that this process may use.
 
-Every step is cut into equal shares with a barrier behind it, so a thread that waits for a CPU holds up all others.
+Every step is cut into equal shares, with a barrier after it, so a thread that waits for a CPU delays all others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _log = logging.getLogger("qcompiler")
 
 
 def quota(folder: pathlib.Path = _CGROUP) -> int | None:
-    """CPUs that Linux lets the process's control group use, rounded up (cgroup v2 `cpu.max`, v1 `cpu.cfs_*`); None
-    without a limit."""
+    """The CPUs that Linux lets the process's control group use, rounded up, from cgroup v2 `cpu.max` or v1
+    `cpu.cfs_*`; None without a limit."""
     try:
         if (folder / "cpu.max").exists():
             allowed, period = (folder / "cpu.max").read_text().split()
@@ -30,14 +30,14 @@ def quota(folder: pathlib.Path = _CGROUP) -> int | None:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use: its affinity where the system has one, and its group's quota."""
+    """The number of CPUs that this process may use, by its affinity and its group's quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(cpus, quota() or cpus)
 
 
 def thread_count(threads: int | None) -> int:
-    """`threads`, or QC_THREADS, or all; at most `usable_cpus`."""
+    """`threads` if given, else QC_THREADS, else all CPUs; never more than `usable_cpus()`."""
     cpus = usable_cpus()
     wanted = threads or knobs.THREADS.get() or cpus
     if wanted > cpus:

@@ -1,7 +1,7 @@
 """Graphs as pictures, through Graphviz: SVG, PNG, PDF, or its own text.
 
-What runs in int8 and what in float shows by colour; types stand on the edges, constants and attrs in the nodes, modules
-of the user's model are frames. A node's tooltip (SVG) is its line of IR. Does not own layout, which is Graphviz's.
+Colours show what runs in int8 and what in float. Types are on the edges, constants and attrs in the nodes, and modules
+of the user's model are frames. A node's tooltip (SVG) is its line of IR. Does not own the layout, which is Graphviz's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _SUFFIXES = {".svg": "svg", ".png": "png", ".pdf": "pdf", ".dot": "dot", ".gv": "dot"}
 _GET_DOT = "install Graphviz: apt-get install graphviz, brew install graphviz, or https://graphviz.org/download"
-_MANY_NODES = 400  # beyond, Graphviz's best effort takes minutes
+_MANY_NODES = 400  # for more, Graphviz's best layout takes minutes
 _LONGEST = 40
 
 
@@ -38,10 +38,10 @@ _COLOURS = {  # kind -> (fill, border)
 
 
 def draw(graph: Graph, path: str | os.PathLike[str]) -> pathlib.Path:
-    """A picture of `graph`; the format is the suffix of `path`: .svg, .png, .pdf, .dot or .gv.
+    """Draw `graph` in the format of the suffix of `path`: .svg, .png, .pdf, .dot or .gv.
 
-    Returns the file really written: where the program `dot` is missing, a .dot file beside `path`, and a warning is
-    logged that says how to get it.
+    Returns the file that was written. If the program `dot` is missing, that is a .dot file next to `path`, and a
+    warning says how to get the program.
 
     Raises:
         QCompilerError: another suffix, a file that cannot be written, or `dot` failed.
@@ -82,7 +82,7 @@ def _write(path: pathlib.Path, content: bytes) -> pathlib.Path:
 
 
 def dot_source(graph: Graph) -> str:
-    """The picture in Graphviz's own language; the same for the same graph."""
+    """The picture in Graphviz's own language. Equal graphs give equal text."""
     import graphviz
 
     nodes = graph.node_list
@@ -160,7 +160,7 @@ def dot_source(graph: Graph) -> str:
 
 
 def _add_edge(dot: Any, tail: str, head: str, value: Value, labelled: set[int]) -> None:
-    """An edge; a value with several users has its type on the first one."""
+    """Add an edge. Only the first edge of a value shows its type."""
     import graphviz
 
     label = "" if id(value) in labelled else f" {_printable(_short(value.type))} "
@@ -222,7 +222,7 @@ def _add_node(dot: Any, node: Node, graph: Graph, name: str) -> None:
 
 
 def _fused(node: Node) -> str:
-    """What was fused into a node: ` + add + relu`."""
+    """What was fused into a node, as in ` + add + relu`."""
     from qcompiler.ops.interfaces import TakesActivation, Weighted
 
     layer, maker = Weighted.of(node), TakesActivation.of(node)
@@ -233,7 +233,7 @@ def _fused(node: Node) -> str:
 
 
 def _attrs(node: Node) -> str:
-    """What a reader wants of the attrs: windows as 3x3/2, the rest as name=value unless it is the default."""
+    """The attrs that differ from their defaults: windows as 3x3, others as name=value."""
     from qcompiler.opdef import opdef
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
@@ -268,7 +268,7 @@ def _brief(value: tuple[Any, ...]) -> str:
 
 
 def _constants(node: Node) -> list[str]:
-    """One line a constant operand: its role, and its type or, of a scalar, its value."""
+    """One line per constant operand: its name, and its type or, for a scalar, its value."""
     from qcompiler.opdef import opdef
 
     found = []
@@ -284,7 +284,7 @@ def _constants(node: Node) -> list[str]:
 
 
 def _short(type: TensorType, *, scale: bool = True) -> str:
-    """A type as it fits on an edge: the scale to three digits, per-channel scales counted."""
+    """A type in short form, for an edge: the scale to three digits, or the number of scales."""
     text = f"{type.dtype}[{','.join(map(str, type.shape))}]"
     if type.quant is None or not scale:
         return text
@@ -322,13 +322,13 @@ def _printable(text: str) -> str:
 
 
 def _cut(text: str, length: int = _LONGEST) -> str:
-    """The text, its middle left out if it is long."""
+    """The text, without its middle if it is long."""
     text = _printable(text)
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-length // 2 :]}"
 
 
 def _shown(text: str) -> str:
-    """Text as it may stand in a label's markup."""
+    """Text escaped for a label's markup."""
     return html.escape(_cut(text)) or "&#8203;"
 
 

@@ -1,8 +1,8 @@
-"""Every environment variable that qcompiler reads: one typed table.
+"""Every environment variable that qcompiler reads, in one typed table.
 
-A knob is for debugging and experiments, never needed for correct results. Its value is, first, that of the innermost
-`with knob(value):` in this process; else the environment's, read at each use; else the default. `docs/knobs.md` is made
-from this table: `python -m qcompiler.knobs > docs/knobs.md`.
+A knob is for debugging and experiments and never needed for correct results. Its value is that of the innermost
+`with knob(value):` in this process, else the environment's, read at each use, else the default. `docs/knobs.md` is
+made from this table: `python -m qcompiler.knobs > docs/knobs.md`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Knob(Generic[T]):
     """One environment variable.
 
     Attributes:
-        name: of the variable.
-        kind: what its text must be, as messages and the docs say it.
-        default: the value where the variable is unset, or empty but for `blank`.
+        name: the variable's name.
+        kind: what its text must be, in the words of messages and docs.
+        default: the value if the variable is unset, or empty and without `blank`.
         doc: one sentence.
-        parse: text to value; ValueError for text that is not of the kind.
-        blank: the value where the variable is set but empty, for knobs that tell this from unset.
+        parse: from text to value; ValueError for text that is not of the kind.
+        blank: the value if the variable is set but empty, for knobs that distinguish this from unset.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Knob(Generic[T]):
     _overrides: list[tuple[object, T]] = field(default_factory=list, repr=False)
 
     def get(self) -> T:
-        """The value now. QCompilerError that names the variable for text of another kind."""
+        """The current value. QCompilerError, naming the variable, for text of another kind."""
         with _lock:
             if self._overrides:
                 return self._overrides[-1][1]
@@ -66,7 +66,7 @@ class Knob(Generic[T]):
 
     @contextlib.contextmanager
     def __call__(self, value: T) -> Iterator[T]:
-        """`with knob(value):` the process sees this value, all its threads too. Checked like the variable's text."""
+        """`with knob(value):` all threads of the process see this value, which is checked like the variable's text."""
         text = "" if value is None else str(value).strip()
         try:
             checked = self.parse(text) if text else self.default if value is None else self._blank()
@@ -132,14 +132,14 @@ PASS_LIMIT: Knob[int | None] = Knob(
     "QC_PASS_LIMIT",
     "a whole number from 0",
     None,
-    "Each pipeline ends after so many passes, to bisect what breaks a graph.",
+    "Each pipeline ends after this many passes, to bisect what breaks a graph.",
     _whole(0, 2**31),
 )
 ISA: Knob[str | None] = Knob(
     "QC_ISA",
     "a level, as avx2 or x86-64+avx2",
     None,
-    "Pretend a weaker CPU: higher levels are unavailable, and native is this one.",
+    "Pretend to be a weaker CPU: higher levels are unavailable, and native is this one.",
     str,
 )
 THREADS: Knob[int | None] = Knob(
@@ -167,8 +167,8 @@ CACHE: Knob[str | None] = Knob(
     "QC_CACHE",
     "a folder; empty: off",
     None,
-    "Compiled kernels, and the programs of saved models with their packed weights, are kept there for later processes. Default: `qcompiler` "
-    "in the user's cache folder.",
+    "Compiled kernels, and the programs of saved models with their packed weights, are stored there for later "
+    "processes. Default: `qcompiler` in the user's cache folder.",
     str,
     blank="",
 )
@@ -183,11 +183,11 @@ GUARD: Knob[bool] = Knob(
     "QC_GUARD",
     "0 or 1",
     False,
-    "1: every buffer stands between pages that fault, and the bytes up to them are checked; poisons too.",
+    "1: every buffer lies between pages that fault, and the bytes up to them are checked; poisons too.",
     _flag,
 )
 REQUIRE_ALL: Knob[bool] = Knob(
-    "QC_REQUIRE_ALL", "0 or 1", False, "1: tests fail where they would skip for want of an optional tool.", _flag
+    "QC_REQUIRE_ALL", "0 or 1", False, "1: tests fail where they would skip because an optional tool is missing.", _flag
 )
 
 KNOBS: tuple[Knob[Any], ...] = (

@@ -1,4 +1,4 @@
-"""Where the nodes of a graph stand in the user's model: the tree of modules, read from the nodes' origins."""
+"""The tree of modules of the user's model with the nodes of a graph in it, read from the nodes' origins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEEPEST = 16
 
 @dataclass
 class Scope:
-    """A module path, the nodes right in it, and the modules in it, in order."""
+    """A module: the nodes directly in it, and the modules in it, in order."""
 
     nodes: list[Node] = field(default_factory=list)
     children: dict[str, Scope] = field(default_factory=dict)
@@ -21,14 +21,14 @@ class Scope:
         return len(self.nodes) + sum(child.count() for child in self.children.values())
 
     def all_nodes(self) -> Iterator[Node]:
-        """The nodes in it and in the modules in it."""
+        """The nodes in the module and in all modules in it."""
         yield from self.nodes
         for child in self.children.values():
             yield from child.all_nodes()
 
 
 def module_tree(nodes: Sequence[Node]) -> Scope:
-    """The tree of modules. A node that a pass put in stands with what it reads."""
+    """The tree of modules. A node without an origin, which a pass inserted, goes to the module of what it reads."""
     paths = {origin.path for node in nodes for origin in node.origin}
     inner = {path[:end] for path in paths for end in _ends(path)}
     root = Scope()
@@ -51,7 +51,7 @@ def _ends(path: str) -> Iterator[int]:
 
 
 def _scope_of(node: Node, inner: set[str]) -> tuple[str, ...]:
-    """The innermost module that holds all parts of a node: parts that hold others themselves, else their parents."""
+    """The innermost module that holds all parts of a node. A part is its own module if it holds others."""
     found: list[list[str]] = []
     for origin in node.origin:
         parts = origin.path.split(".") if origin.path else []
@@ -66,7 +66,7 @@ def _scope_of(node: Node, inner: set[str]) -> tuple[str, ...]:
 
 
 def _pruned(scope: Scope) -> Scope:
-    """Modules with a single node dissolve into their parent; a chain of only children becomes one module."""
+    """Merge modules with a single node into their parents, and chains of only children into one module."""
     kept = Scope(list(scope.nodes))
     for name, child in scope.children.items():
         child = _pruned(child)

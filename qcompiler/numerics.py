@@ -16,7 +16,7 @@ Inputs = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 def real_values(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Name -> real value of inputs, results and outputs (as `output:<public name>`); quantized values are dequantized."""
+    """Name -> value of inputs, results and outputs (as `output:<public name>`); quantized values are dequantized."""
     from qcompiler.quantization.qmath import dequantize
 
     values: dict[str, np.ndarray] = {}

@@ -62,7 +62,7 @@ def _one_node(op: OpDef, sample: Sample, quantized: bool) -> Graph:
 
 @cache
 def _targets(architecture: str) -> tuple[Target, ...]:
-    """All levels."""
+    """The targets of all levels."""
     from qcompiler.backends.target import known_targets, parse_target
 
     system = _ARCHITECTURES[architecture]
@@ -71,7 +71,7 @@ def _targets(architecture: str) -> tuple[Target, ...]:
 
 
 def _served(op: OpDef, quantized: bool, architecture: str) -> str:
-    """Whether kernels of every level serve every sample: yes, no, or how many."""
+    """For how many samples every level has kernels: yes (all), no (none), or the number."""
     from qcompiler.backends.lowering.rule import find_rule
     from qcompiler.passes.assign_layout import AssignLayout
 

@@ -1,4 +1,4 @@
-"""What became of a model: nodes in int8 and in float, why the latter, conversions, and the bytes of constants.
+"""Reports: a model's nodes in int8 and in float, why the latter, conversions, and the bytes of constants.
 
 It counts the nodes of the graph; the reasons are the graph's notes, which the passes wrote.
 """
@@ -32,7 +32,7 @@ class NodeKind(Enum):
 
 
 def node_kind(node: Node) -> NodeKind:
-    """INTEGER: a quantized result; INDEX: plain integers or bools; FLOAT: real numbers."""
+    """How a node counts: INTEGER with a quantized result, FLOAT with a real one, INDEX with plain integers or bools."""
     if Conversion.of(node) is not None:
         return NodeKind.CONVERSION
     if node.op == Observe.name:
@@ -55,13 +55,13 @@ def constant_bytes(graph: Graph) -> int:
 
 
 def float_constant_bytes(graph: Graph) -> int:
-    """Bytes of the same constants with every quantized one in f32."""
+    """Bytes of all constants with every quantized one in f32."""
     return sum(4 * const.data.size if const.type.is_quantized else const.data.nbytes for const in graph.consts.values())
 
 
 @dataclass(frozen=True)
 class OpCount:
-    """How many nodes of one op run in int8, and how many not."""
+    """How many nodes of one op run in int8, and how many in float."""
 
     op: str
     int8: int
@@ -70,7 +70,7 @@ class OpCount:
 
 @dataclass(frozen=True)
 class FloatNode:
-    """A float node of a quantized graph, why, and the user's source line ("" if unknown)."""
+    """A float node of a quantized graph, the reason, and the user's source line ("" if unknown)."""
 
     node: str
     op: str
@@ -80,18 +80,19 @@ class FloatNode:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a model. `str()` is the text, `to_dict()` the same for JSON.
+    """What became of a model. `str()` gives the text, `to_dict()` the same for JSON.
 
     Attributes:
-        name, stage: of the graph; target: what it was compiled for, "" if it was not.
+        name, stage: the graph's name and stage.
+        target: what the graph was compiled for; "" if it was not.
         execution: how that runs here: "native", "emulated by ..." or "interpreter".
         inputs, outputs: `name: type`.
-        ops: one row an op, in the order of first use; conversions, observers and plain integers apart.
+        ops: one row per op, in the order of first use, without conversions, observers and plain integers.
         conversions: op -> count.
-        kept_float: float nodes; empty at stage float, where all are.
-        constant_bytes, float_constant_bytes: as they are, and with every quantized constant in f32.
-        python_nodes: node -> why no kernel serves it; these run in numpy.
-        estimate: what the cost model of qconfig "auto" expects of the graph as quantized and in float; "" without it.
+        kept_float: the float nodes; empty at stage float, where all are.
+        constant_bytes, float_constant_bytes: bytes as they are, and with every quantized constant in f32.
+        python_nodes: node -> why no kernel serves it, so that it runs in numpy.
+        estimate: what the cost model of qconfig "auto" expects of the graph, quantized and in float; "" without it.
     """
 
     name: str

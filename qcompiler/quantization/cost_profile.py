@@ -1,8 +1,8 @@
 """What nodes cost on a named CPU, in int8 and in float: figures that ship, so that every machine decides the same.
 
 `python benchmarks/op_costs.py` measures these figures, and each op's `element_cost`, on the machine that it runs on.
-They hold for one thread, with operands in the cache. They are estimates, which choose a precision under the qconfig "auto"
-and never change a result's bits.
+They hold for one thread, with operands in the cache. They are estimates that choose a precision under the qconfig
+"auto"; they never change a result's bits.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ class CostProfile:
     """A CPU's figures, all in nanoseconds and for one thread.
 
     Attributes:
-        product, depthwise_product: a multiply-add of a weighted op.
-        quantize, dequantize: an element converted between the integer and the float part of a graph.
-        step: what every node costs besides.
-        element: of an op's larger side (operand or result), by op, where it differs from the op's own `element_cost`.
+        product, depthwise_product: the cost of one multiply-add of a weighted op.
+        quantize, dequantize: the cost of converting one element between the integer and the float part of a graph.
+        overhead: what every node costs in addition.
+        element: op -> the cost per element of its larger side (operand or result), where that differs from the op's
+            own `element_cost`.
     """
 
     name: str
@@ -37,23 +38,23 @@ class CostProfile:
     depthwise_product: Pair
     quantize: float
     dequantize: float
-    step: float
+    overhead: float
     element: Mapping[str, Pair] = field(default_factory=dict)
 
     def cost(self, node: Node, *, quantized: bool) -> float:
-        """Nanoseconds of a float graph's node in one of both forms."""
+        """The nanoseconds that a node of a float graph takes, quantized or in float."""
         column, op = (0 if quantized else 1), op_of(node)
         count = products(node)
         if count:
             is_depthwise = isinstance(op, Conv) and op.is_depthwise
-            return self.step + count * (self.depthwise_product if is_depthwise else self.product)[column]
+            return self.overhead + count * (self.depthwise_product if is_depthwise else self.product)[column]
         given = [elements(value) for value in node.operands if value is not None and not value.is_const]
         size = max([*given, *(elements(value) for value in node.results)])
-        return self.step + size * self.element.get(node.op, op.element_cost)[column]
+        return self.overhead + size * self.element.get(node.op, op.element_cost)[column]
 
 
 SYMBOLIC_SIZE = 8
-"""What a symbolic size counts as."""
+"""The size that a symbolic size counts as."""
 
 
 def elements(value: Value) -> int:
@@ -78,5 +79,5 @@ ZEN5_AVX512VNNI = CostProfile(
     depthwise_product=(0.0072, 0.0157),
     quantize=0.083,
     dequantize=0.044,
-    step=300.0,
+    overhead=300.0,
 )

@@ -1,4 +1,4 @@
-"""QConfigs: which spec activations and weights get, by name or by rules."""
+"""QConfigs: the specs of activations and weights, by name, or chosen by qconfig rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qcompiler.types import DType
 
 @dataclass(frozen=True)
 class QConfig:
-    """Specs of activations and weights. Either None leaves a node float."""
+    """The specs of activations and weights. A node stays float if either is None."""
 
     activation: QuantSpec | None
     weight: QuantSpec | None
@@ -50,9 +50,9 @@ _QCONFIGS: Mapping[str, QConfig] = {
 def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
-    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights a channel;
-    "int8:minmax", "int8:percentile", "int8:mse", "int8:kl" differ in the observer; "auto" is int8 for a whole model,
-    whose nodes that a cost model calls slower in int8 stay float. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
+    "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights per channel.
+    "int8:minmax", "int8:percentile", "int8:mse", "int8:kl" differ in the observer. "auto" is int8 for a whole model,
+    except for nodes that are slower in int8 by a cost model. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
     "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its
     default_qconfig and default_per_channel_qconfig.
 
@@ -66,7 +66,7 @@ def get_qconfig(name: str) -> QConfig:
 
 
 def get_default_qconfig(backend: str = "x86") -> QConfig:
-    """torch's get_default_qconfig: "x86" and "fbgemm" reduce activations to [0, 127]; "qnnpack" has per-tensor weights;
+    """torch's get_default_qconfig. "x86" and "fbgemm" reduce activations to [0, 127], "qnnpack" has per-tensor weights,
     "onednn" neither.
 
     Raises:
@@ -80,12 +80,12 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
 
 @dataclass
 class QConfigMapping:
-    """Rules from nodes to QConfigs, torch's order of priority, the highest last: global, object type, module name regex
-    (the first that matches, as re.match), module name, module name + object type + order.
+    """QConfig rules: which nodes get which QConfig.
 
-    An object type is an IR op ("conv"), an ONNX op ("Conv"), or a class or the name of one ("Conv2d"). A value None
-    leaves nodes float. A rule that matches nothing is an error when a graph is resolved; `builtin` rules, below all
-    others but the global one, may match nothing.
+    The priority is torch's, the highest last: global, object type, module name regex (the first that matches, as
+    re.match), module name, module name with object type and order. An object type is an IR op ("conv"), an ONNX op
+    ("Conv"), or a class or its name ("Conv2d"). None leaves nodes float. A rule that matches nothing is an error when a
+    graph is resolved; `builtin` rules, which are above the global one and below all others, may match nothing.
     """
 
     default: QConfig | None = None
@@ -118,7 +118,7 @@ class QConfigMapping:
     def set_module_name_object_type_order(
         self, name: str, kind: str | type, index: int, qconfig: QConfig | str | None
     ) -> QConfigMapping:
-        """The node number `index` (from 0) of this kind inside of the module `name`."""
+        """Set the qconfig of node number `index` (from 0) of this kind inside the module `name`."""
         self.orders[name, _kind(kind), index] = _named(qconfig)
         return self
 
@@ -164,8 +164,8 @@ def _named(qconfig: QConfig | str | None) -> QConfig | None:
 
 
 def get_default_qconfig_mapping(backend: str = "x86") -> QConfigMapping:
-    """torch's get_default_qconfig_mapping: its qconfig for all, but per-tensor weights for transposed convolutions on
-    x86 and fbgemm."""
+    """torch's get_default_qconfig_mapping: the backend's qconfig for all nodes, but per-tensor weights for transposed
+    convolutions on x86 and fbgemm."""
     qconfig = get_default_qconfig(backend)
     mapping = QConfigMapping(qconfig)
     if backend in ("x86", "fbgemm"):

@@ -1,4 +1,4 @@
-"""Which qconfig each node gets, and by which rule: decided on the traced graph, before anything is fused."""
+"""Which qconfig each node gets, and by which qconfig rule. Decided on the traced graph, before anything is fused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qcompiler.quantization.qconfig import QConfig, QConfigMapping, as_mapping
 
 @dataclass(frozen=True)
 class Resolution:
-    """One row: the node, its qconfig and the rule that won."""
+    """One row of the table: a node, its qconfig and the qconfig rule that won."""
 
     node: str
     op: str
@@ -22,7 +22,7 @@ class Resolution:
 
 
 class ResolutionTable:
-    """Node name -> QConfig or None; prints as a table."""
+    """Node name -> QConfig or None. It prints as a table."""
 
     def __init__(self, rows: list[Resolution]) -> None:
         self.rows = rows
@@ -32,7 +32,7 @@ class ResolutionTable:
         return self._by_name[name].qconfig
 
     def kept_float(self, reasons: Mapping[str, str]) -> ResolutionTable:
-        """The table with some nodes left float: node name -> why."""
+        """The table with more nodes left float. reasons: node name -> why."""
         return ResolutionTable(
             [replace(row, qconfig=None, rule=reasons[row.node]) if row.node in reasons else row for row in self.rows]
         )
@@ -47,7 +47,7 @@ class ResolutionTable:
 
 
 def _paths(node: Node) -> list[str]:
-    """Module paths of the node and of everything it lies in, and its own name."""
+    """The node's own name, and the paths of its modules and of all that they lie in."""
     found = [node.name]
     for origin in node.origin:
         parts = origin.path.split(".")
@@ -63,7 +63,7 @@ def _kinds(node: Node) -> list[str]:
 
 
 def resolve(graph: Graph, qconfig: str | QConfig | QConfigMapping) -> ResolutionTable:
-    """The table for a traced graph.
+    """Resolve a qconfig on a traced graph.
 
     Raises:
         QuantizationError: an unknown name, or a rule that matches no node.
@@ -98,7 +98,7 @@ def _row(node: Node, mapping: QConfigMapping, label: str, matched: set[str]) -> 
 
 
 def _apply_orders(graph: Graph, mapping: QConfigMapping, rows: list[Resolution], matched: set[str]) -> None:
-    """Rules for the i-th node of a kind inside of a module."""
+    """Apply the qconfig rules for the i-th node of a kind inside a module."""
     for (name, kind, index), config in mapping.orders.items():
         inside = [i for i, node in enumerate(graph.nodes) if name in _paths(node) and kind in _kinds(node)]
         if 0 <= index < len(inside):

@@ -1,4 +1,4 @@
-"""QuantSpec: how one kind of tensor is to be quantized, with a text form that parses back."""
+"""QuantSpec: how one kind of tensor is quantized, with a text form that parses back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TORCH_EPS = 2.0**-23
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """Element type, range, scheme and observer.
+    """How a tensor is quantized: element type, range, scheme and observer.
 
     Attributes:
-        dtype, qmin, qmax: of the quantized tensor.
-        symmetric: zero point fixed (0 for signed types, the middle for unsigned ones).
-        per_channel: one scale a channel; the op says along which axis.
-        observer: name of a registered observer.
+        dtype, qmin, qmax: the quantized tensor's element type and range.
+        symmetric: the zero point is fixed, at 0 or at the middle of an unsigned range.
+        per_channel: there is one scale per channel; the op says along which axis.
+        observer: the name of a registered observer.
         eps: the least scale.
     """
 

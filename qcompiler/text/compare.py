@@ -9,7 +9,7 @@ from qcompiler.text.printer import graph_data, module_data, print_graph, print_m
 
 
 def first_difference(a: Graph | Module, b: Graph | Module, *, names: bool = True, data: bool = True) -> str | None:
-    """The first line or array in which two graphs differ, or None. names=False ignores the names of values."""
+    """The first line or array in which two graphs differ, or None. With names=False, names of values do not count."""
     left, right = (_text(item, names).split("\n") for item in (a, b))
     for number, (one, other) in enumerate(zip(left, right), 1):
         if one != other:

@@ -1,4 +1,4 @@
-"""The reader of the text form that lark makes from `grammar.lark`: for text that `quick.py` gives up on, with messages."""
+"""The reader that lark makes from `grammar.lark`: for text that `quick.py` gives up on. It has the error messages."""
 
 from __future__ import annotations
 

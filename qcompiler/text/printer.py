@@ -1,7 +1,7 @@
 """Graphs as text: the one form that people read, tests compare and artifacts store.
 
-`grammar.lark` is the language reference and `parser.py` reads what this prints. Array data is not in the text:
-constants and per-channel parameters are named there, and `graph_data` gives the arrays under those names.
+`grammar.lark` is the language reference, and `parser.py` reads what this module prints. The text names constants and
+per-channel parameters but does not hold their data; `graph_data` gives the arrays under those names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONTEXT = 2
 
 
 def format_name(name: str) -> str:
-    """A value's name as it stands after % or @: bare, or quoted if it has odd characters."""
+    """A value's name as printed after % or @: bare, or quoted if it has odd characters."""
     return name if _BARE_NAME.fullmatch(name) else json.dumps(name)
 
 
@@ -43,7 +43,7 @@ def format_scale(scale: float) -> str:
 
 
 def format_attr(value: AttrValue) -> str:
-    """An attr's value; floats always have a point, an exponent, or are inf or nan."""
+    """The text of an attr's value. A float has a point or an exponent, or is inf or nan."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -59,7 +59,7 @@ def format_attr(value: AttrValue) -> str:
 
 
 class ArrayNames:
-    """Names of the per-channel parameter arrays of one graph: equal arrays share the name of the first value."""
+    """The names of one graph's per-channel parameter arrays. Equal arrays share the name of the first one."""
 
     def __init__(self, taken: set[str]) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -112,7 +112,7 @@ def _format_layout(layout: Layout) -> str:
 
 
 def format_type(type: TensorType, owner: str = "", arrays: ArrayNames | None = None) -> str:
-    """A type. Without `arrays` (messages, drawings) per-channel parameters are listed shortened, not named."""
+    """The text of a type. Without `arrays`, as in messages, per-channel parameters are abbreviated instead of named."""
     text = f"{type.dtype}[{','.join(map(str, type.shape))}]"
     fields = []
     if type.quant is not None:
@@ -197,12 +197,12 @@ class _Printer:
 
 
 def _same(default: object, value: object) -> bool:
-    """Equal and of one type, so that 1, 1.0 and true stay apart."""
+    """Whether two values are equal and of one type, so that 1, 1.0 and true differ."""
     return type(default) is type(value) and default == value and repr(default) == repr(value)
 
 
 def print_graph(graph: Graph, *, rename: Callable[[Value], str] | None = None) -> str:
-    """The text of a graph. `rename` gives values other names (comparisons that ignore names)."""
+    """The text of a graph. `rename` gives values other names, for comparisons that ignore names."""
     return f"qcompiler {VERSION}\n" + "\n".join(_Printer(graph, rename).lines()) + "\n"
 
 
@@ -215,7 +215,7 @@ def print_module(module: Module) -> str:
 
 
 def graph_data(graph: Graph) -> dict[str, np.ndarray]:
-    """All arrays that the text of `graph` names: constants, then scales and zero points of per-channel types."""
+    """All arrays that the text of a graph names: constants, then scales and zero points of per-channel types."""
     printer = _Printer(graph)
     for _ in printer.lines():
         pass
@@ -230,12 +230,12 @@ def module_data(module: Module) -> dict[str, np.ndarray]:
 
 
 def format_node(graph: Graph, node: Node) -> str:
-    """One node's line, without the indent."""
+    """The line of one node, without the indent."""
     return _Printer(graph).node(node).strip()
 
 
 def annotate(graph: Graph, node: Node, message: str) -> str:
-    """The IR around a node, a caret under it and the message. Works on graphs that don't verify."""
+    """The IR around a node, with a caret under it and the message. It also works on graphs that do not verify."""
     printer = _Printer(graph)
     before: list[Node] = []
     after: list[Node] = []
