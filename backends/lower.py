@@ -1,8 +1,9 @@
 """From an integer or float graph to a program: layouts, then steps, then what can be called.
 
-`lower` gives a program as data. A `Program` is what compile() and load() keep of a graph: an image and an executable for
-each binding of its symbolic sizes. Each node becomes steps by the first lowering rule that fits it (backends/rules); a
-node that no rule fits runs in Python and is named in `python_nodes`.
+`lower` gives a program as data. A `Program` is what compile() and load() make of a graph: an image and an executable
+for each binding of its symbolic sizes. Each node becomes steps by the first lowering rule that fits it, see
+backends/rules.
+A node that no rule fits runs in Python and is named in `python_nodes`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,8 +69,8 @@ def lower_graph(graph: Graph, target: Target) -> Program:
 
 
 def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[], Graph], Signature, Program]:
-    """A saved model's graph, or what reads it; how it is called; its program: the one that an earlier process stored, or
-    as `lower_graph` makes it.
+    """A saved model's graph, or what reads it; how it is called; its program: the one that an earlier process stored,
+    or one as `lower_graph` makes it.
 
     Raises:
         ArtifactError: damaged data, or no legal graph. LoweringError: as lower_graph.
@@ -110,11 +112,12 @@ def check_runs(target: Target) -> None:
         )
 
 
+@dataclass(frozen=True)
 class StoredAs:
-    """Under which name the cache stores a program: the digest of the saved model, and how the model is called."""
+    """How the cache stores a program: under the digest of the saved model, together with how the model is called."""
 
-    def __init__(self, digest: str, signature: Signature) -> None:
-        self.digest, self.signature = digest, signature
+    digest: str
+    signature: Signature
 
 
 class Program:
@@ -208,7 +211,7 @@ class Program:
         own_block = own.block() if image.own_constant_bytes else None
         return link(image, kernels, loader, self.constants.block(), own_block, functions)
 
-    def _load(self, image: ProgramImage) -> tuple[Mapping[KernelKey, LoadedKernel], Loader]:
+    def _load(self, image: ProgramImage) -> tuple[Mapping[KernelKey[Any], LoadedKernel], Loader]:
         """The kernels of an image, and what runs them."""
         return kernel_cache.load(image.kernels, self.target), self.target.loader()
 

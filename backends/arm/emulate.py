@@ -1,8 +1,8 @@
 """The loader that runs AArch64 code in this process on a machine of another kind, by the `unicorn` package.
 
-The emulated CPU sees this process's memory at the same addresses: pages are mapped when they are first touched, as the
-operating system lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after another,
-step by step. Linux only.
+The emulated CPU sees this process's memory at the same addresses: pages are mapped when they are first touched, as
+the operating system lists them, so that kernels, arguments, arenas and arrays need no copies. Threads run one after
+another, step by step. Linux only.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The loader that runs AArch64 code by `qemu-aarch64` (Debian's qemu-user), in a process of its own (`qemu_machine.py`):
-all levels, i8mm too.
+"""The loader that runs AArch64 code of all levels by `qemu-aarch64` (Debian's qemu-user), in a process of its own
+(`qemu_machine.py`).
 
 A run copies to that process all that the steps may touch, and copies back what they may have written. Threads run one
 after another, step by step. Linux only.

@@ -1,6 +1,6 @@
-"""The process that `qemu-aarch64` runs for `qemu.py`: memory and calls, by orders through a pipe.
+"""The process that `qemu-aarch64` runs for `qemu.py`: it maps memory and calls functions as told through a pipe.
 
-Its program is emitted here. Each order is six words: which, and up to five arguments.
+Its program is emitted here. Each order is six words: which order it is, and up to five arguments.
 """
 
 from __future__ import annotations
@@ -85,7 +85,13 @@ next:
   %c = load volatile i64, ptr %pc
   %d = load volatile i64, ptr %pd
   %e = load volatile i64, ptr %pe
-  switch i64 %what, label %next [ i64 1, label %map i64 2, label %unmap i64 3, label %fill i64 4, label %give i64 5, label %call ]
+  switch i64 %what, label %next [
+    i64 1, label %map
+    i64 2, label %unmap
+    i64 3, label %fill
+    i64 4, label %give
+    i64 5, label %call
+  ]
 map:
   %mapped = call i64 @system(i64 222, i64 %a, i64 %b, i64 7, i64 50, i64 -1, i64 0)
   br label %answer
@@ -116,7 +122,7 @@ anonymous, fixed)."""
 
 @dataclass(eq=False)
 class Machine:
-    """The process, started when first needed, and again after it died. Not safe to call from several threads at once."""
+    """The process. It is started when first needed, and again after it died. Not thread-safe."""
 
     _process: subprocess.Popen[bytes] | None = None
     _owner: int = 0

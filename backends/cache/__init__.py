@@ -1,1 +1,1 @@
-"""Caches between processes: the user's folder, entries of compiled kernels, blocks of constants, programs of saved models."""
+"""Caches between processes: the user's folder, entries, blocks of constants, kernels, programs of saved models."""

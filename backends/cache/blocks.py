@@ -18,17 +18,17 @@ from qcompiler.background import run_all
 
 SUFFIX = ".qcb"
 MAX_FOLDER = 1024 * 2**20
-"""Bytes of all blocks from which those go that were not used for longest."""
+"""Above this total, the least recently used blocks are evicted."""
 MAX_BLOCK = MAX_FOLDER // 4
-"""Larger ones are not kept."""
+"""Larger blocks are not stored."""
 
 _PART = 4 * 2**20
 """Bytes that one digest covers."""
 
 
 def store(data: np.ndarray) -> list[str] | None:
-    """Keep u8[n]; gives what `load` finds it by: the digests of its parts. None if it is too large, or the folder does
-    not take it."""
+    """Store u8[n] and give the digests of its parts, by which `load` finds it. None if it is too large, or can't be
+    stored."""
     if data.nbytes > MAX_BLOCK:
         return None
     with opened(make=True) as folder:
@@ -41,13 +41,13 @@ def store(data: np.ndarray) -> list[str] | None:
                 write(folder, name, data.data)
                 prune(folder, SUFFIX, MAX_FOLDER)
         except OSError as error:
-            warn_once("blocks", "packed constants are not kept for the next process: %s", error)
+            warn_once("blocks", "packed constants are not stored for the next process: %s", error)
             return None
     return digests
 
 
 def load(digests: Sequence[str], into: np.ndarray) -> bool:
-    """Fill `into`, u8[n], with the block that these digests name. False if it is not there; then `into` holds anything."""
+    """Fill `into`, u8[n], with the block of these digests. False if it is missing; `into` then holds anything."""
     name, parts = block_name(digests), _parts(into.nbytes)
     with opened(make=False) as folder:
         if folder is None:

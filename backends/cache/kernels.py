@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qcompiler.backends.cache import entries
 from qcompiler.backends.codegen.jit import emit_kernel
@@ -17,12 +18,12 @@ from qcompiler.backends.runtime.loader import KernelObject, LoadedKernel
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 
-_loaded: dict[str | tuple[str, KernelKey], LoadedKernel] = {}
+_loaded: dict[str | tuple[str, KernelKey[Any]], LoadedKernel] = {}
 """By the entry's key; by target and kernel key where there is none."""
 _lock = threading.Lock()
 
 
-def load(keys: Sequence[KernelKey], target: Target) -> dict[KernelKey, LoadedKernel]:
+def load(keys: Sequence[KernelKey[Any]], target: Target) -> dict[KernelKey[Any], LoadedKernel]:
     """Kernels that the target's loader can run: from this process, from the cache, or emitted now and stored there.
 
     Raises:
@@ -38,7 +39,7 @@ def load(keys: Sequence[KernelKey], target: Target) -> dict[KernelKey, LoadedKer
         return {key: _loaded[name] for key, name in names.items()}
 
 
-def _load(keys: Mapping[KernelKey, str | None], target: Target) -> list[LoadedKernel]:
+def _load(keys: Mapping[KernelKey[Any], str | None], target: Target) -> list[LoadedKernel]:
     if not target.can_run():
         raise LoweringError(
             f"this machine can't run {target.key}",
@@ -60,7 +61,7 @@ def _load(keys: Mapping[KernelKey, str | None], target: Target) -> list[LoadedKe
     return target.loader().load(objects)
 
 
-def entry_key(key: KernelKey, target: Target) -> str | None:
+def entry_key(key: KernelKey[Any], target: Target) -> str | None:
     """The key of a kernel's entry in the cache. None for a kernel that only this process knows, and while the cache is
     off."""
     if key.is_local:
@@ -68,7 +69,7 @@ def entry_key(key: KernelKey, target: Target) -> str | None:
     return entries.key_of(f"target {target.key}", f"machine {target.machine}", f"kernel {key}")
 
 
-def _symbol(key: KernelKey, text: str | None, number: int) -> str:
+def _symbol(key: KernelKey[Any], text: str | None, number: int) -> str:
     """A name that no other kernel of one engine has, the same in every process that shares the object."""
     if text is None:
         return f"{key.name}.own{number}"

@@ -1,9 +1,9 @@
-"""Program images of saved models, stored for later processes: loading one then needs no graph, no lowering, no packing.
+"""Program images of saved models, stored for later processes: loading one needs no graph, no lowering, no packing.
 
-An entry (JSON) holds an image, how the model is called, and the digests of its block of constants, which is a file of its
-own. It is found by the digest of the saved model, the target, and what every key says (`entries.key_of`: the sources of
-all that makes a program of a graph). A program with Python steps is not stored; of a model with symbolic sizes, the
-program of the sizes that it was bound to first is.
+An entry (JSON) holds an image, how the model is called, and the digests of its block of constants, which is a file of
+its own. It is found by the digest of the saved model, the target, and what every key says (`entries.key_of`: the
+sources of all that makes a program of a graph). A program with Python steps is not stored. Of a model with symbolic
+sizes, the program of the sizes that it was bound to first is stored.
 """
 
 from __future__ import annotations

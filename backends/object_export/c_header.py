@@ -17,14 +17,19 @@ def emit_header(interface: Interface) -> str:
         _title(interface),
         f"#ifndef {guard}\n#define {guard}\n\n#include <stddef.h>\n#include <stdint.h>",
         _macros([(f"{macro}_ABI_VERSION", ABI_VERSION, "of these functions; compare with what the object says")]),
-        "/* Scratch memory of one call; its contents mean nothing before and after. Where the size is 0 it may be NULL. */\n"
+        "/* Scratch memory of one call; its contents mean nothing before and after."
+        " Where the size is 0 it may be NULL. */\n"
         + _macros([
             (f"{macro}_ARENA_SIZE", interface.arena_size, "bytes"),
             (f"{macro}_ARENA_ALIGN", interface.arena_align, "bytes"),
             (f"{macro}_SELF_TEST_ARENA_SIZE", interface.self_test_size, "bytes, of the self-test"),
         ]),
-        "/* Status codes. */\n" + _macros([(f"{macro}_{name}", _parenthesised(code), doc) for name, (code, doc) in STATUSES.items()]),
-        _macros([(f"{macro}_NUM_INPUTS", len(interface.inputs), ""), (f"{macro}_NUM_OUTPUTS", len(interface.outputs), "")]),
+        "/* Status codes. */\n"
+        + _macros([(f"{macro}_{name}", _parenthesised(code), doc) for name, (code, doc) in STATUSES.items()]),
+        _macros([
+            (f"{macro}_NUM_INPUTS", len(interface.inputs), ""),
+            (f"{macro}_NUM_OUTPUTS", len(interface.outputs), ""),
+        ]),
         *(_port(macro, port) for port in interface.ports),
         '#ifdef __cplusplus\nextern "C" {\n#endif',
         _functions(interface),
@@ -45,8 +50,8 @@ def _shape(port: Port) -> str:
 
 def _title(interface: Interface) -> str:
     lines = [f"/* {_plain(interface.model)}: a neural network as an object file, by qcompiler {__version__}.", " *"]
-    lines += [f" * {kind:8}{_plain(port.value)}: {_shape(port)}" for kind, ports in (("input", interface.inputs), ("output", interface.outputs))
-              for port in ports]  # fmt: skip
+    for kind, ports in (("input", interface.inputs), ("output", interface.outputs)):
+        lines += [f" * {kind:8}{_plain(port.value)}: {_shape(port)}" for port in ports]
     lines += [f" * target  {interface.target}: the CPU must have {interface.features}", " */"]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def export_object(
     place = pathlib.Path(path)
     if place.suffix != ".o":
         raise LoweringError(
-            "the output's name has another ending", where=f"file {place}", expected=".o; the header gets .h"
+            "the output's name has the wrong suffix", where=f"file {place}", expected=".o; the header gets .h"
         )
     made = build_object(graph, target, prefix=prefix, sizes=sizes)
     replace_together({place: made.data, place.with_suffix(".h"): made.header.encode()})
@@ -151,7 +152,7 @@ def _quantized_to(value: Value) -> QuantParams | None:
     return next((node.result.type.quant for node in value.users if node.op == Quantize.name), None)
 
 
-def link_calls(image: ProgramImage, symbols: Mapping[KernelKey, str], constants: np.ndarray) -> Code:
+def link_calls(image: ProgramImage, symbols: Mapping[KernelKey[Any], str], constants: np.ndarray) -> Code:
     """A program image linked by symbols: what the entry points call."""
     if image.own_constant_bytes:
         raise LoweringError("a binding has constants of its own", where=image.name)

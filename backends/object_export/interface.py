@@ -117,7 +117,8 @@ def choose_prefix(prefix: str | None, model: str) -> str:
     if not _PREFIX.fullmatch(prefix):
         raise LoweringError(
             "a bad prefix of C names",
-            expected="a lower-case letter, then lower-case letters, digits and _, 32 in all (macros take its upper case)",
+            expected="a lower-case letter, then lower-case letters, digits and _, 32 in all"
+            " (macros take its upper case)",
             got=repr(prefix),
             hint=f"--prefix {choose_prefix(None, prefix)}",
         )
@@ -147,7 +148,8 @@ def bound_sizes(graph: Graph, sizes: Mapping[str, int] | None) -> dict[str, int]
             f"an object has fixed sizes, and {', '.join(missing)} may vary",
             where=f"graph {graph.name}",
             expected="a value for each",
-            hint=f"export at fixed sizes: {' '.join(f'--size {name}=1' for name in missing)}, or sizes={dict.fromkeys(missing, 1)}",
+            hint=f"export at fixed sizes: {' '.join(f'--size {name}=1' for name in missing)},"
+            f" or sizes={dict.fromkeys(missing, 1)}",
         )
     if unknown:
         raise LoweringError(

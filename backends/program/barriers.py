@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 
 class Access(NamedTuple):
-    """Bytes begin to end of a base. disjoint_in: the buffer in which this access writes only what no other disjoint step
-    does."""
+    """Bytes begin to end of a base. disjoint_in: the buffer in which this access writes only what no other disjoint
+    step does."""
 
     base: int
     begin: int

@@ -90,7 +90,7 @@ class _Step:
     node: str
     reads: list[_Range]
     writes: list[_Range]
-    key: KernelKey | None = None
+    key: KernelKey[Any] | None = None
     args: tuple[BuilderArgument, ...] = ()
     macs: int = 0
     bytes: int = 0
@@ -198,7 +198,7 @@ class ProgramBuilder:
 
     def step(
         self,
-        key: KernelKey,
+        key: KernelKey[Any],
         args: Sequence[BuilderArgument],
         *,
         reads: Sequence[BuilderAccess] = (),

@@ -1,11 +1,11 @@
 """A program as a value: what runs, in which order, on which memory. Plain data: it prints, compares, and is stored.
 
-`qcompiler.backends.lower.lower` makes an image of a graph, `qcompiler.backends.runtime.link` makes of an image what runs.
+`qcompiler.backends.lower.lower` makes an image of a graph, and `qcompiler.backends.runtime.link` an executable of it.
 Images of several sizes of one graph share the block of constants.
 
 A step names its kernel by a `KernelKey`, and memory by the index of a `PlacedBuffer`. A buffer lies at an offset from a
-base: the block of constants, the arena, an input, an output, or the constants of this image alone. The bytes of constants
-are no part of an image (`qcompiler.backends.program.constants`): each is named by what determines them.
+base: the block of constants, the arena, an input, an output, or the constants of this image alone. The bytes of
+constants are no part of an image (`qcompiler.backends.program.constants`): each is named by what determines them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class KernelStep:
         barrier: whether all threads meet after the step.
     """
 
-    key: KernelKey
+    key: KernelKey[Any]
     node: str
     args: tuple[Argument, ...]
     writes: tuple[int, ...] = ()
@@ -125,8 +125,8 @@ Step = KernelStep | PythonStep
 
 @dataclass(frozen=True)
 class Arena:
-    """The memory of intermediate values. lower_bound: the smallest size that any plan could have; guards: for debugging,
-    byte offsets of pages that fault when touched."""
+    """The memory of intermediate values. lower_bound: the smallest size that any plan could have; guards: byte offsets
+    of pages that fault when touched, for debugging."""
 
     nbytes: int
     lower_bound: int
@@ -173,7 +173,7 @@ class ProgramImage:
         return tuple(step for step in self.steps if isinstance(step, PythonStep))
 
     @property
-    def kernels(self) -> tuple[KernelKey, ...]:
+    def kernels(self) -> tuple[KernelKey[Any], ...]:
         """The kernels that it needs, in the order of their first steps."""
         return tuple(dict.fromkeys(step.key for step in self.kernel_steps))
 

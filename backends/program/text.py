@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -143,5 +144,5 @@ def _parameter_names(step: KernelStep) -> list[str]:
     return [f"{name}=" for name in parameters]
 
 
-def _parameters(key: KernelKey) -> list[str]:
+def _parameters(key: KernelKey[Any]) -> list[str]:
     return [parameter.name for parameter in getattr(key.definition, "parameters", ())]

@@ -1,8 +1,8 @@
 """The native side of the runtime: the dispatcher that runs a step table, and the two ends of the thread pool.
 
-Owns the layout of the control block and the protocol between the threads. The code is `dispatcher.ll`, plain LLVM IR with
-names to fill in; what differs between architectures is one `Dialect`. `qcompiler.backends.runtime.threads` compiles and
-drives it.
+Owns the layout of the control block and the protocol between the threads. The code is `dispatcher.ll`, plain LLVM IR
+with names to fill in; what differs between architectures is one `Dialect`. `qcompiler.backends.runtime.threads`
+compiles and drives it.
 
     i64 qc_run(const Step* steps, i64 count, u8* const* bases, i64 thread, i64 threads, Control* control, u64* times)
     i64 qc_call(Control*, const Step* steps, i64 count, u8* const* bases, i64 threads, u64* times, i64 patience_ns)

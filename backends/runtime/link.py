@@ -1,8 +1,9 @@
-"""Linking: of a program image, which is data, and of kernels in memory becomes what can be called."""
+"""Linking: makes what can be called of a program image, which is data, and of loaded kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from qcompiler import knobs
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
@@ -14,7 +15,7 @@ from qcompiler.backends.runtime.pages import Block
 
 def link(
     image: ProgramImage,
-    kernels: Mapping[KernelKey, LoadedKernel],
+    kernels: Mapping[KernelKey[Any], LoadedKernel],
     loader: Loader,
     constants: Block,
     own: Block | None = None,
@@ -27,7 +28,7 @@ def link(
         kernels: of every key of `image.kernels`, loaded by `loader`.
         constants: the block that `Constants.block` packs; own: of the image's own constants, if it has any.
         functions: of Python steps, by the name of their node.
-        poison: fill memory with 0xA5 before each run, for debugging; by default as QC_POISON says. Guard pages imply it.
+        poison: fill memory with 0xA5 before each run, for debugging; by default as QC_POISON says. Guards imply it.
     """
     poison = knobs.POISON.get() if poison is None else poison
     by_node = functions or {}

@@ -1,7 +1,7 @@
 """What loads and runs a target's code: this machine (`native.py`), or an emulator in the architecture's package.
 
-Owns the `Loader` protocol and the two things that a loader runs on: a table of steps, and the blocks of memory that their
-pointers are relative to. `Target.loader()` gives the loader of a target.
+Owns the `Loader` protocol and the two things that a loader works on: a table of steps, and the blocks of memory that
+their pointers are relative to. `Target.loader()` gives the loader of a target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The chip's limits, measured in this process: dot products of bytes and f32 multiply-adds a second, one thread,
+"""Measures the chip's peaks in this process: dot products of bytes and f32 multiply-adds a second, on one thread, with
 operands in registers."""
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def _peak(b: KernelBuilder, a: _Peak, *, floats: bool, accumulators: int) -> Non
     type = vector(F32 if floats else I32, lanes)
     start = [b.splat(b.load(type.element, a.y, 4 * i), lanes) for i in range(accumulators)]
     x = b.load(type if floats else vector(I8, b.target.vector_bytes), a.y)
-    w = x if floats else b.target.dot4_weights(b, x)
-    xs = x if floats else b.target.dot4_activations(b, x)
+    xs, ws = ((), ()) if floats else (b.target.dot4_activations(b, x), b.target.dot4_weights(b, x))
     with b.loop(0, a.count, carried=[start]) as loop:
         [acc] = loop.carried
-        loop.yield_([[b.fma(x, w, a) if floats else b.target.dot4(b, a, xs, w) for a in acc]])
+        loop.yield_([[b.fma(x, x, each) if floats else b.target.dot4(b, each, xs, ws) for each in acc]])
     for i, value in enumerate(loop.results[0]):
         b.store(value, a.y, disp=i * b.target.vector_bytes)
 

@@ -1,7 +1,7 @@
 """Runs step tables: on the calling thread alone, or together with a pool of worker threads.
 
-Owns the compiled dispatcher (`qcompiler.backends.runtime.dispatcher`) and the threads. Does not know programs, arenas or
-arrays: a table, its length and the bases come as addresses, which the caller keeps alive.
+Owns the compiled dispatcher (`qcompiler.backends.runtime.dispatcher`) and the threads. Does not know programs, arenas
+or arrays: a table, its length and the bases come as addresses, which the caller keeps alive.
 
 A worker is a Python daemon thread that stays inside one native call while it works or spins (for QC_SPIN_US
 microseconds), then parks on a lock. The pool serves one caller at a time; others run on their own thread alone, with

@@ -307,7 +307,7 @@ MISTAKES = {
     "a size that varies": (["-o", "m.o"], "an object has fixed sizes, and B may vary"),
     "an unknown size": (["--size", "B=1", "--size", "C=1", "-o", "m.o"], "no size 'C'"),
     "a size given twice": (["--size", "B=1", "--size", "B=2", "-o", "m.o"], "--size B is given twice"),
-    "another ending": (["--size", "B=1", "-o", "m.obj"], "another ending"),
+    "wrong suffix": (["--size", "B=1", "-o", "m.obj"], "wrong suffix"),
     "no such folder": (["--size", "B=1", "-o", "nowhere/m.o"], "cannot be written"),
     "an unknown target": (["--target", "x86-46+avx2", "-o", "m.o"], "did you mean 'x86-64+avx2'"),
     "an unknown level": (["--target", "x86-64-linux+avx3", "-o", "m.o"], "unknown level 'avx3'"),
