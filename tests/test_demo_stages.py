@@ -1,6 +1,6 @@
 """The demo's network as text at each stage: golden files in tests/golden/demo_stages.
 
-Their activations have the ranges below, those of a calibration in two digits: a real calibration computes in float, whose
+The activations have the ranges below: those of a real calibration, rounded. A calibration computes in float, and its
 sums differ in the last bits from machine to machine. Places in source files and origins are left out.
 """
 

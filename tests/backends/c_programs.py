@@ -101,7 +101,7 @@ def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ())
 
 
 def runner(interface: Interface, header: str) -> str:
-    """C source: read the inputs from input_*.bin, run on fresh memory of malloc, write output_*.bin, run the self-test."""
+    """C source: read the inputs from input_*.bin, run on memory of malloc, write output_*.bin, run the self-test."""
     prefix, macro = interface.prefix, interface.macro
     load = "".join(f'  load({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.inputs)
     save = "".join(f'  save({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.outputs)

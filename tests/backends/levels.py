@@ -1,8 +1,8 @@
 """Every ISA level, and how this process executes kernels of it: natively, emulated, or by the kernel IR's interpreter.
 
 A level that this machine can't run is still lowered, built and emitted as LLVM text; `lower_for` and `load` then
-execute its kernels by the interpreter (`qcompiler.backends.kernel_ir.interpreter`). That is slow: `is_executed` says for
-which programs tests do it.
+execute its kernels by the interpreter (`qcompiler.backends.kernel_ir.interpreter`). That is slow: `is_executed` says
+for which programs tests do it.
 """
 
 from __future__ import annotations

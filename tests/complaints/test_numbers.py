@@ -55,7 +55,7 @@ def test_12_calibration_eats_memory(small_net, x) -> None:
 
 
 def test_13_histogram_calibration_is_slow() -> None:
-    """A histogram costs no more than a few passes over the data, and its search depends on the bins, not on the data."""
+    """A histogram costs no more than a few passes over the data. Its search depends on the bins, not on the data."""
     observer = make_observer(QuantSpec())
     data = np.random.default_rng(0).normal(size=2_000_000).astype(np.float32)
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def test_13_histogram_calibration_is_slow() -> None:
 
 
 def test_17_batchnorm_folding(batches, x) -> None:
-    """Shared weights are cloned, not folded twice; linear, transposed and grouped convolutions fold; nothing is left."""
+    """Shared weights are cloned, not folded twice; linear, transposed and grouped convolutions fold entirely."""
 
     class Net(nn.Module):
         def __init__(self) -> None:

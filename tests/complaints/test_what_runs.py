@@ -1,4 +1,4 @@
-"""Complaints about what runs: silent fallbacks, dispatch errors, conversions left around ops, unsupported activations."""
+"""Complaints about what runs: silent fallbacks, dispatch errors, leftover conversions, unsupported activations."""
 
 from __future__ import annotations
 

@@ -25,9 +25,11 @@ ODD = """qcompiler 1   # comment
 entry "a b"
 graph "a b"(%"x y": f32[B, (W+1)//2],%z:i8[ 3 ]{ scale = 0.5,zero_point=3 , qmin=-4,qmax=9}) stage = integer {
   note "a \\"quoted\\" note \\u00e9"  // comment
-  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=channels_last(channel_stride=4, halo=((1,1),))}
+  const @c.1:i8[3]{axis=0,scale=(0.5, 1, inf,), zero_point=(1,2,3),layout=
+    channels_last(channel_stride=4, halo=((1,1),))}
   const @d : i8[3]{axis=0, scale=@d.scale, zero_point=@"d zero", layout=row_major()}
-  %1 , %2.b=split ( %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,h=bool,i=-inf, j=nan}:
+  %1 , %2.b=split ( %"x y",none, @c.1 ){a=(),b=(1,),c=(1, (2, -3.5e-7)), d="s", e=true,f=false,g=none,
+    h=bool,i=-inf, j=nan}:
     f32[],i8[3]{scale=1}loc ( "f.py" : 3 ) origin("a":"b" , "c" : "d")
   %y = relu(%1)
   return %y as "out" , @c.1,%2.b

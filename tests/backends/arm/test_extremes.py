@@ -28,7 +28,8 @@ Case = tuple[Graph, list[np.ndarray]]
 ZEROS = (0, 128, 255)
 OUT = QuantParams.per_tensor(1.0, 100, DType.U8)
 WEIGHTS: dict[str, tuple[int, ...]] = {
-    "lowest": (-128,), "low": (-127,), "high": (127,), "in turn": (-128, 127), "in fours": (-128,) * 4 + (127,) * 4, "odd": (127, -128, -127),
+    "lowest": (-128,), "low": (-127,), "high": (127,), "in turn": (-128, 127),
+    "in fours": (-128,) * 4 + (127,) * 4, "odd": (127, -128, -127),
 }  # fmt: skip
 """Repeated along K."""
 
@@ -121,7 +122,7 @@ def test_extreme_codes_are_exact(model: str, code: int, pattern: str, level: str
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("zero_point", ZEROS)
 def test_extreme_codes_at_random_are_exact(zero_point: int, level: str) -> None:
-    """Codes 0 and 255 and weights of all three extremes: a linear layer, and a convolution that sees its whole image."""
+    """Codes 0 and 255, weights of all three extremes: a linear layer, and a convolution that sees its whole image."""
     rng = np.random.default_rng(zero_point)
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
     for op, shape, outputs, given in (("linear", (4610,), 70, {}), ("conv", (517, 3, 3), 35, attrs)):

@@ -46,7 +46,10 @@ def machine():
     made.stop()
 
 
-STORE = "define void @store(i64 %place, i64 %value, i64 %c, i64 %d) { %p = inttoptr i64 %place to ptr store i64 %value, ptr %p ret void }"
+STORE = (
+    "define void @store(i64 %place, i64 %value, i64 %c, i64 %d) "
+    "{ %p = inttoptr i64 %place to ptr store i64 %value, ptr %p ret void }"
+)
 
 
 def test_memory_and_calls(machine):

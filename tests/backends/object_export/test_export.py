@@ -103,7 +103,8 @@ def test_codes_in_and_out(demo_stages: dict[str, Graph], tmp_path: pathlib.Path)
 #include <stdio.h>
 int main(void) {
   float scale = FASHIONRESNET_INPUT_X_SCALE;
-  printf("%a %d %d %d", (double)scale, FASHIONRESNET_INPUT_X_ZERO_POINT, FASHIONRESNET_INPUT_X_QMIN, FASHIONRESNET_INPUT_X_QMAX);
+  printf("%a %d %d %d", (double)scale, FASHIONRESNET_INPUT_X_ZERO_POINT, FASHIONRESNET_INPUT_X_QMIN,
+         FASHIONRESNET_INPUT_X_QMAX);
   return FASHIONRESNET_OUTPUT_FC_SCALE > 0 ? 0 : 1;
 }
 """
@@ -153,7 +154,8 @@ def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target:
     assert undefined <= {"memcpy", "memset"}
     includes = "".join(f'#include "{prefix}.h"\n' for prefix in prefixes)
     checks = "".join(
-        f'  if ({p.upper()}_SELF_TEST_ARENA_SIZE > sizeof arena || {p}_self_test(arena, sizeof arena) != 0) puts("{p}");\n'
+        f"  if ({p.upper()}_SELF_TEST_ARENA_SIZE > sizeof arena || {p}_self_test(arena, sizeof arena) != 0) "
+        f'puts("{p}");\n'
         for p in prefixes
     )
     source = (
@@ -217,7 +219,8 @@ static void *work(void *given) {
   Job *job = (Job *)given;
   for (int round = 0; round < ROUNDS; ++round) {
     memset(job->y, 0, sizeof job->y);
-    job->wrong += model_run(job->x, job->y, job->arena, sizeof job->arena) != MODEL_OK || memcmp(job->y, job->want, sizeof job->y) != 0;
+    job->wrong += model_run(job->x, job->y, job->arena, sizeof job->arena) != MODEL_OK
+        || memcmp(job->y, job->want, sizeof job->y) != 0;
   }
   job->wrong += model_self_test(job->arena, sizeof job->arena) != MODEL_OK;
   return NULL;

@@ -83,7 +83,11 @@ ENVIRONMENT = """\
 #include <stdio.h>
 #include <string.h>
 #ifdef __aarch64__
-static unsigned get(void) { unsigned long long mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return (unsigned)mode; }
+static unsigned get(void) {
+  unsigned long long mode;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+  return (unsigned)mode;
+}
 static void set(unsigned mode) { unsigned long long wide = mode; __asm__ volatile("msr fpcr, %0" : : "r"(wide)); }
 enum { USUAL = 0, ODD = 0x3C00000 }; /* ODD: toward zero, subnormals flushed, default NaN; qemu has no traps */
 #else
@@ -103,7 +107,8 @@ int main(void) {
   int tested = model_self_test(arena, sizeof arena);
   unsigned after = get();
   set(USUAL);
-  printf("%d %d %d %d %d", status, tested, mode == ODD && after == mode, memcmp(y, z, sizeof y), y[0] > 0.0f && y[0] < 1.17549435e-38f);
+  printf("%d %d %d %d %d", status, tested, mode == ODD && after == mode, memcmp(y, z, sizeof y),
+         y[0] > 0.0f && y[0] < 1.17549435e-38f);
   return 0;
 }
 """

@@ -186,7 +186,8 @@ def test_bytes_do_not_depend_on_the_hash_seed_nor_on_debug_memory(
     folder: pathlib.Path, demo_stages: dict[str, Graph]
 ) -> None:
     for seed in ("1", "2"):
-        command = [sys.executable, "-m", "qcompiler", "export", "demo.qc.safetensors", "--to", "object", "--size", "B=2",
+        command = [sys.executable, "-m", "qcompiler", "export", "demo.qc.safetensors", "--to", "object",
+                   "--size", "B=2",
                    "--target", "x86-64-linux+avx2", "-o", f"seed{seed}.o"]  # fmt: skip
         environment = {
             **os.environ,

@@ -325,7 +325,7 @@ def test_memory_used_again_counts_as_a_dependence():
 
 
 def test_disjoint_writes_to_one_buffer_need_no_barrier():
-    """Parts of one buffer, by steps of different nodes; whoever reads it waits, and so does a step that says nothing."""
+    """Parts of one buffer, by steps of different nodes. Its readers wait, and so does a step that says nothing."""
 
     def build(b):
         whole = b.buffer(64, "whole")
@@ -531,7 +531,8 @@ def test_guard_mode_finds_writes_into_the_slack():
 
 def test_guard_pages_stop_a_longer_overrun():
     code = (
-        "import numpy as np; from tests.backends.program.test_builder import overrunning, BYTES; b = overrunning(128, 1, guard=True);"
+        "import numpy as np; from tests.backends.program.test_builder import overrunning, BYTES; "
+        "b = overrunning(128, 1, guard=True);"
         "print('ready', flush=True); b.run([np.ones(129, BYTES)])"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)])}

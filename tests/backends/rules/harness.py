@@ -1,4 +1,4 @@
-"""Compiles one-node graphs for every level, runs them as `tests.backends.levels` says, and compares with the interpreter.
+"""Compile one-node graphs for every level, run them as `tests.backends.levels` says, compare with the interpreter.
 
 Quantized results are compared to the bit. Float results must have equal bits on every level and thread count, and lie
 within `bound`

@@ -27,7 +27,7 @@ def _targets(level: str) -> list[Target]:
 def _both(
     target: Target, definition: object, buffers: dict[str, np.ndarray], result: np.ndarray, **static: object
 ) -> np.ndarray:
-    """The result of machine code, after comparing the interpreter with it; of the interpreter where this CPU lacks the level."""
+    """The result of machine code, after comparing the interpreter with it. Without the level: of the interpreter."""
     function = definition.build(target, **static)  # type: ignore[attr-defined]
     (loaded,) = load([function])
     native = result.copy()
