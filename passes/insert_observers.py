@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompiler.ir import Graph, Node, Use, Value
 from qcompiler.notes import KeptFloat
-from qcompiler.opdef import OpDef, QuantKind, Role, Trait, op_of, opdef
+from qcompiler.opdef import QuantKind, Role, op_of, opdef
 from qcompiler.ops.quantized import Observe
 from qcompiler.ops.shape import Pad
 from qcompiler.passes.agreement import agree
@@ -38,15 +38,11 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
             return "its qconfig has no weight spec"
         if not all(value.is_const for value in op_of(node).values(Role.WEIGHT, Role.BIAS)):
             return "its weight is not constant"
-    if not (_has_meaning(definition) or is_unary(node)):
+    if not (definition.has_integer_meaning() or is_unary(node)):
         return f"{node.op} has no integer meaning"
     if all(value.is_const for _, value in activations(node)):
         return "it reads constants only"
     return None
-
-
-def _has_meaning(definition: OpDef) -> bool:
-    return definition.integer is not None or Trait.MOVES_DATA in definition.traits or Trait.UNARY in definition.traits
 
 
 def _shares(node: Node) -> bool:

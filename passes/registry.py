@@ -3,9 +3,9 @@
     pipeline = pass ("," pass)*          pass = name ("{" option ("," option)* "}")?        option = field "=" value
     value    = true | false | none | number | "string" | ["key": value, ...]
 
-Options are the fields of the pass, `_` written `-`, those at their defaults left out. QuantParams and QConfig are
-strings; a mapping of them is what the resolution table and calibration give, so that a pipeline with its decisions is
-text too.
+Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams and QConfig
+are strings. A mapping of them is what the resolution table and calibration give, so a pipeline with its decisions is text
+too.
 """
 
 from __future__ import annotations
@@ -65,23 +65,23 @@ def passes_by_name() -> dict[str, type]:
         VerifyIntegerSafety,
         AssignLayout,
     )
-    return {step.name: step for step in known}
+    return {each.name: each for each in known}
 
 
-def format_pass(step: Pass) -> str:
-    """The whole text of a pass: `parse_pass(format_pass(step)) == step`."""
+def format_pass(given: Pass) -> str:
+    """The whole text of a pass: `parse_pass(format_pass(given)) == given`."""
     options = []
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(given) if dataclasses.is_dataclass(given) else ()
     for field in fields:
-        value = getattr(step, field.name)
+        value = getattr(given, field.name)
         default: Any = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         if value != default:
             options.append(f"{field.name.replace('_', '-')}={_format(value)}")
-    return step.name + (f"{{{','.join(options)}}}" if options else "")
+    return given.name + (f"{{{','.join(options)}}}" if options else "")
 
 
 def format_pipeline(passes: Sequence[Pass]) -> str:
-    return ",".join(format_pass(step) for step in passes)
+    return ",".join(map(format_pass, passes))
 
 
 def _format(value: Any) -> str:
@@ -179,9 +179,9 @@ class _Reader:
         name, known = self.next(), passes_by_name()
         if name not in known:
             raise PassError(f"unknown pass {name!r}", hint=nearest(name, known))
-        step = known[name]
-        hints, given = get_type_hints(step), {}
-        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(step)}
+        chosen = known[name]
+        hints, given = get_type_hints(chosen), {}
+        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(chosen)}
         if self.accept("{"):
             while not self.accept("}"):
                 option = self.next()
@@ -193,7 +193,7 @@ class _Reader:
                 given[fields[option]] = self._convert(self._value(), hints[fields[option]], f"{name}: {option}")
                 if self.token != "}":
                     self.expect(",")
-        return step(**given)
+        return chosen(**given)
 
     def _value(self) -> Any:
         if self.accept("["):

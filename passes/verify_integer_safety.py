@@ -35,7 +35,7 @@ LIMIT = 2**31 - 1
 
 
 def reach(quant: QuantParams) -> int:
-    """R: the largest magnitude of a code, raw or less its zero point."""
+    """R: the largest magnitude of a code, raw or minus its zero point."""
     low, high = min(quant.zero_point), max(quant.zero_point)
     return max(quant.qmax - low, high - quant.qmin, abs(quant.qmax), abs(quant.qmin))
 
@@ -91,10 +91,10 @@ def why_unsafe(node: Node) -> str | None:
     if op.integer is None:
         exact = op.traits & {Trait.MOVES_DATA, Trait.UNARY}  # codes move, or a table is read: nothing is summed
         return None if exact else "it has no integer meaning, so nothing bounds its accumulator"
-    x = _quantized(op.first)
-    if x is None:
-        return None
-    return _why_layer_unsafe(op, x.type.params) if isinstance(op, Weighted) else _why_sum_unsafe(op)
+    if not isinstance(op, Weighted):
+        return _why_sum_unsafe(op)
+    x = _quantized(op.x)
+    return None if x is None else _why_layer_unsafe(op, x.type.params)
 
 
 def _why_layer_unsafe(layer: Weighted, x: QuantParams) -> str | None:
@@ -113,6 +113,8 @@ def _why_sum_unsafe(op: Op) -> str | None:
         return None
     operands = [codes for value in op.values(Role.ACTIVATION) if (codes := _quantized(value)) is not None]
     types = [codes.type for codes in operands]
+    if not types:  # a float node
+        return None
     if len(types) == 1:
         count = _product(terms, types[0])
     else:  # a product of several operands, all of which have the sizes that are summed over

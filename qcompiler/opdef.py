@@ -375,6 +375,11 @@ class Op:
             register(cls)
 
     @classmethod
+    def has_integer_meaning(cls) -> bool:
+        """Whether the op works on codes: by a meaning of its own, by moving them, or by a table."""
+        return cls.integer is not None or not cls.traits.isdisjoint((Trait.MOVES_DATA, Trait.UNARY))
+
+    @classmethod
     def operand_index(cls, name: str) -> int:
         for spec in cls.operands:
             if spec.name == name:

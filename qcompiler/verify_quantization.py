@@ -52,7 +52,7 @@ def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage
                 expected="quantized" if wants else "not quantized",
                 got=str(type),
             )
-    if definition.integer is None and not definition.traits & {Trait.MOVES_DATA, Trait.UNARY}:
+    if not definition.has_integer_meaning():
         fail(graph, node, f"{node.op} has no meaning on quantized values", hint="insert dequantize before it")
     _check_rule(graph, node, definition, types, outs[0])
 

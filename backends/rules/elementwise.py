@@ -22,7 +22,8 @@ from qcompiler.backends.target import Target
 from qcompiler.interpreter import unary_function
 from qcompiler.ir import Node, Value
 from qcompiler.opdef import Trait, all_ops, opdef
-from qcompiler.ops.activations import Gelu, Hardtanh, Prelu
+from qcompiler.ops.activations import Gelu, Hardshrink, Hardtanh, Prelu, Threshold
+from qcompiler.ops.elementwise import Comparison
 from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import build_table
@@ -30,8 +31,8 @@ from qcompiler.types import DType, QuantParams
 
 _UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
 _FLOAT_UNARY = tuple(name for name in _UNARY if name in FLOAT)
-_BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
-_COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+_BINARY = tuple(op.name for op in all_ops() if issubclass(op, Arithmetic) and op.integer is not None)
+_COMPARISONS = tuple(op.name for op in all_ops() if issubclass(op, Comparison))
 
 
 # -- real
@@ -66,7 +67,9 @@ def _run_real(
     s: NodeLowering, op: str, operands: Sequence[TensorView], params: Sequence[str] = (), activation: str = "none"
 ) -> None:
     """Append a map with a function of `FLOAT`. params: the names of the attributes that it takes."""
-    first, second = [_float_attr(op, i, s.attrs[name]) for i, name in enumerate(params)] + [_NONE] * (2 - len(params))
+    first, second = [_float_attr(s.node, i, s.attrs[name]) for i, name in enumerate(params)] + [_NONE] * (
+        2 - len(params)
+    )
     dtype = str(s.out.dtype)
 
     def real(inner: str, tensors: Map[Memory, int]) -> MapCall[kernels.RealMap]:
@@ -81,11 +84,11 @@ def _run_real(
 _NONE = kernels.FloatAttr(value=0.0, rest=0.0)
 
 
-def _float_attr(op: str, index: int, attr: float) -> kernels.FloatAttr[float]:
+def _float_attr(node: Node, index: int, attr: float) -> kernels.FloatAttr[float]:
     """An attribute as the kernels take it. Where a function compares x with its first attribute, in f32, and no f32
     equals the attribute, the next smaller one stands for it."""
     single = np.float32(attr)
-    if index == 0 and op in ("hardshrink", "threshold") and float(single) > attr:
+    if index == 0 and issubclass(opdef(node.op), (Hardshrink, Threshold)) and float(single) > attr:
         single = np.nextafter(single, np.float32(-np.inf))
     rest = float(np.float32(attr - float(single))) if np.isfinite(single) else 0.0
     return kernels.FloatAttr(value=float(single), rest=rest)
@@ -96,7 +99,7 @@ def trigonometric(s: NodeLowering) -> None:
     x = in_result_layout(s, _first(s.node))
     table = s.packed("table", trigonometry.reduction_table)
     s.call(
-        trigonometry.trigonometric(op="sin" if s.node.op == "sin" else "cos"),
+        trigonometry.trigonometric(op=s.node.op),
         trigonometry.Trigonometric(x=x, table=table, y=s.result(), count=run_length(s)),
         bytes=8 * x.elements,
     )
@@ -214,7 +217,8 @@ def cast(s: NodeLowering) -> None:
 def _why_not_codes(node: Node, target: Target) -> str | None:
     """Why a node's operands (apart from prelu's weight) and results are not all u8 with per-tensor parameters, or
     None."""
-    operands = operand_types(node)[: 1 if node.op == "prelu" else None]
+    prelu = Prelu.of(node)
+    operands = operand_types(node) if prelu is None else [prelu.x.type]
     for type in (*operands, *(value.type for value in node.results)):
         if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
             return f"{type} is not u8 with per-tensor parameters"

@@ -17,7 +17,7 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
-from qcompiler.ops.reduce import Argmax, Reduction, check_sum_fits
+from qcompiler.ops.reduce import Argmax, Mean, Reduction, Sum, check_sum_fits
 from qcompiler.ops.rescale import mean_multiplier
 from qcompiler.quantization import qmath
 from qcompiler.types import DType
@@ -103,8 +103,8 @@ def _reduction(node: Node) -> Reduction:
 def reduce_real(s: NodeLowering) -> None:
     reduction = _reduction(s.node)
     plan = _planned(s, reduction)
-    divisor = math.prod(plan.x.shape[a] for a in reduction.axes) if s.node.op == "mean" else 1
-    op = "sum" if s.node.op == "mean" else s.node.op
+    divisor = math.prod(plan.x.shape[a] for a in reduction.axes) if isinstance(reduction, Mean) else 1
+    op = Sum.name if isinstance(reduction, Mean) else reduction.name
     s.call(
         kernels.reduce_real(op=op, mode=plan.mode),
         kernels.ReduceReal(plan.tensors, divisor=float(divisor)),
@@ -128,11 +128,12 @@ def reduce_integer(s: NodeLowering) -> None:
 def reduce_codes(s: NodeLowering) -> None:
     reduction = _reduction(s.node)
     plan = _planned(s, reduction)
-    source, op = reduction.x.type, "sum" if s.node.op == "mean" else s.node.op
+    source, sums = reduction.x.type, isinstance(reduction, (Mean, Sum))
+    op = Sum.name if sums else reduction.name
     count = math.prod(plan.x.shape[a] for a in reduction.axes)
-    if op == "sum":
-        check_sum_fits(s.node.op, source, count)
-    if s.node.op == "mean":
+    if sums:
+        check_sum_fits(reduction.name, source, count)
+    if isinstance(reduction, Mean):
         scale = mean_multiplier(source, s.out, count)
     else:
         scale = qmath.multiplier(source.params.scale[0], over=s.out.params.scale[0])
@@ -140,7 +141,7 @@ def reduce_codes(s: NodeLowering) -> None:
         kernels.reduce_codes(op=op, mode=plan.mode),
         kernels.ReduceCodes(
             plan.tensors,
-            in_zero_sum=zero_point(source) * (count if op == "sum" else 1),
+            in_zero_sum=zero_point(source) * (count if sums else 1),
             scale=float(np.ravel(scale)[0]),
             codes=code_range(s.out),
         ),

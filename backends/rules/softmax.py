@@ -51,7 +51,7 @@ def softmax_real(s: NodeLowering) -> None:
     x, y = in_result_layout(s, op.x), s.result()
     across = any(s.out.shape[a] != 1 for a in _axes_within(s, op.axis, s.out.layout))
     s.call(
-        kernels.softmax_real(mode="across" if across else "along", log=s.node.op == "log_softmax"),
+        kernels.softmax_real(mode="across" if across else "along", log=isinstance(op, LogSoftmax)),
         _lines(s, op.axis, x, y, s.out.layout),
         bytes=8 * y.elements,
     )

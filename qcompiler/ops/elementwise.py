@@ -212,7 +212,7 @@ class Pow(_Binary):
         return np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y))
 
 
-class _Comparison(Op):
+class Comparison(Op):
     """Two operands of one dtype to bools, by a numpy function."""
 
     quant = FLOAT_ONLY
@@ -230,7 +230,7 @@ class _Comparison(Op):
         return np.asarray(self.compare(x, y))
 
 
-class Equal(_Comparison):
+class Equal(Comparison):
     """x == y, bool."""
 
     name = "equal"
@@ -238,7 +238,7 @@ class Equal(_Comparison):
     compare = np.equal
 
 
-class NotEqual(_Comparison):
+class NotEqual(Comparison):
     """x != y, bool."""
 
     name = "not_equal"
@@ -246,28 +246,28 @@ class NotEqual(_Comparison):
     compare = np.not_equal
 
 
-class Less(_Comparison):
+class Less(Comparison):
     """x < y, bool."""
 
     name = "less"
     compare = np.less
 
 
-class LessEqual(_Comparison):
+class LessEqual(Comparison):
     """x <= y, bool."""
 
     name = "less_equal"
     compare = np.less_equal
 
 
-class Greater(_Comparison):
+class Greater(Comparison):
     """x > y, bool."""
 
     name = "greater"
     compare = np.greater
 
 
-class GreaterEqual(_Comparison):
+class GreaterEqual(Comparison):
     """x >= y, bool."""
 
     name = "greater_equal"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from qcompiler.dims import DimLike
 from qcompiler.errors import PassError, VerifyError
 from qcompiler.ir import Graph
 from qcompiler.opdef import (
@@ -18,6 +19,7 @@ from qcompiler.opdef import (
     TypedArray,
     all_ops,
     float_attr,
+    index_operand,
     no_accumulator,
     op_of,
     opdef,
@@ -129,6 +131,28 @@ def test_an_op_without_an_integer_meaning_is_not_proven_safe() -> None:
     x = graph.add_input("x", tensor("f32", 2, 3))
     node = graph.create("log_softmax", [x], {"axis": 1})
     assert why_unsafe(node) == "it has no integer meaning, so nothing bounds its accumulator"
+
+
+def test_the_proof_counts_codes_of_any_operand(registry: None) -> None:
+    class PickedSum(Op):
+        """The sum of x where the condition holds."""
+
+        name = "picked_sum"
+        quant = OWN_RANGE
+        condition = index_operand()
+        x = operand()
+
+        def integer(self, condition: TypedArray, x: TypedArray, *, out: TensorType) -> np.ndarray:
+            return x.array
+
+        def terms(self) -> tuple[DimLike, ...]:
+            return self.x.type.shape
+
+    graph = Graph("test", "integer")
+    condition = graph.add_input("c", tensor("bool", 9_000_000))
+    x = graph.add_input("x", TensorType(DType.U8, (9_000_000,), PARAMS))
+    node = graph.create(PickedSum.name, [condition, x], types=TensorType(DType.U8, (), PARAMS))
+    assert why_unsafe(node) == f"its i32 accumulator could reach {9_000_000 * 255}"
 
 
 def test_an_op_is_declared_once(registry: None) -> None:
