@@ -3,9 +3,9 @@
     pipeline = pass ("," pass)*          pass = name ("{" option ("," option)* "}")?        option = field "=" value
     value    = true | false | none | number | "string" | ["key": value, ...]
 
-Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams and QConfig
-are strings. A mapping of them is what the resolution table and calibration give, so a pipeline with its decisions is text
-too.
+Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams and
+QConfig are strings. A mapping of them is what the resolution table and calibration give, so a pipeline with its
+decisions is text too.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from qcompiler.interpreter import unary_function
 from qcompiler.ir import Node, Value
 from qcompiler.opdef import Trait, all_ops, opdef
 from qcompiler.ops.activations import Gelu, Hardshrink, Hardtanh, Prelu, Threshold
-from qcompiler.ops.elementwise import Comparison
+from qcompiler.ops.elementwise import Comparison, Sin
 from qcompiler.ops.interfaces import Arithmetic, TakesActivation
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import build_table
@@ -99,7 +99,7 @@ def trigonometric(s: NodeLowering) -> None:
     x = in_result_layout(s, _first(s.node))
     table = s.packed("table", trigonometry.reduction_table)
     s.call(
-        trigonometry.trigonometric(op=s.node.op),
+        trigonometry.trigonometric(op="sin" if Sin.of(s.node) is not None else "cos"),
         trigonometry.Trigonometric(x=x, table=table, y=s.result(), count=run_length(s)),
         bytes=8 * x.elements,
     )
