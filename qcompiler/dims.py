@@ -1,6 +1,6 @@
 """Symbolic dimensions: integer polynomials over named sizes and floor divisions of them.
 
-A dimension is a Python int or a `Dim`. A `Dim` is kept in normal form, so two equal expressions built in different
+A dimension is a Python int or a `Dim`. A `Dim` is in normal form, so two equal expressions built in different
 ways compare equal: it is a sum of monomials with integer coefficients, and a monomial is a product of atoms. An atom is
 a name (`B`) or a floor division `(dim)//int`. An expression that becomes constant is an int, never a `Dim`.
 """
@@ -85,7 +85,7 @@ _Monomial = tuple[_Atom, ...]
 
 
 def _graded(monomial: _Monomial) -> tuple[int, tuple[str, ...]]:
-    """A key that orders monomials by degree, then by name; multiplying by a monomial keeps the order."""
+    """A key that orders monomials by degree, then by name; multiplying by a monomial does not change the order."""
     return len(monomial), tuple(atom.key for atom in monomial)
 
 

@@ -67,14 +67,14 @@ def _scope_of(node: Node, inner: set[str]) -> tuple[str, ...]:
 
 def _pruned(scope: Scope) -> Scope:
     """Merge modules with a single node into their parents, and chains of only children into one module."""
-    kept = Scope(list(scope.nodes))
+    merged = Scope(list(scope.nodes))
     for name, child in scope.children.items():
         child = _pruned(child)
         if child.count() < 2:
-            kept.nodes += child.nodes
+            merged.nodes += child.nodes
         elif not child.nodes and len(child.children) == 1:
             ((inner, only),) = child.children.items()
-            kept.children[f"{name}.{inner}"] = only
+            merged.children[f"{name}.{inner}"] = only
         else:
-            kept.children[name] = child
-    return kept
+            merged.children[name] = child
+    return merged

@@ -4,8 +4,8 @@
 
 The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters are tensors under their
 own names. The metadata holds the version of this format, a digest of the data, and what the caller adds. Nothing in a
-file is ever run, and no name in it is used as a path. Does not own the checks of the header (`header.py`), how a file is
-replaced (`replacing.py`), the text form, or what a legal graph is (`verify.py`).
+file is ever run, and no name in it is used as a path. Does not own the checks of the header (`header.py`), replacing a
+file (`replacing.py`), the text form, or what a legal graph is (`verify.py`).
 """
 
 from __future__ import annotations

@@ -154,11 +154,11 @@ class Entropy(Histogram):
         for fraction in np.linspace(1.0, 0.1, 46):
             size = max(int(round(counts.size * fraction)), min(levels, counts.size))
             start = min(max(int(round((self.BINS - first) * (1 - fraction))), 0), counts.size - size)
-            kept = counts[start : start + size].copy()
-            inside = kept.copy()
-            kept[0] += counts[:start].sum()
-            kept[-1] += counts[start + size :].sum()
-            divergence = _divergence(kept, _requantized(inside, levels))
+            clipped = counts[start : start + size].copy()
+            inside = clipped.copy()
+            clipped[0] += counts[:start].sum()
+            clipped[-1] += counts[start + size :].sum()
+            divergence = _divergence(clipped, _requantized(inside, levels))
             if divergence < least:
                 best, least = fraction, divergence
         return choose_qparams(float(self.low) * best, float(self.high) * best, self.spec)

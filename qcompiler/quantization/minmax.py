@@ -1,4 +1,4 @@
-"""Observers that keep the smallest and the largest value, and the base class of all built-in observers."""
+"""Observers that collect the smallest and the largest value, and the base class of all built-in observers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MinMax:
         missing = [name for name in self.fields if name not in state]
         if missing:
             raise QuantizationError(
-                f"the calibration did not keep what {self.spec.observer} needs",
+                f"the calibration did not collect what {self.spec.observer} needs",
                 expected=", ".join(self.fields),
                 got=", ".join(state),
                 hint="calibrate with this qconfig, or with the observer histogram",
