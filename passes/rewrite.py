@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from qcompiler.ir import Graph, Node, Value
@@ -86,6 +87,7 @@ def _pattern(rule: Rewrite[Any]) -> frozenset[str]:
     return frozenset(op.name for op in all_ops() if rule.starts_at(op))
 
 
+@cache
 def names_of(interface: type[Op], last: str = ", ") -> str:
     """The names of the ops that derive from `interface`, for a refusal: "conv, conv_transpose, linear"."""
     ops = [op for op in all_ops() if issubclass(op, interface)]
