@@ -1,9 +1,8 @@
 """From an integer or float graph to a program: layouts, then steps, then what can be called.
 
 `lower` gives a program as data. A `Program` is what compile() and load() make of a graph: an image and an executable
-for each binding of its symbolic sizes. Each node becomes steps by the first lowering rule that fits it, see
-backends/rules.
-A node that no rule fits runs in Python and is named in `python_nodes`.
+for each binding of its symbolic sizes. Each node becomes steps by the first lowering rule that fits it
+(backends/rules). A node that no rule fits runs in Python and is named in `python_nodes`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ SMALL_PROGRAM_WORK = 4_000_000
 """Use one more thread per this much `ProgramImage.work`; for less, waking a worker costs more than it saves."""
 
 MOST_BINDINGS = 8
-"""Executables that a program keeps: those of the sizes that were used last."""
+"""How many executables a program holds; the least recently used is dropped."""
 
 _Key = tuple[tuple[str, int], ...]
 

@@ -1,9 +1,9 @@
-"""Compiled object code that the processes of one user share: a second process emits nothing again.
+"""Entries of the cache: bytes (object code, programs) under a key, shared by the processes of one user.
 
-Owns the key of an entry and its form; `cache_folder` owns the folder and who may write there. Knows no kernels: a
-caller says in text what determined the bytes, and gets them back where exactly this text was stored.
+Owns the key of an entry and its form; `folder` owns the folder and who may write there. Knows no kernels: a caller says
+in text what determines the bytes, and gets them back only for exactly this text.
 
-LLVM ends the process on damaged objects, and what an entry holds is executed, so an entry is used only if it is whole:
+LLVM ends the process on damaged objects, and the code in an entry is executed, so an entry is used only if it is whole:
 
     magic | u32 format | u32 bytes of the key | u64 bytes of the object | sha256 of all the rest | key | object
 
@@ -31,7 +31,7 @@ FORMAT = 1
 SUFFIX = ".qco"
 MAX_OBJECT = 64 * 2**20
 MAX_FOLDER = 256 * 2**20
-"""Bytes of all entries from which the oldest go."""
+"""Above this total, the oldest entries are removed."""
 
 _MAGIC = b"\x7fQCOBJ\r\n"
 _HEAD = struct.Struct("<8sIIQ")
@@ -43,7 +43,7 @@ _SOURCES = (".py", ".ll", ".lark")
 
 
 def load(keys: Sequence[str]) -> dict[str, bytes]:
-    """The objects stored under these keys, those that there are."""
+    """The objects under these keys, as far as there are any."""
     found: dict[str, bytes] = {}
     with opened(make=False) as folder:
         if folder is None:
@@ -60,7 +60,7 @@ def load(keys: Sequence[str]) -> dict[str, bytes]:
 
 
 def store(objects: Mapping[str, bytes]) -> None:
-    """Keep objects under their keys, as far as the folder takes them."""
+    """Store objects under their keys. What can't be written is left out, with a line in the log."""
     with opened(make=True) as folder:
         if folder is None:
             return
@@ -69,7 +69,7 @@ def store(objects: Mapping[str, bytes]) -> None:
                 write(folder, entry_name(key), _packed(key, data))
             prune(folder, SUFFIX, MAX_FOLDER)
         except OSError as error:
-            warn_once("store", "compiled code is not kept for the next process: %s", error)
+            warn_once("store", "compiled code is not stored for the next process: %s", error)
 
 
 def entry_name(key: str) -> str:
@@ -133,7 +133,7 @@ def _versions() -> str | None:
     try:
         sources = _source_digest()
     except (OSError, Bad) as error:
-        warn_once("sources", "compiled code is not kept: %s", error)
+        warn_once("sources", "compiled code is not stored: %s", error)
         return None
     version = ".".join(map(str, llvm.llvm_version_info))
     return "\n".join(

@@ -1,8 +1,8 @@
 """The folder of a user's cache, and files in it that nobody else could have written.
 
 Owns where it is (QC_CACHE, or the user's cache folder), who may own it, how a file appears (whole, by rename), is read,
-and goes when there is too much. What is in a file is checked by those who read it (`object_cache`, `program_cache`).
-Whatever fails, compilation goes on without the cache, and the log says so once.
+and is removed when there are too many. Those who read a file check its content (`entries`, `blocks`). If anything
+fails, compilation goes on without the cache, and the log says so once.
 """
 
 from __future__ import annotations

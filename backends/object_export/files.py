@@ -44,7 +44,7 @@ def replace_together(files: Mapping[Path, bytes]) -> None:
 
 
 def _rename_all(new: Mapping[str, str], old: Mapping[str, str]) -> None:
-    """Target <- new for all; what was there is kept as `old` until all are done."""
+    """Rename each new file to its target. The old files stay under other names until all are done."""
     begun: list[str] = []
     try:
         for target, path in new.items():

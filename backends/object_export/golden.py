@@ -6,7 +6,7 @@ The generator is s' = 1664525 s + 1013904223 (mod 2^32) from a seed a port; an e
     floats:    (s' as i32 >> shift) * 2^step      exact: 24 bits (11 for f16) times a power of two
     integers:  low + (s' * span >> 32)            codes take their whole range, other integers 0 and 1 (legal indices)
 
-Outputs up to STORED_BYTES are stored and compared element by element; of larger ones a digest is kept,
+Outputs up to STORED_BYTES are stored and compared element by element; larger ones by a digest,
 h' = h * DIGEST_FACTOR + element bits (mod 2^64): no change of a single element leaves it as it was. Where both are NaN,
 floats are equal: which NaN an operation gives differs between architectures.
 """

@@ -56,7 +56,7 @@ def plan_arena(buffers: Sequence[Buffer]) -> Plan:
     """Offsets such that buffers alive at the same step never overlap.
 
     Greedy by decreasing size: each buffer takes the smallest gap that fits between those already placed and alive with
-    it. Where that misses the lower bound and the problem is small, two other orders are tried and the best is kept. The
+    it. Where that misses the lower bound and the problem is small, two other orders are tried and the best one wins. The
     result depends on the list alone. LoweringError for a malformed buffer.
     """
     if not buffers:
@@ -89,13 +89,13 @@ def _merge_aliases(buffers: Sequence[Buffer]) -> _Groups:
             a, b = find(i), find(buffer.alias)
             root[max(a, b)] = min(a, b)
     roots = np.array([find(i) for i in range(len(buffers))])
-    kept, member = np.unique(roots, return_inverse=True)
+    distinct, member = np.unique(roots, return_inverse=True)
     groups = _Groups(
         member,
-        np.zeros(len(kept), np.int64),
-        np.full(len(kept), np.iinfo(np.int64).max),
-        np.zeros(len(kept), np.int64),
-        np.ones(len(kept), np.int64),
+        np.zeros(len(distinct), np.int64),
+        np.full(len(distinct), np.iinfo(np.int64).max),
+        np.zeros(len(distinct), np.int64),
+        np.ones(len(distinct), np.int64),
     )
     np.maximum.at(groups.size, member, [b.size for b in buffers])
     np.minimum.at(groups.first, member, [b.first for b in buffers])
@@ -125,7 +125,7 @@ def _lower_bound(groups: _Groups) -> int:
 
 
 def _place(groups: _Groups, order: np.ndarray) -> tuple[np.ndarray, int]:
-    """Place groups in this order; gives offsets and the total. The placed ones are kept sorted by offset."""
+    """Place groups in this order; gives offsets and the total. The placed ones stay sorted by offset."""
     count = len(order)
     offsets = np.zeros(count, np.int64)
     begin, end, first, last = (np.zeros(count, np.int64) for _ in range(4))

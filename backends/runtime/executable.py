@@ -29,7 +29,7 @@ from qcompiler.backends.runtime.pages import POISON, Block, aligned_block
 from qcompiler.errors import InputError, LoweringError
 
 _MOST_STATES = 4
-"""States that are kept for the next calls."""
+"""How many states wait for the next calls."""
 
 PythonFunction = Callable[[list[np.ndarray], list[np.ndarray]], None]
 """Runs a Python step: (arrays to read, arrays to fill). It must not keep the arrays: their memory is used again."""

@@ -50,7 +50,7 @@ class Native:
     stop: Any
     control: int
     dialect: dispatcher.Dialect
-    keep: tuple[Any, ...]
+    owners: tuple[Any, ...]
 
 
 def _system_function(name: str) -> int:
