@@ -121,6 +121,7 @@ def same(got: list[np.ndarray], want: list[np.ndarray]) -> bool:
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", LEVELS)
 def test_quantized_networks_have_the_same_bits(model: Model, level: str) -> None:
     graph, images, want = model

@@ -1,7 +1,6 @@
-"""Programs: packing, memory reuse, barriers, execution from many threads, debugging aids, errors."""
+"""Programs: memory reuse, execution from many threads, debugging aids, errors."""
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -13,70 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.program.builder import ProgramBuilder, View
-from qcompiler.backends.program.constants import Constants, content_key
 from qcompiler.backends.program.image import ArraySpec
-from qcompiler.backends.program.saved_image import image_data, image_of
-from qcompiler.backends.runtime.executable import Executable
-from qcompiler.backends.runtime.link import link
-from qcompiler.backends.runtime.loader import LoadedKernel
-from qcompiler.backends.runtime.native import NativeLoader
 from qcompiler.backends.runtime.pages import guarded_block
-from qcompiler.backends.target import native_target
 from qcompiler.errors import InputError, LoweringError
-from tests.backends.native_kernels import kernel
-
-HERE = Path(__file__).parents[1]
-BYTES = np.uint8
-
-
-def key(name):
-    """A kernel of native_kernels."""
-    return KernelKey("tests.backends.native_kernels:kernel", name, ())
-
-
-def add(builder, source, target, n, k, **options):
-    """One `add` step: target = source + k over n bytes."""
-    builder.step(key("add"), [source, target, n, k], reads=[source], writes=[target], **options)
-
-
-def rotate(builder, source, target, n, k):
-    builder.step(key("rotate"), [source, target, n, k], reads=[source], writes=[target])
-
-
-def linked(builder, constants=None, *, guard=None, poison=None, **functions) -> Executable:
-    """The builder's program, ready to run. constants: those that the builder was given; functions: of Python steps."""
-    image = builder.finish(guard=guard)
-    shared = builder._constants if constants is None else constants
-    kernels = {each: kernel(each.name) for each in image.kernels}
-    loaded = {each: LoadedKernel(found.name, found.address, found.engine) for each, found in kernels.items()}
-    own = builder.own.block() if image.own_constant_bytes else None
-    return link(image, loaded, NativeLoader(native_target()), shared.block(), own, functions, poison)
-
-
-def rotated(x, shifts):
-    index = np.arange(len(x))
-    with np.errstate(over="ignore"):
-        for k in shifts:
-            x = x[(index + k) % len(x)] * np.int32(3) + index.astype(np.int32)
-    return x
-
-
-def chain(n, steps, **options):
-    """x -> `add` through `steps` buffers -> y, n bytes; each adds its number."""
-    builder = ProgramBuilder([ArraySpec(BYTES, (n,), "x")], [ArraySpec(BYTES, (n,), "y")], name="chain")
-    value = builder.input(0)
-    for number in range(steps):
-        target = builder.output(0) if number == steps - 1 else builder.buffer(n, f"h{number}")
-        add(builder, value, target, n, number)
-        value = target
-    return linked(builder, **options)
-
-
-def bytes_in(n, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, n, BYTES)
-
+from tests.backends.program.programs import (
+    BYTES,
+    HERE,
+    add,
+    bytes_in,
+    chain,
+    key,
+    linked,
+    random_program,
+    rotate,
+)
 
 # -- results ----------------------------------------------------------------------------------------------------------
 
@@ -87,31 +37,6 @@ def test_a_chain(n, threads):
     x = bytes_in(n)
     [y] = chain(n, 10).run([x], threads=threads)
     assert np.array_equal(y, x + np.uint8(45))
-
-
-def random_program(seed, n=64, **options):
-    """A random graph of `rotate` steps: many buffers, reused memory; and what it must compute."""
-    rng = np.random.default_rng(seed)
-    count = int(rng.integers(1, 25))
-    builder = ProgramBuilder([ArraySpec(np.int32, (n,))], [ArraySpec(np.int32, (n,))] * 2)
-    handles, shifts, sources = [builder.input(0)], [], []
-    for number in range(count + 2):
-        source = int(rng.integers(max(0, len(handles) - 4), len(handles))) if number < count else len(handles) - 1
-        k = int(rng.integers(0, n))
-        target = builder.buffer(4 * n) if number < count else builder.output(number - count)
-        rotate(builder, handles[source], target, n, k)
-        sources.append(source)
-        shifts.append(k)
-        if number < count:
-            handles.append(target)
-
-    def expected(x):
-        values = [x]
-        for source, k in zip(sources, shifts):
-            values.append(rotated(values[source], [k]))
-        return values[-2:]
-
-    return linked(builder, **options), expected
 
 
 @settings(max_examples=40, deadline=None)
@@ -178,192 +103,6 @@ def test_an_alias_works_in_place():
     bound = linked(builder)
     assert bound.image.arena.nbytes == 64
     assert np.array_equal(bound.run([bytes_in(64)], threads=2)[0], bytes_in(64) + np.uint8(6))
-
-
-# -- constants --------------------------------------------------------------------------------------------------------
-
-
-def test_constants_are_shared_aligned_and_frozen():
-    builder = ProgramBuilder([], [ArraySpec(BYTES, (64,))])
-    a = builder.constant(np.arange(64, dtype=BYTES))
-    b = builder.constant(np.arange(10, dtype=np.float32))
-    again = builder.constant(np.arange(64, dtype=BYTES).reshape(8, 8))
-    assert a == again and a != b
-    add(builder, a, builder.output(0), 64, 5)
-    bound = linked(builder)
-    assert np.array_equal(bound.run([])[0], np.arange(64, dtype=BYTES) + 5)
-    assert not bound.constants.data.flags.writeable
-    offsets = {buffer.name: buffer.offset for buffer in bound.image.buffers}
-    assert offsets[a.name] != offsets[b.name] and offsets[b.name] % 64 == 0
-    assert bound.constants.data[offsets[b.name] :][:40].view(np.float32).tolist() == list(range(10))
-
-
-def add_array(constants, array):
-    key, fill = content_key(array)
-    return constants.add(key, array.nbytes, fill)
-
-
-def test_views_in_other_layouts_pack_in_c_order():
-    constants = Constants()
-    array = np.arange(12, dtype=np.int16).reshape(3, 4)
-    assert add_array(constants, array.T) == 0
-    assert add_array(constants, np.ascontiguousarray(array.T)) == 0
-    assert add_array(constants, array[:, ::-1]) == 64
-    assert np.array_equal(constants.block().data[:24].view(np.int16).reshape(4, 3), array.T)
-    assert add_array(constants, array.T) == 0 and add_array(constants, np.ones(3)) is None
-
-
-def test_bindings_share_constants_and_may_add_their_own():
-    constants = Constants()
-    for n in (4, 5, 4, 6):
-        builder = ProgramBuilder([], [ArraySpec(BYTES, (n,)), ArraySpec(BYTES, (8,))], constants)
-        add(builder, builder.constant(np.full(n, n, BYTES)), builder.output(0), n, 1)
-        add(builder, builder.constant(np.full(8, 200, BYTES)), builder.output(1), 8, 2)
-        bound = linked(builder)
-        a, b = bound.run([], threads=2)
-        assert a.tolist() == [n + 1] * n and b.tolist() == [202] * 8
-        assert bound.constants is constants.block()
-        assert (bound.own is None) == (n == 4) == (bound.image.own_constant_bytes == 0)
-
-
-def test_an_image_is_a_value_and_packs_nothing():
-    def build(constants):
-        builder = ProgramBuilder([], [ArraySpec(BYTES, (8,))], constants, "value", "x86-64+avx2", {"B": 8})
-        add(builder, builder.deferred("weights", 8, lambda block: 1 / 0), builder.output(0), 8, 1)
-        return builder.finish()
-
-    one, other = build(Constants()), build(Constants())
-    assert one == other and hash(one) == hash(other) and str(one) == str(other)
-    assert image_of(json.loads(json.dumps(image_data(one)))) == one
-
-
-def test_constants_are_written_once_when_the_block_is_packed():
-    constants, written = Constants(), []
-
-    def fill(block):
-        written.append(block.tolist())
-        block[:] = np.arange(1, 1 + len(block))
-
-    assert add_array(constants, np.full(3, 9, BYTES)) == 0
-    assert constants.add("key", 5, fill) == 64 and constants.add("key", 5, fill) == 64
-    assert constants.add("other", 2, fill) == 128 and not written
-    constants.close()
-    assert constants.nbytes == 130 and not written
-    data = constants.block().data
-    assert written == [[0] * 5, [0, 0]]
-    assert data[:3].tolist() == [9] * 3
-    assert data[64:69].tolist() == [1, 2, 3, 4, 5] and data[128:130].tolist() == [1, 2]
-    assert constants.add("key", 5, fill) == 64 and constants.add("new", 5, fill) is None
-    assert constants.block().data is data and len(written) == 2
-
-
-def test_large_blocks_are_written_whole_by_two_threads():
-    constants = Constants()
-    for number in range(200):
-        constants.add(str(number), 40_000, lambda block, number=number: block.fill(number + 1))
-    data = constants.block().data
-    assert data.nbytes >= 200 * 40_000
-    offsets = [constants.add(str(number), 40_000, lambda block: None) for number in range(200)]
-    assert all((data[offset : offset + 40_000] == number + 1).all() for number, offset in enumerate(offsets))
-
-
-def test_what_a_later_binding_defers_lies_in_its_own_block():
-    constants = Constants()
-    for n in (4, 5, 4):
-        builder = ProgramBuilder([], [ArraySpec(BYTES, (8,))], constants)
-        add(builder, builder.deferred(f"of {n}", 8, lambda block, n=n: block.fill(n)), builder.output(0), 8, 1)
-        bound = linked(builder)
-        assert bound.run([])[0].tolist() == [n + 1] * 8 and (bound.own is None) == (n == 4)
-
-
-def test_constants_are_plain_numbers():
-    with pytest.raises(LoweringError, match="plain numbers"):
-        content_key(np.array([{}]))
-
-
-# -- barriers ---------------------------------------------------------------------------------------------------------
-
-
-def barriers(build, inputs=2, outputs=3):
-    builder = ProgramBuilder([ArraySpec(BYTES, (64,))] * inputs, [ArraySpec(BYTES, (64,))] * outputs)
-    build(builder)
-    return [step.barrier for step in builder.finish().steps]
-
-
-def test_independent_steps_have_no_barrier():
-    def build(b):
-        for i in range(3):
-            add(b, b.input(i % 2), b.output(i), 64, 1)
-
-    assert barriers(build) == [False] * 3
-
-
-def test_read_after_write_and_write_after_read_and_write_after_write():
-    def build(b):
-        hidden = b.buffer(64)
-        add(b, b.input(0), hidden, 64, 1)
-        add(b, b.input(0), b.output(0), 64, 1)
-        add(b, hidden, b.output(1), 64, 1)  # reads hidden
-        add(b, b.input(1), hidden, 64, 1)  # writes what was read since
-        add(b, b.input(1), hidden, 64, 1)  # writes what was written since
-        add(b, hidden, b.output(2), 64, 1)
-
-    assert barriers(build) == [False, True, True, True, True, False]
-
-
-def test_memory_used_again_counts_as_a_dependence():
-    """c takes over the memory of a: its step must wait for the last reader of a, though no name links them."""
-
-    def build(b):
-        a, c = b.buffer(64, "a"), b.buffer(64, "c")
-        add(b, b.input(0), a, 64, 1)
-        add(b, a, b.output(0), 64, 1)
-        add(b, b.input(1), c, 64, 1)
-        add(b, c, b.output(1), 64, 1)
-
-    assert barriers(build, outputs=2) == [True, True, True, False]
-
-
-def test_disjoint_writes_to_one_buffer_need_no_barrier():
-    """Parts of one buffer, by steps of different nodes. Its readers wait, and so does a step that says nothing."""
-
-    def build(b):
-        whole = b.buffer(64, "whole")
-        add(b, b.input(0), whole, 64, 1, node="a", disjoint=True)
-        add(b, b.input(1), b.output(0), 64, 1, node="b")
-        add(b, b.input(1), whole, 64, 1, node="c", disjoint=True)
-        add(b, b.input(1), whole, 64, 1, node="c")
-        add(b, b.input(1), whole, 64, 1, node="d", disjoint=True)
-        add(b, whole, b.output(1), 64, 1, node="e", disjoint=True)
-
-    assert barriers(build, outputs=2) == [False, False, True, True, True, False]
-
-
-def test_disjoint_writes_to_buffers_that_share_memory_wait():
-    """What is disjoint within a buffer says nothing of another one that takes over its memory."""
-
-    def build(b):
-        a, c = b.buffer(64, "a"), b.buffer(64, "c")
-        add(b, b.input(0), a, 64, 1, node="n", disjoint=True)
-        add(b, b.input(1), c, 64, 1, node="n", disjoint=True)
-        add(b, c, b.output(0), 64, 1)
-
-    assert barriers(build, outputs=1) == [True, True, False]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 100_000))
-def test_no_two_dependent_steps_lie_between_two_barriers(seed):
-    bound, _ = random_program(seed)
-    words, _ = bound.image.argument_words()
-    reads, writes = [], []
-    for row, step in zip(words.reshape(-1, 8), bound.image.steps):
-        read, write = tuple(row[0:2]), tuple(row[2:4])
-        assert read not in writes and write not in writes and write not in reads
-        reads.append(read)
-        writes.append(write)
-        if step.barrier:
-            reads, writes = [], []
 
 
 # -- Python steps -----------------------------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     check("less", [y, x])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 17, 31, 32, 33, 64, 65])
 @pytest.mark.parametrize("quantized", [False, True])
 def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:

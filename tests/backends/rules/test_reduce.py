@@ -34,6 +34,7 @@ def test_lengths(op: str, quantized: bool, size: int) -> None:
     check_op(op, (tensor("f32", 2, 3, size),), {"axes": (1,)}, quantized=quantized, **_range(op))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_axes(op: str, quantized: bool, behind_a_pool: bool) -> None:

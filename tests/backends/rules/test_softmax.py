@@ -23,6 +23,7 @@ def test_lines(op: str, size: int, quantized: bool) -> None:
     check_op(op, (tensor("f32", 5, size),), {"axis": 1}, quantized=quantized, low=-6, high=6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 def test_axes_and_layouts(op: str, behind_a_pool: bool, quantized: bool) -> None:
