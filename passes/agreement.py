@@ -1,4 +1,4 @@
-"""Whether nodes may become one: only where they resolved to the same qconfig."""
+"""Whether two nodes may become one: only if they resolved to the same qconfig."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from qcompiler.quantization.qconfig import QConfig
 
 
 def agree(configs: Mapping[str, QConfig | None] | None, first: Node, second: Node) -> bool:
-    """configs: node name -> QConfig, from the resolution table; None where nothing is to be quantized."""
+    """Whether two nodes have one qconfig. configs: node name -> QConfig, from the resolution table; None: no decisions."""
     return configs is None or configs.get(first.name) == configs.get(second.name)

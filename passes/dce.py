@@ -1,4 +1,4 @@
-"""dce: what nobody reads goes."""
+"""dce: erase nodes and constants that nobody reads."""
 
 from __future__ import annotations
 

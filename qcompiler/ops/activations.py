@@ -74,7 +74,7 @@ class Unary(Op):
 
 
 class Clamp(Unary):
-    """Shares the parameters of its operand."""
+    """A clamp. Its result shares the parameters of its operand."""
 
     quant = SHARES_INPUT
     exact = True

@@ -82,7 +82,7 @@ class _Binary(Arithmetic):
 
 
 class _Exact(_Binary):
-    """Its integer meaning rounds once, at the end."""
+    """An op whose integer meaning rounds once, at the end."""
 
     chooses_params = True
     terms = no_accumulator
@@ -96,7 +96,7 @@ class _Exact(_Binary):
 
 
 class _Fusing(_Exact, TakesActivation):
-    """With a fused activation, and commutative."""
+    """A commutative op that a following activation may be fused into."""
 
     traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
     activation = fused_activation()

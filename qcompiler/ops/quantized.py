@@ -26,7 +26,7 @@ _QUANTIZED_STAGES = frozenset({"qdq", "integer", "lowered"})
 
 
 class _Conversion(Conversion):
-    """In real numbers the identity."""
+    """A conversion. On real numbers it is the identity."""
 
     stages = _QUANTIZED_STAGES
     terms = no_accumulator

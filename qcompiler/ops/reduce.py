@@ -103,7 +103,7 @@ class Reduction(Op):
 
 
 class _Summing(Reduction):
-    """Its integer meaning is a sum of centered codes, times a number."""
+    """A reduction whose integer meaning is a sum of centered codes, times a number."""
 
     chooses_params = True
     element_cost = (0.010, 0.039)
@@ -149,7 +149,7 @@ class Sum(_Summing):
 
 
 class _Extreme(Reduction):
-    """Selects one of the elements, so codes may be compared instead."""
+    """A reduction that selects one of the elements, so it may compare codes instead."""
 
     quant = SHARES_INPUT
     takes_none = False
@@ -237,7 +237,7 @@ def softmax_table(source: TensorType) -> np.ndarray:
 
 
 class _Softmax(Op):
-    """Along one axis."""
+    """softmax and log_softmax: a function of the elements along one axis."""
 
     x = operand()
     axis = int_attr()

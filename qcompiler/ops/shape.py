@@ -37,7 +37,7 @@ _PAD_MODES = ("constant", "reflect", "edge")
 
 
 class _Shared(Mover):
-    """Of one operand, unless the op says otherwise."""
+    """A mover whose result shares the parameters of its operands."""
 
     quant = SHARES_INPUT
 
