@@ -9,5 +9,8 @@ from qcompiler.quantization.qconfig import QConfig
 
 
 def agree(configs: Mapping[str, QConfig | None] | None, first: Node, second: Node) -> bool:
-    """Whether two nodes have one qconfig. configs: node name -> QConfig, from the resolution table; None: no decisions."""
+    """Whether two nodes have the same qconfig.
+
+    configs: node name -> QConfig, from the resolution table; None if nothing is to be quantized.
+    """
     return configs is None or configs.get(first.name) == configs.get(second.name)

@@ -56,7 +56,7 @@ def plan_arena(buffers: Sequence[Buffer]) -> Plan:
     """Offsets such that buffers alive at the same step never overlap.
 
     Greedy by decreasing size: each buffer takes the smallest gap that fits between those already placed and alive with
-    it. Where that misses the lower bound and the problem is small, two other orders are tried and the best one wins. The
+    it. If that misses the lower bound and the problem is small, two other orders are tried and the best one wins. The
     result depends on the list alone. LoweringError for a malformed buffer.
     """
     if not buffers:
