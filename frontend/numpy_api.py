@@ -80,6 +80,7 @@ _UNARY: dict[np.ufunc, str] = {
     np.log: "log",
     np.sin: "sin",
     np.cos: "cos",
+    np.arctan: "atan",
     np.tanh: "tanh",
     np.floor: "floor",
     np.ceil: "ceil",

@@ -408,6 +408,7 @@ for _op in (
     "reciprocal",
     "sin",
     "cos",
+    "atan",
     "erf",
     "floor",
     "ceil",

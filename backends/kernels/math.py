@@ -25,6 +25,9 @@ every level:
                      polynomial of degree 7, remainder r^8 / 8! e^|r| < 2^-27; the roundings of r, of the polynomial's
                      last two terms, of 1 + e and of the division are at most 5 units of 2^-24 in all. It is four times
                      as fast as `sigmoid`
+    atan     2^-48   t = |x|, or 1 / |x| above 1; then u = (t - 1) / (t + 1) above tan(pi/8), so |u| <= tan(pi/8). Taylor's
+                     series to u^33 has a remainder u^35 / 35, relatively below 2^-48.28; the roundings of 1 / |x|, u,
+                     the polynomial and the two sums stay below 2^-51, since the results of sums are above pi/8
     power    2^-41   exp(y log x), for results in f32's range: the error of log, 2^-50, times at most 104
 """
 
@@ -189,6 +192,21 @@ def erf(b: KernelBuilder, x: Value) -> Value:
     large = b.const(x.type, 1.0) - _erfc_positive(b, b.fabs(x))
     large = b.select(x < 0.0, -large, large)
     return b.select(b.fabs(x) < 0.5, small, b.select(x != x, x, large))
+
+
+def atan(b: KernelBuilder, x: Value) -> Value:
+    """The angle in [-pi/2, pi/2] whose tangent is x."""
+    one, size = b.const(x.type, 1.0), b.fabs(x)
+    t = b.select(size > 1.0, one / size, size)
+    upper = t > math.tan(math.pi / 8)
+    u = b.select(upper, (t - 1.0) / (t + 1.0), t)
+    z = u * u
+    angle = b.fma(u * z, polynomial(b, z, [(-1) ** n / (2 * n + 1) for n in range(1, 17)]), u)
+    angle = b.select(upper, angle + math.pi / 4, angle)
+    angle = b.select(size > 1.0, b.const(x.type, math.pi / 2) - angle, angle)
+    integers = x.type.of(I64)
+    sign = b.bitcast(x, integers) & b.const(integers, -(1 << 63))
+    return b.select(x != x, x, b.bitcast(b.bitcast(angle, integers) | sign, x.type))
 
 
 def power(b: KernelBuilder, x: Value, y: Value) -> Value:

@@ -135,6 +135,7 @@ WIDE: dict[str, Lanes] = {
     "logsigmoid": _logsigmoid,
     "exp": functions.exp,
     "log": functions.log,
+    "atan": functions.atan,
     "erf": functions.erf,
     "pow": functions.power,
 }

@@ -31,6 +31,7 @@ _UNARY = {
     "Sign": "sign",
     "Sin": "sin",
     "Cos": "cos",
+    "Atan": "atan",
     "Erf": "erf",
     "Softsign": "softsign",
     "HardSwish": "hardswish",

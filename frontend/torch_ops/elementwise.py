@@ -49,6 +49,7 @@ for _name, _op in (
     ("log", "log"),
     ("sin", "sin"),
     ("cos", "cos"),
+    ("atan", "atan"),
     ("erf", "erf"),
     ("floor", "floor"),
     ("ceil", "ceil"),

@@ -498,6 +498,15 @@ class Cos(Unary):
         return np.cos(x)
 
 
+class Atan(Unary):
+    """Arc tangent."""
+
+    name = "atan"
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.arctan(x)
+
+
 class Erf(Unary):
     """Error function."""
 

@@ -180,6 +180,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "log": ("once", torch.log),
     "sin": ("once", torch.sin),
     "cos": ("once", torch.cos),
+    "atan": ("once", torch.atan),
     "erf": ("once", torch.erf),
     "floor": ("exact", torch.floor),
     "ceil": ("exact", torch.ceil),

@@ -46,6 +46,7 @@ BOUNDS: dict[str, tuple[Real, int]] = {
     "erf": (np.vectorize(math.erf, otypes=[np.float64]), -43),
     "erfc": (np.vectorize(math.erfc, otypes=[np.float64]), -44),
     "tanhshrink": (_tanhshrink, -36),
+    "atan": (np.arctan, -48),
 }
 """Function -> (what numpy gives, the exponent of the relative bound)."""
 
@@ -82,7 +83,8 @@ def samples() -> np.ndarray:
     every = np.arange(0, 2**32, 8191, dtype=np.uint64).astype(np.uint32).view(np.float32)
     lines = [np.linspace(-r, r, 20001).astype(np.float32) for r in (0.01, 1, 10, 110)]
     edges = np.float32(
-        [0.0, 2.0**-9, 2.0**-10, 0.25, 0.5, 1.0, 2**-149, 2**-126, 3.4028235e38, 88.72284, 103.97208, 709.4, INF]
+        [0.0, 2.0**-9, 2.0**-10, 0.25, 0.41421357, 0.5, 1.0, 2.4142137, 2**-149, 2**-126, 3.4028235e38, 88.72284]
+        + [103.97208, 709.4, INF]
     )
     with np.errstate(over="ignore"):
         near = [np.nextafter(edges, np.float32(to)) for to in (INF, -INF)]
@@ -118,7 +120,7 @@ def test_bound(name: str, level: str) -> None:
     assert error[worst] < 2.0**exponent, f"{name}({x[held][worst]!r}): 2^{math.log2(error[worst]):.2f}"
 
 
-@pytest.mark.parametrize("name", ["exp", "log", "tanh", "sigmoid", "erf", "erfc"])
+@pytest.mark.parametrize("name", ["exp", "log", "tanh", "sigmoid", "erf", "erfc", "atan"])
 def test_rounded_to_f32(name: str) -> None:
     """Within 0.5 + 2^24 * bound units in the last place; and nearly always the float next to the true value."""
     reference, exponent = BOUNDS[name]
@@ -148,6 +150,7 @@ def test_same_bits_on_every_level(name: str) -> None:
     ("exp", [(0.0, 1.0), (-0.0, 1.0), (INF, INF), (-INF, 0.0), (1e30, INF), (-1e30, 0.0)]),
     ("log", [(0.0, -INF), (-0.0, -INF), (1.0, 0.0), (INF, INF), (-1.0, NAN), (-INF, NAN)]),
     ("tanh", [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (40.0, 1.0)]),
+    ("atan", [(0.0, 0.0), (-0.0, -0.0), (INF, math.pi / 2), (-INF, -math.pi / 2), (1.0, math.pi / 4)]),
     ("erf", [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0)]),
     ("erfc", [(INF, 0.0), (-INF, 2.0), (40.0, 0.0)]),
     ("expm1", [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -1.0)]),
