@@ -30,7 +30,7 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
 from qcompiler.passes.pipelines import lower_pipeline
-from qcompiler.passmanager import PassManager
+from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.signature import Signature
 
 if TYPE_CHECKING:
@@ -54,14 +54,16 @@ def lower(graph: Graph, target: Target, sizes: Mapping[str, int] | None = None) 
     return Program(_with_layouts(graph), target).image(sizes or {})
 
 
-def lower_graph(graph: Graph, target: Target) -> Program:
+def lower_graph(graph: Graph, target: Target, instruments: Sequence[Instrument] = ()) -> Program:
     """A program that runs here. Kernels are loaded now if every size is known, else at the first call.
+
+    The passes, which the instruments see, run now in both cases.
 
     Raises:
         LoweringError: this machine can't run the target.
     """
     check_runs(target)
-    program = Program(_with_layouts(graph), target)
+    program = Program(_with_layouts(graph, instruments), target)
     if not program.graph.dim_names:
         program.bind({})
     return program
@@ -91,8 +93,8 @@ def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[],
     return source, stored.signature, program
 
 
-def _with_layouts(graph: Graph) -> Graph:
-    return PassManager(lower_pipeline()).run(graph)
+def _with_layouts(graph: Graph, instruments: Sequence[Instrument] = ()) -> Graph:
+    return PassManager(lower_pipeline(), instruments).run(graph)
 
 
 def _unverified(graph: Graph) -> Graph:

@@ -51,7 +51,7 @@ class Proxy(Traced):
 
     @property
     def size(self) -> Any:
-        """numpy's number of elements; when called, torch's shape or one size of it."""
+        """The number of elements, as in numpy. Called, as in torch: the shape, or the size of one axis."""
         total = sized(ops.type_of(self).elements, self.trace)
         if isinstance(total, int):
             result: Any = CallableInt(total)
@@ -74,7 +74,7 @@ class Proxy(Traced):
     __hash__ = object.__hash__
 
     def __qc_inline__(self, callee: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
-        """How a compiled model called with proxies records itself; see Trace.inline."""
+        """Record a call of a compiled model whose arguments are proxies; see Trace.inline."""
         return self.trace.inline(callee, args, kwargs)
 
     # -- what needs data

@@ -19,8 +19,10 @@ class AssignLayout:
     Before:  %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3}
     After:   %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3, layout=channels_last(12)}
 
-    A value that a convolution with padding reads gets a halo, into whose inside its producer writes, so that nothing is
-    copied into a border. Its producer must be able to write around a halo, and all its readers to step over one.
+    A value that a convolution with padding reads gets a halo, a border of real zero, unless the convolution is
+    depthwise (`Op.wanted_halo`). Its producer writes only the inside and lowering fills the border, so no copy is
+    needed to pad the value. The producer must keep a halo (`Op.keeps_halo`), and all readers must be able to skip one
+    (`Op.reads_halo`).
     """
 
     channel_multiple: int = 4
@@ -40,9 +42,9 @@ class AssignLayout:
         return graph
 
     def _halo(self, graph: Graph, value: Value) -> tuple[tuple[int, int], ...]:
-        """The border that its readers want, or nothing."""
+        """The halo of a value: the widest border that any reader wants; () if producer or readers can't have one."""
         maker = value.producer
-        if value.type.layout is None or maker is None or not op_of(maker).writes_halo() or graph.is_output(value):
+        if value.type.layout is None or maker is None or not op_of(maker).keeps_halo() or graph.is_output(value):
             return ()
         wanted = []
         for use in value.uses:
@@ -50,7 +52,7 @@ class AssignLayout:
             if all(spec.index != use.index for spec in reader.reads_halo):
                 return ()
             halo = reader.wanted_halo()
-            if halo is not None and use.index == 0:
+            if halo is not None and use.index == 0:  # only the first operand is padded
                 wanted.append(halo)
         return tuple((max(p[0] for p in axis), max(p[1] for p in axis)) for axis in zip(*wanted))
 

@@ -26,7 +26,7 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
     """Why a node stays float whatever its neighbours do, or None."""
     definition = opdef(node.op)
     if config is None or config.activation is None:
-        return "its qconfig is None"
+        return "its qconfig is None" if config is None else "its qconfig quantizes no activations"
     if definition.quant.kind is QuantKind.FLOAT_ONLY and not is_unary(node):
         return f"{node.op} has no integer form"
     if len(node.results) != 1 or any(
@@ -78,10 +78,10 @@ class InsertObservers:
     """float -> observed. configs: node name -> QConfig or None, from the resolution table; slow: node name -> why the
     cost model keeps it float.
 
-    A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant; ops that
-    only move or share values follow their operands. Values tied by sharing ops form one group with one observer.
-    Values between unary ops that will become one table have none, nor have nodes that read a mask. A node that stays
-    float is noted with its reason.
+    A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant. Movers and
+    unary ops are quantized only if their operands are (`follows`). Values tied by sharing ops form one group with one
+    observer. Values between unary ops that will become one table have no observer. A node that reads or makes a mask
+    stays float. A node that stays float is noted with its reason.
 
     Before:
         %y = conv(%x, @w) {...} : f32[1,4,8,8]

@@ -166,7 +166,7 @@ class _AsInteger(Rewrite[_Integer]):
         if len(node.result.uses) != 1 or graph.is_output(node.result):
             return self.refuse(node, "its float result has other readers")
         operands: list[Value | None] = list(node.operands)
-        for spec, index, value in op_of(node).given():
+        for spec, index, value in op_of(node).present_operands():
             if spec.role not in _QUANTIZED_ROLES:
                 continue
             source = codes_behind(value)
@@ -264,7 +264,7 @@ def _restore_weights(graph: Graph, node: Node) -> None:
     """Let a float node read float weights: those that were quantized for nothing are dequantized now."""
     if node.op == Dequantize.name or any(value.type.is_quantized for value in node.results):
         return
-    for spec, index, value in op_of(node).given():
+    for spec, index, value in op_of(node).present_operands():
         source = codes_behind(value) if spec.role in (Role.WEIGHT, Role.BIAS) else None
         if isinstance(source, Const):
             real = qmath.dequantize(source.data, source.type.params)

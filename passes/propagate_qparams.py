@@ -85,7 +85,7 @@ class PropagateQparams:
         if len(value.uses) != 1 or graph.is_output(value):
             return f"%{value.name} has other readers"
         op = op_of(mover)
-        moved = [(index, source) for spec, index, source in op.given() if spec.role is Role.ACTIVATION]
+        moved = [(index, source) for spec, index, source in op.present_operands() if spec.role is Role.ACTIVATION]
         missing = [(index, source) for index, source in moved if not _has_params(codes_behind(source), type)]
         if not missing:
             return "it is there already"

@@ -63,6 +63,6 @@ def activations(node: Node) -> list[tuple[int, Value]]:
     scalar = None if form is None else form.scalar
     return [
         (index, value)
-        for spec, index, value in op_of(node).given()
+        for spec, index, value in op_of(node).present_operands()
         if spec.role is Role.ACTIVATION and value is not scalar
     ]

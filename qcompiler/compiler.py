@@ -61,11 +61,11 @@ def _is_file(model: object) -> bool:
     return isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto"
 
 
-def fuse(graph: Graph) -> Graph:
+def fuse(graph: Graph, *, instruments: Sequence[Instrument] = ()) -> Graph:
     """The float graph simplified: batch norms folded, residual adds and activations fused."""
     from qcompiler.passes.pipelines import float_pipeline
 
-    return PassManager(float_pipeline()).run(graph)
+    return PassManager(float_pipeline(), instruments).run(graph)
 
 
 def compile(
@@ -93,13 +93,14 @@ def compile(
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
         calibration: the result of an earlier `calibrate`, in place of data. Another qconfig may use it as far as its
             observers collected enough.
-        dynamic: {input: {axis: size name}}.
+        dynamic: {input: {axis: size name}}. The program of a graph with symbolic sizes is made, and its kernels are
+            compiled, at the first call for each binding of them.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
         threads: the most threads to use, and never more than the CPUs that this process may use (the default).
         io: "float", or "quantized": inputs and outputs are codes, as the types in the graph's signature say.
         transform: applied to each calibration item first.
         progress: called with the number of calibration items done.
-        instruments: see every pass that runs (instruments.py).
+        instruments: see every pass that runs, those of lowering included (instruments.py).
 
     Raises:
         QuantizationError, TraceError, LoweringError, all QCompilerError.
@@ -119,19 +120,17 @@ def compile(
 
         verify(model)
 
-    graph = trace(model, example_inputs, dynamic=dynamic)
-    if stage == "integer":
-        pass
-    elif stage == "qdq":
+    graph = trace(model, example_inputs, dynamic=dynamic)  # a Graph is copied
+    if stage == "qdq":
         graph = _integer(graph, instruments)
-    elif qconfig is None:
-        graph = fuse(graph)
-    else:
+    elif stage != "integer" and qconfig is not None:
         prepared = prepare(graph, qconfig, instruments=instruments)
         if calibration is None:
             assert calibration_data is not None  # _check_stage
             calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress)
         graph = convert(prepared, calibration.for_specs(prepared.specs()), instruments=instruments)
+    elif stage != "integer":
+        graph = fuse(graph, instruments=instruments)
     if io == "quantized":
         graph = _with_quantized_io(graph, instruments)
 
@@ -139,7 +138,7 @@ def compile(
         return CompiledModel(graph, "reference", thread_count(threads))
     from qcompiler.backends.lower import lower_graph
 
-    return CompiledModel(graph, machine.name, thread_count(threads), lower_graph(graph, machine))
+    return CompiledModel(graph, machine.name, thread_count(threads), lower_graph(graph, machine, instruments))
 
 
 def _check_options(

@@ -166,7 +166,7 @@ class LayoutRule(enum.Enum):
     CHANNELS_LAST = "channels_last"  # always, from rank 3 to 5
     ROW_MAJOR = "row_major"  # always
     KEEPS = "keeps"  # channels last if an operand of its rank is
-    AS_READ = "as_read"  # channels last if an operand of its rank is, or if a reader always makes that
+    AS_READ = "as_read"  # channels last if an operand of its rank is, or if a reader's op has the rule CHANNELS_LAST
     ROW_MAJOR_AT_OUTPUTS = "row_major_at_outputs"  # row major for graph outputs, else KEEPS
 
 
@@ -221,10 +221,11 @@ class Op:
 
     Facts for passes, each with a default that is always correct:
         layout: how the result lies in memory.
-        reads_halo: operands that its kernels can read from inside a larger border; `writes_halo()` and `wanted_halo()`
-            say whether it can write one, and which border its kernels want around the first operand.
+        reads_halo: operands that its kernels can read from inside a larger border. `keeps_halo()` says whether its
+            kernels leave a border around the result as it is (lowering fills it), `wanted_halo()` which border they
+            want around the first operand.
         is_view: the result is the operand's memory.
-        picks: moves elements, and may leave some out.
+        picks: the result holds a selection of the operand's elements.
         carries_masks: -inf in an operand is -inf in the result.
         is_homogeneous: f(s * x) = s * f(x) for a positive s per channel.
         keeps_dtype: the integer meaning selects codes, so operand and result have one dtype.
@@ -283,7 +284,7 @@ class Op:
 
     # -- facts that depend on the node
 
-    def writes_halo(self) -> bool:
+    def keeps_halo(self) -> bool:
         return False
 
     def wanted_halo(self) -> tuple[tuple[int, int], ...] | None:
@@ -304,7 +305,7 @@ class Op:
         if node.op != self.name:
             raise VerifyError(f"a view of {self.name or type(self).__name__} reads {node.op}", where=node.describe())
         self._node: Node | None = node
-        self._given = attrs
+        self._attrs = attrs
 
     @classmethod
     def of(cls, node: Node | None) -> Self | None:
@@ -319,7 +320,7 @@ class Op:
         """A view of attributes alone (complete ones); it has no operands."""
         view = cls.__new__(cls)
         view._node = None
-        view._given = attrs
+        view._attrs = attrs
         return view
 
     @property
@@ -337,14 +338,14 @@ class Op:
             raise VerifyError(f"{self.name} has no first operand", where=self.node.describe())
         return value
 
-    def given(self) -> list[tuple[OperandSpec[Any], int, Value]]:
+    def present_operands(self) -> list[tuple[OperandSpec[Any], int, Value]]:
         """(declaration, position, value) of each operand that is present."""
         specs, last = self.operands, len(self.operands) - 1
         return [(specs[min(i, last)], i, value) for i, value in enumerate(self.node._operands) if value is not None]
 
     def values(self, *roles: Role) -> list[Value]:
         """The operands of these roles that are present."""
-        return [value for spec, _, value in self.given() if spec.role in roles]
+        return [value for spec, _, value in self.present_operands() if spec.role in roles]
 
     # -- the declaration
 

@@ -121,8 +121,8 @@ class AttrSpec(Generic[T]):
     def __get__(self, instance: Op | None, owner: type) -> Any:
         if instance is None:
             return self
-        given = instance._given
-        return ((instance._node or instance.node)._attrs if given is None else given)[self.name]
+        attrs = instance._attrs
+        return ((instance._node or instance.node)._attrs if attrs is None else attrs)[self.name]
 
     def checked(self, op: str, value: AttrValue) -> AttrValue:
         """`value` as the kind wants it; VerifyError if it is of another kind or none of the choices."""

@@ -112,7 +112,7 @@ class Conv(TakesResidual):
         """Whether each filter reads one channel, and there are several."""
         return self.groups > 1 and self.weight.type.shape[1] == 1
 
-    def writes_halo(self) -> bool:
+    def keeps_halo(self) -> bool:
         return True
 
     def wanted_halo(self) -> tuple[tuple[int, int], ...] | None:

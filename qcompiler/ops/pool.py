@@ -98,7 +98,7 @@ class MaxPool(_Windowed):
     def dilations(self) -> tuple[int, ...]:
         return self.dilation
 
-    def writes_halo(self) -> bool:
+    def keeps_halo(self) -> bool:
         return self.x.type.quant == self.node.result.type.quant
 
     def reference(self, x: np.ndarray) -> np.ndarray:

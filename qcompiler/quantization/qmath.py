@@ -1,4 +1,6 @@
-"""All rounding of qcompiler. Every backend computes what these functions say, to the bit.
+"""Every rounding of a real number to a code. Every backend computes what these functions say, to the bit.
+
+Softmax, norms and float functions document theirs in ops/reduce.py, ops/norm.py and backends/kernels/math.py.
 
     (1) real = scale * (q - zero_point)
     (2) quantize:   q = clamp(rne(x / scale), qmin - zp, qmax - zp) + zp         x, scale f32; one IEEE division
@@ -9,7 +11,7 @@
 rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
 commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is the
 rounding rule of ONNX QuantizeLinear; fake_quantize, the observers and the kernels share it. Every float operation is a
-single IEEE operation on f32, so a machine without fma contraction gives the same bits as numpy.
+single IEEE operation on f32, so code in which no product and sum are contracted to fma gives the same bits as numpy.
 """
 
 from __future__ import annotations

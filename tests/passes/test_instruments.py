@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from qcompiler import knobs
+from qcompiler import compiler, knobs
 from qcompiler.bisection import bisect, reproducer, run_reproducer
 from qcompiler.errors import PassError, QuantizationError
 from qcompiler.instruments import Diff, Reasons, Record
@@ -21,7 +21,7 @@ from qcompiler.passes.dce import Dce
 from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
-from qcompiler.passes.pipelines import convert_pipeline, float_pipeline
+from qcompiler.passes.pipelines import convert_pipeline, float_pipeline, lower_pipeline, observe_pipeline
 from qcompiler.passmanager import PassManager
 from qcompiler.quantization.qconfig import get_qconfig
 from qcompiler.text.printer import graph_data
@@ -209,3 +209,25 @@ def test_bisect_a_crash_and_nothing() -> None:
     assert bisect(model(), [Dce(), Fuse()], has_abs) is None
     with pytest.raises(PassError, match="bad before the first pass"):
         bisect(model(), [Dce()], lambda graph: True)
+
+
+@pytest.mark.parametrize("qconfig", [None, "int8"])
+@pytest.mark.parametrize("target", ["reference", "native"])
+@pytest.mark.parametrize("dynamic", [None, {"x": {0: "B"}}], ids=["static", "dynamic"])
+def test_instruments_of_compile_see_every_pass(
+    qconfig: str | None, target: str, dynamic: dict[str, dict[int, str]] | None
+) -> None:
+    data = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
+    graph = compiler.trace(lambda x: np.maximum(x * 2, 0), {"x": data}, dynamic=dynamic)
+    seen = Record()
+    compiler.compile(graph, qconfig, calibration_data=[data] if qconfig else None, target=target, instruments=[seen])
+    quantized = [*observe_pipeline({}), *convert_pipeline({}, {})] if qconfig else []
+    passes = [*float_pipeline(), *quantized, *(lower_pipeline() if target == "native" else [])]
+    assert [name.split("{")[0] for name, _, _, _ in seen.rows] == [each.name for each in passes]
+
+
+def test_instruments_of_compile_see_the_lowering_of_an_integer_graph() -> None:
+    params = {"x": QuantParams.per_tensor(8 / 255, 128, DType.U8), "y": QuantParams.per_tensor(1.0, 128, DType.U8)}
+    seen = Record()
+    compiler.compile(PassManager(convert_pipeline(params, {})).run(observed()), instruments=[seen])
+    assert [name.split("{")[0] for name, _, _, _ in seen.rows] == [each.name for each in lower_pipeline()]
