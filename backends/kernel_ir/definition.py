@@ -33,10 +33,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import attrgetter
+from types import CodeType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -48,7 +50,6 @@ from typing import (
     dataclass_transform,
     get_args,
     get_origin,
-    get_type_hints,
     overload,
 )
 
@@ -259,8 +260,18 @@ def kernel(body: Any = None, /, **lengths: int) -> Any:
 @cache
 def _fields(group: Any) -> tuple[tuple[str, Any], ...]:
     """(name, annotation) of the fields of a group, in order."""
-    hints = get_type_hints(group, include_extras=True)
+    hints: dict[str, Any] = {}
+    for owner in reversed(group.__mro__):
+        for name, text in vars(owner).get("__annotations__", {}).items():
+            if name in group.field_names:
+                hints[name] = eval(_compiled(text), vars(sys.modules[owner.__module__]))
     return tuple((name, hints[name]) for name in group.field_names)
+
+
+@cache
+def _compiled(annotation: str) -> CodeType:
+    """An annotation as code. Compiling takes longer than evaluating, and most fields have one of a few annotations."""
+    return compile(annotation, "<annotation>", "eval")
 
 
 def _items(annotation: Any, path: str, lengths: Mapping[str, int]) -> Sequence[Any]:
