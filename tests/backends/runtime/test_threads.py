@@ -319,6 +319,7 @@ table = np.array([[kernel("spin").address, address_of(args), 1]] * 20_000, np.in
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_ctrl_c_ends_a_long_program_and_leaves_the_pool_usable(threads):
     code = _LONG.format(threads=threads) + textwrap.dedent("""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background without it
         sent = []
         def interrupt():
             time.sleep(0.5)
