@@ -3,6 +3,15 @@
 `lower` gives a program as data. A `Program` is what compile() and load() make of a graph: an image and an executable
 for each binding of its symbolic sizes. Each node becomes steps by the first lowering rule that fits it
 (backends/rules). A node that no rule fits runs in Python and is named in `python_nodes`.
+
+Who makes what:
+
+    lower(graph)           GraphLowering -> ProgramBuilder -> ProgramImage: data only
+    lower_graph(graph)     Program, the graph for a target; with symbolic sizes nothing is lowered before the first call
+    Program.image(sizes)   `GraphLowering.lower` (one `Lowering` for each binding of sizes, one `NodeLowering` for each
+                           node, both given to rules), then `ProgramBuilder.finish`: a ProgramImage
+    Program.bind(sizes)    the image, linked: Executable. `_link` loads the kernels and packs the constants
+    Program.run(arrays)    binds the sizes of the arrays, then `Executable.run`
 """
 
 from __future__ import annotations

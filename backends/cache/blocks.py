@@ -13,12 +13,12 @@ from functools import partial
 
 import numpy as np
 
-from qcompiler.backends.cache.folder import Bad, opened, own_file, prune, remove_bad, warn_once, write
+from qcompiler.backends.cache.folder import Bad, opened, own_file, prune, remove_bad, touch, warn_once, write
 from qcompiler.background import run_all
 
 SUFFIX = ".qcb"
 MAX_FOLDER = 1024 * 2**20
-"""Above this total, the least recently used blocks are evicted."""
+"""If all blocks take more bytes than this, the least recently used are removed, down to half."""
 MAX_BLOCK = MAX_FOLDER // 4
 """Larger blocks are not stored."""
 
@@ -47,7 +47,8 @@ def store(data: np.ndarray) -> list[str] | None:
 
 
 def load(digests: Sequence[str], into: np.ndarray) -> bool:
-    """Fill `into`, u8[n], with the block of these digests. False if it is missing; `into` then holds anything."""
+    """Fill `into`, u8[n], with the block of these digests. False if there is none; then the contents of `into` are
+    undefined."""
     name, parts = block_name(digests), _parts(into.nbytes)
     with opened(make=False) as folder:
         if folder is None:
@@ -59,7 +60,7 @@ def load(digests: Sequence[str], into: np.ndarray) -> bool:
                 run_all(
                     [partial(_read_part, file.fileno(), digest, part, into) for digest, part in zip(digests, parts)]
                 )
-                os.utime(file.fileno())
+                touch(file)
             return True
         except FileNotFoundError:
             return False

@@ -25,13 +25,13 @@ import qcompiler
 import qcompiler.backends
 import qcompiler.passes
 from qcompiler import __version__
-from qcompiler.backends.cache.folder import Bad, is_wanted, opened, own_file, prune, remove_bad, warn_once, write
+from qcompiler.backends.cache.folder import Bad, is_wanted, opened, own_file, prune, remove_bad, touch, warn_once, write
 
 FORMAT = 1
 SUFFIX = ".qco"
 MAX_OBJECT = 64 * 2**20
 MAX_FOLDER = 256 * 2**20
-"""Above this total, the oldest entries are removed."""
+"""If all entries take more bytes than this, the least recently used are removed, down to half."""
 
 _MAGIC = b"\x7fQCOBJ\r\n"
 _HEAD = struct.Struct("<8sIIQ")
@@ -102,7 +102,7 @@ def _unpacked(raw: bytes, key: str) -> bytes:
         raise Bad("it is cut off")
     magic, form, key_bytes, data_bytes = _HEAD.unpack_from(raw)
     if magic != _MAGIC or form != FORMAT:
-        raise Bad("it is no object of this format")
+        raise Bad("it has another format")
     if len(raw) != start + key_bytes + data_bytes:
         raise Bad("its length is not the recorded one")
     head, digest, rest = raw[: _HEAD.size], raw[_HEAD.size : start], raw[start:]
@@ -118,7 +118,9 @@ def _read(folder: int, name: str, key: str) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_OBJECT + _MAX_KEY:
             raise Bad(f"it is too large: {size} bytes")
-        return _unpacked(file.read(), key)
+        found = _unpacked(file.read(), key)
+        touch(file)
+        return found
 
 
 # -- what every key says

@@ -95,8 +95,8 @@ def _why_unsafe(status: os.stat_result) -> str | None:
 
 
 def prune(folder: int, suffix: str, most: int) -> None:
-    """Remove temporary files that a process left when it ended, and the oldest files of a kind that takes more than
-    `most` bytes, until it takes half of them."""
+    """Remove temporary files that a process left when it ended. If the files with this suffix take more than `most`
+    bytes, remove the least recently used (see `touch`) until they take half of `most`."""
     now, entries = time.time(), []
     with os.scandir(folder) as listing:
         for item in listing:
@@ -124,8 +124,14 @@ def own_file(folder: int, name: str) -> Iterator[BinaryIO]:
     with open(os.open(name, flags, dir_fd=folder), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise Bad("it is no file that only this user writes")
+            raise Bad("other users could have written it")
         yield file
+
+
+def touch(file: BinaryIO) -> None:
+    """Mark a file as used now, for `prune`. Where that can't be done, it counts as used when it was written."""
+    with contextlib.suppress(OSError):
+        os.utime(file.fileno())
 
 
 def write(folder: int, name: str, raw: bytes | memoryview) -> None:

@@ -1,6 +1,6 @@
 """Loaded kernels: one for each key and target; emitted only where no process has done so yet.
 
-This process holds them until it ends. `qcompiler.backends.cache.entries` stores their objects for other processes,
+They stay loaded until the process ends. `qcompiler.backends.cache.entries` stores their objects for other processes,
 under what a kernel is made from, not its IR: finding its code builds nothing.
 """
 

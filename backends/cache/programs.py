@@ -24,8 +24,7 @@ from qcompiler.notes import Guard
 from qcompiler.signature import Input, Signature
 
 _WATCHING = (knobs.DUMP, knobs.DEBUG, knobs.VERIFY, knobs.STOP_AFTER, knobs.PASS_LIMIT, knobs.POISON, knobs.GUARD)
-"""Knobs that ask for what happens between a graph and its program, or for another program: then nothing is stored or
-loaded."""
+"""Knobs that watch or change lowering. While one is set, programs are neither stored nor loaded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def store(digest: str, target: Target, signature: Signature, image: ProgramImage
 
 
 def entry_key(digest: str, target: Target) -> str | None:
-    """The key of a program's entry. None while the cache is off, or a knob asks for the way to the program."""
+    """The key of a program's entry. None while the cache is off, or a knob watches or changes lowering."""
     if any(knob.get() != knob.default for knob in _WATCHING):
         return None
     return entries.key_of(f"target {target.key}", f"machine {target.machine}", f"program of {digest}")

@@ -1,9 +1,21 @@
 """Convolution as an implicit matrix product, for bytes and for f32; a linear layer is the case of one tap.
 
-x holds pixels of channels, padded beforehand. A *row* is a run of output pixels at equal distances. A *tap* is a run of
-`kc` channels of x: those of one pixel of the window, or of several pixels that lie side by side. Tiles are mr pixels by
-nr = nv registers of channels, lanes across channels; the last tile of a row overlaps the one before it. Work is cut
-into blocks of rows by panels of nr channels.
+x is an image, channels last, which already has its padding. The words of all kernels and rules of products:
+
+    pixel    the channels at one position of an image; a tile has mr of them
+    row      a run of output pixels at equal distances, here of `columns` pixels
+    window   the pixels of x that one output pixel is computed from
+    tap      a run of `kc` elements of x: the channels of one pixel of the window, or of several that lie side by side
+    K        the sum's axis: all elements of all taps
+    K block  the elements of one tap that one iteration of a loop over K takes
+    panel    nr = nv registers of output channels, and their packed weights
+    tile     mr pixels by one panel: what is kept in registers; lanes run across channels
+    block    of rows: `row_block` rows, which stay in the cache while one panel after the other passes
+    unit     a block of rows by one panel: what threads share
+
+`lowering.tiles.choose_tile` chooses mr and nv from the tiles of the target's level. The last tile of a row overlaps the
+one before it. The arithmetic (`tile_math`) and `kernel_ir.rows` see a matrix product, and call the pixels of a tile its
+rows.
 
 Packed weights are i8 [panels][taps][kc / depth][nr][depth], where depth is the target's `dot_depth` and kc is rounded
 up to a multiple of it (i16, see `packing.widen`, where the target has `widened_weights`), or f32
@@ -24,9 +36,8 @@ from qcompiler.backends.kernel_ir.types import I64, Type
 from qcompiler.backends.kernels.epilogue import Clamp, Requantize
 from qcompiler.backends.kernels.tile_math import Bytes, Floats, PairedBytes
 
-MOST_ROWS_AHEAD = 21
-"""Tiles of at most this many rows prefetch: in larger ones the pointers of the rows take all general registers (28 rows
-take ten)."""
+MOST_PIXELS_AHEAD = 21
+"""Tiles of at most this many pixels prefetch: larger tiles need all general registers for pointers to their pixels."""
 
 
 class Strides(Group, Generic[E]):
@@ -45,7 +56,7 @@ class ConvGeometry(Group, Generic[P, E]):
         row_total: rows of all images.
         row_block: rows in a block of work.
         columns: pixels of a row.
-        taps: i64 [tap_count]: the byte offset of each tap from the row's pixel.
+        taps: i64 [tap_count]: the byte offset of each tap from the pixel of x that the window belongs to.
         kc: elements of a tap, for bytes a multiple of 4.
         x, y, residual: distances between their images and pixels.
     """
@@ -88,7 +99,7 @@ class Prefetch(Group, Generic[E]):
 
 
 class Product(Group, Generic[P, E]):
-    """The arguments that both arithmetics share."""
+    """The arguments that the u8 and the f32 kernel share."""
 
     x: P
     weights: PackedWeights[P, E]
@@ -99,12 +110,17 @@ class Product(Group, Generic[P, E]):
 
 
 class ConvU8(Arguments["ConvU8"], Generic[P, E, S]):
+    """The arguments of `conv_u8`."""
+
     product: Product[P, E]
     requantize: Requantize[P, E, S]
 
 
 class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
-    """streams: 1 to write y with non-temporal stores; then all full registers of y lie at multiples of their size."""
+    """The arguments of `conv_f32`.
+
+    streams: 1 to write y with non-temporal stores; then all full registers of y lie at multiples of their size.
+    """
 
     product: Product[P, E]
     clamp: Clamp[S]
@@ -115,7 +131,7 @@ class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
 class _Loops:
     """The loops around tiles, the same for both arithmetics.
 
-    streams: whether to write with non-temporal stores, as an i64, if the arithmetic can.
+    streams: an i64 that is nonzero to use non-temporal stores; None if the kernel has none (bytes).
     """
 
     b: KernelBuilder
@@ -132,7 +148,7 @@ class _Loops:
     @property
     def prefetches(self) -> bool:
         """Whether tiles prefetch the next panel's weights and the next tile's pixels."""
-        return len(self.math.k_blocks) == 1 and self.mr <= MOST_ROWS_AHEAD
+        return len(self.math.k_blocks) == 1 and self.mr <= MOST_PIXELS_AHEAD
 
     def emit(self) -> None:
         b, geometry, packed = self.b, self.a.geometry, self.a.weights
@@ -159,7 +175,7 @@ class _Loops:
                 streamed.yield_([])
 
     def _row(self, row: Value, weights: Value, ahead: list[Value], channel: Value) -> list[Value]:
-        """One row of one panel. ahead: where to prefetch weights; returns from where to go on."""
+        """One row of one panel. ahead: the next address of weights to prefetch; returns the one after this row."""
         b, a, geometry, item = self.b, self.a, self.a.geometry, self.math.item
         image, line = row // geometry.row_count, row % geometry.row_count * 24
         x, y, residual = (
@@ -192,7 +208,7 @@ class _Loops:
     def _tile(
         self, x: Value, y: Value, residual: Value, weights: Value, ahead: list[Value], channel: Value, count: int
     ) -> list[Value]:
-        """One tile of `count` pixels. Returns where to prefetch weights from here on."""
+        """One tile of `count` pixels. Returns the next address of weights to prefetch."""
         b, math, geometry, lanes = self.b, self.math, self.a.geometry, self.math.lanes
         start = [b.load(math.start, self.a.weights.bias, channel * 4, disp=j * 4 * lanes) for j in range(self.nv)]
         rows = b.rows(x, geometry.x.pixel, count)
@@ -224,46 +240,48 @@ class _Loops:
         y_pixel, residual_pixel = self.a.geometry.y.pixel, self.a.geometry.residual.pixel
         left = self.a.weights.channels - channel
 
-        def load(row: int, type: Type, first: int) -> Value:
-            return b.load(type, residual, residual_pixel * row, disp=first * item)
+        def load(pixel: int, type: Type, first: int) -> Value:
+            return b.load(type, residual, residual_pixel * pixel, disp=first * item)
 
-        def load_left(row: int, type: Type, first: int) -> Value:
-            return b.load_prefix(type, residual, residual_pixel * row + first * item, b.smax(left - first, 0))
+        def load_left(pixel: int, type: Type, first: int) -> Value:
+            return b.load_prefix(type, residual, residual_pixel * pixel + first * item, b.smax(left - first, 0))
 
         with b.if_(left >= self.nr) as whole:
             if self.streams is not None:
                 self._store_or_stream(self._finished(acc, channel, load), y, self.streams)
             else:
-                for row, first, value in self._finished(acc, channel, load):
-                    b.store(value, y, y_pixel * row, disp=first * item)
+                for pixel, first, value in self._finished(acc, channel, load):
+                    b.store(value, y, y_pixel * pixel, disp=first * item)
             whole.yield_([])
         with whole.else_():
-            for row, first, value in self._finished(acc, channel, load_left):
-                b.store_prefix(value, y, y_pixel * row + first * item, b.smax(left - first, 0))
+            for pixel, first, value in self._finished(acc, channel, load_left):
+                b.store_prefix(value, y, y_pixel * pixel + first * item, b.smax(left - first, 0))
             whole.yield_([])
 
     def _finished(
         self, acc: Sequence[Sequence[Value]], channel: Value, load: Callable[[int, Type, int], Value]
     ) -> Iterator[tuple[int, int, Value]]:
-        """(row, channel of the tile, the vector to store from that channel on), two rows at a time.
+        """(pixel of the tile, channel of the tile, the vector to store from that channel on), two pixels at a time.
 
-        load: reads the residual at (row, type, channel of the tile).
+        load: reads the residual at (pixel, type, channel of the tile).
         """
         for top in range(0, len(acc), 2):
-            rows = range(top, min(top + 2, len(acc)))
-            found = self.math.finish([acc[row] for row in rows], channel * 4, [partial(load, row) for row in rows])
-            yield from ((row, first, value) for row, parts in zip(rows, found) for first, value in parts)
+            pixels = range(top, min(top + 2, len(acc)))
+            found = self.math.finish(
+                [acc[pixel] for pixel in pixels], channel * 4, [partial(load, pixel) for pixel in pixels]
+            )
+            yield from ((pixel, first, value) for pixel, parts in zip(pixels, found) for first, value in parts)
 
     def _store_or_stream(self, found: Iterable[tuple[int, int, Value]], y: Value, streams: Value) -> None:
         """Compute all registers, then write them with non-temporal or with plain stores."""
         b, item, y_pixel, registers = self.b, self.math.item, self.a.geometry.y.pixel, list(found)
         with b.if_(streams != 0) as streamed:
-            for row, first, value in registers:
-                b.stream(value, y, y_pixel * row, disp=first * item)
+            for pixel, first, value in registers:
+                b.stream(value, y, y_pixel * pixel, disp=first * item)
             streamed.yield_([])
         with streamed.else_():
-            for row, first, value in registers:
-                b.store(value, y, y_pixel * row, disp=first * item)
+            for pixel, first, value in registers:
+                b.store(value, y, y_pixel * pixel, disp=first * item)
             streamed.yield_([])
 
 
@@ -279,7 +297,7 @@ def conv_u8(
     pairs: bool = False,
     saturates: bool = False,
 ) -> None:
-    """u8 pixels, requantized. The static arguments are those of `tile_math.Bytes`."""
+    """u8 pixels, requantized. mr, nv: the tile; for the others see `tile_math.Bytes`."""
     arithmetic = PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes
     math = arithmetic(b, a.requantize, nv, residual=residual, proven=proven, pairs=pairs, saturates=saturates)
     _Loops(b, a.product, math, mr, nv).emit()
@@ -287,6 +305,6 @@ def conv_u8(
 
 @kernel
 def conv_f32(b: KernelBuilder, a: ConvF32, *, mr: int, nv: int, residual: bool) -> None:
-    """f32 pixels, added to the bias in the order of the taps."""
+    """f32 pixels, added to the bias in the order of the taps. mr, nv: the tile."""
     math = Floats(b, a.clamp, nv, residual=residual)
     _Loops(b, a.product, math, mr, nv, a.streams if b.target.streams else None).emit()

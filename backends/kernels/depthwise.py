@@ -1,11 +1,11 @@
 """Depthwise convolution, channels last: lanes lie across channels, a tile is mr neighbouring pixels of one register of
-bytes (or f32s).
+channels.
 
 The window is a list of *tap rows* (all of its axes but the last), each with an address of its own: those outside of the
 image come from `border`, a row that holds the zero point, so nothing is copied. The pixels of a tile share columns.
 
-Bytes: four tap rows of a column are interleaved to quads, one i32 lane per channel, so that a dot4 adds four products;
-missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j in lane
+Bytes: four tap rows of a column are interleaved into quads, one i32 lane per channel, so that a dot4 adds four
+products; missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j in lane
 4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [blocks][kw][groups of 4 tap
 rows][block][4], see `packing.pack_depthwise_bytes`, or f32 [blocks][kw][tap rows][block].
 """
@@ -52,7 +52,7 @@ class DepthwiseGeometry(Group, Generic[P, E]):
 
 
 class Filter(Group, Generic[P, E]):
-    """The arguments that both arithmetics share.
+    """The arguments that the u8 and the f32 kernel share.
 
     Attributes:
         weights: panels of one register.
@@ -78,17 +78,17 @@ class DepthwiseF32(Arguments["DepthwiseF32"], Generic[P, E, S]):
 
 
 class _Arithmetic(ABC):
-    """What is done with the columns of a window.
+    """The arithmetic of one tile, for bytes or for floats.
 
     Attributes:
         item: bytes of a channel.
-        block: channels of a register.
+        register_channels: channels of a register of x.
         element: the type of a register of x.
         weight_bytes: bytes of a column's packed weights.
     """
 
     item: int
-    block: int
+    register_channels: int
     element: Type
     weight_bytes: int
     taps: int
@@ -111,7 +111,7 @@ class _Arithmetic(ABC):
 
     @abstractmethod
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
-        """What is stored. load: reads the residual."""
+        """The register of results of one pixel. load: reads the residual."""
 
 
 class _Bytes(_Arithmetic):
@@ -121,14 +121,14 @@ class _Bytes(_Arithmetic):
 
     def __init__(self, b: KernelBuilder, requantize: Requantize, taps: int, *, residual: bool, proven: bool) -> None:
         self.b, self.requantize, self.taps, self.residual, self.proven = b, requantize, taps, residual, proven
-        self.block, self.lanes = b.target.vector_bytes, b.target.i32_lanes
-        self.element = vector(I8, self.block)
+        self.register_channels, self.lanes = b.target.vector_bytes, b.target.i32_lanes
+        self.element = vector(I8, self.register_channels)
         self.groups = -(-taps // 4)
-        self.weight_bytes = self.groups * 4 * self.block
+        self.weight_bytes = self.groups * 4 * self.register_channels
 
     def column(self, loaded: Sequence[Value]) -> list[Value]:
         """The quads of one column: four registers for each group of four tap rows."""
-        b, words = self.b, vector(I16, self.block // 2)
+        b, words = self.b, vector(I16, self.register_channels // 2)
         zero = b.zero(self.element)
         quads = []
         for group in range(self.groups):
@@ -148,18 +148,18 @@ class _Bytes(_Arithmetic):
         acc = list(acc)
         for group in range(self.groups):
             for i in range(4):
-                w = target.dot4_weights(b, b.load(self.element, weights, disp=(group * 4 + i) * self.block))
+                w = target.dot4_weights(b, b.load(self.element, weights, disp=(group * 4 + i) * self.register_channels))
                 acc[i] = target.dot4(b, acc[i], target.dot4_activations(b, column[group * 4 + i]), w)
         return acc
 
     def multipliers(self, block: Value) -> Value:
-        return self.requantize.multiplier + block * (self.block * 4)
+        return self.requantize.multiplier + block * (self.register_channels * 4)
 
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
         b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
         assert multipliers is not None
         reals = [b.sitofp(a) * b.load(vector(F32, lanes), multipliers, disp=i * 4 * lanes) for i, a in enumerate(acc)]
-        words = vector(I16, self.block // 2)
+        words = vector(I16, self.register_channels // 2)
         if self.residual:
             zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
             scale = b.splat(requantize.residual_scale, lanes)
@@ -186,9 +186,9 @@ class _Floats(_Arithmetic):
 
     def __init__(self, b: KernelBuilder, clamp: Clamp, taps: int, *, residual: bool) -> None:
         self.b, self.clamp, self.taps, self.residual = b, clamp, taps, residual
-        self.block = b.target.f32_lanes
+        self.register_channels = b.target.f32_lanes
         self.element = b.target.f32_vector()
-        self.weight_bytes = taps * 4 * self.block
+        self.weight_bytes = taps * 4 * self.register_channels
 
     def column(self, loaded: Sequence[Value]) -> list[Value]:
         return list(loaded)
@@ -199,7 +199,7 @@ class _Floats(_Arithmetic):
     def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
         [total] = acc
         for r, x in enumerate(column):
-            total = self.b.fma(x, self.b.load(self.element, weights, disp=r * 4 * self.block), total)
+            total = self.b.fma(x, self.b.load(self.element, weights, disp=r * 4 * self.register_channels), total)
         return [total]
 
     def multipliers(self, block: Value) -> None:
@@ -209,21 +209,21 @@ class _Floats(_Arithmetic):
         b, [real] = self.b, acc
         if self.residual:
             real = real + load(self.element)
-        low, high = b.splat(self.clamp.low, self.block), b.splat(self.clamp.high, self.block)
+        low, high = b.splat(self.clamp.low, self.register_channels), b.splat(self.clamp.high, self.register_channels)
         real = b.select(real < low, low, real)
         return b.select(real > high, high, real)
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A block of channels of a row of pixels.
+class _RowBlock:
+    """One row of output pixels, one register of their channels.
 
     Attributes:
         taps: pointers to the tap rows.
         border: pointer to the border's row.
         y, residual: pointers to the first pixel.
         weights: pointer to the block's weights.
-        block: its number.
+        block: the index of the block of channels.
         left: channels from the block's first on.
     """
 
@@ -255,7 +255,7 @@ class _Loops:
         with b.loop(lo, hi) as unit:
             row, block = unit.index // blocks, unit.index % blocks
             image, line = row // geometry.row_count, row % geometry.row_count * (8 * (math.taps + 2))
-            at = block * (math.block * math.item)
+            at = block * (math.register_channels * math.item)
             y = a.y + (image * geometry.y.image + b.load(I64, geometry.rows, line) + at)
             residual = a.residual + (image * geometry.residual.image + b.load(I64, geometry.rows, line, disp=8) + at)
             border, x = a.border + at, a.x + (image * geometry.x.image + at)
@@ -264,10 +264,10 @@ class _Loops:
                 offset = b.load(I64, geometry.rows, line, disp=8 * (r + 2))
                 taps.append(b.select(offset < 0, border, x + offset))
             weights = a.weights.data + block * (math.weight_bytes * self.kw)
-            left = a.weights.channels - block * math.block
-            self._columns(_Line(taps, border, y, residual, weights, block, left))
+            left = a.weights.channels - block * math.register_channels
+            self._columns(_RowBlock(taps, border, y, residual, weights, block, left))
 
-    def _columns(self, line: _Line) -> None:
+    def _columns(self, part: _RowBlock) -> None:
         b, geometry, mr = self.b, self.a.geometry, self.mr
         with b.if_(geometry.columns >= mr) as wide:
             with b.loop(0, geometry.columns, mr) as tiles:
@@ -275,22 +275,22 @@ class _Loops:
                 first = start * self.stride - geometry.before
                 last = first + ((mr - 1) * self.stride + (self.kw - 1) * self.dilation)
                 with b.if_((first >= 0) & (last < geometry.width)) as inside:
-                    self._tile(line, start, mr, is_inside=True)
+                    self._tile(part, start, mr, is_inside=True)
                     inside.yield_([])
                 with inside.else_():
-                    self._tile(line, start, mr, is_inside=False)
+                    self._tile(part, start, mr, is_inside=False)
                     inside.yield_([])
             wide.yield_([])
         with wide.else_():
             with b.loop(0, geometry.columns) as tiles:
-                self._tile(line, tiles.index, 1, is_inside=False)
+                self._tile(part, tiles.index, 1, is_inside=False)
             wide.yield_([])
 
-    def _tile(self, line: _Line, start: Value, count: int, is_inside: bool) -> None:
+    def _tile(self, part: _RowBlock, start: Value, count: int, is_inside: bool) -> None:
         """`count` pixels from `start` on. is_inside: whether all columns of their windows lie within the row of x."""
         b, math, geometry = self.b, self.math, self.a.geometry
         first = start * self.stride - geometry.before
-        bias = self.a.weights.bias + line.block * (math.block * 4)
+        bias = self.a.weights.bias + part.block * (math.register_channels * 4)
         acc = [math.start(bias) for _ in range(count)]
         users: dict[int, list[tuple[int, int]]] = {}
         for o in range(count):
@@ -300,20 +300,20 @@ class _Loops:
             column = first + place
             offset = column * geometry.x.pixel
             if is_inside:
-                loaded = [b.load(math.element, tap, offset) for tap in line.taps]
+                loaded = [b.load(math.element, tap, offset) for tap in part.taps]
             else:
                 there = (column >= 0) & (column < geometry.width)
-                loaded = [b.load(math.element, b.select(there, tap + offset, line.border)) for tap in line.taps]
+                loaded = [b.load(math.element, b.select(there, tap + offset, part.border)) for tap in part.taps]
             prepared = math.column(loaded)
             for o, k in users[place]:
-                acc[o] = math.add(acc[o], prepared, line.weights + k * math.weight_bytes)
-        self._store(acc, line, start)
+                acc[o] = math.add(acc[o], prepared, part.weights + k * math.weight_bytes)
+        self._store(acc, part, start)
 
-    def _store(self, acc: Sequence[Sequence[Value]], line: _Line, start: Value) -> None:
-        b, math, left = self.b, self.math, line.left
+    def _store(self, acc: Sequence[Sequence[Value]], part: _RowBlock, start: Value) -> None:
+        b, math, left = self.b, self.math, part.left
         y_pixel, residual_pixel = self.a.geometry.y.pixel, self.a.geometry.residual.pixel
-        y, residual = line.y + start * y_pixel, line.residual + start * residual_pixel
-        multipliers = math.multipliers(line.block)
+        y, residual = part.y + start * y_pixel, part.residual + start * residual_pixel
+        multipliers = math.multipliers(part.block)
 
         def load(pixel: int, type: Type) -> Value:
             return b.load(type, residual, residual_pixel * pixel)
@@ -321,7 +321,7 @@ class _Loops:
         def load_left(pixel: int, type: Type) -> Value:
             return b.load_prefix(type, residual, residual_pixel * pixel, left)
 
-        with b.if_(left >= math.block) as whole:
+        with b.if_(left >= math.register_channels) as whole:
             for o, values in enumerate(acc):
                 found = math.finish(values, multipliers, partial(load, o))
                 b.store(found, y, y_pixel * o)

@@ -1,6 +1,7 @@
 """The arithmetic of a tile of pixels by channels: how a K block is multiplied and added, and how sums become results.
 
-The loops around it are in `conv`. Channels lie across lanes; a row of a tile is a pixel.
+The loops around it are in `conv`. Channels lie across lanes. A row here is a row of the matrix
+product, which is a pixel of the tile.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from qcompiler.ir import Const, Value
 from qcompiler.types import Layout, TensorType
 
 _LARGE = 1 << 16
-"""Constants of at least this many bytes are copied when memory is planned, and not compared with others."""
+"""Constants of at least this many bytes are copied when the block of constants is packed, at the first link, and not
+compared with others."""
 
 
 @dataclass
@@ -31,14 +32,14 @@ class Lowering:
 
     Attributes:
         builder: collects the steps.
-        packed: arrays made from constants, shared by all bindings: by node and role.
+        memo: arrays made from constants, shared by all bindings: by node and role.
         places: where each value lies. row_major: copies of values that lie otherwise.
     """
 
     builder: ProgramBuilder
     target: Target
     sizes: dict[str, int]
-    packed: dict[tuple[str, str], np.ndarray]
+    memo: dict[tuple[str, str], np.ndarray]
     places: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
 

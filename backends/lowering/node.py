@@ -69,8 +69,8 @@ class NodeLowering:
         return self.lowering.row_major[value]
 
     def channels_last(self, value: Value, channel_stride: int) -> TensorView:
-        """A value of rank 3 or more with axis 1 innermost and no gaps between pixels, except for the halo of its type.
-        If it lies otherwise, it is copied."""
+        """A value of rank 3 or more channels last, with this channel stride and the halo of its type. If it lies
+        otherwise, a copy without a halo."""
         lies = self.lowering.place(value)
         layout = Layout("channels_last", channel_stride)
         as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
@@ -111,8 +111,7 @@ class NodeLowering:
         return self.lowering.places[value]
 
     def share(self, memory: TensorView, index: int = 0) -> None:
-        """Let a result be a view of memory that is written already, in the strides of the layout of the result's
-        type."""
+        """Place a result in memory that already holds it. Its strides must be those of the result's layout."""
         value = self.node.results[index]
         strides = layout_strides(memory.shape, memory.dtype.itemsize, value.type.layout)
         if any(size != 1 and have != want for size, have, want in zip(memory.shape, memory.strides, strides)):
@@ -138,9 +137,9 @@ class NodeLowering:
     def memo(self, role: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array made from constants, computed once for all bindings. role: unique within the node."""
         key = (self.node.name, role)
-        if key not in self.lowering.packed:
-            self.lowering.packed[key] = np.ascontiguousarray(make())
-        return self.lowering.packed[key]
+        if key not in self.lowering.memo:
+            self.lowering.memo[key] = np.ascontiguousarray(make())
+        return self.lowering.memo[key]
 
     def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferHandle:
         """A constant whose content is a `memo`."""
@@ -149,7 +148,8 @@ class NodeLowering:
     def filled(
         self, role: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None]
     ) -> BufferHandle:
-        """A large constant, written by fill(zeros of this shape) when the program is finished.
+        """A large constant, written by fill(zeros of this shape) when the block of constants is packed, at the
+        first link.
 
         role: everything that determines the content, except for the op, its attrs and the constant operands: nodes that
         share their weights share the packed weights.
@@ -169,7 +169,7 @@ class NodeLowering:
     def call(
         self, kernel: KernelKey[A], arguments: Arguments[A], *, macs: int = 0, bytes: int = 0, disjoint: bool = False
     ) -> None:
-        """Append a call of a kernel: `s.call(conv_u8(mr=6, nv=2), ConvU8(x=x, y=y, ...), macs=...)`.
+        """Append a call of a kernel: `s.call(lookup_flat(), Lookup(x=x, table=t, y=y, count=n), bytes=...)`.
 
         Args:
             kernel: the kernel with its static arguments.
@@ -177,7 +177,7 @@ class NodeLowering:
                 does not use is None.
             macs: multiply-adds of the call.
             bytes: bytes that it reads and writes.
-            disjoint: no two of these calls write the same memory of a buffer, so they need not wait for each other.
+            disjoint: calls marked so write different bytes of a shared buffer, so no barrier is needed between them.
         """
         values: list[Any] = []
         reads: list[Any] = []

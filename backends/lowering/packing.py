@@ -17,7 +17,7 @@ _LEAST_SCRATCH = 1 << 18
 
 
 def channel_order(target: Target, nv: int) -> np.ndarray:
-    """The channel of a panel of nv registers that each packed channel is.
+    """For each position in the packed order of a panel of nv registers, the channel that lies there.
 
     Pairs of registers lie in the target's `pair_order`; the last register of an odd number lies in order.
     """
@@ -27,7 +27,7 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
 
 
 def quad_order(target: Target) -> np.ndarray:
-    """The channel of a block of depthwise channels that each packed channel is."""
+    """For each position in the packed order of a register of depthwise channels, the channel that lies there."""
     blocks = target.vector_bytes // 16
     return np.array([16 * k + 4 * i + j for i in range(4) for k in range(blocks) for j in range(4)])
 

@@ -1,7 +1,7 @@
 """The registry of lowering rules: which rule turns a node into steps, and why none does.
 
-A rule is a function of `NodeLowering`, declared with the ops that it lowers and a refusal, which says why a node does
-not fit it:
+A rule is a function of `NodeLowering`, declared with the ops that it lowers and a refusal (`unless`): a function that
+says why the rule does not apply to a node, or gives None:
 
     @lowers("global_avg_pool", unless=why_not_u8)
     def global_average(s: NodeLowering) -> None:

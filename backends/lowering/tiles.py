@@ -14,11 +14,12 @@ from qcompiler.dims import DimLike
 LINE = 64
 """Bytes of a cache line."""
 _WAYS, _WAY_BYTES = 8, 4096
-"""Ways, and bytes per way, of a small L1 cache. More rows than ways in one set evict each other at every K block."""
+"""Ways, and bytes per way, of a small L1 cache. If more pixels of a tile share a set than
+it has ways, they evict each other at every K block."""
 _MISS = 2
 """Dot products that could be issued while a line comes from L2."""
 _LEAST_ISSUED = 10
-"""Dot products per K block below which their latency shows."""
+"""Below this many dot products in a K block, their latency is not hidden."""
 _BLOCK_BYTES = 256 << 10
 """Bytes of x in a block of rows: they stay in L2 while all panels pass."""
 _LEAST_UNITS = 16
@@ -37,7 +38,7 @@ class Tile:
 
 
 def tiles_of(target: Target, quantized: bool) -> Sequence[tuple[int, int]]:
-    """The (mr, nv) that a target's kernels of products come in."""
+    """The tiles, as (mr, nv), that the target offers for products."""
     return target.gemm_tiles if quantized else target.gemm_tiles_f32
 
 
@@ -51,8 +52,8 @@ def choose_tile(
 ) -> Tile:
     """The cheapest tile for rows of `columns` pixels, which lie x_pixel bytes apart in x.
 
-    The cost is in dot products issued; loads, latency and cache misses count as dot products that could have been. If a
-    size is symbolic, the first tile is taken.
+    The cost is in dot products issued; loads, latency and cache misses count as the dot products that could be issued
+    in that time. If a size is symbolic, the first tile is taken.
     """
     if not isinstance(columns, int) or not isinstance(channels, int):
         mr, nv = tiles[0]
@@ -70,10 +71,10 @@ def choose_tile(
     return Tile(mr, nv, nv * lanes)
 
 
-def lines_of_a_set(rows: int, x_pixel: int) -> int:
-    """How many of `rows` pixels, x_pixel bytes apart, share a set of the L1 cache: all if they are pages apart."""
+def lines_of_a_set(pixels: int, x_pixel: int) -> int:
+    """How many of `pixels` pixels, x_pixel bytes apart, share a set of the L1 cache: all if they are pages apart."""
     sets = _WAY_BYTES // math.gcd(x_pixel, _WAY_BYTES)
-    return -(-rows // sets)
+    return -(-pixels // sets)
 
 
 def runs(total: int, mr: int) -> tuple[np.ndarray, int]:

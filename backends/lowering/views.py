@@ -18,7 +18,7 @@ from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.types import Layout, TensorType
 
 SLACK = 64
-"""Bytes after every buffer of the arena: a dot product may read the four bytes that hold the last element."""
+"""Bytes after every buffer of the arena: kernels may read a whole register from the last element on."""
 
 
 @dataclass(frozen=True)

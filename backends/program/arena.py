@@ -21,8 +21,8 @@ _ORDERS_LIMIT = 2000
 class Buffer:
     """One buffer to place: bytes, the first and last step that touch it (both included), and its alignment.
 
-    alias: index of a buffer whose memory it shares, from the same offset on (an in-place result). The members of such a
-    group live together, from the earliest first step to the latest last one.
+    alias: index of a buffer whose memory it shares, from the same offset on (an in-place result). The buffers of
+    such an alias group are one: alive from the first to the last step of any of them.
     """
 
     size: int

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 
 class Access(NamedTuple):
-    """Bytes begin to end of a base. disjoint_in: the buffer in which this access writes only what no other disjoint
-    step does."""
+    """Bytes begin to end of a base.
+
+    disjoint_in: if set, accesses with the same value never overlap, whatever ranges they give.
+    """
 
     base: int
     begin: int
@@ -30,8 +32,10 @@ class Accesses:
 
 
 def place_barriers(steps: Sequence[Accesses]) -> list[bool]:
-    """Whether a barrier follows each step: as late as possible before a step that depends on one since the last
-    barrier."""
+    """Whether a barrier follows each step.
+
+    A barrier is put directly before the first step that depends on a step since the last barrier.
+    """
     flags = [False] * len(steps)
     read: list[Access] = []
     written: list[Access] = []

@@ -125,7 +125,7 @@ class ProgramBuilder:
         name, target, sizes: of the image.
 
     Attributes:
-        own: constants that came too late for the shared block.
+        own: constants of this binding, added after the shared block was closed.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class ProgramBuilder:
         return self.deferred(key, array.nbytes, fill)
 
     def deferred(self, key: str, nbytes: int, fill: Fill) -> BufferHandle:
-        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the constants are packed. Equal keys
-        share one place."""
+        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the block of constants is packed, at
+        the first link. Equal keys share one place."""
         if key not in self._handles:
             base, offset = CONSTANTS, self._constants.add(key, nbytes, fill)
             if offset is None:
@@ -214,7 +214,8 @@ class ProgramBuilder:
             args: in the order of the kernel's parameters, see `BuilderArgument`.
             reads, writes: every buffer, input or output that it touches; scratch memory is in both.
             node: the name of the graph's node.
-            macs, bytes: multiply-accumulates and bytes moved, for reports.
+            macs, bytes: multiply-accumulates and bytes moved, for reports and for the number of threads
+                (`ProgramImage.work`).
             disjoint: its writes share no byte with those of other disjoint steps in the same buffer, whatever ranges
                 they give.
         """

@@ -1,7 +1,7 @@
 """The constants of a graph's programs: packed once into one block, which all calls and bindings of sizes share.
 
 Owns their places and the packing. Each constant is known by a key, a text that says what determines its bytes. Bytes
-are written straight into the block when something is first linked, so that no second copy of them ever exists.
+are written straight into the block when it is packed, at the first link, so that no second copy of them ever exists.
 """
 
 from __future__ import annotations

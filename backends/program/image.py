@@ -1,4 +1,4 @@
-"""A program as a value: what runs, in which order, on which memory. Plain data: it prints, compares, and is stored.
+"""ProgramImage: a program as plain data, that is its steps, buffers and sizes. It prints, compares, and is stored.
 
 `qcompiler.backends.lower.lower` makes an image of a graph, and `qcompiler.backends.runtime.link` an executable of it.
 Images of several sizes of one graph share the block of constants.
@@ -81,7 +81,8 @@ class KernelStep:
         key: the kernel. node: the name of the graph's node that it belongs to.
         args: in the order of the kernel's parameters.
         writes: indices of the buffers that it writes.
-        macs, bytes: multiply-accumulates and bytes moved, for reports.
+        macs, bytes: multiply-accumulates and bytes moved, for reports and for the number of threads
+            (`ProgramImage.work`).
         barrier: whether all threads meet after the step.
     """
 

@@ -1,15 +1,14 @@
 """A program image as text: its arrays and memory, then one line a step.
 
-    program demo for x86-64+avx2(avx2), B=1
-    inputs: %x float32[1,64]
-    outputs: %y float32[1,10]
-    arena: 128 bytes (lower bound 128)
-        0..64      %h                     steps 0 to 1
-    constants: 1,040 bytes
-        0..1024    #0  linear({...}) of @fc.weight: ...
-        1024..1040 #1
+    program demo for x86-64+avx2(avx2)
+    inputs: %x float32[2,16]
+    outputs: %b float32[2,16]
+    arena: 192 bytes (lower bound 192)
+      0..192           %a, steps 0 to 1
+    constants: 0 bytes
     steps:
-        0  gemm_mr1_nv2(x=%x, w=#0, bias=#1, y=%h, k=64) writes %h; node fc; 640 macs; barrier
+        0  softmax_real_log0_modealong(x=%x, y=%a, outer=2, size=16, ...) writes %a; node a; 256 bytes; barrier
+        1  map_real_2_...(map.count=32, ..., map.y.start=%b, ...) writes %b; node b; 384 bytes
 
 Constants that are named by their content have no name here; a pointer into a buffer is `%h+16`.
 """

@@ -13,15 +13,16 @@ from qcompiler.backends.kernels.copy import PadRows, pad_rows
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
-from qcompiler.backends.lowering.views import TensorView, layout_strides
+from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import Product, Strides, Window, append_product
+from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Const, Node
 from qcompiler.ops.conv import Conv, ConvTranspose
 from qcompiler.ops.interfaces import TakesResidual, Weighted
+from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.types import DType, Layout
 
 Pairs = Sequence[tuple[int, int]]
@@ -47,8 +48,11 @@ def why_not_weighted(node: Node, target: Target) -> str | None:
     return None if residual is None or residual.type.dtype is DType.U8 else f"{residual.type} is not u8"
 
 
-def is_depthwise(op: Conv | ConvTranspose) -> bool:
-    """Whether each filter sees one channel, and the window can be unrolled."""
+def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
+    """Whether the depthwise kernels fit: each filter sees one channel, and the window is small enough to be unrolled.
+
+    `Conv.is_depthwise`, which decides whether the op wants a halo, has no limit of size.
+    """
     weight, groups = op.weight.type, op.groups
     if groups == 1 or not weight.is_static:
         return False
@@ -59,7 +63,7 @@ def is_depthwise(op: Conv | ConvTranspose) -> bool:
 
 def _why_not_dense(node: Node, target: Target) -> str | None:
     """Why a conv is not over several channels per filter, f32 or u8, or None."""
-    return "depthwise" if is_depthwise(Conv(node)) else why_not_weighted(node, target)
+    return "depthwise" if unrolls_as_depthwise(Conv(node)) else why_not_weighted(node, target)
 
 
 def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pairs, channel_stride: int) -> TensorView:
@@ -82,7 +86,7 @@ def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pa
         return x.moved(-sum(before * stride for (before, _), stride in zip(padding, x.strides[2:])), shape, x.strides)
     size = x.dtype.itemsize
     y = TensorView(
-        s.scratch(images * math.prod(shape[2:]) * channel_stride * size + 64, "padded"),
+        s.scratch(images * math.prod(shape[2:]) * channel_stride * size + SLACK, "padded"),
         x.dtype,
         shape,
         layout_strides(shape, size, Layout("channels_last", channel_stride)),
@@ -139,7 +143,8 @@ def channels_of(op: Conv | ConvTranspose) -> int:
 def channel_stride_of(s: NodeLowering, op: Conv | ConvTranspose) -> int:
     """Elements from pixel to pixel that a product wants of its operand."""
     channels = channels_of(op)
-    return -(-channels // 4) * 4 if s.out.is_quantized else channels
+    multiple = AssignLayout.channel_multiple if s.out.is_quantized else 1
+    return -(-channels // multiple) * multiple
 
 
 def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:
@@ -221,7 +226,7 @@ class Pixels:
     rows: np.ndarray
     columns: int
     static_columns: DimLike
-    stride: Strides
+    stride: Distances
     is_flat: bool = False
 
     def cut(self, tile: Tile) -> tuple[np.ndarray, int]:
@@ -259,7 +264,7 @@ def convolve(
         taps=tap_list,
         kc=-(-tap_elements // 4) * 4 if quantized else tap_elements,
         images=y.shape[0],
-        image=Strides(x.strides[0], y.strides[0], residual.strides[0] if residual else 0),
+        image=Distances(x.strides[0], y.strides[0], residual.strides[0] if residual else 0),
         pixel=pixels.stride,
         x_row_bytes=columns * pixels.stride.x if pixels.is_flat else x.strides[-2 if len(x.shape) > 3 else 0],
         products=y.shape[0] * len(pixels.rows) * pixels.columns * math.prod(weight.shape[1:]),
@@ -276,7 +281,7 @@ def convolve(
         def take_bias(array: np.ndarray, chosen: slice = chosen) -> np.ndarray:
             return array[chosen]
 
-        product = Product(
+        product = ProductCall(
             window=window,
             tile=tile,
             x=x.shifted(part * merge * per_group * size),
@@ -312,6 +317,6 @@ def convolution(s: NodeLowering) -> None:
             for view, strides in zip(views, (conv.stride, ones, ones))
         ]
         rows, columns, static_columns = np.stack(starts, axis=1), y.shape[-1], s.out.shape[-1]
-    stride = Strides(x.strides[-1] * conv.stride[-1], y.strides[-1], (residual or y).strides[-1])
+    stride = Distances(x.strides[-1] * conv.stride[-1], y.strides[-1], (residual or y).strides[-1])
     pixels = Pixels(rows, columns, static_columns, stride, is_flat)
     convolve(s, conv, x, residual, weight, Taps(offsets, x.strides[-1]), pixels)

@@ -22,12 +22,12 @@ from qcompiler.backends.rules.conv import (
     Taps,
     channel_stride_of,
     convolve,
-    is_depthwise,
     padded,
+    unrolls_as_depthwise,
     why_not_weighted,
 )
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
-from qcompiler.backends.rules.gemm import Strides
+from qcompiler.backends.rules.gemm import Distances
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
@@ -72,7 +72,7 @@ def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> 
 def _why_not_transposed(node: Node, target: Target) -> str | None:
     """Why a conv_transpose is not lowered, or None."""
     op = ConvTranspose(node)
-    if op.groups > 1 and not is_depthwise(op) and not isinstance(op.weight, Const):
+    if op.groups > 1 and not unrolls_as_depthwise(op) and not isinstance(op.weight, Const):
         return "a weight in groups is not constant"
     return why_not_weighted(node, target)
 
@@ -83,7 +83,7 @@ def conv_transpose(s: NodeLowering) -> None:
     weight = Weight.of(s, op.weight)
     before = [first for first, _ in op.padding]
     axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], op.stride, op.dilation, before)]
-    (_depthwise if is_depthwise(op) else _dense)(s, op, weight, axes)
+    (_depthwise if unrolls_as_depthwise(op) else _dense)(s, op, weight, axes)
 
 
 def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:
@@ -105,7 +105,7 @@ def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[P
             [sum(j * stride for j, stride in zip(at, x.strides[2:])), _start(op, y, chosen, at), 0]
             for at in itertools.product(*(range(phase.count) for phase in chosen[:-1]))
         ]
-        stride = Strides(x.strides[-1], op.stride[-1] * y.strides[-1])
+        stride = Distances(x.strides[-1], op.stride[-1] * y.strides[-1])
         pixels = Pixels(np.array(rows, np.int64), chosen[-1].count, _static_columns(s, chosen), stride)
         part = _phase(forward, number, 2, chosen)
         convolve(s, op, x, None, part, Taps(offsets, x.strides[-1]), pixels)

@@ -18,7 +18,7 @@ from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_by
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.program.builder import BufferHandle
-from qcompiler.backends.rules.conv import is_depthwise, why_not_weighted
+from qcompiler.backends.rules.conv import unrolls_as_depthwise, why_not_weighted
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_clamp
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
@@ -32,7 +32,7 @@ from qcompiler.ops.conv import Conv, ConvTranspose
 
 def _why_not_depthwise(node: Node, target: Target) -> str | None:
     """Why a conv is not depthwise, f32 or u8, or None."""
-    return why_not_weighted(node, target) if is_depthwise(Conv(node)) else "not one channel per filter"
+    return why_not_weighted(node, target) if unrolls_as_depthwise(Conv(node)) else "not one channel per filter"
 
 
 def _fills_pixels(node: Node) -> bool:

@@ -1,4 +1,7 @@
-"""Matrix products: what the rules of conv, conv_transpose and linear share. The kernels are in `kernels.conv`."""
+"""The call of a matrix product: what the rules of conv, conv_transpose and linear append.
+
+The kernels, and the words of this module, are in `kernels.conv`.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ from qcompiler.backends.rules.weights import BytePacking, Weight
 from qcompiler.ops.interfaces import Weighted
 
 _STREAMED_BYTES = 12 << 20
-"""Float results of at least this many bytes use non-temporal stores: they would be evicted before use, and plain stores
-would first fetch each line."""
+"""Float results of at least this many bytes use non-temporal stores: the caches would evict the result before it
+is read, and a plain store first fetches the line that it overwrites."""
 
 
 @dataclass(frozen=True)
-class Strides:
-    """Byte distances in x, y and the residual."""
+class Distances:
+    """The distance between two images or two pixels, in bytes: in x, in y and in the residual."""
 
     x: int
     y: int
@@ -42,7 +45,7 @@ class Window:
     Attributes:
         rows: i64 [rows of an image, 3]: the byte offsets of each row's first pixel in x, y and the residual.
         columns: pixels of a row.
-        taps: the byte offset of each tap from the row's pixel.
+        taps: the byte offset of each tap from the pixel of x that the window belongs to.
         kc: elements of a tap.
         images: how many images there are.
         image, pixel: distances from image to image, and from pixel to pixel of a row.
@@ -55,14 +58,14 @@ class Window:
     taps: Sequence[int]
     kc: int
     images: int
-    image: Strides
-    pixel: Strides
+    image: Distances
+    pixel: Distances
     x_row_bytes: int
     products: int
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductCall:
     """One product, which makes some channels of a node's result.
 
     Attributes:
@@ -90,12 +93,12 @@ class Product:
         return self.weight.shape[0]
 
     def arguments(
-        self, s: NodeLowering, rows: Memory, weights: Memory, bias: Memory, taps: Sequence[int], weight_scale: int
+        self, s: NodeLowering, rows: Memory, weights: Memory, bias: Memory, taps: Sequence[int], weight_ratio: int
     ) -> kernels.Product[Memory | None, int]:
         """The arguments that the kernels of bytes and of floats share.
 
-        rows, weights, bias: as the kernel reads them. taps: once for each part of the weights. weight_scale: how many
-        times as large as usual the packed weights are.
+        rows, weights, bias: as the kernel reads them. taps: the window's taps, repeated for each i8 summand of the
+        weights. weight_ratio: bytes of a packed weight, divided by those of an element of x.
         """
         window, tile = self.window, self.tile
         panels = -(-self.outputs // tile.nr)
@@ -123,16 +126,16 @@ class Product:
                 y=kernels.Strides(image=window.image.y, pixel=window.pixel.y),
                 residual=kernels.Strides(image=window.image.residual, pixel=window.pixel.residual),
             ),
-            prefetch=kernels.Prefetch(weights=-(-tile.nr * 4 // max(1, tiles)) * weight_scale, x=x_ahead),
+            prefetch=kernels.Prefetch(weights=-(-tile.nr * 4 // max(1, tiles)) * weight_ratio, x=x_ahead),
         )
 
 
-def append_product(s: NodeLowering, op: Weighted, product: Product) -> None:
+def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     """Append the call that computes a product. The multipliers come from the node's types."""
     (_append_u8 if s.out.is_quantized else _append_f32)(s, op, product)
 
 
-def _append_f32(s: NodeLowering, op: Weighted, product: Product) -> None:
+def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile = product.window, product.tile
     rows = s.table(window.rows)
     bias = product.bias or Weight(np.zeros(product.outputs, np.float32), None, f"no bias of {product.outputs}")
@@ -145,7 +148,7 @@ def _append_f32(s: NodeLowering, op: Weighted, product: Product) -> None:
     _call(s, op, product, kernels.conv_f32(mr=tile.mr, nv=tile.nv, residual=product.residual is not None), arguments)
 
 
-def _append_u8(s: NodeLowering, op: Weighted, product: Product) -> None:
+def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile, weight = product.window, product.tile, product.weight
     rows = s.table(window.rows)
     packing = BytePacking.of(s, op, weight, tile.nv, len(window.taps), window.kc)
@@ -176,7 +179,7 @@ def _append_u8(s: NodeLowering, op: Weighted, product: Product) -> None:
     _call(s, op, product, kernel, arguments)
 
 
-def _call(s: NodeLowering, op: Weighted, product: Product, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+def _call(s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
     window, y = product.window, s.result()
     weights = product.outputs * len(window.taps) * window.kc
     s.call(
@@ -188,7 +191,7 @@ def _call(s: NodeLowering, op: Weighted, product: Product, kernel: KernelKey[A],
     )
 
 
-def _is_streamed(s: NodeLowering, product: Product) -> bool:
+def _is_streamed(s: NodeLowering, product: ProductCall) -> bool:
     """Whether a float result is written with non-temporal stores: it is large, lies in the arena, and all of its
     registers lie at multiples of their size."""
     (buffer, offset), window = product.y.pointer, product.window

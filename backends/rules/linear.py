@@ -11,7 +11,7 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
-from qcompiler.backends.rules.gemm import Product, Strides, Window, append_product
+from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.ops.linear import Linear
 
@@ -35,13 +35,13 @@ def linear(s: NodeLowering) -> None:
         taps=[0],
         kc=kc,
         images=1,
-        image=Strides(0, 0, 0),
-        pixel=Strides(x_row, y_row, y_row),
+        image=Distances(0, 0, 0),
+        pixel=Distances(x_row, y_row, y_row),
         x_row_bytes=columns * x_row,
         products=pixels * depth,
     )
     bias = None if op.bias is None else Weight.of(s, op.bias)
-    append_product(s, op, Product(window, tile, x, residual, y, weight, bias, slice(0, outputs)))
+    append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs)))
 
 
 def _readable(s: NodeLowering, op: Linear, past_the_end: bool) -> TensorView:

@@ -28,10 +28,11 @@ import numpy as np
 from qcompiler import knobs
 from qcompiler.backends.cache import entries as object_cache
 from qcompiler.backends.runtime import dispatcher
+from qcompiler.backends.runtime.loader import STEP_WORDS
 from qcompiler.backends.runtime.pages import Block, aligned_block
 from qcompiler.errors import LoweringError
 
-STEP_BYTES = 24
+STEP_BYTES = 8 * STEP_WORDS
 DEFAULT_SPIN_US = 100.0
 _BARRIER_SPINS = 200
 _PATIENCE_NS = 20_000_000
@@ -66,7 +67,7 @@ def _system_function(name: str) -> int:
 
 
 def make_control(dialect: dispatcher.Dialect, spin_us: float = 0.0, slice_ticks: int | None = None) -> Block:
-    """A control block: counters and mailboxes at rest, settings filled in. Mailboxes hold PARKED."""
+    """A control block: all counters are zero, all mailboxes PARKED, and the settings are written."""
     block = aligned_block(dispatcher.CONTROL_BYTES, huge=False)
     words = block.data.view(np.int64)
     words[dispatcher.YIELD // 8] = _system_function("sched_yield")
@@ -125,7 +126,7 @@ def _object(text: str, machine: Any) -> bytes:
 
 
 emitted: list[str] = []
-"""What this process emitted here: nothing if another process had."""
+"""Objects that this process compiled; empty if the cache had the dispatcher."""
 
 _lock = threading.Lock()
 _native: Native | None = None
@@ -256,7 +257,7 @@ def run_alone(functions: Native, steps: int, count: int, bases: int, times: int 
 
 
 def spin_microseconds() -> float:
-    """QC_SPIN_US: how long idle workers spin. QCompilerError if it is no number from 0 to a million."""
+    """QC_SPIN_US: how long idle workers spin. QCompilerError if it is not a number from 0 to a million."""
     given = knobs.SPIN_US.get()
     return DEFAULT_SPIN_US if given is None else given
 

@@ -336,6 +336,25 @@ def test_the_oldest_entries_go_where_there_is_too_much(folder: pathlib.Path, mon
     assert sorted(found) == ["key 7", "new"]
 
 
+def test_an_entry_in_use_outlives_newer_ones(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        object_cache.store({f"key {number}": b"x" * 1000})
+        os.utime(entry(folder, f"key {number}"), (number + 1, number + 1))
+    assert list(object_cache.load(["key 0"])) == ["key 0"]
+    monkeypatch.setattr(object_cache, "MAX_FOLDER", 6000)
+    object_cache.store({"new": b"x" * 1000})
+    assert sorted(object_cache.load([*(f"key {number}" for number in range(8)), "new"])) == ["key 0", "new"]
+
+
+def test_an_entry_that_cannot_be_touched_is_used(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    object_cache.store(TWO)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert object_cache.load(list(TWO)) == TWO
+
+
 # -- bad folders: not used, said once
 
 
