@@ -5,8 +5,8 @@ The window is a list of *tap rows* (all of its axes but the last), each with an 
 image come from `border`, a row that holds the zero point, so nothing is copied. The pixels of a tile share columns.
 
 Bytes: four tap rows of a column are interleaved into quads, one i32 lane per channel, so that a dot4 adds four
-products; missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i + j in lane
-4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [blocks][kw][groups of 4 tap
+products; missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i +
+j in lane 4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [blocks][kw][groups of 4 tap
 rows][block][4], see `packing.pack_depthwise_bytes`, or f32 [blocks][kw][tap rows][block].
 """
 
