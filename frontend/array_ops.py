@@ -334,6 +334,12 @@ def pad(x: Any, padding: Sequence[tuple[int, int]], mode: str = "constant", valu
     return trace.emit("pad", (x,), {"padding": pairs, "mode": mode, "value": float(value)})
 
 
+def trilu(x: Any, upper: bool, diagonal: int = 0) -> Proxy:
+    """The lower or upper triangle of the last two axes."""
+    trace = trace_of(x)
+    return trace.emit("trilu", (lift(x, trace),), {"upper": upper, "diagonal": int(diagonal)})
+
+
 def tile(x: Any, repeats: Sequence[int]) -> Proxy:
     trace = trace_of(x)
     x = lift(x, trace)

@@ -434,6 +434,8 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.where: _where,
     np.clip: _clip,
     np.pad: _pad,
+    np.tril: lambda m, k=0: ops.trilu(m, False, k),
+    np.triu: lambda m, k=0: ops.trilu(m, True, k),
     np.take: _take,
     np.take_along_axis: _take_along_axis,
     np.dot: _dot,

@@ -25,6 +25,7 @@ from qcompiler.opdef import Trait, all_ops, opdef
 from qcompiler.ops.activations import Gelu, Hardshrink, Hardtanh, Prelu, Threshold
 from qcompiler.ops.elementwise import Comparison, Sin
 from qcompiler.ops.interfaces import Arithmetic, TakesActivation
+from qcompiler.ops.shape import Trilu, triangle
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import build_table
 from qcompiler.types import DType, QuantParams
@@ -194,6 +195,26 @@ def _why_not_selectable(node: Node, target: Target) -> str | None:
 def where(s: NodeLowering) -> None:
     itemsize = s.out.dtype.numpy.itemsize
     run_map(s, _views(s), lambda inner, tensors: (kernels.map_where(inner=inner, itemsize=itemsize), tensors))
+
+
+@lowers("trilu", unless=_why_not_selectable)
+def trilu(s: NodeLowering) -> None:
+    """A selection between x and one zero by a mask, which selects infinities and NaN like other numbers."""
+    op, y = Trilu(s.node), s.result()
+    # A map takes an axis of size 1 as repeated, which must not depend on a symbolic size: such an axis has 2 or more.
+    sizes = zip(s.out.shape[-2:], y.shape[-2:])
+    rows, columns = (size if isinstance(declared, int) else max(size, 2) for declared, size in sizes)
+    kept = triangle(rows, columns, op.upper, op.diagonal)
+    zero = qmath.quantize(np.zeros(1, np.float32), s.out.params, s.out.dtype) if s.out.is_quantized else [0]
+    mask = TensorView(s.table(kept), DType.BOOL.numpy, kept.shape, kept.strides)
+    fill = TensorView(s.table(np.asarray(zero, y.dtype)), y.dtype, (), ())
+
+    def select(inner: str, tensors: Map[Memory, int]) -> MapCall[Map]:
+        x, condition, other = tensors.operands
+        ordered = Map(tensors.count, tensors.sizes, (condition, x, other), tensors.y)
+        return kernels.map_where(inner=inner[1] + inner[0] + inner[2], itemsize=y.dtype.itemsize), ordered
+
+    run_map(s, [s.view(op.x), mask, fill], select)
 
 
 def _why_not_castable(node: Node, target: Target) -> str | None:

@@ -195,6 +195,12 @@ def _pad(n: OnnxNode) -> Any:
     return ops.pad(x, [(max(0, before), max(0, after)) for before, after in pairs], n.attr("mode", "constant"), value)
 
 
+@onnx("Trilu")
+def _trilu(n: OnnxNode) -> Any:
+    diagonal = int(np.ravel(n.known(1))[0]) if n.has(1) else 0
+    return ops.trilu(n.x(0), bool(n.attr("upper", 1)), diagonal)
+
+
 @onnx("Expand")
 def _expand(n: OnnxNode) -> Any:
     x, target = n.x(0), n.ints(1)

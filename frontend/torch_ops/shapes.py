@@ -11,7 +11,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import cast, dims, kind_of, lift, rank, reshape
 from qcompiler.frontend.sizes import as_dim
-from qcompiler.frontend.torch_ops.table import TABLE, Meaning, aten, dtype_of, unsupported
+from qcompiler.frontend.torch_ops.table import TABLE, aten, dtype_of, unsupported
 from qcompiler.types import DType
 
 aten("view", "reshape", "_unsafe_view", "view_copy")(reshape)
@@ -27,6 +27,8 @@ aten("expand_as")(lambda x, other: ops.expand(x, dims(other)))
 aten("broadcast_to")(ops.expand)
 aten("repeat", "tile")(ops.tile)
 aten("flip")(ops.flip)
+aten("tril")(lambda x, diagonal=0: ops.trilu(x, False, diagonal))
+aten("triu")(lambda x, diagonal=0: ops.trilu(x, True, diagonal))
 aten("roll")(lambda x, shifts, dims=(): indexing.roll(x, shifts, list(dims) or None))
 aten("select.int")(indexing.select)
 aten("cat")(lambda xs, dim=0: _cat(xs, dim))
@@ -147,17 +149,3 @@ def _arange(start: Any, end: Any, step: Any = 1, dtype: Any = None, **kwargs: An
 aten("arange.start_step")(_arange)
 aten("arange.start")(lambda start, end, **kwargs: _arange(start, end, **kwargs))
 aten("arange")(lambda end, **kwargs: _arange(0, end, **kwargs))
-
-
-def _triangle(lower: bool) -> Meaning:
-    def triangle(x: Any, diagonal: int = 0) -> Any:
-        rows = ops.static_size(x, rank(x) - 2, "triangle")
-        columns = ops.static_size(x, rank(x) - 1, "triangle")
-        mask = (np.tril if lower else np.triu)(np.ones((rows, columns), bool), diagonal)
-        return ops.where(mask, x, 0 if kind_of(x) is not DType.F32 else 0.0)
-
-    return triangle
-
-
-aten("tril")(_triangle(True))
-aten("triu")(_triangle(False))

@@ -15,6 +15,7 @@ from qcompiler.opdef import (
     LayoutRule,
     Sample,
     TypedArray,
+    bool_attr,
     float_attr,
     int_attr,
     ints_attr,
@@ -453,6 +454,55 @@ class Pad(_Shared):
             Sample((tensor("f32", 7),), {"padding": ((1, 2),), "value": 1.5}),
             Sample((tensor("f32", 1, 1, 3, 3),), {"padding": ((0, 0), (0, 0), (2, 2), (1, 2)), "mode": "reflect"}),
         ]
+
+
+# triangles
+
+
+def triangle(rows: int, columns: int, upper: bool, diagonal: int) -> np.ndarray:
+    """bool [rows, columns]: whether an element is on the diagonal or on the side that trilu keeps. Column - row is
+    `diagonal` on the diagonal."""
+    nearest = min(max(diagonal, -rows), columns)
+    return ~np.tri(rows, columns, nearest - 1, bool) if upper else np.tri(rows, columns, nearest, bool)
+
+
+class Trilu(_Shared):
+    """The lower or upper triangle of the last two axes, and 0 elsewhere; on codes the zero point. torch.tril, triu,
+    numpy.tril, triu; ONNX Trilu."""
+
+    name = "trilu"
+    picks = True
+    terms = no_accumulator
+    x = operand()
+    upper = bool_attr(default=True, doc="keep the upper triangle instead of the lower one")
+    diagonal = int_attr(default=0, doc="the last diagonal that is kept: column - row, 0 for the main one")
+
+    def infer(self, x: TensorType) -> TensorType:
+        if x.rank < 2:
+            raise ShapeError("operand of trilu", expected="rank 2 or more", got=str(x))
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.where(self._kept(x), x, x.dtype.type(0))
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        zero = qmath.quantize(np.zeros((), np.float32), out.params, out.dtype)
+        return np.where(self._kept(x.array), x.array, zero)
+
+    def _kept(self, x: np.ndarray) -> np.ndarray:
+        return triangle(x.shape[-2], x.shape[-1], self.upper, self.diagonal)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (
+            ((4, 4), True, 0),
+            ((2, 3, 33), False, 1),
+            ((7, 5), True, -2),
+            ((2, 3, 5, 5), False, 0),
+            ((3, 1, 1), False, -1),
+            ((2, 17, 70), True, 60),
+        )
+        return [Sample((tensor("f32", *shape),), {"upper": upper, "diagonal": k}) for shape, upper, k in cases]
 
 
 # shuffles of channels and pixels

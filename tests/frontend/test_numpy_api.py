@@ -123,6 +123,7 @@ EXPRESSIONS = {
     "repeat": lambda x, y: (np.repeat(x, 2, axis=1), np.repeat(x, [1, 0, 2], axis=1), np.repeat(x, 2)),
     "tile": lambda x, y: (np.tile(x, (2, 1, 3)), np.tile(x, 2), np.tile(x[0, 0], (2, 3))),
     "roll": lambda x, y: (np.roll(x, 1, axis=1), np.roll(x, (1, -2), axis=(0, 2)), np.roll(x, 5)),
+    "triangles": lambda x, y: (np.tril(x), np.triu(y, -1), np.triu(x > 0, k=2)),
     "flip": lambda x, y: (np.flip(x), np.flip(x, 1), np.fliplr(x)),
     "like": lambda x, y: np.zeros_like(x) + np.ones_like(y) + np.full_like(x, 2.5),
     "broadcast_to": lambda x, y: np.broadcast_to(x[:, :1], (2, 3, 4)),

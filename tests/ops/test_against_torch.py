@@ -243,6 +243,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "flip": ("exact", torch.flip),
     "tile": ("exact", torch.tile),
     "pad": ("exact", pad),
+    "trilu": ("exact", lambda x, upper, diagonal: (torch.triu if upper else torch.tril)(x, diagonal)),
     "pixel_shuffle": ("exact", lambda x, factor: F.pixel_shuffle(x, factor)),
     "pixel_unshuffle": ("exact", lambda x, factor: F.pixel_unshuffle(x, factor)),
     "channel_shuffle": ("exact", channel_shuffle),

@@ -215,7 +215,17 @@ SYMBOLIC = [
 @pytest.mark.parametrize("shapes", SYMBOLIC, ids=str)
 def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> None:
     """Sizes of 1 among them, which in the type are not."""
-    graph = graph_of("sub", [TensorType(DType.F32, shape) for shape in shapes])
+    check_symbolic(graph_of("sub", [TensorType(DType.F32, shape) for shape in shapes]), shapes)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("shape", [(S, S), (B, S, 3), (B, 1, S), (B, 4, S, 1), (B, 2, 3, S)], ids=str)
+def test_triangles_of_symbolic_sizes(shape: tuple[Any, ...], upper: bool) -> None:
+    check_symbolic(graph_of("trilu", [TensorType(DType.F32, shape)], {"upper": upper, "diagonal": 1}), [shape])
+
+
+def check_symbolic(graph: Graph, shapes: Sequence[tuple[Any, ...]]) -> None:
+    """Compare a graph for several sizes, all of which take the same kernels."""
     emitted: dict[str, int] = {}
     for b, s in ((2, 3), (1, 1), (1, 40), (70, 1), (3, 65)):
         bound = [[size if isinstance(size, int) else {"B": b, "S": s}[str(size)] for size in shape] for shape in shapes]
@@ -227,6 +237,29 @@ def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> Non
         )
         assert not emitted or emitted == dict(emitted_kernels)
         emitted = dict(emitted_kernels)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, DType.BOOL, DType.F32], ids=str)
+@pytest.mark.parametrize("shape", [(9, 31), (2, 1, 5, 70), (3, 0, 4)], ids=str)
+def test_triangles_of_every_type(dtype: DType, shape: tuple[int, ...]) -> None:
+    """Infinities and NaN outside of the triangle become 0 as well; diagonals far outside are taken too."""
+    with np.errstate(invalid="ignore"):
+        x = np.resize(SPECIAL, shape).astype(dtype.numpy)
+    for diagonal in (0, -3, 2**62, -(2**63)):
+        for upper in (False, True):
+            graph = graph_of("trilu", [TensorType(dtype, shape)], {"upper": upper, "diagonal": diagonal})
+            want = check_exact(graph, [x], threads=(2,))
+            if abs(diagonal) < 100:
+                np.testing.assert_array_equal(want, (np.triu if upper else np.tril)(x, diagonal))
+
+
+@pytest.mark.parametrize("zero_point", [0, 7, 255])
+def test_a_triangle_of_codes_is_zero_outside(zero_point: int) -> None:
+    params = QuantParams.per_tensor(0.1, zero_point, DType.U8)
+    x = np.random.default_rng(0).integers(0, 256, (2, 9, 33)).astype(np.uint8)
+    graph = graph_of("trilu", [TensorType(DType.U8, x.shape, params)], {"upper": False, "diagonal": 4}, params)
+    got = check_exact(graph, [x])
+    np.testing.assert_array_equal(got, np.where(np.tri(9, 33, 4, bool), x, zero_point))
 
 
 # -- floats
