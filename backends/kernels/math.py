@@ -27,7 +27,8 @@ every level:
                      as fast as `sigmoid`
     atan     2^-48   t = |x|, or 1 / |x| above 1; then u = (t - 1) / (t + 1) above tan(pi/8), so |u| <= tan(pi/8).
                      Taylor's series to u^33 has a remainder u^35 / 35, relatively below 2^-48.28; the roundings of
-                     1 / |x|, u, the polynomial and the two sums stay below 2^-51, since the results of sums are above pi/8
+                     1 / |x|, u, the polynomial and the two sums stay below 2^-51,
+                     since the results of sums are above pi/8
     power    2^-41   exp(y log x), for results in f32's range: the error of log, 2^-50, times at most 104
 """
 
