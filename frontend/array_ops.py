@@ -366,6 +366,14 @@ def reduce(op: str, x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
     return trace.emit(op, (x,), {"axes": axes, "keepdims": bool(keepdims)}) if axes else x
 
 
+def cumsum(x: Any, axis: int, dtype: DType | None = None) -> Proxy:
+    """Cumulative sums along an axis, in `dtype`. Without it bools and integers are summed as i64, like in torch."""
+    trace = trace_of(x)
+    x = lift(x, trace)
+    x = cast(x, dtype if dtype is not None else kind_of(x) if kind_of(x).is_float else DType.I64)
+    return trace.emit("cumsum", (x,), {"axis": check_axis(axis, rank(x), "cumsum")})
+
+
 def any_of(x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
     """Whether any element is not 0."""
     mask = cast(lift(x, trace_of(x), dtype=DType.BOOL), DType.F32)

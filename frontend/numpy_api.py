@@ -169,6 +169,12 @@ def _prod(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -
     return _as(reduce("prod", a, axis, keepdims), dtype)
 
 
+def _cumsum(a: Any, axis: int | None = None, dtype: Any = None) -> Any:
+    x, axis = (ops.flatten(a), 0) if axis is None else (lift(a), axis)
+    x = _as(x, dtype)
+    return ops.cumsum(x, axis, None if dtype is None else kind_of(x))
+
+
 def _max(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return reduce("max", a, axis, keepdims)
 
@@ -398,6 +404,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.mean: _mean,
     np.sum: _sum,
     np.prod: _prod,
+    np.cumsum: _cumsum,
     np.max: _max,
     np.amax: _max,
     np.min: _min,

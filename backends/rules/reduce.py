@@ -1,4 +1,4 @@
-"""Reductions over axes, and argmax."""
+"""Reductions over axes, cumulative sums, and argmax."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
+from qcompiler.backends.kernels import cumsum as cumulative
 from qcompiler.backends.kernels import reduce as kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
@@ -17,7 +18,7 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
-from qcompiler.ops.reduce import Argmax, Mean, Reduction, Sum, check_sum_fits
+from qcompiler.ops.reduce import Argmax, Cumsum, Mean, Reduction, Sum, check_sum_fits
 from qcompiler.ops.rescale import mean_multiplier
 from qcompiler.quantization import qmath
 from qcompiler.types import DType
@@ -147,6 +148,29 @@ def reduce_codes(s: NodeLowering) -> None:
         ),
         bytes=plan.x.elements,
     )
+
+
+def _why_not_cumulative(node: Node, target: Target) -> str | None:
+    """Why no kernel sums the operand of a node, or None."""
+    type = Cumsum(node).x.type
+    return None if str(type.dtype) in cumulative.TYPES and not type.is_quantized else f"no cumsum of {type}"
+
+
+@lowers("cumsum", unless=_why_not_cumulative)
+def cumsum(s: NodeLowering) -> None:
+    op = Cumsum(s.node)
+    x, axis = s.row_major(op.x), op.axis
+    y = s.result() if s.result().is_row_major else s.new(s.out, f"{s.node.name}.row_major")
+    across = any(size != 1 for size in s.out.shape[axis + 1 :])
+    s.call(
+        cumulative.cumsum(dtype=str(s.out.dtype), across=across, exclusive=op.exclusive, reverse=op.reverse),
+        cumulative.Cumsum(
+            x=x, y=y, outer=math.prod(x.shape[:axis]), size=x.shape[axis], inner=math.prod(x.shape[axis + 1 :])
+        ),
+        bytes=2 * x.elements * x.dtype.itemsize,
+    )
+    if y is not s.result():
+        s.copy(y, s.result())
 
 
 def _why_not_argmax(node: Node, target: Target) -> str | None:

@@ -296,6 +296,13 @@ def _reduce(n: OnnxNode) -> Any:
     return whole if keepdims else ops.squeeze(whole, tuple(axes))
 
 
+@onnx("CumSum")
+def _cumsum(n: OnnxNode) -> Any:
+    x = n.x(0)
+    axis = ops.check_axis(int(np.ravel(n.known(1))[0]), rank(x), "CumSum")
+    return n.emit("cumsum", (x,), axis=axis, exclusive=bool(n.attr("exclusive", 0)), reverse=bool(n.attr("reverse", 0)))
+
+
 @onnx("ArgMax", "ArgMin")
 def _argmax(n: OnnxNode) -> Any:
     n.only("select_last_index", 0)

@@ -33,6 +33,7 @@ aten("min.dim")(
 )
 aten("prod")(lambda x, dtype=None: reduce("prod", x))
 aten("prod.dim_int")(lambda x, dim, keepdim=False, dtype=None: reduce("prod", x, dim, keepdim))
+aten("cumsum")(lambda x, dim, dtype=None: ops.cumsum(x, dim, None if dtype is None else dtype_of(dtype)))
 aten("argmax")(lambda x, dim=None, keepdim=False: ops.argmax(x, dim, keepdim))
 aten("argmin")(lambda x, dim=None, keepdim=False: ops.argmax(unary("neg", x), dim, keepdim))
 aten("var.correction")(

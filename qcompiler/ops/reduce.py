@@ -29,6 +29,7 @@ from qcompiler.opdef import (
     FLOAT_ONLY,
     OWN_RANGE,
     SHARES_INPUT,
+    LayoutRule,
     Op,
     Sample,
     TypedArray,
@@ -189,6 +190,49 @@ class Prod(Reduction):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(np.prod(x, axis=self.axes, keepdims=self.keepdims, dtype=np.float64)).astype(x.dtype)
+
+
+class Cumsum(Op):
+    """Sums along an axis of each element and all before it. Integers of every width keep their type and wrap; torch and
+    numpy sum them as i64, so their frontends insert a cast. torch.cumsum, numpy.cumsum; ONNX CumSum."""
+
+    name = "cumsum"
+    quant = FLOAT_ONLY
+    layout = LayoutRule.ROW_MAJOR
+    x = operand()
+    axis = int_attr()
+    exclusive = bool_attr(default=False, doc="leave the element itself out of its sum, so the first one is 0")
+    reverse = bool_attr(default=False, doc="sum from the end of the axis")
+
+    def infer(self, x: TensorType) -> TensorType:
+        if x.dtype is DType.BOOL:
+            raise ShapeError("operand of cumsum", expected="f32[...] or integers", got=str(x), hint="insert cast")
+        check_axis("cumsum", self.axis, x)
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """Floats are summed in float64, and each sum is rounded once."""
+        along = np.moveaxis(x, self.axis, -1)
+        along = along[..., ::-1] if self.reverse else along
+        if self.exclusive and along.shape[-1]:
+            along = np.concatenate([np.zeros_like(along[..., :1]), along[..., :-1]], -1)
+        wide = np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
+        total = np.cumsum(along, axis=-1, dtype=wide).astype(x.dtype)
+        return np.ascontiguousarray(np.moveaxis(total[..., ::-1] if self.reverse else total, -1, self.axis))
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (
+            ((7,), 0, False, False),
+            ((2, 33), 1, True, False),
+            ((4, 17, 3), 1, False, True),
+            ((1, 1), 0, True, True),
+            ((2, 3, 5, 5), 2, False, False),
+        )
+        return [
+            Sample((tensor("f32", *shape),), {"axis": axis, "exclusive": exclusive, "reverse": reverse})
+            for shape, axis, exclusive, reverse in cases
+        ]
 
 
 class Argmax(Op):

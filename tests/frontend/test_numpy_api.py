@@ -90,6 +90,13 @@ EXPRESSIONS = {
     "keepdims": lambda x, y: x - x.mean(axis=-1, keepdims=True),
     "sum": lambda x, y: np.sum(x, axis=1, keepdims=True),
     "prod": lambda x, y: np.prod(x, axis=2),
+    "cumsum": lambda x, y: (
+        np.cumsum(x, axis=1),
+        np.cumsum(y),
+        np.cumsum(x > 0, axis=0),
+        np.cumsum((x * 5).astype(np.int32), axis=2),
+        np.cumsum((x * 5).astype(np.int32), axis=2, dtype=np.int32),
+    ),
     "max": lambda x, y: np.max(x, axis=0) + np.amin(y, axis=0),
     "var": lambda x, y: np.var(x, axis=2) + np.var(x, axis=2, ddof=1) + np.std(y, axis=2),
     "any": lambda x, y: np.any(x > 1, axis=1),

@@ -241,6 +241,14 @@ EXPRESSIONS = {
         + x.new_zeros(4)
         + torch.full_like(x, 3.0)
     ),
+    "cumsum": lambda x, y: (
+        x.cumsum(1),
+        y.cumsum(-1),
+        (x > 0).cumsum(0),
+        (x * 5).int().cumsum(1),
+        (x * 5).int().cumsum(1, dtype=torch.int32),
+        x.int().cumsum(0, dtype=torch.float32),
+    ),
     "triangles": lambda x, y: x.tril() + y.triu(1),
     "casts": lambda x, y: (x.to(torch.int64), (x > 0).float() + x.double().float(), x.type_as(y)),
     "attention": lambda x, y: nn.functional.scaled_dot_product_attention(x, y, y, is_causal=False),

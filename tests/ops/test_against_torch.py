@@ -56,6 +56,12 @@ def linear(x, weight, bias=None, residual=None, *, activation):
     return fused(y if residual is None else y + residual, activation)
 
 
+def cumsum(x, *, axis, exclusive, reverse):
+    x = x.flip(axis) if reverse else x
+    total = x.cumsum(axis) - x if exclusive else x.cumsum(axis)
+    return total.flip(axis) if reverse else total
+
+
 def max_pool(x, *, kernel, stride, padding, dilation, ceil_mode):
     function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(stride)]
     return function(x, kernel, stride, [p[0] for p in padding], dilation, ceil_mode)
@@ -220,6 +226,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "min": ("exact", reduction(torch.amin)),
     "prod": ("once", product),
     "argmax": ("exact", torch.argmax),
+    "cumsum": ("once", cumsum),
     "softmax": ("once", torch.softmax),
     "log_softmax": ("once", torch.log_softmax),
     "batch_norm": (

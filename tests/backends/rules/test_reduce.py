@@ -100,6 +100,40 @@ def test_symbolic_batch_and_empty(op: str, quantized: bool) -> None:
             check_op(op, (tensor("f32", *shape),), {"axes": axes}, quantized=quantized)
 
 
+CUMULATIVE = [{"exclusive": exclusive, "reverse": reverse} for exclusive in (False, True) for reverse in (False, True)]
+
+
+@pytest.mark.parametrize("attrs", CUMULATIVE, ids=str)
+@pytest.mark.parametrize("dtype", ["f32", "i32", "i64"])
+def test_cumulative_sums(dtype: str, attrs: dict[str, bool]) -> None:
+    for shape, axis in (((33,), 0), ((5, 33), 1), ((33, 5), 0), ((2, 3, 70), 1), ((4, 7, 1), 1), ((1, 1, 1), 1)):
+        check_op("cumsum", (tensor(dtype, *shape),), {"axis": axis, **attrs})
+
+
+@pytest.mark.parametrize("attrs", CUMULATIVE, ids=str)
+def test_cumulative_sums_of_special_values(attrs: dict[str, bool]) -> None:
+    """Infinities, NaN, sums beyond f32's range, and integers that wrap."""
+    x = np.resize(np.float32([-0.0, -0.0, 3e38, 3e38, -3e38, 1e-45, np.inf, 1.0, -np.inf, np.nan, 2.0]), (3, 11))
+    large = np.full((3, 11), 2**30, np.int32)
+    for axis in (0, 1):
+        with np.errstate(all="ignore"):
+            check_op("cumsum", (x,), {"axis": axis, **attrs})
+            check_op("cumsum", (large,), {"axis": axis, **attrs})
+
+
+@pytest.mark.parametrize("attrs", CUMULATIVE, ids=str)
+def test_cumulative_sums_of_symbolic_batches_and_of_nothing(attrs: dict[str, bool]) -> None:
+    for batch in (1, 3, 0):
+        for axis in (0, 1, 2):
+            check_op("cumsum", (tensor("f32", batch, 5, 20),), {"axis": axis, **attrs}, dynamic=True)
+    for shape in ((4, 0, 3), (4, 3, 0)):
+        check_op("cumsum", (tensor("f32", *shape),), {"axis": 1, **attrs})
+
+
+def test_cumulative_sums_of_small_integers_run_in_python() -> None:
+    check_op("cumsum", (np.full((3, 9), 100, np.int8),), {"axis": 1}, allow_python=True)
+
+
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_guard_pages(op: str, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QC_GUARD", "1")
