@@ -12,7 +12,16 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 TOP = ("backends", "benchmarks", "docs", "examples", "frontend", "passes", "qcompiler", "tests")
-HOMES = ("ir", "opdef", "types", "passmanager", "backends.target", "backends.lower", "backends.lowering.graph")
+HOMES = (
+    "ir",
+    "opdef",
+    "types",
+    "passmanager",
+    "backends.target",
+    "backends.levels",
+    "backends.lower",
+    "backends.lowering.graph",
+)
 """Modules of qcompiler whose classes the pages name as `Class.member`."""
 
 _PATH = re.compile(r"(?:[A-Za-z_][\w.-]*/)+(?:[\w.-]+)?|[A-Za-z_]\w*\.(?:py|ll|lark)")
