@@ -156,7 +156,7 @@ def _source_digest() -> str:
             continue
         read = read or top
         names = sorted(
-            os.path.relpath(os.path.join(folder, name), top)
+            os.path.join(folder, name)[len(top) + 1 :]  # os.path.relpath takes as long as reading the file
             for folder, _, found in os.walk(top)
             for name in found
             if name.endswith(_SOURCES)

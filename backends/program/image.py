@@ -11,7 +11,6 @@ constants are no part of an image (`qcompiler.backends.program.constants`): each
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -189,22 +188,18 @@ class ProgramImage:
         starts = []
         for step in self.kernel_steps:
             starts.append(len(words))
-            words.extend(self._words(step))
+            for argument in step.args:
+                if isinstance(argument, int):
+                    words.append(argument)
+                elif isinstance(argument, float):
+                    words.append(struct.unpack("<I", struct.pack("<f", argument))[0])
+                elif argument == NULL:
+                    words += (0, 0)
+                else:
+                    buffer = self.buffers[argument.buffer]
+                    words += (buffer.base, buffer.offset + argument.offset)
             words.extend([0] * (-len(words) % ARGUMENT_WORDS))
         return np.array(words, np.int64), starts
-
-    def _words(self, step: KernelStep) -> Iterator[int]:
-        for argument in step.args:
-            if isinstance(argument, Pointer):
-                if argument == NULL:
-                    yield from (0, 0)
-                    continue
-                buffer = self.buffers[argument.buffer]
-                yield from (buffer.base, buffer.offset + argument.offset)
-            elif isinstance(argument, float):
-                yield struct.unpack("<I", struct.pack("<f", argument))[0]
-            else:
-                yield argument
 
     def __str__(self) -> str:
         from qcompiler.backends.program.text import image_text

@@ -70,7 +70,7 @@ def _spec(data: list[Any]) -> ArraySpec:
 
 
 def _arguments(data: list[Any]) -> tuple[Argument, ...]:
-    return tuple(Pointer(*each) if isinstance(each, list) else each for each in data)
+    return tuple([Pointer(*each) if isinstance(each, list) else each for each in data])
 
 
 def _tuple(data: Any) -> Any:
