@@ -248,7 +248,8 @@ class _Reader:
         return tuple(found)
 
     def type(self) -> TypePhrase:
-        if self.tokens[self.at][-1:] != "]":
+        text = self.tokens[self.at]
+        if text == "]" or text[-1:] != "]":
             raise _Unreadable
         shaped = self.token("SHAPED")
         fields: list[tuple[str, Any]] = []

@@ -129,6 +129,13 @@ def test_deep_brackets_are_left_to_lark():
         parse(text)
 
 
+def test_a_bracket_is_no_type() -> None:
+    text = "qcompiler 1\ngraph g() stage=float {\n  const @w : ]\n  return @w\n}\n"
+    assert read_quickly(text) is None
+    with pytest.raises(ParseError):
+        parse(text, data="zeros")
+
+
 def test_errors_of_graphs_have_places():
     with pytest.raises(ParseError) as caught:
         parse("qcompiler 1\ngraph g(%x: f32[2]) stage=float {\n  # %z\n  %y = relu(%z)\n  return %y\n}\n")
