@@ -12,6 +12,8 @@ Who makes what:
                            node, both given to rules), then `ProgramBuilder.finish`: a ProgramImage
     Program.bind(sizes)    the image, linked: Executable. `_link` loads the kernels and packs the constants
     Program.run(arrays)    binds the sizes of the arrays, then `Executable.run`
+
+Passes and lowering are imported when they are first needed: a program from the cache needs neither.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.cache import programs as program_cache
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
-from qcompiler.backends.lowering.graph import GraphLowering, python_function
 from qcompiler.backends.program.constants import Constants
 from qcompiler.backends.program.image import ProgramImage
 from qcompiler.backends.runtime.executable import Executable
@@ -38,12 +39,12 @@ from qcompiler.backends.runtime.loader import LoadedKernel, Loader
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
-from qcompiler.passes.pipelines import lower_pipeline
-from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.signature import Signature
 
 if TYPE_CHECKING:
     from qcompiler.artifact import SavedModel
+    from qcompiler.backends.lowering.graph import GraphLowering
+    from qcompiler.passmanager import Instrument
 
 SMALL_PROGRAM_WORK = 4_000_000
 """Use one more thread per this much `ProgramImage.work`; for less, waking a worker costs more than it saves."""
@@ -103,11 +104,16 @@ def lower_saved(saved: SavedModel, target: Target) -> tuple[Graph | Callable[[],
 
 
 def _with_layouts(graph: Graph, instruments: Sequence[Instrument] = ()) -> Graph:
+    from qcompiler.passes.pipelines import lower_pipeline
+    from qcompiler.passmanager import PassManager
+
     return PassManager(lower_pipeline(), instruments).run(graph)
 
 
 def _unverified(graph: Graph) -> Graph:
     """What the passes make of a graph; nothing is verified."""
+    from qcompiler.passes.pipelines import lower_pipeline
+
     for each in lower_pipeline():
         graph = each.run(graph)
     return graph
@@ -164,6 +170,8 @@ class Program:
 
     @cached_property
     def _lowering(self) -> GraphLowering:
+        from qcompiler.backends.lowering.graph import GraphLowering
+
         return GraphLowering(self.graph, self.target, self.constants)
 
     @property
@@ -212,11 +220,15 @@ class Program:
 
     def _link(self, image: ProgramImage, own: Constants) -> Executable:
         nodes = {step.node for step in image.python_steps}
-        functions = {
-            node.name: python_function(node, dict(image.sizes))
-            for node in (self.graph.node_list if nodes else ())
-            if node.name in nodes
-        }
+        functions = {}
+        if nodes:
+            from qcompiler.backends.lowering.graph import python_function
+
+            functions = {
+                node.name: python_function(node, dict(image.sizes))
+                for node in self.graph.node_list
+                if node.name in nodes
+            }
         kernels, loader = self._load(image)
         own_block = own.block() if image.own_constant_bytes else None
         return link(image, kernels, loader, self.constants.block(), own_block, functions)

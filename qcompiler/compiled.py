@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.errors import InputError, LoweringError
-from qcompiler.interpreter import bind_inputs
-from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
-from qcompiler.report import Report, report
-from qcompiler.signature import Signature
+from qcompiler.signature import Signature, bind_inputs
 from qcompiler.structure import restore_outputs
 
 if TYPE_CHECKING:
     from qcompiler.backends.lower import Program
+    from qcompiler.report import Report
 
 
 @dataclass
@@ -67,9 +65,12 @@ class CompiledModel:
             )
         given: dict[str, np.ndarray] = {**dict(zip(names, inputs)), **named}
         arrays, sizes = bind_inputs(self.signature, given)
-        outputs = (
-            interpret(self.graph, arrays) if self.program is None else self.program.run(arrays, sizes, self.threads)
-        )
+        if self.program is None:
+            from qcompiler.interpreter import run
+
+            outputs = run(self.graph, arrays)
+        else:
+            outputs = self.program.run(arrays, sizes, self.threads)
         return restore_outputs(self.signature.structure, outputs)
 
     @property
@@ -78,6 +79,8 @@ class CompiledModel:
 
     def report(self) -> Report:
         """How many nodes run in int8, what stayed float and why, and the bytes of the constants; prints as text."""
+        from qcompiler.report import report
+
         return report(self)
 
     def draw(self, path: str | os.PathLike[str]) -> pathlib.Path:

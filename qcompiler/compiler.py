@@ -17,7 +17,6 @@ from qcompiler.errors import LoweringError, QuantizationError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.quantization.workflow import Prepared, calibrate, convert, prepare
-from qcompiler.report import constant_bytes, count_nodes
 
 if TYPE_CHECKING:
     from qcompiler.backends.target import Target
@@ -229,9 +228,7 @@ __all__ = [
     "Prepared",
     "calibrate",
     "compile",
-    "constant_bytes",
     "convert",
-    "count_nodes",
     "fuse",
     "load",
     "prepare",

@@ -9,89 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from qcompiler.dims import Dim, evaluate, parse_dim
-from qcompiler.errors import InputError, QCompilerError, VerifyError
-from qcompiler.ir import AttrValue, Graph, Node, Value
+from qcompiler.dims import evaluate, parse_dim
+from qcompiler.errors import QCompilerError, VerifyError
+from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import OpDef, Trait, opdef
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.quantization.tables import build_table
-from qcompiler.signature import Input, Signature, check_guards
-from qcompiler.types import TensorType, type_of
+from qcompiler.signature import bind_inputs
+from qcompiler.types import TensorType
 
 Hook = Callable[[Node, Sequence[np.ndarray]], None]
-
-
-def bind_inputs(
-    called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
-) -> tuple[list[np.ndarray], dict[str, int]]:
-    """The inputs in signature order, and the symbolic sizes that they bind.
-
-    Raises:
-        InputError: wrong count, name, dtype or shape; a size that is not what `dynamic=` declared, or that breaks a
-            guard of the trace.
-    """
-    arrays = _by_position(called, inputs)
-    wanted: Sequence[Value | Input] = called.inputs
-    sizes: dict[str, int] = {}
-    for value, array in zip(wanted, arrays):
-        _bind_one(value, array, sizes)
-    for value, array in zip(wanted, arrays):
-        expected = value.type.bind(sizes)
-        if array.shape != expected.shape:
-            raise InputError(
-                f"input {value.name!r} has another shape",
-                expected=str(value.type),
-                got=str(type_of(array)),
-                hint=f"sizes bound by the inputs: {sizes}",
-            )
-    check_guards(called, sizes)
-    return arrays, sizes
-
-
-def _by_position(
-    called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
-) -> list[np.ndarray]:
-    names = [value.name for value in called.inputs]
-    if isinstance(inputs, Mapping):
-        missing = [name for name in names if name not in inputs]
-        unknown = [name for name in inputs if name not in names]
-        if missing or unknown:
-            raise InputError("input names do not fit the model", expected=", ".join(names), got=", ".join(inputs))
-        inputs = [inputs[name] for name in names]
-    if len(inputs) != len(names):
-        raise InputError("wrong number of inputs", expected=f"{len(names)} ({', '.join(names)})", got=len(inputs))
-    return [np.asarray(array) for array in inputs]
-
-
-def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) -> None:
-    type = value.type
-    if array.dtype != type.dtype.numpy:
-        raise InputError(
-            f"input {value.name!r} has another dtype",
-            expected=str(type),
-            got=f"{array.dtype}{list(array.shape)}",
-            hint=f"pass {value.name}.astype(np.{type.dtype.numpy})",
-        )
-    if array.ndim != type.rank:
-        raise InputError(f"input {value.name!r} has another rank", expected=str(type), got=str(type_of(array)))
-    for axis, size in enumerate(type.shape):
-        got = array.shape[axis]
-        if isinstance(size, Dim):
-            name = str(size)
-            if name in size.names() and sizes.setdefault(name, got) != got:
-                raise InputError(
-                    f"the size {name} is given twice",
-                    where=f"input {value.name!r}, axis {axis}",
-                    expected=f"{name} = {sizes[name]}",
-                    got=got,
-                )
-        elif size != got:
-            raise InputError(
-                f"input {value.name!r} has another shape",
-                expected=str(type),
-                got=str(type_of(array)),
-                hint=f'compile with dynamic={{"{value.name}": {{{axis}: "B"}}}} to let axis {axis} vary',
-            )
 
 
 def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mapping[str, int]) -> dict[str, AttrValue]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qcompiler.interpreter import bind_inputs, run
+from qcompiler.interpreter import run
 from qcompiler.ir import Graph, Value
 from qcompiler.metrics import sqnr
 from qcompiler.passmanager import Pass, describe
+from qcompiler.signature import bind_inputs
 
 Inputs = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 

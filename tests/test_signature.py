@@ -9,10 +9,9 @@ import pytest
 
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, ParseError, TraceError
-from qcompiler.interpreter import bind_inputs
 from qcompiler.ir import Graph
 from qcompiler.notes import Guard, KeptFloat, OutputStructure
-from qcompiler.signature import Input, Signature, check_guards, guards, record_structure, structure_of
+from qcompiler.signature import Input, Signature, bind_inputs, check_guards, guards, record_structure, structure_of
 from qcompiler.structure import check_structure, default_structure, flatten_outputs, parse_structure, restore_outputs
 from qcompiler.types import DType, QuantParams, tensor
 

@@ -1,7 +1,8 @@
 """LLVM text to machine code: objects and assembly for any target, and objects linked into this process.
 
 Owns LLVM's target machines and engines. Code comes straight from instruction selection: LLVM's middle end is not run,
-since kernels are written the way it would leave them. Thread-safe.
+since kernels are written the way it would leave them. Thread-safe. What writes LLVM's text is imported when a kernel
+is emitted: objects from the cache do not need it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qcompiler.backends.codegen.emit_llvm import emit_module
-from qcompiler.backends.kernel_ir.ir import KernelFunction
-from qcompiler.backends.kernel_ir.verifier import verify_kernel
 from qcompiler.backends.runtime.loader import KernelObject, LoadedKernel
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
+
+if TYPE_CHECKING:
+    from qcompiler.backends.kernel_ir.ir import KernelFunction
 
 emitted_kernels: Counter[str] = Counter()
 """Kernels compiled in this process, by target level: a run can prove which level executed."""
@@ -63,6 +64,8 @@ def verified(functions: Sequence[KernelFunction]) -> Target:
     Raises:
         VerifyError: a kernel breaks a rule. LoweringError: no kernels, or several targets.
     """
+    from qcompiler.backends.kernel_ir.verifier import verify_kernel
+
     if not functions:
         raise LoweringError("no kernels to compile")
     target = functions[0].target
@@ -74,6 +77,8 @@ def verified(functions: Sequence[KernelFunction]) -> Target:
 
 
 def _parsed(functions: Sequence[KernelFunction], names: Sequence[str]) -> Any:
+    from qcompiler.backends.codegen.emit_llvm import emit_module
+
     verified(functions)
     return _parse(emit_module(functions, names))
 
@@ -87,9 +92,12 @@ def _parse(text: str) -> Any:
 
 
 def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
-    """A relocatable object of one kernel, for a loader. Counted in `emitted_kernels`."""
+    """A relocatable object of one kernel that `KernelDef.build` verified, for a loader. Counted in
+    `emitted_kernels`."""
+    from qcompiler.backends.codegen.emit_llvm import emit_module
+
     with _lock:
-        data: bytes = _machine(function.target, jit=True).emit_object(_parsed([function], [symbol]))
+        data: bytes = _machine(function.target, jit=True).emit_object(_parse(emit_module([function], [symbol])))
         emitted_kernels[function.target.level] += 1
     return data
 

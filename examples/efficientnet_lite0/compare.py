@@ -24,9 +24,9 @@ from model import torch_model, trained_model  # noqa: E402
 from photographs import CALIBRATION, TEST, crops  # noqa: E402
 
 import qcompiler as qc  # noqa: E402
-from qcompiler.compiler import count_nodes  # noqa: E402
 from qcompiler.passes.fold_pad import FoldPad  # noqa: E402
 from qcompiler.passmanager import PassManager  # noqa: E402
+from qcompiler.report import count_nodes  # noqa: E402
 
 
 def peer_outputs(calibration: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ from model import trained_model  # noqa: E402
 from preprocess import preprocess  # noqa: E402
 
 import qcompiler as qc  # noqa: E402
-from qcompiler.compiler import constant_bytes, count_nodes  # noqa: E402
 from qcompiler.errors import LoweringError  # noqa: E402
+from qcompiler.report import constant_bytes, count_nodes  # noqa: E402
 
 
 def milliseconds_per_image(model: qc.CompiledModel, image: np.ndarray, rounds: int = 30) -> float:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE))
 from pages import CALIBRATION_FONTS, TEST_FONTS, pages  # noqa: E402
 
 import qcompiler as qc  # noqa: E402
-from qcompiler.compiler import count_nodes  # noqa: E402
+from qcompiler.report import count_nodes  # noqa: E402
 
 
 def model_path() -> pathlib.Path:

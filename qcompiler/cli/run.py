@@ -14,10 +14,10 @@ from qcompiler import compiler, knobs
 from qcompiler.cli.inputs import load_model, open_data, random_inputs, read_inputs
 from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_arrays
 from qcompiler.errors import QCompilerError, nearest
-from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.report import report
+from qcompiler.signature import bind_inputs
 
 _WARM_UP = 3
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.interpreter import run
 from qcompiler.ir import Graph, Node
 from qcompiler.passmanager import Instrument, PassManager
 
@@ -98,6 +97,7 @@ def calibrate(
     Raises:
         QuantizationError: no items, NaN, or an item that is not the inputs of a call.
     """
+    from qcompiler.interpreter import run
     from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.items import iterate_items

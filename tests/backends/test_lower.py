@@ -10,8 +10,9 @@ from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
-from qcompiler.interpreter import bind_inputs, run
+from qcompiler.interpreter import run
 from qcompiler.ir import Graph
+from qcompiler.signature import bind_inputs
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.levels import LEVELS, can_run, lower_for
 from tests.demo import load_split, preprocess, trained_model

@@ -9,7 +9,7 @@ import pytest
 
 import qcompiler as qc
 from qcompiler import nn
-from qcompiler.interpreter import bind_inputs
+from qcompiler.signature import bind_inputs
 from tests.backends.levels import programs
 
 

@@ -21,10 +21,10 @@ import qcompiler as qc
 from qcompiler import knobs
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
-from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.report import count_nodes
+from qcompiler.signature import bind_inputs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LEVELS = [

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from qcompiler.backends.target import parse_target
-from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph, Value
 from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qmath import quantize
 from qcompiler.quantization.spec import QuantSpec
+from qcompiler.signature import bind_inputs
 from qcompiler.types import DType, QuantParams, TensorType, type_of
 from qcompiler.verify import verify
 from tests.backends.levels import LEVELS, is_executed, lower_for

@@ -18,10 +18,10 @@ from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.runtime.pages import guarded_block
 from qcompiler.backends.target import native_target
 from qcompiler.dims import Dim
-from qcompiler.interpreter import bind_inputs
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
 from qcompiler.opdef import Trait, all_ops, opdef
+from qcompiler.signature import bind_inputs
 from qcompiler.types import DType, QuantParams, TensorType, tensor
 from tests.backends.levels import can_run, programs
 from tests.backends.rules.harness import check_graph, check_op, one_node

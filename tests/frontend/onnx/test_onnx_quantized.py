@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import qcompiler as qc
-from qcompiler.compiler import count_nodes
 from qcompiler.errors import QuantizationError, TraceError
+from qcompiler.report import count_nodes
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 12, 12)).astype(np.float32)
