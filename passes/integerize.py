@@ -11,16 +11,18 @@ import numpy as np
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat
 from qcompiler.opdef import Role, Trait, op_of, opdef
-from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.interfaces import Conversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.passes.dequantized import codes_behind
+from qcompiler.passes.integer_bias import IntegerBias, integer_bias
 from qcompiler.passes.rewrite import Refusal, Rewrite, erase_dead
-from qcompiler.passes.unary_form import UnaryForm, unary_form
+from qcompiler.passes.unary_form import UnaryForm, is_unary, unary_form
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.quantization.tables import build_table
 from qcompiler.types import TensorType
+from qcompiler.verify_quantization import why_no_conversion, why_not_integer
 
 _QUANTIZED_ROLES = (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
 Configs = Mapping[str, QConfig | None] | None
@@ -65,10 +67,9 @@ class _AsRequantize(Rewrite[_Requantized]):
         if source is None:
             return self.refuse(node, "its operand is not dequantized")
         if source.type != node.result.type:
-            if source.type.params.axis is not None or node.result.type.params.axis is not None:
-                return self.refuse(node, "codes are quantized per channel")
-            if source.type.dtype.bits > 16:
-                return self.refuse(node, f"{source.type} has more than 16 bits")
+            violation = why_no_conversion(Requantize, source.type, node.result.type)
+            if violation is not None:
+                return self.refuse(node, str(violation))
         return _Requantized(quantize, source)
 
     def rewrite(self, graph: Graph, match: _Requantized) -> None:
@@ -118,8 +119,9 @@ class _AsTable(Rewrite[_Chain]):
             return self.refuse(node, "no chain of unary ops on codes makes its operand")
         if any(_is_kept_float(self.configs, form.node) for form in chain):
             return self.refuse(node, "a qconfig is None")
-        if source.type.params.axis is not None or out.params.axis is not None or source.type.dtype.bits != 8:
-            return self.refuse(node, "a table reads 8 bits, per tensor")
+        violation = why_no_conversion(Lookup, source.type, out)
+        if violation is not None:
+            return self.refuse(node, f"a table reads 8 bits, per tensor: {violation}")
         return _Chain(node, tuple(chain[::-1]), source)
 
     def rewrite(self, graph: Graph, match: _Chain) -> None:
@@ -131,12 +133,20 @@ class _AsTable(Rewrite[_Chain]):
 
 
 @dataclass(frozen=True)
+class _Operands:
+    """What the integer form of a float node reads; `bias` takes the place of the operand of that role."""
+
+    values: tuple[Value | None, ...]
+    bias: IntegerBias | None = None
+
+
+@dataclass(frozen=True)
 class _Integer:
-    """A float node whose operands can be these codes instead."""
+    """A float node whose operands can be codes instead."""
 
     quantize: Node
     node: Node
-    operands: tuple[Value | None, ...]
+    operands: _Operands
 
 
 class _AsInteger(Rewrite[_Integer]):
@@ -155,7 +165,7 @@ class _AsInteger(Rewrite[_Integer]):
         operands = self.operands(graph, maker, node.result.type)
         return operands if isinstance(operands, Refusal) else _Integer(node, maker, operands)
 
-    def operands(self, graph: Graph, node: Node, out: TensorType | None = None) -> tuple[Value | None, ...] | Refusal:
+    def operands(self, graph: Graph, node: Node, out: TensorType | None = None) -> _Operands | Refusal:
         """What the integer form of a float node reads, or why it has none; `out`: the type that its result becomes."""
         definition = opdef(node.op)
         moves = Trait.MOVES_DATA in definition.traits
@@ -170,6 +180,8 @@ class _AsInteger(Rewrite[_Integer]):
             if spec.role not in _QUANTIZED_ROLES:
                 continue
             source = codes_behind(value)
+            if source is None and spec.role is Role.BIAS and isinstance(value, Const):
+                continue
             if source is None:
                 return self.refuse(node, f"its operand {spec.name} is float")
             if spec.role is Role.ACTIVATION and source.type.params.axis is not None:
@@ -179,12 +191,42 @@ class _AsInteger(Rewrite[_Integer]):
             operands[index] = source
         if out is not None and out.params.axis is not None:
             return self.refuse(node, "its result is quantized per channel")
-        unsafe = why_unsafe(node)
-        return tuple(operands) if unsafe is None else self.refuse(node, unsafe)
+        bias = self._bias(node, operands, out)
+        if isinstance(bias, str):
+            return self.refuse(node, bias)
+        types = [None if value is None else value.type for value in operands]
+        if bias is not None:
+            types[definition.operand_index("bias")] = bias.type
+        violation = None if out is None else why_not_integer(definition, types, [out])
+        if violation is not None:
+            return self.refuse(node, str(violation))
+        unsafe = why_unsafe(node, None if bias is None else bias.data)
+        return _Operands(tuple(operands), bias) if unsafe is None else self.refuse(node, unsafe)
+
+    def _bias(self, node: Node, operands: Sequence[Value | None], out: TensorType | None) -> IntegerBias | str | None:
+        """The codes of a layer's constant bias, if it has one, or why it has to stay float."""
+        layer = Weighted.of(node)
+        if layer is None or layer.bias is None:
+            return None
+        x, weight, bias = (operands[layer.operand_index(name)] for name in ("x", "weight", "bias"))
+        assert x is not None and weight is not None  # required operands
+        if not isinstance(bias, Const):
+            return None
+        return integer_bias(bias, x.type.params, weight.type.params, out)
 
     def rewrite(self, graph: Graph, match: _Integer) -> None:
-        node = match.node
-        _become(graph, match.quantize, node, node.op, match.operands, node.attrs, node.origin)
+        node, values = match.node, list(match.operands.values)
+        if match.operands.bias is not None:
+            index = opdef(node.op).operand_index("bias")
+            values[index] = _bias_const(graph, values[index], match.operands.bias)
+        _become(graph, match.quantize, node, node.op, values, node.attrs, node.origin)
+
+
+def _bias_const(graph: Graph, given: Value | None, bias: IntegerBias) -> Const:
+    """The constant of a bias: the given one if it has the codes and the type already."""
+    assert isinstance(given, Const)  # integer_bias reads nothing else
+    name = given.name if given.type.is_quantized else f"{given.name}.q"
+    return given if given.type == bias.type else graph.add_const(name, bias.data, bias.type)
 
 
 @dataclass(frozen=True)
@@ -192,12 +234,13 @@ class Integerize:
     """qdq -> integer. With d and q for dequantize and quantize:
 
         q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b      each op's own; see qcompiler/ops
+                                  (b: an i32 of scale sx * sw, or a constant that integer_bias.py turns into one)
         q(f(d(a)))              = table[a]          256 entries, made in float64; f unary, or a chain of unary ops
         q(d(a))                 = requantize(a), or a itself
 
-    A node stays float if it is not proven free of overflow, if it reads a float value, or if it resolved to the qconfig
-    None (`configs`; None: no decisions, as in imported graphs; ops that only move data do so on codes all the same). A
-    note says why.
+    A node stays float if the verifier's rules forbid its integer form, if it is not proven free of overflow, if it
+    reads a float value, or if it resolved to the qconfig None (`configs`; None: no decisions, as in imported graphs;
+    ops that only move data do so on codes all the same). A note says why.
 
     Before:
         %x.dq = dequantize(%x.q) : f32[2,8]
@@ -238,7 +281,7 @@ class Integerize:
         for node in graph.nodes:
             quantize = Quantize.of(node)
             if quantize is not None and quantize.x.producer is not None:
-                operands = rule.operands(graph, quantize.x.producer)
+                operands = rule.operands(graph, quantize.x.producer, node.result.type)
                 if isinstance(operands, Refusal):
                     found.append(operands)
         return found
@@ -252,12 +295,21 @@ class Integerize:
         }
         graph.notes[:] = [note for note in graph.notes if not isinstance(note, KeptFloat) or note.node in is_float]
         noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
-        rule = _AsInteger(self.configs)
         for name, node in is_float.items():
             if name not in noted and any(value.type.dtype.is_float for value in node.results):
-                operands = rule.operands(graph, node)
-                reason = operands.reason if isinstance(operands, Refusal) else "its result is read as float"
-                graph.notes.append(KeptFloat(name, node.op, reason))
+                graph.notes.append(KeptFloat(name, node.op, self._why_float(graph, node)))
+
+    def _why_float(self, graph: Graph, node: Node) -> str:
+        """Why a node was left float."""
+        users = node.result.users if len(node.results) == 1 else []
+        quantize = users[0] if len(users) == 1 and users[0].op == Quantize.name else None
+        if quantize is not None and is_unary(node):
+            table = _AsTable(self.configs).match(graph, quantize)
+            if isinstance(table, Refusal):
+                return table.reason
+        out = None if quantize is None else quantize.result.type
+        operands = _AsInteger(self.configs).operands(graph, node, out)
+        return operands.reason if isinstance(operands, Refusal) else "its result is read as float"
 
 
 def _restore_weights(graph: Graph, node: Node) -> None:

@@ -1,17 +1,21 @@
-"""propagate-qparams: quantization moves through ops that only move data; a bias takes the scale of its products."""
+"""propagate-qparams: quantization moves through ops that only move data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcompiler.ir import Const, Graph, Node, Value
+import numpy as np
+
+from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import Role, Trait, op_of, opdef
-from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.interfaces import Mover
 from qcompiler.ops.quantized import Dequantize, Observe, Quantize
 from qcompiler.passes.dequantized import codes_behind
-from qcompiler.passes.insert_qdq import insert_pair, quantize_bias
-from qcompiler.types import QuantParams, TensorType
+from qcompiler.passes.insert_qdq import insert_pair
+from qcompiler.quantization import qmath
+from qcompiler.types import TensorType
+from qcompiler.verify_quantization import why_no_conversion
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,6 @@ class _Up:
 
 
 @dataclass(frozen=True)
-class _Bias:
-    """A float bias, and the parameters of the x and the weight of its layer."""
-
-    const: Const
-    x: QuantParams
-    weight: QuantParams
-
-
-@dataclass(frozen=True)
 class PropagateQparams:
     """With q and d for quantize and dequantize, and m for an op that moves elements without computing:
 
@@ -40,10 +35,9 @@ class PropagateQparams:
         down   m(d(c))    = d(q(m(d(c))))        with the parameters of c
         equal  q(m(d(c))) = q(m(d(q(d(c)))))     where c has other parameters than q: becomes a requantize before m
 
-    All are exact but the last, where requantize multiplies once instead of dividing. A constant float bias of a layer
-    with dequantized x and weight, as imported graphs have them, becomes i32 codes of scale sx * sw. integerize then
-    finds d - m - q everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables
-    alone: it would convert elements that are not picked.
+    All are exact but the last, where requantize multiplies once instead of dividing. integerize then finds d - m - q
+    everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables alone: it would
+    convert elements that are not picked. `down` leaves a border alone that is no code of c.
 
     Before:
         %t = transpose(%x) {perm=(1, 0)} : f32[8,2]
@@ -64,13 +58,8 @@ class PropagateQparams:
             if isinstance(match, _Up):
                 waiting += self._up(graph, match)
         for node in graph.nodes:
-            layer = Weighted.of(node)
             if _moves(node):
                 self._down(graph, node)
-            elif layer is not None:
-                bias = self.match_bias(layer)
-                if isinstance(bias, _Bias):
-                    quantize_bias(graph, layer, bias.const, bias.x, bias.weight)
         graph.erase_unused_consts()
         return graph
 
@@ -99,17 +88,6 @@ class PropagateQparams:
         pairs = [insert_pair(graph, match.mover, index, type.dtype, type.params) for index in match.operands]
         return [Quantize(node) for node in pairs]
 
-    def match_bias(self, layer: Weighted) -> _Bias | str:
-        """The bias of a layer that can become codes, or why it stays as it is."""
-        bias, x, weight = layer.bias, codes_behind(layer.x), codes_behind(layer.weight)
-        if not isinstance(bias, Const) or bias.type.is_quantized:
-            return "it has no constant float bias"
-        if x is None or weight is None or x.type.params.axis is not None:
-            return "its x or its weight is float"
-        if weight.type.params.axis not in (None, layer.quant.weight_axis):
-            return "the scales of its weight lie along another axis"
-        return _Bias(bias, x.type.params, weight.type.params)
-
     def _down(self, graph: Graph, node: Node) -> None:
         """Put a pair after a mover of dequantized values that float nodes read."""
         value = node.result
@@ -119,12 +97,15 @@ class PropagateQparams:
         first = sources[0].type
         if not all(_has_params(source, first) for source in sources):
             return
+        type = value.type.quantized(first.dtype, first.params)
+        if why_no_conversion(Quantize, value.type, type) is not None or not _is_code(_border(node), first):
+            return
         if value.uses and all(use.node.op == Quantize.name for use in value.uses) and not graph.is_output(value):
             return
         quantize = graph.create(
             Quantize.name,
             [value],
-            types=value.type.quantized(first.dtype, first.params),
+            types=type,
             names=f"{value.name}.q",
             loc=node.loc,
             after=node,
@@ -144,3 +125,14 @@ def _moves(node: Node) -> bool:
 
 def _has_params(codes: Value | None, wanted: TensorType) -> bool:
     return codes is not None and (codes.type.dtype, codes.type.quant) == (wanted.dtype, wanted.quant)
+
+
+def _border(node: Node) -> float | None:
+    mover = Mover.of(node)
+    return None if mover is None else mover.border
+
+
+def _is_code(number: float | None, type: TensorType) -> bool:
+    """Whether a real number is exactly one of the numbers that the codes of a type stand for; None is."""
+    real = np.asarray(0.0 if number is None else number, np.float32)
+    return bool(qmath.fake_quantize(real, type.params, type.dtype) == real)

@@ -85,8 +85,11 @@ def _quantized(value: Value | None) -> Value | None:
     return value if value is None or value.type.is_quantized else codes_behind(value)
 
 
-def why_unsafe(node: Node) -> str | None:
-    """Why an op on quantized operands (its own, or behind dequantize) could overflow, or None."""
+def why_unsafe(node: Node, bias: np.ndarray | None = None) -> str | None:
+    """Why an op on quantized operands (its own, or behind dequantize) could overflow, or None.
+
+    bias: i32 codes that take the place of the node's own bias.
+    """
     op = op_of(node)
     if op.integer is None:
         exact = op.traits & {Trait.MOVES_DATA, Trait.UNARY}  # codes move, or a table is read: nothing is summed
@@ -94,16 +97,18 @@ def why_unsafe(node: Node) -> str | None:
     if not isinstance(op, Weighted):
         return _why_sum_unsafe(op)
     x = _quantized(op.x)
-    return None if x is None else _why_layer_unsafe(op, x.type.params)
+    return None if x is None else _why_layer_unsafe(op, x.type.params, bias)
 
 
-def _why_layer_unsafe(layer: Weighted, x: QuantParams) -> str | None:
-    weight, bias = _quantized(layer.weight), _quantized(layer.bias)
+def _why_layer_unsafe(layer: Weighted, x: QuantParams, bias: np.ndarray | None) -> str | None:
+    weight, own = _quantized(layer.weight), _quantized(layer.bias)
     if not isinstance(weight, Const) or weight.type.quant is None:
         return "its weight is not a constant, so its accumulator is not bounded"
-    if bias is not None and not isinstance(bias, Const):
-        return "its bias is not a constant, so its accumulator is not bounded"
-    return _why_above_limit(dot_bound(layer, x, weight, None if bias is None else bias.data))
+    if bias is None and own is not None:
+        if not isinstance(own, Const):
+            return "its bias is not a constant, so its accumulator is not bounded"
+        bias = own.data
+    return _why_above_limit(dot_bound(layer, x, weight, bias))
 
 
 def _why_sum_unsafe(op: Op) -> str | None:

@@ -1,8 +1,13 @@
-"""The verifier's rules for quantized types: what conversions and integer ops may read and give."""
+"""The rules for quantized types: what conversions and integer ops may read and give.
+
+`why_no_conversion` and `why_not_integer` are these rules as functions of types. The verifier applies them to graphs,
+and the passes ask them before they edit: what a pass would break is refused first, with the rule's own words.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +21,22 @@ from qcompiler.stages import Stage
 from qcompiler.types import DType, QuantParams, TensorType
 from qcompiler.violation import fail
 
+Types = Sequence[TensorType | None]
+
+
+class Violation(NamedTuple):
+    """A rule that the types of a node break."""
+
+    message: str
+    expected: object = None
+    got: object = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        """The violation as the reason of a refusal."""
+        details = [f"{what} {value}" for what, value in (("expected", self.expected), ("got", self.got)) if value]
+        return f"{self.message} ({', '.join(details)})" if details else self.message
+
 
 def is_conversion(definition: OpDef) -> bool:
     """Whether an op is checked by `check_conversion`, not as an op that computes."""
@@ -26,143 +47,152 @@ def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage
     """Check the types of a node that reads or gives quantized values, other than a conversion."""
     types = [None if value is None else value.type for value in node.operands]
     outs = [value.type for value in node.results]
-    reads = any(type is not None and type.quant is not None for type in types)
-    writes = any(type.quant is not None for type in outs)
-    if is_conversion(definition) or not (reads or writes):
+    if is_conversion(definition) or not any(type is not None and type.is_quantized for type in (*types, *outs)):
         return
     if not stage.integer_ops:
-        fail(
-            graph,
-            node,
-            f"{node.op} works on quantized values in a graph of stage {stage.name}",
-            hint="insert dequantize",
-        )
-    if not all(type.quant is not None for type in outs):
-        fail(graph, node, f"{node.op} reads quantized values but gives real ones", hint="insert dequantize before it")
-    if not reads:
-        fail(graph, node, f"{node.op} gives a quantized value from real ones", hint="insert quantize after it")
-    for index, type in enumerate(types):
-        spec = definition.spec(index)
-        wants = spec.role in (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
-        if type is not None and (type.quant is not None) != wants:
-            fail(
-                graph,
-                node,
-                f"operand {spec.name} of an integer {node.op}",
-                expected="quantized" if wants else "not quantized",
-                got=str(type),
-            )
-    if not definition.has_integer_meaning():
-        fail(graph, node, f"{node.op} has no meaning on quantized values", hint="insert dequantize before it")
-    _check_rule(graph, node, definition, types, outs[0])
+        message = f"{node.op} works on quantized values in a graph of stage {stage.name}"
+        fail(graph, node, message, hint="insert dequantize")
+    _fail(graph, node, why_not_integer(definition, types, outs))
 
 
 def check_conversion(graph: Graph, node: Node) -> None:
     """Check the types of an op between real and quantized tensors."""
-    op, source, out = op_of(node), _operand_type(node, "x"), node.result.type
-    if isinstance(op, Observe):
-        if source != out:
-            fail(graph, node, "observe is the identity", expected=str(source), got=str(out))
-        return
-    reads, writes = source.quant is not None, out.quant is not None
-    wanted = (op.reads_codes, op.gives_codes) if isinstance(op, Conversion) else (True, True)
+    definition, source = type(op_of(node)), _operand_type(node, "x")
+    table = _operand_type(node, "table") if issubclass(definition, Lookup) else None
+    _fail(graph, node, why_no_conversion(definition, source, node.result.type, table))
+
+
+def _fail(graph: Graph, node: Node, violation: Violation | None) -> None:
+    if violation is not None:
+        message, expected, got, hint = violation
+        fail(graph, node, message, expected=expected, got=got, hint=hint)
+
+
+def why_no_conversion(
+    definition: OpDef, source: TensorType, out: TensorType, table: TensorType | None = None
+) -> Violation | None:
+    """The rule that a conversion from `source` to `out` breaks, or None; `table`: of a lookup."""
+    if issubclass(definition, Observe):
+        return None if source == out else Violation("observe is the identity", expected=str(source), got=str(out))
+    reads, writes = source.is_quantized, out.is_quantized
+    wanted = (definition.reads_codes, definition.gives_codes) if issubclass(definition, Conversion) else (True, True)
     if (reads, writes) != wanted:
-        fail(
-            graph,
-            node,
-            f"operand and result of {node.op}",
+        return Violation(
+            f"operand and result of {definition.name}",
             got=f"{source}, {out}",
             expected=", ".join("quantized" if quantized else "real" for quantized in wanted),
         )
-    if isinstance(op, Quantize) and source.dtype is not DType.F32:
-        fail(graph, node, "quantize reads f32", got=str(source))
+    if issubclass(definition, Quantize) and source.dtype is not DType.F32:
+        return Violation("quantize reads f32", got=str(source))
     if writes and out.dtype.bits > 16:
-        fail(graph, node, f"the result of {node.op} has at most 16 bits", got=str(out))
+        return Violation(f"the result of {definition.name} has at most 16 bits", got=str(out))
     if reads and writes and not (_is_per_tensor(source) and _is_per_tensor(out)):
-        fail(graph, node, f"{node.op} is per tensor", got=f"{source}, {out}")
-    if isinstance(op, Requantize) and source.dtype.bits > 16:
-        fail(graph, node, "requantize reads at most 16 bits", got=str(source))
-    if isinstance(op, Lookup):
-        table = _operand_type(node, "table")
-        if source.dtype not in (DType.U8, DType.I8) or table.dtype is not out.dtype or table.quant is not None:
-            fail(
-                graph,
-                node,
-                "lookup reads 8 bits, and a table of plain codes of the result's dtype",
-                expected=f"{out.dtype}[256]",
-                got=f"{source}, {table}",
-            )
+        return Violation(f"{definition.name} is per tensor", got=f"{source}, {out}")
+    if issubclass(definition, Requantize) and source.dtype.bits > 16:
+        return Violation("requantize reads at most 16 bits", got=str(source))
+    if issubclass(definition, Lookup) and (
+        source.dtype not in (DType.U8, DType.I8)
+        or (table is not None and (table.dtype is not out.dtype or table.is_quantized))
+    ):
+        return Violation(
+            "lookup reads 8 bits, and a table of plain codes of the result's dtype",
+            expected=f"{out.dtype}[256]",
+            got=f"{source}, {table}",
+        )
+    return None
 
 
-def _check_rule(
-    graph: Graph, node: Node, definition: OpDef, types: Sequence[TensorType | None], out: TensorType
-) -> None:
-    rule = definition.quant
-    activations = [(i, t) for i, t in enumerate(types) if t is not None and definition.spec(i).role is Role.ACTIVATION]
-    if definition.integer is None and Trait.MOVES_DATA in definition.traits:
-        for index, type in activations:
-            if type.dtype is not out.dtype or _without_axis(type.params) != _without_axis(out.params):
-                fail(
-                    graph,
-                    node,
-                    f"{node.op} moves codes: operand {index} and result have equal parameters",
-                    expected=str(type),
-                    got=str(out),
-                )
-        return
-    for index, type in activations:
-        if not _is_per_tensor(type) or type.dtype.bits > 16:
-            fail(
-                graph,
-                node,
-                "activations are per tensor and have at most 16 bits",
-                expected=f"operand {index} per tensor",
+def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType]) -> Violation | None:
+    """The rule that an op other than a conversion breaks if it works on operands and results of these types, or None.
+
+    types: of the operands, None where one is absent. At least one type is quantized.
+    """
+    name = definition.name
+    if not all(out.is_quantized for out in outs):
+        return Violation(f"{name} reads quantized values but gives real ones", hint="insert dequantize before it")
+    if not any(type is not None and type.is_quantized for type in types):
+        return Violation(f"{name} gives a quantized value from real ones", hint="insert quantize after it")
+    for index, type in enumerate(types):
+        spec = definition.spec(index)
+        wants = spec.role in (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
+        if type is not None and type.is_quantized != wants:
+            return Violation(
+                f"operand {spec.name} of an integer {name}",
+                expected="quantized" if wants else "not quantized",
                 got=str(type),
             )
+    if not definition.has_integer_meaning():
+        return Violation(f"{name} has no meaning on quantized values", hint="insert dequantize before it")
+    activations = [
+        (index, type)
+        for index, type in enumerate(types)
+        if type is not None and definition.spec(index).role is Role.ACTIVATION
+    ]
+    if definition.integer is None and Trait.MOVES_DATA in definition.traits:
+        return _why_not_moved(definition, activations, outs[0])
+    return _why_not_computed(definition, activations, types, outs[0])
+
+
+def _why_not_moved(
+    definition: OpDef, activations: Sequence[tuple[int, TensorType]], out: TensorType
+) -> Violation | None:
+    for index, type in activations:
+        if type.dtype is not out.dtype or _without_axis(type.params) != _without_axis(out.params):
+            return Violation(
+                f"{definition.name} moves codes: operand {index} and result have equal parameters",
+                expected=str(type),
+                got=str(out),
+            )
+    return None
+
+
+def _why_not_computed(
+    definition: OpDef, activations: Sequence[tuple[int, TensorType]], types: Types, out: TensorType
+) -> Violation | None:
+    limits = "activations are per tensor and have at most 16 bits"
+    for index, type in activations:
+        if not _is_per_tensor(type) or type.dtype.bits > 16:
+            return Violation(limits, expected=f"operand {index} per tensor", got=str(type))
     if not _is_per_tensor(out) or out.dtype.bits > 16:
-        fail(
-            graph,
-            node,
-            "activations are per tensor and have at most 16 bits",
-            expected="a per-tensor result",
-            got=str(out),
-        )
+        return Violation(limits, expected="a per-tensor result", got=str(out))
     if definition.integer is None and activations[0][1].dtype not in (DType.U8, DType.I8):
-        fail(graph, node, f"{node.op} becomes a table of 256 entries", expected="u8 or i8", got=str(activations[0][1]))
-    if rule.kind is QuantKind.WEIGHTED:
-        _check_weighted(graph, node, definition)
+        message = f"{definition.name} becomes a table of 256 entries"
+        return Violation(message, expected="u8 or i8", got=str(activations[0][1]))
+    return _why_not_weighted(definition, types) if definition.quant.kind is QuantKind.WEIGHTED else None
 
 
-def _check_weighted(graph: Graph, node: Node, definition: OpDef) -> None:
-    x, weight = _operand_type(node, "x"), _operand_type(node, "weight")
+def _why_not_weighted(definition: OpDef, types: Types) -> Violation | None:
+    x, weight = (types[definition.operand_index(name)] for name in ("x", "weight"))
+    if x is None or weight is None:
+        return Violation(f"{definition.name} reads an x and a weight")
     axis = weight.params.axis
     if axis not in (None, definition.quant.weight_axis):
-        fail(graph, node, "channel axis of the weight", expected=definition.quant.weight_axis, got=axis)
+        return Violation("channel axis of the weight", expected=definition.quant.weight_axis, got=axis)
     if weight.dtype.bits > 8:
-        fail(graph, node, "a quantized weight has at most 8 bits", got=str(weight))
-    if node.operand("bias") is None:
-        return
-    bias = _operand_type(node, "bias")
+        return Violation("a quantized weight has at most 8 bits", got=str(weight))
+    index = definition.operand_index("bias")
+    bias = types[index] if index < len(types) else None
+    if bias is None:
+        return None
     if bias.dtype is not DType.I32 or any(bias.params.zero_point):
-        fail(graph, node, "a quantized bias is i32 with zero point 0", got=str(bias))
-    scales = qmath.multiplier(x.params.scales, weight.params.scales).reshape(-1)
-    channels = bias.sizes[0]
-    if axis is not None and scales.size and channels % scales.size == 0:
-        scales = np.tile(scales, channels // scales.size)
-    given = bias.params.scales
-    try:
-        equal = given.shape == scales.shape == (channels,) and bool((given == scales).all())
-        equal = equal or np.array_equal(np.broadcast_to(given, (channels,)), np.broadcast_to(scales, (channels,)))
-    except ValueError:
-        equal = False
-    if not equal:
-        fail(
-            graph,
-            node,
+        return Violation("a quantized bias is i32 with zero point 0", got=str(bias))
+    scales, given = bias_scales(x.params, weight.params, bias.sizes[0]), bias.params.scales
+    if given.size not in (1, scales.size) or not (given == scales).all():
+        return Violation(
             "the scale of a bias is scale(x) * scale(weight), rounded once to float32",
             expected=_shown(scales),
             got=_shown(given),
         )
+    return None
+
+
+def bias_scales(x: QuantParams, weight: QuantParams, channels: int) -> np.ndarray:
+    """f32 [channels]: the scales of a layer's products, which its bias has too.
+
+    The scales of a weight per channel repeat where fewer than `channels` are given: groups of a transposed convolution.
+    """
+    scales = qmath.multiplier(x.scales, weight.scales).reshape(-1)
+    return np.resize(scales, channels)
 
 
 def _operand_type(node: Node, name: str) -> TensorType:

@@ -88,6 +88,11 @@ class Mover(Op):
     carries_masks = True
     element_cost = (0.017, 0.071)
 
+    @property
+    def border(self) -> float | None:
+        """The number that the op puts around the elements it moves, if any."""
+        return None
+
 
 class Conversion(Op):
     """Between real and quantized, or between two quantizations: not a computation of the model."""

@@ -417,6 +417,10 @@ class Pad(_Shared):
     mode = str_attr(default="constant", choices=_PAD_MODES)
     value = float_attr(default=0.0, doc="the constant")
 
+    @property
+    def border(self) -> float | None:
+        return self.value if self.mode == "constant" else None
+
     def infer(self, x: TensorType) -> TensorType:
         padding = self.padding
         if len(padding) != x.rank or any(not isinstance(n, int) or n < 0 for pair in padding for n in pair):

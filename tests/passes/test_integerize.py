@@ -183,3 +183,110 @@ def test_notes_of_nodes_that_became_integer_go() -> None:
         "qdq",
     )
     assert [note.text for note in apply(Integerize(), graph).notes] == ["guard: B > 1"]
+
+
+# -- biases: an i32 with the scale of the products, or a float layer and its reason
+
+W4 = "{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}"
+PRODUCTS = [0.03125, 0.015625, 0.0625, 0.125]
+"""The scales of x, 0.0625, times those of W4."""
+BESIDE = [float(np.nextafter(np.float32(s), np.float32(9 if i % 2 else 0))) for i, s in enumerate(PRODUCTS)]
+
+
+def layer(bias: str, weight: str = f"i8[4,8]{W4}", x: str = f"u8[2,8]{Q}", out: str = f"u8[2,4]{P}", **data) -> Graph:
+    """A linear layer between conversions; `bias` is the type of the constant @b."""
+    real = "@b" if bias.startswith("f32") else "%b.dq"
+    feed = "" if real == "@b" else "%b.dq = dequantize(@b) : f32[4]"
+    body = f"""
+    const @w : {weight}
+    const @b : {bias}
+    %x.dq = dequantize(%x) : f32[2,8]
+    %w.dq = dequantize(@w) : f32[4,8]
+    {feed}
+    %y = linear(%x.dq, %w.dq, {real}) : f32[2,4]
+    %q = quantize(%y) : {out}
+    return %q"""
+    return load(f"%x: {x}", body, "qdq", **data)
+
+
+def scales(*values: float) -> str:
+    return ", ".join(repr(value) for value in values)
+
+
+KEPT_CODES = {
+    "the scale of the products": f"i32[4]{{axis=0, scale=({scales(*PRODUCTS)})}}",
+    "one unit in the last place beside it": f"i32[4]{{axis=0, scale=({scales(*BESIDE)})}}",
+    "two roundings each beside it": f"i32[4]{{axis=0, scale=({scales(*(s * (1 + 2.0**-22) for s in PRODUCTS))})}}",
+}
+
+
+@pytest.mark.parametrize("case", KEPT_CODES)
+def test_a_bias_keeps_its_codes_under_another_rounding_of_its_scale(case: str) -> None:
+    after = apply(Integerize(), layer(KEPT_CODES[case], b=[1, -7, 100, -3]))
+    [linear] = after.node_list
+    assert linear.op == "linear" and linear.operands[2].data.tolist() == [1, -7, 100, -3]
+    assert linear.operands[2].type.quant.scale == tuple(PRODUCTS)
+
+
+REQUANTIZED = {
+    "float": ("f32[4]", [1.0, -0.5, 3.0, 0.125], [32, -32, 48, 1]),
+    "i8": ("i8[4]{scale=0.125}", [4, -8, 127, 0], [16, -64, 254, 0]),
+    "u8 with a zero point": ("u8[4]{scale=0.125, zero_point=100}", [101, 99, 0, 255], [4, -8, -200, 155]),
+    "i16 per channel": ("i16[4]{axis=0, scale=(0.25, 0.5, 0.125, 1.0)}", [1, 2, 4, 8], [8, 64, 8, 64]),
+    "i32 per tensor": ("i32[4]{scale=0.125}", [1, 2, 3, -4], [4, 16, 6, -4]),
+}
+
+
+@pytest.mark.parametrize("case", REQUANTIZED)
+def test_a_bias_that_is_a_multiple_of_the_products_scale_becomes_i32(case: str) -> None:
+    type, data, codes = REQUANTIZED[case]
+    graph = layer(type, b=data)
+    after = apply(Integerize(), graph)
+    [linear] = after.node_list
+    bias = linear.operands[2]
+    assert bias.data.tolist() == codes and str(bias.type.dtype) == "i32" and bias.type.quant.scale == tuple(PRODUCTS)
+    within_one_code(graph, after)
+
+
+FLOAT_BIASES = {
+    "a free scale": (layer("i32[4]{scale=0.3}", b=[1, 2, 3, 4]), "is no multiple of scale(x) * scale(weight)"),
+    "i8 of another scale": (layer("i8[4]{scale=0.3}", b=[1, 2, 3, 4]), "is no multiple of scale(x) * scale(weight)"),
+    "three roundings beside": (
+        layer(f"i32[4]{{axis=0, scale=({scales(*(s * (1 + 3 * 2.0**-23) for s in PRODUCTS))})}}", b=[1, 2, 2**20, 9]),
+        "is no multiple of scale(x) * scale(weight)",
+    ),
+    "float, coarse products": (layer("f32[4]", b=[0.3, 0.0, 0.0, 0.0]), "is too coarse"),
+    "float, too large": (layer("f32[4]", b=[1e9, 0.0, 0.0, 0.0]), "a bias of 1000000000.0 does not fit i32"),
+    "float, not finite": (layer("f32[4]", b=[np.inf, 0.0, 0.0, 0.0]), "a bias of inf does not fit i32"),
+    "scales along inputs": (
+        layer("f32[4]", weight=f"i8[4,8]{{axis=1, scale=({scales(*[0.5] * 8)})}}", b=[0.0] * 4),
+        "channel axis of the weight",
+    ),
+    "a weight of 16 bits": (layer("f32[4]", weight="i16[4,8]{scale=0.5}", b=[0.0] * 4), "has at most 8 bits"),
+    "x of 32 bits": (layer("f32[4]", x="i32[2,8]{scale=0.0625}", b=[0.0] * 4), "have at most 16 bits"),
+    "an overflow by the bias": (
+        layer(KEPT_CODES["the scale of the products"], b=[2**31 - 1, 0, 0, 0], w=np.ones((4, 8))),
+        "its i32 accumulator could reach",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FLOAT_BIASES)
+def test_what_the_verifier_forbids_stays_float_with_a_reason(case: str) -> None:
+    graph, reason = FLOAT_BIASES[case]
+    after = apply(Integerize(), graph)
+    assert [node.op for node in after.nodes] == ["dequantize", "linear", "quantize"]
+    assert reason in float_note(after, "y")
+    same_bits(graph, after)
+
+
+@pytest.mark.parametrize("body, reason", [
+    ("%y = relu(%d) : f32[2,8]\n%q = quantize(%y) : u8[2,8]{scale=0.5}", "a table reads 8 bits"),
+    ("%y = add(%d, %d) : f32[2,8]\n%q = quantize(%y) : u8[2,8]{scale=0.5}", "at most 16 bits"),
+    ("%y = softmax(%d) {axis=1} : f32[2,8]\n%q = quantize(%y) : u8[2,8]{scale=0.5}", "at most 16 bits"),
+])  # fmt: skip
+def test_codes_of_32_bits_are_computed_with_in_float(body: str, reason: str) -> None:
+    graph = load("%x: i32[2,8]{scale=0.0625}", f"%d = dequantize(%x) : f32[2,8]\n{body}\nreturn %q", "qdq")
+    after = apply(Integerize(), graph)
+    assert reason in float_note(after, "y")
+    same_bits(graph, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qcompiler.interpreter import run
@@ -48,8 +49,6 @@ def test_a_gather_from_a_constant_table_moves_up() -> None:
     )
     after = apply(PropagateQparams(), graph)
     assert [node.op for node in after.nodes] == ["quantize", "dequantize", "gather", "quantize"]
-    import numpy as np
-
     indices = [np.array([3, 0, 9])]
     assert np.array_equal(run(graph, indices)[0], run(after, indices)[0])
 
@@ -89,18 +88,21 @@ def test_running_it_twice_changes_nothing_more() -> None:
     unchanged(PropagateQparams(), once)
 
 
-LAYER = """
-const @w : i8[4,8]{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}
-const @b : f32[4]
-%d = dequantize(%x) : f32[2,8]
-%e = dequantize(@w) : f32[4,8]
-%y = linear(%d, %e, @b) : f32[2,4]
-return %y"""
-
-
-def test_a_float_bias_takes_the_scale_of_its_products() -> None:
-    graph = load(f"%x: u8[2,8]{Q}", LAYER, "qdq", b=[1.0, -0.5, 3.0, 0.125])
+@pytest.mark.parametrize("value, moves", [(0.0, True), (0.125, True), (0.3, False), (-np.inf, False), (99.0, False)])
+def test_a_border_that_is_no_code_stays_float(value: float, moves: bool) -> None:
+    graph = load(
+        f"%x: u8[4]{Q}",
+        f"%d = dequantize(%x) : f32[4]\n%p = pad(%d) {{padding=((1, 1),), value={value}}} : f32[6]\nreturn %p",
+        "qdq",
+    )
     after = apply(PropagateQparams(), graph)
-    bias = after.consts["b.q"]
-    assert bias.type.quant.scale == (0.03125, 0.015625, 0.0625, 0.125) and bias.data.tolist() == [32, -32, 48, 1]
+    assert [node.op for node in after.nodes][2:] == (["quantize", "dequantize"] if moves else [])
     same_bits(graph, after)
+
+
+def test_codes_wider_than_quantize_gives_stay_behind_a_mover() -> None:
+    body = """
+    %d = dequantize(%x) : f32[2,8]
+    %t = transpose(%d) {perm=(1, 0)} : f32[8,2]
+    return %t"""
+    unchanged(PropagateQparams(), load("%x: i32[2,8]{scale=0.5}", body, "qdq"))
