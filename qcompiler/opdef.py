@@ -484,6 +484,8 @@ _FAMILIES = (
     "linear",
     "conv",
     "elementwise",
+    "division",
+    "logic",
     "activations",
     "pool",
     "reduce",

@@ -1,6 +1,7 @@
 """Elementwise kernels: real arithmetic, activations, comparisons, casts, selection, and plain integers.
 
-Each is a map (see map_loop) with one of the functions of `FLOAT` or `PLAIN`. `elementwise_codes` has those of codes.
+Each is a map (see map_loop) with one of the functions of `real_functions` or `integer_functions`. `elementwise_codes`
+has those of codes.
 The static argument `inner` has a "1" for each operand that varies along the innermost axis and a "0" for each other.
 """
 
@@ -13,6 +14,7 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, KernelDef, kerne
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type
+from qcompiler.backends.kernels import integer_functions
 from qcompiler.backends.kernels.copy import ELEMENTS
 from qcompiler.backends.kernels.map_loop import Map, Plan, emit_map
 from qcompiler.backends.kernels.real_functions import FLOAT, SIMPLE, WIDE, Lanes, in_f64
@@ -176,40 +178,16 @@ def map_where(b: KernelBuilder, a: Map, *, inner: str, itemsize: int) -> None:
 # -- plain integers
 
 
-PLAIN: dict[str, Lanes] = {
-    "add": lambda b, x, y: x + y,
-    "sub": lambda b, x, y: x - y,
-    "mul": lambda b, x, y: x * y,
-    "minimum": lambda b, x, y: b.smin(x, y),
-    "maximum": lambda b, x, y: b.smax(x, y),
-    "neg": lambda b, x: -x,
-    "abs": lambda b, x: b.smax(x, -x),
-    "square": lambda b, x: x * x,
-    "relu": lambda b, x: b.smax(x, 0),
-    "relu6": lambda b, x: b.smin(b.smax(x, 0), 6),
-    "sign": lambda b, x: b.smin(b.smax(x, -1), 1),
-}
-"""Functions of signed integers of one type. Sums and products wrap."""
-
-_UNSIGNED_PLAIN: dict[str, Lanes] = {
-    "minimum": lambda b, x, y: b.umin(x, y),
-    "maximum": lambda b, x, y: b.umax(x, y),
-    "abs": lambda b, x: x,
-    "relu": lambda b, x: x,
-    "relu6": lambda b, x: b.umin(x, 6),
-    "sign": lambda b, x: b.umin(x, 1),
-}
-
-
 def _integers(operands: int) -> KernelDef[Map, Any]:
     def body(b: KernelBuilder, a: Map, *, op: str, inner: str, dtype: str) -> None:
         element = INTEGERS[dtype]
-        function = PLAIN[op] if dtype not in UNSIGNED or op not in _UNSIGNED_PLAIN else _UNSIGNED_PLAIN[op]
+        function = (integer_functions.UNSIGNED if dtype in UNSIGNED else integer_functions.SIGNED)[op]
+        plan = ((b.target.f32_lanes, 1),) if op in integer_functions.COSTLY else _plan(b, element, 2)
 
         def compute(*values: Value) -> Value:
             return function(b, *values)
 
-        emit_map(b, a, [element] * operands, inner, element, _plan(b, element, 2), lambda lanes: compute)
+        emit_map(b, a, [element] * operands, inner, element, plan, lambda lanes: compute)
 
     body.__name__ = f"map_integer_{operands}"
     return kernel(operands=operands)(body)

@@ -114,7 +114,7 @@ def log(b: KernelBuilder, x: Value) -> Value:
 
 
 def log1p(b: KernelBuilder, x: Value) -> Value:
-    """log(1 + x) for x >= 0: log(w) x / (w - 1), where w is 1 + x rounded (the correction of Kahan and Higham); x if w
+    """log(1 + x): log(w) x / (w - 1), where w is 1 + x rounded (the correction of Kahan and Higham); x if w
     is 1."""
     w = x + 1.0
     rounded = w - 1.0
@@ -208,6 +208,39 @@ def atan(b: KernelBuilder, x: Value) -> Value:
     integers = x.type.of(I64)
     sign = b.bitcast(x, integers) & b.const(integers, -(1 << 63))
     return b.select(x != x, x, b.bitcast(b.bitcast(angle, integers) | sign, x.type))
+
+
+_QUOTIENT_BITS = 28  # of a quotient in `fmod`: below 2^29, so that a wrong last bit is the only error
+
+
+def fmod(b: KernelBuilder, x: Value, y: Value) -> Value:
+    """x - y * trunc(x / y) of two f32 in f64, exactly, with the sign of x.
+
+    Long division: r starts as |x|, and for d = |y| 2^28k, k = 9, 8, ..., 0, it becomes r - q d with q = floor(r / d).
+    Since |x| < 2^128 and |y| >= 2^-149, q is at most 2^28. With u the smaller of the last bits of x and of d, both r
+    and q d are multiples of u, and r - q d has at most 25 bits above u (or no more than r had), so the fma is exact.
+    The quotient r / d may round up to a whole number; then q is too large by 1, and the rest is negative.
+    """
+    size, rest = b.fabs(y), b.fabs(x)
+    endless = (size == math.inf) & (rest < math.inf)  # then x is what is left
+    divisor = b.select(endless, b.const(y.type, math.nan), size)
+    for k in reversed(range(10)):
+        d = divisor * 2.0 ** (_QUOTIENT_BITS * k)
+        rest = b.fma(-b.floor(rest / d), d, rest)
+        rest = b.select(rest < 0.0, rest + d, rest)
+    integers = x.type.of(I64)
+    sign = b.bitcast(x, integers) & b.const(integers, -(1 << 63))
+    return b.select(endless, x, b.bitcast(b.bitcast(rest, integers) | sign, x.type))
+
+
+def remainder(b: KernelBuilder, x: Value, y: Value) -> Value:
+    """x - y * floor(x / y) of two f32 in f64, with the sign of y. Rounded to f32 it is the f32 sum of fmod and y, since
+    f64 has more than twice the bits of f32."""
+    rest = fmod(b, x, y)
+    integers = x.type.of(I64)
+    zero = b.bitcast(b.bitcast(y, integers) & b.const(integers, -(1 << 63)), x.type)
+    moved = b.select((rest < 0.0) ^ (y < 0.0), rest + y, rest)
+    return b.select(rest == 0.0, zero, moved)
 
 
 def power(b: KernelBuilder, x: Value, y: Value) -> Value:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, F64
+from qcompiler.backends.kernel_ir.types import F32, F64, I32
 from qcompiler.backends.kernels import math as functions
 
 Lanes = Callable[..., Value]
@@ -89,6 +89,22 @@ def _sign(b: KernelBuilder, x: Value) -> Value:
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
+
+def _floor_divide(b: KernelBuilder, x: Value, y: Value) -> Value:
+    """The quotient that belongs to `remainder`, as C's fmod gives it to numpy and torch: (x - fmod(x, y)) / y, minus 1
+    if the signs differ, to the nearest whole number."""
+    zero, one = _const(b, x, 0.0), _const(b, x, 1.0)
+    plain = x / y
+    rest = in_f64(functions.fmod)(b, x, y)
+    quotient = (x - rest) / y
+    quotient = b.select((rest != 0.0) & ((rest < 0.0) ^ (y < 0.0)), quotient - one, quotient)
+    down = b.floor(quotient)
+    down = b.select(quotient - down > 0.5, down + one, down)
+    signed = b.bitcast(plain, x.type.of(I32)) & b.const(x.type.of(I32), -(1 << 31))
+    down = b.select(quotient == 0.0, b.bitcast(signed, x.type), down)
+    return b.select(y == zero, plain, down)
+
+
 SINGLE: dict[str, Lanes] = {
     "relu": lambda b, x: b.select(x < 0.0, _const(b, x, 0.0), x),
     "relu6": lambda b, x: _clip(b, x, 0.0, 6.0),
@@ -112,6 +128,7 @@ SINGLE: dict[str, Lanes] = {
     "div": lambda b, x, y: x / y,
     "minimum": lambda b, x, y: b.select((x <= y) | (x != x), x, y),
     "maximum": lambda b, x, y: b.select((x >= y) | (x != x), x, y),
+    "floor_divide": _floor_divide,
     "prelu": lambda b, x, slope: b.select(x > 0.0, x, slope * x),
     "sigmoid": functions.sigmoid_f32,
     "silu": lambda b, x: x * functions.sigmoid_f32(b, x),
@@ -134,15 +151,19 @@ WIDE: dict[str, Lanes] = {
     "tanhshrink": functions.tanhshrink,
     "logsigmoid": _logsigmoid,
     "exp": functions.exp,
+    "expm1": functions.expm1,
     "log": functions.log,
+    "log1p": functions.log1p,
     "atan": functions.atan,
     "erf": functions.erf,
     "pow": functions.power,
+    "fmod": functions.fmod,
+    "remainder": functions.remainder,
 }
 """Functions of f32 that are evaluated in f64."""
 
 FLOAT: dict[str, Lanes] = {**SINGLE, **{name: in_f64(function) for name, function in WIDE.items()}}
 """All functions of f32. Those of `WIDE` take their attributes as f64 values."""
 
-SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div", "sigmoid", "silu"}
+SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div", "floor_divide", "sigmoid", "silu"}
 """Functions so short that it pays to compute several registers at a time."""

@@ -24,6 +24,8 @@ WORD_TERMS = 257
 """How many bytes can be added in an unsigned word."""
 LONG_LINE = 16
 """A search in a line of at least this many elements uses lanes."""
+SEARCHED = {"f32": F32, "i32": I32, "i64": I64, "i16": I16, "u8": I8, "i8": I8, "bool": I8}
+"""The element types that `search` reads."""
 Combine = Callable[[Value, Value], Value]
 Mode = Literal["across", "along"]
 
@@ -69,7 +71,7 @@ class ReduceCodes(Arguments["ReduceCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-class Argmax(Arguments["Argmax"], Generic[P, E]):
+class Search(Arguments["Search"], Generic[P, E]):
     """outer * inner lines of `size` elements, and an i64 for each; the strides are in bytes."""
 
     x: P
@@ -208,10 +210,11 @@ def reduce_real(b: KernelBuilder, a: ReduceReal, *, op: str, mode: Mode) -> None
 
 @kernel
 def reduce_integer(b: KernelBuilder, a: Reduce, *, op: str, mode: Mode, bits: int) -> None:
-    """sum (wraps), max and min of plain i32 or i64."""
+    """sum and prod (which wrap), max and min of plain i32 or i64."""
     element = {32: I32, 64: I64}[bits]
     combine, identity = {
         "sum": (lambda x, y: x + y, 0),
+        "prod": (lambda x, y: x * y, 1),
         "max": (b.smax, -(1 << (bits - 1))),
         "min": (b.smin, (1 << (bits - 1)) - 1),
     }[op]
@@ -313,10 +316,10 @@ def _codes_along(b: KernelBuilder, a: Reduce, op: str, reduction: Reduction) -> 
 
 
 @kernel
-def argmax(b: KernelBuilder, a: Argmax, *, dtype: str) -> None:
-    """The index of the first maximum, or of the first NaN, of each line. Threads share lines."""
-    element = {"f32": F32, "i32": I32, "i64": I64, "u8": I8, "i8": I8}[dtype]
-    search = _Search(b, a, element, dtype == "u8")
+def search(b: KernelBuilder, a: Search, *, op: Literal["argmax", "argmin"], dtype: str) -> None:
+    """The index of the first maximum (argmax) or minimum of each line, or of its first NaN. Threads share lines."""
+    element = SEARCHED[dtype]
+    search = _Search(b, a, element, dtype in ("u8", "bool"), op == "argmin")
     lo, hi = b.share(a.outer * a.inner)
     with b.loop(lo, hi) as line:
         i, j = line.index // a.inner, line.index % a.inner
@@ -330,22 +333,25 @@ def argmax(b: KernelBuilder, a: Argmax, *, dtype: str) -> None:
 
 
 class _Search:
-    """The search for the maximum of a line, by integer keys that are ordered as the elements are."""
+    """The search for the maximum of a line, by integer keys that are ordered as the elements are; for the minimum, by
+    the inverted keys, whose order is reversed."""
 
-    def __init__(self, b: KernelBuilder, a: Argmax, element: Type, unsigned: bool) -> None:
-        self.b, self.element, self.unsigned, self.size, self.stride = b, element, unsigned, a.size, a.x_stride
+    def __init__(self, b: KernelBuilder, a: Search, element: Type, unsigned: bool, minimum: bool) -> None:
+        self.b, self.element, self.unsigned, self.minimum = b, element, unsigned, minimum
+        self.size, self.stride = a.size, a.x_stride
 
     def _key(self, x: Value, offset: Value, lanes: int = 0) -> Value:
         """The keys of some elements: integers themselves; for floats their bits, which are flipped (except for the
         sign) if the float is negative. Both zeros have key 0, and NaN has the largest."""
         b = self.b
         found = b.load(vector(self.element, lanes) if lanes else self.element, x, offset)
-        if self.element is I8:
-            return b.convert("zext" if self.unsigned else "sext", found, I32)
         if not self.element.is_float:
-            return found
+            if self.element.bits < 32:
+                found = b.convert("zext" if self.unsigned else "sext", found, I32)
+            return found ^ -1 if self.minimum else found
         bits = b.bitcast(found + 0.0, found.type.of(I32))  # -0 + 0 is 0
         key = bits ^ b.lshr(bits >> 31, 1)
+        key = key ^ -1 if self.minimum else key
         return b.select(found != found, b.const(key.type, 2**31 - 1), key)
 
     def one_by_one(self, x: Value) -> Value:

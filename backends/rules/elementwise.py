@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
-from qcompiler.backends.kernels import convert, trigonometry
+from qcompiler.backends.kernels import convert, integer_functions, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
 from qcompiler.backends.kernels import elementwise_codes as code_kernels
 from qcompiler.backends.kernels.map_loop import Map
@@ -32,7 +32,9 @@ from qcompiler.types import DType, QuantParams
 
 _UNARY = tuple(op.name for op in all_ops() if Trait.UNARY in op.traits)
 _FLOAT_UNARY = tuple(name for name in _UNARY if name in FLOAT)
+_FLOAT_BINARY = tuple(op.name for op in all_ops() if issubclass(op, Arithmetic) and op.name in FLOAT)
 _BINARY = tuple(op.name for op in all_ops() if issubclass(op, Arithmetic) and op.integer is not None)
+_INTEGER = tuple(op.name for op in all_ops() if Trait.ELEMENTWISE in op.traits and op.name in integer_functions.SIGNED)
 _COMPARISONS = tuple(op.name for op in all_ops() if issubclass(op, Comparison))
 
 
@@ -46,7 +48,7 @@ def _why_not_real(node: Node, target: Target) -> str | None:
     return why_not_f32(node, target)
 
 
-@lowers(*_FLOAT_UNARY, "pow", *_BINARY, unless=_why_not_real)
+@lowers(*_FLOAT_UNARY, *_FLOAT_BINARY, unless=_why_not_real)
 def real_map(s: NodeLowering) -> None:
     gelu = Gelu.of(s.node)
     op = "gelu_tanh" if gelu is not None and gelu.approximate == "tanh" else s.node.op
@@ -142,7 +144,7 @@ def _why_not_plain(node: Node, target: Target) -> str | None:
     return "a fused activation" if _activation(node) != "none" else None
 
 
-@lowers(*(name for name in (*_UNARY, *_BINARY) if name in kernels.PLAIN), unless=_why_not_plain)
+@lowers(*_INTEGER, unless=_why_not_plain)
 def integer_map(s: NodeLowering) -> None:
     operands = _views(s)
     op, dtype, kernel = s.node.op, _dtype(s.node), kernels.INTEGER[len(operands)]

@@ -1,4 +1,4 @@
-"""Reductions over axes, cumulative sums, and argmax."""
+"""Reductions over axes, cumulative sums, argmax and argmin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Node
-from qcompiler.ops.reduce import Argmax, Cumsum, Mean, Reduction, Sum, check_sum_fits
+from qcompiler.ops.reduce import ArgExtreme, Argmin, Cumsum, Mean, Reduction, Sum, check_sum_fits
 from qcompiler.ops.rescale import mean_multiplier
 from qcompiler.quantization import qmath
 from qcompiler.types import DType
@@ -119,7 +119,7 @@ def _why_not_integer(node: Node, target: Target) -> str | None:
     return None if type.dtype in _INTEGERS and not type.is_quantized else f"{type} is not i32 or i64"
 
 
-@lowers("sum", "max", "min", unless=_why_not_integer)
+@lowers("sum", "prod", "max", "min", unless=_why_not_integer)
 def reduce_integer(s: NodeLowering) -> None:
     plan = _planned(s, _reduction(s.node))
     s.call(kernels.reduce_integer(op=s.node.op, mode=plan.mode, bits=_INTEGERS[s.out.dtype]), plan.tensors)
@@ -173,15 +173,21 @@ def cumsum(s: NodeLowering) -> None:
         s.copy(y, s.result())
 
 
-def _why_not_argmax(node: Node, target: Target) -> str | None:
-    """Why no kernel finds the maximum of a node's operand, or None."""
-    kind = str(Argmax(node).x.type.dtype)
-    return None if kind in ("f32", "i32", "i64", "u8", "i8") else f"no argmax of {kind}"
+def _extreme(node: Node) -> ArgExtreme:
+    op = ArgExtreme.of(node)
+    assert op is not None
+    return op
 
 
-@lowers("argmax", unless=_why_not_argmax)
-def argmax(s: NodeLowering) -> None:
-    op = Argmax(s.node)
+def _why_not_searched(node: Node, target: Target) -> str | None:
+    """Why no kernel searches a node's operand, or None."""
+    kind = str(_extreme(node).x.type.dtype)
+    return None if kind in kernels.SEARCHED else f"no search in {kind}"
+
+
+@lowers("argmax", "argmin", unless=_why_not_searched)
+def search(s: NodeLowering) -> None:
+    op = _extreme(s.node)
     axis, x = op.axis, s.view(op.x)
     y = s.result() if s.result().is_row_major else s.new(s.out, f"{s.node.name}.row_major")
     shape, strides, size = x.shape, x.strides, x.dtype.itemsize
@@ -194,8 +200,8 @@ def argmax(s: NodeLowering) -> None:
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         x_outer, x_stride, x_inner = shape[axis] * inner * size, inner * size, size
     s.call(
-        kernels.argmax(dtype=str(op.x.type.dtype)),
-        kernels.Argmax(
+        kernels.search(op="argmin" if isinstance(op, Argmin) else "argmax", dtype=str(op.x.type.dtype)),
+        kernels.Search(
             x=x,
             y=y,
             outer=outer,

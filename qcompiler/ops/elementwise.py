@@ -29,7 +29,7 @@ from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
 
 
-def _check_types(op: Op, x: TensorType, y: TensorType) -> None:
+def check_types(op: Op, x: TensorType, y: TensorType) -> None:
     if x.dtype is not y.dtype:
         raise ShapeError(
             f"operands of {op.name} differ in type", expected=str(x.dtype), got=str(y.dtype), hint="insert a cast"
@@ -41,12 +41,14 @@ def _check_float(op: Op, x: TensorType) -> None:
         raise ShapeError(f"operands of {op.name}", expected="a float type", got=str(x.dtype), hint="insert a cast")
 
 
-def _check_bool(op: Op, x: TensorType) -> None:
-    if x.dtype is not DType.BOOL:
-        raise ShapeError(f"operands of {op.name}", expected="bool", got=str(x.dtype), hint="compare with not_equal")
+def check_number(op: Op, x: TensorType) -> None:
+    if not (x.dtype.is_float or x.dtype.is_integer):
+        raise ShapeError(
+            f"operands of {op.name}", expected="a float or integer type", got=str(x.dtype), hint="insert a cast"
+        )
 
 
-def _binary_samples() -> list[Sample]:
+def binary_samples() -> Sequence[Sample]:
     shapes = (
         ((2, 3, 4, 4), (2, 3, 4, 4)),
         ((2, 3, 4, 4), (1, 3, 1, 1)),
@@ -58,7 +60,7 @@ def _binary_samples() -> list[Sample]:
     return [Sample((tensor("f32", *a), tensor("f32", *b)), low=0.5, high=3.0) for a, b in shapes]
 
 
-class _Binary(Arithmetic):
+class Binary(Arithmetic):
     """Two operands of one dtype, which is that of the result.
 
     An op gives `real` (f32), and `rescaled` if it has an integer meaning: f32 values in units of the result's scale.
@@ -66,12 +68,12 @@ class _Binary(Arithmetic):
 
     quant = OWN_RANGE
     traits = frozenset({Trait.ELEMENTWISE})
-    samples = staticmethod(_binary_samples)
+    samples = staticmethod(binary_samples)
     x = operand()
     y = operand()
 
     def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        _check_types(self, x, y)
+        check_types(self, x, y)
         return TensorType(x.dtype, broadcast_shapes(x.shape, y.shape, self.name))
 
     def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -81,7 +83,7 @@ class _Binary(Arithmetic):
         return np.asarray(self.real(x, y))
 
 
-class _Exact(_Binary):
+class _Exact(Binary):
     """An op whose integer meaning rounds once, at the end."""
 
     chooses_params = True
@@ -197,18 +199,22 @@ class Maximum(_Exact):
         return np.maximum(x, y)
 
 
-class Pow(_Binary):
-    """x to the power y."""
+class Pow(Binary):
+    """x to the power y. Integers wrap; a negative power of 1 or -1 is 1 or -1, of any other integer 0. torch.pow;
+    numpy.power, which refuses negative powers of integers; ONNX Pow."""
 
     name = "pow"
     quant = FLOAT_ONLY
 
     def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        result = super().infer(x, y)
-        _check_float(self, x)
-        return result
+        check_number(self, x)
+        return super().infer(x, y)
 
     def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if x.dtype.kind in "iu":
+            power = np.power(x, np.where(y < 0, 0, y).astype(x.dtype))
+            unit = np.where(x == 1, 1, np.where(x == -1, np.where(y % 2 == 0, 1, -1), 0))
+            return np.where(y < 0, unit, power).astype(x.dtype)
         return np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y))
 
 
@@ -217,13 +223,13 @@ class Comparison(Op):
 
     quant = FLOAT_ONLY
     traits = frozenset({Trait.ELEMENTWISE})
-    samples = staticmethod(_binary_samples)
+    samples = staticmethod(binary_samples)
     compare: ClassVar[np.ufunc]
     x = operand()
     y = operand()
 
     def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        _check_types(self, x, y)
+        check_types(self, x, y)
         return TensorType(DType.BOOL, broadcast_shapes(x.shape, y.shape, self.name))
 
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -274,66 +280,6 @@ class GreaterEqual(Comparison):
     compare = np.greater_equal
 
 
-def _bool_samples(count: int) -> list[Sample]:
-    return [Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count])) for n in (1, 2, 7, 16, 33)]
-
-
-class _Logical(Op):
-    """Two bools to a bool, by a numpy function."""
-
-    quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
-    combine: ClassVar[np.ufunc]
-    x = index_operand()
-    y = index_operand()
-
-    def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        _check_types(self, x, y)
-        _check_bool(self, x)
-        return TensorType(DType.BOOL, broadcast_shapes(x.shape, y.shape, self.name))
-
-    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.asarray(self.combine(x, y))
-
-    @staticmethod
-    def samples() -> Sequence[Sample]:
-        return _bool_samples(2)
-
-
-class LogicalAnd(_Logical):
-    """x and y, bools."""
-
-    name = "logical_and"
-    combine = np.logical_and
-
-
-class LogicalOr(_Logical):
-    """x or y, bools."""
-
-    name = "logical_or"
-    combine = np.logical_or
-
-
-class LogicalNot(Op):
-    """not x, bool."""
-
-    name = "logical_not"
-    quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE})
-    x = index_operand()
-
-    def infer(self, x: TensorType) -> TensorType:
-        _check_bool(self, x)
-        return x
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.logical_not(x))
-
-    @staticmethod
-    def samples() -> Sequence[Sample]:
-        return _bool_samples(1)
-
-
 class Where(Op):
     """x where condition, else y; numpy broadcasting."""
 
@@ -348,7 +294,7 @@ class Where(Op):
     def infer(self, condition: TensorType, x: TensorType, y: TensorType) -> TensorType:
         if condition.dtype is not DType.BOOL:
             raise ShapeError("condition of where", expected="bool", got=str(condition), hint="compare with not_equal")
-        _check_types(self, x, y)
+        check_types(self, x, y)
         shape = broadcast_shapes(condition.shape, broadcast_shapes(x.shape, y.shape, "where"), "where")
         return TensorType(x.dtype, shape)
 
@@ -467,6 +413,16 @@ class Exp(Unary):
         return np.exp(x)
 
 
+class Expm1(Unary):
+    """e to the x, minus 1, without cancellation near 0. torch.expm1; numpy.expm1."""
+
+    name = "expm1"
+    element_cost = (0.015, 0.42)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.expm1(x)
+
+
 class Log(Unary):
     """Natural logarithm."""
 
@@ -476,6 +432,17 @@ class Log(Unary):
 
     def function(self, x: np.ndarray) -> np.ndarray:
         return np.log(x)
+
+
+class Log1p(Unary):
+    """Natural logarithm of 1 + x, without cancellation near 0. torch.log1p; numpy.log1p."""
+
+    name = "log1p"
+    sampled = (-0.9, 4.0)
+    element_cost = (0.015, 0.65)
+
+    def function(self, x: np.ndarray) -> np.ndarray:
+        return np.log1p(x)
 
 
 class Sin(Unary):

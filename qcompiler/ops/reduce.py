@@ -18,7 +18,7 @@ elements. The table does not depend on n, so a softmax over a symbolic axis need
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -64,6 +64,11 @@ def check_sum_fits(op: str, source: TensorType, count: int) -> None:
             got=count,
             hint="keep the node float",
         )
+
+
+def _wide(x: np.ndarray) -> type[np.generic]:
+    """The element type in which elements are summed and multiplied: float64, or their own if they are integers."""
+    return np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
 
 
 class Reduction(Op):
@@ -141,8 +146,7 @@ class Sum(_Summing):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """Floats are summed in float64 and rounded once."""
-        wide = np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
-        return np.asarray(np.sum(x, axis=self.axes, keepdims=self.keepdims, dtype=wide)).astype(x.dtype)
+        return np.asarray(np.sum(x, axis=self.axes, keepdims=self.keepdims, dtype=_wide(x))).astype(x.dtype)
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
         multiplier = qmath.multiplier(x.quant.scale[0], over=out.params.scale[0])
@@ -182,14 +186,14 @@ class Min(_Extreme):
 
 
 class Prod(Reduction):
-    """Product over axes, float only. torch.prod; ONNX ReduceProd."""
+    """Product over axes; integers keep their type and wrap. torch.prod; ONNX ReduceProd."""
 
     name = "prod"
     quant = FLOAT_ONLY
-    takes_integers = False
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.prod(x, axis=self.axes, keepdims=self.keepdims, dtype=np.float64)).astype(x.dtype)
+        """Floats are multiplied in float64 and rounded once."""
+        return np.asarray(np.prod(x, axis=self.axes, keepdims=self.keepdims, dtype=_wide(x))).astype(x.dtype)
 
 
 class Cumsum(Op):
@@ -216,8 +220,7 @@ class Cumsum(Op):
         along = along[..., ::-1] if self.reverse else along
         if self.exclusive and along.shape[-1]:
             along = np.concatenate([np.zeros_like(along[..., :1]), along[..., :-1]], -1)
-        wide = np.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype.type
-        total = np.cumsum(along, axis=-1, dtype=wide).astype(x.dtype)
+        total = np.cumsum(along, axis=-1, dtype=_wide(x)).astype(x.dtype)
         return np.ascontiguousarray(np.moveaxis(total[..., ::-1] if self.reverse else total, -1, self.axis))
 
     @staticmethod
@@ -235,24 +238,23 @@ class Cumsum(Op):
         ]
 
 
-class Argmax(Op):
-    """Index of the maximum along an axis, i64; the first of equal ones, the first NaN if there is one. torch.argmax;
-    ONNX ArgMax(select_last_index=0)."""
+class ArgExtreme(Op):
+    """The index, i64, of an extreme element along an axis: the first of equal ones, the first NaN if there is one."""
 
-    name = "argmax"
     quant = FLOAT_ONLY
+    find: ClassVar[Callable[..., np.ndarray]]
     x = operand()
     axis = int_attr()
     keepdims = bool_attr(default=False, doc="keep reduced axes with size 1")
 
     def infer(self, x: TensorType) -> TensorType:
-        check_axis("argmax", self.axis, x)
+        check_axis(self.name, self.axis, x)
         if x.shape[self.axis] == 0:
-            raise ShapeError("argmax of no elements", expected="a size above 0", got=str(x))
+            raise ShapeError(f"{self.name} of no elements", expected="a size above 0", got=str(x))
         return TensorType(DType.I64, reduced_shape(x.shape, (self.axis,), self.keepdims))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.argmax(x, axis=self.axis, keepdims=self.keepdims)).astype(np.int64)
+        return np.asarray(type(self).find(x, axis=self.axis, keepdims=self.keepdims)).astype(np.int64)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
@@ -266,6 +268,22 @@ class Argmax(Op):
                 ((2, 3, 129), 2, False),
             )
         ]
+
+
+class Argmax(ArgExtreme):
+    """Index of the maximum along an axis, i64; the first of equal ones, the first NaN if there is one. torch.argmax;
+    ONNX ArgMax(select_last_index=0)."""
+
+    name = "argmax"
+    find = np.argmax
+
+
+class Argmin(ArgExtreme):
+    """Index of the minimum along an axis, i64; the first of equal ones, the first NaN if there is one. torch.argmin;
+    ONNX ArgMin(select_last_index=0)."""
+
+    name = "argmin"
+    find = np.argmin
 
 
 def softmax_table(source: TensorType) -> np.ndarray:

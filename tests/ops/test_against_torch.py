@@ -12,6 +12,7 @@ magnitude is the same torch function of the operands' absolute values, which for
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -175,6 +176,16 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "logical_and": ("exact", torch.logical_and),
     "logical_or": ("exact", torch.logical_or),
     "logical_not": ("exact", torch.logical_not),
+    "floor_divide": ("exact", torch.floor_divide),
+    "trunc_divide": ("exact", functools.partial(torch.div, rounding_mode="trunc")),
+    "remainder": ("exact", torch.remainder),
+    "fmod": ("exact", torch.fmod),
+    "bitwise_and": ("exact", torch.bitwise_and),
+    "bitwise_or": ("exact", torch.bitwise_or),
+    "bitwise_xor": ("exact", torch.bitwise_xor),
+    "bitwise_not": ("exact", torch.bitwise_not),
+    "shift_left": ("exact", torch.bitwise_left_shift),
+    "shift_right": ("exact", torch.bitwise_right_shift),
     "where": ("exact", torch.where),
     "cast": ("exact", cast),
     "neg": ("exact", torch.neg),
@@ -183,7 +194,9 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "rsqrt": ("few", torch.rsqrt),
     "reciprocal": ("exact", torch.reciprocal),
     "exp": ("once", torch.exp),
+    "expm1": ("once", torch.expm1),
     "log": ("once", torch.log),
+    "log1p": ("once", torch.log1p),
     "sin": ("once", torch.sin),
     "cos": ("once", torch.cos),
     "atan": ("once", torch.atan),
@@ -226,6 +239,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "min": ("exact", reduction(torch.amin)),
     "prod": ("once", product),
     "argmax": ("exact", torch.argmax),
+    "argmin": ("exact", torch.argmin),
     "cumsum": ("once", cumsum),
     "softmax": ("once", torch.softmax),
     "log_softmax": ("once", torch.log_softmax),
@@ -270,6 +284,7 @@ RENAMED = {
     "flip": {"axes": "dims"},
     "tile": {"repeats": "dims"},
     "argmax": {"axis": "dim", "keepdims": "keepdim"},
+    "argmin": {"axis": "dim", "keepdims": "keepdim"},
     "softmax": {"axis": "dim"},
     "log_softmax": {"axis": "dim"},
     "hardshrink": {},

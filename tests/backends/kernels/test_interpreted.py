@@ -32,7 +32,8 @@ Case = tuple[str, int, bool]
 SAMPLES: list[Case] = [
     ("abs", 4, False), ("abs", 4, True), ("adaptive_avg_pool", 2, False), ("adaptive_avg_pool", 2, True),
     ("adaptive_max_pool", 2, False), ("adaptive_max_pool", 2, True), ("add", 1, True), ("add", 5, False),
-    ("argmax", 3, False), ("batch_norm", 4, False), ("batch_norm", 4, True), ("cast", 2, False), ("conv", 2, False),
+    ("argmax", 3, False), ("argmin", 3, False),
+    ("batch_norm", 4, False), ("batch_norm", 4, True), ("cast", 2, False), ("conv", 2, False),
     ("conv", 2, True), ("conv", 4, True), ("conv_transpose", 1, True), ("cumsum", 0, False),
     ("equal", 5, False), ("flip", 3, True),
     ("gather", 2, True), ("gather_elements", 1, True), ("group_norm", 0, True), ("layer_norm", 4, False),

@@ -13,6 +13,7 @@ import pytest
 from qcompiler.backends.codegen.jit import compile_kernels, emitted_kernels
 from qcompiler.backends.kernel_ir.definition import At
 from qcompiler.backends.kernels.elementwise import INTEGER
+from qcompiler.backends.kernels.integer_functions import SIGNED
 from qcompiler.backends.kernels.map_loop import Map, MapOperand, MapResult
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.runtime.pages import guarded_block
@@ -414,6 +415,23 @@ def test_pow() -> None:
             assert close.all(), (x[~close], y[~close])
 
 
+DIVISIONS = ("floor_divide", "remainder", "fmod")
+
+
+@pytest.mark.parametrize("op", DIVISIONS)
+def test_divisions_of_floats(op: str) -> None:
+    """Pairs of special values, and of random bits, whose quotients span all of f32; quotients next to whole numbers."""
+    rng = np.random.default_rng(0)
+    bits = [rng.integers(0, 2**32, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32) for _ in range(2)]
+    whole = rng.integers(-(2**24), 2**24, 2000).astype(np.float32)
+    divisor = np.resize(np.float32([0.1, 0.3, -0.7, 3.0, 1e-3]), 2000)
+    near = [np.nextafter(whole * divisor, np.float32(to)) for to in (-np.inf, np.inf)]
+    x, y = pairs(SPECIAL)
+    dividends = [x, bits[0], *near, whole * divisor]
+    divisors = [y, bits[1], divisor, divisor, divisor]
+    check(op, [np.concatenate(dividends), np.concatenate(divisors)])
+
+
 # -- integers, bools, casts
 
 
@@ -426,16 +444,19 @@ def _extremes(dtype: DType) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-@pytest.mark.parametrize("op", ["add", "sub", "mul", "minimum", "maximum"])
+@pytest.mark.parametrize("op", [name for name in SIGNED if len(opdef(name).operands) == 2])
 def test_integer_pairs(op: str, dtype: DType) -> None:
-    """Sums and products wrap."""
-    x, y = pairs(_extremes(dtype))
+    """Sums and products wrap. Divisors of 0 and -1, counts of shifts around the width."""
+    numbers = _extremes(dtype)
+    if op.startswith("shift"):
+        numbers[-5:-2] = dtype.bits - 1, dtype.bits, dtype.bits + 1
+    x, y = pairs(numbers)
     check(op, [x, y])
     check(op, [x.reshape(12, 12), y[:1]])
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-@pytest.mark.parametrize("op", ["neg", "abs", "square", "relu", "relu6", "sign", "hardtanh"])
+@pytest.mark.parametrize("op", ["neg", "abs", "square", "relu", "relu6", "sign", "hardtanh", "bitwise_not"])
 def test_integer_unary(op: str, dtype: DType) -> None:
     x = np.resize(_extremes(dtype), 77)
     bounds = [(-1.0, 1.0), (0.5, 5.5), (-2.5, np.inf), (-np.inf, 6.0), (300.0, 1e30), (-1e30, -300.0)]

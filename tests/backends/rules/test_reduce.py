@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qcompiler.types import DType, QuantParams, tensor
-from tests.backends.rules.harness import check_op
+from tests.backends.rules.harness import check_op, random_array
 
 SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 130, 600]
 CASES = [(op, quantized) for op in ("sum", "mean", "max", "min", "prod") for quantized in (False, True)]
@@ -83,10 +83,13 @@ def test_special_values(op: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["i32", "i64"])
-@pytest.mark.parametrize("op", ["sum", "max", "min"])
+@pytest.mark.parametrize("op", ["sum", "prod", "max", "min"])
 def test_integers(op: str, dtype: str) -> None:
+    """Sums and products wrap. Those of odd numbers keep their lowest bits, so a product is not 0."""
     for shape, axes in (((5, 33), (1,)), ((33, 5), (0,)), ((2, 3, 17), (0, 2)), ((4, 1, 65), (1,))):
         check_op(op, (tensor(dtype, *shape),), {"axes": axes})
+        odd = random_array(tensor(dtype, *shape), np.random.default_rng(0)) | 1
+        check_op(op, (odd,), {"axes": axes})
 
 
 @pytest.mark.parametrize("op,quantized", CASES)
@@ -144,22 +147,35 @@ def test_guard_pages(op: str, quantized: bool, monkeypatch: pytest.MonkeyPatch) 
             check_op(op, (operand,), {"axes": axes}, quantized=quantized, behind_a_pool=True, **_range(op))
 
 
-# argmax
+# argmax and argmin
+
+SEARCHES = ("argmax", "argmin")
 
 
-@pytest.mark.parametrize("dtype", ["f32", "i32", "i64", "u8", "i8"])
+@pytest.mark.parametrize("dtype", ["f32", "i32", "i64", "i16", "u8", "i8"])
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 31, 32, 33, 34, 65, 1000])
-def test_argmax_finds_the_first(size: int, dtype: str) -> None:
+@pytest.mark.parametrize("op", SEARCHES)
+def test_a_search_finds_the_first(op: str, size: int, dtype: str) -> None:
     rng = np.random.default_rng(size)
     for distinct in (1, 2, 5, 127):
         x = rng.integers(0, distinct, (6, size))
         x = (2 * x if dtype == "u8" else x - distinct // 2).astype(DType(dtype).numpy)
-        check_op("argmax", (x,), {"axis": 1})
-        check_op("argmax", (np.ascontiguousarray(x.T),), {"axis": 0, "keepdims": True})
+        check_op(op, (x,), {"axis": 1})
+        check_op(op, (np.ascontiguousarray(x.T),), {"axis": 0, "keepdims": True})
 
 
-def test_argmax_of_special_values() -> None:
-    x = np.zeros((9, 40), np.float32)
+@pytest.mark.parametrize("op", SEARCHES)
+@pytest.mark.parametrize("dtype", [d for d in DType if d.is_integer and d.bits >= 8], ids=str)
+def test_searches_of_extremes(dtype: DType, op: str) -> None:
+    """The ends of a type's range, whose negatives are not in it."""
+    ends = np.array([dtype.max, dtype.min, 0, 1, dtype.min, dtype.max], dtype.numpy)
+    for size in (2, 5, 6, 40):
+        check_op(op, (np.stack([np.resize(np.roll(ends, k), size) for k in range(6)]),), {"axis": 1})
+
+
+@pytest.mark.parametrize("op", SEARCHES)
+def test_searches_of_special_values(op: str) -> None:
+    x = np.zeros((10, 40), np.float32)
     x[0, 7::5] = np.nan
     x[1, 39] = np.nan
     x[2, ::2] = -0.0
@@ -170,17 +186,19 @@ def test_argmax_of_special_values() -> None:
     x[6, 21] = -0.0
     x[7], x[7, 35] = -1e-45, 1e-45
     x[8] = np.nan
+    x[9] = np.inf
     for size in (40, 39, 12):
-        want = check_op("argmax", (x[:, :size].copy(),), {"axis": 1})
-        assert np.array_equal(want[0], np.argmax(x[:, :size], 1))
-        check_op("argmax", (np.ascontiguousarray(x[:, :size].T),), {"axis": 0})
+        want = check_op(op, (x[:, :size].copy(),), {"axis": 1})
+        assert np.array_equal(want[0], getattr(np, op)(x[:, :size], 1))
+        check_op(op, (np.ascontiguousarray(x[:, :size].T),), {"axis": 0})
 
 
-def test_argmax_of_channels_last() -> None:
+@pytest.mark.parametrize("op", SEARCHES)
+def test_searches_of_channels_last(op: str) -> None:
     for channels in (1, 3, 21, 64):
         for axis in range(4):
             operand = tensor("f32", 2, channels, 5, 3)
-            check_op("argmax", (operand,), {"axis": axis}, behind_a_pool=True)
-            check_op("argmax", (operand,), {"axis": axis, "keepdims": True}, behind_a_pool=True)
-    check_op("argmax", (tensor("f32", 4, 6, 9),), {"axis": 2}, dynamic=True)
-    check_op("argmax", (tensor("f32", 0, 6, 9),), {"axis": 2}, dynamic=True)
+            check_op(op, (operand,), {"axis": axis}, behind_a_pool=True)
+            check_op(op, (operand,), {"axis": axis, "keepdims": True}, behind_a_pool=True)
+    check_op(op, (tensor("f32", 4, 6, 9),), {"axis": 2}, dynamic=True)
+    check_op(op, (tensor("f32", 0, 6, 9),), {"axis": 2}, dynamic=True)
