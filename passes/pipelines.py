@@ -20,6 +20,7 @@ from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.propagate_qparams import PropagateQparams
+from qcompiler.passes.recognize import Recognize
 from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 from qcompiler.passmanager import Pass
 from qcompiler.quantization.qconfig import QConfig
@@ -36,6 +37,7 @@ def float_pipeline(configs: Configs | None = None, *, equalize: bool = False) ->
         Canonicalize(),
         Decompose(),
         Cse(configs),
+        Recognize(configs),
         FoldPad(),
         FoldBatchnorm(configs),
         Fuse(configs),

@@ -44,6 +44,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.integerize import Integerize
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantized_io import QuantizedIo
+    from qcompiler.passes.recognize import Recognize
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
     known = (
@@ -51,6 +52,7 @@ def passes_by_name() -> dict[str, type]:
         Canonicalize,
         Decompose,
         Cse,
+        Recognize,
         FoldPad,
         FoldBatchnorm,
         Fuse,

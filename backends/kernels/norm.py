@@ -1,4 +1,4 @@
-"""layer_norm, group_norm and instance_norm of adjacent rows, f32 and u8.
+"""layer_norm, rms_norm, group_norm and instance_norm of adjacent rows, f32 and u8.
 
 Statistics of reals use 16 logical lanes along the row. norm_channels.py has the kernels for codes that lie channels
 last.
@@ -24,8 +24,8 @@ class NormRows(Group, Generic[P, E]):
     """The rows that are normalized, each by its own mean and variance. A row is `parts` runs of `run` elements.
 
     Attributes:
-        gain, shift: f32. Run r of row i has number i % groups * parts + r. If each element has its own (layer_norm, of
-            one run), element e of every row has number e.
+        gain, shift: f32. Run r of row i has number i % groups * parts + r. If each element has its own (layer_norm
+            and rms_norm, of one run), element e of every row has number e.
     """
 
     x: P
@@ -158,8 +158,9 @@ def _over_rows(b: KernelBuilder, rows: NormRows, size: int, body: Callable[[Valu
 
 
 @kernel
-def norm_real(b: KernelBuilder, a: NormReal, *, each: bool) -> None:
-    """(x - mean) / sqrt(var + eps) * gain + shift in f64, rounded once. each: see `NormRows.gain`."""
+def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True) -> None:
+    """(x - mean) / sqrt(var + eps) * gain + shift in f64, rounded once. each: see `NormRows.gain`; without `centers`
+    the mean is 0."""
     rows = a.rows
 
     def wide(v: Value) -> Value:
@@ -167,17 +168,20 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool) -> None:
 
     def body(row: Value, x: Value, y: Value) -> None:
         count = b.sitofp(rows.parts * rows.run, F64)
-        mean = b.splat(_sum(b, rows, x, F32, F64, wide) / count, LOGICAL_LANES)
+        mean = b.splat(_sum(b, rows, x, F32, F64, wide) / count, LOGICAL_LANES) if centers else None
+
+        def centered(v: Value) -> Value:
+            return wide(v) if mean is None else wide(v) - mean
 
         def squared(v: Value) -> Value:
-            centered = wide(v) - mean
-            return centered * centered
+            real = centered(v)
+            return real * real
 
         variance = _sum(b, rows, x, F32, F64, squared) / count
         deviation = b.splat(b.sqrt(variance + wide(a.eps)), LOGICAL_LANES)
 
         def compute(v: Value, gain: Value, shift: Value) -> Value:
-            return b.convert("fptrunc", (wide(v) - mean) / deviation * wide(gain) + wide(shift), F32)
+            return b.convert("fptrunc", centered(v) / deviation * wide(gain) + wide(shift), F32)
 
         _write(b, rows, row, x, y, F32, each, compute)
 
@@ -185,9 +189,9 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool) -> None:
 
 
 @kernel
-def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool) -> None:
+def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = True) -> None:
     """The integer meaning of the ops in qcompiler.ops.norm: exact sums, then f32 operations. each: see
-    `NormRows.gain`."""
+    `NormRows.gain`; without `centers` s1 is 0 in the mean and in the variance."""
     rows, lanes = a.rows, b.target.i32_lanes
     in_zero = b.splat(b.trunc(a.in_zero, I32), lanes)
     zero = b.splat(b.trunc(a.codes.zero, I32), lanes)
@@ -200,12 +204,13 @@ def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool) -> None:
         of_codes, of_squares = _sums_of_codes(b, x, count)
         s1 = of_codes - count * a.in_zero
         s2 = of_squares - a.in_zero * (of_codes + s1)
-        mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes)
-        variance = b.sitofp(count * s2 - s1 * s1) / b.sitofp(count * count)
+        mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes) if centers else None
+        variance = b.sitofp(count * s2 - s1 * s1 if centers else count * s2) / b.sitofp(count * count)
         inverse = b.splat(b.const(F32, 1.0) / b.sqrt(variance + a.eps), lanes)
 
         def compute(q: Value, gain: Value, shift: Value) -> Value:
-            real = (b.sitofp(centered(q)) - mean) * inverse * gain + shift
+            code = b.sitofp(centered(q))
+            real = (code if mean is None else code - mean) * inverse * gain + shift
             low, high = b.splat(a.codes.low, lanes), b.splat(a.codes.high, lanes)
             return b.target.round_to_i32(b, b.clamp(real, low, high)) + zero
 

@@ -1,4 +1,4 @@
-"""batch_norm, layer_norm, group_norm and instance_norm."""
+"""batch_norm, layer_norm, rms_norm, group_norm and instance_norm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node, Value
-from qcompiler.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, batch_norm_terms, normalised_eps
+from qcompiler.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LastAxesNorm, batch_norm_terms, normalised_eps
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 
@@ -129,13 +129,13 @@ def norm_of_channels(s: NodeLowering) -> None:
     )
 
 
-@lowers("layer_norm", "group_norm", "instance_norm", unless=_why_not_norm)
+@lowers("layer_norm", "rms_norm", "group_norm", "instance_norm", unless=_why_not_norm)
 def norm(s: NodeLowering) -> None:
-    op = LayerNorm.of(s.node) or GroupNorm.of(s.node) or InstanceNorm.of(s.node)
+    op = LastAxesNorm.of(s.node) or GroupNorm.of(s.node) or InstanceNorm.of(s.node)
     assert op is not None
     x, y = s.row_major(op.x), s.result()
-    shape, each = x.shape, isinstance(op, LayerNorm)
-    if isinstance(op, LayerNorm):
+    shape, each = x.shape, isinstance(op, LastAxesNorm)
+    if isinstance(op, LastAxesNorm):
         rank = op.normalized_rank
         rows, groups, parts, run = math.prod(shape[:-rank]), 1, 1, math.prod(shape[-rank:])
         parameters = run
@@ -167,8 +167,8 @@ def norm(s: NodeLowering) -> None:
             eps=float(normalised_eps(op.eps, op.x.type)),
             codes=code_range(s.out),
         )
-        s.call(kernels.norm_codes(each=each), arguments, bytes=nbytes)
+        s.call(kernels.norm_codes(each=each, centers=op.centers), arguments, bytes=nbytes)
     else:
-        s.call(kernels.norm_real(each=each), kernels.NormReal(tensors, eps=op.eps), bytes=nbytes)
+        s.call(kernels.norm_real(each=each, centers=op.centers), kernels.NormReal(tensors, eps=op.eps), bytes=nbytes)
     if out is not y:
         s.copy(TensorView(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)

@@ -10,16 +10,17 @@ layer_norm, group_norm and instance_norm take mean and variance over n elements 
     var  = f32(n * s2 - s1 * s1) / f32(n * n)              exact but for two conversions and the quotient
     inv  = f32(1) / sqrt(var + f32(eps / sx^2))
     y    = ((f32(c) - mean) * inv) * f32(weight / sy) + f32(bias / sy)
-all in units of sx, which cancels. Bounds: |c| <= D, so |s1| <= n * D < 2^31 is asked for (n <= 8,421,504 for 8 bits,
-32,768 for 16); then n * s2 <= (n * D)^2 < 2^62 fits i64, and 0 <= n * s2 - s1^2 (Cauchy-Schwarz). |y| * sy differs
-from the real value by the f32 roundings alone: about 10 units of 2^-24 relative to |(c - mean) * inv * weight| +
-|bias|, where |(c - mean) * inv| < sqrt(n).
+all in units of sx, which cancels. rms_norm divides by the root of the mean square: s1 = 0 in all of this. Bounds: |c|
+<= D, so |s1| <= n * D < 2^31 is asked for (n <= 8,421,504 for 8 bits, 32,768 for 16); then n * s2 <= (n * D)^2 < 2^62
+fits i64, and 0 <= n * s2 - s1^2 (Cauchy-Schwarz). |y| * sy differs from the real value by the f32 roundings alone:
+about 10 units of 2^-24 relative to |(c - mean) * inv * weight| + |bias|, where |(c - mean) * inv| < sqrt(n).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -171,18 +172,18 @@ class BatchNorm(Op):
 # normalisation by the operand's own statistics
 
 
-def _normalise(x: np.ndarray, eps: float) -> np.ndarray:
+def _normalise(x: np.ndarray, eps: float, centers: bool) -> np.ndarray:
     """float64 x normalised over its last axis."""
-    centered = x - x.mean(axis=-1, keepdims=True)
+    centered = x - x.mean(axis=-1, keepdims=True) if centers else x
     return centered / np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + eps)
 
 
-def _normalise_codes(op: str, codes: np.ndarray, source: TensorType, eps: float) -> np.ndarray:
+def _normalise_codes(op: str, codes: np.ndarray, source: TensorType, eps: float, centers: bool) -> np.ndarray:
     """f32 (c - mean) * inv over the last axis of the codes, as the module's docstring writes it."""
     n = codes.shape[-1]
     check_sum_fits(op, source, n)
     c = qmath.centered(codes, source.params).astype(np.int64)
-    s1 = c.sum(axis=-1, keepdims=True)
+    s1 = c.sum(axis=-1, keepdims=True) if centers else np.zeros_like(c[..., :1])
     s2 = np.square(c).sum(axis=-1, keepdims=True)
     mean = s1.astype(F32) / F32(n)
     var = (n * s2 - s1 * s1).astype(F32) / F32(n * n)
@@ -199,8 +200,11 @@ def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
 class _Normalised(Op):
     """Normalised over groups of elements by their own mean and variance, then * weight + bias.
 
-    An op gives `group_sizes`, the trailing sizes that one group consists of. The parameters lie along axis 1.
+    An op gives `group_sizes`, the trailing sizes that one group consists of. The parameters lie along axis 1. Without
+    `centers` the mean is taken for 0.
     """
+
+    centers: ClassVar[bool] = True
 
     quant = OWN_RANGE
     chooses_params = True
@@ -227,14 +231,14 @@ class _Normalised(Op):
         return x.reshape(-1, math.prod(sizes))
 
     def reference(self, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None) -> np.ndarray:
-        y = _normalise(self._groups(x.astype(np.float64)), self.eps).reshape(x.shape)
+        y = _normalise(self._groups(x.astype(np.float64)), self.eps, self.centers).reshape(x.shape)
         return _affine(y, weight, bias, lambda p: self.along(p, x.ndim)).astype(x.dtype)
 
     def integer(
         self, x: TypedArray, weight: TypedArray | None, bias: TypedArray | None, *, out: TensorType
     ) -> np.ndarray:
         shape, rank, scale = x.array.shape, x.array.ndim, out.params.scale[0]
-        y = _normalise_codes(self.name, self._groups(x.array), x.type, self.eps).reshape(shape)
+        y = _normalise_codes(self.name, self._groups(x.array), x.type, self.eps, self.centers).reshape(shape)
         factor = qmath.multiplier(1.0 if weight is None else weight.array, over=scale)
         y = y * (factor if weight is None else self.along(factor, rank))
         if bias is not None:
@@ -242,21 +246,19 @@ class _Normalised(Op):
         return qmath.requantize(y, out)
 
 
-class LayerNorm(_Normalised):
-    """Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes).
-    torch.nn.functional.layer_norm; ONNX LayerNormalization."""
+class LastAxesNorm(_Normalised):
+    """Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes)."""
 
-    name = "layer_norm"
     element_cost = (0.109, 0.250)
     normalized_rank = int_attr(doc="how many trailing axes are normalised")
     eps = float_attr(default=1e-5, doc="added to the variance")
 
     def infer(self, x: TensorType, weight: TensorType | None, bias: TensorType | None) -> TensorType:
-        _check("layer_norm", x, 1, self.eps)
+        _check(self.name, x, 1, self.eps)
         if not 1 <= self.normalized_rank <= x.rank:
-            raise ShapeError("normalized_rank of layer_norm", expected=f"1 to {x.rank}", got=self.normalized_rank)
-        _check_parameters("layer_norm", x.shape[-self.normalized_rank :], weight=weight, bias=bias)
-        _check_not_empty("layer_norm", x.shape[-self.normalized_rank :], x)
+            raise ShapeError(f"normalized_rank of {self.name}", expected=f"1 to {x.rank}", got=self.normalized_rank)
+        _check_parameters(self.name, x.shape[-self.normalized_rank :], weight=weight, bias=bias)
+        _check_not_empty(self.name, x.shape[-self.normalized_rank :], x)
         return x
 
     def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
@@ -274,6 +276,21 @@ class LayerNorm(_Normalised):
             Sample((tensor("f32", 129), _parameters(129)[2]), {"normalized_rank": 1}),
             Sample((tensor("f32", 3, 1), None, _parameters(1)[3]), {"normalized_rank": 1, "eps": 1e-3}),
         ]
+
+
+class LayerNorm(LastAxesNorm):
+    """Normalised over the last `normalized_rank` axes by mean and variance, then * weight + bias (shape of these axes).
+    torch.nn.functional.layer_norm; ONNX LayerNormalization."""
+
+    name = "layer_norm"
+
+
+class RmsNorm(LastAxesNorm):
+    """x / sqrt(mean(x^2) + eps) over the last `normalized_rank` axes, then * weight + bias (shape of these axes).
+    torch.nn.functional.rms_norm; ONNX RMSNormalization; Zhang and Sennrich, Root Mean Square Layer Normalization."""
+
+    name = "rms_norm"
+    centers = False
 
 
 class GroupNorm(_Normalised):

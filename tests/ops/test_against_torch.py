@@ -140,6 +140,11 @@ def layer_norm(x, weight=None, bias=None, *, normalized_rank, eps):
     return F.layer_norm(x, x.shape[-normalized_rank:], weight, bias, eps)
 
 
+def rms_norm(x, weight=None, bias=None, *, normalized_rank, eps):
+    y = F.rms_norm(x, x.shape[-normalized_rank:], weight, eps)
+    return y if bias is None else y + bias
+
+
 def reduction(function: Oracle) -> Oracle:
     return lambda x, axes, keepdims: function(x, axes, keepdims)
 
@@ -248,6 +253,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
         lambda x, mean, var, weight=None, bias=None, eps=0.0: F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps),
     ),
     "layer_norm": ("once", layer_norm),
+    "rms_norm": ("once", rms_norm),
     "group_norm": (
         "once",
         lambda x, weight=None, bias=None, *, groups, eps: F.group_norm(x, groups, weight, bias, eps),

@@ -22,12 +22,13 @@ def _terms(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.uniform(-2, 2, count).astype(np.float32), rng.uniform(-1, 1, count).astype(np.float32)
 
 
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("size", SIZES)
-def test_layer_norm(size: int, quantized: bool) -> None:
+def test_norms_of_the_last_axis(size: int, quantized: bool, op: str) -> None:
     gain, shift = _terms(size)
     for terms in ((gain, shift), (None, shift), (gain, None), ()):
-        check_op("layer_norm", (tensor("f32", 7, size), *terms), {"normalized_rank": 1}, quantized=quantized)
+        check_op(op, (tensor("f32", 7, size), *terms), {"normalized_rank": 1}, quantized=quantized)
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -80,7 +81,8 @@ def test_extremes_of_codes(zero_point: int, behind_a_pool: bool) -> None:
     for out in (params, _params(128, 0.02), _params(255 - zero_point, 1e-3)):
         options: dict[str, Any] = {"quantized": True, "params": {0: params}, "out": out}
         for eps in (1e-5, 0.5):
-            check_op("layer_norm", (real.reshape(8, 300),), {"normalized_rank": 1, "eps": eps}, **options)
+            for op in ("layer_norm", "rms_norm"):
+                check_op(op, (real.reshape(8, 300),), {"normalized_rank": 1, "eps": eps}, **options)
             check_op(
                 "group_norm", (real, *_terms(6)), {"groups": 2, "eps": eps}, behind_a_pool=behind_a_pool, **options
             )
@@ -96,6 +98,7 @@ def test_long_rows(zero_point: int) -> None:
     real = ((codes - zero_point) * np.float64(np.float32(0.05))).astype(np.float32)
     options: dict[str, Any] = {"quantized": True, "params": {0: _params(zero_point)}, "threads": (1, 2)}
     check_op("layer_norm", (real,), {"normalized_rank": 1}, **options)
+    check_op("rms_norm", (real,), {"normalized_rank": 1}, **options)
     check_op("instance_norm", (real.reshape(1, 1, 700_001),), behind_a_pool=True, **options)
 
 
@@ -106,6 +109,7 @@ def test_special_values() -> None:
     x[6, 8] = 3e38
     with np.errstate(all="ignore"):
         check_op("layer_norm", (x,), {"normalized_rank": 1, "eps": 1e-5})
+        check_op("rms_norm", (x,), {"normalized_rank": 1, "eps": 1e-5})
         check_op("layer_norm", (x, *_terms(50)), {"normalized_rank": 1, "eps": 1e-5})
         for behind_a_pool in (False, True):
             image = x[:, :48].reshape(8, 4, 12)

@@ -1,0 +1,213 @@
+"""recognize: functions that exporters write in small ops become the op that they spell out.
+
+Exporters write one function in many ways: GELU with erf(x / 1.41421) or erf(x * 0.70711), its factor 0.5 before or
+behind; the variance of a layer norm as mean((x - mean)^2) or mean(x^2) - mean^2. So a region with one input
+(`regions`) is compared with an op by its values, computed in float64, and not by its nodes. Functions that agree to
+within the rounding of their f32 constants, over the whole range of f32, are taken for the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompiler.ir import AttrValue, Graph, Node
+from qcompiler.opdef import REQUIRED, Op, Trait, all_ops, opdef
+from qcompiler.ops.activations import Unary
+from qcompiler.ops.norm import LastAxesNorm
+from qcompiler.ops.reduce import Reduction
+from qcompiler.ops.shape import Expand, Reshape
+from qcompiler.passes.agreement import agree
+from qcompiler.passes.regions import Region, regions_to
+from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
+from qcompiler.passes.spelled_norms import Spelled, spelled_reduction
+from qcompiler.passes.unary_form import is_unary
+from qcompiler.quantization.qconfig import QConfig
+from qcompiler.types import DType
+
+TOLERANCE = 2.0**-20
+"""Largest difference of two functions that are the same, relative to the largest of 1, |x| and |f(x)|. Up to eight
+constants that were rounded to f32 change a function by less: 8 * 2^-24 of a term, and twice that in an exponent."""
+
+NEAR = 2.0**-5
+"""Functions that are this close to an op's, but not equal, are named in refusals."""
+
+ALWAYS_FINITE = 80.0
+"""A region has to be finite for |x| up to here; beyond, exp may overflow where the op that it spells out does not."""
+
+Configs = Mapping[str, QConfig | None] | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    region: Region
+    spelled: Spelled
+
+
+class _Recognized(Rewrite[_Found]):
+    """Base of the rewrites that put an op in the place of a region."""
+
+    def __init__(self, configs: Configs) -> None:
+        self.configs = configs
+
+    def starts_at(self, op: type[Op]) -> bool:
+        return Trait.ELEMENTWISE in op.traits
+
+    def rewrite(self, graph: Graph, match: _Found) -> None:
+        region, spelled = match.region, match.spelled
+        end = region.nodes[-1]
+        constants = [
+            None if data is None else graph.add_const(f"{end.name}.{spelled.op.operands[index].name}", data)
+            for index, data in enumerate(spelled.constants, 1)
+        ]
+        origin = tuple(part for node in region.nodes for part in node.origin)
+        graph.replace(end, spelled.op.name, [region.source, *constants], spelled.attrs, origin=origin)
+        for node in reversed(region.nodes[:-1]):
+            erase_if_unread(graph, node)
+
+    def _agrees(self, region: Region) -> bool:
+        return all(agree(self.configs, node, region.nodes[-1]) for node in region.nodes)
+
+
+class _AsActivation(_Recognized):
+    """x * sigmoid(x) is silu(x)."""
+
+    rule = "recognition of an activation"
+
+    def match(self, graph: Graph, node: Node) -> _Found | Refusal:
+        nearest = None
+        for region in regions_to(graph, node, lambda other: _is_pointwise(other, node)):
+            if not self._agrees(region):
+                return self.refuse(node, "its parts have other qconfigs")
+            if len(region.nodes) == 1 and is_unary(node):
+                continue
+            found = _spelled_activation(region)
+            if isinstance(found, Spelled):
+                return _Found(region, found)
+            nearest = found or nearest
+        return self.refuse(node, nearest or "no op computes this function of one value")
+
+
+def _is_pointwise(node: Node, end: Node) -> bool:
+    """Whether a node maps each element to one of `end`'s shape, with scalar constants alone."""
+    type, last = node.result.type, end.result.type
+    if Trait.ELEMENTWISE not in opdef(node.op).traits or type.shape != last.shape or last.dtype is not DType.F32:
+        return False
+    values = [value for value in node.operands if value is not None]
+    return all(
+        value.type.elements == 1 if value.is_const else value.type.shape == last.shape for value in values
+    ) and all(value.type.dtype in (DType.F32, DType.BOOL) for value in (*values, node.result))
+
+
+@cache
+def _points() -> np.ndarray:
+    """Values of f32 at which functions are compared: dense where they bend, and up to the ends of the range."""
+    positive = np.concatenate([np.linspace(0, 12, 961), np.geomspace(1e-30, 3e38, 300)])
+    return np.concatenate([positive, -positive, [np.nan]]).astype(np.float32).astype(np.float64)
+
+
+def _candidates() -> Iterator[tuple[type[Op], dict[str, AttrValue]]]:
+    """Unary ops with default attributes; with an attribute that has choices, once for each."""
+    for op in all_ops():
+        if issubclass(op, Unary) and all(spec.default is not REQUIRED for spec in op.attrs):
+            choices = {spec.name: spec.choices for spec in op.attrs if spec.choices}
+            for values in itertools.product(*choices.values()):
+                yield op, op.complete_attrs(dict(zip(choices, values)))
+
+
+@cache
+def _known() -> list[tuple[Spelled, np.ndarray]]:
+    """Each activation, with its values at `_points`."""
+    return [(Spelled(op, attrs), op.run_reference([_points()], attrs)[0]) for op, attrs in _candidates()]
+
+
+def _spelled_activation(region: Region) -> Spelled | str | None:
+    """The op whose function a region computes; else in words what it is near to, or None."""
+    x = _points()
+    y = region(x)
+    small = np.abs(x) <= ALWAYS_FINITE
+    if not (np.isfinite(y[small]).all() and np.isnan(y[-1])):
+        return None
+    finite = np.isfinite(y)
+    best: tuple[float, float, Spelled] | None = None
+    for spelled, values in _known():
+        both = finite & np.isfinite(values)
+        if not both[small].all():
+            continue
+        with np.errstate(all="ignore"):
+            scale = np.maximum(1, np.maximum(np.abs(x), np.abs(values)))
+            apart = np.where(both, np.abs(y - values) / scale, 0)
+        worst = int(np.argmax(apart))
+        if best is None or apart[worst] < best[0]:
+            best = (float(apart[worst]), float(x[worst]), spelled)
+    if best is None or best[0] > NEAR:
+        return None
+    difference, at, spelled = best
+    if difference <= TOLERANCE:
+        return spelled
+    return f"it is near to {spelled.op.name}, but differs by {difference:.2g} (relative) at x = {at:.4g}"
+
+
+class _AsReduction(_Recognized):
+    """(x - mean(x)) / sqrt(var(x) + eps) * w + b is layer_norm(x, w, b);  exp(x) / sum(exp(x)) is softmax(x)."""
+
+    rule = "recognition of a norm or a softmax"
+
+    def match(self, graph: Graph, node: Node) -> _Found | Refusal:
+        reason = "no reduction is in the region that it ends"
+        found, most = None, 0
+        for region in regions_to(graph, node, _takes_reductions):
+            reductions = sum(map(_reduces, region.nodes))
+            if reductions <= most:
+                continue
+            if not self._agrees(region):
+                reason = "its parts have other qconfigs"
+                break
+            spelled = spelled_reduction(region, graph.dim_names)
+            if isinstance(spelled, Spelled):
+                # A larger region may compute the op too: layer_norm(x) = rms_norm(x - mean(x)), and
+                # softmax(x) = softmax(x - max(x)). It is preferred if it takes in a reduction more.
+                found, most = _Found(region, spelled), reductions
+            else:
+                reason = spelled
+        return found or self.refuse(node, reason)
+
+
+def _reduces(node: Node) -> bool:
+    return issubclass(opdef(node.op), (Reduction, LastAxesNorm))
+
+
+def _takes_reductions(node: Node) -> bool:
+    """Whether a node may be a part of a norm: float arithmetic, reductions, and reshapes between them."""
+    definition = opdef(node.op)
+    is_part = Trait.ELEMENTWISE in definition.traits or issubclass(
+        definition, (Reduction, LastAxesNorm, Reshape, Expand)
+    )
+    values = [value for value in (*node.operands, *node.results) if value is not None]
+    return is_part and all(value.type.dtype is DType.F32 for value in values)
+
+
+@dataclass(frozen=True)
+class Recognize(RewritePass):
+    """x * sigmoid(x) = silu(x);  (x - mean(x)) / sqrt(var(x) + eps) * w + b = layer_norm(x, w, b);  and other functions
+    that an op computes, in whatever small ops they are written.
+
+    configs: node name -> QConfig or None; only nodes that resolved to the same one become one op.
+
+    Before:
+        %s = sigmoid(%x) : f32[2,8]
+        %y = mul(%x, %s) : f32[2,8]
+    After:
+        %y = silu(%x) : f32[2,8]
+    """
+
+    configs: Configs = None
+    name: ClassVar[str] = "recognize"
+
+    def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
+        return _AsActivation(self.configs), _AsReduction(self.configs)

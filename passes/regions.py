@@ -1,0 +1,81 @@
+"""Regions with one input: nodes that together are a function of one value, and that nothing outside reads into.
+
+A region ends in one value. It grows from the node that makes this value towards the inputs: it takes in the producer of
+any value that only the region reads. Whenever all that it reads from outside is one value (beside constants), it is a
+function of that value.
+
+Does not own what regions are good for: `recognize` looks for ops that they spell out, `integerize` makes tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompiler.interpreter import bound_attrs
+from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.opdef import op_of, opdef
+
+MOST_NODES = 32
+"""Regions stop growing here: the longest function in use that is written in small ops has fewer nodes."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Nodes in execution order that make the last one's result of `source` and constants."""
+
+    source: Value
+    nodes: tuple[Node, ...]
+
+    def __call__(self, x: np.ndarray, sizes: Mapping[str, int] | None = None) -> np.ndarray:
+        """The region as a function, in the floating type of x: floating constants are converted to it.
+
+        sizes: of symbolic dimensions in attributes.
+        """
+        found = {id(self.source): x}
+        for node in self.nodes:
+            arrays = [None if value is None else _array(value, found, x.dtype) for value in node.operands]
+            definition = opdef(node.op)
+            [result] = definition.run_reference(arrays, bound_attrs(definition, node.attrs, sizes or {}))
+            found[id(node.result)] = result
+        return found[id(self.nodes[-1].result)]
+
+
+def _array(value: Value, found: Mapping[int, np.ndarray], dtype: np.dtype) -> np.ndarray:
+    if not isinstance(value, Const):
+        return found[id(value)]
+    return value.data.astype(dtype) if value.type.dtype.is_float else value.data
+
+
+def regions_to(graph: Graph, end: Node, takes: Callable[[Node], bool]) -> Iterator[Region]:
+    """The regions that end in a node, from the smallest to the largest; `takes`: whether a node may belong to one."""
+    if len(end.results) != 1 or not takes(end):
+        return
+    nodes = [end]
+    inside = {id(end)}
+    outside = {id(value): value for value in _read(end)}
+    while True:
+        if len(outside) == 1:
+            [source] = outside.values()
+            yield Region(source, tuple(nodes[::-1]))
+        taken = next((value for value in outside.values() if _is_takeable(graph, value, inside, takes)), None)
+        if taken is None or taken.producer is None or len(nodes) == MOST_NODES:
+            return
+        nodes.append(taken.producer)
+        inside.add(id(taken.producer))
+        del outside[id(taken)]
+        outside.update((id(value), value) for value in _read(taken.producer))
+
+
+def _read(node: Node) -> list[Value]:
+    return [value for _, _, value in op_of(node).present_operands() if not value.is_const]
+
+
+def _is_takeable(graph: Graph, value: Value, inside: set[int], takes: Callable[[Node], bool]) -> bool:
+    """Whether only the region reads a value, and its producer may belong to it."""
+    producer = value.producer
+    if producer is None or len(producer.results) != 1 or graph.is_output(value) or not takes(producer):
+        return False
+    return all(id(use.node) in inside for use in value.uses)

@@ -1,0 +1,309 @@
+"""recognize: every way to write a function gives the graph of the op itself; other functions are left alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qcompiler as qc
+from qcompiler.frontend import functional as F
+from qcompiler.interpreter import run
+from qcompiler.ir import Graph
+from qcompiler.passes.pipelines import float_pipeline
+from qcompiler.passes.recognize import Recognize
+from qcompiler.passmanager import PassManager
+from qcompiler.text.compare import first_difference
+
+X = np.random.default_rng(0).normal(size=(6, 5, 24)).astype(np.float32)
+GAIN, SHIFT = np.linspace(0.5, 1.5, 24, dtype=np.float32), np.linspace(-1, 1, 24, dtype=np.float32)
+
+Spelling = Callable[[Any], Any]
+
+
+def erf(x: Any) -> Any:
+    return x.erf()
+
+
+def rsqrt(x: Any) -> Any:
+    return x.rsqrt()
+
+
+ACTIVATIONS: dict[str, tuple[Spelling, list[Spelling]]] = {
+    "gelu": (
+        F.gelu,
+        [
+            lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),  # torch to ONNX, opsets below 20
+            lambda x: x * (erf(x * 0.70710678) + 1.0) * 0.5,  # tf2onnx
+            lambda x: x * (0.5 * (1.0 + erf(x / 1.4142135))),
+            lambda x: (x * 0.5) * (1 + erf(x / np.sqrt(2.0))),
+            lambda x: x * 0.5 + x * 0.5 * erf(x * np.float32(math.sqrt(0.5))),
+        ],
+    ),
+    "tanh gelu": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        [
+            lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+            lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x * x * x))),
+            lambda x: x * (0.5 * (1 + np.tanh(x * 0.7978845608028654 * (1 + 0.044715 * x * x)))),
+            lambda x: x * F.sigmoid(1.5957691216 * (x + 0.044715 * np.power(x, 3))),
+        ],
+    ),
+    "silu": (
+        F.silu,
+        [lambda x: x * F.sigmoid(x), lambda x: x / (1 + np.exp(-x)), lambda x: F.sigmoid(x) * x],
+    ),
+    "hardswish": (
+        F.hardswish,
+        [
+            lambda x: x * np.clip(x + 3, 0, 6) / 6,
+            lambda x: x * np.clip(x * (1 / 6) + 0.5, 0, 1),
+            lambda x: x * F.relu6(x + 3) * 0.16666667,
+            lambda x: x * (np.minimum(np.maximum(x + 3, 0), 6) / 6),
+            lambda x: x * F.hardsigmoid(x),
+        ],
+    ),
+    "hardsigmoid": (F.hardsigmoid, [lambda x: np.clip(x + 3, 0, 6) / 6, lambda x: np.clip(x / 6 + 0.5, 0, 1)]),
+    "mish": (
+        F.mish,
+        [lambda x: x * np.tanh(F.softplus(x)), lambda x: x * np.tanh(np.log(1 + np.exp(x)))],
+    ),
+    "sigmoid": (F.sigmoid, [lambda x: 1 / (1 + np.exp(-x)), lambda x: 0.5 * np.tanh(0.5 * x) + 0.5]),
+    "softplus": (F.softplus, [lambda x: np.log(np.exp(x) + 1)]),
+}
+
+
+def _layer_norm(x: np.ndarray) -> np.ndarray:
+    return F.layer_norm(x, (24,), GAIN, SHIFT, 1e-5)
+
+
+def _centered(x: np.ndarray) -> np.ndarray:
+    return x - x.mean(axis=-1, keepdims=True)
+
+
+def _torch_to_onnx(x: np.ndarray) -> np.ndarray:
+    d = _centered(x)
+    return d / np.sqrt((d**2).mean(axis=-1, keepdims=True) + 1e-5) * GAIN + SHIFT
+
+
+def _paddle(x: np.ndarray) -> np.ndarray:
+    d = _centered(x)
+    return SHIFT + GAIN * (d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + 1e-5))
+
+
+def _tensorflow(x: np.ndarray) -> np.ndarray:
+    """As tf.nn.batch_normalization writes it: the gain goes into the factor."""
+    mean = x.mean(axis=-1, keepdims=True)
+    factor = rsqrt(np.square(x - mean).mean(axis=-1, keepdims=True) + 1e-5) * GAIN
+    return x * factor + (SHIFT - mean * factor)
+
+
+def _jax(x: np.ndarray) -> np.ndarray:
+    mean, square = x.sum(axis=2) * np.float32(1 / 24), (x * x).sum(axis=2) * np.float32(1 / 24)
+    variance = np.maximum(0, square - mean * mean)
+    return (x - mean.reshape(-1, 5, 1)) * (1 / np.sqrt(variance.reshape(-1, 5, 1) + 1e-5)) * GAIN + SHIFT
+
+
+def _power(x: np.ndarray) -> np.ndarray:
+    d = _centered(x)
+    return d * np.power((d * d).mean(axis=-1, keepdims=True) + 1e-5, -0.5) * GAIN + SHIFT
+
+
+NORMS: dict[str, tuple[Spelling, list[Spelling]]] = {
+    "layer_norm": (_layer_norm, [_torch_to_onnx, _paddle, _tensorflow, _jax, _power]),
+    "layer_norm without parameters": (
+        lambda x: F.layer_norm(x, (24,), eps=1e-6),
+        [lambda x: _centered(x) / np.sqrt(np.square(_centered(x)).mean(axis=-1, keepdims=True) + 1e-6)],
+    ),
+    "layer_norm of two axes": (
+        lambda x: F.layer_norm(x, (5, 24), eps=1e-3),
+        [
+            lambda x: (
+                (x - x.mean(axis=(1, 2), keepdims=True))
+                / np.sqrt(np.square(x - x.mean(axis=(1, 2), keepdims=True)).mean(axis=(1, 2), keepdims=True) + 1e-3)
+            )
+        ],
+    ),
+    "softmax": (
+        lambda x: F.softmax(x * 0.125, -1),
+        [
+            lambda x: (
+                np.exp(x * 0.125 - (x * 0.125).max(axis=-1, keepdims=True))
+                / np.exp(x * 0.125 - (x * 0.125).max(axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
+            ),
+            lambda x: np.exp(x * 0.125) / np.exp(x * 0.125).sum(axis=-1, keepdims=True),
+        ],
+    ),
+    "softmax of the second axis": (
+        lambda x: F.softmax(x, 1),
+        [lambda x: np.exp(x) * (1 / np.exp(x).sum(axis=1, keepdims=True))],
+    ),
+    "log_softmax": (
+        lambda x: F.log_softmax(x, -1),
+        [lambda x: x - np.log(np.exp(x).sum(axis=-1, keepdims=True))],
+    ),
+}
+KNOWN = {**ACTIVATIONS, **NORMS}
+CASES = [(name, number) for name, (_, spellings) in KNOWN.items() for number in range(len(spellings))]
+
+
+def _between_layers(f: Spelling) -> Spelling:
+    weight = np.random.default_rng(1).normal(size=(24, 24)).astype(np.float32)
+    return lambda x: f(x @ weight) @ weight
+
+
+def _simplified(f: Spelling) -> Graph:
+    return PassManager(float_pipeline()).run(qc.trace(f, (X,), dynamic={0: {0: "B"}}))
+
+
+@pytest.mark.parametrize("name,number", CASES)
+def test_every_spelling_gives_the_integer_graph_of_the_op(name: str, number: int) -> None:
+    direct, spellings = KNOWN[name]
+    graphs = [
+        qc.compile(_between_layers(f), "int8", (X,), calibration_data=[X], target="reference").graph
+        for f in (direct, spellings[number])
+    ]
+    assert [node.op for node in graphs[0].nodes] == [node.op for node in graphs[1].nodes], f"{graphs[0]}\n{graphs[1]}"
+    codes = [run(graph, [X])[0] for graph in graphs]
+    step = max(graph.nodes.__next__().result.type.params.scale[0] for graph in graphs)
+    assert np.abs(codes[0] - codes[1]).max() <= 64 * step  # a tie of one code behind, times 24 weights of about 1
+
+
+@pytest.mark.parametrize("name,number", CASES)
+def test_the_numbers_stay(name: str, number: int) -> None:
+    """Against the spelling in float64, as `Region` computes it: 2^-16 of the largest result, recognize's own bound."""
+    spelling = KNOWN[name][1][number]
+    traced = qc.trace(spelling, (X,), dynamic={0: {0: "B"}})
+    before, after = run(traced, [X])[0], run(_simplified(spelling), [X])[0]
+    assert np.abs(before - after).max() <= 2.0**-16 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-6, 1e-5, 1e-3, 0.1])
+@pytest.mark.parametrize("centers", [True, False])
+def test_parameters_of_norms_are_found(eps: float, centers: bool) -> None:
+    gain = np.random.default_rng(0).uniform(-2, 2, 24).astype(np.float32)
+    gain[3] = 0
+
+    def norm(x: np.ndarray) -> np.ndarray:
+        d = _centered(x) if centers else x
+        return d / np.sqrt(np.square(d).mean(axis=-1, keepdims=True) + eps) * gain
+
+    graph = _simplified(norm)
+    if eps == 0.0:  # the bias is found from a row of zeros, where such a norm has no value
+        assert not {"layer_norm", "rms_norm"} & {node.op for node in graph.nodes}
+        return
+    [node] = graph.nodes
+    assert node.op == ("layer_norm" if centers else "rms_norm")
+    assert node.attrs["eps"] == eps
+    weight = node.operands[1]
+    assert weight is not None and np.abs(graph.consts[weight.name].data - gain).max() <= 1e-6
+    assert len(node.operands) < 3 or node.operands[2] is None
+
+
+NEAR: dict[str, Spelling] = {
+    "quick gelu": lambda x: x * F.sigmoid(1.702 * x),
+    "gelu with another factor": lambda x: 0.51 * x * (1 + erf(x / math.sqrt(2))),
+    "hardswish with another bound": lambda x: x * np.clip(x + 3, 0, 5.99) / 6,
+    "silu of two values": lambda x: x * F.sigmoid(x[::-1]),
+    "norm by the mean of |d|": lambda x: _centered(x) / (np.abs(_centered(x)).mean(axis=-1, keepdims=True) + 1e-5),
+    "norm over the first axis": lambda x: (
+        (x - x.mean(axis=1, keepdims=True))
+        / np.sqrt(np.square(x - x.mean(axis=1, keepdims=True)).mean(axis=1, keepdims=True) + 1e-5)
+    ),
+    "norm with eps outside of the root": lambda x: (
+        _centered(x) / (np.sqrt(np.square(_centered(x)).mean(axis=-1, keepdims=True)) + 1e-2)
+    ),
+    "softmax with one more": lambda x: np.exp(x) / (1 + np.exp(x).sum(axis=-1, keepdims=True)),
+    "softmax of halves": lambda x: np.exp(x * 0.5) / np.exp(x * 0.5000001 * 1.001).sum(axis=-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_near_misses_are_left_alone_with_a_reason(name: str) -> None:
+    graph = qc.trace(NEAR[name], (X,))
+    after = PassManager([Recognize()]).run(graph)
+    spelled = {"gelu", "silu", "hardswish", "layer_norm", "rms_norm", "softmax", "log_softmax"}
+    assert not spelled & {node.op for node in after.nodes}, str(after)
+    assert all(refusal.reason for refusal in Recognize().explain(after))
+
+
+@pytest.mark.parametrize(
+    "f,inner,outer",
+    [
+        (lambda x: np.minimum(x * F.sigmoid(x), 1e6), "silu", "minimum"),
+        (lambda x: np.where(x == x, x * F.sigmoid(x), 0), "silu", "where"),
+    ],
+)
+def test_what_differs_far_out_or_for_nan_alone_stays(f: Spelling, inner: str, outer: str) -> None:
+    ops = [node.op for node in _simplified(f).nodes]
+    assert ops[-1] == outer and inner in ops
+
+
+def test_the_unbiased_variance_becomes_a_weight() -> None:
+    def norm(x: Any) -> Any:
+        d = _centered(x)
+        return d / np.sqrt((d * d).sum(axis=-1, keepdims=True) / 23 + 1e-5)
+
+    graph = _simplified(norm)
+    [node] = graph.nodes
+    assert node.op == "layer_norm" and node.attrs["eps"] == pytest.approx(1e-5 * 23 / 24, rel=1e-5)
+    weight = node.operands[1]
+    assert weight is not None and np.allclose(graph.consts[weight.name].data, math.sqrt(23 / 24), rtol=1e-6)
+
+
+def test_a_near_miss_names_the_op_and_the_place() -> None:
+    graph = qc.trace(NEAR["gelu with another factor"], (X,))
+    reasons = [refusal.reason for refusal in Recognize().explain(graph)]
+    assert any("near to gelu" in reason and "at x =" in reason for reason in reasons), reasons
+
+
+def test_what_others_read_is_left_alone() -> None:
+    def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s = F.sigmoid(x)
+        return x * s, s + 1
+
+    ops = [node.op for node in _simplified(both).nodes]
+    assert "silu" not in ops and "sigmoid" in ops
+
+
+def test_one_qconfig_for_one_op() -> None:
+    graph = qc.trace(ACTIVATIONS["silu"][1][0], (X,))
+    first, *others = (node.name for node in graph.nodes)
+    int8 = qc.get_qconfig("int8")
+    kept = PassManager([Recognize({first: None, **dict.fromkeys(others, int8)})]).run(graph)
+    assert first_difference(graph, kept) is None
+    agreed = PassManager([Recognize(dict.fromkeys([first, *others], int8))]).run(graph)
+    assert [node.op for node in agreed.nodes] == ["silu"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_elementwise_functions_keep_their_values(seed: int) -> None:
+    """Random expressions of one value: whatever is recognized in them computes the same."""
+    rng = np.random.default_rng(seed)
+    unary: list[Spelling] = [np.tanh, np.exp, F.sigmoid, F.relu, np.abs, lambda v: v * v, lambda v: np.clip(v, -1, 2)]
+    binary = [np.add, np.multiply, np.subtract, np.maximum]
+
+    def expression(x: np.ndarray) -> np.ndarray:
+        values = [x, x * float(rng.normal())]
+        for _ in range(6):
+            one, other = (values[i] for i in rng.integers(0, len(values), 2))
+            values.append(
+                unary[rng.integers(len(unary))](one) if rng.random() < 0.5 else binary[rng.integers(4)](one, other)
+            )
+            values.append(np.clip(values.pop(), -8, 8))
+        return values[-1]
+
+    graph = qc.trace(expression, (X,))
+    before, after = run(graph, [X])[0], run(PassManager(float_pipeline()).run(graph), [X])[0]
+    assert np.allclose(before, after, rtol=1e-5, atol=1e-5)
+
+
+def test_all_pairs_of_known_functions_are_told_apart() -> None:
+    """No two activations are taken for one another."""
+    for (name, (f, _)), (other, _) in itertools.product(ACTIVATIONS.items(), repeat=2):
+        [node] = _simplified(f).nodes
+        assert node.op == {"tanh gelu": "gelu"}.get(name, name), (name, other)
