@@ -407,7 +407,7 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Proxy:
     return trace.emit("argmax", (x,), {"axis": check_axis(axis, rank(x), "argmax"), "keepdims": bool(keepdims)})
 
 
-def softmax(x: Any, axis: int, op: str = "softmax") -> Proxy:
+def softmax(x: Any, axis: int, op: str = "softmax", **attrs: bool) -> Proxy:
     trace = trace_of(x)
     x = lift(x, trace, dtype=DType.F32)
-    return trace.emit(op, (x,), {"axis": check_axis(axis, rank(x), op)})
+    return trace.emit(op, (x,), {"axis": check_axis(axis, rank(x), op), **attrs})

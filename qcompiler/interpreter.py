@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from qcompiler.dims import evaluate, parse_dim
+from qcompiler.binding import bound_attrs, check_sizes
 from qcompiler.errors import QCompilerError, VerifyError
 from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import OpDef, Trait, opdef
@@ -19,16 +19,6 @@ from qcompiler.signature import bind_inputs
 from qcompiler.types import TensorType
 
 Hook = Callable[[Node, Sequence[np.ndarray]], None]
-
-
-def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mapping[str, int]) -> dict[str, AttrValue]:
-    """The attrs with symbolic sizes (kind "shape") evaluated to ints."""
-    bound = dict(attrs)
-    for spec in definition.attrs:
-        value = bound[spec.name]
-        if spec.kind == "shape" and isinstance(value, tuple):
-            bound[spec.name] = tuple(evaluate(parse_dim(v), sizes) if isinstance(v, str) else v for v in value)
-    return bound
 
 
 def evaluate_node(
@@ -95,6 +85,7 @@ def run(
         QCompilerError: a node cannot compute its result; names the node.
     """
     arrays, sizes = bind_inputs(graph, inputs)
+    check_sizes(graph, sizes)
     found: dict[int, np.ndarray] = {id(value): array for value, array in zip(graph.inputs, arrays)}
     found.update((id(const), const.data) for const in graph.consts.values())
     left = {id(value): len(value.uses) + (1 if graph.is_output(value) else 0) for value in graph.values()}

@@ -8,10 +8,13 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, I64, Type, vector
+from qcompiler.types import MAX_RANK
 
 ELEMENTS: dict[int, Type] = {1: I8, 2: I16, 4: I32, 8: I64}
 OUTER = 5
 """Axes around the innermost one."""
+MOST_OUTER = 2 * MAX_RANK - 1
+"""The same for copies of many axes. A tile splits each axis in two; no other op copies between views of more axes."""
 _BLOCK = 64
 """Runs of the axis around the innermost one in a unit of work."""
 
@@ -86,6 +89,16 @@ def copy_strided_nd(b: KernelBuilder, a: StridedCopy, *, itemsize: int, inner: I
     inner: "run" where the innermost axis is adjacent in x and in y, "fill" where it has one element of x for all of y,
     which is adjacent; otherwise "any".
     """
+    _copy_strided(b, a, itemsize, inner)
+
+
+@kernel(outer=MOST_OUTER)
+def copy_strided_many(b: KernelBuilder, a: StridedCopy, *, itemsize: int, inner: Inner) -> None:
+    """`copy_strided_nd` for more axes."""
+    _copy_strided(b, a, itemsize, inner)
+
+
+def _copy_strided(b: KernelBuilder, a: StridedCopy, itemsize: int, inner: Inner) -> None:
     element = ELEMENTS[itemsize]
     *around, last = a.outer
     blocks = (last.size + (_BLOCK - 1)) // _BLOCK

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
@@ -76,21 +77,41 @@ class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
 
 
 @kernel
-def softmax_real(b: KernelBuilder, a: Lines, *, mode: Mode, log: bool) -> None:
-    """e^(x - max) / sum, or (log) x - max - log(sum)."""
+def softmax_real(b: KernelBuilder, a: Lines, *, mode: Mode, log: bool, masked_is_zero: bool) -> None:
+    """e^(x - max) / sum, or (log) x - max - log(sum). Lines of nothing but -inf give NaN, or 0 if `masked_is_zero`."""
     if mode == "across":
-        _across(b, a, log)
+        _across(b, a, _Meaning(b, log, masked_is_zero))
     else:
-        _along(b, a, log)
+        _along(b, a, _Meaning(b, log, masked_is_zero))
 
 
-def _finish(b: KernelBuilder, log: bool, shifted: Value, total: Value) -> Value:
-    """The results, from x - max and the sum, or its logarithm."""
-    found = shifted - total if log else functions.exp(b, shifted) / total
-    return b.convert("fptrunc", found, F32)
+@dataclass
+class _Meaning:
+    """The steps that the kinds of softmax differ in."""
+
+    b: KernelBuilder
+    log: bool
+    masked_is_zero: bool
+
+    def top(self, top: Value) -> Value:
+        """What is subtracted from x: the maximum in f64, or 0 if that is -inf and such lines give 0."""
+        if not self.masked_is_zero:
+            return top
+        return self.b.select(top == self.b.const(top.type, -math.inf), self.b.zero(top.type), top)
+
+    def total(self, total: Value) -> Value:
+        """What `finish` takes of the sum, which is at least 1, or 0 if all is masked: then another divisor is taken."""
+        if self.masked_is_zero:
+            total = self.b.select(total == self.b.zero(total.type), self.b.const(total.type, 1.0), total)
+        return functions.log(self.b, total) if self.log else total
+
+    def finish(self, shifted: Value, total: Value) -> Value:
+        """The results, from x - max and the total."""
+        found = shifted - total if self.log else functions.exp(self.b, shifted) / total
+        return self.b.convert("fptrunc", found, F32)
 
 
-def _across(b: KernelBuilder, a: Lines, log: bool) -> None:
+def _across(b: KernelBuilder, a: Lines, meaning: _Meaning) -> None:
     lanes, size = b.target.f32_lanes, a.size
     blocks = (a.inner + (lanes - 1)) // lanes
     floats = vector(F32, lanes)
@@ -106,16 +127,16 @@ def _across(b: KernelBuilder, a: Lines, log: bool) -> None:
 
         with b.loop(0, size, carried=[b.const(floats, -math.inf)]) as tops:
             tops.yield_([largest(b)(tops.carried[0], load(tops.index))])
-        top = b.convert("fpext", tops.results[0], F64)
+        top = meaning.top(b.convert("fpext", tops.results[0], F64))
         with b.loop(0, size, carried=[b.zero(top.type)]) as sums:
             sums.yield_([sums.carried[0] + functions.exp(b, b.convert("fpext", load(sums.index), F64) - top)])
-        total = functions.log(b, sums.results[0]) if log else sums.results[0]
+        total = meaning.total(sums.results[0])
         with b.loop(0, size) as places:
             shifted = b.convert("fpext", load(places.index), F64) - top
-            b.store_prefix(_finish(b, log, shifted, total), y, places.index * a.y_stride, left)
+            b.store_prefix(meaning.finish(shifted, total), y, places.index * a.y_stride, left)
 
 
-def _along(b: KernelBuilder, a: Lines, log: bool) -> None:
+def _along(b: KernelBuilder, a: Lines, meaning: _Meaning) -> None:
     lanes, size = LOGICAL_LANES, a.size
     floats = vector(F32, lanes)
     whole = size // lanes * lanes
@@ -138,19 +159,18 @@ def _along(b: KernelBuilder, a: Lines, log: bool) -> None:
     with b.loop(lo, hi) as line:
         x, y = a.x + line.index * a.x_outer, a.y + line.index * a.y_outer
         top = over(x, b.const(floats, -math.inf), largest(b), lambda v: v)
-        top = b.splat(b.convert("fpext", top, F64), lanes)
+        top = b.splat(meaning.top(b.convert("fpext", top, F64)), lanes)
         total = over(
             x,
             b.zero(vector(F64, lanes)),
             lambda p, q: p + q,
             lambda v: functions.exp(b, b.convert("fpext", v, F64) - top),
         )
-        total = b.splat(total, lanes)
-        total = functions.log(b, total) if log else total
+        total = meaning.total(b.splat(total, lanes))
         with b.loop(0, size, lanes) as places:
             left = size - places.index
             shifted = b.convert("fpext", b.load_prefix(floats, x, places.index * 4, left), F64) - top
-            b.store_prefix(_finish(b, log, shifted, total), y, places.index * 4, left)
+            b.store_prefix(meaning.finish(shifted, total), y, places.index * 4, left)
 
 
 @kernel

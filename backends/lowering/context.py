@@ -68,6 +68,7 @@ class Lowering:
     def new(self, type: TensorType, name: str, layout: Layout | None) -> TensorView:
         """A buffer of the arena for a value of this type."""
         shape, dtype = self.shape(type), type.dtype.numpy
-        handle = self.builder.buffer(storage_bytes(shape, dtype.itemsize, layout) + SLACK, name)
+        nbytes = storage_bytes(shape, dtype.itemsize, layout) + SLACK
+        handle = self.builder.buffer(nbytes, name, is_empty=0 in shape)
         strides = layout_strides(shape, dtype.itemsize, layout)
         return TensorView(handle, dtype, shape, strides, before_halo(strides, layout))

@@ -8,14 +8,15 @@ from functools import cached_property
 import numpy as np
 
 from qcompiler.backends.lowering.context import Lowering
-from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.node import NodeLowering, Steps
 from qcompiler.backends.lowering.rule import LoweringRule, find_rule
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import ProgramBuilder
 from qcompiler.backends.program.constants import Constants
 from qcompiler.backends.program.image import ArraySpec
 from qcompiler.backends.target import Target
-from qcompiler.errors import LoweringError, QCompilerError
+from qcompiler.binding import check_sizes
+from qcompiler.errors import QCompilerError
 from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import opdef
@@ -39,8 +40,9 @@ class GraphLowering:
         """The steps of one binding of sizes, in a builder to finish.
 
         Raises:
-            LoweringError: a graph that has no program. Other errors name the node at which they happened.
+            InputError: an op does not take these sizes. Other errors name the node at which they happened.
         """
+        check_sizes(self.graph, sizes)
         builder = ProgramBuilder(
             [_spec(value, sizes) for value in self.graph.inputs],
             [_spec(value, sizes) for value in self.graph.outputs],
@@ -128,18 +130,13 @@ class GraphLowering:
             if index in placed:
                 continue
             place = lowering.place(value)
-            node = value.producer or (self.graph.node_list[0] if len(self.graph) else None)
-            if node is None:
-                raise LoweringError(
-                    "a graph without nodes is not lowered", where=self.graph.name, hint='target="reference"'
-                )
             out = TensorView(
                 lowering.builder.output(index),
                 place.dtype,
                 place.shape,
                 row_major_strides(place.shape, place.dtype.itemsize),
             )
-            NodeLowering(lowering, node).copy(place, out)
+            Steps(lowering, "" if value.producer is None else value.producer.name).copy(place, out)
 
 
 def python_function(

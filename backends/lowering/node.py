@@ -1,4 +1,4 @@
-"""One node as its lowering rule sees it: where its operands and results lie, and how to append calls of kernels."""
+"""How to append calls of kernels, and one node as its lowering rule sees it: where its operands and results lie."""
 
 from __future__ import annotations
 
@@ -15,15 +15,63 @@ from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.lowering.context import Lowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.backends.program.builder import BufferHandle, View
+from qcompiler.binding import bound_attrs
 from qcompiler.errors import LoweringError
-from qcompiler.interpreter import bound_attrs
 from qcompiler.ir import Const, Node, Value
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.types import Layout, TensorType
 
 
-class NodeLowering:
+class Steps:
+    """Appends calls of kernels to a program.
+
+    Attributes:
+        target: what to emit code for.
+        name: of the graph's node for which the steps are; "" if they are for none.
+    """
+
+    def __init__(self, lowering: Lowering, name: str = "") -> None:
+        self.lowering, self.target, self.name = lowering, lowering.target, name
+
+    def call(
+        self, kernel: KernelKey[A], arguments: Arguments[A], *, macs: int = 0, bytes: int = 0, disjoint: bool = False
+    ) -> None:
+        """Append a call of a kernel: `s.call(lookup_flat(), Lookup(x=x, table=t, y=y, count=n), bytes=...)`.
+
+        Args:
+            kernel: the kernel with its static arguments.
+            arguments: its signature, filled with TensorViews and buffers, ints and floats. A pointer that this call
+                does not use is None.
+            macs: multiply-adds of the call.
+            bytes: bytes that it reads and writes.
+            disjoint: calls marked so write different bytes of a shared buffer, so no barrier is needed between them.
+        """
+        values: list[Any] = []
+        reads: list[Any] = []
+        written: list[Any] = []
+        for parameter, argument in kernel.definition.arguments(arguments):
+            if parameter.kind == "extent":
+                values.append(int(argument))
+            elif parameter.kind == "scalar":
+                values.append(float(np.float32(argument)))
+            elif argument is None:
+                values.append(None)
+            else:
+                values.append(argument.pointer)
+                (written if parameter.written else reads).append(argument.pointer[0])
+        self.lowering.builder.step(
+            kernel, values, reads=reads, writes=written, node=self.name, macs=macs, bytes=bytes, disjoint=disjoint
+        )
+
+    def copy(self, x: TensorView, y: TensorView) -> None:
+        """Copy elements between two places of one shape, whatever their strides."""
+        from qcompiler.backends.rules.copy import copy_strided
+
+        copy_strided(self, x, y)
+
+
+class NodeLowering(Steps):
     """One node while it is lowered.
 
     Operands are given as values, by the typed view of the node's op: `s.view(Conv(s.node).x)`.
@@ -31,13 +79,11 @@ class NodeLowering:
     Attributes:
         node: the node.
         attrs: its attrs with symbolic sizes evaluated.
-        target: what to emit code for.
     """
 
     def __init__(self, lowering: Lowering, node: Node) -> None:
-        self.lowering = lowering
+        super().__init__(lowering, node.name)
         self.node = node
-        self.target = lowering.target
         self.attrs: Mapping[str, Any] = bound_attrs(opdef(node.op), node.attrs, lowering.sizes)
 
     # -- operands and results
@@ -165,42 +211,6 @@ class NodeLowering:
         return f"{self.node.op}({dict(self.attrs)}) of {weighted and weighted.weight!r}: {role}"
 
     # -- steps
-
-    def call(
-        self, kernel: KernelKey[A], arguments: Arguments[A], *, macs: int = 0, bytes: int = 0, disjoint: bool = False
-    ) -> None:
-        """Append a call of a kernel: `s.call(lookup_flat(), Lookup(x=x, table=t, y=y, count=n), bytes=...)`.
-
-        Args:
-            kernel: the kernel with its static arguments.
-            arguments: its signature, filled with TensorViews and buffers, ints and floats. A pointer that this call
-                does not use is None.
-            macs: multiply-adds of the call.
-            bytes: bytes that it reads and writes.
-            disjoint: calls marked so write different bytes of a shared buffer, so no barrier is needed between them.
-        """
-        values: list[Any] = []
-        reads: list[Any] = []
-        written: list[Any] = []
-        for parameter, argument in kernel.definition.arguments(arguments):
-            if parameter.kind == "extent":
-                values.append(int(argument))
-            elif parameter.kind == "scalar":
-                values.append(float(np.float32(argument)))
-            elif argument is None:
-                values.append(None)
-            else:
-                values.append(argument.pointer)
-                (written if parameter.written else reads).append(argument.pointer[0])
-        self.lowering.builder.step(
-            kernel, values, reads=reads, writes=written, node=self.node.name, macs=macs, bytes=bytes, disjoint=disjoint
-        )
-
-    def copy(self, x: TensorView, y: TensorView) -> None:
-        """Copy elements between two places of one shape, whatever their strides."""
-        from qcompiler.backends.rules.copy import copy_strided
-
-        copy_strided(self, x, y)
 
     def python(self) -> None:
         """Run the node as its numpy reference."""

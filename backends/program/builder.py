@@ -145,6 +145,7 @@ class ProgramBuilder:
         self._placed: list[PlacedBuffer] = []
         self._handles: dict[str, BufferHandle] = {}
         self._buffers: list[_ArenaBuffer] = []
+        self._empty: set[tuple[str, int]] = set()
         self._steps: list[_Step] = []
 
     # -- memory ---------------------------------------------------------------------------------------------------
@@ -168,10 +169,21 @@ class ProgramBuilder:
         return self._handles[key]
 
     def buffer(
-        self, nbytes: int, name: str = "", *, alignment: int = ALIGNMENT, alias: BufferHandle | None = None
+        self,
+        nbytes: int,
+        name: str = "",
+        *,
+        alignment: int = ALIGNMENT,
+        alias: BufferHandle | None = None,
+        is_empty: bool = False,
     ) -> BufferHandle:
-        """Bytes of the arena, alive from the first step that touches them to the last. alias: a buffer whose memory
-        this one takes over, from its first byte on (an in-place result)."""
+        """Bytes of the arena, alive from the first step that touches them to the last.
+
+        Args:
+            alias: a buffer whose memory this one takes over, from its first byte on (an in-place result).
+            is_empty: the buffer is for an array without elements, and has room for reads past its end only: it may be
+                read without being written.
+        """
         if alias is not None:
             self._check_own(alias)
             if alias.kind != "arena":
@@ -179,6 +191,8 @@ class ProgramBuilder:
         index = len(self._buffers)
         handle = BufferHandle("arena", index, _nonnegative(nbytes, "buffer size"), name or f"buffer{index}")
         self._buffers.append(_ArenaBuffer(handle, alignment, None if alias is None else alias.index))
+        if is_empty:
+            self._empty.add(self._memory_of(handle))
         return handle
 
     def input(self, index: int) -> BufferHandle:
@@ -337,7 +351,7 @@ class ProgramBuilder:
 
     def _check_order(self) -> None:
         """Nothing is read before it is written, and every output is written."""
-        written = {("input", index) for index in range(len(self._inputs))}
+        written = {("input", index) for index in range(len(self._inputs))} | self._empty
         for step in self._steps:
             written |= {self._memory_of(each.buffer) for each in step.writes}
             for each in step.reads:

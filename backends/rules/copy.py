@@ -14,7 +14,7 @@ from qcompiler.errors import LoweringError
 from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
-    from qcompiler.backends.lowering.node import NodeLowering
+    from qcompiler.backends.lowering.node import NodeLowering, Steps
 
 Axis: TypeAlias = kernels.CopyAxis[int]
 _ONE = kernels.CopyAxis(size=1, x_stride=0, y_stride=0)
@@ -35,7 +35,7 @@ def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> lis
     return merged or [_ONE]
 
 
-def copy_strided(s: NodeLowering, x: TensorView, y: TensorView) -> None:
+def copy_strided(s: Steps, x: TensorView, y: TensorView) -> None:
     """Append the copy y[...] = x[...]."""
     if x.shape != y.shape or x.dtype.itemsize != y.dtype.itemsize:
         raise LoweringError(
@@ -50,14 +50,11 @@ def copy_strided(s: NodeLowering, x: TensorView, y: TensorView) -> None:
         return
     if inner == "any":
         axes.append(axes.pop(max(range(len(axes)), key=lambda i: axes[i].size)))
-    outer = kernels.OUTER
-    if len(axes) > outer + 1:
-        raise LoweringError(
-            "a copy over too many axes", expected=f"at most {outer + 1} that do not merge", got=len(axes)
-        )
+    few = len(axes) <= kernels.OUTER + 1
+    kernel, outer = (kernels.copy_strided_nd, kernels.OUTER) if few else (kernels.copy_strided_many, kernels.MOST_OUTER)
     around = (*[_ONE] * (outer + 1 - len(axes)), *axes[:-1])
     s.call(
-        kernels.copy_strided_nd(itemsize=size, inner=inner),
+        kernel(itemsize=size, inner=inner),
         kernels.StridedCopy(x=x, y=y, outer=around, innermost=axes[-1]),
         bytes=2 * x.elements * size,
     )
@@ -71,7 +68,7 @@ def _mode(innermost: Axis, size: int) -> kernels.Inner:
     return "any"
 
 
-def _transpose(s: NodeLowering, x: TensorView, y: TensorView, axes: Sequence[Axis]) -> bool:
+def _transpose(s: Steps, x: TensorView, y: TensorView, axes: Sequence[Axis]) -> bool:
     """Append a copy whose innermost axes in x and in y are two different ones; False if it is not such a copy."""
     size = x.dtype.itemsize
     columns = next((axis for axis in axes if axis.x_stride == size), None)

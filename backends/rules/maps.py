@@ -169,11 +169,13 @@ class _Calls:
     emit: Callable[[Map[Memory, int]], None]
 
     def append(self, views: Sequence[TensorView], y: TensorView, axes: Sequence[_Axis]) -> None:
-        """Append a call. If there are more outer axes than a kernel has, several calls run the outermost ones."""
+        """Append a call. If there are more outer axes than a kernel has, several calls run the shortest ones."""
         if len(axes) > OUTER + 1:
-            for index in range(axes[0].size):
-                moved = [_moved(view, index * stride) for view, stride in zip((*views, y), axes[0].strides)]
-                self.append(moved[:-1], moved[-1], axes[1:])
+            shortest = min(axes[:-1], key=lambda axis: axis.size)
+            others = [axis for axis in axes if axis is not shortest]
+            for index in range(shortest.size):
+                moved = [_moved(view, index * stride) for view, stride in zip((*views, y), shortest.strides)]
+                self.append(moved[:-1], moved[-1], others)
             return
         none = _Axis(1, (0,) * (len(views) + 1), True)
         outer = [none] * (OUTER + 1 - len(axes)) + list(axes[:-1])

@@ -51,7 +51,11 @@ def softmax_real(s: NodeLowering) -> None:
     x, y = in_result_layout(s, op.x), s.result()
     across = any(s.out.shape[a] != 1 for a in _axes_within(s, op.axis, s.out.layout))
     s.call(
-        kernels.softmax_real(mode="across" if across else "along", log=isinstance(op, LogSoftmax)),
+        kernels.softmax_real(
+            mode="across" if across else "along",
+            log=isinstance(op, LogSoftmax),
+            masked_is_zero=isinstance(op, Softmax) and op.masked_is_zero,
+        ),
         _lines(s, op.axis, x, y, s.out.layout),
         bytes=8 * y.elements,
     )

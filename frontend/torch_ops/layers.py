@@ -67,7 +67,8 @@ aten("group_norm")(
     lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps)
 )
 aten("rms_norm")(F.rms_norm)
-aten("softmax.int", "_softmax", "_safe_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
+aten("softmax.int", "_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
+aten("_safe_softmax")(lambda x, dim, dtype=None: ops.softmax(x, dim, masked_is_zero=True))
 aten("log_softmax.int", "_log_softmax")(lambda x, dim, dtype=None: F.log_softmax(x, dim))
 
 

@@ -162,7 +162,7 @@ def _profile(
             if floats not in peaks:
                 peaks[floats] = peak(model.program.target, floats=floats)
             fraction = step.macs / us / 1e3 / (peaks[floats] * threads)
-        op = step.node if node is None else node.op
+        op = (step.node or "output") if node is None else node.op
         rows.append(
             {
                 "node": step.node,

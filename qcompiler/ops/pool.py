@@ -55,6 +55,8 @@ class _Windowed(Pool):
         """ShapeError where a window would see nothing but padding."""
         if not 3 <= x.rank <= 5:
             raise ShapeError(f"operand of {self.name}", expected="[N,C,*spatial]", got=str(x))
+        if 0 in x.shape[2:]:
+            raise ShapeError(f"{self.name} of no elements", expected="sizes above 0", got=str(x))
         kernel, stride, padding, dilation = self.kernel, self.stride, self.padding, self.dilations
         check_geometry(self.name, x.rank - 2, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
         for k, d, pair in zip(kernel, dilation, padding):
@@ -244,6 +246,8 @@ class _Adaptive(Pool):
                 raise ShapeError(
                     "adaptive pooling of a symbolic size", expected="output_size 1", got=f"{size} -> {out}"
                 )
+            if size == 0:
+                raise ShapeError("adaptive pooling of no elements", expected="sizes above 0", got=str(x))
         return TensorType(x.dtype, (*x.shape[:2], *output_size))
 
     def reduced(self, x: np.ndarray, reduce: Callable[[np.ndarray, int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -319,9 +319,11 @@ class _Softmax(Op):
 
 
 class Softmax(_Softmax):
-    """exp(x - max) / sum of exp(x - max) along an axis. torch.softmax; ONNX Softmax."""
+    """exp(x - max) / sum of exp(x - max) along an axis. A line of nothing but -inf gives NaN, or 0 with
+    `masked_is_zero`, as in torch's scaled_dot_product_attention. torch.softmax; ONNX Softmax."""
 
     name = "softmax"
+    masked_is_zero = bool_attr(default=False, doc="lines of nothing but -inf give 0")
     quant = fixed(1 / 256, 0)
     chooses_params = True
     element_cost = (0.067, 1.04)
@@ -329,8 +331,10 @@ class Softmax(_Softmax):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         wide = x.astype(np.float64)
-        e = np.exp(wide - wide.max(axis=self.axis, keepdims=True))
-        return (e / e.sum(axis=self.axis, keepdims=True)).astype(x.dtype)
+        top = wide.max(axis=self.axis, keepdims=True)
+        is_zero = self.masked_is_zero & (top == -math.inf)
+        e = np.exp(wide - np.where(is_zero, 0, top))
+        return (e / np.where(is_zero, 1, e.sum(axis=self.axis, keepdims=True))).astype(x.dtype)
 
     def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
         q = x.array.astype(np.int32)

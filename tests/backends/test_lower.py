@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from qcompiler.errors import LoweringError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.signature import bind_inputs
+from qcompiler.structure import flatten_outputs
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.levels import LEVELS, can_run, lower_for
 from tests.demo import load_split, preprocess, trained_model
@@ -96,6 +99,39 @@ graph main(%x: f32[2,6]) stage=float {
     assert all(o.flags.owndata or o.base is None for o in outputs)
     outputs[1][:] = -1
     assert np.array_equal(outputs[3], x + x)
+
+
+CONSTANT = np.arange(4, dtype=np.float32).reshape(2, 2)
+
+
+@pytest.mark.parametrize("dynamic", [None, DYNAMIC])
+@pytest.mark.parametrize("level", ["native", "reference", *LEVELS])
+def test_models_that_compute_nothing(level: str, dynamic: object, tmp_path: pathlib.Path) -> None:
+    """Outputs that are inputs, constants, repeated or nested, in a graph without nodes, also saved and loaded."""
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    models = {
+        "the input": (lambda x: x, x),
+        "no longer there": (qc.nn.Sequential(qc.nn.Dropout(), qc.nn.Identity()).eval(), x),
+        "twice": (lambda x: (x, x), (x, x)),
+        "a constant": (lambda x: CONSTANT, CONSTANT),
+        "both": (lambda x: {"a": x, "b": (x, CONSTANT)}, {"a": x, "b": (x, CONSTANT)}),
+    }
+    if level != "reference" and not can_run(parse_target(level).name):
+        pytest.skip(f"this machine cannot run {level}")
+    for model, want in models.values():
+        compiled = qc.compile(model, None, (x,), target=level, dynamic=dynamic)
+        path = tmp_path / "m.qc.safetensors"
+        compiled.save(path)
+        for each in (compiled, qc.load(path, target=level), qc.load(path, target=level)):
+            got = each(x)
+            assert flatten_outputs(got, is_array)[2] == flatten_outputs(want, is_array)[2]
+            for one, other in zip(flatten_outputs(got, is_array)[0], flatten_outputs(want, is_array)[0]):
+                assert np.array_equal(one, other)
+                assert not np.shares_memory(one, x) and not np.shares_memory(one, CONSTANT)
+
+
+def is_array(item: object) -> bool:
+    return isinstance(item, np.ndarray)
 
 
 def test_a_foreign_or_too_high_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import qcompiler as qc
 from qcompiler.errors import QCompilerError, TraceError
 from qcompiler.frontend import functional as F
 from qcompiler.frontend import nn
@@ -382,6 +383,29 @@ def test_attention_equals_torch() -> None:
         expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), **theirs)
         got = F.scaled_dot_product_attention(q, k, v, **extra)
         np.testing.assert_allclose(got, expected.numpy(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("target", ["native", "reference"])
+@pytest.mark.parametrize("seed", range(6))
+def test_attention_with_masked_rows_equals_torch(seed: int, target: str) -> None:
+    """Bool and float masks of any leading shape, constant and given in the call, in which rows may be all masked: those
+    give 0. The same softmax spelt out gives NaN there."""
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.standard_normal((2, 3, size, 8)).astype(np.float32) for size in (5, 6, 6))
+    shape = [(5, 6), (1, 6), (2, 1, 5, 6), (2, 1, 1, 6), (3, 1, 6), (2, 3, 5, 6)][seed]
+    keep = rng.random(shape) > 0.3
+    keep[..., : 1 if seed % 2 else 6] = keep[..., :1]
+    additive = np.where(keep, rng.normal(size=shape), -np.inf).astype(np.float32)
+    for mask in (keep, additive):
+        want = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v, mask))).numpy()
+        given = qc.compile(F.scaled_dot_product_attention, None, (q, k, v, mask), target=target)(q, k, v, mask)
+        constant = qc.compile(
+            lambda q, k, v, m=mask: F.scaled_dot_product_attention(q, k, v, m), None, (q, k, v), target=target
+        )(q, k, v)
+        for got in (given, constant):
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+    scores = np.full((2, 3), -np.inf, np.float32)
+    assert np.isnan(qc.compile(lambda x: F.softmax(x, 1), None, (scores,), target=target)(scores)).all()
 
 
 def test_functionals_equal_torch_on_arrays() -> None:

@@ -246,7 +246,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "argmax": ("exact", torch.argmax),
     "argmin": ("exact", torch.argmin),
     "cumsum": ("once", cumsum),
-    "softmax": ("once", torch.softmax),
+    "softmax": ("once", lambda x, axis, masked_is_zero: torch.softmax(x, axis)),
     "log_softmax": ("once", torch.log_softmax),
     "batch_norm": (
         "once",
@@ -291,7 +291,6 @@ RENAMED = {
     "tile": {"repeats": "dims"},
     "argmax": {"axis": "dim", "keepdims": "keepdim"},
     "argmin": {"axis": "dim", "keepdims": "keepdim"},
-    "softmax": {"axis": "dim"},
     "log_softmax": {"axis": "dim"},
     "hardshrink": {},
     "hardtanh": {"min_value": "min_val", "max_value": "max_val"},

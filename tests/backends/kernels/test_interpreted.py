@@ -62,6 +62,14 @@ graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   return %b, %c, %d
 }
 """,
+    "many_axes": """qcompiler 1
+graph many_axes(%x: f32[2,1,2,2,2,2,2]) stage=float {
+  %a = flip(%x) {axes=(0, 2, 4, 6)} : f32[2,1,2,2,2,2,2]
+  %b = transpose(%a) {perm=(0, 2, 5, 1, 3, 6, 4)} : f32[2,2,2,1,2,2,2]
+  %c = tile(%b) {repeats=(2, 1, 2, 1, 2, 1, 2)} : f32[4,2,4,1,4,2,4]
+  return %c
+}
+""",
 }
 
 

@@ -145,7 +145,7 @@ def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target:
         try:
             made = build_object(sample_graph(op, 0), parse_target(target, exact=True), prefix=f"op_{op.name}"[:32])
         except LoweringError as error:
-            assert "without nodes" in str(error) or "no kernel serves" in str(error)
+            assert "no kernel serves" in str(error)
             continue
         write(tmp_path, made.interface.prefix, made)
         prefixes.append(made.interface.prefix)

@@ -71,10 +71,11 @@ def test_special_values() -> None:
         x[0, 1], x[1, 0], x[2, -1] = -np.inf, np.inf, np.nan
         x[3], x[4], x[5] = -np.inf, 3e38, -3e38
         x[6, 1], x[7, 2], x[8, 0] = 3e38, 200.0, -200.0
-        for op in ("softmax", "log_softmax"):
+        for op, attrs in (("softmax", {}), ("softmax", {"masked_is_zero": True}), ("log_softmax", {})):
             with np.errstate(all="ignore"):
-                check_op(op, (x,), {"axis": 1})
-                check_op(op, (np.ascontiguousarray(x.T),), {"axis": 0})
+                [y] = check_op(op, (x,), {"axis": 1, **attrs})
+                check_op(op, (np.ascontiguousarray(x.T),), {"axis": 0, **attrs})
+            assert (y[3] == 0).all() if attrs else np.isnan(y[3]).all()
 
 
 @pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
