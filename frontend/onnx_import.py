@@ -18,6 +18,7 @@ import numpy as np
 from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import QCompilerError, TraceError
 from qcompiler.frontend.onnx_ops import table
+from qcompiler.frontend.onnx_ops.codes import Codes
 from qcompiler.frontend.onnx_ops.node import OnnxNode
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.recorder import Trace, Traced
@@ -146,6 +147,12 @@ class _Importer:
                 if output.name not in self.values:
                     raise TraceError("no node makes an output", where=self.file, got=output.name)
                 value = self.values[output.name]
+                if isinstance(value, Codes) and not value.element.is_own:
+                    raise TraceError(
+                        f"the output {output.name!r} has {value.element.name} codes",
+                        where=self.file,
+                        expected="codes of int8, uint8 or int16, or real numbers",
+                    )
                 outputs[output.name] = (
                     value
                     if isinstance(value, Traced)
@@ -183,7 +190,7 @@ class _Importer:
             raise TraceError("sparse initializers are not supported", where=self.file)
         for tensor in self.proto.graph.initializer:
             array = numpy_helper.to_array(tensor)
-            if array.dtype.kind == "f" or array.dtype.kind == "V" or str(array.dtype) == "bfloat16":
+            if array.dtype.kind == "f" or str(array.dtype) == "bfloat16":
                 array = array.astype(np.float32)
             self.values[tensor.name] = array
             self.trace.names[id(array)] = tensor.name
@@ -261,13 +268,12 @@ class _Importer:
             list(proto.output),
             opset,
             self.trace,
+            moves_codes(key),
         )
         before = len(self.trace.graph)
         with self.trace.scope(_path(proto), f"onnx.{key}"):
             try:
-                results = table()[key](node)
-                if node.requantize is not None and moves_codes(key):
-                    results = node.quantize(results, *node.requantize)
+                results = node.as_moved(table()[key](node))
             except QCompilerError as error:
                 raise error.located(f"{self.file}, node {index} {proto.op_type} {proto.name}") from None
             except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:

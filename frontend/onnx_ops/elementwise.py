@@ -12,6 +12,7 @@ import numpy as np
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, kind_of, rank, unary
+from qcompiler.frontend.onnx_ops.codes import Codes
 from qcompiler.frontend.onnx_ops.node import Meaning, OnnxNode, onnx
 from qcompiler.types import DType
 
@@ -263,7 +264,10 @@ def dtype_of(n: OnnxNode, number: int) -> DType:
 
 @onnx("Cast")
 def _cast(n: OnnxNode) -> Any:
-    dtype, value = dtype_of(n, n.attr("to")), n.raw(0)
+    value = n.raw(0)
+    if isinstance(value, Codes) and value.element.number == n.attr("to"):
+        return value
+    dtype = dtype_of(n, n.attr("to"))
     if isinstance(value, np.ndarray):
         if value.dtype == object and dtype.is_integer:
             return value

@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, dims, rank, unary
+from qcompiler.frontend.array_ops import binary, dims, lift, rank, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.recorder import Traced
@@ -83,41 +83,65 @@ def _conv_transpose(n: OnnxNode) -> Any:
 def _gemm(n: OnnxNode) -> Any:
     a, b, c = n.x(0), n.raw(1), n.raw(2)
     alpha, beta = float(n.attr("alpha", 1.0)), float(n.attr("beta", 1.0))
+    transposed = bool(n.attr("transB", 0))
     a = ops.transpose(a, (1, 0)) if n.attr("transA", 0) else a
     if isinstance(b, np.ndarray) and b.ndim == 2 and b.dtype.kind == "f":
-        weight = b if n.attr("transB", 0) else b.T
+        weight = b if transposed else b.T
         weight = weight if alpha == 1 else weight * np.float32(alpha)
-        simple = c is None or (
-            isinstance(c, np.ndarray) and c.size == weight.shape[0] and c.shape in ((c.size,), (1, c.size))
-        )
-        if simple:
-            bias = None if c is None else (c.reshape(-1) if beta == 1 else c.reshape(-1) * np.float32(beta))
-            weight = n.raw(1) if weight is b else np.ascontiguousarray(weight)
+        weight, alpha = n.raw(1) if weight is b else np.ascontiguousarray(weight), 1.0
+    else:
+        weight = _dequantized_weight(n, b, transposed)
+    if weight is not None and alpha == 1:
+        bias = _layer_bias(n, c, beta, dims(lift(weight))[0])
+        if c is None or bias is not None:
             return n.emit("linear", (a, weight, bias))
-    weight = _dequantized_weight(n, b, bool(n.attr("transB", 0)))
-    if (
-        weight is not None
-        and alpha == 1
-        and (c is None or (beta == 1 and len(np.shape(c) if isinstance(c, np.ndarray) else dims(c)) == 1))
-    ):
-        return n.emit("linear", (a, weight, None if c is None else n.x(2)))
-    b = n.x(1)
-    product = ops.matmul(a, ops.transpose(b, (1, 0)) if n.attr("transB", 0) else b)
+    if weight is not None:
+        product = n.emit("linear", (a, weight))
+    else:
+        b = n.x(1)
+        product = ops.matmul(a, ops.transpose(b, (1, 0)) if transposed else b)
     product = product if alpha == 1 else binary("mul", product, alpha)
     if c is None:
         return product
     return binary("add", product, n.x(2) if beta == 1 else binary("mul", n.x(2), beta))
 
 
-def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
-    """A dequantized constant matrix as the weight [out, in] of a linear layer, or None for anything else."""
+def _layer_bias(n: OnnxNode, c: Any, beta: float, channels: DimLike) -> Any:
+    """The C of a Gemm as the bias [channels] of a layer, if it is constant and has one number, or one a channel."""
+    shape = None if c is None else tuple(dims(c))
+    if not isinstance(channels, int) or shape not in ((), (1,), (1, 1), (channels,), (1, channels)):
+        return None
+    if isinstance(c, np.ndarray):
+        if c.dtype.kind != "f":
+            return None
+        if beta == 1 and shape == (channels,):
+            return c
+        return np.array(np.broadcast_to(c.reshape(-1), (channels,)), np.float32) * np.float32(beta)
+    const = _dequantized_const(c)
+    if const is None or beta != 1:
+        return None
+    if shape == (channels,):
+        return c
+    quant, codes = const.type.params, np.broadcast_to(const.data.reshape(-1), (channels,))
+    quant = quant if quant.axis is None else quant.moved(0)
+    return n.trace.emit("dequantize", (n.quantized_constant(np.array(codes), quant, const.type.dtype),))
+
+
+def _dequantized_const(value: Any) -> Const | None:
+    """The constant codes that a value was dequantized from, or None."""
     producer = value.value.producer if isinstance(value, Traced) else None
-    if producer is None or producer.op != "dequantize" or rank(value) != 2:
+    if producer is None or producer.op != "dequantize":
         return None
     const = producer.operands[0]
-    quant = const.type.quant if isinstance(const, Const) else None
-    if not isinstance(const, Const) or quant is None:
+    return const if isinstance(const, Const) and const.type.is_quantized else None
+
+
+def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
+    """A dequantized constant matrix as the weight [out, in] of a linear layer, or None for anything else."""
+    const = _dequantized_const(value)
+    if const is None or rank(value) != 2:
         return None
+    quant = const.type.params
     if outputs_first:
         return value
     turned = quant if quant.axis is None else quant.moved(1 - quant.axis)

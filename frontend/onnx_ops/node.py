@@ -14,6 +14,7 @@ import numpy as np
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend.array_ops import lift
+from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, as_integers, element_of, real
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.ir import Const
 from qcompiler.types import DType, QuantParams, TensorType
@@ -44,7 +45,8 @@ class OnnxNode:
         attrs: the attributes as Python values.
         outputs: the names of the outputs, "" where unused.
         opset: the opset of the op's domain.
-        requantize: the parameters of a quantized operand that a float op was given, if any.
+        moves_codes: the op moves the elements of its operands, so that codes keep their quantization.
+        moved: an operand of codes that such an op was given as real numbers, if any.
     """
 
     op: str
@@ -54,7 +56,8 @@ class OnnxNode:
     outputs: Sequence[str]
     opset: int
     trace: Trace
-    requantize: tuple[QuantParams, DType] | None = field(default=None)
+    moves_codes: bool = False
+    moved: Codes | None = field(default=None)
 
     # -- operands
 
@@ -66,16 +69,36 @@ class OnnxNode:
         return self.values[index] if index < len(self.values) else None
 
     def x(self, index: int) -> Any:
-        """An operand as a traced real value. A quantized operand is dequantized."""
+        """An operand as a traced value. Codes are plain integers, or real numbers for an op that moves elements."""
         value = self.raw(index)
         if value is None:
             raise self.refuse(f"operand {index} is missing")
         traced = lift(self.sizes_as_ints(value), self.trace)
-        quant = traced.value.type.quant
-        if quant is not None:
-            self.requantize = quant, traced.value.type.dtype
-            return self.trace.emit("dequantize", (traced,))
-        return traced
+        if not isinstance(traced, Codes):
+            return traced
+        if not self.moves_codes or traced.value.type.params.axis is not None:
+            return as_integers(traced)
+        self.moved = traced
+        return real(traced)
+
+    def alike(self, indices: Sequence[int]) -> list[Any]:
+        """Operands as traced values of one meaning: like `x` if they have one quantization, or else plain integers."""
+        values = [self.raw(index) for index in indices]
+        first = next((value for value in values if isinstance(value, Codes)), None)
+        if first is None or not self.moves_codes or first.value.type.params.axis is not None:
+            return [self.x(index) for index in indices]
+        quant = first.value.type.params
+        found: list[Any] = []
+        for value in values:
+            if isinstance(value, np.ndarray) and element_of(value) == first.element:
+                value = self.constant_codes(value, first.element, quant)
+            if not isinstance(value, Codes) or (value.element, value.value.type.quant) != (first.element, quant):
+                break
+            found.append(value)
+        if len(found) < len(values):
+            return [as_integers(value) if isinstance(value, Codes) else lift(value, self.trace) for value in values]
+        self.moved = first
+        return [real(value) for value in found]
 
     def optional(self, index: int) -> Any:
         return self.x(index) if self.has(index) else None
@@ -144,22 +167,40 @@ class OnnxNode:
         return self.trace.emit(op, [None if o is None else lift(o, self.trace) for o in operands], attrs)
 
     def quantized_constant(self, data: np.ndarray, quant: QuantParams, dtype: DType) -> Any:
+        """A constant of codes as the IR holds them."""
         return self.trace.wrap(
             self.trace.graph.add_const(f"{self.name or self.op}.q", data, TensorType(dtype, data.shape, quant))
         )
 
-    def quantize(self, x: Any, quant: QuantParams, dtype: DType) -> Any:
-        """x quantized."""
+    def constant_codes(self, data: np.ndarray, element: CodeType, quant: QuantParams) -> Codes:
+        """A constant of codes of the file; `quant`: the IR's parameters."""
+        held = np.ascontiguousarray(element.held(data))
+        return Codes(self.quantized_constant(held, quant, element.dtype), element)
+
+    def quantize(self, x: Any, quant: QuantParams, element: CodeType, output: int = 0) -> Codes:
+        """x quantized; `output`: which output of the node that is."""
         traced = lift(x, self.trace)
         self.trace.graph.stage = "qdq"
         node = self.trace.graph.create(
             "quantize",
             [traced.value],
-            types=TensorType(dtype, traced.value.type.shape, quant),
-            names=f"{self.outputs[0]}",
+            types=TensorType(element.dtype, traced.value.type.shape, quant),
+            names=f"{self.outputs[output]}",
             loc=self.trace.loc,
         )
-        return self.trace.wrap(node.result)
+        return Codes(self.trace.wrap(node.result), element)
+
+    def as_moved(self, results: Any) -> Any:
+        """The results of an op that moves elements: codes again, if its operands were."""
+        if self.moved is None:
+            return results
+        quant, element = self.moved.value.type.params, self.moved.element
+        many = results if isinstance(results, tuple) else (results,)
+        codes = tuple(
+            self.quantize(result, quant, element, index) if index < len(self.outputs) and self.outputs[index] else None
+            for index, result in enumerate(many)
+        )
+        return codes if isinstance(results, tuple) else codes[0]
 
     def refuse(self, what: str, **details: Any) -> TraceError:
         return TraceError(f"{self.op}: {what}", where=self.trace.place(), **details)

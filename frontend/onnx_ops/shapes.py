@@ -14,6 +14,7 @@ from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import dims, rank
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.sizes import sized
+from qcompiler.quantization import qmath
 
 
 def sizes(values: list[Any]) -> np.ndarray:
@@ -173,7 +174,7 @@ def _concat(n: OnnxNode) -> Any:
     axis = n.attr("axis")
     if n.is_known():
         return np.concatenate(n.values, axis)
-    return ops.concat([n.x(i) for i in range(len(n.values))], axis)
+    return ops.concat(n.alike(range(len(n.values))), axis)
 
 
 @onnx("Pad")
@@ -182,6 +183,9 @@ def _pad(n: OnnxNode) -> Any:
     value = float(np.ravel(n.known(2))[0]) if n.has(2) else float(n.attr("value", 0.0))
     n.only("mode", "constant", "reflect", "edge")
     x = n.x(0)
+    if n.moved is not None:  # the border is a code
+        quant, element = n.moved.value.type.params, n.moved.element
+        value = float(qmath.dequantize(element.held(np.asarray(int(value))), quant))
     axes = [int(a) % rank(x) for a in n.ints(3)] if n.has(3) else list(range(rank(x)))
     pairs = [(0, 0)] * rank(x)
     for i, axis in enumerate(axes):
@@ -265,6 +269,8 @@ def _resize(n: OnnxNode) -> Any:
     n.only("antialias", 0)
     n.only("keep_aspect_ratio_policy", "stretch")
     x = n.x(0)
+    if n.moved is not None:
+        n.only("mode", "nearest")
     axes = [axis % rank(x) for axis in n.attr("axes", list(range(rank(x))))]
     scales = n.known(2, None)
     size = n.optional_ints(3)
@@ -297,6 +303,8 @@ def _resize(n: OnnxNode) -> Any:
 def _upsample(n: OnnxNode) -> Any:
     n.only("mode", "nearest", "linear")
     x = n.x(0)
+    if n.moved is not None:
+        n.only("mode", "nearest")
     scales = [float(v) for v in (np.ravel(n.known(1)) if n.has(1) else n.attr("scales"))]
     if scales[:2] != [1.0, 1.0]:
         raise n.refuse("batch or channels are resized", got=scales)
@@ -311,21 +319,26 @@ def _upsample(n: OnnxNode) -> Any:
 
 
 def moves_codes(op: str) -> bool:
-    """Whether an op on quantized operands returns their codes unchanged (integer ONNX models)."""
+    """Whether an op on codes gives some of them back, so that the result has their quantization. Trilu does not: it
+    puts codes of 0, which need not stand for 0."""
     return op in (
-        "MaxPool",
-        "Reshape",
-        "Transpose",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "Gather",
-        "GlobalMaxPool",
-        "Relu",
-        "Expand",
-        "Tile",
+        "Concat",
         "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GlobalMaxPool",
+        "MaxPool",
+        "Pad",
+        "Reshape",
+        "Resize",
+        "Slice",
         "SpaceToDepth",
-        "Clip",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Upsample",
     )
