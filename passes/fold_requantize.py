@@ -33,6 +33,9 @@ class _IntoProducer(Rewrite[_Produced]):
     rule = "folding into the producer"
     ops = (Requantize,)
 
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
+
     def match(self, graph: Graph, node: Node) -> _Produced | Refusal:
         requantize = Requantize(node)
         value, producer = requantize.x, requantize.x.producer
@@ -41,6 +44,8 @@ class _IntoProducer(Rewrite[_Produced]):
         op, table = op_of(producer), None
         if isinstance(op, Lookup) and isinstance(op.table, Const):
             table = op.table
+        elif self.exact:
+            return self.refuse(node, f"{producer.op} of %{value.name} would round once instead of twice")
         elif not op.chooses_params:
             return self.refuse(node, f"{producer.op} of %{value.name} does not choose its parameters")
         elif op.keeps_dtype and value.type.dtype is not node.result.type.dtype:
@@ -97,7 +102,8 @@ class _IntoTable(Rewrite[_Tabulated]):
 class FoldRequantize(RewritePass):
     """With r for requantize, from parameters p to p':
 
-        r(op_p(a)) = op_p'(a)               the op rounds to p' at once: one rounding instead of two, not the same bits
+        r(op_p(a)) = op_p'(a)               the op rounds to p' at once, and p neither rounds nor clamps: not the same
+                                            bits, and not done if `exact`, as in imported graphs
         r(table[a]) = (r table)[a]          exact
         table[r(a)] = (table r)[a]          exact
 
@@ -111,7 +117,8 @@ class FoldRequantize(RewritePass):
         %y = linear(%x, @w) : u8[2,4]{scale=0.1}
     """
 
+    exact: bool = False
     name: ClassVar[str] = "fold-requantize"
 
     def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
-        return _IntoTable(), _IntoProducer()
+        return _IntoTable(), _IntoProducer(self.exact)

@@ -57,11 +57,11 @@ def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> lis
 
 
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
-    """qdq -> integer; without `configs` for imported qdq graphs."""
+    """qdq -> integer; without `configs` for imported qdq graphs, whose roundings all stay."""
     return [
         PropagateQparams(),
         Integerize(configs),
-        FoldRequantize(),
+        FoldRequantize(exact=configs is None),
         ConstantFold(),
         Dce(),
         VerifyIntegerSafety(),

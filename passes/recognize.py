@@ -129,7 +129,7 @@ def _known() -> list[tuple[Spelled, np.ndarray]]:
 def _spelled_activation(region: Region) -> Spelled | str | None:
     """The op whose function a region computes; else in words what it is near to, or None."""
     x = _points()
-    y = region(x)
+    y = region(x).reshape(x.shape)  # constants of one element may have axes
     small = np.abs(x) <= ALWAYS_FINITE
     if not (np.isfinite(y[small]).all() and np.isnan(y[-1])):
         return None

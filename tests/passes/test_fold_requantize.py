@@ -6,7 +6,7 @@ import numpy as np
 
 from qcompiler.interpreter import run
 from qcompiler.passes.fold_requantize import FoldRequantize
-from tests.passes.pass_texts import apply, load
+from tests.passes.pass_texts import apply, load, unchanged
 
 Q, P = "{scale=0.0625, zero_point=128}", "{scale=0.5, zero_point=3}"
 X = f"%x: u8[2,8]{Q}"
@@ -35,3 +35,16 @@ def test_tables_on_both_sides_are_exact() -> None:
     for codes in every:
         for one, other in zip(run(graph, [codes]), run(after, [codes])):
             assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+def test_the_roundings_of_imported_graphs_all_stay() -> None:
+    graph = load(
+        X,
+        f"""
+        %a = add(%x, %x) : u8[2,8]{Q}
+        %b = requantize(%a) : u8[2,8]{P}
+        return %b""",
+        "integer",
+    )
+    assert [node.op for node in apply(FoldRequantize(), graph).nodes] == ["add"]
+    unchanged(FoldRequantize(exact=True), graph, "would round once instead of twice")

@@ -307,3 +307,12 @@ def test_all_pairs_of_known_functions_are_told_apart() -> None:
     for (name, (f, _)), (other, _) in itertools.product(ACTIVATIONS.items(), repeat=2):
         [node] = _simplified(f).nodes
         assert node.op == {"tanh gelu": "gelu"}.get(name, name), (name, other)
+
+
+def test_constants_of_one_element_may_have_axes() -> None:
+    graph = qc.trace(
+        lambda x: x * np.full((1, 1, 1), 0.5, np.float32) + np.full((1, 1), 2, np.float32),
+        (np.ones((1, 1, 1), np.float32),),
+    )
+    after = PassManager([Recognize()]).run(graph)
+    assert [node.op for node in after.nodes] == ["mul", "add"]
