@@ -67,7 +67,16 @@ class Rounding:
 
 @dataclass
 class QdqGraph:
-    """One graph, drawn from a seed."""
+    """One graph, drawn from a seed.
+
+    Attributes:
+        inputs: name -> (shape, type, size of the data).
+        roundings: the QuantizeLinear nodes, for finding ties.
+        moved: values that rounding a float bias may move.
+        means: values that are means of codes.
+        grids: dequantized value -> its scale, if it has one.
+        shared: codes whose scale and zero point (the names) others may have too.
+    """
 
     seed: int
     nodes: list[Any] = field(default_factory=list)
@@ -75,10 +84,14 @@ class QdqGraph:
     inputs: dict[str, tuple[tuple[int, ...], str, float]] = field(default_factory=dict)
     outputs: list[Real | Coded] = field(default_factory=list)
     roundings: list[Rounding] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    means: set[str] = field(default_factory=set)
+    grids: dict[str, float] = field(default_factory=dict)
+    shared: list[tuple[Coded, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        self.opset = int(self.pick([13, 13, 17, 19, 21, 21, 21, 10]))
+        self.opset = int(self.pick([*[13] * 6, 17, 17, 19, 19, *[21] * 8, 10]))
         self.powers = self.chance(0.15)
         self.count = 0
         self._draw()
@@ -103,10 +116,15 @@ class QdqGraph:
     def node(self, op: str, operands: list[str], outputs: int = 1, **attrs: Any) -> str:
         names = [self.name(op.lower()) for _ in range(outputs)]
         self.nodes.append(helper.make_node(op, operands, names, **attrs))
+        for marked in (self.moved, self.means):
+            if marked & set(operands) and op != "QuantizeLinear":
+                marked.update(names)
+        if op in ("AveragePool", "GlobalAveragePool", "ReduceMean"):
+            self.means.update(names)
         return names[0]
 
     def scale(self, about: float) -> np.ndarray:
-        """A scale of this size; a power of two in some graphs, where every step is exact."""
+        """A scale of this size; a power of two in some graphs, whose every step is exact and whose ties must agree."""
         value = about * 2.0 ** self.rng.uniform(-0.7, 0.7)
         return np.asarray(2.0 ** round(math.log2(value)) if self.powers else value, np.float32)
 
@@ -117,6 +135,8 @@ class QdqGraph:
         return str(self.pick(["uint8"] * 6 + ["int8"] * 4 + wide))
 
     def quantize(self, x: Real) -> Coded:
+        if self.shared and x.name not in self.means and self.chance(0.25):  # a mean of codes is often a tie of them
+            return self._quantize_as(x, self.pick(self.shared))
         kind = self.code_type()
         number, low, high = TYPES[kind]
         axis = None
@@ -142,12 +162,25 @@ class QdqGraph:
             operands.append(self.const("zero", self._codes(self._one(zero, axis), kind)))
         if axis is not None:
             attrs["axis"] = axis - len(x.shape) if self.chance(0.3) else axis
-        self.roundings.append(
-            Rounding(
-                x.name, self._along(scale, axis, len(x.shape)), x.error / float(scale.min()) + 4 * UNIT * (high - low)
-            )
-        )
-        return Coded(self.node("QuantizeLinear", operands, **attrs), x.shape, kind, scale, zero, axis)
+        made = Coded(self.node("QuantizeLinear", operands, **attrs), x.shape, kind, scale, zero, axis)
+        self._round(x, made)
+        if axis is None and has_zero:
+            self.shared.append((made, operands[1], operands[2]))
+        return made
+
+    def _quantize_as(self, x: Real, shared: tuple[Coded, str, str]) -> Coded:
+        """Codes of x with the parameters, and the initializers, of other codes."""
+        like, scale, zero = shared
+        made = self.node("QuantizeLinear", [x.name, scale, zero])
+        codes = Coded(made, x.shape, like.type, like.scale, like.zero_point, None)
+        self._round(x, codes)
+        return codes
+
+    def _round(self, x: Real, codes: Coded) -> None:
+        _, low, high = TYPES[codes.type]
+        scale = self._along(codes.scale, codes.axis, len(x.shape))
+        band = x.error / float(codes.scale.min()) + 4 * UNIT * (high - low)
+        self.roundings.append(Rounding(x.name, scale, band + (MOVED if x.name in self.moved else 0)))
 
     def dequantize(self, q: Coded) -> Real:
         """DequantizeLinear, in one graph of 20 with parameters of its own."""
@@ -237,6 +270,8 @@ class QdqGraph:
         style = self.pick(["none"] * 2 + ["exact"] * 4 + ["near"] * 2 + ["float", "tensor", "int8", "free"])
         if style == "none":
             return "", 0.0, 0.0
+        if style == "near" and self.powers:  # an exact tie, and a bias that is nearly exact
+            style = "exact"
         real = self.rng.normal(size=count) * 0.5
         if style == "float":
             return self.const("bias", real.astype(np.float32)), float(np.abs(real).max()), MOVED
@@ -311,8 +346,12 @@ class QdqGraph:
         weight, real, scales = self.weight((outputs, channels // groups, *kernel), 0)
         bias, largest, moved = self.bias(outputs, x, scales)
         pads = [int(self.rng.integers(0, 2)) for _ in range(2 * len(kernel))]
+        if self.chance(0.2):
+            attrs["strides"] = [int(self.rng.integers(1, 3)) for _ in kernel]
         total_pads = [before + after for before, after in zip(pads, pads[len(kernel) :])]
-        shape = (x.shape[0], outputs, *(s + p - k + 1 for s, p, k in zip(spatial, total_pads, kernel)))
+        strides = attrs.get("strides", [1] * len(kernel))
+        sizes = [(s + p - k) // step + 1 for s, p, k, step in zip(spatial, total_pads, kernel, strides)]
+        shape = (x.shape[0], outputs, *sizes)
         y = self.node("Conv", [x.name, weight, *([bias] if bias else [])], pads=pads, **attrs)
         total = float(np.abs(real).sum(axis=tuple(range(1, real.ndim))).max())
         return self._sum(x, y, shape, terms, total, largest, moved)
@@ -326,22 +365,19 @@ class QdqGraph:
         return Real(name, tuple(shape), size, error)
 
     def activate(self, x: Real) -> Real:
-        op = self.pick(
-            ["Relu", "Relu", "Clip", "Sigmoid", "LeakyRelu", "HardSwish" if self.opset >= 14 else "Tanh", "Tanh"]
-        )
+        smooth = ["Sigmoid", "Tanh", *(["HardSwish"] if self.opset >= 14 and not self.powers else [])]
+        op = self.pick(["Relu", "Relu", "Clip", "LeakyRelu", *smooth])
         operands, attrs = [x.name], {}
         size, error = x.size, x.error + 4 * UNIT * x.size
         if op == "Clip":
             operands += [self.const("low", np.float32(0)), self.const("high", np.float32(6))]
         if op == "LeakyRelu":
-            attrs = {"alpha": 0.1}
+            attrs = {"alpha": 0.125 if self.powers else 0.1}
         if op in ("Sigmoid", "Tanh"):
             size, error = 1.0, x.error + 64 * UNIT
         if op == "HardSwish":
             error = 2 * x.error + 16 * UNIT * x.size
         name = self.node(op, operands, **attrs)
-        if x.name in self.moved:
-            self.moved.add(name)
         return Real(name, x.shape, size, error)
 
     def pool(self, x: Real) -> Real:
@@ -362,19 +398,46 @@ class QdqGraph:
         op = self.pick(["Add", "Add", "Add", "Mul", "Sub"])
         shape = np.broadcast_shapes(x.shape, y.shape)
         name = self.node(op, [x.name, y.name])
-        if {x.name, y.name} & self.moved:
-            self.moved.add(name)
         if op == "Mul":
             size = x.size * y.size
             return Real(name, shape, size, x.error * y.size + y.error * x.size + 4 * UNIT * size)
         return Real(name, shape, x.size + y.size, x.error + y.error + 4 * UNIT * (x.size + y.size))
 
+    def multiply(self, x: Real) -> Real:
+        """A matrix product of two activations."""
+        rank = len(x.shape)
+        if rank < 2:
+            return x
+        other = self.node("Transpose", [x.name], perm=[*range(rank - 2), rank - 1, rank - 2])
+        y = Real(other, (*x.shape[:-2], x.shape[-1], x.shape[-2]), x.size, x.error, x.on_grid)
+        y = self.dequantize(self.quantize(y)) if self.chance(0.7) else y
+        terms = x.shape[-1]
+        size = terms * x.size * y.size
+        error = terms * (x.error * y.size + y.error * x.size) + (terms + 4) * UNIT * size
+        name = self.node("MatMul", [x.name, y.name])
+        return Real(name, (*x.shape[:-1], x.shape[-2]), size, error)
+
+    def reduce(self, x: Real) -> Real:
+        axes, rank = [len(x.shape) - 1], len(x.shape)
+        if rank < 2:
+            return x
+        keep = int(self.chance(0.5))
+        op = self.pick(["ReduceMean", "ReduceMax", "ReduceSum", "Softmax"])
+        if op == "Softmax":
+            return Real(self.node(op, [x.name], axis=-1), x.shape, 1.0, 4 * x.error + 64 * UNIT)
+        if op == "ReduceSum" or self.opset >= 18:
+            name = self.node(op, [x.name, self.const("axes", np.array(axes, np.int64))], keepdims=keep)
+        else:
+            name = self.node(op, [x.name], axes=axes, keepdims=keep)
+        terms = x.shape[-1]
+        size = x.size * (terms if op == "ReduceSum" else 1)
+        error = x.error * (terms if op == "ReduceSum" else 1) + (terms + 2) * UNIT * size
+        return Real(name, (*x.shape[:-1], *([1] * keep)), size, error)
+
     def concat(self, x: Real, y: Real) -> Real:
         axis = int(self.rng.integers(len(x.shape)))
         shape = tuple(2 * size if i == axis else size for i, size in enumerate(x.shape))
         name = self.node("Concat", [x.name, y.name], axis=axis)
-        if {x.name, y.name} & self.moved:
-            self.moved.add(name)
         return Real(name, shape, max(x.size, y.size), max(x.error, y.error))
 
     def move(self, x: Real) -> Real:
@@ -405,15 +468,11 @@ class QdqGraph:
             name, shape = self.node(op, [x.name, self.const("repeats", repeats)]), (2 * shape[0], *shape[1:])
         else:
             return x
-        if x.name in self.moved:
-            self.moved.add(name)
         return Real(name, tuple(shape), x.size, x.error, x.on_grid)
 
     # -- the graph
 
     def _draw(self) -> None:
-        self.grids: dict[str, float] = {}
-        self.moved: set[str] = set()
         shape = tuple(int(self.rng.integers(low, high)) for low, high in ((1, 3), (1, 7), (2, 6), (2, 6)))
         shape = shape[: int(self.pick([2, 3, 4, 4, 4]))]
         x = self._input(shape)
@@ -421,7 +480,9 @@ class QdqGraph:
         for _ in range(int(self.rng.integers(1, 6))):
             x = reals[-1] if self.chance(0.8) else self.pick(reals)
             kind = self.pick(
-                ["layer"] * 5 + ["activate", "activate", "pool", "combine", "combine", "concat", "move", "move"]
+                ["layer"] * 5
+                + ["activate"] * 2
+                + ["pool", "combine", "combine", "concat", "move", "move", "reduce", "multiply"]
             )
             alike = [y for y in reals if y.shape == x.shape]
             if kind == "combine":
@@ -429,9 +490,13 @@ class QdqGraph:
             elif kind == "concat" and x.shape:
                 y = self.concat(x, self.pick(alike))
             else:
-                step: Callable[[Real], Real] = {"layer": self.layer, "activate": self.activate, "pool": self.pool}.get(
-                    kind, self.move
-                )
+                step: Callable[[Real], Real] = {
+                    "layer": self.layer,
+                    "activate": self.activate,
+                    "pool": self.pool,
+                    "reduce": self.reduce,
+                    "multiply": self.multiply,
+                }.get(kind, self.move)
                 y = step(x)
             if kind == "layer" and self.chance(0.4):
                 y = self.activate(y) if self.chance(0.8) else self.combine(y, y)
@@ -445,13 +510,7 @@ class QdqGraph:
             self.outputs.append(self.dequantize(self.quantize(reals[-1])))
 
     def _paired(self, x: Real) -> Real:
-        before = len(self.roundings)
         y = self.pair(x)
-        if x.name in self.moved:
-            for index in range(before, len(self.roundings)):
-                r = self.roundings[index]
-                if r.source in self.moved:
-                    self.roundings[index] = Rounding(r.source, r.scale, r.band + MOVED)
         self._note_grid(y)
         return y
 
@@ -479,11 +538,7 @@ class QdqGraph:
 
     def _output(self, x: Real) -> Real | Coded:
         if self.chance(0.15):
-            codes = self.quantize(x)
-            if x.name in self.moved:
-                last = self.roundings[-1]
-                self.roundings[-1] = Rounding(last.source, last.scale, last.band + MOVED)
-            return codes
+            return self.quantize(x)
         return x if x.name not in self.inputs else self.dequantize(self.quantize(x))
 
     def _one(self, values: np.ndarray, axis: int | None) -> np.ndarray:
