@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from qcompiler.opdef import QuantKind, Role, op_of, opdef
 from qcompiler.ops.quantized import Observe
 from qcompiler.ops.shape import Pad
 from qcompiler.passes.agreement import agree
+from qcompiler.passes.regions import Region, pointwise_regions
 from qcompiler.passes.unary_form import activations, is_unary
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import DType
@@ -22,25 +24,28 @@ MASK = -1e4
 """Constants of nothing but zeros and values below this are masks, as models without -inf write them."""
 
 
-def why_float(node: Node, config: QConfig | None) -> str | None:
-    """Why a node stays float whatever its neighbours do, or None."""
+def why_float(node: Node, config: QConfig | None, in_table: bool = False) -> str | None:
+    """Why a node stays float whatever its neighbours do, or None.
+
+    in_table: it is a part of a region that can become a table (`regions.pointwise_regions`).
+    """
     definition = opdef(node.op)
+    becomes_table = in_table or is_unary(node)
     if config is None or config.activation is None:
         return "its qconfig is None" if config is None else "its qconfig quantizes no activations"
-    if definition.quant.kind is QuantKind.FLOAT_ONLY and not is_unary(node):
+    if definition.quant.kind is QuantKind.FLOAT_ONLY and not becomes_table:
         return f"{node.op} has no integer form"
-    if len(node.results) != 1 or any(
-        v.type.dtype is not DType.F32 for v in (*node.results, *(v for _, v in activations(node)))
-    ):
+    dtypes = {value.type.dtype for value in (*node.results, *(value for _, value in activations(node)))}
+    if len(node.results) != 1 or not dtypes <= ({DType.F32, DType.BOOL} if in_table else {DType.F32}):
         return "its values are not f32"
     if definition.quant.kind is QuantKind.WEIGHTED:
         if config.weight is None:
             return "its qconfig has no weight spec"
         if not all(value.is_const for value in op_of(node).values(Role.WEIGHT, Role.BIAS)):
             return "its weight is not constant"
-    if not (definition.has_integer_meaning() or is_unary(node)):
+    if not (definition.has_integer_meaning() or becomes_table):
         return f"{node.op} has no integer meaning"
-    if all(value.is_const for _, value in activations(node)):
+    if not in_table and all(value.is_const for _, value in activations(node)):
         return "it reads constants only"
     return None
 
@@ -80,7 +85,7 @@ class InsertObservers:
 
     A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant. Movers and
     unary ops are quantized only if their operands are (`follows`). Values tied by sharing ops form one group with one
-    observer. Values between unary ops that will become one table have no observer. A node that reads or makes a mask
+    observer. Values inside of a region that becomes one table have no observer. A node that reads or makes a mask
     stays float. A node that stays float is noted with its reason.
 
     Before:
@@ -96,48 +101,60 @@ class InsertObservers:
     name: ClassVar[str] = "insert-observers"
 
     def run(self, graph: Graph) -> Graph:
-        chosen = self._choose(graph)
+        masked = masked_values(graph)
+        tables = self._tables(graph, masked)
+        chosen = self._choose(graph, masked, tables)
         groups = _Groups()
         for node in chosen.values():
             if _shares(node):
                 for _, value in activations(node):
                     groups.join(value, node.result)
-        self._insert(graph, chosen, groups)
+        self._insert(graph, chosen, groups, tables)
         graph.stage = "observed"
         return graph
 
-    def _choose(self, graph: Graph) -> dict[int, Node]:
+    def _tables(self, graph: Graph, masked: set[int]) -> _Tables:
+        """The regions that can become one table each."""
+
+        def can(node: Node) -> bool:
+            reason = why_float(node, self.configs.get(node.name), in_table=True) or self.slow.get(node.name)
+            return reason is None and not any(id(value) in masked for value in (*node.operands, *node.results))
+
+        regions = pointwise_regions(graph, partial(agree, self.configs))
+        return _Tables([region for region in regions if all(map(can, region.nodes))])
+
+    def _choose(self, graph: Graph, masked: set[int], tables: _Tables) -> dict[int, Node]:
         """id -> node of those to be quantized; notes why the others are not."""
         quantized: set[int] = set()  # ids of values that will be quantized
-        masked = masked_values(graph)
         chosen: dict[int, Node] = {}
         for node in graph.nodes:
-            reason = why_float(node, self.configs.get(node.name)) or self.slow.get(node.name)
+            region = tables.region_of.get(id(node))
+            reason = why_float(node, self.configs.get(node.name), region is not None) or self.slow.get(node.name)
             mask = next((v for v in (*node.operands, *node.results) if v is not None and id(v) in masked), None)
             if reason is None and mask is not None:
                 reason = f"{mask!r} holds a mask: -inf, or a number that stands for it"
-            if reason is None and follows(node) and not all(id(v) in quantized for _, v in activations(node)):
+            needed = [region.source] if region is not None else tables.operands(node)
+            if reason is None and (region or follows(node)) and not all(id(v) in quantized for v in needed):
                 reason = "its operand is float"
             if reason is not None:
                 graph.notes.append(KeptFloat(node.name, node.op, reason))
                 continue
             chosen[id(node)] = node
-            quantized.update(id(value) for _, value in activations(node))
-            quantized.add(id(node.result))
+            quantized.update(id(value) for value in (*tables.operands(node), node.result))
         return chosen
 
-    def _insert(self, graph: Graph, chosen: dict[int, Node], groups: _Groups) -> None:
+    def _insert(self, graph: Graph, chosen: dict[int, Node], groups: _Groups, tables: _Tables) -> None:
         specs: dict[int, str] = {}
         values: dict[int, Value] = {}
         for node in chosen.values():
             config = self.configs[node.name]
             spec = str(None if config is None else config.activation)
-            for value in (*(v for _, v in activations(node)), node.result):
+            for value in (*tables.operands(node), node.result):
                 values.setdefault(id(value), value)
                 specs.setdefault(id(value), spec)
         first = next(iter(graph.nodes), None)
         for key, value in values.items():
-            if self._inside_table(graph, value, chosen):
+            if id(value) in tables.inner:
                 continue
             uses = [use for use in value.uses if id(use.node) in chosen]
             producer = value.producer
@@ -159,18 +176,23 @@ class InsertObservers:
                     if output is value:
                         graph.set_output(index, node.result)
 
-    def _inside_table(self, graph: Graph, value: Value, chosen: Mapping[int, Node]) -> bool:
-        """Whether a value lies between two unary nodes that become one table."""
-        producer, users = value.producer, value.users
-        if (
-            producer is None
-            or id(producer) not in chosen
-            or not is_unary(producer)
-            or len(users) != 1
-            or graph.is_output(value)
-        ):
-            return False
-        return id(users[0]) in chosen and is_unary(users[0]) and agree(self.configs, producer, users[0])
+
+class _Tables:
+    """Regions that become one table each.
+
+    Attributes:
+        region_of: by the id of each of its nodes.
+        inner: ids of the values inside of regions, which have no observer.
+    """
+
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self.region_of = {id(node): region for region in regions for node in region.nodes}
+        self.inner = {id(node.result) for region in regions for node in region.nodes[:-1]}
+
+    def operands(self, node: Node) -> list[Value]:
+        """The operands of a node that are quantized: none of the constants of a table."""
+        values = [value for _, value in activations(node)]
+        return [value for value in values if not value.is_const] if id(node) in self.region_of else values
 
 
 def _all_but(node: Node) -> Callable[[Use], bool]:

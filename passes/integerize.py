@@ -1,12 +1,10 @@
-"""integerize: dequantize - op - quantize becomes the integer op, a chain of unary ops becomes a table."""
+"""integerize: dequantize - op - quantize becomes the integer op, a function of one value becomes a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import numpy as np
 
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat
@@ -15,8 +13,9 @@ from qcompiler.ops.interfaces import Conversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.passes.integer_bias import IntegerBias, integer_bias
-from qcompiler.passes.rewrite import Refusal, Rewrite, erase_dead
-from qcompiler.passes.unary_form import UnaryForm, is_unary, unary_form
+from qcompiler.passes.regions import Region, pointwise_region
+from qcompiler.passes.rewrite import Refusal, Rewrite, erase_dead, erase_if_unread
+from qcompiler.passes.unary_form import is_unary
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
 from qcompiler.quantization.qconfig import QConfig
@@ -82,21 +81,15 @@ class _AsRequantize(Rewrite[_Requantized]):
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """Unary nodes in execution order, from the codes that the first one dequantizes to a quantize."""
+class _Tabulated:
+    """A pointwise region from the codes `source` to a quantize."""
 
     quantize: Node
-    forms: tuple[UnaryForm, ...]
+    region: Region
     source: Value
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The chain as one function of a float64 array."""
-        for form in self.forms:
-            x = form(x)
-        return x
 
-
-class _AsTable(Rewrite[_Chain]):
+class _AsTable(Rewrite[_Tabulated]):
     """q(f(d(a))) = table[a]."""
 
     rule = "table"
@@ -105,31 +98,29 @@ class _AsTable(Rewrite[_Chain]):
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
 
-    def match(self, graph: Graph, node: Node) -> _Chain | Refusal:
-        chain: list[UnaryForm] = []
-        value = Quantize(node).x
-        while value.producer is not None and len(value.uses) == 1 and not graph.is_output(value):
-            form = unary_form(value.producer)
-            if form is None:
-                break
-            chain.append(form)
-            value = form.x
-        source, out = codes_behind(value), node.result.type
-        if not chain or source is None:
-            return self.refuse(node, "no chain of unary ops on codes makes its operand")
-        if any(_is_kept_float(self.configs, form.node) for form in chain):
+    def match(self, graph: Graph, node: Node) -> _Tabulated | Refusal:
+        value, region = Quantize(node).x, None
+        end = value.producer
+        if end is not None and len(value.uses) == 1 and not graph.is_output(value):
+            region = pointwise_region(graph, end)
+        source, out = codes_behind(None if region is None else region.source), node.result.type
+        if region is None or source is None:
+            return self.refuse(node, "its operand is no function of one value that is dequantized")
+        if any(_is_kept_float(self.configs, inner) for inner in region.nodes):
             return self.refuse(node, "a qconfig is None")
         violation = why_no_conversion(Lookup, source.type, out)
         if violation is not None:
             return self.refuse(node, f"a table reads 8 bits, per tensor: {violation}")
-        return _Chain(node, tuple(chain[::-1]), source)
+        return _Tabulated(node, region, source)
 
-    def rewrite(self, graph: Graph, match: _Chain) -> None:
-        last = match.forms[-1].node
-        data = build_table(match, match.source.type, match.quantize.result.type)
+    def rewrite(self, graph: Graph, match: _Tabulated) -> None:
+        *inner, last = match.region.nodes
+        data = build_table(match.region, match.source.type, match.quantize.result.type)
         table = graph.add_const(f"{last.name}.table", data)
-        origin = tuple(part for form in match.forms for part in form.node.origin)
+        origin = tuple(part for node in match.region.nodes for part in node.origin)
         _become(graph, match.quantize, last, Lookup.name, [match.source, table], {}, origin)
+        for node in reversed(inner):
+            erase_if_unread(graph, node)
 
 
 @dataclass(frozen=True)
@@ -235,7 +226,7 @@ class Integerize:
 
         q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b      each op's own; see qcompiler/ops
                                   (b: an i32 of scale sx * sw, or a constant that integer_bias.py turns into one)
-        q(f(d(a)))              = table[a]          256 entries, made in float64; f unary, or a chain of unary ops
+        q(f(d(a)))              = table[a]          256 entries, made in float64; f maps each element by itself
         q(d(a))                 = requantize(a), or a itself
 
     A node stays float if the verifier's rules forbid its integer form, if it is not proven free of overflow, if it

@@ -23,7 +23,7 @@ from qcompiler.ops.norm import LastAxesNorm
 from qcompiler.ops.reduce import Reduction
 from qcompiler.ops.shape import Expand, Reshape
 from qcompiler.passes.agreement import agree
-from qcompiler.passes.regions import Region, regions_to
+from qcompiler.passes.regions import Region, is_pointwise, regions_to
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
 from qcompiler.passes.spelled_norms import Spelled, spelled_reduction
 from qcompiler.passes.unary_form import is_unary
@@ -81,7 +81,7 @@ class _AsActivation(_Recognized):
 
     def match(self, graph: Graph, node: Node) -> _Found | Refusal:
         nearest = None
-        for region in regions_to(graph, node, lambda other: _is_pointwise(other, node)):
+        for region in regions_to(graph, node, lambda other: is_pointwise(other, node)):
             if not self._agrees(region):
                 return self.refuse(node, "its parts have other qconfigs")
             if len(region.nodes) == 1 and is_unary(node):
@@ -91,17 +91,6 @@ class _AsActivation(_Recognized):
                 return _Found(region, found)
             nearest = found or nearest
         return self.refuse(node, nearest or "no op computes this function of one value")
-
-
-def _is_pointwise(node: Node, end: Node) -> bool:
-    """Whether a node maps each element to one of `end`'s shape, with scalar constants alone."""
-    type, last = node.result.type, end.result.type
-    if Trait.ELEMENTWISE not in opdef(node.op).traits or type.shape != last.shape or last.dtype is not DType.F32:
-        return False
-    values = [value for value in node.operands if value is not None]
-    return all(
-        value.type.elements == 1 if value.is_const else value.type.shape == last.shape for value in values
-    ) and all(value.type.dtype in (DType.F32, DType.BOOL) for value in (*values, node.result))
 
 
 @cache

@@ -4,7 +4,8 @@ A region ends in one value. It grows from the node that makes this value towards
 any value that only the region reads. Whenever all that it reads from outside is one value (beside constants), it is a
 function of that value.
 
-Does not own what regions are good for: `recognize` looks for ops that they spell out, `integerize` makes tables.
+Does not own what regions are good for: `recognize` looks for ops that they spell out, `integerize` makes tables of
+those that are pointwise.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompiler.interpreter import bound_attrs
+from qcompiler.binding import bound_attrs
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.opdef import op_of, opdef
+from qcompiler.opdef import Trait, op_of, opdef
+from qcompiler.types import DType
 
 MOST_NODES = 32
 """Regions stop growing here: the longest function in use that is written in small ops has fewer nodes."""
@@ -46,7 +48,8 @@ class Region:
 def _array(value: Value, found: Mapping[int, np.ndarray], dtype: np.dtype) -> np.ndarray:
     if not isinstance(value, Const):
         return found[id(value)]
-    return value.data.astype(dtype) if value.type.dtype.is_float else value.data
+    data = value.data.astype(dtype) if value.type.dtype.is_float else value.data
+    return data.reshape(()) if data.size == 1 else data
 
 
 def regions_to(graph: Graph, end: Node, takes: Callable[[Node], bool]) -> Iterator[Region]:
@@ -67,6 +70,41 @@ def regions_to(graph: Graph, end: Node, takes: Callable[[Node], bool]) -> Iterat
         inside.add(id(taken.producer))
         del outside[id(taken)]
         outside.update((id(value), value) for value in _read(taken.producer))
+
+
+def is_pointwise(node: Node, end: Node) -> bool:
+    """Whether a node maps each element to one of `end`'s f32 result, with scalar constants alone."""
+    if Trait.ELEMENTWISE not in opdef(node.op).traits or end.result.type.dtype is not DType.F32:
+        return False
+    shape = end.result.type.shape
+    values = [value for value in (*node.operands, *node.results) if value is not None]
+    return all(
+        (value.type.elements == 1 if value.is_const else value.type.shape == shape)
+        and value.type.dtype in (DType.F32, DType.BOOL)
+        for value in values
+    )
+
+
+def pointwise_region(graph: Graph, end: Node, agree: Callable[[Node, Node], bool] | None = None) -> Region | None:
+    """The largest region that ends in a node and maps each element of a value to one, or None.
+
+    agree: whether a node may belong to a region with this end; None: any may.
+    """
+    regions = regions_to(graph, end, lambda node: is_pointwise(node, end) and (agree is None or agree(node, end)))
+    return max(regions, key=lambda region: len(region.nodes), default=None)
+
+
+def pointwise_regions(graph: Graph, agree: Callable[[Node, Node], bool]) -> Iterator[Region]:
+    """Regions of several nodes that map each element of an f32 value to one: as large as they can be, none within
+    another. agree: whether two nodes may belong to one."""
+    inside: set[int] = set()
+    for end in reversed(graph.node_list):
+        if id(end) in inside:
+            continue
+        region = pointwise_region(graph, end, agree)
+        if region is not None and len(region.nodes) > 1 and region.source.type.dtype is DType.F32:
+            inside.update(id(node) for node in region.nodes)
+            yield region
 
 
 def _read(node: Node) -> list[Value]:
