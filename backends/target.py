@@ -392,6 +392,15 @@ def native_target() -> Target:
     return _make(host.arch(), host_level(), host.system(), native=True)
 
 
+_SYNONYMS = {
+    **dict.fromkeys(("cpu", "host", "auto", "default", "x86", "amd64", "x86_64"), "native"),
+    **dict.fromkeys(("arm", "arm64", "armv8", "neon"), "aarch64+neon"),
+    **{level: f"x86-64+{level}" for level in ("avx2", "avxvnni", "avx512", "avx512vnni")},
+    **dict.fromkeys(("interpreter", "python", "numpy"), "reference"),
+}
+"""What else a target is called."""
+
+
 def parse_target(text: str, *, exact: bool = False) -> Target:
     """The target of a name: `native`, or `arch[-os][+level]`; LoweringError with the nearest name if there is none.
 
@@ -404,7 +413,7 @@ def parse_target(text: str, *, exact: bool = False) -> Target:
     match = re.fullmatch(r"(?P<arch>.+?)(?:-(?P<os>linux|macos|windows))?(?:\+(?P<level>[\w.]+))?", text)
     arch = match["arch"] if match else ""
     if match is None or arch not in _installed():
-        raise LoweringError(f"unknown target {text!r}", hint=nearest(text, known))
+        raise LoweringError(f"unknown target {text!r}", hint=nearest(text, known, _SYNONYMS))
     levels, system = target_class(arch).levels, match["os"] or host.system()
     is_host = system == host.system() and host.is_arch(arch)
     level = match["level"] or (levels.host_level() if is_host else levels.lowest)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.errors import TraceError, nearest
+from qcompiler.errors import TraceError, near_name, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
@@ -151,7 +151,14 @@ def unsupported(name: str) -> TraceError:
         {f"np.{f.__name__}" for f in UFUNCS}
         | {f"{f.__module__.replace('numpy', 'np', 1)}.{f.__name__}" for f in FUNCTIONS}
     )
-    return TraceError(f"{name} is not supported in a trace", where=user_place(), hint=nearest(name, known))
+    plain = {each.rpartition(".")[2]: each for each in known}
+    near = near_name(name.rpartition(".")[2], plain)
+    listed = f"known: {', '.join(known)}"
+    return TraceError(
+        f"{name} is not supported in a trace",
+        where=user_place(),
+        hint=f"did you mean {plain[near]!r}? {listed}" if near else listed,
+    )
 
 
 # -- functions

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.dims import Dim, DimLike, Dynamic
-from qcompiler.errors import QCompilerError, TraceError, nearest
+from qcompiler.errors import QCompilerError, TraceError, near_name
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
@@ -31,6 +31,7 @@ from qcompiler.frontend.torch_export import (
     is_library,
 )
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
+from qcompiler.frontend.torch_ops.table import Missing
 from qcompiler.frontend.tracer import input_types, set_outputs
 from qcompiler.ir import Graph, Loc
 from qcompiler.notes import Guard
@@ -60,8 +61,20 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
             are not in the table (all of them listed, with counts and a source line each).
     """
     torch = _torch()
+    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise TraceError(
+            "a scripted or traced module (torch.jit) cannot be imported",
+            got=type(module).__name__,
+            hint="give the torch.nn.Module that it was made from, or its ONNX file",
+        )
     if not isinstance(module, torch.nn.Module):
-        raise TraceError("import_torch takes a torch.nn.Module", got=type(module).__name__)
+        raise TraceError("a torch model is a torch.nn.Module", got=type(module).__name__)
+    if example_inputs is None:
+        raise TraceError(
+            "importing a torch module needs example inputs",
+            expected="an array, a tuple by position, or a dict by name",
+            hint="compile(module, qconfig, (x,)), where x is the input of one call",
+        )
     training = [path or "the module itself" for path, part in module.named_modules() if part.training]
     if training:
         raise TraceError(
@@ -69,6 +82,9 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
             got=", ".join(training[:5]) + (f" and {len(training) - 5} more" if len(training) > 5 else ""),
             hint="module.eval()",
         )
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.device.type == "meta":
+            raise TraceError("the torch module has no weights", got=f"{path} on device meta", hint="load its weights")
     recorder = Trace(name or type(module).__name__)
     examples = examples_by_name(module, example_inputs)
     types = input_types(examples, dynamic, recorder)
@@ -106,12 +122,17 @@ def _check_supported(program: Any) -> None:
             first.setdefault(name, f" (first at {loc.file}:{loc.line})" if loc else "")
     if unknown:
         listed = "\n            ".join(f"{count} x {op}{first[op]}" for op, count in unknown.most_common())
-        hint = nearest(unknown.most_common(1)[0][0], TABLE).split(" known:")[0]
+        near = near_name(_plain_name(unknown.most_common(1)[0][0]), {_plain_name(name) for name in TABLE})
         raise TraceError(
             f"{len(unknown)} kinds of torch ops are not supported",
             got=listed,
-            hint=hint if hint.startswith("did") else None,
+            hint=near and f"did you mean {near!r}?",
         )
+
+
+def _plain_name(name: str) -> str:
+    """A function's name without its namespace and overload: all names of a table share these."""
+    return name.removeprefix("aten.").partition(".")[0]
 
 
 def _loc(node: Any) -> Loc | None:
@@ -219,6 +240,8 @@ class _Importer:
         self.recorder.loc = _loc(node)
         args = self.torch.fx.map_arg(node.args, self._value)
         kwargs = self.torch.fx.map_arg(dict(node.kwargs), self._value)
+        if node.target is not operator.getitem:
+            self._check_missing((args, kwargs))
         name = getattr(node.target, "__name__", "")
         meaning = TABLE.get(functional_name(node.target)) or SIZE_FUNCTIONS.get(node.target) or SIZE_NAMES[name]
         with self.recorder.scope(path, kind) if kind else contextlib.nullcontext():
@@ -236,6 +259,16 @@ class _Importer:
             produced = result[0] if isinstance(result, tuple) and result else result
             if isinstance(produced, Traced):
                 self.recorder.adopt_name(produced, path)
+
+    def _check_missing(self, values: Any) -> None:
+        """TraceError if one of the values is a result that has no meaning here."""
+        for leaf in self.torch.utils._pytree.tree_leaves(values):
+            if isinstance(leaf, Missing):
+                raise TraceError(
+                    f"not supported: {leaf.what}",
+                    where=self.recorder.place(),
+                    hint="the op itself is: leave out what reads this result",
+                )
 
     def _value(self, node: Any) -> Any:
         return self.environment[node]
@@ -255,6 +288,7 @@ class _Importer:
                 )
             found = self.environment[value] if isinstance(value, self.torch.fx.Node) else value
             leaves.append(int(found) if isinstance(found, Size) else found)
+        self._check_missing(leaves)
         returned = self.torch.utils._pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
         set_outputs(self.recorder, returned)
 

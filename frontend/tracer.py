@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.arguments import plain_array
 from qcompiler.dims import Dim, DimLike, Dynamic, parse_dim
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend.array_ops import lift
@@ -52,6 +53,10 @@ def trace(
     if not callable(model):
         raise TraceError(
             "the model cannot be called", expected="a qcompiler.nn module or a function", got=type(model).__name__
+        )
+    if isinstance(model, type):
+        raise TraceError(
+            "the model is a class", expected="an instance of it", got=model.__name__, hint=f"{model.__name__}(...)"
         )
     if example_inputs is None:
         raise TraceError(
@@ -177,7 +182,7 @@ def input_types(examples: Mapping[str, Any], dynamic: Dynamic | None, recorder: 
         TraceError: an example is not an array, `dynamic` has an unknown input or axis, or gives two sizes one name.
     """
     types = {name: _input_type(name, example, recorder) for name, example in examples.items()}
-    declared = _declared(list(types), dynamic or {})
+    declared = _declared(list(types), {} if dynamic is None else dynamic)
     expressions: list[tuple[str, int, Dim, DimLike]] = []
     for name, axes in declared.items():
         shape = list(types[name].shape)
@@ -214,8 +219,10 @@ def _input_type(name: str, example: Any, recorder: Trace) -> TensorType:
         return example
     if isinstance(example, Traced):
         raise TraceError(f"example input {name!r} is a traced value", hint="give a TensorType")
-    if hasattr(example, "detach") and hasattr(example, "numpy"):
-        example = example.detach().cpu().numpy()
+    if str(getattr(example, "dtype", "")) == "torch.bfloat16":
+        recorder.note(f"input {name}: bfloat16 became f32")
+        return TensorType(DType.F32, tuple(example.shape))
+    example = plain_array(example)
     if example is None or isinstance(example, (str, bytes, dict, list, tuple)):
         raise TraceError(
             f"example input {name!r} is no array",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qcompiler.compiler import CompiledModel, Prepared, calibrate, compile, convert, fuse, load, prepare, trace
     from qcompiler.dims import Dim
     from qcompiler.errors import (
+        ArgumentError,
         ArtifactError,
         InputError,
         LoweringError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
     "ArtifactError",
     "Calibration",
     "CompiledModel",
@@ -88,6 +90,7 @@ _MODULES = {
     "compiler": ("CompiledModel", "Prepared", "calibrate", "compile", "convert", "fuse", "load", "prepare", "trace"),
     "dims": ("Dim",),
     "errors": (
+        "ArgumentError",
         "ArtifactError",
         "InputError",
         "LoweringError",

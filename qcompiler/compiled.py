@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.arguments import check_path, check_text, check_type
 from qcompiler.errors import InputError, LoweringError
 from qcompiler.ir import Graph
 from qcompiler.signature import Signature, bind_inputs
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from qcompiler.report import Report
 
 
-@dataclass
+@dataclass(repr=False)
 class CompiledModel:
-    """A graph ready to be called.
+    """A graph ready to be called. Pickling, and copying, goes through the bytes of a saved model: the other process
+    lowers it again for the same target, or takes the program from the cache.
 
     Attributes:
         source: the graph, or a function that reads it from a file when it is first needed.
@@ -73,6 +75,20 @@ class CompiledModel:
             outputs = self.program.run(arrays, sizes, self.threads)
         return restore_outputs(self.signature.structure, outputs)
 
+    def __repr__(self) -> str:
+        """The target and the signature. The graph is not read for it; `print(model.graph)` and `model.report()` tell
+        more."""
+        if self.signature is None:
+            self.signature = Signature.of(self.graph)
+        inputs = ", ".join(f"{value.name}: {value.type}" for value in self.signature.inputs)
+        return f"<CompiledModel {self.signature.name}({inputs}) for {self.target}, {self.threads} threads>"
+
+    def __reduce__(self) -> tuple[Callable[..., CompiledModel], tuple[bytes, str, int]]:
+        from qcompiler.artifact import graph_bytes
+        from qcompiler.compiler import unpickled
+
+        return unpickled, (graph_bytes(self.graph), self.target, self.threads)
+
     @property
     def __qc_graph__(self) -> Graph:
         return self.graph
@@ -87,12 +103,14 @@ class CompiledModel:
         """Draw the graph as SVG, PNG, PDF or .dot, by the suffix of `path`; the file that was written."""
         from qcompiler.draw import draw
 
+        check_path("path", path)
         return draw(self.graph, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to one safetensors file; the old file stays if anything fails."""
         from qcompiler.artifact import save_graph
 
+        check_path("path", path)
         save_graph(self.graph, path)
 
     def export_object(
@@ -112,6 +130,12 @@ class CompiledModel:
         Raises:
             LoweringError: a size not given, a node that no kernel serves, an unknown target.
         """
+        check_path("path", path)
+        check_text("target", target, 'a text such as "native"')
+        if prefix is not None:
+            check_text("prefix", prefix, "the prefix of the C names, or None")
+        if sizes is not None:
+            check_type("sizes", sizes, Mapping, '{"B": 1}: sizes by name')
         if target == "reference":
             raise LoweringError("the interpreter has no object code", hint='target="native", or a level')
         from qcompiler.backends.object_export.export import export_object

@@ -10,6 +10,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from qcompiler.arguments import (
+    check_callable,
+    check_data,
+    check_instruments,
+    check_path,
+    check_text,
+    check_threads,
+    check_type,
+)
 from qcompiler.compiled import CompiledModel
 from qcompiler.cpus import thread_count
 from qcompiler.dims import Dynamic
@@ -19,6 +28,7 @@ from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.quantization.workflow import Prepared, calibrate, convert, prepare
 
 if TYPE_CHECKING:
+    from qcompiler.artifact import SavedModel
     from qcompiler.backends.target import Target
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
@@ -38,6 +48,8 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
     """
     if isinstance(model, Graph):
         return model.clone()
+    if isinstance(model, CompiledModel):
+        return model.graph.clone()
     if any(base.__module__.startswith("torch.") for base in type(model).__mro__):
         from qcompiler.frontend.torch_import import import_torch
 
@@ -60,11 +72,22 @@ def _is_file(model: object) -> bool:
     return isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto"
 
 
-def fuse(graph: Graph, *, instruments: Sequence[Instrument] = ()) -> Graph:
-    """The float graph simplified: batch norms folded, residual adds and activations fused."""
+def fuse(
+    model: object,
+    example_inputs: object = None,
+    *,
+    dynamic: Dynamic | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> Graph:
+    """The float graph simplified: batch norms folded, residual adds and activations fused.
+
+    Args:
+        model: a graph, or what `trace` takes, with its example inputs and dynamic sizes.
+    """
     from qcompiler.passes.pipelines import float_pipeline
 
-    return PassManager(float_pipeline(), instruments).run(graph)
+    instruments = check_instruments(instruments)
+    return PassManager(float_pipeline(), instruments).run(trace(model, example_inputs, dynamic=dynamic))
 
 
 def compile(
@@ -104,6 +127,8 @@ def compile(
     Raises:
         QuantizationError, TraceError, LoweringError, all QCompilerError.
     """
+    instruments = check_instruments(instruments)
+    _check_calibration(calibration_data, calibration, transform, progress)
     machine = _check_options(target, threads, io, qconfig)
     if calibration_data is not None and calibration is not None:
         raise QuantizationError(
@@ -140,15 +165,31 @@ def compile(
     return CompiledModel(graph, machine.name, thread_count(threads), lower_graph(graph, machine, instruments))
 
 
+def _check_calibration(data: object, calibration: object, transform: object, progress: object) -> None:
+    """ArgumentError for calibration arguments of other types than they have."""
+    from qcompiler.quantization.calibration import Calibration
+
+    if data is not None:
+        check_data("calibration_data", data)
+    if calibration is not None:
+        hint = "calibration_data= takes batches, and a calibration is what qc.calibrate or Calibration.load gives"
+        check_type("calibration", calibration, Calibration, "a Calibration", hint)
+    check_callable("transform", transform, "a calibration item")
+    check_callable("progress", progress, "a number of items")
+
+
 def _check_options(
     target: str, threads: int | None, io: str = "float", qconfig: str | QConfig | QConfigMapping | None = None
 ) -> Target | None:
     """The target to lower for, None for the interpreter, once every option that needs no model is checked."""
+    check_threads(threads)
+    check_text("target", target, 'a text such as "native"')
+    check_text("io", io, '"float" or "quantized"')
     if threads is not None and threads < 1:
         raise LoweringError("threads", expected="at least 1", got=threads)
     if io not in ("float", "quantized"):
         raise QuantizationError("io", expected="float | quantized", got=repr(io))
-    if qconfig is not None and qconfig != "keep":
+    if qconfig is not None and not (isinstance(qconfig, str) and qconfig == "keep"):
         from qcompiler.quantization.qconfig import as_mapping
 
         as_mapping(qconfig)
@@ -213,8 +254,24 @@ def load(path: str | os.PathLike[str], *, target: str = "native", threads: int |
     """
     from qcompiler.artifact import SavedModel
 
+    check_path("path", path)
     machine = _check_options(target, threads)
-    saved = SavedModel(path)
+    return _lowered(SavedModel(path), machine, threads)
+
+
+def unpickled(data: bytes, target: str, threads: int) -> CompiledModel:
+    """The model that a `CompiledModel` was pickled as.
+
+    Raises:
+        ArtifactError: damaged data. LoweringError: this machine cannot run the target.
+    """
+    from qcompiler.artifact import SavedModel
+
+    return _lowered(SavedModel(data), _check_options(target, threads), threads)
+
+
+def _lowered(saved: SavedModel, machine: Target | None, threads: int | None) -> CompiledModel:
+    """A saved model for a target, None for the interpreter."""
     if machine is None:
         return CompiledModel(saved.graph(), "reference", thread_count(threads))
     from qcompiler.backends.lower import lower_saved

@@ -101,7 +101,7 @@ class Dim:
     @staticmethod
     def name(name: str) -> Dim:
         """The dimension that is one named size; ShapeError for text that is not a name."""
-        if not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ShapeError(f"{name!r} is not a name for a dimension", expected="letters, digits, _")
         return Dim({(_Name(name),): 1})
 

@@ -7,7 +7,7 @@ the carets drawn in printed IR (`qcompiler.text.printer`).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class QCompilerError(Exception):
@@ -106,9 +106,25 @@ class InputError(QCompilerError):
     """The inputs of a call do not fit the compiled model."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known spelling, then all known ones."""
+class ArgumentError(QCompilerError, TypeError):
+    """An argument of a public function is of another type than the function takes."""
+
+
+_NEAR = 0.75
+"""How much of two spellings must agree (`difflib`'s ratio), so that one may be a slip for the other."""
+
+
+def near_name(name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str | None:
+    """The known name that was likely meant: what `synonyms` has for it, or the same but for a slip; None if there is
+    none. A name that only looks like it is no help."""
+    if synonyms and name.lower() in synonyms:
+        return synonyms[name.lower()]
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEAR)
+    return close[0] if close else None
+
+
+def nearest(name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
+    """A hint that names what was likely meant, if anything (`near_name`), then all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listed = ", ".join(names)
-    return f"did you mean {close[0]!r}? known: {listed}" if close else f"known: {listed}"
+    near, listed = near_name(name, names, synonyms), ", ".join(names)
+    return f"did you mean {near!r}? known: {listed}" if near else f"known: {listed}"

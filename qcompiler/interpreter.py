@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from qcompiler.arguments import check_type
 from qcompiler.binding import bound_attrs, check_sizes
 from qcompiler.errors import QCompilerError, VerifyError
 from qcompiler.ir import AttrValue, Graph, Node
@@ -84,6 +85,8 @@ def run(
         InputError: inputs that do not fit.
         QCompilerError: a node cannot compute its result; names the node.
     """
+    check_type("graph", graph, Graph, "a Graph")
+    check_type("inputs", inputs, (list, tuple, Mapping), "a list of arrays by position, or a dict by name")
     arrays, sizes = bind_inputs(graph, inputs)
     check_sizes(graph, sizes)
     found: dict[int, np.ndarray] = {id(value): array for value, array in zip(graph.inputs, arrays)}

@@ -50,6 +50,18 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _checked(result: object, index: int, done: Pass) -> Graph:
+    """What a pass returned; PassError unless it is a graph."""
+    if not isinstance(result, Graph):
+        raise PassError(
+            f"pass {index} {describe(done)} returned no graph",
+            expected="a Graph",
+            got=type(result).__name__,
+            hint="end run(self, graph) with `return graph`",
+        )
+    return result
+
+
 class PassManager:
     """Runs passes in order on a copy of the graph.
 
@@ -82,7 +94,7 @@ class PassManager:
             before = graph.clone()
             start = time.perf_counter()
             try:
-                graph = current.run(graph)
+                graph = _checked(current.run(graph), index, current)
             except QCompilerError:
                 raise
             except Exception as error:
@@ -108,8 +120,8 @@ class PassManager:
 
         graph = graph.clone()
         try:
-            for current in self.passes:
-                graph = current.run(graph)
+            for index, current in enumerate(self.passes):
+                graph = _checked(current.run(graph), index, current)
             if knobs.VERIFY.get():
                 verify(graph)
         except VerifyError:

@@ -78,7 +78,7 @@ class FloatNode:
     where: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What became of a model. `str()` gives the text, `to_dict()` the same for JSON.
 
@@ -116,6 +116,11 @@ class Report:
     @property
     def float_nodes(self) -> int:
         return sum(row.float for row in self.ops)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Report of {self.name}: stage {self.stage}, {self.int8_nodes} int8 nodes, {self.float_nodes} float nodes>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, totals included."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qcompiler.arguments import described, plain_array
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError
 from qcompiler.ir import Graph, Value
@@ -125,7 +126,19 @@ def _by_position(
         inputs = [inputs[name] for name in names]
     if len(inputs) != len(names):
         raise InputError("wrong number of inputs", expected=f"{len(names)} ({', '.join(names)})", got=len(inputs))
-    return [np.asarray(array) for array in inputs]
+    try:
+        return [np.asarray(array) for array in inputs]
+    except (TypeError, ValueError, RuntimeError):
+        return [_converted(name, array) for name, array in zip(names, inputs)]
+
+
+def _converted(name: str, given: object) -> np.ndarray:
+    """An input that numpy does not take as it is: a tensor with a gradient, of bfloat16, or on another device."""
+    try:
+        return np.asarray(plain_array(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        problem = f"{described(given)}: {error}"
+    raise InputError(f"input {name!r} is no array", expected="an array", got=problem)
 
 
 def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) -> None:

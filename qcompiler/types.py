@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.arguments import check_type, described
 from qcompiler.dims import Dim, DimLike, evaluate, substitute
 from qcompiler.errors import QuantizationError, ShapeError
 
@@ -164,6 +165,9 @@ class QuantParams:
         scale: float, zero_point: int, dtype: DType, qmin: int | None = None, qmax: int | None = None
     ) -> QuantParams:
         """Parameters with one scale; the range defaults to the dtype's own."""
+        check_type("scale", scale, (int, float, np.floating), "a positive number")
+        check_type("zero_point", zero_point, (int, np.integer), "a code")
+        check_type("dtype", dtype, DType, "a DType")
         return QuantParams(
             (float32(scale),),
             (int(zero_point),),
@@ -252,12 +256,18 @@ class TensorType:
     layout: Layout | None = field(default=None)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.dtype, DType):
+            raise ShapeError("the element type of a tensor", expected="a DType", got=described(self.dtype))
         if not isinstance(self.shape, tuple):
+            if not isinstance(self.shape, Sequence) or isinstance(self.shape, (str, bytes)):
+                raise ShapeError("the shape of a tensor", expected="a tuple of sizes", got=described(self.shape))
             object.__setattr__(self, "shape", tuple(self.shape))
         if len(self.shape) > MAX_RANK:
             raise ShapeError("too many axes", expected=f"at most {MAX_RANK}", got=len(self.shape))
         for size in self.shape:
-            if not isinstance(size, Dim) and int(size) < 0:
+            if not isinstance(size, (Dim, int, np.integer)):
+                raise ShapeError("a size of a tensor", expected="an int or a Dim", got=described(size))
+            if not isinstance(size, Dim) and size < 0:
                 raise ShapeError("negative size", got=f"{self.dtype}[{','.join(map(str, self.shape))}]")
         elements = self.elements
         if not isinstance(elements, Dim) and elements > MAX_ELEMENTS:

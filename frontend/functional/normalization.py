@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, dims, lift, unary
+from qcompiler.frontend.array_ops import binary, dims, lift, trace_of, unary
 from qcompiler.frontend.functional.calling import emit, no_training, traceable
 from qcompiler.frontend.source import user_place
+from qcompiler.types import DType
 
 
 @traceable
@@ -29,8 +31,39 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
+    """torch.nn.functional.batch_norm at inference. Without running statistics those of the batch normalize it, as in
+    torch; then `training` changes nothing."""
+    if running_mean is None and running_var is None:
+        return _by_batch(x, weight, bias, float(eps))
     no_training("batch_norm", training)
+    _check_statistics("batch_norm", running_mean, running_var)
     return emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
+
+
+def _by_batch(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """Each channel normalized by its mean and variance over the batch: one sample [1, C, N * S] of an instance norm."""
+    x = lift(x, trace_of(x), dtype=DType.F32)
+    batch, channels, *spatial = dims(x)
+    if batch * math.prod(spatial) == 1:
+        raise TraceError(
+            "batch_norm without running statistics: one value per channel has no variance",
+            where=user_place(),
+            got=repr(x),
+        )
+    shape = (channels, batch, *spatial)
+    channels_first = ops.swapaxes(x, 0, 1)
+    y = emit("instance_norm", ops.reshape(channels_first, (1, channels, -1)), weight, bias, eps=eps)
+    return ops.swapaxes(ops.reshape(y, shape), 0, 1)
+
+
+def _check_statistics(what: str, running_mean: Any, running_var: Any) -> None:
+    if running_mean is None or running_var is None:
+        raise TraceError(
+            f"{what} needs both running statistics",
+            where=user_place(),
+            expected="running_mean and running_var",
+            got="None",
+        )
 
 
 @traceable
@@ -72,6 +105,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Any:
     if not use_input_stats:
+        _check_statistics("instance_norm with use_input_stats=False", running_mean, running_var)
         return emit("batch_norm", x, running_mean, running_var, weight, bias, eps=float(eps))
     return emit("instance_norm", x, weight, bias, eps=float(eps))
 

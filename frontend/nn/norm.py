@@ -1,4 +1,5 @@
-"""Normalization layers. Batch norm uses its running statistics; in training mode it is an error."""
+"""Normalization layers. Batch norm uses its running statistics, or those of the batch if it tracks none. In training
+mode it is an error."""
 
 from __future__ import annotations
 
@@ -54,12 +55,6 @@ class _BatchNorm(_Normalization):
 
     def forward(self, x: Any) -> Any:
         self._check_rank(x, self.ranks)
-        if not self.track_running_stats:
-            raise TraceError(
-                f"{type(self).__name__} without running statistics normalizes by the batch",
-                where=user_place(),
-                hint="track_running_stats=True, or InstanceNorm / GroupNorm",
-            )
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, eps=self.eps)
 
 

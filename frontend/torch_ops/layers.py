@@ -8,7 +8,10 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
 from qcompiler.frontend.array_ops import binary, rank
 from qcompiler.frontend.einsum import einsum
-from qcompiler.frontend.torch_ops.table import aten, scaled_by, unsupported
+from qcompiler.frontend.torch_ops.table import Missing, aten, scaled_by, unsupported
+
+_INDICES = Missing("the indices of a max pool")
+_STATISTICS = Missing("the mean of a normalization"), Missing("the deviation of a normalization")
 
 aten("linear")(F.linear)
 aten("matmul", "mm", "bmm", "mv", "dot")(ops.matmul)
@@ -79,7 +82,7 @@ def _layer_norm(
     return F.layer_norm(x, tuple(normalized_shape), weight, bias, eps)
 
 
-aten("native_layer_norm")(lambda x, shape, weight, bias, eps: (_layer_norm(x, shape, weight, bias, eps), None, None))
+aten("native_layer_norm")(lambda x, shape, weight, bias, eps: (_layer_norm(x, shape, weight, bias, eps), *_STATISTICS))
 
 
 @aten("batch_norm")
@@ -99,7 +102,7 @@ def _batch_norm(
 
 @aten("_native_batch_norm_legit_no_training")
 def _native_batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
-    return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps), None, None
+    return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps), *_STATISTICS
 
 
 @aten("instance_norm")
@@ -123,10 +126,10 @@ for _spatial in (1, 2, 3):
     for _name in (f"adaptive_avg_pool{_spatial}d", f"_adaptive_avg_pool{_spatial}d"):
         aten(_name)(getattr(F, f"adaptive_avg_pool{_spatial}d"))
     aten(f"adaptive_max_pool{_spatial}d")(
-        lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), None)
+        lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), _INDICES)
     )
     aten(f"max_pool{_spatial}d_with_indices")(
-        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), None)
+        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), _INDICES)
     )
     aten(f"upsample_nearest{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest"))
     aten(f"_upsample_nearest_exact{_spatial}d.vec")(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.errors import TraceError
@@ -43,6 +44,13 @@ def dtype_of(dtype: Any) -> DType:
     if found is None:
         raise TraceError(f"element type {dtype} is not supported", where=required_trace("import").place())
     return found
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for a second result of an op, which has no meaning here. An op that reads it is refused."""
+
+    what: str
 
 
 def unsupported(what: str) -> TraceError:

@@ -11,6 +11,8 @@ file (`replacing.py`), the text form, or what a legal graph is (`verify.py`).
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
 import math
 import os
@@ -46,6 +48,8 @@ MAX_TEXT = 64 * 2**20
 SUFFIX = ".qc.safetensors"
 _ESCAPE = "const:"  # stands before a constant's name that the format itself needs
 _CHUNK = 2**22
+IN_MEMORY = "(in memory)"
+"""Stands for the path of a model that is in no file."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,19 @@ def save_graph(graph: Graph, path: Path, metadata: Mapping[str, str] | None = No
         ArtifactError: the file cannot be written, or the graph exceeds the format's limits.
         VerifyError: the graph is not legal in its stage.
     """
+    pieces = _pieces(graph, path, metadata or {})
+    with replacing(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def graph_bytes(graph: Graph) -> bytes:
+    """What `save_graph` writes to a file; errors as there."""
+    return b"".join(_pieces(graph, IN_MEMORY, {}))
+
+
+def _pieces(graph: Graph, path: Path, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a file in order. What is wrong with the graph is raised now."""
     from qcompiler.text.printer import graph_data, print_graph
     from qcompiler.verify import verify
 
@@ -78,13 +95,9 @@ def save_graph(graph: Graph, path: Path, metadata: Mapping[str, str] | None = No
     arrays = {TEXT: text, **{_stored_name(name): array for name, array in graph_data(graph).items()}}
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header = _written_header(path, arrays, names, dict(metadata or {}))
-    with replacing(path) as file:
-        file.write(struct.pack("<Q", len(header)))
-        file.write(header)
-        for name in names:
-            for part in _parts(arrays[name]):
-                file.write(part)
+    header = _written_header(path, arrays, names, dict(metadata))
+    data = itertools.chain.from_iterable(_parts(arrays[name]) for name in names)
+    return itertools.chain([struct.pack("<Q", len(header)), header], data)
 
 
 def _stored_name(name: str) -> str:
@@ -159,6 +172,9 @@ def load_artifact(path: Path) -> Artifact:
 class SavedModel:
     """A file whose header is checked. The digest of its data is computed on another thread in the meantime.
 
+    Args:
+        source: the file's path, or its bytes.
+
     Attributes:
         header: what the file declares.
         digest: identifies the model, once `check` has passed.
@@ -167,9 +183,9 @@ class SavedModel:
         ArtifactError: a file that is missing, no saved model or of another version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.header, self._data = _read(path)
+    def __init__(self, source: Path | bytes) -> None:
+        self.path: Path = IN_MEMORY if isinstance(source, bytes) else source
+        self.header, self._data = _read_bytes(source) if isinstance(source, bytes) else _read(source)
         data = self._data
         self._computed = Background(lambda: _digest(data))
         self.digest = self.header.digest
@@ -287,6 +303,12 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
     return header, data
 
 
+def _read_bytes(source: bytes) -> tuple[Header, np.ndarray]:
+    """The header and the data of a file in memory."""
+    header = read_header(IN_MEMORY, io.BytesIO(source), len(source))
+    return header, np.frombuffer(source, np.uint8, header.data_bytes, header.data_start)
+
+
 def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
     """A read-only view of `data`, or a copy if its bytes are not aligned."""
     array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
@@ -316,4 +338,4 @@ def _text(path: Path, array: np.ndarray) -> str:
         ) from None
 
 
-__all__ = ["FORMAT_VERSION", "Artifact", "SavedModel", "load_artifact", "load_graph", "save_graph"]
+__all__ = ["FORMAT_VERSION", "Artifact", "SavedModel", "graph_bytes", "load_artifact", "load_graph", "save_graph"]

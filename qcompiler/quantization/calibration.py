@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from qcompiler.arguments import check_path, check_type
 from qcompiler.errors import ArtifactError, QuantizationError
 from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
 from qcompiler.quantization.spec import QuantSpec
@@ -45,6 +47,7 @@ class Calibration(Mapping[str, Observer]):
         Raises:
             QuantizationError: the runs observed other values, or by other observers.
         """
+        check_type("other", other, Calibration, "a Calibration")
         if set(self) != set(other):
             differ = sorted(set(self) ^ set(other))
             raise QuantizationError("the calibrations are of other graphs or qconfigs", got=", ".join(differ[:5]))
@@ -63,12 +66,24 @@ class Calibration(Mapping[str, Observer]):
 
     __add__ = merge
 
+    def __radd__(self, other: object) -> Calibration:
+        """sum(calibrations) begins with 0."""
+        if isinstance(other, int) and other == 0:
+            return self
+        return NotImplemented
+
+    def __repr__(self) -> str:
+        counts = Counter(spec.observer for spec in self.specs.values())
+        kinds = ", ".join(f"{count} by {observer}" for observer, count in sorted(counts.items()))
+        return f"<Calibration of {len(self)} values: {kinds}>"
+
     def for_specs(self, specs: Mapping[str, QuantSpec]) -> Calibration:
         """The same data under other specs: each observer is made anew and takes over what was collected.
 
         Raises:
             QuantizationError: a value was not observed, or its observer collected less than the new one needs.
         """
+        check_type("specs", specs, Mapping, "group -> QuantSpec, as Prepared.specs() gives")
         found: dict[str, Observer] = {}
         for group, spec in specs.items():
             if group not in self:
@@ -91,6 +106,7 @@ class Calibration(Mapping[str, Observer]):
         """
         from safetensors.numpy import save
 
+        check_path("path", path)
         from qcompiler.artifact import replacing
 
         tensors: dict[str, np.ndarray] = {}
@@ -113,6 +129,7 @@ class Calibration(Mapping[str, Observer]):
         """
         from safetensors import SafetensorError, safe_open
 
+        check_path("path", path)
         try:
             with safe_open(os.fspath(path), "numpy") as file:
                 header = json.loads((file.metadata() or {}).get("calibration", "{}"))

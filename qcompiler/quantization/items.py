@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.arguments import described, plain_array
 from qcompiler.dims import Dim
 from qcompiler.errors import QuantizationError
 from qcompiler.ir import Value
@@ -23,13 +24,22 @@ def iterate_items(
     """
     index = -1
     for index, item in enumerate(data):
-        yield _item(item if transform is None else transform(item), inputs, index)
+        yield _item(item if transform is None else _transformed(transform, item, index), inputs, index)
     if index < 0:
         raise QuantizationError(
             "the calibration data is empty",
             expected="at least one item: the inputs of one call",
             hint="a generator is consumed by its first use",
         )
+
+
+def _transformed(transform: Callable[[Any], object], item: object, index: int) -> object:
+    """What the user's function makes of an item. Its own exceptions pass, with a note of the item."""
+    try:
+        return transform(item)
+    except Exception as error:
+        error.add_note(f"in transform= of calibration item {index}, a {described(item)}")
+        raise
 
 
 def _item(item: object, inputs: Sequence[Value], index: int) -> list[np.ndarray]:
@@ -62,8 +72,23 @@ def _item(item: object, inputs: Sequence[Value], index: int) -> list[np.ndarray]
     return [_array(part, value, where) for part, value in zip(parts, inputs)]
 
 
+def _fitting(array: np.ndarray, value: Value, fits: bool) -> str:
+    """How to make an item that fits."""
+    dtype = value.type.dtype.numpy
+    if fits:
+        return f"convert the data to {dtype}: array.astype(np.{dtype})"
+    if array.ndim + 1 == value.type.rank:
+        return "an array as data is taken row by row: put it into a list if it is the input of one call"
+    return "convert the items with transform="
+
+
 def _array(part: object, value: Value, where: str) -> np.ndarray:
-    array = np.asarray(part)
+    try:
+        array = np.asarray(plain_array(part))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise QuantizationError(
+            "a calibration item is no array", where=f"{where}, input {value.name!r}", got=f"{described(part)}: {error}"
+        ) from None
     place = f"{where}, input {value.name!r}"
     fits = array.ndim == value.type.rank and all(
         isinstance(e, Dim) or e == g for e, g in zip(value.type.shape, array.shape)
@@ -74,7 +99,7 @@ def _array(part: object, value: Value, where: str) -> np.ndarray:
             where=place,
             expected=str(value.type),
             got=f"{array.dtype}{list(array.shape)}",
-            hint="convert the items with transform=",
+            hint=_fitting(array, value, fits),
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise QuantizationError("calibration data is not finite", where=place, got="NaN or Inf")

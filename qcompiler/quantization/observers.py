@@ -10,6 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from qcompiler.arguments import check_text, check_type
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.histogram import Entropy, Histogram, MeanSquaredError, Percentile
 from qcompiler.quantization.minmax import Fixed, MinMax, MovingAverage, PerChannelMinMax
@@ -66,6 +67,8 @@ def register_observer(name: str, factory: Callable[..., Observer]) -> None:
     Args:
         factory: `factory(spec, *numbers)` makes the observer: `name(99.9)` in a spec calls factory(spec, 99.9).
     """
+    check_text("name", name, "a name")
+    check_type("factory", factory, Callable, "factory(spec, *numbers)")  # type: ignore[arg-type]
     if name in _OBSERVERS:
         raise QuantizationError(f"the observer {name!r} exists already")
     _OBSERVERS[name] = factory

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import NoneType
 
+from qcompiler.arguments import check_text, check_type
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import DType
@@ -17,6 +19,10 @@ class QConfig:
 
     activation: QuantSpec | None
     weight: QuantSpec | None
+
+    def __post_init__(self) -> None:
+        check_type("activation", self.activation, (QuantSpec, NoneType), "a QuantSpec, or None for float")
+        check_type("weight", self.weight, (QuantSpec, NoneType), "a QuantSpec, or None for float")
 
 
 _OURS_WEIGHT = QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")
@@ -47,6 +53,22 @@ _QCONFIGS: Mapping[str, QConfig] = {
 }
 
 
+_SYNONYMS = {
+    "static": "int8",
+    "uint8": "int8",
+    "qint8": "int8",
+    "quint8": "int8",
+    "default": "int8",
+    "entropy": "int8:kl",
+    "histogram": "int8",
+    "minmax": "int8:minmax",
+    "percentile": "int8:percentile",
+    "mse": "int8:mse",
+    **{backend: f"torch:{backend}" for backend in ("x86", "fbgemm", "qnnpack", "onednn")},
+}
+"""What else the field calls a qconfig."""
+
+
 def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
@@ -59,9 +81,10 @@ def get_qconfig(name: str) -> QConfig:
     Raises:
         QuantizationError: unknown name (nearest given).
     """
+    check_text("name", name, "the name of a qconfig")
     found = _QCONFIGS.get(name)
     if found is None:
-        raise QuantizationError(f"unknown qconfig {name!r}", hint=nearest(name, [*_QCONFIGS, "keep"]))
+        raise QuantizationError(f"unknown qconfig {name!r}", hint=nearest(name, [*_QCONFIGS, "keep"], _SYNONYMS))
     return found
 
 
@@ -72,6 +95,7 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
     Raises:
         QuantizationError: unknown backend (nearest given).
     """
+    check_text("backend", backend, "the name of a torch backend")
     found = TORCH_BACKENDS.get(backend)
     if found is None:
         raise QuantizationError(f"unknown backend {backend!r}", hint=nearest(backend, TORCH_BACKENDS))
@@ -95,6 +119,11 @@ class QConfigMapping:
     orders: dict[tuple[str, str, int], QConfig | None] = field(default_factory=dict)
     builtin: dict[str, QConfig | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.default = _named(self.default)
+        for rules in ("object_types", "regexes", "names", "orders", "builtin"):
+            check_type(rules, getattr(self, rules), dict, "a dict: key -> QConfig or None; the set_ methods fill it")
+
     def set_global(self, qconfig: QConfig | str | None) -> QConfigMapping:
         self.default = _named(qconfig)
         return self
@@ -104,6 +133,7 @@ class QConfigMapping:
         return self
 
     def set_module_name_regex(self, pattern: str, qconfig: QConfig | str | None) -> QConfigMapping:
+        check_text("pattern", pattern, "a regex of module names")
         try:
             re.compile(pattern)
         except re.error as error:
@@ -112,6 +142,7 @@ class QConfigMapping:
         return self
 
     def set_module_name(self, name: str, qconfig: QConfig | str | None) -> QConfigMapping:
+        check_text("name", name, "the name of a module")
         self.names[name] = _named(qconfig)
         return self
 
@@ -119,6 +150,8 @@ class QConfigMapping:
         self, name: str, kind: str | type, index: int, qconfig: QConfig | str | None
     ) -> QConfigMapping:
         """Set the qconfig of node number `index` (from 0) of this kind inside the module `name`."""
+        check_text("name", name, "the name of a module")
+        check_type("index", index, int, "the number of a node, from 0")
         self.orders[name, _kind(kind), index] = _named(qconfig)
         return self
 
@@ -144,11 +177,12 @@ def as_mapping(qconfig: str | QConfig | QConfigMapping) -> tuple[QConfigMapping,
 
 
 def _kind(kind: str | type) -> str:
+    check_type("kind", kind, (str, type), "a class, or the name of an op or a class")
     return kind if isinstance(kind, str) else kind.__name__
 
 
 def _named(qconfig: QConfig | str | None) -> QConfig | None:
-    if qconfig == "auto":
+    if isinstance(qconfig, str) and qconfig == "auto":
         raise QuantizationError(
             '"auto" weighs a whole model',
             expected="the qconfig of a rule",

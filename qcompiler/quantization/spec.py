@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qcompiler.arguments import check_type
 from qcompiler.errors import QuantizationError
 from qcompiler.types import DType
 
@@ -31,6 +32,13 @@ class QuantSpec:
     eps: float = TORCH_EPS
 
     def __post_init__(self) -> None:
+        check_type("dtype", self.dtype, DType, "a DType")
+        check_type("qmin", self.qmin, int, "a code")
+        check_type("qmax", self.qmax, int, "a code")
+        check_type("symmetric", self.symmetric, bool, "True or False")
+        check_type("per_channel", self.per_channel, bool, "True or False")
+        check_type("observer", self.observer, str, "the name of an observer")
+        check_type("eps", self.eps, (int, float), "a positive number")
         if not self.dtype.is_integer or not self.dtype.min <= self.qmin < self.qmax <= self.dtype.max:
             raise QuantizationError(
                 "quantized range", expected=f"within {self.dtype}", got=f"[{self.qmin}, {self.qmax}]"
@@ -50,6 +58,7 @@ class QuantSpec:
         Raises:
             QuantizationError: malformed text.
         """
+        check_type("text", text, str, "the text of a spec")
         try:
             dtype, bounds, scheme, granularity, observer, eps = text.split()
             low, high = bounds.strip("[]").split(",")

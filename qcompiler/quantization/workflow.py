@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.arguments import check_callable, check_data, check_instruments, check_type
+from qcompiler.dims import Dynamic
+from qcompiler.errors import QuantizationError
 from qcompiler.ir import Graph, Node
 from qcompiler.passmanager import Instrument, PassManager
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from qcompiler.quantization.spec import QuantSpec
 
 
-@dataclass
+@dataclass(repr=False)
 class Prepared:
     """An observed graph, and the qconfigs that its nodes resolved to.
 
@@ -38,6 +41,10 @@ class Prepared:
     table: ResolutionTable
     configs: Mapping[str, QConfig | None]
 
+    def __repr__(self) -> str:
+        quantized = sum(config is not None for config in self.configs.values())
+        return f"<Prepared {self.graph.name}: {quantized} of {len(self.configs)} nodes have a qconfig>"
+
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
         from qcompiler.ops.quantized import Observe
@@ -48,16 +55,32 @@ class Prepared:
 
 
 def prepare(
-    graph: Graph, qconfig: str | QConfig | QConfigMapping = "int8", *, instruments: Sequence[Instrument] = ()
+    model: object,
+    qconfig: str | QConfig | QConfigMapping = "int8",
+    example_inputs: object = None,
+    *,
+    dynamic: Dynamic | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> Prepared:
     """Resolve the qconfigs on the traced graph, fuse, and insert observers.
 
+    Args:
+        model: a float graph, or what `trace` takes, with its example inputs and dynamic sizes.
+
     Raises:
-        QuantizationError: an unknown qconfig, or a qconfig rule that matches nothing.
+        QuantizationError: an unknown qconfig, a qconfig rule that matches nothing, a model that is quantized already.
+        TraceError: the model cannot be traced.
     """
+    from qcompiler.compiler import trace
     from qcompiler.passes.pipelines import float_pipeline, observe_pipeline
+    from qcompiler.quantization.qconfig import as_mapping
     from qcompiler.quantization.resolution import resolve
 
+    instruments = check_instruments(instruments)
+    as_mapping(qconfig)
+    graph = trace(model, example_inputs, dynamic=dynamic)
+    if graph.stage != "float":
+        raise QuantizationError("only a float graph is prepared", expected="stage float", got=f"stage {graph.stage}")
     table = resolve(graph, qconfig)
     configs = {node.name: table[node.name] for node in graph.nodes}
     fused = PassManager(float_pipeline(configs), instruments).run(graph)
@@ -103,6 +126,10 @@ def calibrate(
     from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
 
+    _check_prepared(prepared)
+    check_data("data", data)
+    check_callable("transform", transform, "a calibration item")
+    check_callable("progress", progress, "a number of items")
     specs = prepared.specs()
     observers = {group: make_observer(spec) for group, spec in specs.items()}
 
@@ -126,5 +153,13 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     """
     from qcompiler.passes.pipelines import convert_pipeline
 
+    _check_prepared(prepared)
+    hint = "qc.calibrate(prepared, batches) makes one of data"
+    check_type("observers", observers, Mapping, "a Calibration", hint)
+    instruments = check_instruments(instruments)
     params = {group: observer.qparams() for group, observer in observers.items()}
     return PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
+
+
+def _check_prepared(prepared: object) -> None:
+    check_type("prepared", prepared, Prepared, "what qc.prepare gives", "qc.prepare(model, qconfig, example_inputs)")

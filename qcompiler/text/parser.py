@@ -8,6 +8,7 @@ MiB of text, 64 KiB per token, 200 nested brackets, 100,000 nodes. Does not chec
 
 from __future__ import annotations
 
+from qcompiler.arguments import check_text
 from qcompiler.errors import ParseError, nearest
 from qcompiler.ir import Graph, Module
 from qcompiler.text.builder import Data, GraphBuilder
@@ -45,6 +46,7 @@ def parse(text: str, data: Data = None) -> Graph | Module:
     Raises:
         ParseError: malformed text, unknown op, name or attr (with `line` and `column`), or missing arrays.
     """
+    check_text("text", text, "the text of a graph")
     if isinstance(data, str) and data != "zeros":
         raise ParseError("unknown data", expected='a dict of arrays, "zeros" or None', got=repr(data))
     if len(text) > MAX_BYTES or len(text.encode(errors="surrogatepass")) > MAX_BYTES:

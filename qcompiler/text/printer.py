@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.arguments import check_type
 from qcompiler.errors import VerifyError
 from qcompiler.ir import Const, Graph, Module, Node, Value
 from qcompiler.types import DType, Layout, QuantParams, TensorType
@@ -203,6 +204,7 @@ def _same(default: object, value: object) -> bool:
 
 def print_graph(graph: Graph, *, rename: Callable[[Value], str] | None = None) -> str:
     """The text of a graph. `rename` gives values other names, for comparisons that ignore names."""
+    check_type("graph", graph, Graph, "a Graph")
     return f"qcompiler {VERSION}\n" + "\n".join(_Printer(graph, rename).lines()) + "\n"
 
 

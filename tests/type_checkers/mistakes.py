@@ -30,7 +30,7 @@ path: str = compiled.draw("net.svg")  # MISTAKE: wrong use of a result
 
 mapping = qc.QConfigMapping().set_global(8)  # MISTAKE: wrong argument type
 mapping.set_modulename("head", None)  # MISTAKE: misspelt method
-prepared = qc.prepare(model)  # MISTAKE: a model where a graph is expected
+prepared = qc.prepare(model, 8, (x,))  # MISTAKE: wrong argument type
 qc.calibrate(prepared.graph, [x])  # MISTAKE: a graph where its Prepared is expected
 qc.calibrate(prepared, [x]).load(None)  # MISTAKE: wrong argument type
 qc.load("net.qc.safetensors").predict(x)  # MISTAKE: unknown method

@@ -1,0 +1,118 @@
+"""What people give in place of a torch module in eval mode with arrays, and modules that read what has no meaning here:
+it works, or one error says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as TF
+
+import qcompiler as qc
+from qcompiler.errors import TraceError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(2, 2, 4, 4)).astype(np.float32)
+LINEAR = torch.nn.Linear(4, 3).eval()
+
+
+class Calls(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+
+def pooled(name: str, *args: int) -> Callable[..., Any]:
+    return lambda x: getattr(TF, name)(x, *args, return_indices=True)
+
+
+REFUSED = {
+    "scripted": (lambda: torch.jit.script(LINEAR), "torch.jit"),
+    "traced": (lambda: torch.jit.trace(LINEAR, torch.tensor(X)), "torch.jit"),
+    "a scripted function": (lambda: torch.jit.script(TF.relu), "torch.jit"),
+    "no weights": (lambda: torch.nn.Linear(4, 3, device="meta").eval(), "weight on device meta"),
+    "training mode": (lambda: torch.nn.Linear(4, 3), r"module\.eval\(\)"),
+    "a tensor": (lambda: torch.ones(3), "torch.nn.Module"),
+    "a class": (lambda: torch.nn.Linear, "an instance"),
+    "dropout that stays": (lambda: Calls(lambda x: TF.dropout(x, 0.5, True)).eval(), "training mode"),
+    "rrelu that stays": (lambda: Calls(lambda x: TF.rrelu(x, training=True)).eval(), "training mode"),
+    "statistics that are updated": (
+        lambda: Calls(lambda x: TF.batch_norm(x, torch.zeros(2), torch.ones(2), training=True)).eval(),
+        "training mode",
+    ),
+    "attention with dropout": (
+        lambda: Calls(lambda x: TF.scaled_dot_product_attention(x, x, x, dropout_p=0.5)).eval(),
+        "training",
+    ),
+    "indices": (lambda: Calls(lambda x: pooled("max_pool2d", 2)(x)[1]).eval(), "the indices of a max pool"),
+    "computed indices": (lambda: Calls(lambda x: pooled("max_pool2d", 2)(x)[1] + 1).eval(), "indices of a max pool"),
+    "both results": (lambda: Calls(pooled("max_pool2d", 2)).eval(), "the indices of a max pool"),
+    "indices along one axis": (lambda: Calls(lambda x: pooled("max_pool1d", 2)(x[0])[1]).eval(), "the indices"),
+    "adaptive indices": (lambda: Calls(lambda x: pooled("adaptive_max_pool2d", 2)(x)[1]).eval(), "the indices"),
+    "no op of a near name": (lambda: Calls(torch.matrix_exp).eval(), r"linalg_matrix_exp(?![\s\S]*did you mean)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(TraceError, match=message):
+        qc.compile(make(), None, (X,))
+
+
+def test_no_example() -> None:
+    with pytest.raises(TraceError, match="needs example inputs"):
+        qc.compile(LINEAR, None)
+
+
+@pytest.mark.parametrize("name,args", [("max_pool1d", (2,)), ("max_pool2d", (2,)), ("adaptive_max_pool2d", (2,))])
+def test_a_pool_whose_indices_nobody_reads(name: str, args: tuple[int, ...]) -> None:
+    x = X[0] if name.endswith("1d") else X
+    module = Calls(lambda x: pooled(name, *args)(x)[0]).eval()
+    assert np.array_equal(qc.compile(module, None, (x,))(x), module(torch.from_numpy(x)).numpy())
+
+
+def test_tensors_of_every_kind_are_taken() -> None:
+    """With a gradient, of bfloat16, not contiguous: as examples, as calibration data and in calls."""
+    x = torch.from_numpy(X)
+    tensors = [x, x.clone().requires_grad_(), x.bfloat16(), x.transpose(2, 3)]
+    compiled = qc.compile(LINEAR, "int8", (x.bfloat16(),), calibration_data=tensors)
+    assert "bfloat16 became f32" in str(compiled.graph)
+    for each in tensors:
+        assert np.array_equal(compiled(each), compiled(each.detach().float().contiguous().numpy()))
+
+
+@pytest.mark.parametrize("target", ["native", "reference"])
+@pytest.mark.parametrize("seed", range(6))
+def test_batch_norm_without_statistics_normalizes_by_the_batch(seed: int, target: str) -> None:
+    rng = np.random.default_rng(seed)
+    spatial = seed % 4
+    shape = (int(rng.integers(2, 5)), int(rng.integers(1, 5)), *(int(size) for size in rng.integers(1, 6, spatial)))
+    kind = [torch.nn.BatchNorm1d, torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d][spatial]
+    theirs = kind(shape[1], eps=1e-3, affine=bool(seed % 2), track_running_stats=False).eval()
+    ours = getattr(qc.nn, kind.__name__)(shape[1], eps=1e-3, affine=bool(seed % 2), track_running_stats=False).eval()
+    if seed % 2:
+        values = {name: rng.normal(size=shape[1]).astype(np.float32) for name in ("weight", "bias")}
+        theirs.load_state_dict({name: torch.from_numpy(value) for name, value in values.items()})
+        ours.load_state_dict(values)
+    x = rng.normal(3, 2, shape).astype(np.float32)
+    want = theirs(torch.from_numpy(x)).detach().numpy()
+    for module in (theirs, ours):
+        for dynamic in (None, {0: {0: "B"}}):
+            compiled = qc.compile(module, None, (x,), dynamic=dynamic, target=target)
+            # x is rounded to 2^-24 of about 10, and divided by a deviation of at least sqrt(1e-3)
+            np.testing.assert_allclose(compiled(x), want, rtol=1e-5, atol=4 * 10 * 2.0**-24 / np.sqrt(1e-3))
+
+
+def test_one_value_has_no_variance() -> None:
+    with pytest.raises(TraceError, match="one value per channel"):
+        qc.compile(qc.nn.BatchNorm1d(3, track_running_stats=False), None, (np.ones((1, 3), np.float32),))
+    for missing in ((None, np.ones(2)), (np.ones(2), None)):
+        with pytest.raises(TraceError, match="both running statistics"):
+            qc.trace(lambda x, m=missing: qc.nn.functional.batch_norm(x, *m), (X,))
