@@ -19,7 +19,7 @@ from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import QCompilerError, TraceError
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.codes import Codes
-from qcompiler.frontend.onnx_ops.node import OnnxNode
+from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.tracer import set_outputs
@@ -153,11 +153,11 @@ class _Importer:
                         where=self.file,
                         expected="codes of int8, uint8 or int16, or real numbers",
                     )
-                outputs[output.name] = (
-                    value
-                    if isinstance(value, Traced)
-                    else self.trace.constant(OnnxNode.sizes_as_ints(value), name=output.name)
-                )
+                if not isinstance(value, Traced):
+                    array = OnnxNode.sizes_as_ints(value)
+                    check_held(array, f"output {output.name}", self.trace)
+                    value = self.trace.constant(array, name=output.name)
+                outputs[output.name] = value
             set_outputs(self.trace, outputs)
         return self.trace.graph
 
@@ -190,7 +190,10 @@ class _Importer:
             raise TraceError("sparse initializers are not supported", where=self.file)
         for tensor in self.proto.graph.initializer:
             array = numpy_helper.to_array(tensor)
-            if array.dtype.kind == "f" or str(array.dtype) == "bfloat16":
+            if array.dtype == object:  # texts, which are no symbolic sizes
+                array = array.astype(str)
+            if array.dtype in (np.float16, np.float64) or str(array.dtype) == "bfloat16":
+                self.trace.note(f"initializer {tensor.name}: {array.dtype} became f32")
                 array = array.astype(np.float32)
             self.values[tensor.name] = array
             self.trace.names[id(array)] = tensor.name

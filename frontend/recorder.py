@@ -231,7 +231,7 @@ class Trace:
         key = (id(source), purpose)
         known = self._consts.get(key)
         if known is None or known[0] is not source or not _same(known[1].data, data):
-            self._consts[key] = known = (source, self.graph.add_const(name, np.ascontiguousarray(data)))
+            self._consts[key] = known = (source, self.graph.add_const(name, np.array(data, order="C")))
         return self.wrap(known[1])
 
     # -- inlining

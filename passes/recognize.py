@@ -120,7 +120,7 @@ def _spelled_activation(region: Region) -> Spelled | str | None:
     x = _points()
     y = region(x).reshape(x.shape)  # constants of one element may have axes
     small = np.abs(x) <= ALWAYS_FINITE
-    if not (np.isfinite(y[small]).all() and np.isnan(y[-1])):
+    if y.shape != x.shape or not (np.isfinite(y[small]).all() and np.isnan(y[-1])):  # constants may add axes
         return None
     finite = np.isfinite(y)
     best: tuple[float, float, Spelled] | None = None

@@ -124,6 +124,8 @@ def _section(op: OpDef) -> str:
 
 def ops_page() -> str:
     """The page, as Markdown."""
+    from qcompiler.frontend.onnx_ops import refusals
+
     head = [
         "# Ops",
         "",
@@ -145,6 +147,7 @@ def ops_page() -> str:
             family = op.family
             parts += ["", f"## {family}"]
         parts += ["", _section(op)]
+    parts += ["", *refusals.page()]
     return "\n".join(parts) + "\n"
 
 

@@ -74,6 +74,10 @@ def _why_not_transposed(node: Node, target: Target) -> str | None:
     op = ConvTranspose(node)
     if op.groups > 1 and not unrolls_as_depthwise(op) and not isinstance(op.weight, Const):
         return "a weight in groups is not constant"
+    axes = zip(op.weight.type.shape[2:], op.stride, op.dilation)
+    sparse = any(isinstance(n, int) and len({k * d % s for k in range(n)}) < s for n, s, d in axes)
+    if sparse and not isinstance(op.weight, Const):
+        return "phases without taps of a weight that is not constant"
     return why_not_weighted(node, target)
 
 

@@ -14,7 +14,7 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.pool import copy_pixels
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
-from qcompiler.ops.resize import Resize, linear_weights, nearest_indices, source_positions
+from qcompiler.ops.resize import Resize, linear_weights, nearest_indices
 from qcompiler.quantization import qmath
 
 
@@ -33,11 +33,8 @@ def _why_not_image(node: Node, target: Target) -> str | None:
 
 def _positions(s: NodeLowering, op: Resize) -> list[tuple[int, np.ndarray]]:
     """(size of the operand, positions in it) of each spatial axis."""
-    x, y, scales = s.view(op.x), s.result(), op.scales
-    return [
-        (n, source_positions(n, out, None if scales is None else scales[i], op.coordinates))
-        for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))
-    ]
+    x, y = s.view(op.x), s.result()
+    return [(n, op.positions(i, n, out)) for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))]
 
 
 @lowers("resize", unless=_why_not_image)

@@ -38,7 +38,7 @@ def interpolate(
         raise TraceError("interpolate needs either size or scale_factor", where=user_place())
     x = lift(x, dtype=DType.F32)
     spatial = rank(x) - 2
-    attrs: dict[str, Any] = {"mode": "nearest" if mode.startswith("nearest") else "bilinear"}
+    attrs: dict[str, Any] = {"mode": "nearest" if mode.startswith("nearest") else "bilinear", "arithmetic": "multiply"}
     if mode.startswith("nearest"):
         exact = mode == "nearest-exact"
         attrs["coordinates"] = "half_pixel" if exact else "asymmetric"

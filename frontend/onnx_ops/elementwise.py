@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, kind_of, rank, unary
+from qcompiler.frontend.array_ops import binary, kind_of, lift, rank, unary
 from qcompiler.frontend.onnx_ops.codes import Codes
 from qcompiler.frontend.onnx_ops.node import Meaning, OnnxNode, onnx
+from qcompiler.ops.elementwise import converted
 from qcompiler.types import DType
 
 _UNARY = {
-    "Relu": "relu",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
     "Exp": "exp",
@@ -40,48 +40,80 @@ _UNARY = {
 }
 
 
+_OF_INTEGERS = ("abs", "neg", "sign")
+"""Ops of `_UNARY` that mean the same on integers. ONNX has Relu on them too, and Erf until opset 13."""
+
+
 def _unary(op: str) -> Meaning:
-    return lambda n: unary(op, n.x(0))
+    return lambda n: unary(op, n.x(0) if op in _OF_INTEGERS else n.floats(0))
 
 
 for _name, _op in _UNARY.items():
     onnx(_name)(_unary(_op))
 
 
-def _truncated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """ONNX's integer division, which truncates. Symbolic sizes are not negative, so the floor is the same."""
+@onnx("Relu")
+def _relu(n: OnnxNode) -> Any:
+    return unary("relu", n.x(0)) if n.dtype(0).is_float else binary("maximum", n.x(0), 0)
+
+
+def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Div of known numbers: integers truncate. Symbolic sizes are not negative, so the floor is the same."""
     if object in (x.dtype, y.dtype):
         return np.asarray(x.astype(object) // y.astype(object), object)
-    if x.dtype.kind in "iu" and y.dtype.kind in "iu":
-        return (np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))).astype(x.dtype)
-    return x / y
+    if x.dtype.kind not in "iu":
+        return x / y
+    rest = np.fmod(x, y)  # 0 for the least integer over -1, whose quotient wraps
+    return np.asarray(np.where(y == -1, np.negative(x), (x - rest) // y), x.dtype)
+
+
+def _remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return x % y if object in (x.dtype, y.dtype) else np.mod(x, y)
 
 
 _KNOWN: dict[str, Callable[..., Any]] = {
     "Add": operator.add,
     "Sub": operator.sub,
     "Mul": operator.mul,
-    "Div": _truncated,
+    "Div": _quotient,
 }
 
 
 @onnx("Add", "Sub", "Mul", "Div")
 def _arithmetic(n: OnnxNode) -> Any:
     if n.is_known():
-        return np.asarray(_KNOWN[n.op](n.raw(0), n.raw(1)))
+        with np.errstate(all="ignore"):
+            return np.asarray(_KNOWN[n.op](n.raw(0), n.raw(1)))
     x, y = n.x(0), n.x(1)
     if n.op == "Div" and not kind_of(x).is_float:
-        quotient = binary("div", x, y)
-        return ops.cast(binary("mul", unary("sign", quotient), unary("floor", unary("abs", quotient))), kind_of(x))
+        return n.emit("trunc_divide", (x, y))
     return binary(n.op.lower(), x, y)
+
+
+@onnx("Mod")
+def _mod(n: OnnxNode) -> Any:
+    truncates = bool(n.attr("fmod", 0))
+    if n.is_known():
+        with np.errstate(all="ignore"):
+            return np.asarray((np.fmod if truncates else _remainder)(n.raw(0), n.raw(1)))
+    return n.emit("fmod" if truncates else "remainder", (n.x(0), n.x(1)))
 
 
 @onnx("Pow")
 def _pow(n: OnnxNode) -> Any:
-    x, y = n.x(0), n.x(1)
-    if kind_of(x).is_float:
-        return binary("pow", x, y)
-    return ops.cast(binary("pow", ops.cast(x, DType.F32), y), kind_of(x))
+    """The result has the type of x. Integers are multiplied exactly and wrap: in 64 bits, of which the low ones are
+    kept. An exponent must be exact as f32, or whole, as x is."""
+    x, exponent = n.x(0), n.raw(1)
+    whole, wide = not n.dtype(1).is_float, n.dtype(1) in (DType.I32, DType.I64)
+    numbers = exponent if isinstance(exponent, np.ndarray) else None
+    if n.dtype(0).is_float:
+        if wide and (numbers is None or np.any(np.abs(numbers.astype(np.float64)) > 2**24)):
+            raise n.refuse(f"exponents of {n.dtype(1)} may not be exact as f32", hint="Cast the exponent to float")
+        return binary("pow", x, n.x(1))
+    if not whole and (numbers is None or np.any(numbers != np.rint(numbers))):
+        raise n.refuse("an integer to the power of a float is not supported", expected="an integer exponent")
+    power = numbers.astype(np.int64) if numbers is not None else n.x(1)
+    return ops.cast(n.emit("pow", (ops.cast(x, DType.I64), ops.cast(lift(power), DType.I64))), n.dtype(0))
 
 
 _VARIADIC = {"Min": "minimum", "Max": "maximum", "Sum": "add"}
@@ -93,13 +125,6 @@ def _variadic(n: OnnxNode) -> Any:
         return reduce(np.minimum if n.op == "Min" else np.maximum, n.values)
     total = reduce(lambda x, y: binary(_VARIADIC.get(n.op, "add"), x, y), [n.x(i) for i in range(len(n.values))])
     return binary("div", total, float(len(n.values))) if n.op == "Mean" else total
-
-
-@onnx("Mod")
-def _mod(n: OnnxNode) -> Any:
-    if n.is_known():
-        return np.asarray((np.fmod if n.attr("fmod", 0) else np.mod)(n.raw(0), n.raw(1)))
-    raise n.refuse("remainders of data are not supported", expected="operands known at import")
 
 
 _COMPARISONS = {
@@ -141,18 +166,14 @@ def _is_nan(n: OnnxNode) -> Any:
 
 @onnx("Clip")
 def _clip(n: OnnxNode) -> Any:
-    bounds = [n.attr(name, None) if not n.has(i) else n.raw(i) for i, name in ((1, "min"), (2, "max"))]
-    x = n.x(0)
-    plain = [b.reshape(()).item() if isinstance(b, np.ndarray) else b for b in bounds]
-    if (
-        kind_of(x).is_float
-        and all(b is None or isinstance(b, (int, float)) for b in plain)
-        and any(b is not None for b in plain)
-    ):
-        low, high = (-math.inf if plain[0] is None else plain[0]), (math.inf if plain[1] is None else plain[1])
-        if low <= high:
-            return unary("hardtanh", x, min_value=float(low), max_value=float(high))
-    return ops.clip(x, *bounds)
+    x, low, high = n.x(0), n.raw(1), n.raw(2)
+    known = all(bound is None or isinstance(bound, np.ndarray) for bound in (low, high))
+    if known and kind_of(x).is_float and not (low is None and high is None):
+        least = -math.inf if low is None else float(low.reshape(()))
+        most = math.inf if high is None else float(high.reshape(()))
+        if least <= most:
+            return unary("hardtanh", x, min_value=least, max_value=most)
+    return ops.clip(x, n.optional(1), n.optional(2))
 
 
 @onnx("LeakyRelu")
@@ -204,7 +225,7 @@ def _gelu(n: OnnxNode) -> Any:
 
 @onnx("Shrink")
 def _shrink(n: OnnxNode) -> Any:
-    x, bias, lambd = n.x(0), n.attr("bias", 0.0), n.attr("lambd", 0.5)
+    x, bias, lambd = n.floats(0), n.attr("bias", 0.0), n.attr("lambd", 0.5)
     if bias == lambd:
         return unary("softshrink", x, lambd=float(lambd))
     if bias == 0:
@@ -215,21 +236,36 @@ def _shrink(n: OnnxNode) -> Any:
 
 @onnx("PRelu")
 def _prelu(n: OnnxNode) -> Any:
-    x, slope = n.x(0), n.raw(1)
-    if isinstance(slope, np.ndarray) and slope.size in (1, *(d for d in ops.dims(x)[1:2] if isinstance(d, int))):
+    x, slope = n.floats(0), n.raw(1)
+    if (
+        isinstance(slope, np.ndarray)
+        and np.isfinite(slope).all()
+        and slope.size in (1, *(d for d in ops.dims(x)[1:2] if isinstance(d, int)))
+    ):
         along = slope.ndim and slope.ndim == rank(x) - 1 and slope.shape[0] == slope.size
         if slope.size == 1 or (rank(x) > 1 and (along or (slope.ndim == rank(x) and slope.shape[1] == slope.size))):
             return n.emit("prelu", (x, slope.reshape(-1)))
-    return ops.where(binary("greater", x, 0.0), x, binary("mul", n.x(1), x))
+    return ops.where(binary("less", x, 0.0), binary("mul", n.x(1), x), x)
 
 
-@onnx("Tan", "Sinh", "Cosh")
-def _ratio(n: OnnxNode) -> Any:
-    x = n.x(0)
-    if n.op == "Tan":
-        return binary("div", unary("sin", x), unary("cos", x))
-    grown, shrunk = unary("exp", x), unary("exp", unary("neg", x))
-    return binary("mul", binary("sub" if n.op == "Sinh" else "add", grown, shrunk), 0.5)
+@onnx("Tan")
+def _tan(n: OnnxNode) -> Any:
+    x = n.floats(0)
+    return binary("div", unary("sin", x), unary("cos", x))
+
+
+@onnx("Sinh", "Cosh")
+def _hyperbolic(n: OnnxNode) -> Any:
+    """(e^x -+ e^-x) / 2 as a^2 / 2 -+ 1 / (2 a^2) with a = e^(x/2), which is finite wherever the result is."""
+    x = n.floats(0)
+    root = unary("exp", binary("mul", x, 0.5))
+    grown = binary("mul", binary("mul", root, 0.5), root)
+    shrunk = binary("div", binary("div", 0.5, root), root)
+    if n.op == "Cosh":
+        return binary("add", grown, shrunk)
+    less_one = unary("expm1", x)  # near 0 both terms are near 1/2: e^x - e^-x = t + t / (1 + t), t = e^x - 1
+    near = binary("mul", binary("add", less_one, binary("div", less_one, binary("add", less_one, 1.0))), 0.5)
+    return ops.where(binary("less", unary("abs", x), 1.0), near, binary("sub", grown, shrunk))
 
 
 @onnx("Dropout", "Identity")
@@ -262,19 +298,28 @@ def dtype_of(n: OnnxNode, number: int) -> DType:
     return _DTYPES[number]
 
 
+_ROUNDED = {10: "float16", 11: "float64"}
+
+
 @onnx("Cast")
 def _cast(n: OnnxNode) -> Any:
-    value = n.raw(0)
-    if isinstance(value, Codes) and value.element.number == n.attr("to"):
+    number, value = n.attr("to"), n.raw(0)
+    if isinstance(value, Codes) and value.element.number == number:
         return value
-    dtype = dtype_of(n, n.attr("to"))
-    if isinstance(value, np.ndarray):
-        if value.dtype == object and dtype.is_integer:
-            return value
-        return n.sizes_as_ints(value).astype(dtype.numpy)
-    return ops.cast(n.x(0), dtype)
+    dtype = dtype_of(n, number)
+    if number in _ROUNDED:
+        n.trace.note(f"{n.name}: {_ROUNDED[number]} is computed as f32")
+    if not isinstance(value, np.ndarray):
+        return ops.cast(n.x(0), dtype)
+    if value.dtype == object and dtype.is_integer:
+        return value
+    value = n.sizes_as_ints(value)
+    if value.dtype.kind == "U":
+        raise n.refuse("the element type is not supported", got="string")
+    with np.errstate(over="ignore"):
+        return converted(value.astype(np.float16) if number == 10 else value, dtype)
 
 
 @onnx("CastLike")
 def _cast_like(n: OnnxNode) -> Any:
-    return ops.cast(n.x(0), kind_of(n.raw(1)))
+    return ops.cast(n.x(0), n.dtype(1))

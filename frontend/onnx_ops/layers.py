@@ -10,11 +10,12 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, dims, lift, rank, unary
+from qcompiler.frontend.array_ops import binary, dims, kind_of, lift, rank, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.recorder import Traced
 from qcompiler.ir import Const
+from qcompiler.types import DType
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -81,7 +82,7 @@ def _conv_transpose(n: OnnxNode) -> Any:
 
 @onnx("Gemm")
 def _gemm(n: OnnxNode) -> Any:
-    a, b, c = n.x(0), n.raw(1), n.raw(2)
+    a, b, c = n.floats(0), n.raw(1), n.raw(2)
     alpha, beta = float(n.attr("alpha", 1.0)), float(n.attr("beta", 1.0))
     transposed = bool(n.attr("transB", 0))
     a = ops.transpose(a, (1, 0)) if n.attr("transA", 0) else a
@@ -152,12 +153,12 @@ def _dequantized_weight(n: OnnxNode, value: Any, outputs_first: bool) -> Any:
 @onnx("MatMul")
 def _matmul(n: OnnxNode) -> Any:
     weight = _dequantized_weight(n, n.raw(1), outputs_first=False)
-    return ops.matmul(n.x(0), n.x(1)) if weight is None else n.emit("linear", (n.x(0), weight))
+    return ops.matmul(n.floats(0), n.floats(1)) if weight is None else n.emit("linear", (n.x(0), weight))
 
 
 @onnx("Einsum")
 def _einsum(n: OnnxNode) -> Any:
-    return einsum(n.attr("equation"), *(n.x(i) for i in range(len(n.values))))
+    return einsum(n.attr("equation"), *(n.floats(i) for i in range(len(n.values))))
 
 
 # -- pooling
@@ -273,51 +274,79 @@ def _softmax(n: OnnxNode) -> Any:
 # -- reductions
 
 
-@onnx(
-    "ReduceMean",
-    "ReduceSum",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSumSquare",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
+_REDUCTIONS = (
+    "Mean",
+    "Sum",
+    "Max",
+    "Min",
+    "Prod",
+    "SumSquare",
+    "L1",
+    "L2",
+    "LogSum",
+    "LogSumExp",
 )
+_OF_FLOATS = ("L2", "LogSum", "LogSumExp")
+
+
+@onnx(*(f"Reduce{kind}" for kind in _REDUCTIONS))
 def _reduce(n: OnnxNode) -> Any:
-    axes, keepdims = n.axes(1), bool(n.attr("keepdims", 1))
-    if n.op == "ReduceProd" and isinstance(n.raw(0), np.ndarray):
-        values = n.raw(0)
-        return np.asarray(math.prod(values.ravel().tolist()), values.dtype).reshape(
-            (1,) * values.ndim if keepdims else ()
-        )
-    x = n.x(0)
-    if not axes:
-        if n.attr("noop_with_empty_axes", 0):
-            return x
-        axes = list(range(rank(x)))
-    if rank(x) == 0:
-        return x
+    kind, axes, keepdims = n.op.removeprefix("Reduce"), n.axes(1), bool(n.attr("keepdims", 1))
+    noop = not axes and bool(n.attr("noop_with_empty_axes", 0))
+    if kind == "Prod" and isinstance(n.raw(0), np.ndarray) and n.raw(0).dtype.kind in "iO" and not noop:
+        return _product_of_sizes(n.raw(0), axes, keepdims)
+    x = n.floats(0) if kind in _OF_FLOATS else n.x(0)
+    listed = tuple(axes) if axes else () if noop else tuple(range(rank(x)))
 
-    def over(op: str, value: Any) -> Any:
-        return ops.reduce(op, value, tuple(axes), keepdims)
+    def over(op: str, value: Any, keepdims: bool = keepdims) -> Any:
+        return ops.reduce(op, value, listed, keepdims) if listed else value
 
-    kind = n.op.removeprefix("Reduce")
-    if kind in ("Mean", "Sum", "Max", "Min", "Prod"):
+    if kind in ("Max", "Min"):
+        if kind_of(x) is DType.BOOL:  # false is below true
+            return ops.cast(over(kind.lower(), ops.cast(x, DType.I32)), DType.BOOL)
         return over(kind.lower(), x)
-    if kind == "SumSquare":
-        return over("sum", binary("mul", x, x))
-    if kind == "L1":
-        return over("sum", unary("abs", x))
-    if kind == "L2":
-        return unary("sqrt", over("sum", binary("mul", x, x)))
-    if kind == "LogSum":
-        return unary("log", over("sum", x))
-    top = ops.reduce("max", x, tuple(axes), True)
-    total = unary("log", ops.reduce("sum", unary("exp", binary("sub", x, top)), tuple(axes), True))
-    whole = binary("add", total, top)
-    return whole if keepdims else ops.squeeze(whole, tuple(axes))
+    if kind == "Mean" and not kind_of(x).is_float:
+        count = math.prod(ops.static_size(x, axis % rank(x), n.op) for axis in listed)
+        return n.emit("trunc_divide", (_summed(x, listed, keepdims), np.asarray(count, kind_of(x).numpy)))
+    if kind == "Mean":
+        return over("mean", x)
+    if kind == "Prod":
+        return n.emit("prod", (x,), axes=_sorted(listed, rank(x)), keepdims=keepdims) if listed else x
+    if kind == "LogSumExp":
+        return _log_sum_exp(n, x, listed, keepdims)
+    terms = binary("mul", x, x) if kind in ("SumSquare", "L2") else unary("abs", x) if kind == "L1" else x
+    total = _summed(terms, listed, keepdims)
+    return unary("sqrt" if kind == "L2" else "log", total) if kind in _OF_FLOATS else total
+
+
+def _sorted(axes: Sequence[int], count: int) -> tuple[int, ...]:
+    return ops.check_axes(tuple(axes), count, "a reduction")
+
+
+def _summed(x: Any, axes: Sequence[int], keepdims: bool) -> Any:
+    """Sums in the element type of x: ONNX does not widen integers."""
+    if not axes:
+        return x
+    return x.trace.emit("sum", (x,), {"axes": _sorted(axes, rank(x)), "keepdims": keepdims})
+
+
+def _product_of_sizes(values: np.ndarray, axes: Sequence[int] | None, keepdims: bool) -> Any:
+    """Known integers, which may be symbolic sizes."""
+    if axes and sorted(axis % values.ndim for axis in axes) != list(range(values.ndim)):
+        return np.asarray(np.prod(values, axis=tuple(axes), keepdims=keepdims, dtype=values.dtype))
+    symbolic = values.dtype == object
+    held = math.prod(values.ravel().tolist()) if symbolic else np.multiply.reduce(values, None, values.dtype)
+    return np.asarray(held, values.dtype).reshape((1,) * values.ndim if keepdims else ())
+
+
+def _log_sum_exp(n: OnnxNode, x: Any, axes: Sequence[int], keepdims: bool) -> Any:
+    """log(sum(exp(x - top))) + top. Where the top is infinite, 0 takes its place: inf - inf is NaN."""
+    top = ops.reduce("max", x, tuple(axes), True) if axes else x
+    finite = binary("less", unary("abs", top), math.inf)
+    shift = ops.where(finite, top, 0.0)
+    total = _summed(unary("exp", binary("sub", x, shift)), axes, True)
+    whole = binary("add", unary("log", total), shift)
+    return whole if keepdims or not axes else ops.squeeze(whole, tuple(axes))
 
 
 @onnx("CumSum")
@@ -328,7 +357,11 @@ def _cumsum(n: OnnxNode) -> Any:
 
 
 @onnx("ArgMax", "ArgMin")
-def _argmax(n: OnnxNode) -> Any:
-    n.only("select_last_index", 0)
-    x = n.x(0)
-    return ops.argmax(x if n.op == "ArgMax" else unary("neg", x), n.attr("axis", 0), bool(n.attr("keepdims", 1)))
+def _arg_extreme(n: OnnxNode) -> Any:
+    """The last of equal ones is the first of the flipped axis, counted from its end."""
+    x, op = n.x(0), n.op.lower()
+    axis, keepdims = ops.check_axis(n.attr("axis", 0), rank(x), n.op), bool(n.attr("keepdims", 1))
+    if not n.attr("select_last_index", 0):
+        return n.emit(op, (x,), axis=axis, keepdims=keepdims)
+    size = ops.static_size(x, axis, n.op)
+    return binary("sub", size - 1, n.emit(op, (ops.flip(x, axis),), axis=axis, keepdims=keepdims))

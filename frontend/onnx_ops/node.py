@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import TraceError
-from qcompiler.frontend.array_ops import lift
+from qcompiler.frontend.array_ops import kind_of, lift
 from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, as_integers, element_of, real
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.ir import Const
@@ -22,6 +22,19 @@ from qcompiler.types import DType, QuantParams, TensorType
 Meaning = Callable[["OnnxNode"], Any]
 TABLE: dict[str, Meaning] = {}
 REQUIRED = object()
+_HELD = (DType.F32, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64, DType.BOOL)
+"""The element types of traced values."""
+
+
+def check_held(value: np.ndarray, what: str, trace: Trace) -> None:
+    """Raise unless the graph has the element type of a known array."""
+    if not any(value.dtype == dtype.numpy for dtype in _HELD):
+        raise TraceError(
+            f"{what}: the element type is not supported",
+            where=trace.place(),
+            expected=", ".join(map(str, _HELD)),
+            got=str(value.dtype),
+        )
 
 
 def onnx(*names: str) -> Callable[[Meaning], Meaning]:
@@ -70,10 +83,7 @@ class OnnxNode:
 
     def x(self, index: int) -> Any:
         """An operand as a traced value. Codes are plain integers, or real numbers for an op that moves elements."""
-        value = self.raw(index)
-        if value is None:
-            raise self.refuse(f"operand {index} is missing")
-        traced = lift(self.sizes_as_ints(value), self.trace)
+        traced = self.held(index)
         if not isinstance(traced, Codes):
             return traced
         if not self.moves_codes or traced.value.type.params.axis is not None:
@@ -96,9 +106,49 @@ class OnnxNode:
                 break
             found.append(value)
         if len(found) < len(values):
-            return [as_integers(value) if isinstance(value, Codes) else lift(value, self.trace) for value in values]
+            return [
+                as_integers(value) if isinstance(value, Codes) else lift(self.representable(value), self.trace)
+                for value in values
+            ]
         self.moved = first
         return [real(value) for value in found]
+
+    def held(self, index: int) -> Any:
+        """An operand as a traced value in its own element type, quantized or not."""
+        value = self.raw(index)
+        if value is None:
+            raise self.refuse(f"operand {index} is missing")
+        return lift(self.representable(value), self.trace)
+
+    def dtype(self, index: int) -> DType:
+        """The element type of an operand, of codes that of the integers."""
+        value = self.raw(index)
+        if isinstance(value, Codes):
+            return value.element.dtype
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return DType.from_numpy(self.representable(value).dtype)
+        return kind_of(value)
+
+    def floats(self, index: int) -> Any:
+        """Like `x`, of an op that has a meaning here for floats alone, although its schema allows integers."""
+        if not self.dtype(index).is_float:
+            raise self.refuse("integers are not supported", expected="f32", got=str(self.dtype(index)))
+        return self.x(index)
+
+    def representable(self, value: Any) -> Any:
+        """A known operand as an array of an element type that the graph has. Wider floats become f32."""
+        value = self.sizes_as_ints(value)
+        if isinstance(value, np.ndarray) and value.dtype not in (np.float16, np.float64):
+            check_held(value, self.op, self.trace)
+        return value
+
+    def as_f32(self, value: np.ndarray) -> np.ndarray:
+        """Known floats as f32, with a note if they were of another type."""
+        if value.dtype not in (np.float16, np.float64) and str(value.dtype) != "bfloat16":
+            return value
+        self.trace.note(f"constant {self.outputs[0]}: {value.dtype} became f32")
+        with np.errstate(over="ignore"):
+            return value.astype(np.float32)
 
     def optional(self, index: int) -> Any:
         return self.x(index) if self.has(index) else None

@@ -9,7 +9,6 @@ import numpy as np
 
 from qcompiler.dims import Dim
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend import functional as F
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import dims, rank
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
@@ -45,17 +44,15 @@ def _constant(n: OnnxNode) -> Any:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in n.attrs:
             value = n.attrs[name]
-            return (
-                value
-                if isinstance(value, np.ndarray)
-                else np.asarray(value, np.float32 if "float" in name else np.int64)
-            )
+            if isinstance(value, np.ndarray):
+                return n.as_f32(value.astype(str) if value.dtype == object else value)
+            return np.asarray(value, np.float32 if "float" in name else np.int64)
     raise n.refuse("only values of numbers are supported", got=", ".join(n.attrs))
 
 
 @onnx("ConstantOfShape")
 def _constant_of_shape(n: OnnxNode) -> Any:
-    value = np.ravel(n.attr("value", np.zeros(1, np.float32)))[0]
+    value = np.ravel(n.as_f32(n.attr("value", np.zeros(1, np.float32))))[0]
     shape = n.ints(0)
     if all(isinstance(size, int) for size in shape):
         return np.full(shape, value)
@@ -66,10 +63,12 @@ def _constant_of_shape(n: OnnxNode) -> Any:
 def _range(n: OnnxNode) -> Any:
     start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
     dtype = n.known(0).dtype
-    whole = dtype.kind in "iO"
-    return np.arange(
-        *(int(v) if whole else v for v in (start, stop, step)), dtype=np.int64 if dtype.kind == "O" else dtype
-    )
+    if step == 0:
+        raise n.refuse("a step of 0")
+    if dtype.kind == "f":  # as the specification has it; numpy.arange adds up another step
+        count = max(math.ceil((stop - start) / step), 0)
+        return np.asarray(dtype.type(start) + np.arange(count).astype(dtype) * dtype.type(step), dtype)
+    return np.arange(int(start), int(stop), int(step), dtype=np.int64 if dtype.kind == "O" else dtype)
 
 
 @onnx("Reshape")
@@ -115,31 +114,38 @@ def _transpose(n: OnnxNode) -> Any:
 @onnx("Slice")
 def _slice(n: OnnxNode) -> Any:
     value = n.raw(0)
-    if n.opset < 10:
-        starts, ends, axes, steps = n.attr("starts"), n.attr("ends"), n.attr("axes", None), None
-    else:
-        starts, ends, axes, steps = n.ints(1), n.ints(2), n.optional_ints(3), n.optional_ints(4)
+    starts, ends, axes, steps = n.ints(1), n.ints(2), n.optional_ints(3), n.optional_ints(4)
+    shape = _shape(n, value)
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
-    count = value.ndim if isinstance(value, np.ndarray) else rank(value)
     ranges = {}
     for axis, start, end, step in zip(axes, starts, ends, steps):
-        step = int(step)
-        ranges[int(axis) % count] = slice(_bound(start), _end(end, step), step)
+        axis = ops.check_axis(axis, len(shape), "Slice")
+        ranges[axis] = _range_of(n, shape[axis], start, end, int(step))
     if isinstance(value, np.ndarray):
-        return value[tuple(ranges.get(axis, slice(None)) for axis in range(count))]
+        return value[tuple(ranges.get(axis, slice(None)) for axis in range(len(shape)))]
     return indexing.slice_axes(n.x(0), ranges)
 
 
-def _bound(value: Any) -> Any:
-    """A slice bound as numpy wants it: None instead of a number beyond any size."""
-    return None if isinstance(value, int) and value <= -(2**31) else value
+def _range_of(n: OnnxNode, size: Any, start: Any, end: Any, step: int) -> slice:
+    """The elements that ONNX's clamping of bounds selects, as numpy's slice. The two differ where a negative step
+    starts before the axis: ONNX starts at element 0."""
+    if step == 0:
+        raise n.refuse("a step of 0")
+    if all(isinstance(bound, int) for bound in (size, start, end)):
+        start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+        if step > 0:
+            return slice(min(max(start, 0), size), min(max(end, 0), size), step)
+        start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+        return slice(start, None if end == -1 else end, step) if size else slice(0)
+    if step < 0 and isinstance(start, int) and start <= -(2**31) + 1:
+        raise n.refuse("a negative step from before the start of a symbolic axis", got=start)
+    return slice(None if _beyond(start) else start, None if _beyond(end) else end, step)
 
 
-def _end(value: Any, step: int) -> Any:
-    if isinstance(value, int) and (value >= 2**31 - 1 or (step < 0 and value <= -(2**31) + 1)):
-        return None
-    return value
+def _beyond(bound: Any) -> bool:
+    """Whether a bound is a number that stands for the end of an axis, whatever its size."""
+    return isinstance(bound, int) and not -(2**31) + 1 < bound < 2**31 - 1
 
 
 @onnx("Split")
@@ -180,7 +186,10 @@ def _concat(n: OnnxNode) -> Any:
 @onnx("Pad")
 def _pad(n: OnnxNode) -> Any:
     pads = n.ints(1) if n.has(1) else n.attr("pads")
-    value = float(np.ravel(n.known(2))[0]) if n.has(2) else float(n.attr("value", 0.0))
+    given = np.ravel(n.known(2))[0].item() if n.has(2) else 0.0
+    value = float(given)
+    if value != given and not math.isnan(value):  # a float compares exactly with an int
+        raise n.refuse("the value is not exact as a float", expected="at most 2^53", got=given)
     n.only("mode", "constant", "reflect", "edge")
     x = n.x(0)
     if n.moved is not None:  # the border is a code
@@ -240,7 +249,7 @@ def _depth_to_space(n: OnnxNode) -> Any:
     n.only("mode", "DCR", "CRD")
     x, b = n.x(0), int(n.attr("blocksize"))
     if n.attr("mode", "DCR") == "CRD":
-        return F.pixel_shuffle(x, b)
+        return n.emit("pixel_shuffle", (x,), factor=b)
     batch, channels, height, width = dims(x)
     split = ops.transpose(ops.reshape(x, (batch, b, b, channels // (b * b), height, width)), (0, 3, 4, 1, 5, 2))
     return ops.reshape(split, (batch, channels // (b * b), height * b, width * b))
@@ -251,7 +260,7 @@ def _space_to_depth(n: OnnxNode) -> Any:
     n.only("mode", "DCR", "CRD")
     x, b = n.x(0), int(n.attr("blocksize"))
     if n.attr("mode", "DCR") == "CRD":
-        return F.pixel_unshuffle(x, b)
+        return n.emit("pixel_unshuffle", (x,), factor=b)
     batch, channels, height, width = dims(x)
     split = ops.transpose(ops.reshape(x, (batch, channels, height // b, b, width // b, b)), (0, 3, 5, 1, 2, 4))
     return ops.reshape(split, (batch, channels * b * b, height // b, width // b))
@@ -267,8 +276,9 @@ def _resize(n: OnnxNode) -> Any:
     n.only("coordinate_transformation_mode", *_COORDINATES)
     n.only("nearest_mode", *_ROUNDINGS)
     n.only("antialias", 0)
+    n.only("exclude_outside", 0)
     n.only("keep_aspect_ratio_policy", "stretch")
-    x = n.x(0)
+    x = n.x(0) if n.attr("mode", "nearest") == "nearest" else n.floats(0)
     if n.moved is not None:
         n.only("mode", "nearest")
     axes = [axis % rank(x) for axis in n.attr("axes", list(range(rank(x))))]
@@ -299,25 +309,6 @@ def _resize(n: OnnxNode) -> Any:
     return n.emit("resize", (x,), scales=spatial, **attrs)
 
 
-@onnx("Upsample")
-def _upsample(n: OnnxNode) -> Any:
-    n.only("mode", "nearest", "linear")
-    x = n.x(0)
-    if n.moved is not None:
-        n.only("mode", "nearest")
-    scales = [float(v) for v in (np.ravel(n.known(1)) if n.has(1) else n.attr("scales"))]
-    if scales[:2] != [1.0, 1.0]:
-        raise n.refuse("batch or channels are resized", got=scales)
-    return n.emit(
-        "resize",
-        (x,),
-        scales=tuple(scales[2:]),
-        mode="nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
-        coordinates="asymmetric",
-        rounding="floor",
-    )
-
-
 def moves_codes(op: str) -> bool:
     """Whether an op on codes gives some of them back, so that the result has their quantization. Trilu does not: it
     puts codes of 0, which need not stand for 0."""
@@ -340,5 +331,4 @@ def moves_codes(op: str) -> bool:
         "Tile",
         "Transpose",
         "Unsqueeze",
-        "Upsample",
     )

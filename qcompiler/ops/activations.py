@@ -366,7 +366,7 @@ class Prelu(Op):
         return x
 
     def reference(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return np.where(x > 0, x, _slopes(x, weight) * x)
+        return np.where(x > 0, x, (_slopes(x, weight) * x).reshape(x.shape))
 
     def integer(self, x: TypedArray, weight: TypedArray, *, out: TensorType) -> np.ndarray:
         centered, over = x.centered(), out.params.scales

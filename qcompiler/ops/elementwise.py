@@ -306,6 +306,17 @@ class Where(Op):
         return [Sample((np.arange(n) % 3 == 0, tensor("f32", n), tensor("f32", n))) for n in (1, 4, 7, 16, 33)]
 
 
+def converted(x: np.ndarray, dtype: DType) -> np.ndarray:
+    """x in another element type, by the rules of `Cast`."""
+    if not (dtype.is_integer and x.dtype.kind == "f"):
+        with np.errstate(over="ignore"):
+            return x.astype(dtype.numpy)
+    whole = np.trunc(x.astype(np.float64))
+    above, below = whole >= float(dtype.max + 1), whole < float(dtype.min)  # both bounds are exact
+    inside = np.where(above | below | np.isnan(whole), 0.0, whole).astype(np.int64)
+    return np.where(above, dtype.max, np.where(below, dtype.min, inside)).astype(dtype.numpy)
+
+
 class Cast(Op):
     """Another element type. Float to integer truncates, saturates and takes NaN to 0; integer to integer keeps the low
     bits; to bool: not equal to 0."""
@@ -323,13 +334,7 @@ class Cast(Op):
         return TensorType(self.dtype, x.shape)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        x, dtype = np.asarray(x), self.dtype
-        if not (dtype.is_integer and x.dtype.kind == "f"):
-            return x.astype(dtype.numpy)
-        whole = np.trunc(x.astype(np.float64))
-        above, below = whole >= float(dtype.max + 1), whole < float(dtype.min)  # both bounds are exact
-        inside = np.where(above | below | np.isnan(whole), 0.0, whole).astype(np.int64)
-        return np.where(above, dtype.max, np.where(below, dtype.min, inside)).astype(dtype.numpy)
+        return converted(np.asarray(x), self.dtype)
 
     def is_identity(self) -> bool:
         return True

@@ -79,7 +79,8 @@ def adaptive(kind: str) -> Oracle:
     return lambda x, output_size: functions[len(output_size) - 1](x, output_size)
 
 
-def resize(x, *, size, scales, mode, coordinates, rounding):
+def resize(x, *, size, scales, mode, coordinates, rounding, arithmetic):
+    """torch's own arithmetic is "multiply"; where no step is fractional, or in linear modes, "divide" is as near."""
     if mode == "nearest":  # round_prefer_floor is nearest-exact too where no pixel lies halfway
         assert (
             (coordinates, rounding) == ("asymmetric", "floor")

@@ -28,8 +28,6 @@ REFUSED = pathlib.Path(__file__).parent / "refused.txt"
 WITHOUT_NODE_TEST = {
     "com.microsoft.DequantizeLinear",
     "com.microsoft.QuantizeLinear",
-    "Upsample",
-    "Mod",
     "com.microsoft.QGemm",
     "com.microsoft.QLinearAdd",
     "com.microsoft.QLinearMul",
@@ -39,8 +37,7 @@ WITHOUT_NODE_TEST = {
     "com.microsoft.QLinearSoftmax",
     "com.microsoft.QLinearConcat",
 }
-"""Ops that no node test can reach: Upsample ended with opset 10, Mod is supported on known operands alone, the others
-are not ONNX's own."""
+"""Ops that no node test can reach: they are not ONNX's own."""
 
 
 def _key(node: Any) -> str:

@@ -1,0 +1,163 @@
+"""What ops mean where ONNX Runtime disagrees with the ONNX specification, or ends the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Truth = Callable[[Any], "list[np.ndarray] | None"]
+TRUTHS: dict[str, Truth] = {}
+
+
+def truth(*ops: str) -> Callable[[Truth], Truth]:
+    """Register a function of a `Case`. None: the other oracles are right about this case."""
+
+    def add(function: Truth) -> Truth:
+        TRUTHS.update(dict.fromkeys(ops, function))
+        return function
+
+    return add
+
+
+def _whole(x: np.ndarray, y: np.ndarray, of: Callable[[int, int], int]) -> list[np.ndarray]:
+    """A function of Python's integers, wrapped to the type of x."""
+    x, y = np.broadcast_arrays(x, y)
+    bits = 8 * x.dtype.itemsize
+    values = [of(int(a), int(b)) % (1 << bits) for a, b in zip(x.flat, y.flat)]
+    return [np.array(values, f"u{x.dtype.itemsize}").view(x.dtype).reshape(x.shape)]
+
+
+def _toward_zero(a: int, b: int) -> int:
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+@truth("Div")
+def _div(case: Any) -> list[np.ndarray] | None:
+    """Integers truncate. ONNX Runtime ends the process on the least integer over -1; here the quotient wraps."""
+    x, y = case.operands
+    return _whole(x, y, _toward_zero) if x.dtype.kind in "iu" else None
+
+
+@truth("Mod")
+def _mod(case: Any) -> list[np.ndarray] | None:
+    """Integers: the sign of the divisor, with fmod that of the dividend."""
+    x, y = case.operands
+    if x.dtype.kind not in "iu":
+        return None
+    return _whole(x, y, (lambda a, b: a - b * _toward_zero(a, b)) if case.attrs.get("fmod") else (lambda a, b: a % b))
+
+
+@truth("Pow")
+def _pow(case: Any) -> list[np.ndarray] | None:
+    """Integers: exactly. ONNX Runtime goes through double."""
+    x, y = case.operands
+    return _whole(x, y, pow) if x.dtype.kind in "iu" and y.dtype.kind in "iu" else None
+
+
+_INTEGER_REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "ReduceSum": np.sum,
+    "ReduceProd": np.prod,
+    "ReduceSumSquare": lambda x, **how: np.sum(x * x, **how),
+    "ReduceL1": lambda x, **how: np.sum(np.abs(x), **how),
+}
+
+
+@truth(*_INTEGER_REDUCTIONS)
+def _reduce(case: Any) -> list[np.ndarray] | None:
+    """Integers stay in their type and wrap. ONNX Runtime adds some of them up in double."""
+    x, *rest = case.operands
+    if x.dtype.kind not in "iu":
+        return None
+    axes = tuple(rest[0].tolist()) if rest and rest[0] is not None else tuple(case.attrs.get("axes", ()))
+    if not axes:
+        axes = () if case.attrs.get("noop_with_empty_axes") else tuple(range(x.ndim))
+    how = {"axis": axes, "keepdims": bool(case.attrs.get("keepdims", 1)), "dtype": x.dtype}
+    return [np.asarray(_INTEGER_REDUCTIONS[case.op](x, **how))]
+
+
+@truth("Where")
+def _where(case: Any) -> list[np.ndarray]:
+    """One of the two. ONNX Runtime adds up two selections, and -0 + 0 is 0."""
+    return [np.where(*case.operands)]
+
+
+@truth("Slice")
+def _slice(case: Any) -> list[np.ndarray]:
+    """The clamping that the specification of Slice describes. ONNX Runtime takes an end of INT_MAX with a negative step
+    for the end before element 0."""
+    x, starts, ends, axes, steps = case.operands
+    index = [slice(None)] * x.ndim
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
+        axis, step = i if axes is None else int(axes[i]), 1 if steps is None else int(steps[i])
+        size = x.shape[axis]
+        start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+        first, last = (0, size) if step > 0 else (-1, size - 1)
+        start, end = min(max(start, 0), last), min(max(end, first), last)
+        index[axis] = np.array(range(start, end, step), np.int64)
+        x = x[tuple(index)]
+        index[axis] = slice(None)
+    return [x]
+
+
+def _of_each(x: np.ndarray, function: Callable[[float], float]) -> list[np.ndarray]:
+    return [np.array([function(v) for v in x.astype(np.float64).flat], np.float64).reshape(x.shape)]
+
+
+@truth("Gelu")
+def _gelu(case: Any) -> list[np.ndarray]:
+    """x * Phi(x). The oracles lose Phi(x) = (1 + erf(...)) / 2 to cancellation where x is negative."""
+    x = case.operands[0].astype(np.float64)
+    x = np.where(x == -math.inf, math.nan, x)  # -inf * 0, as the formula has it
+    if case.attrs.get("approximate", "none") == "tanh":
+
+        def tanh(v: float) -> float:
+            u = math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)
+            return v / (1 + math.exp(-2 * max(u, -300)))
+
+        return _of_each(x, tanh)
+    return _of_each(x, lambda v: 0.5 * v * math.erfc(-v / math.sqrt(2)))
+
+
+@truth("HardSwish")
+def _hard_swish(case: Any) -> list[np.ndarray]:
+    """alpha is 1/6, not the nearest f32, which the function's body holds."""
+    x = case.operands[0].astype(np.float64)
+    with np.errstate(all="ignore"):
+        return [x * np.clip(x / 6 + 0.5, 0, 1)]
+
+
+@truth("Range")
+def _range(case: Any) -> list[np.ndarray] | None:
+    """start + i * delta. ONNX Runtime adds delta up, rounding each time."""
+    start, limit, delta = case.operands
+    if start.dtype.kind != "f":
+        return None
+    start, limit, delta = (x.astype(np.float32) for x in (start, limit, delta))
+    count = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+    return [start + np.arange(count).astype(np.float32) * delta]
+
+
+@truth("Mish")
+def _mish(case: Any) -> list[np.ndarray]:
+    """x * tanh(log(1 + e^x)). The oracles lose e^x to the 1."""
+    x = case.operands[0].astype(np.float64)
+    with np.errstate(all="ignore"):
+        return [x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))]
+
+
+@truth("Clip")
+def _clip(case: Any) -> list[np.ndarray]:
+    """A bound that is absent is none. Opset 11 says that it is the largest finite number, as ONNX Runtime has it."""
+    x, low, high = case.operands
+    found = x if low is None else np.maximum(x, low)
+    return [found if high is None else np.minimum(found, high)]
+
+
+@truth("GlobalMaxPool")
+def _global_max_pool(case: Any) -> list[np.ndarray]:
+    """The largest. ONNX Runtime starts from the lowest finite number, not from -inf."""
+    x = case.operands[0]
+    return [np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)]
