@@ -1,4 +1,5 @@
-"""fold-batchnorm: a batch norm after conv, conv_transpose or linear moves into its weight and bias."""
+"""fold-batchnorm: a batch norm, or a factor a channel, after conv, conv_transpose or linear moves into its weight and
+bias."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.ops.elementwise import Div, Mul
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.norm import BatchNorm, batch_norm_terms
 from qcompiler.passes.agreement import agree
+from qcompiler.passes.channel_constants import per_channel, variable_and_const
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
@@ -60,15 +63,71 @@ class _FoldBatchnorm(Rewrite[_Normalised]):
         bias = _data(layer.bias)
         if bias is not None:
             shift = shift + bias.astype(np.float64) * factor
-        folded = scaled_weight(weight.data.astype(np.float64), factor, layer).astype(weight.data.dtype)
-        operands = [
-            layer.x,
-            graph.add_const(f"{weight.name}.folded", folded),
-            graph.add_const(f"{layer.node.name}.bias", shift.astype(np.float32)),
-        ]
-        origin = (*layer.node.origin, *norm.node.origin)
-        graph.replace(norm.node, layer.name, operands, layer.node.attrs, origin=origin)
-        graph.erase(layer.node)
+        _fold(graph, norm.node, layer, weight, factor, shift)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """op(layer(x)), which multiplies each output channel by a constant."""
+
+    op: Mul | Div
+    layer: Weighted
+    weight: Const
+    factor: np.ndarray
+    """float64 [output channels]"""
+
+
+class _FoldFactor(Rewrite[_Scaled]):
+    """mul(conv(x, w, b), c) = conv(x, c w, c b) for a constant c, one number a channel; div likewise."""
+
+    rule = "folding of a factor"
+    ops = (Mul, Div)
+
+    def __init__(self, configs: Mapping[str, QConfig | None] | None) -> None:
+        self.configs = configs
+
+    def match(self, graph: Graph, node: Node) -> _Scaled | Refusal:
+        op = Mul.of(node) or Div(node)
+        value, const = variable_and_const(op)
+        if value is None or const is None or (isinstance(op, Div) and value is not op.x):
+            return self.refuse(node, "no operand is a constant that multiplies or divides")
+        layer = Weighted.of(value.producer)
+        if layer is None:
+            return self.refuse(node, f"its operand is not made by {names_of(Weighted, ' or ')}")
+        if layer.activation != "none" or layer.added is not None:
+            return self.refuse(node, f"an activation or a residual of %{value.name} stands between")
+        weight = layer.weight
+        if not isinstance(weight, Const) or not (layer.bias is None or layer.bias.is_const):
+            return self.refuse(node, f"a parameter of %{value.name} is not constant")
+        number = per_channel(const.data.astype(np.float64), value, layer.channel_axis)
+        if number is None or node.result.type != value.type:
+            return self.refuse(node, f"{const.type} is not one number a channel of {value.type}")
+        with np.errstate(all="ignore"):
+            factor = number if isinstance(op, Mul) else 1 / number
+        if not np.isfinite(factor).all():
+            return self.refuse(node, f"%{const.name} is not finite")
+        if not agree(self.configs, layer.node, node):
+            return self.refuse(node, f"%{layer.node.name} has another qconfig")
+        apart = why_not_alone(graph, value, node)
+        return _Scaled(op, layer, weight, factor) if apart is None else self.refuse(node, apart)
+
+    def rewrite(self, graph: Graph, match: _Scaled) -> None:
+        bias = _data(match.layer.bias)
+        shift = None if bias is None else bias.astype(np.float64) * match.factor
+        _fold(graph, match.op.node, match.layer, match.weight, match.factor, shift)
+
+
+def _fold(
+    graph: Graph, node: Node, layer: Weighted, weight: Const, factor: np.ndarray, shift: np.ndarray | None
+) -> None:
+    """Put the layer with weight `factor * weight` and bias `shift` in the place of `node` and of itself."""
+    folded = scaled_weight(weight.data.astype(np.float64), factor, layer).astype(weight.data.dtype)
+    operands: list[Value] = [layer.x, graph.add_const(f"{weight.name}.folded", folded)]
+    if shift is not None:
+        operands.append(graph.add_const(f"{layer.node.name}.bias", shift.astype(np.float32)))
+    origin = (*layer.node.origin, *node.origin)
+    graph.replace(node, layer.name, operands, layer.node.attrs, origin=origin)
+    graph.erase(layer.node)
 
 
 def _data(value: Value | None) -> np.ndarray | None:
@@ -93,6 +152,7 @@ class FoldBatchnorm(RewritePass):
         y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
           = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
 
+    A constant factor a channel goes the same way, since exporters write a batch norm as one and an addend (see `fuse`).
     It is computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes
     share is copied for each, never folded twice.
 
@@ -107,4 +167,4 @@ class FoldBatchnorm(RewritePass):
     name: ClassVar[str] = "fold-batchnorm"
 
     def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
-        return (_FoldBatchnorm(self.configs),)
+        return _FoldBatchnorm(self.configs), _FoldFactor(self.configs)

@@ -14,6 +14,7 @@ from qcompiler.ops.activations import Relu, Relu6
 from qcompiler.ops.elementwise import Add
 from qcompiler.ops.interfaces import TakesActivation, TakesResidual, Weighted
 from qcompiler.passes.agreement import agree
+from qcompiler.passes.channel_constants import per_channel, variable_and_const
 from qcompiler.passes.rewrite import M, Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
@@ -57,7 +58,7 @@ class _Bias(_Into[_AddedBias]):
 
     def match(self, graph: Graph, node: Node) -> _AddedBias | Refusal:
         add = Add(node)
-        value, const = _variable_and_const(add)
+        value, const = variable_and_const(add)
         if value is None or const is None:
             return self.refuse(node, "no operand is constant")
         layer = Weighted.of(value.producer)
@@ -67,7 +68,7 @@ class _Bias(_Into[_AddedBias]):
             return self.refuse(node, f"an activation or a residual of %{value.name} stands between")
         if layer.bias is not None and not layer.bias.is_const:
             return self.refuse(node, f"the bias %{layer.bias.name} is not constant")
-        addend = _per_channel(const.data, value, layer.channel_axis)
+        addend = per_channel(const.data, value, layer.channel_axis)
         if addend is None:
             return self.refuse(node, f"{const.type} is not one number a channel of {value.type}")
         apart = self._why_apart(graph, value, layer.node, node)
@@ -80,24 +81,6 @@ class _Bias(_Into[_AddedBias]):
             total = total + layer.bias.data
         bias = graph.add_const(f"{layer.node.name}.bias", total.astype(np.float32))
         self._become(graph, add.node, layer.node, [layer.x, layer.weight, bias], {"activation": add.activation})
-
-
-def _variable_and_const(add: Add) -> tuple[Value | None, Const | None]:
-    for value, const in ((add.x, add.y), (add.y, add.x)):
-        if isinstance(const, Const) and not value.is_const:
-            return value, const
-    return None, None
-
-
-def _per_channel(data: np.ndarray, value: Value, axis: int) -> np.ndarray | None:
-    """[channels] of a constant that varies along the channels of `value` alone; else None."""
-    channels = value.type.shape[axis]
-    if data.ndim > value.type.rank or not isinstance(channels, int):
-        return None
-    shape = (1,) * (value.type.rank - data.ndim) + data.shape
-    if any(size != 1 for i, size in enumerate(shape) if i != axis) or shape[axis] not in (1, channels):
-        return None
-    return np.broadcast_to(data.reshape(-1), (channels,))
 
 
 @dataclass(frozen=True)
