@@ -188,7 +188,8 @@ be said without one.
 
 ## Choosing a level
 
-On Linux and macOS, `target="native"` takes the best level that the CPU has. `target="aarch64-linux+dotprod"`
+On Linux and macOS, `target="native"` takes the best level that the CPU has. A level
+includes the ones before it, so a CPU that reports i8mm but no dotprod gets neon. `target="aarch64-linux+dotprod"`
 compiles for that level on any machine; to run the result on another architecture, install `'qcompiler-ir[arm]'`
 with pip (neon, dotprod) or `qemu-user` with apt (i8mm). `qcompiler targets` lists what runs on this machine, and
 how. [Exported objects](object-export.md) need no emulator. `get_default_qconfig("qnnpack")` has torch's settings

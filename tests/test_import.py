@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,23 @@ def test_dir_lists_the_public_names() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'compil'"):
         getattr(qcompiler, "compil")  # noqa: B009
+
+
+def test_a_stored_program_loads_without_what_makes_programs(tmp_path: Path) -> None:
+    saved = tmp_path / "net.qc.safetensors"
+    text = "qcompiler 1\ngraph g(%x: f32[4]) stage=float {\n  %y = relu(%x) : f32[4]\n  return %y\n}\n"
+    makes = ["qcompiler.passes.fuse", "qcompiler.ops.conv", "qcompiler.backends.codegen.emit_llvm"]
+    program = (
+        "import sys, numpy as np, qcompiler as qc;"
+        "model = qc.load(sys.argv[1]); model(np.zeros(4, np.float32));"
+        f"print([name for name in {makes} if name in sys.modules])"
+    )
+
+    def imported() -> str:
+        command = [sys.executable, "-c", program, str(saved)]
+        environment = {**os.environ, "QC_CACHE": str(tmp_path / "cache")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    qcompiler.compile(qcompiler.parse(text), None).save(saved)
+    assert imported() != "[]"  # the first process makes the program
+    assert imported() == "[]"
