@@ -270,7 +270,7 @@ class QdqGraph:
         style = self.pick(["none"] * 2 + ["exact"] * 4 + ["near"] * 2 + ["float", "tensor", "int8", "free"])
         if style == "none":
             return "", 0.0, 0.0
-        if style == "near" and self.powers:  # an exact tie, and a bias that is nearly exact
+        if style in ("near", "float") and self.powers:  # exact sums are often ties, which such a bias breaks
             style = "exact"
         real = self.rng.normal(size=count) * 0.5
         if style == "float":
@@ -372,7 +372,7 @@ class QdqGraph:
         if op == "Clip":
             operands += [self.const("low", np.float32(0)), self.const("high", np.float32(6))]
         if op == "LeakyRelu":
-            attrs = {"alpha": 0.125 if self.powers else 0.1}
+            attrs = {"alpha": 0.125 if self.powers else float(self.rng.uniform(0.05, 0.3))}
         if op in ("Sigmoid", "Tanh"):
             size, error = 1.0, x.error + 64 * UNIT
         if op == "HardSwish":
