@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompiler.errors import QuantizationError
 from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.notes import KeptFloat
 from qcompiler.opdef import QuantKind, opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Dequantize, Observe, Quantize
@@ -18,7 +19,7 @@ from qcompiler.quantization import qmath
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
-from qcompiler.types import MIN_SCALE, DType, QuantParams, TensorType
+from qcompiler.types import MAX_SCALE, MIN_SCALE, DType, QuantParams, TensorType
 
 MAX_BIAS = 2**30
 
@@ -31,7 +32,8 @@ class InsertQdq:
         weight: scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
         Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
 
-    Where the op's result has a known range (sigmoid: [0, 1)), that range wins over the observed one.
+    Where the op's result has a known range (sigmoid: [0, 1)), that range wins over the observed one. A value whose
+    range needs a scale of 2^60 or more, such as a mask of finfo.min among the inputs, stays float, with a note.
 
     Before:
         %x.obs = observe(%x) {spec="...", group="x"} : f32[2,8]
@@ -74,7 +76,10 @@ class InsertQdq:
             raise QuantizationError(
                 "no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it"
             )
-        insert_pair(graph, node, Observe.x.index, spec.dtype, quant)
+        if max(quant.scale) < MAX_SCALE:
+            insert_pair(graph, node, Observe.x.index, spec.dtype, quant)
+        else:
+            _note_too_wide(graph, observe)
         graph.replace_uses(node.result, observe.x)
         graph.erase(node)
 
@@ -98,6 +103,15 @@ class InsertQdq:
         feed_const(graph, layer, "weight", made[key], weight.type)
         if isinstance(bias, Const):
             quantize_bias(graph, layer, bias, x, quant)
+
+
+def _note_too_wide(graph: Graph, observe: Observe) -> None:
+    """Note that the nodes around an observed value stay float, since no legal scale spans its range."""
+    noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
+    reason = f"no scale below 2^60 spans the range of %{observe.x.name}"
+    for node in (observe.x.producer, *observe.node.result.users):
+        if node is not None and node.name not in noted:
+            graph.notes.append(KeptFloat(node.name, node.op, reason))
 
 
 def feed_const(graph: Graph, layer: Weighted, operand: str, const: Const, real: TensorType) -> None:

@@ -18,8 +18,10 @@ from qcompiler.types import MAX_SCALE, MIN_SCALE, QuantParams
 def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int | None = None) -> QuantParams:
     """The parameters for [low, high]; with `axis`, for arrays with one entry per channel.
 
+    A range too wide for the largest scale, 2^60, is cut on both sides, in proportion.
+
     Raises:
-        QuantizationError: a bound that is not finite, or low > high.
+        QuantizationError: a bound that is not finite.
     """
     low = np.minimum(np.asarray(low, np.float32).reshape(-1), np.float32(0))
     high = np.maximum(np.asarray(high, np.float32).reshape(-1), np.float32(0))
@@ -32,7 +34,10 @@ def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int |
         middle = 0 if spec.qmin < 0 else (spec.qmin + spec.qmax + 1) // 2
         points = np.full(scale.shape, middle)
     else:
-        scale = np.maximum((high - low) / intervals, eps)
+        with np.errstate(over="ignore"):
+            span = high - low
+        overflows = (high / np.float32(2) - low / np.float32(2)) / (intervals / np.float32(2))
+        scale = np.maximum(np.where(np.isfinite(span), span / intervals, overflows), eps)
         points = np.clip(spec.qmin - np.rint(low / scale), spec.qmin, spec.qmax).astype(np.int64)
     scale = np.minimum(scale, np.float32(MAX_SCALE))
     return QuantParams(tuple(float(s) for s in scale), tuple(int(z) for z in points), axis, spec.qmin, spec.qmax)

@@ -2,8 +2,9 @@
 best range.
 
 The algorithm is that of torch.ao.quantization.observer (2.13), written for arrays. It follows torch's float32 rounding
-where that decides something, so that it picks torch's range. The state depends on the order of the batches, so merging
-is refused.
+where that decides something, so that it picks torch's range. All of it is computed in units of a power of two near the
+largest magnitude. That changes no bit of a result unless torch's own arithmetic leaves float32, as for masks of
+finfo.min: the search cubes distances. The state depends on the order of the batches, so merging is refused.
 """
 
 from __future__ import annotations
@@ -61,14 +62,19 @@ class TorchHistogram(MinMax):
         low, high = F32(low), F32(high)
         if low == high:
             low, high = low - F32(1), high + F32(1)
+        if low == high:  # a constant beyond 2^24, from which 1 is lost
+            return np.bincount(np.full(array.size, self.BINS // 2), minlength=self.BINS).astype(F32)
+        array, low, high = (np.ldexp(item, -_exponent(low, high)) for item in (array, low, high))
         place = ((array - low) * F32(self.BINS) / (high - low)).astype(np.int64)
         return np.bincount(np.minimum(place, self.BINS - 1), minlength=self.BINS).astype(F32)
 
     def _moved(self, low: Bound, high: Bound) -> np.ndarray:
         """The counts over [low, high]: each old bin is cut into 16, which count where their middles lie."""
         fine = np.repeat(self.counts, _UPSAMPLE) / F32(_UPSAMPLE)
-        width = (self.high - self.low) / F32(self.BINS * _UPSAMPLE)
-        middles = _linspace(self.low, self.high, self.BINS * _UPSAMPLE + 1)[:-1] + F32(0.5) * width
+        exponent = _exponent(low, high)
+        first, last, low, high = (np.ldexp(bound, -exponent) for bound in (self.low, self.high, low, high))
+        width = (last - first) / F32(self.BINS * _UPSAMPLE)
+        middles = _linspace(first, last, self.BINS * _UPSAMPLE + 1)[:-1] + F32(0.5) * width
         places = np.searchsorted(_linspace(low, high, self.BINS + 1), middles, side="right") - 1
         return np.bincount(np.clip(places, 0, self.BINS - 1), weights=fine, minlength=self.BINS).astype(F32)
 
@@ -76,8 +82,17 @@ class TorchHistogram(MinMax):
         if self.is_empty:
             return super().qparams()
         first, last = self._chosen_bins()
-        width = (self.high - self.low) / F32(self.BINS)
-        return choose_qparams(self.low + width * F32(first), self.low + width * F32(last + 1), self.spec)
+        low, high, exponent = self._bounds()
+        width = (high - low) / F32(self.BINS)
+        most = np.finfo(F32).max
+        with np.errstate(over="ignore"):  # the last bound may round to one that is not finite
+            chosen = [np.ldexp(low + width * F32(edge), exponent) for edge in (first, last + 1)]
+        return choose_qparams(*np.clip(chosen, -most, most), self.spec)
+
+    def _bounds(self) -> tuple[Bound, Bound, int]:
+        """(low, high, exponent): the observed range is [low, high] * 2^exponent, with magnitudes of at most 1."""
+        exponent = _exponent(self.low, self.high)
+        return np.ldexp(self.low, -exponent), np.ldexp(self.high, -exponent), exponent
 
     def _chosen_bins(self) -> tuple[int, int]:
         """(first, last) bin of the chosen range.
@@ -115,7 +130,8 @@ class TorchHistogram(MinMax):
         """The squared error of quantizing all bins to 2^bits levels over bins first..last, for values that are uniform
         inside a bin."""
         levels = 2**self.spec.dtype.bits
-        width = (float(self.high) - float(self.low)) / self.BINS
+        low, high, _ = self._bounds()
+        width = (float(high) - float(low)) / self.BINS
         step = width * (last - first + 1) / levels
         if step == 0.0:
             return 0.0
@@ -132,6 +148,11 @@ class TorchHistogram(MinMax):
         error = error + (level_of_end - level_of_begin - F32(1)) * _cubes(-half, half, density)
         error = error + _cubes(-half, end - center_of_end, density)
         return float(error.sum(dtype=F32))
+
+
+def _exponent(low: Bound, high: Bound) -> int:
+    """The exponent of the power of two next above the magnitudes of two bounds."""
+    return int(np.frexp(np.maximum(np.abs(low), np.abs(high)))[1])
 
 
 def _cubes(begin: Bound, end: Bound, density: np.ndarray) -> np.ndarray:
