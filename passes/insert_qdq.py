@@ -16,7 +16,7 @@ from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Dequantize, Observe, Quantize
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.quantization import qmath
-from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.observers import weight_params
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import MAX_SCALE, MIN_SCALE, DType, QuantParams, TensorType
@@ -29,7 +29,7 @@ class InsertQdq:
     """observed -> qdq. params: observer group -> QuantParams; configs: node name -> QConfig (int8 for a node that is
     not in it); per_channel=false gives each weight one scale, whatever its qconfig says.
 
-        weight: scale from its own range.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
+        weight: scale by the spec's observer.     bias: i32, scale sx * sw (one float32 rounding), zero point 0.
         Where |bias / (sx * sw)| > 2^30 the channel's weight scale is raised until it fits.
 
     Where the op's result has a known range (sigmoid: [0, 1)), that range wins over the observed one. A value whose
@@ -93,7 +93,7 @@ class InsertQdq:
         if spec is None:
             raise QuantizationError("a quantized layer has a weight spec", where=layer.node.describe())
         axis = layer.quant.weight_axis if spec.per_channel and self.per_channel else None
-        quant = weight_params(weight, spec, axis)
+        quant = weight_params(weight.data, spec, axis, f"%{weight.name}")
         if isinstance(bias, Const):
             quant = _raised_for_bias(quant, x, bias.data, layer.repeated_scales())
         key = (id(weight), quant, spec.dtype)
@@ -158,12 +158,6 @@ def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
     if rule is None or rule.kind is not QuantKind.FIXED or (spec.dtype, spec.qmin, spec.qmax) != (DType.U8, 0, 255):
         return None
     return rule.fixed_params()
-
-
-def weight_params(weight: Const, spec: QuantSpec, axis: int | None) -> QuantParams:
-    """Parameters from the weight's own minimum and maximum, per channel of `axis` or per tensor."""
-    others = tuple(i for i in range(weight.type.rank) if i != axis) if axis is not None else None
-    return choose_qparams(weight.data.min(axis=others), weight.data.max(axis=others), spec, axis)
 
 
 def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray, tiles: int) -> QuantParams:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from qcompiler import knobs
-from qcompiler.errors import PassError, QCompilerError, VerifyError
+from qcompiler.errors import PassError, QCompilerError, VerifyError, nearest
 from qcompiler.ir import Graph
 
 
@@ -77,12 +77,13 @@ class PassManager:
 
         Raises:
             PassError: a pass failed within, or left a graph that does not verify. The error names the pass; its
-                `reproducer` is the graph before it and the passes from it on, as text.
+                `reproducer` is the graph before it and the passes from it on, as text. Also if QC_STOP_AFTER names no
+                pass.
             QCompilerError: whatever a pass says about the user's model.
         """
         from qcompiler.instruments import Verify, instruments_from_knobs
 
-        stop, limit = knobs.STOP_AFTER.get(), knobs.PASS_LIMIT.get()
+        stop, limit = self._checked_stop(), knobs.PASS_LIMIT.get()
         watching = [*self.instruments, *instruments_from_knobs()]
         if not watching and stop is None and limit is None:
             done = self._run_at_once(graph)
@@ -110,6 +111,19 @@ class PassManager:
             if current.name == stop:
                 break
         return graph
+
+    def _checked_stop(self) -> str | None:
+        """The value of QC_STOP_AFTER: a pass of this list, or of any pipeline."""
+        stop = knobs.STOP_AFTER.get()
+        if stop is None or any(each.name == stop for each in self.passes):
+            return stop
+        from qcompiler.passes.registry import passes_by_name
+
+        if stop not in passes_by_name():
+            raise PassError(
+                f"{knobs.STOP_AFTER.name} names no pass", got=stop[:80], hint=nearest(stop, passes_by_name())
+            )
+        return stop
 
     def _run_at_once(self, graph: Graph) -> Graph | None:
         """The graph after all passes, verified once at the end.

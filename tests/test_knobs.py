@@ -159,7 +159,7 @@ def describable(monkeypatch):
         ("b", None, ["a", "b"]),
         (None, 1, ["a"]),
         ("c", 2, ["a", "b"]),
-        ("nothing", None, ["a", "b", "c"]),
+        ("fuse", None, ["a", "b", "c"]),
         (None, 0, []),
     ],
 )
@@ -167,6 +167,12 @@ def test_where_pipelines_end(describable, stop, limit, expected):
     manager = PassManager([Rename("a"), Rename("b"), Rename("c")])
     with knobs.STOP_AFTER(stop), knobs.PASS_LIMIT(limit):
         assert manager.run(sample_graph(*CASES[20])).notes == list(map(Remark, expected))
+
+
+@pytest.mark.parametrize("name, close", [("fuze", "fuse"), ("insert_qdq", "insert-qdq"), ("nothing", "known")])
+def test_a_pipeline_ends_after_no_unknown_pass(describable, name, close):
+    with knobs.STOP_AFTER(name), pytest.raises(PassError, match=f"QC_STOP_AFTER(.|\n)*{close}"):
+        PassManager([Rename("a")]).run(sample_graph(*CASES[20]))
 
 
 def test_verify(describable):

@@ -6,12 +6,14 @@ Built-in observers take memory O(bins). A user's class with the same methods joi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from qcompiler.arguments import check_text, check_type
 from qcompiler.errors import QuantizationError, nearest
+from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.histogram import Entropy, Histogram, MeanSquaredError, Percentile
 from qcompiler.quantization.minmax import Fixed, MinMax, MovingAverage, PerChannelMinMax
 from qcompiler.quantization.spec import QuantSpec
@@ -27,7 +29,7 @@ class Observer(Protocol):
         ...
 
     def qparams(self) -> QuantParams:
-        """The parameters for what was seen."""
+        """The parameters for what was seen: one scale, and the qmin and qmax of the spec."""
         ...
 
     def merge(self, other: Self) -> None:
@@ -66,9 +68,14 @@ def register_observer(name: str, factory: Callable[..., Observer]) -> None:
 
     Args:
         factory: `factory(spec, *numbers)` makes the observer: `name(99.9)` in a spec calls factory(spec, 99.9).
+
+    Raises:
+        QuantizationError: the name is taken, or no spec could spell it.
     """
     check_text("name", name, "a name")
     check_type("factory", factory, Callable, "factory(spec, *numbers)")  # type: ignore[arg-type]
+    if not name.isidentifier():
+        raise QuantizationError("the name of an observer", expected="an identifier", got=repr(name)[:80])
     if name in _OBSERVERS:
         raise QuantizationError(f"the observer {name!r} exists already")
     _OBSERVERS[name] = factory
@@ -85,12 +92,61 @@ def make_observer(spec: QuantSpec) -> Observer:
     if factory is None:
         raise QuantizationError(f"unknown observer {name!r}", hint=nearest(name, _OBSERVERS))
     try:
-        numbers = [float(part) for part in rest.rstrip(")").split(",")] if rest else []
+        if bool(rest) != rest.endswith(")"):
+            raise ValueError("its parentheses do not match")
+        numbers = [float(part) for part in rest.removesuffix(")").split(",")] if rest else []
         return factory(spec, *numbers)
     except (TypeError, ValueError) as error:
         raise QuantizationError(
             f"the observer {spec.observer!r} cannot be made: {error}", expected="name or name(number,...)"
         ) from None
+
+
+def chosen_params(observer: Observer, spec: QuantSpec, where: str) -> QuantParams:
+    """The parameters that an observer chooses, which a user's class may get wrong.
+
+    Raises:
+        QuantizationError: no data was seen, or the parameters are not those of a tensor with this spec.
+    """
+    try:
+        params = observer.qparams()
+    except QuantizationError as error:
+        raise error.located(where) from None
+    if not isinstance(params, QuantParams) or params.axis is not None:
+        raise QuantizationError(
+            f"the observer {spec.observer} chose no parameters of a tensor",
+            where=where,
+            expected="QuantParams with one scale",
+            got=str(params)[:200],
+        )
+    if (params.qmin, params.qmax) != (spec.qmin, spec.qmax):
+        raise QuantizationError(
+            f"the observer {spec.observer} chose parameters of another range",
+            where=where,
+            expected=f"[{spec.qmin}, {spec.qmax}]",
+            got=f"[{params.qmin}, {params.qmax}]",
+        )
+    return params
+
+
+def weight_params(weight: np.ndarray, spec: QuantSpec, axis: int | None, where: str) -> QuantParams:
+    """The parameters that the spec's observer chooses for a constant, per tensor or per channel of `axis`.
+
+    Raises:
+        QuantizationError: the observer refuses the data, or its parameters do not fit the spec.
+    """
+    if axis is not None and spec.observer == "minmax":  # all channels at once, with the same result
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        return choose_qparams(weight.min(axis=others), weight.max(axis=others), spec, axis)
+    single = replace(spec, per_channel=False)
+    channels = [weight] if axis is None else list(np.moveaxis(weight, axis, 0))
+    chosen = []
+    for channel in channels:
+        observer = make_observer(single)
+        observer.observe(channel, where.removeprefix("%"))
+        chosen.append(chosen_params(observer, single, where))
+    scales = tuple(params.scale[0] for params in chosen)
+    return QuantParams(scales, tuple(params.zero_point[0] for params in chosen), axis, spec.qmin, spec.qmax)
 
 
 __all__ = [
@@ -105,6 +161,8 @@ __all__ = [
     "Percentile",
     "SavableObserver",
     "TorchHistogram",
+    "chosen_params",
     "make_observer",
     "register_observer",
+    "weight_params",
 ]

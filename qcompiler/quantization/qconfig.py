@@ -15,7 +15,14 @@ from qcompiler.types import DType
 
 @dataclass(frozen=True)
 class QConfig:
-    """The specs of activations and weights. A node stays float if either is None."""
+    """The specs of activations and weights. A node stays float if either is None.
+
+    The activation's observer sees the values of a calibration run, the weight's sees the weight: with `per_channel` one
+    observer sees one channel each.
+
+    Raises:
+        QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
+    """
 
     activation: QuantSpec | None
     weight: QuantSpec | None
@@ -23,6 +30,16 @@ class QConfig:
     def __post_init__(self) -> None:
         check_type("activation", self.activation, (QuantSpec, NoneType), "a QuantSpec, or None for float")
         check_type("weight", self.weight, (QuantSpec, NoneType), "a QuantSpec, or None for float")
+        if self.activation is not None and self.activation.per_channel:
+            raise QuantizationError(
+                "activations have one scale", where="QConfig.activation", expected="per_channel=False"
+            )
+        if self.activation is not None and self.activation.dtype.bits > 16:
+            raise QuantizationError(
+                "an activation has at most 16 bits", where="QConfig.activation", got=self.activation.dtype
+            )
+        if self.weight is not None and self.weight.dtype.bits > 8:
+            raise QuantizationError("a weight has at most 8 bits", where="QConfig.weight", got=self.weight.dtype)
 
 
 _OURS_WEIGHT = QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")

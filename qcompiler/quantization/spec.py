@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from qcompiler.arguments import check_type
@@ -19,8 +20,11 @@ class QuantSpec:
         dtype, qmin, qmax: the quantized tensor's element type and range.
         symmetric: the zero point is fixed, at 0 or at the middle of an unsigned range.
         per_channel: there is one scale per channel; the op says along which axis.
-        observer: the name of a registered observer.
+        observer: the name of a registered observer, with numbers if it takes some: "percentile(99.9)".
         eps: the least scale.
+
+    Raises:
+        QuantizationError: a range that does not fit the element type, or an observer that is not registered.
     """
 
     dtype: DType = DType.U8
@@ -43,8 +47,11 @@ class QuantSpec:
             raise QuantizationError(
                 "quantized range", expected=f"within {self.dtype}", got=f"[{self.qmin}, {self.qmax}]"
             )
-        if not self.eps > 0:
+        if not 0 < self.eps < math.inf:
             raise QuantizationError("eps of a QuantSpec", expected="a positive number", got=self.eps)
+        from qcompiler.quantization.observers import make_observer
+
+        make_observer(self)  # refuses an unknown name, or numbers that the observer does not take
 
     def __str__(self) -> str:
         scheme = "symmetric" if self.symmetric else "affine"

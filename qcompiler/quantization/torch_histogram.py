@@ -86,8 +86,8 @@ class TorchHistogram(MinMax):
         width = (high - low) / F32(self.BINS)
         most = np.finfo(F32).max
         with np.errstate(over="ignore"):  # the last bound may round to one that is not finite
-            chosen = [np.ldexp(low + width * F32(edge), exponent) for edge in (first, last + 1)]
-        return choose_qparams(*np.clip(chosen, -most, most), self.spec)
+            low, high = (np.ldexp(low + width * F32(edge), exponent) for edge in (first, last + 1))
+        return choose_qparams(np.clip(low, -most, most), np.clip(high, -most, most), self.spec)
 
     def _bounds(self) -> tuple[Bound, Bound, int]:
         """(low, high, exponent): the observed range is [low, high] * 2^exponent, with magnitudes of at most 1."""

@@ -152,12 +152,16 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
         observers: group of values -> its observer; a Calibration is one.
     """
     from qcompiler.passes.pipelines import convert_pipeline
+    from qcompiler.quantization.observers import chosen_params
 
     _check_prepared(prepared)
     hint = "qc.calibrate(prepared, batches) makes one of data"
     check_type("observers", observers, Mapping, "a Calibration", hint)
     instruments = check_instruments(instruments)
-    params = {group: observer.qparams() for group, observer in observers.items()}
+    specs = prepared.specs()
+    params = {
+        group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
+    }
     return PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
 
 

@@ -132,7 +132,14 @@ def _relu(x: np.ndarray) -> np.ndarray:
 
 
 def _spike(value: float, share: float) -> Callable[[np.random.Generator], np.ndarray]:
-    return lambda rng: np.where(rng.random(COUNT) < share, value, rng.normal(size=COUNT))
+    """Normal values and a spike as wide as one code, so that no range quantizes the spike exactly by luck."""
+    width = 0.03 if value else 0.0
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        spike = value + width * (rng.random(COUNT) - 0.5)
+        return np.where(rng.random(COUNT) < share, spike, rng.normal(size=COUNT))
+
+    return draw
 
 
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
