@@ -94,6 +94,29 @@ def test_a_large_bias_raises_the_scale_of_its_channel_alone() -> None:
     assert (np.abs(raised["b.q"].data * scales - bias) <= 0.5 * scales).all()
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_raised_scales_keep_every_bias_within_the_limit(per_channel: bool) -> None:
+    """The scale sx * sw is rounded twice to f32, so a weight scale that is only just large enough would not do."""
+    bias = np.random.default_rng(1).uniform(1e9, 3e10, 500).astype(np.float32)
+    for seed, scale in enumerate(np.random.default_rng(2).uniform(0.001, 0.1, 1 if per_channel else 20)):
+        graph = load(
+            "%x: f32[2,2]",
+            f"""
+            const @w : f32[500,2]
+            const @b : f32[500]
+            %x.obs = observe(%x) {{spec="{SPEC}", group="x"}} : f32[2,2]
+            %y = linear(%x.obs, @w, @b) : f32[2,500]
+            return %y""",
+            "observed",
+            b=bias if per_channel else bias * np.float32(1 + seed / 7),
+        )
+        x = QuantParams.per_tensor(float(np.float32(scale)), 128, DType.U8)
+        after = apply(InsertQdq({"x": x}, per_channel=per_channel), graph)
+        codes = np.abs(after.consts["b.q"].data.astype(np.int64))
+        assert codes.max() <= MAX_BIAS
+        assert (codes >= MAX_BIAS * (1 - 2.0**-18)).all() or not per_channel  # and no larger than needed
+
+
 def test_a_weight_shared_under_equal_parameters_is_one_constant() -> None:
     graph = load(
         "%x: f32[2,8]",

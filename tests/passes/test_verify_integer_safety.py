@@ -42,6 +42,41 @@ def test_the_bound_is_tight_and_exact() -> None:
     assert "%y = linear" in str(caught.value) and str(LIMIT + 1) in str(caught.value)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_bias_counts_by_its_magnitude(sign: int) -> None:
+    """One channel whose sums reach 255 * 127 on both sides: a bias of either sign leaves room for 2^31 - 1 in all."""
+    most = LIMIT - 255 * 127
+    for bias, safe in ((most, True), (most + 1, False)):
+        graph = linear(1, np.array([[-sign * 127]]), bias=sign * bias)
+        assert (why_unsafe(graph.node_list[0]) is None) == safe
+
+
+@pytest.mark.parametrize(
+    "op, attrs, terms",
+    [
+        ("group_norm", "groups=3", 2),
+        ("group_norm", "groups=1", 6),
+        ("group_norm", "groups=6", 1),
+        ("instance_norm", "", 1),
+        ("layer_norm", "normalized_rank=2", 1),
+        ("layer_norm", "normalized_rank=3", 6),
+        ("rms_norm", "normalized_rank=3", 6),
+        ("mean", "axes=(2, 3), keepdims=true", 1),
+        ("sum", "axes=(1, 2, 3), keepdims=true", 6),
+    ],
+)
+def test_all_elements_of_a_group_are_summed(op: str, attrs: str, terms: int) -> None:
+    """8,421,504 codes of reach 255 are the most that i32 holds. terms: how many of 6 channels one sum covers."""
+    most = (2**31 - 1) // 255
+    for spatial in ((most // terms // 4, 4), (4, most // terms // 4 + 1)):
+        source = f"[1,6,{spatial[0]},{spatial[1]}]"
+        axes = {"mean": "[1,6,1,1]", "sum": "[1,1,1,1]"}
+        graph = load(
+            f"%x: u8{source}{Q}", f"%y = {op}(%x) {{{attrs}}} : u8{axes.get(op, source)}{Q}\nreturn %y", "integer"
+        )
+        assert (why_unsafe(graph.node_list[0]) is None) == (terms * spatial[0] * spatial[1] <= most)
+
+
 @pytest.mark.parametrize("zero_point", [0, 3, 128, 255])
 def test_no_input_passes_the_bound(zero_point: int) -> None:
     rng = np.random.default_rng(zero_point)

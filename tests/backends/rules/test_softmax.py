@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from qcompiler.backends.kernels.softmax import TABLE_FROM
+from qcompiler.backends.kernels.softmax import _CHUNK, TABLE_FROM
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.rules.harness import check_op
 
@@ -62,6 +64,21 @@ def test_long_lines() -> None:
     real[1, 4321] = 1.0
     check_op("softmax", (real,), {"axis": 1}, quantized=True, params={0: _params(0.01)}, out=_params(2e-6))
     check_op("softmax", (tensor("f32", 2, 5000),), {"axis": 1})
+
+
+def test_lines_of_several_chunks() -> None:
+    """The sum of a line is taken in chunks of registers: two whole chunks of the widest register, and a tail.
+
+    A lane adds 4 bytes of each register of a chunk, and the sum must stay in i32.
+    """
+    assert _CHUNK * 4 * 255 < 2**31
+    size = 2 * _CHUNK * 64 + 77
+    codes = np.zeros((1, size), np.uint8)
+    codes[0, :: _CHUNK * 16] = np.arange(1, len(codes[0, :: _CHUNK * 16]) + 1)  # what each part holds differs
+    real = codes.astype(np.float32)
+    for scale in (2.0**-24, 0.02):
+        options: dict[str, Any] = {"params": {0: _params(scale)}, "out": _params(1 / size / 100)}
+        check_op("softmax", (real * np.float32(scale),), {"axis": 1}, quantized=True, threads=(1,), **options)
 
 
 def test_special_values() -> None:
