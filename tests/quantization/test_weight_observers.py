@@ -153,8 +153,6 @@ def test_an_observer_that_chooses_no_legal_parameters(
         (lambda: QConfig(QuantSpec(per_channel=True), INT8.weight), "activations have one scale"),
         (lambda: QConfig(QuantSpec(DType.I32, 0, 9), INT8.weight), "at most 16 bits"),
         (lambda: QConfig(INT8.activation, QuantSpec(DType.I16, 0, 9)), "at most 8 bits"),
-        (lambda: QConfig("int8", INT8.weight), "QuantSpec, or None"),
-        (lambda: QConfig(INT8.activation, "int8"), "QuantSpec, or None"),
         (lambda: QuantSpec.parse(str(QuantSpec()).replace("histogram", "histogrm")), "did you mean 'histogram'"),
         (lambda: register_observer("two words", Recorder), "identifier"),
     ],
