@@ -96,8 +96,9 @@ class _AsActivation(_Recognized):
 @cache
 def _points() -> np.ndarray:
     """Values of f32 at which functions are compared: dense where they bend, and up to the ends of the range."""
-    positive = np.concatenate([np.linspace(0, 12, 961), np.geomspace(1e-30, 3e38, 300)])
-    return np.concatenate([positive, -positive, [np.nan]]).astype(np.float32).astype(np.float64)
+    positive = np.sort(np.concatenate([np.linspace(0, 12, 961), np.geomspace(1e-30, 3e38, 300)]))
+    points = np.concatenate([-positive[::-1], positive, [-np.inf, np.inf, np.nan]])
+    return points.astype(np.float32).astype(np.float64)
 
 
 def _candidates() -> Iterator[tuple[type[Op], dict[str, AttrValue]]]:
@@ -115,6 +116,12 @@ def _known() -> list[tuple[Spelled, np.ndarray]]:
     return [(Spelled(op, attrs), op.run_reference([_points()], attrs)[0]) for op, attrs in _candidates()]
 
 
+def _zero_runs(values: np.ndarray) -> np.ndarray:
+    """Where a function is 0, as at both neighbours: there it has to be 0 exactly, however small the other value is."""
+    zero = np.concatenate([[False], values[:-3] == 0, [False] * 4])
+    return zero[:-2] & zero[1:-1] & zero[2:]
+
+
 def _spelled_activation(region: Region) -> Spelled | str | None:
     """The op whose function a region computes; else in words what it is near to, or None."""
     x = _points()
@@ -126,7 +133,9 @@ def _spelled_activation(region: Region) -> Spelled | str | None:
     best: tuple[float, float, Spelled] | None = None
     for spelled, values in _known():
         both = finite & np.isfinite(values)
-        if not both[small].all():
+        if not (both[small].all() and np.array_equal(y[-3:], values[-3:], equal_nan=True)):
+            continue
+        if y[_zero_runs(values)].any():
             continue
         with np.errstate(all="ignore"):
             scale = np.maximum(1, np.maximum(np.abs(x), np.abs(values)))

@@ -232,6 +232,19 @@ def test_near_misses_are_left_alone_with_a_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.maximum(np.maximum(x, -1.0), 1e-20),
+        lambda x: np.maximum(x * 1.0000001, x * 1e-20) * 1.0,
+        lambda x: np.maximum(x, 0) + np.minimum(x, 0) * 0.0,  # NaN at -inf
+    ],
+)
+def test_a_relu_but_for_a_tiny_or_an_infinite_value_is_none(f: Spelling) -> None:
+    ops = {node.op for node in _simplified(f).nodes}
+    assert len(ops) > 1 or "relu" not in ops
+
+
+@pytest.mark.parametrize(
     "f,inner,outer",
     [
         (lambda x: np.minimum(x * F.sigmoid(x), 1e6), "silu", "minimum"),
