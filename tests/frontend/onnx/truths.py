@@ -84,6 +84,16 @@ def _where(case: Any) -> list[np.ndarray]:
     return [np.where(*case.operands)]
 
 
+@truth("PRelu")
+def _prelu(case: Any) -> list[np.ndarray] | None:
+    """x itself where x >= 0, as -0 is. The oracles multiply -0 by the slope: NaN if that is infinite."""
+    x, slope = case.operands
+    if x.dtype not in (np.float32, np.float64):
+        return None
+    with np.errstate(all="ignore"):
+        return [np.where(x < 0, slope * x, x).astype(x.dtype)]
+
+
 @truth("Slice")
 def _slice(case: Any) -> list[np.ndarray]:
     """The clamping that the specification of Slice describes. ONNX Runtime takes an end of INT_MAX with a negative step
