@@ -7,6 +7,7 @@ is traced, or a trace is being recorded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,31 @@ from qcompiler.frontend.recorder import Trace, Traced, is_traced, required_trace
 from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_place
 from qcompiler.ir import Const
+from qcompiler.opdef import opdef
 from qcompiler.types import DType, TensorType
 
 if TYPE_CHECKING:
     from qcompiler.frontend.proxy import Proxy
 
-_ORDER = {DType.BOOL: 0, DType.U8: 1, DType.I8: 1, DType.I16: 2, DType.I32: 3, DType.I64: 4, DType.F32: 5}
+_ORDER = (DType.BOOL, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64, DType.F16, DType.F32, DType.F64)
 COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
-_FLOAT_BINARY = frozenset({"div", "pow"})
+_ON_BOOLS = {
+    "add": "logical_or",
+    "mul": "logical_and",
+    "maximum": "logical_or",
+    "minimum": "logical_and",
+    "bitwise_and": "logical_and",
+    "bitwise_or": "logical_or",
+    "bitwise_xor": "not_equal",
+    "logical_and": "logical_and",
+    "logical_or": "logical_or",
+    **{op: op for op in COMPARISONS},
+}
+"""What an op means on two bools. numpy and torch have no others on them."""
+_LOGICAL = frozenset({"logical_and", "logical_or"})
+_ON_INTEGERS = frozenset({"neg", "abs", "sign", "square", "relu", "relu6", "bitwise_not"})
+"""Ops of one operand that give integers for integers."""
+_WHOLE = frozenset({"floor", "ceil", "round"})
 
 
 # -- operands
@@ -86,19 +104,49 @@ def kind_of(item: Any) -> DType:
 
 
 def common_dtype(*items: Any) -> DType:
-    """The element type that arrays and numbers are promoted to: bool < ints < f32.
+    """The element type that arrays and numbers are promoted to: bool < integers < f16 < f32 < f64.
 
-    A Python number never widens an int array.
+    A Python number never widens an array of its kind. In a trace whose scalars yield, as torch's do, nor does an array
+    without axes.
     """
-    arrays = [kind_of(item) for item in items if not is_number(item)]
+    arrays: list[DType] = []
+    scalars: list[DType] = []
+    for item in items:
+        yields = isinstance(item, Traced) and item.trace.scalars_yield and not item.value.type.rank
+        if not is_number(item):
+            (scalars if yields else arrays).append(kind_of(item))
     numbers = [kind_of(item) for item in items if is_number(item)]
-    best = max(arrays or numbers, key=lambda dtype: _ORDER.get(dtype, 5))
-    for number in numbers:
-        if number is DType.F32 and not best.is_float:
-            best = DType.F32
-        elif number.is_integer and best is DType.BOOL:
-            best = DType.I64
-    return best
+    found: DType | None = None
+    for group in (arrays, scalars, numbers):
+        if group:
+            best = functools.reduce(_promoted, group)
+            found = best if found is None or _category(best) > _category(found) else found
+    assert found is not None
+    return found
+
+
+def _category(dtype: DType) -> int:
+    return 0 if dtype is DType.BOOL else 1 if dtype.is_integer else 2
+
+
+def _promoted(x: DType, y: DType) -> DType:
+    """The smallest element type that holds two."""
+    return DType.I16 if {x, y} == {DType.U8, DType.I8} else max(x, y, key=_ORDER.index)
+
+
+def single(x: Any, what: str, trace: Trace | None = None) -> Proxy:
+    """`x` as f32, for an op that computes in no other float type. TraceError if that would lose digits without a
+    word."""
+    x = lift(x, trace)
+    if kind_of(x) in (DType.F16, DType.F64):
+        raise TraceError(
+            f"{what} of {kind_of(x)} is not supported",
+            where=x.trace.place(),
+            expected="f32",
+            got=str(type_of(x)),
+            hint="cast to float32 first: x.float() in torch, x.astype(np.float32) in numpy",
+        )
+    return cast(x, DType.F32)
 
 
 def check_axis(axis: Any, count: int, what: str) -> int:
@@ -126,13 +174,15 @@ def check_axes(axis: Any, count: int, what: str) -> tuple[int, ...]:
 def binary(op: str, x: Any, y: Any, **attrs: Any) -> Proxy:
     """An elementwise op of two operands after promotion."""
     trace = trace_of(x, y)
-    dtype = common_dtype(x, y)
-    if op in ("logical_and", "logical_or"):
-        dtype = DType.BOOL
-    elif op in _FLOAT_BINARY and not dtype.is_float:
+    dtype = DType.BOOL if op in _LOGICAL else common_dtype(x, y)
+    if op == "div" and not dtype.is_float:
         dtype = DType.F32
-    elif dtype is DType.BOOL and op not in COMPARISONS:
-        dtype = DType.I64
+    elif dtype is DType.BOOL:
+        if op not in _ON_BOOLS:
+            raise TraceError(
+                f"{op} of bools is not supported", where=trace.place(), hint="cast them to a number type first"
+            )
+        op = _ON_BOOLS[op]
     return trace.emit(op, (lift(x, trace, dtype=dtype), lift(y, trace, dtype=dtype)), attrs)
 
 
@@ -140,9 +190,13 @@ def unary(op: str, x: Any, **attrs: Any) -> Proxy:
     """An elementwise op of one operand. Ints become f32 unless the op is defined on them."""
     trace = trace_of(x)
     x = lift(x, trace)
-    keeps = ("neg", "abs", "sign", "square")
-    if not kind_of(x).is_float and not (op in keeps and kind_of(x).is_integer):
-        if op in ("floor", "ceil", "round"):
+    kind = kind_of(x)
+    if kind is DType.BOOL and op in _ON_INTEGERS:
+        raise TraceError(
+            f"{op} of bools is not supported", where=trace.place(), hint="cast them to a number type first"
+        )
+    if not kind.is_float and not (kind.is_integer and op in _ON_INTEGERS):
+        if op in _WHOLE:
             return x
         x = cast(x, DType.F32)
     return trace.emit(op, (x,), attrs)
@@ -153,12 +207,23 @@ def logical_not(x: Any) -> Proxy:
     return trace.emit("logical_not", (lift(x, trace, dtype=DType.BOOL),))
 
 
+def bitwise_not(x: Any) -> Proxy:
+    """Every bit of integers flipped; not of bools."""
+    return logical_not(x) if kind_of(x) is DType.BOOL else trace_of(x).emit("bitwise_not", (lift(x, trace_of(x)),))
+
+
+def truncated(x: Any) -> Proxy:
+    """Floats without their fraction; integers as they are."""
+    return binary("mul", unary("sign", x), unary("floor", unary("abs", x))) if kind_of(x).is_float else lift(x)
+
+
 def cast(x: Proxy, dtype: DType) -> Proxy:
     """x with another element type. Constants are converted at once; the same type records no op."""
     if kind_of(x) is dtype:
         return x
     if isinstance(x.value, Const):
-        return x.trace.derived(x.value, f"cast:{dtype}", x.value.data.astype(dtype.numpy), x.value.name)
+        data = opdef("cast").run_reference([x.value.data], {"dtype": dtype})[0]
+        return x.trace.derived(x.value, f"cast:{dtype}", data, x.value.name)
     if dtype is DType.BOOL:
         return binary("not_equal", x, 0)
     return x.trace.emit("cast", (x,), {"dtype": dtype})
@@ -173,8 +238,9 @@ def where(condition: Any, x: Any, y: Any) -> Proxy:
 
 
 def clip(x: Any, low: Any, high: Any) -> Proxy:
-    """Bounds may be None, numbers or arrays; two numbers on a float give one hardtanh."""
-    if low is not None and high is not None and kind_of(x).is_float and is_number(low) and is_number(high):
+    """Bounds may be None, numbers or arrays; two numbers on f32 give one hardtanh. Where low > high, the result is
+    high."""
+    if kind_of(x) is DType.F32 and is_number(low) and is_number(high) and low <= high:
         return unary("hardtanh", x, min_value=float(low), max_value=float(high))
     if low is not None:
         x = binary("maximum", x, low)
@@ -191,7 +257,14 @@ def matmul(x: Any, y: Any) -> Proxy:
     any layer.
     """
     trace = trace_of(x, y)
-    x, y = lift(x, trace, dtype=DType.F32), lift(y, trace, dtype=DType.F32)
+    if not common_dtype(x, y).is_float:
+        raise TraceError(
+            "matmul of integers is not supported",
+            where=trace.place(),
+            expected="f32",
+            hint="cast them to float32 first",
+        )
+    x, y = single(x, "matmul", trace), single(y, "matmul", trace)
     if rank(x) == 0 or rank(y) == 0:
         raise TraceError("matmul needs axes", where=trace.place(), got=f"{type_of(x)}, {type_of(y)}")
     if isinstance(y.value, Const) and rank(y) == 2:
@@ -355,15 +428,25 @@ def tile(x: Any, repeats: Sequence[int]) -> Proxy:
 
 
 def reduce(op: str, x: Any, axis: Any = None, keepdims: bool = False) -> Proxy:
-    """mean, sum, max, min or prod over axes. Bools count as ints; means and products of ints are f32."""
+    """mean, sum, max, min or prod over axes. Integers keep their type, but their mean is f32. Sums and products of
+    bools are i64; their maximum is whether any is true."""
     trace = trace_of(x)
     x = lift(x, trace)
-    if op in ("mean", "prod") and not kind_of(x).is_float:
+    if kind_of(x) is DType.BOOL and op in ("max", "min"):
+        return (any_of if op == "max" else all_of)(x, axis, keepdims)
+    if op == "mean" and not kind_of(x).is_float:
         x = cast(x, DType.F32)
     elif kind_of(x) is DType.BOOL:
         x = cast(x, DType.I64)
     axes = check_axes(axis, rank(x), op)
     return trace.emit(op, (x,), {"axes": axes, "keepdims": bool(keepdims)}) if axes else x
+
+
+def total(op: str, x: Any, axis: Any = None, keepdims: bool = False, dtype: DType | None = None) -> Proxy:
+    """sum or prod in `dtype`; without it, bools and integers are combined as i64, as in torch."""
+    x = lift(x, trace_of(x))
+    kind = kind_of(x) if kind_of(x).is_float else DType.I64
+    return reduce(op, cast(x, dtype or kind), axis, keepdims)
 
 
 def cumsum(x: Any, axis: int, dtype: DType | None = None) -> Proxy:
@@ -399,15 +482,28 @@ def variance(x: Any, axis: Any = None, keepdims: bool = False, correction: float
 
 
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Proxy:
+    """The index of the first maximum along an axis, or in the flattened array."""
+    return _search("argmax", x, axis, keepdims)
+
+
+def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Proxy:
+    """The index of the first minimum along an axis, or in the flattened array."""
+    return _search("argmin", x, axis, keepdims)
+
+
+def _search(op: str, x: Any, axis: int | None, keepdims: bool) -> Proxy:
     trace = trace_of(x)
     x = lift(x, trace)
     if axis is None:
-        flat = trace.emit("argmax", (reshape(x, (-1,)),), {"axis": 0, "keepdims": False})
+        flat = trace.emit(op, (reshape(x, (-1,)),), {"axis": 0, "keepdims": False})
         return reshape(flat, (1,) * rank(x)) if keepdims else flat
-    return trace.emit("argmax", (x,), {"axis": check_axis(axis, rank(x), "argmax"), "keepdims": bool(keepdims)})
+    if not rank(x):
+        check_axis(axis, 1, op)
+        return trace.emit(op, (reshape(x, (1,)),), {"axis": 0, "keepdims": False})
+    return trace.emit(op, (x,), {"axis": check_axis(axis, rank(x), op), "keepdims": bool(keepdims)})
 
 
 def softmax(x: Any, axis: int, op: str = "softmax", **attrs: bool) -> Proxy:
     trace = trace_of(x)
-    x = lift(x, trace, dtype=DType.F32)
+    x = single(x, op, trace)
     return trace.emit(op, (x,), {"axis": check_axis(axis, rank(x), op), **attrs})

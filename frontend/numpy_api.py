@@ -19,7 +19,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
 from qcompiler.frontend.einsum import einsum
-from qcompiler.frontend.proxy import power
+from qcompiler.frontend.proxy import power, summable
 from qcompiler.frontend.source import user_place
 from qcompiler.types import DType
 
@@ -29,28 +29,27 @@ UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     np.positive: lambda x: x,
     np.matmul: ops.matmul,
     np.power: power,
-    np.float_power: power,
-    np.floor_divide: lambda x, y: unary("floor", binary("div", x, y)),
-    np.remainder: lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y)),
+    np.float_power: lambda x, y: power(_widened(_real(x)), y),
     np.logical_not: ops.logical_not,
-    np.invert: ops.logical_not,
+    np.invert: ops.bitwise_not,
     np.logical_xor: lambda x, y: binary("not_equal", _truth(x), _truth(y)),
-    np.bitwise_xor: lambda x, y: binary("not_equal", _truth(x), _truth(y)),
-    np.exp2: lambda x: unary("exp", binary("mul", x, math.log(2))),
-    np.expm1: lambda x: binary("sub", unary("exp", x), 1.0),
-    np.log1p: lambda x: unary("log", binary("add", x, 1.0)),
+    np.exp2: lambda x: binary("pow", 2.0, _real(x)),
     np.log2: lambda x: binary("mul", unary("log", x), 1 / math.log(2)),
     np.log10: lambda x: binary("mul", unary("log", x), 1 / math.log(10)),
-    np.sinh: lambda x: binary("mul", binary("sub", unary("exp", x), unary("exp", unary("neg", x))), 0.5),
-    np.cosh: lambda x: binary("mul", binary("add", unary("exp", x), unary("exp", unary("neg", x))), 0.5),
+    np.sinh: lambda x: _sinh(_real(x)),
+    np.cosh: lambda x: _cosh(_real(x)),
     np.tan: lambda x: binary("div", unary("sin", x), unary("cos", x)),
-    np.hypot: lambda x, y: unary("sqrt", binary("add", unary("square", x), unary("square", y))),
-    np.logaddexp: lambda x, y: _logaddexp(x, y),
+    np.hypot: lambda x, y: _hypot(*_reals(x, y)),
+    np.logaddexp: lambda x, y: _logaddexp(*_reals(x, y)),
     np.isnan: lambda x: binary("not_equal", x, x),
-    np.isfinite: lambda x: binary("less", unary("abs", x), math.inf),
-    np.isinf: lambda x: binary("equal", unary("abs", x), math.inf),
-    np.trunc: lambda x: binary("mul", unary("sign", x), unary("floor", unary("abs", x))),
-    np.heaviside: lambda x, y: ops.where(binary("equal", x, 0.0), y, cast(binary("greater", x, 0.0), DType.F32)),
+    np.isfinite: lambda x: binary("less", unary("abs", _real(x)), math.inf),
+    np.isinf: lambda x: binary("equal", unary("abs", _real(x)), math.inf),
+    np.fabs: lambda x: unary("abs", _real(x)),
+    np.rint: lambda x: unary("round", _real(x)),
+    np.trunc: ops.truncated,
+    np.sign: lambda x: _sign(lift(x)),
+    np.reciprocal: lambda x: _reciprocal(lift(x)),
+    np.heaviside: lambda x, y: _heaviside(*_reals(x, y)),
 }
 _BINARY: dict[np.ufunc, str] = {
     np.add: "add",
@@ -67,25 +66,29 @@ _BINARY: dict[np.ufunc, str] = {
     np.greater_equal: "greater_equal",
     np.logical_and: "logical_and",
     np.logical_or: "logical_or",
-    np.bitwise_and: "logical_and",
-    np.bitwise_or: "logical_or",
+    np.bitwise_and: "bitwise_and",
+    np.bitwise_or: "bitwise_or",
+    np.bitwise_xor: "bitwise_xor",
+    np.left_shift: "shift_left",
+    np.right_shift: "shift_right",
+    np.floor_divide: "floor_divide",
+    np.remainder: "remainder",
+    np.fmod: "fmod",
 }
 _UNARY: dict[np.ufunc, str] = {
     np.negative: "neg",
     np.absolute: "abs",
-    np.fabs: "abs",
     np.sqrt: "sqrt",
-    np.reciprocal: "reciprocal",
     np.exp: "exp",
+    np.expm1: "expm1",
     np.log: "log",
+    np.log1p: "log1p",
     np.sin: "sin",
     np.cos: "cos",
     np.arctan: "atan",
     np.tanh: "tanh",
     np.floor: "floor",
     np.ceil: "ceil",
-    np.rint: "round",
-    np.sign: "sign",
     np.square: "square",
 }
 UFUNCS |= {ufunc: functools.partial(binary, op) for ufunc, op in _BINARY.items()}
@@ -97,9 +100,69 @@ def _truth(x: Any) -> Any:
     return cast(lift(x), DType.BOOL)
 
 
+def _real(x: Any) -> Any:
+    """x as floats: f32 if it is not a float type."""
+    x = lift(x, ops.trace_of(x))
+    return x if kind_of(x).is_float else cast(x, DType.F32)
+
+
+def _reals(x: Any, y: Any) -> tuple[Any, Any]:
+    """Two operands as floats of one type."""
+    trace, dtype = ops.trace_of(x, y), ops.common_dtype(x, y)
+    dtype = dtype if dtype.is_float else DType.F32
+    return lift(x, trace, dtype=dtype), lift(y, trace, dtype=dtype)
+
+
+def _widened(x: Any) -> Any:
+    return cast(x, DType.F32) if kind_of(x) is DType.F16 else x
+
+
+def _sign(x: Any) -> Any:
+    """-1, 0 or 1, and NaN for NaN."""
+    return ops.where(binary("not_equal", x, x), x, unary("sign", x)) if kind_of(x).is_float else unary("sign", x)
+
+
+def _reciprocal(x: Any) -> Any:
+    if not kind_of(x).is_float:
+        raise TraceError("np.reciprocal of integers is not supported", where=user_place(), hint="1 // x, or 1 / x")
+    return unary("reciprocal", x)
+
+
+def _sinh(x: Any) -> Any:
+    """(e^h - e^-h) (e^h + e^-h) / 2 with h = x / 2, which neither overflows early nor cancels."""
+    up = binary("mul", x, 0.5)
+    down = unary("neg", up)
+    difference = binary("sub", unary("expm1", up), unary("expm1", down))
+    return binary("mul", binary("mul", difference, 0.5), binary("add", unary("exp", up), unary("exp", down)))
+
+
+def _cosh(x: Any) -> Any:
+    """(e^h e^h + e^-h e^-h) / 2 with h = |x| / 2."""
+    half = binary("mul", unary("abs", x), 0.5)
+    up, down = unary("exp", half), unary("exp", unary("neg", half))
+    return binary("add", binary("mul", binary("mul", up, 0.5), up), binary("mul", binary("mul", down, 0.5), down))
+
+
+def _hypot(x: Any, y: Any) -> Any:
+    """The larger side times sqrt(1 + ratio^2): no square overflows. Infinite if either side is, whatever the other."""
+    x, y = unary("abs", x), unary("abs", y)
+    long, short = binary("maximum", x, y), binary("minimum", x, y)
+    ratio = binary("div", short, ops.where(binary("equal", long, 0.0), 1.0, long))
+    length = binary("mul", long, unary("sqrt", binary("add", unary("square", ratio), 1.0)))
+    endless = binary("logical_or", binary("equal", x, math.inf), binary("equal", y, math.inf))
+    return ops.where(endless, math.inf, length)
+
+
 def _logaddexp(x: Any, y: Any) -> Any:
     high, low = binary("maximum", x, y), binary("minimum", x, y)
-    return binary("add", high, unary("softplus", binary("sub", low, high), beta=1.0, threshold=20.0))
+    distance = ops.where(binary("equal", high, low), 0.0, binary("sub", low, high))  # of equal infinities as well
+    return binary("add", high, unary("softplus", distance, beta=1.0, threshold=20.0))
+
+
+def _heaviside(x: Any, y: Any) -> Any:
+    step = ops.where(binary("greater", x, 0.0), 1.0, binary("mul", lift(x), 0.0))  # NaN stays
+    step = ops.where(binary("less", x, 0.0), 0.0, step)
+    return ops.where(binary("equal", x, 0.0), y, step)
 
 
 def apply_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -114,8 +177,10 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: Map
             "traced value does this too",
         )
     if method == "reduce" and ufunc in _REDUCTIONS:
-        axis = kwargs.get("axis", inputs[1] if len(inputs) > 1 else 0)
-        return reduce(_REDUCTIONS[ufunc], inputs[0], axis, bool(kwargs.get("keepdims", False)))
+        axis, keepdims = kwargs.get("axis", inputs[1] if len(inputs) > 1 else 0), bool(kwargs.get("keepdims", False))
+        if ufunc in (np.add, np.multiply):
+            return _total(_REDUCTIONS[ufunc], inputs[0], axis, kwargs.get("dtype"), keepdims)
+        return reduce(_REDUCTIONS[ufunc], inputs[0], axis, keepdims)
     if method != "__call__" or ufunc not in UFUNCS:
         raise unsupported(name if method == "__call__" else f"{name}.{method}")
     dtype = kwargs.pop("dtype", None)
@@ -165,21 +230,29 @@ def unsupported(name: str) -> TraceError:
 
 
 def _mean(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
-    return _as(reduce("mean", a, axis, keepdims), dtype)
+    return reduce("mean", _as(lift(a), dtype), axis, keepdims)
+
+
+def _total(op: str, a: Any, axis: Any, dtype: Any, keepdims: bool) -> Any:
+    x = lift(a)
+    if dtype is not None:
+        return ops.total(op, x, axis, keepdims, DType.from_numpy(np.dtype(dtype)))
+    return ops.total(op, summable(x), axis, keepdims)
 
 
 def _sum(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
-    return _as(reduce("sum", a, axis, keepdims), dtype)
+    return _total("sum", a, axis, dtype, keepdims)
 
 
 def _prod(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
-    return _as(reduce("prod", a, axis, keepdims), dtype)
+    return _total("prod", a, axis, dtype, keepdims)
 
 
 def _cumsum(a: Any, axis: int | None = None, dtype: Any = None) -> Any:
     x, axis = (ops.flatten(a), 0) if axis is None else (lift(a), axis)
-    x = _as(x, dtype)
-    return ops.cumsum(x, axis, None if dtype is None else kind_of(x))
+    if dtype is None:
+        return ops.cumsum(summable(x), axis)
+    return ops.cumsum(x, axis, DType.from_numpy(np.dtype(dtype)))
 
 
 def _max(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -191,11 +264,11 @@ def _min(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def _var(a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
-    return _as(ops.variance(a, axis, keepdims, ddof), dtype)
+    return ops.variance(_as(lift(a), dtype), axis, keepdims, ddof)
 
 
 def _std(a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
-    return _as(unary("sqrt", ops.variance(a, axis, keepdims, ddof)), dtype)
+    return unary("sqrt", ops.variance(_as(lift(a), dtype), axis, keepdims, ddof))
 
 
 def _as(x: Any, dtype: Any) -> Any:
@@ -205,11 +278,13 @@ def _as(x: Any, dtype: Any) -> Any:
 def _average(a: Any, axis: Any = None, weights: Any = None, keepdims: bool = False) -> Any:
     if weights is None:
         return reduce("mean", a, axis, keepdims)
+    a, weights = _real(a), _real(weights)
     weighted = reduce("sum", binary("mul", a, weights), axis, keepdims)
     return binary("div", weighted, reduce("sum", ops.expand(weights, dims(a)), axis, keepdims))
 
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    x = _real(x)
     if ord in (None, 2, "fro"):
         return unary("sqrt", reduce("sum", unary("square", x), axis, keepdims))
     if ord == 1 and isinstance(axis, int):
@@ -363,19 +438,21 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
 def _full_like(
     a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None
 ) -> Any:
-    kind = kind_of(a) if dtype is None else DType.F32 if np.dtype(dtype).kind == "f" else DType.from_numpy(dtype)
+    kind = kind_of(a) if dtype is None else DType.from_numpy(np.dtype(dtype))
     return ops.expand(lift(fill_value, dtype=kind), dims(a) if shape is None else shape)
 
 
 def _nan_to_num(x: Any, copy: bool = True, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
-    limits = np.finfo(np.float32)
+    if not kind_of(x).is_float:
+        return lift(x)
+    limits = np.finfo(kind_of(x).numpy)
     y = ops.where(binary("not_equal", x, x), float(nan), x)
     y = ops.where(binary("equal", x, math.inf), float(limits.max if posinf is None else posinf), y)
     return ops.where(binary("equal", x, -math.inf), float(limits.min if neginf is None else neginf), y)
 
 
 def _round(a: Any, decimals: int = 0) -> Any:
-    return a.round(decimals)
+    return (_real(a) if kind_of(a) is DType.BOOL else lift(a)).round(decimals)
 
 
 def _stack(arrays: Sequence[Any], axis: int = 0) -> Any:
@@ -384,10 +461,6 @@ def _stack(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 def _broadcast_to(array: Any, shape: Any, subok: bool = False) -> Any:
     return ops.expand(array, shape if isinstance(shape, (tuple, list)) else (shape,))
-
-
-def _argmin(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
-    return ops.argmax(unary("neg", a), axis, keepdims)
 
 
 def _diff(a: Any, n: int = 1, axis: int = -1) -> Any:
@@ -423,7 +496,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.average: _average,
     np.linalg.norm: _norm,
     np.argmax: lambda a, axis=None, *, keepdims=False: ops.argmax(a, axis, keepdims),
-    np.argmin: _argmin,
+    np.argmin: lambda a, axis=None, *, keepdims=False: ops.argmin(a, axis, keepdims),
     np.reshape: _reshape,
     np.ravel: _ravel,
     np.transpose: lambda a, axes=None: ops.transpose(a, axes),

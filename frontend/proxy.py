@@ -218,10 +218,10 @@ class Proxy(Traced):
         return ops.reduce("mean", self, dim if axis is None else axis, keepdims or keepdim)
 
     def sum(self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool = False) -> Proxy:
-        return ops.reduce("sum", self, dim if axis is None else axis, keepdims or keepdim)
+        return ops.total("sum", summable(self), dim if axis is None else axis, keepdims or keepdim)
 
     def prod(self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool = False) -> Proxy:
-        return ops.reduce("prod", self, dim if axis is None else axis, keepdims or keepdim)
+        return ops.total("prod", summable(self), dim if axis is None else axis, keepdims or keepdim)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Proxy:
         """The maximum without its index, as in numpy."""
@@ -245,6 +245,9 @@ class Proxy(Traced):
 
     def argmax(self, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None) -> Proxy:
         return ops.argmax(self, dim if axis is None else axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None) -> Proxy:
+        return ops.argmin(self, dim if axis is None else axis, keepdims)
 
     def any(self, axis: Any = None, keepdims: bool = False) -> Proxy:
         return ops.any_of(self, axis, keepdims)
@@ -271,13 +274,13 @@ class Proxy(Traced):
         return ops.unary("round", self)
 
     def astype(self, dtype: Any, **kwargs: Any) -> Proxy:
-        return ops.cast(self, _real_dtype(dtype))
+        return ops.cast(self, DType.from_numpy(np.dtype(dtype)))
 
     def to(self, *args: Any, **kwargs: Any) -> Proxy:
         """torch's `to`: a dtype casts, and a device is ignored."""
         for item in (*args, kwargs.get("dtype")):
             if isinstance(item, (np.dtype, type)):
-                return ops.cast(self, _real_dtype(item))
+                return ops.cast(self, DType.from_numpy(np.dtype(item)))
         return self
 
     def float(self) -> Proxy:
@@ -305,15 +308,6 @@ class Proxy(Traced):
     def __rmatmul__(self, other: Any) -> Proxy:
         return ops.matmul(other, self)
 
-    def __floordiv__(self, other: Any) -> Proxy:
-        return ops.unary("floor", ops.binary("div", self, other))
-
-    def __rfloordiv__(self, other: Any) -> Proxy:
-        return ops.unary("floor", ops.binary("div", other, self))
-
-    def __mod__(self, other: Any) -> Proxy:
-        return ops.binary("sub", self, ops.binary("mul", self // other, other))
-
     def __pow__(self, other: Any) -> Proxy:
         return power(self, other)
 
@@ -330,27 +324,35 @@ class Proxy(Traced):
         return ops.unary("abs", self)
 
     def __invert__(self) -> Proxy:
-        return ops.logical_not(self)
-
-    def __xor__(self, other: Any) -> Proxy:
-        return ops.binary("not_equal", _mask(self), _mask(other))
+        return ops.bitwise_not(self)
 
 
 def power(x: Any, exponent: Any) -> Proxy:
-    """x ** exponent; squares, roots and reciprocals are ops of their own."""
+    """x ** exponent; squares, roots and reciprocals are ops of their own. Integers to a negative number are refused, as
+    numpy and torch do."""
     if ops.is_number(exponent) and is_traced(x):
+        integers = not ops.common_dtype(x, exponent).is_float
+        if integers and exponent < 0:
+            raise TraceError(
+                "integers to a negative integer power", where=user_place(), got=exponent, hint="cast to float32 first"
+            )
         known = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(float(exponent))
-        if float(exponent) == 1:
+        if float(exponent) == 1 and ops.kind_of(x) is ops.common_dtype(x, exponent):
             return x
-        if known is not None:
-            return ops.unary(known, x)
+        if known is not None and ops.kind_of(x) is not DType.BOOL:
+            return ops.unary(known, ops.cast(x, ops.common_dtype(x, exponent)))
     return ops.binary("pow", x, exponent)
 
 
-def _mask(item: Any) -> Any:
-    if ops.kind_of(item) is not DType.BOOL:
-        raise TraceError("bitwise operators work on masks", where=user_place(), expected="bool", got=ops.kind_of(item))
-    return item
+def summable(x: Proxy) -> Proxy:
+    """`x`, unless numpy sums it as uint64, which the graph does not have."""
+    if ops.kind_of(x) is DType.U8:
+        raise TraceError(
+            "numpy sums and multiplies uint8 as uint64, which is not supported",
+            where=user_place(),
+            hint="x.astype(np.int64) first",
+        )
+    return x
 
 
 def _type_text(x: Traced) -> str:
@@ -362,18 +364,10 @@ def _unpacked(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(items[0]) if len(items) == 1 and isinstance(items[0], (tuple, list)) else items
 
 
-def _real_dtype(dtype: Any) -> DType:
-    """The IR's element type for a numpy dtype; all floats are f32."""
-    wanted = np.dtype(dtype)
-    return DType.F32 if wanted.kind == "f" else DType.from_numpy(wanted)
-
-
-def _operator(op: str, *, reflected: bool = False, masks: bool = False) -> Callable[[Proxy, Any], Proxy]:
+def _operator(op: str, *, reflected: bool = False) -> Callable[[Proxy, Any], Proxy]:
     def method(self: Proxy, other: Any) -> Proxy:
         if other is None or isinstance(other, (str, dict, set)):
             return NotImplemented
-        if masks:
-            _mask(self), _mask(other)
         return ops.binary(op, other, self) if reflected else ops.binary(op, self, other)
 
     return method
@@ -383,7 +377,19 @@ def _unary_method(op: str) -> Callable[[Proxy], Proxy]:
     return lambda self: ops.unary(op, self)
 
 
-for _symbol, _op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "div")):
+for _symbol, _op in (
+    ("add", "add"),
+    ("sub", "sub"),
+    ("mul", "mul"),
+    ("truediv", "div"),
+    ("floordiv", "floor_divide"),
+    ("mod", "remainder"),
+    ("and", "bitwise_and"),
+    ("or", "bitwise_or"),
+    ("xor", "bitwise_xor"),
+    ("lshift", "shift_left"),
+    ("rshift", "shift_right"),
+):
     setattr(Proxy, f"__{_symbol}__", _operator(_op))
     setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True))
 for _symbol, _op in (
@@ -395,9 +401,6 @@ for _symbol, _op in (
     ("ge", "greater_equal"),
 ):
     setattr(Proxy, f"__{_symbol}__", _operator(_op))
-for _symbol, _op in (("and", "logical_and"), ("or", "logical_or")):
-    setattr(Proxy, f"__{_symbol}__", _operator(_op, masks=True))
-    setattr(Proxy, f"__r{_symbol}__", _operator(_op, reflected=True, masks=True))
 for _op in (
     "abs",
     "neg",

@@ -67,6 +67,8 @@ class Trace:
         sizes: the example's number for each symbolic size.
         names: names of constants by id of the array (parameters, closure variables).
         loc: overrides the user's Python line (importers).
+        scalars_yield: whether arrays without axes count as numbers in promotion, as torch's do.
+        widened: the float types of the model's own tensors, other than float32, that the graph holds as f32.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -74,6 +76,8 @@ class Trace:
         self.sizes: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self.loc: Loc | None = None
+        self.scalars_yield = False
+        self.widened: set[str] = set()
         self._paths: dict[int, str] = {}
         self._scopes: list[Origin] = []
         self._consts: dict[
@@ -220,6 +224,13 @@ class Trace:
 
     def scalar(self, value: bool | int | float, dtype: DType) -> Proxy:
         """A constant of rank 0. Equal values share one constant."""
+        if dtype.is_integer and not dtype.min <= value <= dtype.max:
+            raise TraceError(
+                f"a number that {dtype} does not hold",
+                where=self.place(),
+                expected=f"{dtype.min} to {dtype.max}",
+                got=value,
+            )
         data = np.asarray(value, dtype.numpy)
         key = (data.tobytes().hex(), dtype.value)
         if key not in self._scalars:

@@ -31,7 +31,7 @@ from qcompiler.frontend.torch_export import (
     is_library,
 )
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
-from qcompiler.frontend.torch_ops.table import Missing
+from qcompiler.frontend.torch_ops.table import Missing, dtype_of
 from qcompiler.frontend.tracer import input_types, set_outputs
 from qcompiler.ir import Graph, Loc
 from qcompiler.notes import Guard
@@ -86,6 +86,7 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
         if tensor.device.type == "meta":
             raise TraceError("the torch module has no weights", got=f"{path} on device meta", hint="load its weights")
     recorder = Trace(name or type(module).__name__)
+    recorder.scalars_yield = True
     examples = examples_by_name(module, example_inputs)
     types = input_types(examples, dynamic, recorder)
     by_name = isinstance(example_inputs, Mapping)
@@ -172,6 +173,7 @@ class _Importer:
 
     def run(self) -> None:
         _check_supported(self.program)
+        self._note_widened()
         self._inputs()
         calls = [node for node in self.program.graph.nodes if node.op == "call_function"]
         following = None
@@ -184,6 +186,40 @@ class _Importer:
         self.recorder.loc = None
         self._outputs()
         self._guards()
+
+    def _note_widened(self) -> None:
+        """Find the float types, other than float32, of the module's inputs, parameters and constants. The graph holds
+        these tensors as f32, so it computes in f32 where torch computes in their type."""
+        for node in self.program.graph.nodes:
+            value = node.meta.get("val")
+            if node.op != "placeholder" or not isinstance(value, self.torch.Tensor):
+                continue
+            if value.dtype.is_floating_point and value.dtype is not self.torch.float32:
+                self.recorder.widened.add(str(value.dtype))
+                self.recorder.note(f"{str(value.dtype).removeprefix('torch.')} is computed as f32")
+
+    def _check_type(self, node: Any, result: Any) -> None:
+        """TraceError unless a result has the element type and the sizes that torch gives it."""
+        expected = node.meta.get("val")
+        if isinstance(result, (tuple, list)) and isinstance(expected, (tuple, list)):
+            pairs = list(zip(result, expected))
+        else:
+            pairs = [(result, expected)]
+        for found, want in pairs:
+            if not isinstance(found, Traced) or not isinstance(want, self.torch.Tensor):
+                continue
+            type = found.value.type
+            sizes = [
+                size for size in zip(type.shape, want.shape) if isinstance(size[0], int) and isinstance(size[1], int)
+            ]
+            same = dtype_of(want.dtype) is type.dtype
+            if not same or type.rank != want.dim() or any(own != given for own, given in sizes):
+                raise TraceError(
+                    "this call would not give what torch gives",
+                    expected=f"{str(want.dtype).removeprefix('torch.')}{list(want.shape)}",
+                    got=str(type),
+                    hint="cast the operands to float32, or to int64, first",
+                )
 
     def _inputs(self) -> None:
         """Graph inputs and constants for the placeholders."""
@@ -247,6 +283,7 @@ class _Importer:
         with self.recorder.scope(path, kind) if kind else contextlib.nullcontext():
             try:
                 result = meaning(*args, **kwargs)
+                self._check_type(node, result)
             except QCompilerError as error:
                 raise error.located(f"{node.target} at {self.recorder.place()}") from None
             except TypeError as error:

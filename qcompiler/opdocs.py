@@ -122,6 +122,38 @@ def _section(op: OpDef) -> str:
     return "\n".join(lines)
 
 
+def _refusals() -> list[str]:
+    """The section on calls that the frontends refuse for their element types."""
+    from qcompiler.frontend.refusals import REFUSED
+
+    rows = [
+        f"| {frontend} | {dtype} | {' '.join(f'`{name}`' for name in names.split())} |"
+        for frontend, by_dtype in REFUSED.items()
+        for dtype, names in by_dtype.items()
+    ]
+    return [
+        "",
+        "## Refused element types",
+        "",
+        "A call gives what torch or numpy gives (value, element type and shape), or it is refused when the model is "
+        "imported or traced. The error names the call and what to do, such as a cast to float32. Listed are functions "
+        "whose owner allows the element type. torch's names are those of its overloads, without `.default`; bfloat16 "
+        "is refused everywhere.",
+        "",
+        "A module whose own tensors are float16, bfloat16 or float64 is computed in f32, which a note says. In a "
+        "module of float32 a cast to float16 or float64 is honoured: elementwise ops and reductions take these types,"
+        " and run as numpy steps. Where numpy computes integers in float64, a trace rounds them to f32 and computes in "
+        "f32.",
+        "",
+        "Integers divided by 0 give 0, and the smallest integer over -1 wraps; torch stops there. Conversions of "
+        "floats to integers saturate where C and torch leave the result open.",
+        "",
+        "| frontend | element type | refused |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
 def ops_page() -> str:
     """The page, as Markdown."""
     from qcompiler.frontend.onnx_ops import refusals
@@ -140,7 +172,7 @@ def ops_page() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     ops = all_ops()
-    parts = head + [_row(op) for op in ops]
+    parts = head + [_row(op) for op in ops] + _refusals()
     family = ""
     for op in ops:
         if op.family != family:

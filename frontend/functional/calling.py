@@ -11,7 +11,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import dims, lift, rank, reshape, trace_of
 from qcompiler.frontend.recorder import current_trace
 from qcompiler.frontend.source import user_place
-from qcompiler.types import DType
+from qcompiler.opdef import Trait, opdef
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -41,14 +41,17 @@ def ints(value: Any, count: int, what: str) -> tuple[int, ...]:
 
 
 def emit(op: str, x: Any, *operands: Any, **attrs: Any) -> Any:
-    trace = trace_of(x, *operands)
-    lifted = [None if item is None else lift(item, trace, dtype=DType.F32) for item in (x, *operands)]
+    """Record an op. Operands of an op that computes are f32; an op that moves elements takes any type."""
+    trace, moves = trace_of(x, *operands), opdef(op).traits & {Trait.MOVES_DATA, Trait.IDENTITY_AT_INFERENCE}
+    lifted = [
+        None if item is None else lift(item, trace) if moves else ops.single(item, op, trace) for item in (x, *operands)
+    ]
     return trace.emit(op, lifted, attrs)
 
 
 def batched(x: Any, spatial: int, what: str, apply: Callable[[Any], Any]) -> Any:
     """Apply a function to a batch. An input without a batch axis gets one for the call."""
-    x = lift(x, trace_of(x), dtype=DType.F32)
+    x = ops.single(x, what, trace_of(x))
     if rank(x) == spatial + 1:
         return reshape(y := apply(ops.expand_dims(x, 0)), dims(y)[1:])
     if rank(x) != spatial + 2:

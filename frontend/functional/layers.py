@@ -57,7 +57,7 @@ def _conv(spatial: int) -> Callable[..., Any]:
     def conv(
         x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> Any:
-        weight = lift(weight, trace_of(x, weight), dtype=DType.F32)
+        weight = ops.single(weight, "convolution", trace_of(x, weight))
         strides, dilations = ints(stride, spatial, "stride"), ints(dilation, spatial, "dilation")
         kernel = tuple(int(size) for size in weight.shape[2:])
         pairs = conv_padding(padding, kernel, strides, dilations)
@@ -119,7 +119,7 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv
 def embedding(indices: Any, weight: Any) -> Any:
     """The rows of `weight` [n, d] at integer indices of any shape."""
     trace = trace_of(indices, weight)
-    return indexing.take(lift(weight, trace, dtype=DType.F32), indices, 0)
+    return indexing.take(lift(weight, trace), indices, 0)
 
 
 @traceable
@@ -137,7 +137,7 @@ def scaled_dot_product_attention(
     if dropout_p:
         raise TraceError("attention with dropout is training", where=user_place(), hint="dropout_p=0.0")
     trace = trace_of(query, key, value)
-    query, key, value = (lift(item, trace, dtype=DType.F32) for item in (query, key, value))
+    query, key, value = (ops.single(item, "attention", trace) for item in (query, key, value))
     if scale is None:
         scale = 1.0 / math.sqrt(ops.static_size(query, rank(query) - 1, "attention"))
     scores = binary("mul", ops.matmul(query, ops.swapaxes(key, -1, -2)), scale)

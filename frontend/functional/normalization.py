@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, dims, lift, trace_of, unary
@@ -84,7 +86,8 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
     """x / sqrt(mean(x^2) + eps) * weight."""
     count = len(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else 1
     mean = ops.reduce("mean", unary("square", x), tuple(range(-count, 0)), True)
-    y = binary("mul", x, unary("rsqrt", binary("add", mean, 2.0**-23 if eps is None else float(eps))))
+    eps = float(np.finfo(ops.kind_of(mean).numpy).eps if eps is None else eps)
+    y = binary("mul", x, unary("rsqrt", binary("add", mean, eps)))
     return y if weight is None else binary("mul", y, weight)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
-from qcompiler.frontend.array_ops import binary, lift, rank
+from qcompiler.frontend.array_ops import binary, rank
 from qcompiler.frontend.functional.calling import emit, ints, traceable
 from qcompiler.frontend.source import user_place
-from qcompiler.types import DType
 
 _RESIZE_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
 
@@ -36,7 +35,7 @@ def interpolate(
         )
     if (size is None) == (scale_factor is None):
         raise TraceError("interpolate needs either size or scale_factor", where=user_place())
-    x = lift(x, dtype=DType.F32)
+    x = ops.single(x, "interpolate")
     spatial = rank(x) - 2
     attrs: dict[str, Any] = {"mode": "nearest" if mode.startswith("nearest") else "bilinear", "arithmetic": "multiply"}
     if mode.startswith("nearest"):

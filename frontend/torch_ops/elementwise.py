@@ -7,9 +7,9 @@ from typing import Any
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
-from qcompiler.frontend.array_ops import binary, cast, kind_of, reshape, unary
+from qcompiler.frontend.array_ops import binary, cast, kind_of, lift, reshape, unary
 from qcompiler.frontend.proxy import power
-from qcompiler.frontend.torch_ops.table import TABLE, aten, dtype_of, scaled_by, unsupported
+from qcompiler.frontend.torch_ops.table import aten, dtype_of, scaled_by, unsupported
 from qcompiler.types import DType
 
 for _name, _op in (("sub", "sub"), ("add", "add")):
@@ -21,8 +21,6 @@ for _name, _op in (("sub", "sub"), ("add", "add")):
 
 for _name, _op in (
     ("mul", "mul"),
-    ("maximum", "maximum"),
-    ("minimum", "minimum"),
     ("eq", "equal"),
     ("ne", "not_equal"),
     ("lt", "less"),
@@ -30,14 +28,26 @@ for _name, _op in (
     ("gt", "greater"),
     ("ge", "greater_equal"),
 ):
-    aten(_name, f"{_name}.Tensor", f"{_name}.Scalar")(lambda x, y, _op=_op: binary(_op, x, y))
-aten("logical_and", "bitwise_and.Tensor")(lambda x, y: binary("logical_and", x, y))
-aten("logical_or", "bitwise_or.Tensor")(lambda x, y: binary("logical_or", x, y))
-aten("logical_xor", "bitwise_xor.Tensor")(lambda x, y: binary("not_equal", x, y))
-aten("logical_not", "bitwise_not")(ops.logical_not)
+    aten(f"{_name}.Tensor", f"{_name}.Scalar")(lambda x, y, _op=_op: binary(_op, x, y))
+aten("logical_and")(lambda x, y: binary("logical_and", x, y))
+aten("logical_or")(lambda x, y: binary("logical_or", x, y))
+aten("logical_xor")(lambda x, y: binary("not_equal", cast(lift(x), DType.BOOL), cast(lift(y), DType.BOOL)))
+aten("logical_not")(ops.logical_not)
+aten("bitwise_not")(ops.bitwise_not)
+for _name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
+    _operator = f"__{_name.removeprefix('bitwise_')}__"
+    aten(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.Scalar_Tensor", f"{_operator}.Tensor", f"{_operator}.Scalar")(
+        lambda x, y, _op=_name: binary(_op, x, y)
+    )
+for _name, _op in (("left", "shift_left"), ("right", "shift_right")):
+    _operator, _name = f"__{_name[0]}shift__", f"bitwise_{_name}_shift"
+    aten(f"{_name}.Tensor", f"{_name}.Tensor_Scalar", f"{_name}.Scalar_Tensor")(lambda x, y, _op=_op: binary(_op, x, y))
+    aten(f"{_operator}.Tensor", f"{_operator}.Scalar")(lambda x, y, _op=_op: binary(_op, x, y))
+aten("remainder.Scalar", "remainder.Tensor", "remainder.Scalar_Tensor")(lambda x, y: binary("remainder", x, y))
+aten("fmod.Scalar", "fmod.Tensor")(lambda x, y: binary("fmod", x, y))
 aten("rsub.Scalar", "rsub.Tensor")(lambda x, y, alpha=1: binary("sub", y, x if alpha == 1 else binary("mul", x, alpha)))
-aten("max.other")(lambda x, y: binary("maximum", x, y))
-aten("min.other")(lambda x, y: binary("minimum", x, y))
+aten("maximum", "max.other")(lambda x, y: binary("maximum", x, y))
+aten("minimum", "min.other")(lambda x, y: binary("minimum", x, y))
 aten("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")(power)
 for _name, _op in (
     ("neg", "neg"),
@@ -46,7 +56,9 @@ for _name, _op in (
     ("rsqrt", "rsqrt"),
     ("reciprocal", "reciprocal"),
     ("exp", "exp"),
+    ("expm1", "expm1"),
     ("log", "log"),
+    ("log1p", "log1p"),
     ("sin", "sin"),
     ("cos", "cos"),
     ("atan", "atan"),
@@ -82,9 +94,7 @@ aten("_prelu_kernel")(lambda x, weight: F.prelu(x, reshape(weight, (ops.type_of(
 aten("rrelu")(lambda x, lower=1 / 8, upper=1 / 3, training=False, generator=None: F.rrelu(x, lower, upper, training))
 aten("log2")(lambda x: binary("mul", unary("log", x), 1 / math.log(2)))
 aten("log10")(lambda x: binary("mul", unary("log", x), 1 / math.log(10)))
-aten("log1p")(lambda x: unary("log", binary("add", x, 1.0)))
-aten("expm1")(lambda x: binary("sub", unary("exp", x), 1.0))
-aten("exp2")(lambda x: unary("exp", binary("mul", x, math.log(2))))
+aten("exp2")(lambda x: binary("pow", 2.0, x))
 aten("isnan")(lambda x: binary("not_equal", x, x))
 aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")(ops.where)
 aten("masked_fill.Scalar", "masked_fill.Tensor")(lambda x, mask, value: ops.where(mask, value, x))
@@ -95,9 +105,6 @@ aten("addcmul")(lambda x, a, b, value=1: binary("add", x, scaled_by(binary("mul"
 aten("addcdiv")(lambda x, a, b, value=1: binary("add", x, scaled_by(binary("div", a, b), value)))
 aten("lerp.Scalar", "lerp.Tensor")(
     lambda x, end, weight: binary("add", x, binary("mul", weight, binary("sub", end, x)))
-)
-aten("remainder.Scalar", "remainder.Tensor")(
-    lambda x, y: binary("sub", x, binary("mul", unary("floor", binary("div", x, y)), y))
 )
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
 aten("gelu")(lambda x, approximate="none": unary("gelu", x, approximate=approximate))
@@ -110,21 +117,16 @@ def _elu(x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.
     return scaled_by(unary("elu", x, alpha=float(alpha)), scale)
 
 
-@aten("div.Tensor", "div.Scalar", "true_divide.Tensor", "div.Tensor_mode", "div.Scalar_mode", "floor_divide")
+@aten("div.Tensor", "div.Scalar", "true_divide.Tensor", "div.Tensor_mode", "div.Scalar_mode")
 def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
-    quotient = binary("div", x, y)
     if rounding_mode is None:
-        return quotient
-    rounded = (
-        unary("floor", quotient)
-        if rounding_mode == "floor"
-        else binary("mul", unary("sign", quotient), unary("floor", unary("abs", quotient)))
-    )
-    ints = not any(kind_of(item).is_float for item in (x, y))
-    return cast(rounded, DType.I64) if ints else rounded
+        return binary("div", x, y)
+    if rounding_mode == "floor":
+        return binary("floor_divide", x, y)
+    return ops.truncated(binary("div", x, y)) if ops.common_dtype(x, y).is_float else binary("trunc_divide", x, y)
 
 
-TABLE["aten.floor_divide.default"] = lambda x, y: _div(x, y, "floor")
+aten("floor_divide")(lambda x, y: binary("floor_divide", x, y))
 
 
 aten(
@@ -135,12 +137,10 @@ aten(
     "lift_fresh_copy",
     "lift_fresh",
     "positive",
-    "view_as_real_copy",
-    "to.device",
-    "dropout_identity",
 )(lambda x, *args, **kwargs: x)
 aten("type_as")(lambda x, other: cast(x, kind_of(other)))
 aten("to.other")(lambda x, other, *args, **kwargs: cast(x, kind_of(other)))
+aten("to.device")(lambda x, device, dtype, *args, **kwargs: cast(x, dtype_of(dtype)))
 aten("_to_copy")(lambda x, dtype=None, **kwargs: x if dtype is None else cast(x, dtype_of(dtype)))
 aten("to.dtype", "to.dtype_layout")(
     lambda x, dtype=None, *args, **kwargs: x if dtype is None else cast(x, dtype_of(dtype))

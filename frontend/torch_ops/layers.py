@@ -6,9 +6,10 @@ from typing import Any
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
-from qcompiler.frontend.array_ops import binary, rank
+from qcompiler.frontend.array_ops import binary, cast, rank
 from qcompiler.frontend.einsum import einsum
-from qcompiler.frontend.torch_ops.table import Missing, aten, scaled_by, unsupported
+from qcompiler.frontend.torch_ops.table import Missing, aten, dtype_of, scaled_by, unsupported
+from qcompiler.types import DType
 
 _INDICES = Missing("the indices of a max pool")
 _STATISTICS = Missing("the mean of a normalization"), Missing("the deviation of a normalization")
@@ -70,9 +71,15 @@ aten("group_norm")(
     lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps)
 )
 aten("rms_norm")(F.rms_norm)
-aten("softmax.int", "_softmax")(lambda x, dim, dtype=None: F.softmax(x, dim))
-aten("_safe_softmax")(lambda x, dim, dtype=None: ops.softmax(x, dim, masked_is_zero=True))
-aten("log_softmax.int", "_log_softmax")(lambda x, dim, dtype=None: F.log_softmax(x, dim))
+aten("_safe_softmax")(lambda x, dim, dtype=None: ops.softmax(_as(x, dtype), dim, masked_is_zero=True))
+aten("softmax.int")(lambda x, dim, dtype=None: F.softmax(_as(x, dtype), dim))
+aten("log_softmax.int")(lambda x, dim, dtype=None: F.log_softmax(_as(x, dtype), dim))
+aten("_softmax")(lambda x, dim, half_to_float: F.softmax(cast(x, DType.F32) if half_to_float else x, dim))
+aten("_log_softmax")(lambda x, dim, half_to_float: F.log_softmax(cast(x, DType.F32) if half_to_float else x, dim))
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    return x if dtype is None else cast(x, dtype_of(dtype))
 
 
 @aten("layer_norm")
@@ -123,8 +130,9 @@ def _instance_norm(
 for _spatial in (1, 2, 3):
     aten(f"max_pool{_spatial}d")(getattr(F, f"max_pool{_spatial}d"))
     aten(f"avg_pool{_spatial}d")(getattr(F, f"avg_pool{_spatial}d"))
-    for _name in (f"adaptive_avg_pool{_spatial}d", f"_adaptive_avg_pool{_spatial}d"):
-        aten(_name)(getattr(F, f"adaptive_avg_pool{_spatial}d"))
+    aten(f"adaptive_avg_pool{_spatial}d")(getattr(F, f"adaptive_avg_pool{_spatial}d"))
+    if _spatial > 1:
+        aten(f"_adaptive_avg_pool{_spatial}d")(getattr(F, f"adaptive_avg_pool{_spatial}d"))
     aten(f"adaptive_max_pool{_spatial}d")(
         lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), _INDICES)
     )

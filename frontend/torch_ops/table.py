@@ -15,9 +15,8 @@ Meaning = Callable[..., Any]
 TABLE: dict[str, Meaning] = {}
 _DTYPES = {
     "torch.float32": DType.F32,
-    "torch.float64": DType.F32,
-    "torch.float16": DType.F32,
-    "torch.bfloat16": DType.F32,
+    "torch.float64": DType.F64,
+    "torch.float16": DType.F16,
     "torch.int64": DType.I64,
     "torch.int32": DType.I32,
     "torch.int16": DType.I16,
@@ -39,10 +38,15 @@ def aten(*names: str) -> Callable[[Meaning], Meaning]:
 
 
 def dtype_of(dtype: Any) -> DType:
-    """The IR's element type for a torch dtype; all floats are f32."""
+    """The IR's element type for a torch dtype: f32 for the float types in which the module keeps its own tensors."""
+    trace = required_trace("import")
+    if str(dtype) in trace.widened:
+        return DType.F32
     found = _DTYPES.get(str(dtype))
     if found is None:
-        raise TraceError(f"element type {dtype} is not supported", where=required_trace("import").place())
+        raise TraceError(
+            f"element type {dtype} is not supported", where=trace.place(), hint="cast to float32: x.float()"
+        )
     return found
 
 

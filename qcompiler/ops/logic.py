@@ -21,7 +21,12 @@ def _check_bool(op: Op, x: TensorType) -> None:
 
 def check_integer(op: Op, x: TensorType) -> None:
     if not x.dtype.is_integer:
-        raise ShapeError(f"operands of {op.name}", expected="an integer type", got=str(x.dtype), hint="insert a cast")
+        raise ShapeError(
+            f"operands of {op.name}",
+            expected="an integer type",
+            got=str(x.dtype),
+            hint="insert a cast, or compare, which gives bools",
+        )
 
 
 # -- bools

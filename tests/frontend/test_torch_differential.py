@@ -1,0 +1,161 @@
+"""Every torch op that the importer maps, on every element type that torch allows, against torch itself.
+
+A call gives what torch gives, value, element type and shape, or is refused with a QCompilerError; docs/ops.md lists
+what is refused. Integers and bools are equal to the bit. Floats are compared with two answers of torch's: in the call's
+own type, and in float64 on the same numbers, which stands for the true value v. Either must lie within the bound:
+
+    elements    2 eps |v|, with eps the distance from 1 to the next float: up to three roundings of eps / 2, and in f64
+                the errors of numpy's and torch's libraries, below eps each
+    sums        16 eps times the largest magnitude among operands and result: at most 50 terms of at most 9 each are
+                added, in f32 or wider, and their roundings do not all point one way
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qcompiler.errors import QCompilerError
+from qcompiler.frontend.torch_import import import_torch
+from qcompiler.frontend.torch_ops import TABLE
+from qcompiler.interpreter import run
+from tests.frontend.refused import refused_in_docs
+from tests.frontend.torch_recipes import DTYPES, OF_SIZES, RECIPES, SUMS
+
+pytree = torch.utils._pytree
+NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
+CASES = [(name, dtype) for name in TABLE if name not in OF_SIZES for dtype in DTYPES]
+
+
+class Call(torch.nn.Module):
+    """One call of an op; the tensors among its arguments are inputs, cast to their element types."""
+
+    def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
+        super().__init__()
+        overload = functools.reduce(getattr, name.split(".")[1:], torch.ops.aten)
+        keywords = arguments[-1] if isinstance(arguments[-1], dict) else {}
+        self.overload = overload
+        positional = arguments[:-1] if keywords else arguments
+        self.leaves, self.structure = pytree.tree_flatten((tuple(positional), keywords))
+        self.dtypes = [leaf.dtype for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        self.eval()
+
+    def inputs(self) -> list[torch.Tensor]:
+        """The tensors; f16 and f64 ones as f32, which holds them."""
+        tensors = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        return [t.float() if t.dtype.is_floating_point else t for t in tensors] or [torch.zeros(1)]
+
+    def forward(self, *given: torch.Tensor) -> Any:
+        rest = iter(zip(given, self.dtypes))
+
+        def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+        leaves = [cast(*next(rest)) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
+        args, keywords = pytree.tree_unflatten(leaves, self.structure)
+        return self.overload(*args, **keywords)
+
+    def exact(self) -> Any:
+        """The call in float64, if it computes in a float type."""
+        leaves = [
+            leaf.double()
+            if isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
+            else torch.float64
+            if leaf in (torch.float32, torch.float16)
+            else leaf
+            for leaf in self.leaves
+        ]
+        args, keywords = pytree.tree_unflatten(leaves, self.structure)
+        return EXACT.get(str(self.overload), self.overload)(*args, **keywords)
+
+
+EXACT = {"aten.gelu.default": lambda x: x * 0.5 * torch.erfc(x * -(0.5**0.5))}
+"""The true value where torch's own float64 loses it: 1 + erf(x) cancels for negative x."""
+
+
+def tensors_of(result: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def close(got: np.ndarray, want: np.ndarray, tolerance: float, magnitude: float) -> np.ndarray:
+    """Where two floats are equal, NaN and infinities included, or near."""
+    with np.errstate(all="ignore"):
+        error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        near = (
+            error
+            <= tolerance * np.maximum(np.abs(want.astype(np.float64)), magnitude)
+            + np.finfo(got.dtype).smallest_subnormal
+        )
+    return (got == want) | (np.isnan(got) & np.isnan(want)) | (near & np.isfinite(want))
+
+
+def compare(name: str, call: Call, got: np.ndarray, want: torch.Tensor, exact: torch.Tensor | None) -> None:
+    wanted = want.detach().numpy()
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    if wanted.dtype.kind != "f":
+        np.testing.assert_array_equal(got, wanted)
+        return
+    eps = float(np.finfo(wanted.dtype).eps) * (16 if name in SUMS else 2)
+    if name in EXACT and wanted.dtype == np.float64:
+        eps *= 64  # erfc(z) multiplies the error of z = x / sqrt 2 by 2 z^2, and z^2 is below 32 where erfc is not 0
+    magnitude = 0.0
+    if name in SUMS:
+        sizes = [leaf.double().abs() for leaf in (*call.leaves, want) if isinstance(leaf, torch.Tensor)]
+        magnitude = max((float(size[size.isfinite()].max()) for size in sizes if size.isfinite().any()), default=0.0)
+    held = close(got, wanted, eps, magnitude)
+    if exact is not None and exact.shape == want.shape:
+        with np.errstate(all="ignore"):
+            held |= close(got, exact.detach().numpy().astype(wanted.dtype), eps, magnitude)
+    wrong = np.flatnonzero(~held)
+    assert not len(wrong), f"at {wrong[:5]} of {got.size}: {got.ravel()[wrong[:5]]} for {wanted.ravel()[wrong[:5]]}"
+
+
+def outcome(name: str, dtype: torch.dtype) -> str:
+    """given, refused or not allowed by torch. Fails on another answer than torch's."""
+    found = "not allowed"
+    for arguments in RECIPES[name](dtype):
+        call = Call(name, arguments)
+        inputs = call.inputs()
+        try:
+            with torch.no_grad():
+                wanted = tensors_of(call(*inputs))
+        except Exception:  # torch has many classes of refusals
+            continue
+        try:
+            graph = import_torch(call, tuple(inputs))
+        except QCompilerError:
+            found = "refused"
+            continue
+        found = "given" if found == "not allowed" else found
+        got = run(graph, [tensor.numpy() for tensor in inputs])
+        try:
+            exact = tensors_of(call.exact())
+        except Exception:
+            exact = []
+        for i, (have, want) in enumerate(zip(got, wanted)):
+            compare(name, call, have, want, exact[i] if i < len(exact) else None)
+    return found
+
+
+def test_every_op_of_the_table_has_a_recipe() -> None:
+    assert set(TABLE) - OF_SIZES == set(RECIPES)
+
+
+def test_every_name_of_the_table_is_an_op_of_torch() -> None:
+    for name in TABLE:
+        functools.reduce(getattr, name.split(".")[1:], torch.ops.aten)
+
+
+@pytest.mark.sampled(14)
+@pytest.mark.parametrize(
+    ("name", "dtype"), CASES, ids=[f"{name.removeprefix('aten.')}-{NAMES[d]}" for name, d in CASES]
+)
+def test_equal_or_refused(name: str, dtype: torch.dtype) -> None:
+    found = outcome(name, dtype)
+    assert (found == "refused") == (
+        name.removeprefix("aten.").removesuffix(".default") in refused_in_docs("torch", NAMES[dtype])
+    )
