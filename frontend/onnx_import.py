@@ -7,6 +7,7 @@ file, and messages give a node's number in the file as its line.
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import pathlib
 import re
@@ -17,16 +18,32 @@ import numpy as np
 
 from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import QCompilerError, TraceError
+from qcompiler.frontend.onnx_checks import (
+    check_declared,
+    check_makers,
+    check_names,
+    check_schema,
+    checked_opsets,
+    read_attributes,
+)
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.codes import Codes
 from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
+from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Graph, Loc
+from qcompiler.regular_file import open_regular
 from qcompiler.types import DType, TensorType
 
-_OLDEST_OPSET = 11
+_UNFIT = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError, RecursionError)
+"""What numpy and Python raise for operands and attributes that no op takes."""
+_FREE_AXIS = ("QuantizeLinear", "DequantizeLinear", "QLinearConcat")
+"""Ops whose `axis` is not one of the first operand, or is ignored where there is one scale."""
+_FREE_BYTES = 128 * 2**20
+_MOST_TIMES = 4
+"""The constants that import computes take at most this much memory, and this many times the file's tensors."""
 _DTYPES = {
     1: DType.F32,
     2: DType.U8,
@@ -54,22 +71,15 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
         TraceError: onnx is not installed, the file is no ONNX file, its opset is below 11, inputs don't fit, or ops
             are not supported (all of them listed, with counts).
     """
-    proto, name = _load(model)
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    if opsets.get("ai.onnx", _OLDEST_OPSET) < _OLDEST_OPSET:
-        raise TraceError(
-            "the opset is too old",
-            where=name,
-            expected=f"{_OLDEST_OPSET} or newer",
-            got=opsets["ai.onnx"],
-            hint="onnx.version_converter.convert_version",
-        )
+    proto, name, folder = _load(model)
+    opsets = checked_opsets(proto, name)
     _check_supported(proto, name)
-    return _Importer(proto, name, opsets, example_inputs, dynamic).run()
+    check_makers(proto.graph, name)
+    return _Importer(proto, TensorReader(name, folder), opsets, example_inputs, dynamic).run()
 
 
-def _load(model: Any) -> tuple[Any, str]:
-    """The ModelProto with its external data, and a name for messages."""
+def _load(model: Any) -> tuple[Any, str, pathlib.Path | None]:
+    """The ModelProto, a name for messages, and the folder of its external data (None for a model in memory)."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -80,27 +90,22 @@ def _load(model: Any) -> tuple[Any, str]:
     if not isinstance(model, (str, os.PathLike)):
         if not isinstance(model, onnx.ModelProto):
             raise TraceError("not an ONNX model", expected="a path or an onnx.ModelProto", got=type(model).__name__)
-        return model, model.graph.name or "model"
+        check_names(model, "model")
+        return model, model.graph.name or "model", None
     path = pathlib.Path(model)
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise TraceError("the model cannot be read", where=str(path), got=error.strerror or str(error)) from None
     try:
-        proto = onnx.load_model_from_string(data)
+        proto = onnx.ModelProto.FromString(data)
     except (DecodeError, ValueError) as error:
         raise TraceError("not an ONNX file, or a truncated one", where=str(path), got=str(error)[:200]) from None
     if not proto.graph.node and not proto.graph.output:
         raise TraceError("the file holds no ONNX graph", where=str(path))
-    external = [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if external:
-        try:
-            onnx.load_external_data_for_model(proto, str(path.parent))  # refuses places outside of the folder
-        except Exception as error:
-            raise TraceError(
-                f"the external data of {external[0]!r} cannot be read", where=str(path), got=str(error)[:200]
-            ) from None
-    return proto, path.name
+    check_names(proto, path.name)
+    return proto, path.name, path.parent
 
 
 def _key(node: Any) -> str:
@@ -125,13 +130,14 @@ class _Importer:
     """Records an ONNX graph on a Trace, node by node."""
 
     def __init__(
-        self, proto: Any, name: str, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None
+        self, proto: Any, reader: TensorReader, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None
     ) -> None:
-        self.proto, self.file, self.opsets = proto, name, opsets
+        self.proto, self.file, self.opsets, self.reader = proto, reader.file, opsets, reader
         self.trace = Trace(_identifier(proto.graph.name) or "main")
         self.examples = self._by_name(examples)
         self.dynamic = None if dynamic is None else {key: axes for key, axes in dynamic.items() if isinstance(key, str)}
         self.values: dict[str, Any] = {"": None}
+        self._made = self._counted = 0  # bytes of the constants made so far; consts of the graph among them
 
     def run(self) -> Graph:
         graph = self.proto.graph
@@ -153,6 +159,7 @@ class _Importer:
                         where=self.file,
                         expected="codes of int8, uint8 or int16, or real numbers",
                     )
+                self._check_output(output, value)
                 if not isinstance(value, Traced):
                     array = OnnxNode.sizes_as_ints(value)
                     check_held(array, f"output {output.name}", self.trace)
@@ -184,14 +191,10 @@ class _Importer:
         return [value.name for value in self.proto.graph.input if value.name not in held]
 
     def _initializers(self) -> None:
-        from onnx import numpy_helper
-
         if self.proto.graph.sparse_initializer:
             raise TraceError("sparse initializers are not supported", where=self.file)
         for tensor in self.proto.graph.initializer:
-            array = numpy_helper.to_array(tensor)
-            if array.dtype == object:  # texts, which are no symbolic sizes
-                array = array.astype(str)
+            array = self.reader.read(tensor, f"initializer {tensor.name!r}")
             if array.dtype in (np.float16, np.float64) or str(array.dtype) == "bfloat16":
                 self.trace.note(f"initializer {tensor.name}: {array.dtype} became f32")
                 array = array.astype(np.float32)
@@ -225,6 +228,13 @@ class _Importer:
         example = self.examples.get(name)
         number = None if example is None or axis >= example.ndim else int(example.shape[axis])
         if dim.HasField("dim_value"):
+            if dim.dim_value < 0:
+                raise TraceError(
+                    f"axis {axis} of input {name!r} has a negative size",
+                    where=self.file,
+                    got=dim.dim_value,
+                    hint="an open size has a name in the file: dim_param",
+                )
             return dim.dim_value
         if self.dynamic is None:
             size = Dim.name(_identifier(dim.dim_param) or f"{_identifier(name)}_{axis}")
@@ -246,23 +256,20 @@ class _Importer:
     # -- nodes
 
     def _node(self, index: int, proto: Any) -> None:
-        from onnx import helper, numpy_helper
-
-        attrs = {}
-        for attribute in proto.attribute:
-            value = helper.get_attribute_value(attribute)
-            if attribute.type == attribute.TENSOR:
-                value = numpy_helper.to_array(value)
-            attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
+        where = f"{self.file}, node {index} {proto.op_type} {proto.name}"
+        opset = self.opsets.get(proto.domain or "ai.onnx", 1)
+        check_schema(proto, opset, where)
+        attrs = read_attributes(proto, self.reader, where, f"node {index} {proto.op_type} {proto.name}")
         for name in proto.input:
             if name not in self.values:
                 raise TraceError(
                     f"{proto.op_type} reads {name!r}, which nothing before it makes",
-                    where=f"{self.file}, node {index} {proto.name}",
+                    where=where,
+                    hint=self._maker_after(index, name),
                 )
+        self._check_axis(proto, attrs.get("axis"), where)
         key = _key(proto)
         self.trace.loc = Loc(self.file, index)
-        opset = self.opsets.get(proto.domain or "ai.onnx", 1)
         node = OnnxNode(
             key,
             proto.name or proto.output[0],
@@ -278,18 +285,62 @@ class _Importer:
             try:
                 results = node.as_moved(table()[key](node))
             except QCompilerError as error:
-                raise error.located(f"{self.file}, node {index} {proto.op_type} {proto.name}") from None
-            except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+                raise error.located(where) from None
+            except _UNFIT as error:
                 raise TraceError(
                     f"{proto.op_type} with these operands and attributes is not supported: {error}",
-                    where=f"{self.file}, node {index} {proto.name}",
+                    where=where,
                 ) from error
+        self._check_memory(results, where)
         results = results if isinstance(results, tuple) else (results,)
         for name, result in zip(proto.output, results):
             if not name:
                 continue
             self.values[name] = result
             self._name(name, result, len(self.trace.graph) > before)
+
+    def _check_axis(self, proto: Any, axis: Any, where: str) -> None:
+        """Raise if the first operand has no such axis. Quantization of one scale ignores its axis."""
+        first = self.values[proto.input[0]] if proto.input else None
+        if axis is None or first is None or proto.op_type in _FREE_AXIS:
+            return
+        rank = first.value.type.rank if isinstance(first, Traced) else np.ndim(first)
+        most = rank if proto.op_type == "Flatten" else rank - 1  # Flatten cuts between axes
+        if not -rank <= axis <= most:
+            raise TraceError(f"{proto.op_type}: no axis {axis}", where=where, expected=f"{-rank} to {most}", got=axis)
+
+    def _maker_after(self, index: int, name: str) -> str | None:
+        later = next((i for i, node in enumerate(self.proto.graph.node[index:], index) if name in node.output), None)
+        return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
+
+    def _check_memory(self, results: Any, where: str) -> None:
+        """Raise if the constants that import has made so far take too much memory."""
+        for result in results if isinstance(results, tuple) else (results,):
+            if isinstance(result, np.ndarray) and result.base is None:
+                self._made += result.nbytes
+        consts = self.trace.graph.consts
+        for const in itertools.islice(reversed(consts.values()), len(consts) - self._counted):
+            self._made += const.data.nbytes
+        self._counted, made = len(consts), self._made
+        most = _FREE_BYTES + _MOST_TIMES * self.reader.nbytes
+        if made > most:
+            raise TraceError(
+                "the constants that import computes take too much memory",
+                where=where,
+                expected=f"at most {most} bytes: {_FREE_BYTES >> 20} MiB and {_MOST_TIMES} times the file's tensors",
+                got=f"{made} bytes",
+            )
+
+    def _check_output(self, output: Any, value: Any) -> None:
+        if isinstance(value, Codes):
+            number: int | None = value.element.number
+            shape = value.value.type.shape
+        elif isinstance(value, Traced):
+            dtype, shape = value.value.type.dtype, value.value.type.shape
+            number = next((number for number, own in _DTYPES.items() if own is dtype), None)
+        else:
+            number, shape = None, value.shape
+        check_declared(output, number, shape, _DTYPES, self.file)
 
     def _name(self, name: str, result: Any, made: bool) -> None:
         """Give a value the name that it has in the file, if this node made it."""

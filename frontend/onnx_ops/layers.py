@@ -24,7 +24,16 @@ def spatial_padding(
     n: OnnxNode, x: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Pairs:
     """pads or auto_pad as pairs (before, after), one per spatial axis."""
+    n.only("auto_pad", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
     auto, count = n.attr("auto_pad", "NOTSET"), len(kernel)
+    for name, least, wanted in (("strides", 1, count), ("dilations", 1, count), ("pads", None, 2 * count)):
+        given = n.attr(name, None)
+        if given is not None and (len(given) != wanted or (least is not None and min(given, default=least) < least)):
+            raise n.refuse(
+                f"{name} do not fit the kernel",
+                expected=f"{wanted} numbers{'' if least is None else f' of at least {least}'}",
+                got=list(given),
+            )
     if auto == "VALID":
         return ((0, 0),) * count
     if auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -43,6 +52,8 @@ def conv_geometry(n: OnnxNode, x: Any, weight_shape: Sequence[DimLike]) -> dict[
     kernel = tuple(size for size in weight_shape[2:] if not isinstance(size, Dim))
     if len(kernel) != len(weight_shape[2:]):
         raise n.refuse("a kernel of symbolic size", got=", ".join(map(str, weight_shape)))
+    if tuple(n.attr("kernel_shape", kernel)) != kernel:
+        raise n.refuse("kernel_shape is not that of the weights", expected=list(kernel), got=n.attr("kernel_shape"))
     stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
     return {
         "stride": stride,

@@ -6,6 +6,7 @@ An array that holds a symbolic size is an array of objects.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from qcompiler.types import DType, QuantParams, TensorType
 Meaning = Callable[["OnnxNode"], Any]
 TABLE: dict[str, Meaning] = {}
 REQUIRED = object()
+MAX_FOLDED_BYTES = 64 * 2**20
+"""Of one constant computed at import; the pass constant-fold has the same limit."""
+_LARGEST_ITEM = 8
 _HELD = (DType.F32, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64, DType.BOOL)
 """The element types of traced values."""
 
@@ -172,9 +176,26 @@ class OnnxNode:
         """Like `ints`, or None if the operand is absent."""
         return self.ints(index) if self.has(index) else None
 
-    def is_known(self) -> bool:
-        """Whether every operand is known at import."""
-        return all(value is None or isinstance(value, np.ndarray) for value in self.values)
+    def is_known(self, elements: int | None = None) -> bool:
+        """Whether every operand is known at import, and the result is small enough to compute there.
+
+        elements: of the result; None: as many as the operands broadcast to.
+        """
+        arrays = [value for value in self.values if value is not None]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            return False
+        if elements is None:
+            elements = math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+        return elements * _LARGEST_ITEM <= MAX_FOLDED_BYTES
+
+    def small(self, elements: int) -> None:
+        """Raise if import would have to compute a constant of so many elements, which is too large."""
+        if elements * _LARGEST_ITEM > MAX_FOLDED_BYTES:
+            raise self.refuse(
+                "the constant is too large to compute at import",
+                expected=f"at most {MAX_FOLDED_BYTES // _LARGEST_ITEM} elements",
+                got=elements,
+            )
 
     @staticmethod
     def sizes_as_ints(value: Any) -> Any:

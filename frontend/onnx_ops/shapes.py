@@ -54,7 +54,7 @@ def _constant(n: OnnxNode) -> Any:
 def _constant_of_shape(n: OnnxNode) -> Any:
     value = np.ravel(n.as_f32(n.attr("value", np.zeros(1, np.float32))))[0]
     shape = n.ints(0)
-    if all(isinstance(size, int) for size in shape):
+    if all(isinstance(size, int) for size in shape) and n.is_known(math.prod(shape)):
         return np.full(shape, value)
     return ops.expand(np.asarray(value), shape)
 
@@ -63,10 +63,11 @@ def _constant_of_shape(n: OnnxNode) -> Any:
 def _range(n: OnnxNode) -> Any:
     start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
     dtype = n.known(0).dtype
-    if step == 0:
-        raise n.refuse("a step of 0")
+    if step == 0 or not all(math.isfinite(v) for v in (start, stop, step)):
+        raise n.refuse("a step of 0, or bounds that are not finite", got=f"{start}, {stop}, {step}")
+    count = max(math.ceil((stop - start) / step), 0)
+    n.small(count)
     if dtype.kind == "f":  # as the specification has it; numpy.arange adds up another step
-        count = max(math.ceil((stop - start) / step), 0)
         return np.asarray(dtype.type(start) + np.arange(count).astype(dtype) * dtype.type(step), dtype)
     return np.arange(int(start), int(stop), int(step), dtype=np.int64 if dtype.kind == "O" else dtype)
 
@@ -159,7 +160,7 @@ def _split(n: OnnxNode) -> Any:
         parts = parts or _even(size, count)
         return tuple(np.split(value, np.cumsum(parts)[:-1], axis))
     x = n.x(0)
-    axis = n.attr("axis", 0) % rank(x)
+    axis = ops.check_axis(n.attr("axis", 0), rank(x), n.op)
     if parts is None:
         size = dims(x)[axis]
         if isinstance(size, Dim):
@@ -178,7 +179,7 @@ def _even(size: int, count: int) -> list[int]:
 @onnx("Concat")
 def _concat(n: OnnxNode) -> Any:
     axis = n.attr("axis")
-    if n.is_known():
+    if n.is_known(sum(value.size for value in n.values if isinstance(value, np.ndarray))):
         return np.concatenate(n.values, axis)
     return ops.concat(n.alike(range(len(n.values))), axis)
 
@@ -195,7 +196,7 @@ def _pad(n: OnnxNode) -> Any:
     if n.moved is not None:  # the border is a code
         quant, element = n.moved.value.type.params, n.moved.element
         value = float(qmath.dequantize(element.held(np.asarray(int(value))), quant))
-    axes = [int(a) % rank(x) for a in n.ints(3)] if n.has(3) else list(range(rank(x)))
+    axes = [ops.check_axis(a, rank(x), n.op) for a in n.ints(3)] if n.has(3) else list(range(rank(x)))
     pairs = [(0, 0)] * rank(x)
     for i, axis in enumerate(axes):
         pairs[axis] = (int(pads[i]), int(pads[i + len(axes)]))
@@ -231,10 +232,11 @@ def _tile(n: OnnxNode) -> Any:
 @onnx("Gather")
 def _gather(n: OnnxNode) -> Any:
     axis, value, indices = n.attr("axis", 0), n.raw(0), n.raw(1)
-    if n.is_known():
+    both = isinstance(value, np.ndarray) and isinstance(indices, np.ndarray)
+    if n.is_known(indices.size * value.size // max(1, value.shape[axis]) if both else 0):
         return np.asarray(np.take(value, indices.astype(np.int64), axis))
     if isinstance(indices, np.ndarray) and indices.ndim == 0:
-        return indexing.select(n.x(0), axis % rank(n.raw(0)), int(indices))
+        return indexing.select(n.x(0), ops.check_axis(axis, rank(n.raw(0)), n.op), int(indices))
     return indexing.take(n.x(0), indices if isinstance(indices, np.ndarray) else n.x(1), axis)
 
 
@@ -281,7 +283,7 @@ def _resize(n: OnnxNode) -> Any:
     x = n.x(0) if n.attr("mode", "nearest") == "nearest" else n.floats(0)
     if n.moved is not None:
         n.only("mode", "nearest")
-    axes = [axis % rank(x) for axis in n.attr("axes", list(range(rank(x))))]
+    axes = [ops.check_axis(axis, rank(x), n.op) for axis in n.attr("axes", list(range(rank(x))))]
     scales = n.known(2, None)
     size = n.optional_ints(3)
     own = dims(x)

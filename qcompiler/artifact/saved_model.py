@@ -43,6 +43,7 @@ from qcompiler.artifact.replacing import replacing
 from qcompiler.background import Background
 from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir import Graph
+from qcompiler.regular_file import open_regular
 
 MAX_TEXT = 64 * 2**20
 SUFFIX = ".qc.safetensors"
@@ -284,7 +285,7 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
     """The header and the data (u8, read-only). The data is mapped, so that loading makes no second copy of weights that
     are packed for a program anyway."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             total = os.fstat(file.fileno()).st_size
             header = read_header(path, file, total)
             mapped = map_file(file)

@@ -23,6 +23,7 @@ import numpy as np
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, QCompilerError, TraceError
 from qcompiler.ir import Graph, Value
+from qcompiler.regular_file import open_regular
 from qcompiler.types import TensorType
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def load_model(text: str, *, python: bool = False, types: Sequence[str] = ()) ->
 
         return load_graph(text)
     if text.endswith(".onnx"):
-        if not os.path.isfile(text):
+        if not os.path.exists(text):
             raise QCompilerError("no such file", where=f"file {text}")
         return compiler.trace(text)
     match = _PYTHON_MODEL.fullmatch(text)
@@ -121,9 +122,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     try:
         if path.suffix == ".npy":
-            return {"": np.load(path, allow_pickle=False)}
+            with open_regular(path) as file:
+                return {"": np.load(file, allow_pickle=False)}
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise InputError("the file cannot be read", where=f"file {path}", got=error.strerror or str(error)) from error

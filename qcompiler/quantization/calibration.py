@@ -15,6 +15,7 @@ from qcompiler.arguments import check_path, check_type
 from qcompiler.errors import ArtifactError, QuantizationError
 from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
 from qcompiler.quantization.spec import QuantSpec
+from qcompiler.regular_file import open_regular
 
 FORMAT = 1
 """The version of the file format."""
@@ -127,13 +128,16 @@ class Calibration(Mapping[str, Observer]):
         Raises:
             ArtifactError: the file cannot be read, is truncated, or is no calibration of this format.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
         check_path("path", path)
         try:
-            with safe_open(os.fspath(path), "numpy") as file:
-                header = json.loads((file.metadata() or {}).get("calibration", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            with open_regular(path) as file:
+                data = file.read()
+            tensors = load(data)  # checks the header
+            whole = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            header = json.loads(whole.get("__metadata__", {}).get("calibration", "{}"))
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError("the calibration cannot be read", where=os.fspath(path), got=str(error)[:200]) from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:

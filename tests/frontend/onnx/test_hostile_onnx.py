@@ -1,0 +1,325 @@
+"""ONNX files that contradict themselves, are damaged, reach outside of their folder, or grow: one TraceError each, that
+says what and where, in little memory."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import qcompiler as qc
+from qcompiler.errors import QCompilerError, TraceError
+
+X = np.zeros((2, 3), np.float32)
+node = helper.make_node
+
+
+def info(name: str, dims: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+def model(nodes: list[Any], tensors: Any = (), *, inputs: Any = None, outputs: Any = None, opset: int = 17) -> Any:
+    inputs = [info("x", (2, 3))] if inputs is None else inputs
+    outputs = [info("y", None)] if outputs is None else outputs
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(tensors))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def tensor(dims: Any = (2, 3), kind: int = TensorProto.FLOAT, raw: bytes | None = b"\0" * 24, **fields: Any) -> Any:
+    made = TensorProto(name="w", data_type=kind, dims=dims, **fields)
+    if raw is not None:
+        made.raw_data = raw
+    return made
+
+
+def external(location: str, **entries: object) -> Any:
+    made = tensor(raw=None, data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **entries}.items():
+        made.external_data.add(key=key, value=str(value))
+    return made
+
+
+ADD = node("Add", ["x", "w"], ["y"])
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "initializer": lambda t: model([ADD], [t]),
+    "constant": lambda t: model([node("Constant", [], ["w"], value=t), ADD]),
+}
+
+
+# -- external data
+
+
+@pytest.fixture
+def folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A model's folder with data of ones, beside a working folder whose data of the same name is another model's."""
+    for name, value in (("models", 1), ("elsewhere", 666)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.bin").write_bytes(np.full(6, value, np.float32).tobytes())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_is_read_from_the_models_folder(folders: pathlib.Path, place: str) -> None:
+    path = folders / "models" / "m.onnx"
+    for entries in ({}, {"offset": 0, "length": 24}):
+        path.write_bytes(PLACES[place](external("w.bin", **entries)).SerializeToString())
+        assert (qc.compile(path, None, target="reference")(X)["y"] == 1).all()
+    (folders / "models" / "deep").mkdir()
+    os.rename(folders / "models" / "w.bin", folders / "models" / "deep" / "w.bin")
+    path.write_bytes(PLACES[place](external("deep/w.bin")).SerializeToString())
+    assert (qc.compile(path, None, target="reference")(X)["y"] == 1).all()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_does_not_leave_the_folder_or_the_file(folders: pathlib.Path, place: str) -> None:
+    inside = folders / "models"
+    (inside / "link").symlink_to(folders / "elsewhere" / "w.bin")
+    (inside / "linked").symlink_to(folders / "elsewhere")
+    os.mkfifo(inside / "pipe")
+    bad: list[tuple[str, dict[str, object]]] = [
+        *((name, {}) for name in ("../elsewhere/w.bin", str(folders / "elsewhere" / "w.bin"), "link", "linked/w.bin")),
+        *((name, {}) for name in ("pipe", ".", "missing", "w.bin/", "a\\..\\..\\elsewhere\\w.bin", "w\0bin", "")),
+        *(("w.bin", {"offset": offset}) for offset in (1, 24, 2**62, -1, "1e3", "")),
+        *(("w.bin", {"length": length}) for length in (0, 23, 25, 2**63, -24)),
+        ("w.bin", {"unknown": 1}),
+    ]
+    for location, entries in bad:
+        (inside / "m.onnx").write_bytes(PLACES[place](external(location, **entries)).SerializeToString())
+        if location == "w.bin/":  # the same file, spelled otherwise
+            continue
+        with pytest.raises(TraceError) as caught:
+            qc.trace(inside / "m.onnx")
+        assert "external data" in str(caught.value) and "m.onnx" in str(caught.value.where)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_model_in_memory_has_no_folder(folders: pathlib.Path, place: str) -> None:
+    with pytest.raises(TraceError, match="load_external_data_for_model"):
+        qc.trace(PLACES[place](external("w.bin")))
+
+
+# -- damaged bytes
+
+
+DAMAGED: dict[str, Any] = {
+    "too few bytes": tensor(raw=b"\0" * 20),
+    "no whole element": tensor(raw=b"\0" * 23),
+    "too many bytes": tensor(raw=b"\0" * 28),
+    "type 0": tensor(kind=0),
+    "type 99": tensor(kind=99),
+    "complex": tensor(kind=TensorProto.COMPLEX64, raw=b"\0" * 48),
+    "negative size": tensor((-2, 3)),
+    "two negative sizes": tensor((-2, -3)),
+    "product beyond 64 bits": tensor((2**32, 2**32, 2**32), raw=b""),
+    "many axes": tensor((1,) * 9, raw=b"\0" * 4),
+    "too few numbers": tensor(raw=None, float_data=[0.0] * 5),
+    "numbers of another field": tensor(raw=None, int32_data=[0] * 6),
+    "no data": tensor(raw=None),
+    "a bool of 2": tensor(kind=TensorProto.BOOL, raw=b"\2" * 6),
+    "texts": tensor(kind=TensorProto.STRING, raw=None, string_data=[b"\xff"] * 6),
+    "a bool of 2 in int32_data": tensor(kind=TensorProto.BOOL, raw=None, int32_data=[2] * 6),
+    "a code beyond its type": tensor(kind=TensorProto.INT8, raw=None, int32_data=[1000] * 6),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_tensors(kind: str, place: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        qc.trace(PLACES[place](DAMAGED[kind]))
+    assert place == "initializer" or "node 0 Constant" in str(caught.value.where)
+
+
+def test_names_and_texts_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
+    good = model([node("Relu", ["x"], ["v1"], name="n1"), node("Gelu", ["v1"], ["y"], approximate="none")], opset=20)
+    path = tmp_path / "m.onnx"
+    for old in (b"v1", b"n1", b"none", b"Gelu", b"approximate"):
+        path.write_bytes(good.SerializeToString().replace(old, b"\xff" * len(old)))
+        with pytest.raises(TraceError, match="UTF-8"):
+            qc.trace(path)
+
+
+def test_truncated_files(tmp_path: pathlib.Path) -> None:
+    whole = PLACES["initializer"](tensor()).SerializeToString()
+    path = tmp_path / "m.onnx"
+    refused = 0
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        try:
+            qc.trace(path)
+        except TraceError:
+            refused += 1
+    assert refused >= len(whole) - 8  # the opset stands last, in a field of its own
+
+
+def test_the_command_line_gives_a_message(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(PLACES["constant"](DAMAGED["type 99"]).SerializeToString())
+    done = subprocess.run([sys.executable, "-m", "qcompiler", "check", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "unknown element type" in done.stderr
+    assert "Traceback" not in done.stderr and "internal error" not in done.stderr
+
+
+# -- contradictions
+
+
+IMAGE = [info("x", (1, 2, 8, 8))]
+WEIGHTS = [numpy_helper.from_array(np.ones((4, 2, 3, 3), np.float32), "w")]
+BAD_ATTRIBUTES: list[tuple[str, dict[str, Any]]] = [
+    *(("Conv", {"kernel_shape": shape}) for shape in ([5, 7], [3], [3, 3, 3])),
+    ("Conv", {"auto_pad": "WHAT"}),
+    ("Conv", {"bogus": 3}),
+    ("Conv", {"group": [1]}),
+    *(("Conv", {name: value}) for name in ("strides", "dilations") for value in ([0, 1], [1], [1, -1], [1, 1, 1])),
+    ("Conv", {"pads": [1, 1]}),
+    *((op, {"axis": axis}) for op in ("Concat", "Split", "Softmax", "Flatten") for axis in (2**62, 5, -5)),
+    ("Transpose", {"perm": [0, 0, 1, 2]}),
+    ("Relu", {"alpha": 1.0}),
+    ("LeakyRelu", {"alpha": 1}),
+    ("Cast", {}),
+    ("Cast", {"to": 99}),
+]
+
+
+@pytest.mark.parametrize("op,attributes", BAD_ATTRIBUTES, ids=lambda value: str(value)[:40])
+def test_attributes_that_contradict_the_op_or_its_operands(op: str, attributes: dict[str, Any]) -> None:
+    operands = ["x", "w"] if op == "Conv" else ["x"]
+    with pytest.raises(QCompilerError, match=f"(?i){op}"):
+        qc.trace(model([node(op, operands, ["y"], **attributes)], WEIGHTS, inputs=IMAGE))
+
+
+RELU = node("Relu", ["x"], ["y"])
+CONTRADICTIONS: dict[str, tuple[Callable[[], Any], str]] = {
+    "two nodes make y": (lambda: model([RELU, node("Exp", ["x"], ["y"])]), "two makers"),
+    "a node makes an input": (lambda: model([node("Relu", ["x"], ["x"]), RELU]), "two makers"),
+    "a node makes an initializer": (lambda: model([node("Relu", ["x"], ["w"]), ADD], [tensor()]), "two makers"),
+    "two inputs": (lambda: model([RELU], inputs=[info("x", (2, 3))] * 2), "two makers"),
+    "two initializers": (lambda: model([ADD], [tensor()] * 2), "two makers"),
+    "two outputs": (lambda: model([RELU], outputs=[info("y", (2, 3))] * 2), "two outputs"),
+    "no outputs": (lambda: model([RELU], outputs=[]), "no outputs"),
+    "a missing output": (lambda: model([RELU], outputs=[info("z", (2, 3))]), "no node makes"),
+    "a cycle": (
+        lambda: model([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
+        "cycle",
+    ),
+    "a node without outputs": (lambda: model([RELU, node("Exp", ["x"], [])]), "no outputs"),
+    "too many operands": (lambda: model([node("Relu", ["x", "x"], ["y"])]), "number of operands"),
+    "too few operands": (lambda: model([node("Add", ["x"], ["y"])]), "number of operands"),
+    "a negative size": (lambda: model([RELU], inputs=[info("x", (-1, 3))]), "negative"),
+    "another shape": (lambda: model([RELU], outputs=[info("y", (9, 9))]), "declared shape"),
+    "another rank": (lambda: model([RELU], outputs=[info("y", (2, 3, 1))]), "declared shape"),
+    "another type": (lambda: model([RELU], outputs=[info("y", (2, 3), TensorProto.INT32)]), "declared element type"),
+    "a newer opset": (lambda: model([RELU], opset=9999), "opset"),
+    "an op of another opset": (lambda: model([node("Gelu", ["x"], ["y"])], opset=17), "not an op of opset"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_graphs_that_contradict_themselves(kind: str) -> None:
+    make, text = CONTRADICTIONS[kind]
+    with pytest.raises(TraceError, match=text):
+        qc.trace(make())
+
+
+def test_opsets_of_all_domains() -> None:
+    twice = model([RELU])
+    twice.opset_import.add(domain="", version=18)
+    none = model([RELU])
+    del none.opset_import[:]
+    other = model([RELU, helper.make_node("QLinearAdd", [""] * 8, ["z"], domain="com.microsoft")])
+    other.opset_import.add(domain="com.microsoft", version=7)
+    for made in (twice, none, other):
+        with pytest.raises(TraceError, match="opset|version of com.microsoft"):
+            qc.trace(made)
+    unused = model([RELU])
+    unused.opset_import.add(domain="com.example", version=7)
+    qc.trace(unused)
+
+
+def test_a_function_of_the_model_does_not_pass_for_the_op_of_its_name() -> None:
+    made = model([RELU])
+    made.functions.add(name="Relu", domain="")
+    with pytest.raises(TraceError, match="function of the model"):
+        qc.trace(made)
+
+
+# -- growth
+
+
+BOMB = """
+import resource, sys
+import onnx, qcompiler as qc
+from qcompiler.frontend.onnx_import import import_onnx
+import qcompiler.frontend.onnx_ops as ops
+ops.table()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    qc.trace(onnx.ModelProto.FromString(sys.stdin.buffer.read()))
+    print("traced", end=" ")
+except qc.QCompilerError as error:
+    print("refused", end=" ")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def _ints(values: Any, name: str) -> Any:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def _bombs() -> dict[str, Any]:
+    one, end = (
+        numpy_helper.from_array(np.ones(1, np.float32), "c0"),
+        [node("ReduceSum", ["c"], ["q"], keepdims=0), node("Add", ["x", "q"], ["y"])],
+    )
+    found: dict[str, Any] = {}
+    for power in (28, 40):
+        size = _ints([2**power], "s")
+        found[f"ConstantOfShape 2^{power}"] = model([node("ConstantOfShape", ["s"], ["c"]), *end], [size])
+        bounds = [_ints(0, "a"), _ints(2**power, "b"), _ints(1, "d")]
+        ranged = [node("Range", ["a", "b", "d"], ["r"]), node("Cast", ["r"], ["c"], to=1)]
+        found[f"Range 2^{power}"] = model([*ranged, *end], bounds)
+        for op in ("Tile", "Expand"):
+            found[f"{op} 2^{power}"] = model([node(op, ["c0", "s"], ["c"]), *end], [size, one])
+        names = ["c0", *(f"d{i}" for i in range(power - 1)), "c"]
+        doubled = [node("Concat", [a, a], [b], axis=0) for a, b in zip(names, names[1:])]
+        found[f"Concat {power} times"] = model([*doubled, *end], [one])
+    half = numpy_helper.from_array(np.ones((2**14, 1), np.int64), "h")
+    broadcast = [node("Transpose", ["h"], ["t"]), node("Add", ["h", "t"], ["a"]), node("Cast", ["a"], ["c"], to=1)]
+    found["broadcast"] = model([*broadcast, *end], [half])
+    taken = [node("Gather", ["h", "i"], ["a"]), node("Cast", ["a"], ["c"], to=1)]
+    found["Gather"] = model([*taken, *end], [half, _ints(np.zeros(2**14), "i")])
+    many = [node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(1, 100)]
+    found["many constants"] = model(
+        [*many, node("ReduceSum", ["c1"], ["q"], keepdims=0), node("Add", ["x", "q"], ["y"])], [_ints([2**22], "s")]
+    )
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(_bombs()))
+def test_a_small_file_takes_little_memory(kind: str) -> None:
+    data = _bombs()[kind].SerializeToString()
+    done = subprocess.run([sys.executable, "-c", BOMB], input=data, capture_output=True, timeout=60)
+    outcome, grown = done.stdout.decode().split()
+    assert outcome in ("traced", "refused") and int(grown) * 1024 <= len(data) + 256 * 2**20
+
+
+def test_the_limit_of_one_constant() -> None:
+    from qcompiler.frontend.onnx_ops.node import MAX_FOLDED_BYTES
+
+    most = MAX_FOLDED_BYTES // 8
+    for count, known in ((most, True), (most + 1, False)):
+        made = model([node("Range", ["a", "b", "d"], ["r"]), node("Gather", ["r", "a"], ["y"])], inputs=[])
+        made.graph.initializer.extend([_ints(0, "a"), _ints(count, "b"), _ints(1, "d")])
+        if known:
+            qc.trace(made)
+        else:
+            with pytest.raises(TraceError, match="too large"):
+                qc.trace(made)
