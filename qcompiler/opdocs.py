@@ -136,14 +136,14 @@ def _refusals() -> list[str]:
         "## Refused element types",
         "",
         "A call gives what torch or numpy gives (value, element type and shape), or it is refused when the model is "
-        "imported or traced. The error names the call and what to do, such as a cast to float32. Listed are functions "
-        "whose owner allows the element type. torch's names are those of its overloads, without `.default`; bfloat16 "
-        "is refused everywhere.",
+        "imported or traced. The error names the call and says what to do, such as a cast to float32. Listed are "
+        "functions whose owner allows the element type, and of whose calls some or all are refused. torch's names "
+        "are those of its overloads, without `.default`; bfloat16 is refused everywhere.",
         "",
         "A module whose own tensors are float16, bfloat16 or float64 is computed in f32, which a note says. In a "
-        "module of float32 a cast to float16 or float64 is honoured: elementwise ops and reductions take these types,"
-        " and run as numpy steps. Where numpy computes integers in float64, a trace rounds them to f32 and computes in "
-        "f32.",
+        "module of float32 a cast to float16 or float64 is honoured: elementwise ops and reductions take these "
+        "types, mostly as numpy steps. Where numpy computes integers in float64, a trace rounds them to f32 and "
+        "computes in f32.",
         "",
         "Integers divided by 0 give 0, and the smallest integer over -1 wraps; torch stops there. Conversions of "
         "floats to integers saturate where C and torch leave the result open.",

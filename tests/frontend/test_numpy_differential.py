@@ -162,7 +162,8 @@ def outcome(function: Callable[..., Any], arguments: Arguments, sums: bool) -> s
 
 def compare(got: np.ndarray, want: np.ndarray, exact: np.ndarray, arrays: list[np.ndarray], sums: bool) -> None:
     if want.dtype.kind == "f" and want.dtype not in [a.dtype for a in arrays if a.dtype.kind == "f"]:
-        want = want.astype(np.float32)
+        with np.errstate(over="ignore"):
+            want = want.astype(np.float32)
     assert (got.dtype, got.shape) == (want.dtype, want.shape)
     if want.dtype.kind != "f":
         np.testing.assert_array_equal(got, want)
@@ -200,7 +201,6 @@ def all_outcomes(function: Callable[..., Any], dtype: np.dtype) -> set[str]:
     return {outcome(function, arguments, function in SUMS or function is np.matmul) for arguments in calls}
 
 
-@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("function", "dtype"), CASES, ids=[f"{name_of(f)}-{d}" for f, d in CASES])
 def test_equal_or_refused(function: Callable[..., Any], dtype: np.dtype) -> None:
     assert ("refused" in all_outcomes(function, dtype)) == (name_of(function) in refused_in_docs("numpy", str(dtype)))

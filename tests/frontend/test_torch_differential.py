@@ -23,6 +23,8 @@ from qcompiler.errors import QCompilerError
 from qcompiler.frontend.torch_import import import_torch
 from qcompiler.frontend.torch_ops import TABLE
 from qcompiler.interpreter import run
+from tests.frontend import torch_element_recipes, torch_layer_recipes  # noqa: F401  (they fill the table)
+from tests.frontend.extremes import close
 from tests.frontend.refused import refused_in_docs
 from tests.frontend.torch_recipes import DTYPES, OF_SIZES, RECIPES, SUMS
 
@@ -79,18 +81,6 @@ EXACT = {"aten.gelu.default": lambda x: x * 0.5 * torch.erfc(x * -(0.5**0.5))}
 
 def tensors_of(result: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-
-
-def close(got: np.ndarray, want: np.ndarray, tolerance: float, magnitude: float) -> np.ndarray:
-    """Where two floats are equal, NaN and infinities included, or near."""
-    with np.errstate(all="ignore"):
-        error = np.abs(got.astype(np.float64) - want.astype(np.float64))
-        near = (
-            error
-            <= tolerance * np.maximum(np.abs(want.astype(np.float64)), magnitude)
-            + np.finfo(got.dtype).smallest_subnormal
-        )
-    return (got == want) | (np.isnan(got) & np.isnan(want)) | (near & np.isfinite(want))
 
 
 def compare(name: str, call: Call, got: np.ndarray, want: torch.Tensor, exact: torch.Tensor | None) -> None:
