@@ -33,12 +33,12 @@ from qcompiler.backends.cache import programs as program_cache
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.program.constants import Constants
 from qcompiler.backends.program.image import ProgramImage
-from qcompiler.backends.runtime.executable import Executable
+from qcompiler.backends.runtime.executable import Executable, PythonFunction
 from qcompiler.backends.runtime.link import link
 from qcompiler.backends.runtime.loader import LoadedKernel, Loader
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Node
 from qcompiler.signature import Signature
 
 if TYPE_CHECKING:
@@ -172,7 +172,17 @@ class Program:
     def _lowering(self) -> GraphLowering:
         from qcompiler.backends.lowering.graph import GraphLowering
 
-        return GraphLowering(self.graph, self.target, self.constants)
+        return GraphLowering(self.graph, self.target, self.constants, self._why_python)
+
+    def _why_python(self, node: Node) -> str | None:
+        """Why a node shall run in Python although a rule may fit it, or None."""
+        return None
+
+    def _python_function(self, node: Node, sizes: Mapping[str, int]) -> PythonFunction:
+        """What runs the Python step of a node."""
+        from qcompiler.backends.lowering.graph import python_function
+
+        return python_function(node, sizes)
 
     @property
     def python_nodes(self) -> dict[str, str]:
@@ -220,15 +230,11 @@ class Program:
 
     def _link(self, image: ProgramImage, own: Constants) -> Executable:
         nodes = {step.node for step in image.python_steps}
-        functions = {}
-        if nodes:
-            from qcompiler.backends.lowering.graph import python_function
-
-            functions = {
-                node.name: python_function(node, dict(image.sizes))
-                for node in self.graph.node_list
-                if node.name in nodes
-            }
+        functions = {
+            node.name: self._python_function(node, dict(image.sizes))
+            for node in (self.graph.node_list if nodes else ())
+            if node.name in nodes
+        }
         kernels, loader = self._load(image)
         own_block = own.block() if image.own_constant_bytes else None
         return link(image, kernels, loader, self.constants.block(), own_block, functions)

@@ -231,6 +231,7 @@ class Op:
         keeps_dtype: the integer meaning selects codes, so operand and result have one dtype.
         chooses_params: the integer meaning rounds to whatever parameters its result has.
         neutral: a second operand of this value gives the first one back.
+        checks_values: the reference refuses values (indices, say) of which kernels make something that does no harm.
         stages: the stages in which the op may stand; None: all.
         element_cost: nanoseconds per element of its larger side, as (int8, float); see quantization/cost_profile.
         is_identity(): whether a node whose result has the type of its first operand gives that operand back.
@@ -266,6 +267,7 @@ class Op:
     keeps_dtype: ClassVar[bool] = False
     chooses_params: ClassVar[bool] = False
     neutral: ClassVar[float | None] = None
+    checks_values: ClassVar[bool] = False
     stages: ClassVar[frozenset[str] | None] = None
     element_cost: ClassVar[tuple[float, float]] = (0.05, 0.10)
     _own_fields: ClassVar[dict[str, OperandSpec[Any] | AttrSpec[Any]]] = {}
@@ -493,6 +495,7 @@ _FAMILIES = (
     "shape",
     "resize",
     "indexing",
+    "statistics",
 )
 _loaded = False
 

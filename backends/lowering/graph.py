@@ -25,16 +25,27 @@ from qcompiler.ops.shape import Concat
 
 class GraphLowering:
     """A graph of stage lowered, and what all bindings of its sizes share: the rules of its nodes, constants, and arrays
-    made from constants."""
+    made from constants.
 
-    def __init__(self, graph: Graph, target: Target, constants: Constants) -> None:
+    Args:
+        why_python: why a node shall run in Python although a rule may fit it, or None.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        constants: Constants,
+        why_python: Callable[[Node], str | None] = lambda node: None,
+    ) -> None:
         self.graph, self.target, self.constants = graph, target, constants
+        self._why_python = why_python
         self._memo: dict[tuple[str, str], np.ndarray] = {}
 
     @cached_property
     def rules(self) -> dict[Node, LoweringRule | str]:
         """The rule that lowers each node, or why none does."""
-        return {node: find_rule(node, self.target) for node in self.graph.node_list}
+        return {node: self._why_python(node) or find_rule(node, self.target) for node in self.graph.node_list}
 
     def lower(self, sizes: Mapping[str, int]) -> ProgramBuilder:
         """The steps of one binding of sizes, in a builder to finish.
@@ -147,7 +158,11 @@ def python_function(
     def run(reads: Sequence[np.ndarray], writes: Sequence[np.ndarray]) -> None:
         arrays = iter(reads)
         operands = [None if value is None else next(arrays) for value in node.operands]
-        for array, found in zip(writes, evaluate_node(node, operands, sizes)):
+        try:
+            results = evaluate_node(node, operands, sizes)
+        except QCompilerError as error:
+            raise error.located(node.describe()) from None
+        for array, found in zip(writes, results):
             array[...] = found
 
     return run

@@ -20,6 +20,7 @@ _FAMILIES = (
     "reduce",
     "softmax",
     "norm",
+    "statistics",
 )
 
 

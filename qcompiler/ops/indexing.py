@@ -40,6 +40,7 @@ class _Picker(Mover):
     quant = SHARES_INPUT
     layout = LayoutRule.ROW_MAJOR
     picks = True
+    checks_values = True
     x = operand()
     indices = index_operand()
     axis = int_attr()

@@ -101,11 +101,11 @@ class Lookup(Op):
 
 class Observe(Op):
     """Marks a value whose range is collected; the identity. `spec` is the text of a QuantSpec; values with the same
-    `group` share one observer."""
+    `group` share one observer. In a program of calibration it stands for an observer that takes whole values."""
 
     name = "observe"
     traits = frozenset({Trait.MOVES_DATA})
-    stages = frozenset({"observed"})
+    stages = frozenset({"observed", "lowered"})
     element_cost = (0.017, 0.071)
     x = operand()
     spec_text = str_attr(name="spec")

@@ -27,11 +27,17 @@ class Calibration(Mapping[str, Observer]):
 
     Merging adds up what two runs saw. For histograms and min-max the result has the same bits in any order; observers
     that depend on the order of the data refuse.
+
+    Attributes:
+        interpreted: why the interpreter ran the data, or a part of it, and not the compiled float program; else "".
     """
 
-    def __init__(self, observers: Mapping[str, Observer], specs: Mapping[str, QuantSpec]) -> None:
+    def __init__(
+        self, observers: Mapping[str, Observer], specs: Mapping[str, QuantSpec], interpreted: str = ""
+    ) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
+        self.interpreted = interpreted
 
     def __getitem__(self, group: str) -> Observer:
         return self.observers[group]
@@ -63,7 +69,7 @@ class Calibration(Mapping[str, Observer]):
                 )
             merged[group] = copy.deepcopy(self[group])
             merged[group].merge(other[group])
-        return Calibration(merged, self.specs)
+        return Calibration(merged, self.specs, self.interpreted or other.interpreted)
 
     __add__ = merge
 
@@ -97,7 +103,7 @@ class Calibration(Mapping[str, Observer]):
                 found[group] = self[group]
                 continue
             found[group] = _restored(make_observer(spec), _savable(self[group], group).state(), group)
-        return Calibration(found, specs)
+        return Calibration(found, specs, self.interpreted)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file; the old file stays if anything fails.
@@ -157,7 +163,7 @@ class Calibration(Mapping[str, Observer]):
                 observers[group], specs[group] = _restored(make_observer(spec), state, group), spec
         except (KeyError, TypeError, ValueError, QuantizationError) as error:
             raise ArtifactError("the calibration is damaged", where=os.fspath(path), got=str(error)[:200]) from None
-        return Calibration(observers, specs)
+        return Calibration(observers, specs, interpreted)
 
 
 def _savable(observer: Observer, group: str) -> SavableObserver:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from qcompiler.errors import QuantizationError
+from qcompiler.quantization import value_counts
 from qcompiler.quantization.choose_qparams import choose_qparams
-from qcompiler.quantization.minmax import MinMax, checked
+from qcompiler.quantization.minmax import MinMax
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import QuantParams
 
@@ -14,56 +15,46 @@ from qcompiler.types import QuantParams
 class Histogram(MinMax):
     """Integer counts in bins of a power-of-two width anchored at 0.
 
-    Bin i holds [i * w, (i + 1) * w) with w = 2^e. When the data outgrows 2048 bins on either side of 0, w doubles and
-    neighbours merge: the state depends only on the multiset of values, never on order or chunking, and merging two
-    histograms is exact.
+    Bin i holds [i * w, (i + 1) * w) with w = 2^e. When the data outgrows the bins, w doubles and neighbours merge: the
+    state depends only on the multiset of values, never on order or chunking, and merging two histograms is exact.
+
+    All that it takes of an array is its range and its counts (`value_counts`), which kernels may have computed:
+    `observe_counts`.
     """
 
-    BINS = 2048  # on each side of 0
+    BINS = value_counts.BINS  # on each side of 0
     fields = ("low", "high", "exponent", "counts")
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self.exponent = -126
+        self.exponent = value_counts.LEAST_EXPONENT
         self.counts = np.zeros(2 * self.BINS, np.int64)
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = checked(array, name).reshape(-1)
-        super().observe(array, name)
-        if not array.size:
-            return
-        self._widen(self._needed(max(float(array.max()), -float(array.min()))))
-        index = np.floor(array.astype(np.float64) * 2.0**-self.exponent).astype(np.int64)
-        self.counts += np.bincount(index + self.BINS, minlength=2 * self.BINS)
+        bounds = value_counts.value_range(array)
+        self.observe_counts(bounds, value_counts.value_counts(array, bounds), name)
 
-    def _needed(self, magnitude: float) -> int:
-        """The least exponent at which `magnitude` lies strictly inside the bins."""
-        if magnitude == 0:
-            return self.exponent
-        _, exponent = np.frexp(magnitude)
-        return max(self.exponent, int(exponent) - (self.BINS.bit_length() - 1) + 1)
+    def observe_counts(self, bounds: np.ndarray, counts: np.ndarray, name: str = "") -> None:
+        """Take in a value of which only the range and the counts are known.
 
-    def _widen(self, exponent: int) -> None:
-        while self.exponent < exponent:
-            if not self.counts.any():
-                self.exponent = exponent
-                return
-            pairs = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.zeros_like(self.counts)
-            half = self.BINS // 2
-            self.counts[half : half + self.BINS] = pairs
-            self.exponent += 1
+        Raises:
+            QuantizationError: the value is not finite.
+        """
+        self.observe_range(bounds, name)
+        if bounds[0] <= bounds[1]:
+            self._add(value_counts.bin_exponent(bounds), counts)
 
     def merge(self, other: MinMax) -> None:
         if not isinstance(other, Histogram):
             raise QuantizationError("only histograms merge with histograms", got=type(other).__name__)
         super().merge(other)
-        copy = Histogram(other.spec)
-        copy.exponent, copy.counts = other.exponent, other.counts.copy()
-        exponent = max(self.exponent, copy.exponent)
-        self._widen(exponent)
-        copy._widen(exponent)
-        self.counts = self.counts + copy.counts
+        self._add(other.exponent, other.counts)
+
+    def _add(self, exponent: int, counts: np.ndarray) -> None:
+        """Add counts in bins of the width 2^exponent. The result has the wider ones of both bins."""
+        wider = max(self.exponent, exponent)
+        self.counts = _widened(self.counts, wider - self.exponent) + _widened(counts, wider - exponent)
+        self.exponent = wider
 
     def qparams(self) -> QuantParams:
         """The range of least squared error among 64 x 64 shrunken ranges, rounding and clipping both counted."""
@@ -89,6 +80,16 @@ class Histogram(MinMax):
         """Sum of weights * max(values - bound, 0)^2 for each bound."""
         beyond = np.maximum(values[None, :] - bounds[:, None], 0.0)
         return (beyond**2) @ weights
+
+
+def _widened(counts: np.ndarray, doublings: int) -> np.ndarray:
+    """The counts in bins that are 2^doublings times as wide."""
+    half = counts.size // 4
+    for _ in range(min(doublings, counts.size.bit_length())):  # then all lie in the two bins at 0, and stay there
+        pairs = counts.reshape(-1, 2).sum(axis=1)
+        counts = np.zeros_like(counts)
+        counts[half : 3 * half] = pairs
+    return counts
 
 
 class Percentile(Histogram):

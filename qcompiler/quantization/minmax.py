@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.spec import QuantSpec
+from qcompiler.quantization.value_counts import value_range
 from qcompiler.types import QuantParams
 
 Bound = np.ndarray | np.floating[Any]
@@ -20,17 +21,24 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
     """The array as f32; QuantizationError for NaN and Inf."""
     array = np.asarray(array, np.float32)
     if array.size and not np.isfinite(array).all():
-        raise QuantizationError(
-            "calibration data is not finite",
-            where=f"%{name}",
-            got="NaN or Inf",
-            hint="check the calibration samples and the model's weights",
-        )
+        raise not_finite(name)
     return array
+
+
+def not_finite(name: str) -> QuantizationError:
+    """The error for a value that holds NaN or Inf."""
+    return QuantizationError(
+        "calibration data is not finite",
+        where=f"%{name}",
+        got="NaN or Inf",
+        hint="check the calibration samples and the model's weights",
+    )
 
 
 class MinMax:
     """The smallest and the largest value seen. Merging is exact in any order.
+
+    All that it takes of an array is its range (`value_range`), which a kernel may have computed: `observe_range`.
 
     Attributes:
         fields: the attributes that hold what the observer collected; a calibration saves and restores them.
@@ -50,9 +58,23 @@ class MinMax:
         return bool(self.low > self.high)
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = checked(array, name)
-        if array.size:
-            self.low, self.high = np.minimum(self.low, array.min()), np.maximum(self.high, array.max())
+        self.observe_range(value_range(array), name)
+
+    def observe_range(self, bounds: np.ndarray, name: str = "") -> None:
+        """Take in a value of which only the range is known.
+
+        Raises:
+            QuantizationError: the value is not finite.
+        """
+        low, high = bounds
+        if np.isnan(low):
+            raise not_finite(name)
+        if low <= high:
+            self._extend(low, high)
+
+    def _extend(self, low: Bound, high: Bound) -> None:
+        """Take in the range of a value that is not empty."""
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
 
     def merge(self, other: MinMax) -> None:
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
@@ -96,15 +118,12 @@ class MovingAverage(MinMax):
 
     constant = np.float32(0.01)
 
-    def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = checked(array, name)
-        if not array.size:
-            return
+    def _extend(self, low: Bound, high: Bound) -> None:
         if self.is_empty:
-            self.low, self.high = array.min(), array.max()
+            self.low, self.high = low, high
         else:
-            self.low = self.low + self.constant * (array.min() - self.low)
-            self.high = self.high + self.constant * (array.max() - self.high)
+            self.low = self.low + self.constant * (low - self.low)
+            self.high = self.high + self.constant * (high - self.high)
 
     def merge(self, other: MinMax) -> None:
         raise QuantizationError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -102,6 +102,20 @@ def make_observer(spec: QuantSpec) -> Observer:
         ) from None
 
 
+Statistic = Literal["values", "range", "counts"]
+"""What an observer takes of an array: all of it; its range (`MinMax.observe_range`); or its range and its counts
+(`Histogram.observe_counts`)."""
+
+
+def statistic(observer: Observer) -> Statistic:
+    """What an observer takes of an array. A class that overrides `observe` takes all of it."""
+    if isinstance(observer, Histogram) and type(observer).observe is Histogram.observe:
+        return "counts"
+    if isinstance(observer, MinMax) and type(observer).observe is MinMax.observe:
+        return "range"
+    return "values"
+
+
 def chosen_params(observer: Observer, spec: QuantSpec, where: str) -> QuantParams:
     """The parameters that an observer chooses, which a user's class may get wrong.
 
@@ -160,9 +174,11 @@ __all__ = [
     "PerChannelMinMax",
     "Percentile",
     "SavableObserver",
+    "Statistic",
     "TorchHistogram",
     "chosen_params",
     "make_observer",
     "register_observer",
+    "statistic",
     "weight_params",
 ]

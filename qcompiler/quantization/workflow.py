@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.arguments import check_callable, check_data, check_instruments, check_type
+from qcompiler.arguments import check_callable, check_data, check_instruments, check_threads, check_type
 from qcompiler.dims import Dynamic
 from qcompiler.errors import QuantizationError
-from qcompiler.ir import Graph, Node
+from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 
 if TYPE_CHECKING:
@@ -109,20 +109,26 @@ def calibrate(
     *,
     transform: Callable[[Any], object] | None = None,
     progress: Callable[[int], object] | None = None,
+    threads: int | None = None,
 ) -> Calibration:
     """Run the observed graph on every item of `data`.
+
+    It runs as the compiled float program of this machine, whatever target the model is for, and the result is the same
+    on every level and with any number of threads. Where no kernels can run the interpreter does it, with other
+    roundings, and the report says so.
 
     Args:
         data: each item is the inputs of one call: an array, a tuple by position, or a dict by name.
         transform: applied to each item first.
         progress: called with the number of items done.
+        threads: the most threads to use; by default QC_THREADS, or all CPUs that this process may use.
 
     Raises:
         QuantizationError: no items, NaN, or an item that is not the inputs of a call.
     """
-    from qcompiler.interpreter import run
-    from qcompiler.ops.quantized import Observe
+    from qcompiler.cpus import thread_count
     from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.collect import collector
     from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
 
@@ -130,19 +136,15 @@ def calibrate(
     check_data("data", data)
     check_callable("transform", transform, "a calibration item")
     check_callable("progress", progress, "a number of items")
+    check_threads(threads)
     specs = prepared.specs()
     observers = {group: make_observer(spec) for group, spec in specs.items()}
-
-    def collect(node: Node, results: Sequence[np.ndarray]) -> None:
-        observe = Observe.of(node)
-        if observe is not None:
-            observers[observe.group].observe(results[0], node.name)
-
+    runner, used = collector(prepared.graph), thread_count(threads)
     for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
-        run(prepared.graph, item, hook=collect)
+        runner.observe(item, observers, used)
         if progress is not None:
             progress(count)
-    return Calibration(observers, specs)
+    return Calibration(observers, specs, runner.interpreted)
 
 
 def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:

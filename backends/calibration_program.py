@@ -1,0 +1,106 @@
+"""The program of a calibration: the compiled float program, which also computes what observers take of its values."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from qcompiler.backends.lower import Program, check_runs
+from qcompiler.backends.runtime.executable import PythonFunction
+from qcompiler.backends.target import Target
+from qcompiler.errors import LoweringError
+from qcompiler.ir import Graph, Node
+from qcompiler.opdef import opdef
+from qcompiler.ops.quantized import Observe
+from qcompiler.passes.expose_statistics import ExposeStatistics, statistic_of
+from qcompiler.passes.pipelines import lower_pipeline
+from qcompiler.passmanager import PassManager
+from qcompiler.quantization.histogram import Histogram
+from qcompiler.quantization.minmax import MinMax
+from qcompiler.quantization.observers import Observer
+from qcompiler.signature import bind_inputs
+
+Take = Callable[[str, np.ndarray], None]
+"""Takes a value: (name of its observer, the value)."""
+
+
+class CalibrationProgram:
+    """Runs calibration items. Thread-safe; every call brings its own observers.
+
+    Ranges and counts are outputs of the program, so an item needs memory for these, and for the values that are alive at
+    one time. An observer that takes whole values gets each when it is computed, row major.
+
+    Args:
+        observed: a graph of stage observed.
+
+    Raises:
+        LoweringError: this machine can't run the target.
+    """
+
+    interpreted = ""
+
+    def __init__(self, observed: Graph, target: Target) -> None:
+        check_runs(target)
+        observers = [observe for node in observed.node_list if (observe := Observe.of(node)) is not None]
+        self._group_of = {observe.node.name: observe.group for observe in observers}
+        self._statistics = [(observe.node.name, statistic_of(observe)) for observe in observers]
+        graph = PassManager([ExposeStatistics(), *lower_pipeline()]).run(observed)
+        self._observed = observed
+        self._current = threading.local()
+        self._program = _Program(graph, target, self._take)
+
+    def observe(self, item: Sequence[np.ndarray], observers: Mapping[str, Observer], threads: int) -> None:
+        """Run the inputs of one call. observers: group of values -> its observer.
+
+        Raises:
+            InputError: sizes that do not fit each other or the model. QuantizationError: a value is not finite.
+        """
+        arrays, sizes = bind_inputs(self._observed, item)
+        self._current.observers = observers
+        try:
+            outputs = iter(self._program.run(arrays, sizes, threads))
+        finally:
+            del self._current.observers
+        for name, wanted in self._statistics:
+            observer = observers[self._group_of[name]]
+            if wanted == "range":
+                assert isinstance(observer, MinMax)
+                observer.observe_range(next(outputs), name)
+            elif wanted == "counts":
+                assert isinstance(observer, Histogram)
+                observer.observe_counts(next(outputs), next(outputs), name)
+
+    def _take(self, name: str, array: np.ndarray) -> None:
+        """Give a whole value to its observer, in the call that runs on this thread."""
+        self._current.observers[self._group_of[name]].observe(array, name)
+
+
+class _Program(Program):
+    """A program whose Python steps of observers call `take`."""
+
+    def __init__(self, graph: Graph, target: Target, take: Take) -> None:
+        super().__init__(graph, target)
+        self._take = take
+
+    def _why_python(self, node: Node) -> str | None:
+        """Calibration refuses what no deployed model should be given."""
+        return "its reference checks values" if opdef(node.op).checks_values else None
+
+    def _python_function(self, node: Node, sizes: Mapping[str, int]) -> PythonFunction:
+        if Observe.of(node) is None:
+            return super()._python_function(node, sizes)
+        return lambda reads, writes: self._take(node.name, reads[0])
+
+
+def native_program(observed: Graph) -> CalibrationProgram | str:
+    """The program for this machine, or why it has none."""
+    from qcompiler.backends.target import native_target
+
+    try:
+        target = native_target()
+        check_runs(target)
+    except LoweringError as error:
+        return error.message
+    return CalibrationProgram(observed, target)
