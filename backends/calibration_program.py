@@ -29,8 +29,8 @@ Take = Callable[[str, np.ndarray], None]
 class CalibrationProgram:
     """Runs calibration items. Thread-safe; every call brings its own observers.
 
-    Ranges and counts are outputs of the program, so an item needs memory for these, and for the values that are alive at
-    one time. An observer that takes whole values gets each when it is computed, row major.
+    Ranges and counts are outputs of the program, so an item needs memory for these, and for the values that are alive
+    at one time. An observer that takes whole values gets each when it is computed, row major.
 
     Args:
         observed: a graph of stage observed.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node, Value
+from qcompiler.notes import OutputStructure
 from qcompiler.ops.quantized import Observe
 from qcompiler.ops.statistics import ValueCounts, ValueRange
 from qcompiler.quantization.observers import Statistic, make_observer, statistic
@@ -20,10 +21,10 @@ class ExposeStatistics:
 
     Readers of an observed value read the value itself, so the graph computes what the float graph computes. Nodes on
     which no observed value depends are erased. An observer that takes whole values stays, though nobody reads its
-    result.
+    result. If all are such, the outputs stay too, since a graph returns something.
 
     Before:
-        %x.obs = observe(%x) {spec="u8 [0,255] affine per_tensor histogram", group="x"} : f32[4]
+        %x.obs = observe(%x) {spec="u8 [0,255] affine per_tensor histogram eps=1e-07", group="x"} : f32[4]
         %y = relu(%x.obs) : f32[4]
         return %y
     After:
@@ -47,7 +48,9 @@ class ExposeStatistics:
                 whole.add(node)
             else:
                 outputs += _computed(graph, observe, wanted)
-        graph.set_outputs(outputs)
+        if outputs:
+            graph.set_outputs(outputs)
+            graph.notes = [note for note in graph.notes if not isinstance(note, OutputStructure)]
         for node in reversed(graph.node_list):
             if node not in whole and not any(value.uses or graph.is_output(value) for value in node.results):
                 graph.erase(node)

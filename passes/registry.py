@@ -35,6 +35,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.dce import Dce
     from qcompiler.passes.decompose import Decompose
     from qcompiler.passes.equalize import Equalize
+    from qcompiler.passes.expose_statistics import ExposeStatistics
     from qcompiler.passes.fold_batchnorm import FoldBatchnorm
     from qcompiler.passes.fold_pad import FoldPad
     from qcompiler.passes.fold_requantize import FoldRequantize
@@ -59,6 +60,7 @@ def passes_by_name() -> dict[str, type]:
         Equalize,
         Dce,
         InsertObservers,
+        ExposeStatistics,
         InsertQdq,
         PropagateQparams,
         QuantizedIo,

@@ -151,7 +151,7 @@ def compile(
         prepared = prepare(graph, qconfig, instruments=instruments)
         if calibration is None:
             assert calibration_data is not None  # _check_stage
-            calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress)
+            calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress, threads=threads)
         graph = convert(prepared, calibration.for_specs(prepared.specs()), instruments=instruments)
     elif stage != "integer":
         graph = fuse(graph, instruments=instruments)

@@ -6,6 +6,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "structure: {\"dict\": {\"y\": 0}}"   how the flat outputs nest (structure.py)
     note "float: %s = softmax: kept by a rule" why a node of a quantized graph computes in float
     note "estimate: zen5: 1.0 us as quantized, 2.0 us in float"
+    note "calibrated on the interpreter: no backend for riscv64"
     note "input x: float64 became f32"         a remark, for the reader only
 
 Only `parse_note` reads the text of a note, and only the text parser calls it; everything else asks for the note's
@@ -139,6 +140,23 @@ class Estimate(Note):
 
 
 @dataclass(frozen=True)
+class Interpreted(Note):
+    """The interpreter ran the calibration data, and not the compiled float program: why. Its roundings may differ, so
+    another machine may choose other scales."""
+
+    reason: str
+    kind: ClassVar[str] = "calibrated on the interpreter"
+
+    @staticmethod
+    def parse(text: str) -> Interpreted:
+        """Read what `str(note)` prints."""
+        return Interpreted(text)
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
 class Remark(Note):
     """Free text for the reader. It must not read as a guard or a structure, which have a meaning."""
 
@@ -158,7 +176,7 @@ class Remark(Note):
 
 
 _PARSERS: dict[str, Callable[[str], Note | None]] = {
-    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, Estimate)
+    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, Estimate, Interpreted)
 }
 
 

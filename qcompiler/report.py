@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import Estimate, KeptFloat
+from qcompiler.notes import Estimate, Interpreted, KeptFloat
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
 
@@ -93,6 +93,7 @@ class Report:
         constant_bytes, float_constant_bytes: bytes as they are, and with every quantized constant in f32.
         python_nodes: node -> why no kernel serves it, so that it runs in numpy.
         estimate: what the cost model of qconfig "auto" expects of the graph, quantized and in float; "" without it.
+        interpreted: why the interpreter ran the calibration data; "" if compiled code did.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Report:
     float_constant_bytes: int
     python_nodes: Mapping[str, str]
     estimate: str = ""
+    interpreted: str = ""
     execution: str = ""
 
     @property
@@ -139,6 +141,8 @@ class Report:
         ]
         if self.estimate:
             lines.append(f"  estimate of {self.estimate}")
+        if self.interpreted:
+            lines.append(f"  calibrated on the interpreter: {self.interpreted}")
         if self.ops:
             width = max(len("op"), *(len(row.op) for row in self.ops))
             lines.append(f"  {'op':<{width}}  int8  float")
@@ -186,6 +190,7 @@ def report(model: Any) -> Report:
         float_constant_bytes=float_constant_bytes(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
         estimate=next((str(note) for note in graph.notes if isinstance(note, Estimate)), ""),
+        interpreted=next((note.reason for note in graph.notes if isinstance(note, Interpreted)), ""),
         execution="" if isinstance(model, Graph) else _execution(model),
     )
 

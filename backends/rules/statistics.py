@@ -68,7 +68,10 @@ def value_counts(s: NodeLowering) -> None:
 @lowers("observe")
 def observe(s: NodeLowering) -> None:
     """A Python step that reads the value, row major. It is linked with the function that takes the value."""
-    x = s.row_major(Observe(s.node).x)
+    value, result = Observe(s.node).x, s.node.result
+    x = s.row_major(value)
     s.lowering.builder.python_step(s.node.name, reads=[View(x.buffer, x.dtype, x.shape, x.offset)])
-    if s.node.result.uses or s.lowering.is_output(s.node.result):
-        s.copy(x, s.result())
+    if result.uses or result in s.lowering.places:
+        s.copy(s.view(value), s.result())
+    else:
+        s.lowering.places[result] = s.view(value)

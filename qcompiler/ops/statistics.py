@@ -43,8 +43,8 @@ class ValueRange(Op):
 
 class ValueCounts(Op):
     """i32[4096]: how many elements of x lie in each bin [i * w, (i + 1) * w), i from -2048 on. With 2^k the least power
-    of two above both magnitudes of `bounds`, w = 2^(k - 10), but at least 2^-126. What lies beyond counts in the outermost
-    bins, and NaN in the first."""
+    of two above both magnitudes of `bounds`, w = 2^(k - 10), but at least 2^-126. What lies beyond counts in the
+    outermost bins, and NaN in the first."""
 
     name = "value_counts"
     layout = LayoutRule.ROW_MAJOR

@@ -123,7 +123,10 @@ class Calibration(Mapping[str, Observer]):
             groups.append({"group": group, "spec": str(self.specs[group]), "fields": sorted(state)})
             tensors |= {f"{number}.{name}": np.asarray(array, order="C") for name, array in state.items()}
         # One key of metadata: the order of several is not fixed.
-        metadata = {"calibration": json.dumps({"format": FORMAT, "groups": groups}, sort_keys=True)}
+        header = {"format": FORMAT, "groups": groups}
+        if self.interpreted:
+            header["interpreted"] = self.interpreted
+        metadata = {"calibration": json.dumps(header, sort_keys=True)}
         with replacing(os.fspath(path)) as file:
             file.write(save(tensors, metadata))
 
@@ -156,6 +159,9 @@ class Calibration(Mapping[str, Observer]):
         observers: dict[str, Observer] = {}
         specs: dict[str, QuantSpec] = {}
         try:
+            interpreted = header.get("interpreted", "")
+            if not isinstance(interpreted, str):
+                raise ValueError("interpreted is no text")
             for number, entry in enumerate(header["groups"]):
                 spec = QuantSpec.parse(entry["spec"])
                 state = {name: tensors[f"{number}.{name}"] for name in entry["fields"]}

@@ -28,7 +28,7 @@ class Collector(Protocol):
 
 
 @dataclass(frozen=True)
-class Interpreted:
+class GraphInterpreter:
     """The interpreter of an observed graph."""
 
     graph: Graph
@@ -54,6 +54,6 @@ def collector(observed: Graph) -> Collector:
     try:
         from qcompiler.backends.calibration_program import native_program
     except ModuleNotFoundError:
-        return Interpreted(observed, "no native backend is installed")
+        return GraphInterpreter(observed, "no native backend is installed")
     found = native_program(observed)
-    return Interpreted(observed, found) if isinstance(found, str) else found
+    return GraphInterpreter(observed, found) if isinstance(found, str) else found

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_threads, check_type
 from qcompiler.dims import Dynamic
 from qcompiler.errors import QuantizationError
@@ -153,7 +151,9 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     Args:
         observers: group of values -> its observer; a Calibration is one.
     """
+    from qcompiler.notes import Interpreted
     from qcompiler.passes.pipelines import convert_pipeline
+    from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import chosen_params
 
     _check_prepared(prepared)
@@ -164,7 +164,10 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }
-    return PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
+    converted = PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
+    if isinstance(observers, Calibration) and observers.interpreted:
+        converted.notes.append(Interpreted(observers.interpreted))
+    return converted
 
 
 def _check_prepared(prepared: object) -> None:
