@@ -87,7 +87,8 @@ def fuse(
     from qcompiler.passes.pipelines import float_pipeline
 
     instruments = check_instruments(instruments)
-    return PassManager(float_pipeline(), instruments).run(trace(model, example_inputs, dynamic=dynamic))
+    graph = model if isinstance(model, Graph) else trace(model, example_inputs, dynamic=dynamic)
+    return PassManager(float_pipeline(), instruments).run(graph)  # on a copy
 
 
 def compile(

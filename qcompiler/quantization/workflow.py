@@ -76,7 +76,7 @@ def prepare(
 
     instruments = check_instruments(instruments)
     as_mapping(qconfig)
-    graph = trace(model, example_inputs, dynamic=dynamic)
+    graph = model if isinstance(model, Graph) else trace(model, example_inputs, dynamic=dynamic)
     if graph.stage != "float":
         raise QuantizationError("only a float graph is prepared", expected="stage float", got=f"stage {graph.stage}")
     table = resolve(graph, qconfig)

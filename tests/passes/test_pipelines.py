@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.notes import KeptFloat
 from qcompiler.quantization.qconfig import QConfigMapping, get_qconfig
+from qcompiler.text.compare import first_difference
 from qcompiler.types import DType
 from qcompiler.verify import verify
 from tests.passes.pass_texts import load
@@ -222,3 +225,37 @@ def test_the_same_graph_whatever_the_hash_seed(qconfig: str, demo_stages) -> Non
         prepared = compiler.prepare(graph, qconfig)
         texts.add(str(compiler.convert(prepared, compiler.calibrate(prepared, data))))
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        compiler.fuse,
+        compiler.prepare,
+        functools.partial(compiler.prepare, qconfig="auto"),
+        functools.partial(compiler.compile, qconfig=None, target="reference"),
+        functools.partial(
+            compiler.compile, calibration_data=[np.ones((1, 8, 6, 6), np.float32)], target="reference", io="quantized"
+        ),
+    ],
+    ids=["fuse", "prepare", "prepare auto", "compile float", "compile int8"],
+)
+def test_the_graph_of_the_caller_stays_as_it_was(use: Callable[[Graph], object]) -> None:
+    graph = load(
+        "%x: f32[1,8,6,6]",
+        """
+        const @w : f32[8,8,1,1]
+        const @mean : f32[8]
+        const @var : f32[8]
+        const @two : f32[8,1,1]
+        %unused = log(%x) : f32[1,8,6,6]
+        %a = conv(%x, @w) {CONV} : f32[1,8,6,6]
+        %b = batch_norm(%a, @mean, @var) : f32[1,8,6,6]
+        %c = add(%b, @two) : f32[1,8,6,6]
+        %d = relu(%c) : f32[1,8,6,6]
+        return %d""",
+    )
+    before = graph.clone()
+    use(graph)
+    assert first_difference(before, graph) is None
+    assert str(before) == str(graph) and graph.notes == []
