@@ -14,11 +14,6 @@ from qcompiler.ops.linear import broadcast_shapes
 from qcompiler.types import DType, TensorType
 
 
-def _check_bool(op: Op, x: TensorType) -> None:
-    if x.dtype is not DType.BOOL:
-        raise ShapeError(f"operands of {op.name}", expected="bool", got=str(x.dtype), hint="compare with not_equal")
-
-
 def check_integer(op: Op, x: TensorType) -> None:
     if not x.dtype.is_integer:
         raise ShapeError(
@@ -29,119 +24,128 @@ def check_integer(op: Op, x: TensorType) -> None:
         )
 
 
-# -- bools
-
-
-def _bool_samples(count: int) -> list[Sample]:
-    return [Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[:count])) for n in (1, 2, 7, 16, 33)]
-
-
-class _Logical(Op):
-    """Two bools to a bool, by a numpy function."""
+class _Logic(Op):
+    """A numpy function of bools or integers, `combine`, whose result has the operands' type."""
 
     quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
     combine: ClassVar[np.ufunc]
+
+    def check(self, x: TensorType) -> None:
+        """ShapeError unless the op takes operands of this type."""
+        raise NotImplementedError(self.name)
+
+
+class _OfOne(_Logic):
+    """A function of one operand."""
+
+    traits = frozenset({Trait.ELEMENTWISE})
+    x = index_operand()
+
+    def infer(self, x: TensorType) -> TensorType:
+        self.check(x)
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.combine(x))
+
+
+class _OfTwo(_Logic):
+    """A commutative function of two operands of one type."""
+
+    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
     x = index_operand()
     y = index_operand()
 
     def infer(self, x: TensorType, y: TensorType) -> TensorType:
         check_types(self, x, y)
-        _check_bool(self, x)
-        return TensorType(DType.BOOL, broadcast_shapes(x.shape, y.shape, self.name))
+        self.check(x)
+        return TensorType(x.dtype, broadcast_shapes(x.shape, y.shape, self.name))
 
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray(self.combine(x, y))
 
-    @staticmethod
-    def samples() -> Sequence[Sample]:
-        return _bool_samples(2)
+
+# -- bools
 
 
-class LogicalAnd(_Logical):
+class _OnBools(_Logic):
+    """Takes bools alone."""
+
+    def check(self, x: TensorType) -> None:
+        if x.dtype is not DType.BOOL:
+            raise ShapeError(
+                f"operands of {self.name}", expected="bool", got=str(x.dtype), hint="compare with not_equal"
+            )
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        return [
+            Sample(tuple(np.arange(n) % divisor == 0 for divisor in (2, 3)[: cls.combine.nin]))
+            for n in (1, 2, 7, 16, 33)
+        ]
+
+
+class LogicalAnd(_OnBools, _OfTwo):
     """x and y, bools."""
 
     name = "logical_and"
     combine = np.logical_and
 
 
-class LogicalOr(_Logical):
+class LogicalOr(_OnBools, _OfTwo):
     """x or y, bools."""
 
     name = "logical_or"
     combine = np.logical_or
 
 
-class LogicalNot(Op):
+class LogicalNot(_OnBools, _OfOne):
     """not x, bool."""
 
     name = "logical_not"
-    quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE})
-    x = index_operand()
-
-    def infer(self, x: TensorType) -> TensorType:
-        _check_bool(self, x)
-        return x
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.logical_not(x))
-
-    @staticmethod
-    def samples() -> Sequence[Sample]:
-        return _bool_samples(1)
+    combine = np.logical_not
 
 
 # -- bits
 
 
-class _Bitwise(Op):
-    """Two integers of one type to an integer, bit by bit. Bools have logical_and, logical_or and not_equal."""
+class _OnIntegers(_Logic):
+    """Takes integers alone. Bools have logical_and, logical_or, logical_not and not_equal."""
 
-    quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE, Trait.COMMUTATIVE})
-    combine: ClassVar[np.ufunc]
-    x = index_operand()
-    y = index_operand()
-
-    def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        check_types(self, x, y)
+    def check(self, x: TensorType) -> None:
         check_integer(self, x)
-        return TensorType(x.dtype, broadcast_shapes(x.shape, y.shape, self.name))
 
-    def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.asarray(self.combine(x, y))
-
-    @staticmethod
-    def samples() -> Sequence[Sample]:
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        sizes = ((1, "i4"), (7, "i8"), (33, "i2"), (16, "i1"), (9, "u1"))
         return [
-            Sample((np.arange(-n, n).astype(dtype), np.arange(2 * n).astype(dtype)))
-            for n, dtype in ((1, "i4"), (7, "i8"), (33, "i2"), (16, "i1"), (9, "u1"))
+            Sample((np.arange(-n, n).astype(dtype), np.arange(2 * n).astype(dtype))[: cls.combine.nin])
+            for n, dtype in sizes
         ]
 
 
-class BitwiseAnd(_Bitwise):
+class BitwiseAnd(_OnIntegers, _OfTwo):
     """The bits that are set in both. torch.bitwise_and; ONNX BitwiseAnd."""
 
     name = "bitwise_and"
     combine = np.bitwise_and
 
 
-class BitwiseOr(_Bitwise):
+class BitwiseOr(_OnIntegers, _OfTwo):
     """The bits that are set in either. torch.bitwise_or; ONNX BitwiseOr."""
 
     name = "bitwise_or"
     combine = np.bitwise_or
 
 
-class BitwiseXor(_Bitwise):
+class BitwiseXor(_OnIntegers, _OfTwo):
     """The bits that are set in one of the two. torch.bitwise_xor; ONNX BitwiseXor."""
 
     name = "bitwise_xor"
     combine = np.bitwise_xor
 
 
-class _Shift(_Bitwise):
+class _Shift(_OnIntegers, _OfTwo):
     """x shifted by y bits. A count that is negative, or not below the width, shifts every bit out, as in torch and
     numpy."""
 
@@ -178,24 +182,8 @@ class ShiftRight(_Shift):
         return np.where(x < 0, -1, 0)
 
 
-class BitwiseNot(Op):
+class BitwiseNot(_OnIntegers, _OfOne):
     """Every bit flipped. torch.bitwise_not; ONNX BitwiseNot."""
 
     name = "bitwise_not"
-    quant = FLOAT_ONLY
-    traits = frozenset({Trait.ELEMENTWISE})
-    x = index_operand()
-
-    def infer(self, x: TensorType) -> TensorType:
-        check_integer(self, x)
-        return x
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.invert(x))
-
-    @staticmethod
-    def samples() -> Sequence[Sample]:
-        return [
-            Sample((np.arange(-n, n).astype(dtype),))
-            for n, dtype in ((1, "i4"), (7, "i8"), (33, "i2"), (16, "i1"), (9, "u1"))
-        ]
+    combine = np.invert
