@@ -22,6 +22,11 @@ def _divisible(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (y != 0) & ~((y == -1) & (x == np.iinfo(x.dtype).min))
 
 
+def _wrapped(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The quotient of two integers that have none: 0 by zero, and by -1 the smallest integer, x itself."""
+    return np.where(y == 0, 0, x)
+
+
 class _Division(Binary):
     """A quotient rounded to a whole number, or what it leaves. Floats give the floats that torch and numpy give, whose
     remainder is exact."""
@@ -43,9 +48,21 @@ class _Division(Binary):
 
 
 class _FloatDivision(_Division):
-    """A division that floats have too."""
+    """A division that floats have too, by a numpy function."""
 
     takes_floats = True
+    function: ClassVar[np.ufunc]
+
+    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if x.dtype.kind == "f":
+            return np.asarray(self.function(x, y))
+        divisible = _divisible(x, y)
+        result = self.function(x, np.where(divisible, y, 1))
+        return np.where(divisible, result, self.without_quotient(x, y)).astype(x.dtype)
+
+    def without_quotient(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The result for integers that have no quotient."""
+        return np.zeros_like(x)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
@@ -56,14 +73,10 @@ class FloorDivide(_FloatDivision):
     """The quotient rounded down. torch.floor_divide and numpy.floor_divide, on floats too."""
 
     name = "floor_divide"
+    function = np.floor_divide
 
-    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if x.dtype.kind == "f":
-            return np.asarray(np.floor_divide(x, y))
-        divisible = _divisible(x, y)
-        return np.where(divisible, np.floor_divide(x, np.where(divisible, y, 1)), np.where(y == 0, 0, x)).astype(
-            x.dtype
-        )
+    def without_quotient(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return _wrapped(x, y)
 
 
 class TruncDivide(_Division):
@@ -76,28 +89,18 @@ class TruncDivide(_Division):
         divisor = np.where(divisible, y, 1)
         down = np.floor_divide(x, divisor)
         quotient = down + ((np.remainder(x, divisor) != 0) & ((x < 0) != (divisor < 0)))
-        return np.where(divisible, quotient, np.where(y == 0, 0, x)).astype(x.dtype)
+        return np.where(divisible, quotient, _wrapped(x, y)).astype(x.dtype)
 
 
 class Remainder(_FloatDivision):
     """x - y * floor(x / y), with the sign of y. torch.remainder, numpy.remainder; ONNX Mod."""
 
     name = "remainder"
-
-    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if x.dtype.kind == "f":
-            return np.asarray(np.remainder(x, y))
-        divisible = _divisible(x, y)
-        return np.where(divisible, np.remainder(x, np.where(divisible, y, 1)), 0).astype(x.dtype)
+    function = np.remainder
 
 
 class Fmod(_FloatDivision):
     """x - y * trunc(x / y), with the sign of x. torch.fmod, numpy.fmod; ONNX Mod(fmod=1)."""
 
     name = "fmod"
-
-    def real(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if x.dtype.kind == "f":
-            return np.asarray(np.fmod(x, y))
-        divisible = _divisible(x, y)
-        return np.where(divisible, np.fmod(x, np.where(divisible, y, 1)), 0).astype(x.dtype)
+    function = np.fmod
