@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from qcompiler.ir import Const, Value
-from qcompiler.ops.interfaces import Arithmetic
+from qcompiler.ops.interfaces import Arithmetic, Weighted
+from qcompiler.passes.rewrite import names_of
+
+
+@dataclass(frozen=True)
+class AfterLayer:
+    """op(layer(x), const), where `const` has one number for each channel of `value`, the result of `layer`."""
+
+    layer: Weighted
+    value: Value
+    const: Const
+    numbers: np.ndarray
+    """[channels]"""
+
+
+def after_layer(op: Arithmetic) -> AfterLayer | str:
+    """The layer whose result `op` combines with a constant, or why the constant cannot move into the layer."""
+    value, const = variable_and_const(op)
+    if value is None or const is None:
+        return "no operand is constant"
+    layer = Weighted.of(value.producer)
+    if layer is None:
+        return f"%{value.name} is not made by {names_of(Weighted)}"
+    if layer.activation != "none" or layer.added is not None:
+        return f"an activation or a residual of %{value.name} stands between"
+    if layer.bias is not None and not layer.bias.is_const:
+        return f"the bias %{layer.bias.name} is not constant"
+    numbers = per_channel(const.data, value, layer.channel_axis)
+    if numbers is None:
+        return f"{const.type} is not one number a channel of {value.type}"
+    return AfterLayer(layer, value, const, numbers)
 
 
 def variable_and_const(op: Arithmetic) -> tuple[Value | None, Const | None]:

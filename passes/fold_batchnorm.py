@@ -14,7 +14,7 @@ from qcompiler.ops.elementwise import Div, Mul
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.norm import BatchNorm, batch_norm_terms
 from qcompiler.passes.agreement import agree
-from qcompiler.passes.channel_constants import per_channel, variable_and_const
+from qcompiler.passes.channel_constants import after_layer
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
@@ -88,27 +88,21 @@ class _FoldFactor(Rewrite[_Scaled]):
 
     def match(self, graph: Graph, node: Node) -> _Scaled | Refusal:
         op = Mul.of(node) or Div(node)
-        value, const = variable_and_const(op)
-        if value is None or const is None or (isinstance(op, Div) and value is not op.x):
-            return self.refuse(node, "no operand is a constant that multiplies or divides")
-        layer = Weighted.of(value.producer)
-        if layer is None:
-            return self.refuse(node, f"its operand is not made by {names_of(Weighted, ' or ')}")
-        if layer.activation != "none" or layer.added is not None:
-            return self.refuse(node, f"an activation or a residual of %{value.name} stands between")
-        weight = layer.weight
-        if not isinstance(weight, Const) or not (layer.bias is None or layer.bias.is_const):
-            return self.refuse(node, f"a parameter of %{value.name} is not constant")
-        number = per_channel(const.data.astype(np.float64), value, layer.channel_axis)
-        if number is None or node.result.type != value.type:
-            return self.refuse(node, f"{const.type} is not one number a channel of {value.type}")
+        found = after_layer(op)
+        if isinstance(found, str):
+            return self.refuse(node, found)
+        layer, weight, number = found.layer, found.layer.weight, found.numbers.astype(np.float64)
+        if isinstance(op, Div) and found.value is not op.x:
+            return self.refuse(node, f"it divides by %{found.value.name}")
+        if not isinstance(weight, Const):
+            return self.refuse(node, f"the weight %{weight.name} is not constant")
         with np.errstate(all="ignore"):
             factor = number if isinstance(op, Mul) else 1 / number
         if not np.isfinite(factor).all():
-            return self.refuse(node, f"%{const.name} is not finite")
+            return self.refuse(node, f"%{found.const.name} is not finite")
         if not agree(self.configs, layer.node, node):
             return self.refuse(node, f"%{layer.node.name} has another qconfig")
-        apart = why_not_alone(graph, value, node)
+        apart = why_not_alone(graph, found.value, node)
         return _Scaled(op, layer, weight, factor) if apart is None else self.refuse(node, apart)
 
     def rewrite(self, graph: Graph, match: _Scaled) -> None:

@@ -14,7 +14,7 @@ from qcompiler.ops.activations import Relu, Relu6
 from qcompiler.ops.elementwise import Add
 from qcompiler.ops.interfaces import TakesActivation, TakesResidual, Weighted
 from qcompiler.passes.agreement import agree
-from qcompiler.passes.channel_constants import per_channel, variable_and_const
+from qcompiler.passes.channel_constants import after_layer
 from qcompiler.passes.rewrite import M, Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
@@ -58,21 +58,11 @@ class _Bias(_Into[_AddedBias]):
 
     def match(self, graph: Graph, node: Node) -> _AddedBias | Refusal:
         add = Add(node)
-        value, const = variable_and_const(add)
-        if value is None or const is None:
-            return self.refuse(node, "no operand is constant")
-        layer = Weighted.of(value.producer)
-        if layer is None:
-            return self.refuse(node, f"%{value.name} is not made by {names_of(Weighted)}")
-        if layer.activation != "none" or layer.added is not None:
-            return self.refuse(node, f"an activation or a residual of %{value.name} stands between")
-        if layer.bias is not None and not layer.bias.is_const:
-            return self.refuse(node, f"the bias %{layer.bias.name} is not constant")
-        addend = per_channel(const.data, value, layer.channel_axis)
-        if addend is None:
-            return self.refuse(node, f"{const.type} is not one number a channel of {value.type}")
-        apart = self._why_apart(graph, value, layer.node, node)
-        return _AddedBias(add, layer, addend) if apart is None else self.refuse(node, apart)
+        found = after_layer(add)
+        if isinstance(found, str):
+            return self.refuse(node, found)
+        apart = self._why_apart(graph, found.value, found.layer.node, node)
+        return _AddedBias(add, found.layer, found.numbers) if apart is None else self.refuse(node, apart)
 
     def rewrite(self, graph: Graph, match: _AddedBias) -> None:
         add, layer = match.add, match.layer
