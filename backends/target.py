@@ -326,6 +326,12 @@ class Target(ABC):
         blocks = self.i32_lanes // 4
         return [8 * block + 4 * half + lane for half in range(2) for block in range(blocks) for lane in range(4)]
 
+    def quad_order(self) -> list[int]:
+        """The order in which four registers of sums hold the channels of a register of bytes whose quads are made by
+        `interleaved`: the channel of each lane."""
+        blocks = self.vector_bytes // 16
+        return [16 * block + 4 * i + lane for i in range(4) for block in range(blocks) for lane in range(4)]
+
     def interleaved(self, b: KernelBuilder, x: Value, y: Value) -> tuple[Value, Value]:
         """x and y interleaved lane by lane within each 128-bit block: a register with the low halves of all blocks,
         and one with the high halves. Interleaved words give pairs in `pair_order`."""

@@ -52,7 +52,12 @@ def integer_bias(bias: Const, x: QuantParams, weight: QuantParams, out: TensorTy
     error = np.abs(codes * scale - real)
     if bias.type.is_quantized and (error > SAME * np.abs(real)).any():
         return f"its bias, {bias.type}, is no multiple of scale(x) * scale(weight)"
-    if out is not None and not bias.type.is_quantized and error.max(initial=0) > MOVED * out.params.scales.min():
+    if (
+        out is not None
+        and out.is_quantized
+        and not bias.type.is_quantized
+        and error.max(initial=0) > MOVED * out.params.scales.min()
+    ):
         return "its float bias is too coarse as a multiple of scale(x) * scale(weight)"
     return IntegerBias(codes.astype(np.int32), type)
 

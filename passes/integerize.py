@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat
-from qcompiler.opdef import Role, Trait, op_of, opdef
+from qcompiler.opdef import Op, Role, Trait, op_of, opdef, works_on_codes
 from qcompiler.ops.interfaces import Conversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.passes.integer_bias import IntegerBias, integer_bias
 from qcompiler.passes.regions import Region, pointwise_region
-from qcompiler.passes.rewrite import Refusal, Rewrite, erase_dead, erase_if_unread
+from qcompiler.passes.rewrite import M, Refusal, Rewrite, erase_dead, erase_if_unread
 from qcompiler.passes.unary_form import is_unary
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
@@ -140,31 +140,25 @@ class _Integer:
     operands: _Operands
 
 
-class _AsInteger(Rewrite[_Integer]):
-    """q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b."""
-
-    rule = "integer form"
-    ops = (Quantize,)
+class _OnCodes(Rewrite[M]):
+    """A float node whose operands can be codes."""
 
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
 
-    def match(self, graph: Graph, node: Node) -> _Integer | Refusal:
-        maker = Quantize(node).x.producer
-        if maker is None or maker.op == Dequantize.name:
-            return self.refuse(node, "no op makes its operand")
-        operands = self.operands(graph, maker, node.result.type)
-        return operands if isinstance(operands, Refusal) else _Integer(node, maker, operands)
-
     def operands(self, graph: Graph, node: Node, out: TensorType | None = None) -> _Operands | Refusal:
-        """What the integer form of a float node reads, or why it has none; `out`: the type that its result becomes."""
+        """What the integer form of a float node reads, or why it has none.
+
+        out: the type that its result becomes, f32 for one that stays real.
+        """
+        codes = out is None or out.is_quantized
         definition = opdef(node.op)
         moves = Trait.MOVES_DATA in definition.traits
         if not moves and _is_kept_float(self.configs, node):
             return self.refuse(node, "its qconfig is None")
         if len(node.results) != 1 or (definition.integer is None and not moves):
             return self.refuse(node, f"{node.op} has no integer meaning")
-        if len(node.result.uses) != 1 or graph.is_output(node.result):
+        if codes and (len(node.result.uses) != 1 or graph.is_output(node.result)):
             return self.refuse(node, "its float result has other readers")
         operands: list[Value | None] = list(node.operands)
         for spec, index, value in op_of(node).present_operands():
@@ -173,6 +167,8 @@ class _AsInteger(Rewrite[_Integer]):
             source = codes_behind(value)
             if source is None and spec.role is Role.BIAS and isinstance(value, Const):
                 continue
+            if source is None and not codes and spec in definition.reads_real:
+                continue
             if source is None:
                 return self.refuse(node, f"its operand {spec.name} is float")
             if spec.role is Role.ACTIVATION and source.type.params.axis is not None:
@@ -180,7 +176,7 @@ class _AsInteger(Rewrite[_Integer]):
             if moves and out is not None and (source.type.dtype, source.type.quant) != (out.dtype, out.quant):
                 return self.refuse(node, f"its operand {spec.name} has other parameters")
             operands[index] = source
-        if out is not None and out.params.axis is not None:
+        if out is not None and codes and out.params.axis is not None:
             return self.refuse(node, "its result is quantized per channel")
         bias = self._bias(node, operands, out)
         if isinstance(bias, str):
@@ -205,12 +201,66 @@ class _AsInteger(Rewrite[_Integer]):
             return None
         return integer_bias(bias, x.type.params, weight.type.params, out)
 
-    def rewrite(self, graph: Graph, match: _Integer) -> None:
-        node, values = match.node, list(match.operands.values)
-        if match.operands.bias is not None:
+    @staticmethod
+    def values(graph: Graph, node: Node, operands: _Operands) -> list[Value | None]:
+        """The operands of a node's integer form, the codes of its bias among them."""
+        values = list(operands.values)
+        if operands.bias is not None:
             index = opdef(node.op).operand_index("bias")
-            values[index] = _bias_const(graph, values[index], match.operands.bias)
-        _become(graph, match.quantize, node, node.op, values, node.attrs, node.origin)
+            values[index] = _bias_const(graph, values[index], operands.bias)
+        return values
+
+
+class _AsInteger(_OnCodes[_Integer]):
+    """q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b."""
+
+    rule = "integer form"
+    ops = (Quantize,)
+
+    def match(self, graph: Graph, node: Node) -> _Integer | Refusal:
+        maker = Quantize(node).x.producer
+        if maker is None or maker.op == Dequantize.name:
+            return self.refuse(node, "no op makes its operand")
+        operands = self.operands(graph, maker, node.result.type)
+        return operands if isinstance(operands, Refusal) else _Integer(node, maker, operands)
+
+    def rewrite(self, graph: Graph, match: _Integer) -> None:
+        values = self.values(graph, match.node, match.operands)
+        _become(graph, match.quantize, match.node, match.node.op, values, match.node.attrs, match.node.origin)
+
+
+@dataclass(frozen=True)
+class _Real:
+    """A float product whose operands can be codes instead, and whose result stays real."""
+
+    node: Node
+    operands: _Operands
+
+
+class _AsReal(_OnCodes[_Real]):
+    """op(d(a), d(w), d(b)) = the integer meaning of op on a, w, b with an f32 result: rule (6) of qmath.
+
+    For products that are read as real numbers, by anything but one quantize. A residual may stay f32. It applies only
+    where qconfigs decided that the node is int8: in an imported graph such a node is float by its own rule.
+    """
+
+    rule = "integer form with a real result"
+    ops = (Op,)
+
+    def match(self, graph: Graph, node: Node) -> _Real | Refusal:
+        if not opdef(node.op).gives_real or works_on_codes(node):
+            return self.refuse(node, f"an integer {node.op} gives codes")
+        if self.configs is None:
+            return self.refuse(node, "an imported graph keeps its float results")
+        users = node.result.users
+        if len(users) == 1 and users[0].op == Quantize.name and not graph.is_output(node.result):
+            return self.refuse(node, "one quantize reads it")
+        operands = self.operands(graph, node, node.result.type)
+        return operands if isinstance(operands, Refusal) else _Real(node, operands)
+
+    def rewrite(self, graph: Graph, match: _Real) -> None:
+        for index, value in enumerate(self.values(graph, match.node, match.operands)):
+            graph.set_operand(match.node, index, value)
 
 
 def _bias_const(graph: Graph, given: Value | None, bias: IntegerBias) -> Const:
@@ -226,11 +276,13 @@ class Integerize:
 
         q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b      each op's own; see qcompiler/ops
                                   (b: an i32 of scale sx * sw, or a constant that integer_bias.py turns into one)
+        op(d(a), d(w), d(b))    = the same with an f32 result, where a product is read as real numbers (`Op.gives_real`)
         q(f(d(a)))              = table[a]          256 entries, made in float64; f maps each element by itself
         q(d(a))                 = requantize(a), or a itself
 
-    A node stays float if the verifier's rules forbid its integer form, if it is not proven free of overflow, if it
-    reads a float value, or if it resolved to the qconfig None (`configs`; None: no decisions, as in imported graphs;
+    The second is applied only with `configs`: in imported graphs such a node is float, as its writer meant it. A node
+    stays float if the verifier's rules forbid its integer form, if it is not proven free of overflow, if it reads a
+    float value, or if it resolved to the qconfig None (`configs`; None: no decisions, as in imported graphs;
     ops that only move data do so on codes all the same). A note says why.
 
     Before:
@@ -258,6 +310,11 @@ class Integerize:
                     if not isinstance(match, Refusal):
                         rule.rewrite(graph, match)
                         break
+        real = _AsReal(self.configs)
+        for node in graph.nodes:
+            product = real.match(graph, node)
+            if not isinstance(product, Refusal):
+                real.rewrite(graph, product)
         erase_dead(graph)
         self._note_float(graph)
         for node in graph.nodes:
@@ -282,7 +339,7 @@ class Integerize:
         is_float = {
             node.name: node
             for node in graph.nodes
-            if not issubclass(opdef(node.op), Conversion) and not any(value.type.is_quantized for value in node.results)
+            if not issubclass(opdef(node.op), Conversion) and not works_on_codes(node)
         }
         graph.notes[:] = [note for note in graph.notes if not isinstance(note, KeptFloat) or note.node in is_float]
         noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
@@ -298,6 +355,10 @@ class Integerize:
             table = _AsTable(self.configs).match(graph, quantize)
             if isinstance(table, Refusal):
                 return table.reason
+        if quantize is None and self.configs is not None and opdef(node.op).gives_real:
+            real = _AsReal(self.configs).match(graph, node)
+            if isinstance(real, Refusal):
+                return real.reason
         out = None if quantize is None else quantize.result.type
         operands = _AsInteger(self.configs).operands(graph, node, out)
         return operands.reason if isinstance(operands, Refusal) else "its result is read as float"
@@ -305,7 +366,7 @@ class Integerize:
 
 def _restore_weights(graph: Graph, node: Node) -> None:
     """Let a float node read float weights: those that were quantized for nothing are dequantized now."""
-    if node.op == Dequantize.name or any(value.type.is_quantized for value in node.results):
+    if works_on_codes(node):
         return
     for spec, index, value in op_of(node).present_operands():
         source = codes_behind(value) if spec.role in (Role.WEIGHT, Role.BIAS) else None

@@ -26,8 +26,8 @@ import numpy as np
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import PassError
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.opdef import Op, Role, Trait, op_of
-from qcompiler.ops.interfaces import Weighted
+from qcompiler.opdef import Op, Role, Trait, op_of, works_on_codes
+from qcompiler.ops.interfaces import Conversion, Weighted
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.types import MAX_ELEMENTS, QuantParams, TensorType
 
@@ -150,7 +150,7 @@ class VerifyIntegerSafety:
     def run(self, graph: Graph) -> Graph:
         unsafe = []
         for node in graph.nodes:
-            if any(value.type.is_quantized for value in node.results):
+            if Conversion.of(node) is None and works_on_codes(node):
                 reason = why_unsafe(node)
                 if reason is not None:
                     unsafe.append(f"{node.describe()}: {reason}")

@@ -31,9 +31,10 @@ def evaluate_node(
     types = [None if value is None else value.type for value in node.operands]
     if issubclass(definition, Conversion):
         return (definition.run_integer(arrays, types, node.result.type, attrs),)
-    if any(value.type.is_quantized for value in node.results):
+    codes = any(type is not None and type.is_quantized for type in types)
+    if any(value.type.is_quantized for value in node.results) or (codes and definition.gives_real):
         return (_run_quantized(definition, node, arrays, types, attrs),)
-    if any(type is not None and type.is_quantized for type in types):
+    if codes:
         raise VerifyError("a float op reads a quantized value", where=node.describe(), hint="insert dequantize")
     return tuple(
         _as_declared(array, value.type) for array, value in zip(definition.run_reference(arrays, attrs), node.results)

@@ -116,6 +116,7 @@ __all__ = [
     "variadic_operand",
     "weight_operand",
     "weighted",
+    "works_on_codes",
 ]
 
 
@@ -214,9 +215,9 @@ class Op:
         infer: expressed (real) types in, types out; ShapeError names expected and got. An absent operand is None,
             variadic operands are passed flat.
         reference: the float meaning, numpy arrays in and out, f32 in f32 out.
-        integer: the meaning on quantized operands, to the bit what every backend computes; `out` is the quantized
-            result type. None: the op is float only, or the generic table or data movement rule applies (UNARY,
-            MOVES_DATA).
+        integer: the meaning on quantized operands, to the bit what every backend computes; `out` is the type of the
+            result: quantized, or f32 if the op `gives_real`. None: the op is float only, or the generic table or data
+            movement rule applies (UNARY, MOVES_DATA).
         samples: 5-10 small instances.
 
     Facts for passes, each with a default that is always correct:
@@ -230,6 +231,8 @@ class Op:
         is_homogeneous: f(s * x) = s * f(x) for a positive s per channel.
         keeps_dtype: the integer meaning selects codes, so operand and result have one dtype.
         chooses_params: the integer meaning rounds to whatever parameters its result has.
+        gives_real: the integer meaning may have an f32 result, by rule (6) of qmath. `reads_real`: the operands that
+            may then be f32.
         neutral: a second operand of this value gives the first one back.
         checks_values: the reference refuses values (indices, say) of which kernels make something that does no harm.
         stages: the stages in which the op may stand; None: all.
@@ -266,6 +269,8 @@ class Op:
     is_homogeneous: ClassVar[bool] = False
     keeps_dtype: ClassVar[bool] = False
     chooses_params: ClassVar[bool] = False
+    gives_real: ClassVar[bool] = False
+    reads_real: ClassVar[tuple[OperandSpec[Any], ...]] = ()
     neutral: ClassVar[float | None] = None
     checks_values: ClassVar[bool] = False
     stages: ClassVar[frozenset[str] | None] = None
@@ -541,6 +546,12 @@ def all_ops() -> tuple[OpDef, ...]:
             _REGISTRY.values(), key=lambda op: _FAMILIES.index(op.family) if op.family in _FAMILIES else len(_FAMILIES)
         )
     )
+
+
+def works_on_codes(node: Node) -> bool:
+    """Whether a node reads or gives quantized values. Conversions do, and integer nodes, also those that give f32."""
+    values = (*node._operands, *node.results)
+    return any(value is not None and value.type.is_quantized for value in values)
 
 
 def op_of(node: Node) -> Op:

@@ -15,6 +15,7 @@ from typing import Any
 
 from qcompiler.ir import Graph, Node
 from qcompiler.notes import Estimate, Interpreted, KeptFloat
+from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
 
@@ -32,12 +33,13 @@ class NodeKind(Enum):
 
 
 def node_kind(node: Node) -> NodeKind:
-    """How a node counts: INTEGER with a quantized result, FLOAT with a real one, INDEX with plain integers or bools."""
+    """How a node counts: INTEGER if it works on codes (its result may be real), else FLOAT with a real result, INDEX
+    with plain integers or bools."""
     if Conversion.of(node) is not None:
         return NodeKind.CONVERSION
     if node.op == Observe.name:
         return NodeKind.OBSERVER
-    if any(value.type.is_quantized for value in node.results):
+    if works_on_codes(node):
         return NodeKind.INTEGER
     return NodeKind.FLOAT if any(value.type.dtype.is_float for value in node.results) else NodeKind.INDEX
 

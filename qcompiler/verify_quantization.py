@@ -108,13 +108,16 @@ def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType])
     types: of the operands, None where one is absent. At least one type is quantized.
     """
     name = definition.name
-    if not all(out.is_quantized for out in outs):
+    real = definition.gives_real and all(out.dtype is DType.F32 and not out.is_quantized for out in outs)
+    if not real and not all(out.is_quantized for out in outs):
         return Violation(f"{name} reads quantized values but gives real ones", hint="insert dequantize before it")
     if not any(type is not None and type.is_quantized for type in types):
         return Violation(f"{name} gives a quantized value from real ones", hint="insert quantize after it")
     for index, type in enumerate(types):
         spec = definition.spec(index)
         wants = spec.role in (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
+        if real and spec in definition.reads_real and type is not None and type.dtype is DType.F32:
+            continue
         if type is not None and type.is_quantized != wants:
             return Violation(
                 f"operand {spec.name} of an integer {name}",
@@ -126,7 +129,7 @@ def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType])
     activations = [
         (index, type)
         for index, type in enumerate(types)
-        if type is not None and definition.spec(index).role is Role.ACTIVATION
+        if type is not None and type.is_quantized and definition.spec(index).role is Role.ACTIVATION
     ]
     if definition.integer is None and Trait.MOVES_DATA in definition.traits:
         return _why_not_moved(definition, activations, outs[0])
@@ -153,7 +156,7 @@ def _why_not_computed(
     for index, type in activations:
         if not _is_per_tensor(type) or type.dtype.bits > 16:
             return Violation(limits, expected=f"operand {index} per tensor", got=str(type))
-    if not _is_per_tensor(out) or out.dtype.bits > 16:
+    if out.is_quantized and (not _is_per_tensor(out) or out.dtype.bits > 16):
         return Violation(limits, expected="a per-tensor result", got=str(out))
     if definition.integer is None and activations[0][1].dtype not in (DType.U8, DType.I8):
         message = f"{definition.name} becomes a table of 256 entries"

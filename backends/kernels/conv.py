@@ -33,7 +33,8 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I64, Type
-from qcompiler.backends.kernels.epilogue import Clamp, Requantize
+from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
+from qcompiler.backends.kernels.tile_epilogue import Dequantized, Requantized
 from qcompiler.backends.kernels.tile_math import Bytes, Floats, PairedBytes
 
 MOST_PIXELS_AHEAD = 21
@@ -99,7 +100,7 @@ class Prefetch(Group, Generic[E]):
 
 
 class Product(Group, Generic[P, E]):
-    """The arguments that the u8 and the f32 kernel share."""
+    """The arguments that all kernels share."""
 
     x: P
     weights: PackedWeights[P, E]
@@ -114,6 +115,14 @@ class ConvU8(Arguments["ConvU8"], Generic[P, E, S]):
 
     product: Product[P, E]
     requantize: Requantize[P, E, S]
+
+
+class ConvU8ToF32(Arguments["ConvU8ToF32"], Generic[P, E, S]):
+    """The arguments of `conv_u8_to_f32`. streams: see `ConvF32`."""
+
+    product: Product[P, E]
+    dequantize: Dequantize[P, S]
+    streams: E
 
 
 class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
@@ -131,7 +140,7 @@ class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
 class _Loops:
     """The loops around tiles, the same for both arithmetics.
 
-    streams: an i64 that is nonzero to use non-temporal stores; None if the kernel has none (bytes).
+    streams: an i64 that is nonzero to use non-temporal stores; None if the kernel has none (results of bytes).
     """
 
     b: KernelBuilder
@@ -176,7 +185,7 @@ class _Loops:
 
     def _row(self, row: Value, weights: Value, ahead: list[Value], channel: Value) -> list[Value]:
         """One row of one panel. ahead: the next address of weights to prefetch; returns the one after this row."""
-        b, a, geometry, item = self.b, self.a, self.a.geometry, self.math.item
+        b, a, geometry = self.b, self.a, self.a.geometry
         image, line = row // geometry.row_count, row % geometry.row_count * 24
         x, y, residual = (
             pointer + (image * strides.image + b.load(I64, geometry.rows, line, disp=8 * i))
@@ -184,7 +193,7 @@ class _Loops:
                 ((a.x, geometry.x), (a.y, geometry.y), (a.residual, geometry.residual))
             )
         )
-        y, residual = y + channel * item, residual + channel * item
+        y, residual = y + channel * self.math.item, residual + channel * self.math.residual_item
 
         def tiles(count: int) -> list[Value]:
             with b.loop(0, geometry.columns, count, carried=[ahead]) as loop:
@@ -236,15 +245,16 @@ class _Loops:
         return prefetched[:1]
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, residual: Value, channel: Value) -> None:
-        b, item = self.b, self.math.item
+        b, item, residual_item = self.b, self.math.item, self.math.residual_item
         y_pixel, residual_pixel = self.a.geometry.y.pixel, self.a.geometry.residual.pixel
         left = self.a.weights.channels - channel
 
         def load(pixel: int, type: Type, first: int) -> Value:
-            return b.load(type, residual, residual_pixel * pixel, disp=first * item)
+            return b.load(type, residual, residual_pixel * pixel, disp=first * residual_item)
 
         def load_left(pixel: int, type: Type, first: int) -> Value:
-            return b.load_prefix(type, residual, residual_pixel * pixel + first * item, b.smax(left - first, 0))
+            at = residual_pixel * pixel + first * residual_item
+            return b.load_prefix(type, residual, at, b.smax(left - first, 0))
 
         with b.if_(left >= self.nr) as whole:
             if self.streams is not None:
@@ -297,10 +307,23 @@ def conv_u8(
     pairs: bool = False,
     saturates: bool = False,
 ) -> None:
-    """u8 pixels, requantized. mr, nv: the tile; for the others see `tile_math.Bytes`."""
-    arithmetic = PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes
-    math = arithmetic(b, a.requantize, nv, residual=residual, proven=proven, pairs=pairs, saturates=saturates)
-    _Loops(b, a.product, math, mr, nv).emit()
+    """u8 pixels, requantized. mr, nv: the tile; the others: see `tile_math.Bytes` and `tile_epilogue.Requantized`."""
+    epilogue = Requantized(b, a.requantize, nv, residual=residual, proven=proven, saturates=saturates)
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
+
+
+@kernel
+def conv_u8_to_f32(
+    b: KernelBuilder, a: ConvU8ToF32, *, mr: int, nv: int, residual: str | None, pairs: bool = False
+) -> None:
+    """u8 pixels to f32. mr, nv: the tile; residual: "u8", "f32" or None; pairs: see `tile_math.Bytes`."""
+    epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
+    streams = a.streams if b.target.streams else None
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams).emit()
+
+
+def _arithmetic(b: KernelBuilder) -> type[Bytes]:
+    return PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes
 
 
 @kernel

@@ -13,7 +13,7 @@ rows][block][4], see `packing.pack_depthwise_bytes`, or f32 [blocks][kw][tap row
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic
@@ -23,7 +23,9 @@ from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, W
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
-from qcompiler.backends.kernels.epilogue import Clamp, Requantize
+from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
+from qcompiler.backends.kernels.lane_order import in_order
+from qcompiler.backends.kernels.tile_epilogue import Load, Part, activated, real_residual
 
 
 class DepthwiseGeometry(Group, Generic[P, E]):
@@ -52,7 +54,7 @@ class DepthwiseGeometry(Group, Generic[P, E]):
 
 
 class Filter(Group, Generic[P, E]):
-    """The arguments that the u8 and the f32 kernel share.
+    """The arguments that all kernels share.
 
     Attributes:
         weights: panels of one register.
@@ -72,6 +74,11 @@ class DepthwiseU8(Arguments["DepthwiseU8"], Generic[P, E, S]):
     requantize: Requantize[P, E, S]
 
 
+class DepthwiseU8ToF32(Arguments["DepthwiseU8ToF32"], Generic[P, E, S]):
+    filter: Filter[P, E]
+    dequantize: Dequantize[P, S]
+
+
 class DepthwiseF32(Arguments["DepthwiseF32"], Generic[P, E, S]):
     filter: Filter[P, E]
     clamp: Clamp[S]
@@ -81,13 +88,15 @@ class _Arithmetic(ABC):
     """The arithmetic of one tile, for bytes or for floats.
 
     Attributes:
-        item: bytes of a channel.
+        item, y_item, residual_item: bytes of a channel of x, of y and of the residual.
         register_channels: channels of a register of x.
         element: the type of a register of x.
         weight_bytes: bytes of a column's packed weights.
     """
 
     item: int
+    y_item: int
+    residual_item: int
     register_channels: int
     element: Type
     weight_bytes: int
@@ -110,17 +119,17 @@ class _Arithmetic(ABC):
         """Pointer to the multipliers of a block of channels."""
 
     @abstractmethod
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
-        """The register of results of one pixel. load: reads the residual."""
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+        """The results of one pixel. load: reads the residual."""
 
 
 class _Bytes(_Arithmetic):
-    """u8 x i8, requantized. proven: see `tile_math.Bytes`."""
+    """u8 x i8 products. multiplier: pointer to one number per packed channel."""
 
     item = 1
 
-    def __init__(self, b: KernelBuilder, requantize: Requantize, taps: int, *, residual: bool, proven: bool) -> None:
-        self.b, self.requantize, self.taps, self.residual, self.proven = b, requantize, taps, residual, proven
+    def __init__(self, b: KernelBuilder, multiplier: Value, taps: int) -> None:
+        self.b, self.multiplier, self.taps = b, multiplier, taps
         self.register_channels, self.lanes = b.target.vector_bytes, b.target.i32_lanes
         self.element = vector(I8, self.register_channels)
         self.groups = -(-taps // 4)
@@ -153,17 +162,32 @@ class _Bytes(_Arithmetic):
         return acc
 
     def multipliers(self, block: Value) -> Value:
-        return self.requantize.multiplier + block * (self.register_channels * 4)
+        return self.multiplier + block * (self.register_channels * 4)
 
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
-        b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
+    def reals(self, acc: Sequence[Value], multipliers: Value | None) -> list[Value]:
+        """The sums times their multipliers."""
+        b, type = self.b, vector(F32, self.lanes)
         assert multipliers is not None
-        reals = [b.sitofp(a) * b.load(vector(F32, lanes), multipliers, disp=i * 4 * lanes) for i, a in enumerate(acc)]
+        return [b.sitofp(a) * b.load(type, multipliers, disp=i * 4 * self.lanes) for i, a in enumerate(acc)]
+
+
+class _Requantized(_Bytes):
+    """Sums as u8. proven: see `tile_epilogue.Requantized`."""
+
+    y_item, residual_item = 1, 1
+
+    def __init__(self, b: KernelBuilder, requantize: Requantize, taps: int, *, residual: bool, proven: bool) -> None:
+        super().__init__(b, requantize.multiplier, taps)
+        self.requantize, self.residual, self.proven = requantize, residual, proven
+
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+        b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
+        reals = self.reals(acc, multipliers)
         words = vector(I16, self.register_channels // 2)
         if self.residual:
             zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
             scale = b.splat(requantize.residual_scale, lanes)
-            halves = target.interleaved(b, load(self.element), b.zero(self.element))
+            halves = target.interleaved(b, load(self.element, 0), b.zero(self.element))
             others = [v for half in halves for v in target.words_above_2_23(b, b.bitcast(half, words))]
             reals = [real + (other - zero) * scale for real, other in zip(reals, others)]
         codes = requantize.codes
@@ -176,13 +200,32 @@ class _Bytes(_Arithmetic):
             for value in (requantize.low_code, requantize.high_code, codes.zero)
         )
         packed = [b.clamp(target.pack_words(b, *rounded[i : i + 2]), low, high) + zero for i in (0, 2)]
-        return target.pack_bytes(b, *packed)
+        return [(0, target.pack_bytes(b, *packed))]
+
+
+class _Dequantized(_Bytes):
+    """Sums as f32. residual: see `tile_epilogue.Dequantized`."""
+
+    y_item = 4
+
+    def __init__(self, b: KernelBuilder, dequantize: Dequantize, taps: int, *, residual: Type | None) -> None:
+        super().__init__(b, dequantize.multiplier, taps)
+        self.dequantize, self.residual, self.residual_item = dequantize, residual, 1 if residual == I8 else 4
+
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+        b, found = self.b, []
+        for i, real in enumerate(in_order(b, self.reals(acc, multipliers), self.b.target.quad_order())):
+            first = i * self.lanes
+            if self.residual is not None:
+                real = real + real_residual(b, load(vector(self.residual, self.lanes), first), self.dequantize)
+            found.append((first, activated(b, real, self.dequantize.clamp)))
+        return found
 
 
 class _Floats(_Arithmetic):
     """f32 products added to the bias by fma, column by column; NaN passes the activation, as in torch."""
 
-    item = 4
+    item, y_item, residual_item = 4, 4, 4
 
     def __init__(self, b: KernelBuilder, clamp: Clamp, taps: int, *, residual: bool) -> None:
         self.b, self.clamp, self.taps, self.residual = b, clamp, taps, residual
@@ -205,13 +248,11 @@ class _Floats(_Arithmetic):
     def multipliers(self, block: Value) -> None:
         return None
 
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Callable[[Type], Value]) -> Value:
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
         b, [real] = self.b, acc
         if self.residual:
-            real = real + load(self.element)
-        low, high = b.splat(self.clamp.low, self.register_channels), b.splat(self.clamp.high, self.register_channels)
-        real = b.select(real < low, low, real)
-        return b.select(real > high, high, real)
+            real = real + load(self.element, 0)
+        return [(0, activated(b, real, self.clamp))]
 
 
 @dataclass(frozen=True)
@@ -255,9 +296,12 @@ class _Loops:
         with b.loop(lo, hi) as unit:
             row, block = unit.index // blocks, unit.index % blocks
             image, line = row // geometry.row_count, row % geometry.row_count * (8 * (math.taps + 2))
-            at = block * (math.register_channels * math.item)
-            y = a.y + (image * geometry.y.image + b.load(I64, geometry.rows, line) + at)
-            residual = a.residual + (image * geometry.residual.image + b.load(I64, geometry.rows, line, disp=8) + at)
+            items = (math.item, math.y_item, math.residual_item)
+            offsets = {item: block * (math.register_channels * item) for item in sorted(set(items))}
+            at, y_at, residual_at = (offsets[item] for item in items)
+            y = a.y + (image * geometry.y.image + b.load(I64, geometry.rows, line) + y_at)
+            residual_image = image * geometry.residual.image
+            residual = a.residual + (residual_image + b.load(I64, geometry.rows, line, disp=8) + residual_at)
             border, x = a.border + at, a.x + (image * geometry.x.image + at)
             taps = []
             for r in range(math.taps):
@@ -315,21 +359,27 @@ class _Loops:
         y, residual = part.y + start * y_pixel, part.residual + start * residual_pixel
         multipliers = math.multipliers(part.block)
 
-        def load(pixel: int, type: Type) -> Value:
-            return b.load(type, residual, residual_pixel * pixel)
+        item, residual_item = math.y_item, math.residual_item
 
-        def load_left(pixel: int, type: Type) -> Value:
-            return b.load_prefix(type, residual, residual_pixel * pixel, left)
+        def load(pixel: int, type: Type, first: int) -> Value:
+            return b.load(type, residual, residual_pixel * pixel, disp=first * residual_item)
+
+        def load_left(pixel: int, type: Type, first: int) -> Value:
+            at = residual_pixel * pixel + first * residual_item if first else residual_pixel * pixel
+            return b.load_prefix(type, residual, at, left_from(first))
+
+        def left_from(first: int) -> Value:
+            return b.smax(left - first, 0) if first else left
 
         with b.if_(left >= math.register_channels) as whole:
             for o, values in enumerate(acc):
-                found = math.finish(values, multipliers, partial(load, o))
-                b.store(found, y, y_pixel * o)
+                for first, found in math.finish(values, multipliers, partial(load, o)):
+                    b.store(found, y, y_pixel * o, disp=first * item)
             whole.yield_([])
         with whole.else_():
             for o, values in enumerate(acc):
-                found = math.finish(values, multipliers, partial(load_left, o))
-                b.store_prefix(found, y, y_pixel * o, left)
+                for first, found in math.finish(values, multipliers, partial(load_left, o)):
+                    b.store_prefix(found, y, y_pixel * o + first * item if first else y_pixel * o, left_from(first))
             whole.yield_([])
 
 
@@ -347,7 +397,24 @@ def depthwise_u8(
     proven: bool,
 ) -> None:
     """u8 pixels, requantized. Reads a whole register at the last channels of a pixel: up to 63 bytes past x."""
-    math = _Bytes(b, a.requantize, taps, residual=residual, proven=proven)
+    math = _Requantized(b, a.requantize, taps, residual=residual, proven=proven)
+    _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
+
+
+@kernel
+def depthwise_u8_to_f32(
+    b: KernelBuilder,
+    a: DepthwiseU8ToF32,
+    *,
+    taps: int,
+    kw: int,
+    stride: int,
+    dilation: int,
+    mr: int,
+    residual: str | None,
+) -> None:
+    """u8 pixels to f32. Reads x as `depthwise_u8` does; residual: "u8", "f32" or None."""
+    math = _Dequantized(b, a.dequantize, taps, residual=RESIDUALS[residual])
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
 

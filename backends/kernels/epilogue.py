@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.definition import E, Group, P, S
+from qcompiler.backends.kernel_ir.types import F32, I8, Type
 from qcompiler.backends.kernels.code_range import CodeRange
+
+RESIDUALS: dict[str | None, Type | None] = {None: None, "u8": I8, "f32": F32}
+"""The element type of the residual of a real result, by its name in static arguments."""
 
 
 class Requantize(Group, Generic[P, E, S]):
@@ -31,3 +35,18 @@ class Clamp(Group, Generic[S]):
 
     low: S
     high: S
+
+
+class Dequantize(Group, Generic[P, S]):
+    """How i32 sums become f32: rule (6) of qmath.
+
+    Attributes:
+        multiplier: f32 [packed channels], M of rule (6).
+        residual_zero, residual_scale: those of a residual of codes.
+        clamp: the fused activation.
+    """
+
+    multiplier: P
+    residual_zero: S
+    residual_scale: S
+    clamp: Clamp[S]

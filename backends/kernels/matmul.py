@@ -15,6 +15,7 @@ from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernels.lane_order import in_order
 
 
 class Matmul(Arguments["Matmul"], Generic[P, E]):
@@ -40,6 +41,13 @@ class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
     matmul: Matmul[P, E]
     scale: S
     codes: CodeRange[E, S]
+
+
+class MatmulU8ToF32(Arguments["MatmulU8ToF32"], Generic[P, E, S]):
+    """scale: the product of the scales of x and w."""
+
+    matmul: Matmul[P, E]
+    scale: S
 
 
 class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
@@ -181,11 +189,35 @@ def pack_pairs(b: KernelBuilder, a: PackPairs, *, nv: int) -> None:
 @kernel
 def matmul_u8(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
     """i32 sums of what `center_pairs` makes of x and `pack_pairs` makes of w, requantized. nv is even."""
-    lanes, n = b.target.i32_lanes, a.matmul.n
-    words, sums, nr = vector(I16, 2 * lanes), vector(I32, lanes), nv * lanes
-    pairs = (a.matmul.k + 1) // 2
+    lanes = b.target.i32_lanes
     scale, low, high = (b.splat(value, lanes) for value in (a.scale, a.codes.low, a.codes.high))
     zero = b.splat(b.trunc(a.codes.zero, I16), 2 * lanes)
+
+    def requantized(pair: Sequence[Value]) -> list[Value]:
+        rounded = [b.target.round_to_i32(b, b.clamp(b.sitofp(acc) * scale, low, high)) for acc in pair]
+        return [b.trunc(b.target.pack_words(b, *rounded) + zero, I8)]
+
+    _pair_tiles(b, a.matmul, mr, nv, 1, requantized)
+
+
+@kernel
+def matmul_u8_to_f32(b: KernelBuilder, a: MatmulU8ToF32, *, mr: int, nv: int) -> None:
+    """The sums of `matmul_u8` times a scale, in f32. nv is even."""
+    scale = b.splat(a.scale, b.target.i32_lanes)
+
+    def dequantized(pair: Sequence[Value]) -> list[Value]:
+        return in_order(b, [b.sitofp(acc) * scale for acc in pair], b.target.pair_order())
+
+    _pair_tiles(b, a.matmul, mr, nv, 4, dequantized)
+
+
+def _pair_tiles(
+    b: KernelBuilder, a: Matmul, mr: int, nv: int, item: int, finish: Callable[[Sequence[Value]], list[Value]]
+) -> None:
+    """All tiles of products of pairs. finish: two registers of sums as registers of results, of `item` bytes each."""
+    lanes, n = b.target.i32_lanes, a.n
+    words, sums, nr = vector(I16, 2 * lanes), vector(I32, lanes), nv * lanes
+    pairs = (a.k + 1) // 2
 
     def tile(x: Value, w: Value, y: Value, panel: Value, count: int) -> None:
         rows = b.rows(x, pairs * 4, count)
@@ -198,16 +230,14 @@ def matmul_u8(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
         column = panel * nr
         for r, row in enumerate(loop.results[0]):
             for j in range(0, nv, 2):
-                b.store_prefix(
-                    requantized(row[j : j + 2]), y, n * r + column + j * lanes, b.smax(n - column - j * lanes, 0)
-                )
+                found = finish(row[j : j + 2])
+                for i, value in enumerate(found):
+                    first = j * lanes + i * value.type.lanes
+                    at_y = n * (r * item) + column * item + first * item
+                    b.store_prefix(value, y, at_y, b.smax(n - column - first, 0))
 
     def _row(acc: Sequence[Value], rows: Rows, r: int, columns: Sequence[Value]) -> list[Value]:
         x = b.bitcast(b.splat(b.load(I32, *rows[r]), lanes), words)
         return [b.target.dot2(b, total, x, column) for column, total in zip(columns, acc)]
 
-    def requantized(pair: Sequence[Value]) -> Value:
-        rounded = [b.target.round_to_i32(b, b.clamp(b.sitofp(acc) * scale, low, high)) for acc in pair]
-        return b.trunc(b.target.pack_words(b, *rounded) + zero, I8)
-
-    _tiles(b, a.matmul, mr, nr, pairs * 4, n, tile)
+    _tiles(b, a, mr, nr, pairs * 4, n * item, tile)

@@ -1,24 +1,19 @@
 """The arithmetic of a tile of pixels by channels: how a K block is multiplied and added, and how sums become results.
 
-The loops around it are in `conv`. Channels lie across lanes. A row here is a row of the matrix
-product, which is a pixel of the tile.
+The loops around it are in `conv`, and how integer sums become results is in `tile_epilogue`. Channels lie across lanes.
+A row here is a row of the matrix product, which is a pixel of the tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
-from qcompiler.backends.kernels.epilogue import Clamp, Requantize
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
+from qcompiler.backends.kernels.epilogue import Clamp
+from qcompiler.backends.kernels.tile_epilogue import Dequantized, Load, Part, Requantized
 from qcompiler.backends.target import Target
-
-Load = Callable[[Type, int], Value]
-"""Reads a vector of the residual that starts at a channel of the tile."""
-
-Part = tuple[int, Value]
-"""(channel of the tile, the vector to store from that channel on)."""
 
 
 def widens(target: Target, pairs: bool) -> bool:
@@ -30,7 +25,7 @@ class _Arithmetic:
     """The base of the arithmetics.
 
     Attributes:
-        item: bytes of an element of x and y.
+        item, residual_item: bytes of an element of y and of the residual.
         depth: elements of K that lie side by side in packed weights.
         k_blocks: the elements of K that one iteration of each loop takes, largest first.
         nv: registers of channels.
@@ -38,6 +33,7 @@ class _Arithmetic:
     """
 
     item: int
+    residual_item: int
     depth: int
     k_blocks: tuple[int, ...]
     nv: int
@@ -47,7 +43,7 @@ class _Arithmetic:
     @property
     def weight_bytes(self) -> int:
         """Bytes of one packed weight."""
-        return self.item
+        return 4
 
     def block_bytes(self, size: int) -> int:
         """Bytes of packed weights in a K block of `size` elements."""
@@ -66,36 +62,20 @@ class _Arithmetic:
 
 
 class Bytes(_Arithmetic):
-    """u8 x i8 dot products, requantized: rules (3) and (5) of qmath.
-
-    Pairs of registers are packed to i16 and clamped there. If no product of a sum and its multiplier leaves i32
-    (`proven`, which the caller knows from the real weights), the results equal those of clamping in float; otherwise
-    the floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+    """u8 x i8 dot products, which `epilogue` makes results of.
 
     Attributes:
-        residual: whether a residual is added.
         pairs: whether products are added in pairs of i16, see `Target.pairwise_dot_is_exact`.
-        saturates: whether packing to bytes clamps codes, as their range is that of u8 and their zero point is 0.
     """
 
-    item, depth = 1, 4
+    depth = 4
 
-    def __init__(
-        self,
-        b: KernelBuilder,
-        requantize: Requantize,
-        nv: int,
-        *,
-        residual: bool,
-        proven: bool,
-        pairs: bool,
-        saturates: bool,
-    ) -> None:
-        self.b, self.requantize, self.nv, self.lanes = b, requantize, nv, b.target.i32_lanes
+    def __init__(self, b: KernelBuilder, epilogue: Requantized | Dequantized, *, pairs: bool) -> None:
+        self.b, self.epilogue, self.nv, self.lanes = b, epilogue, epilogue.nv, b.target.i32_lanes
+        self.item, self.residual_item = epilogue.item, epilogue.residual_item
         self.start = vector(I32, self.lanes)
         self.k_blocks = b.target.k_blocks
         self.pairs, self.dot4 = pairs, b.target.dot4_pairwise if pairs else b.target.dot4
-        self.residual, self.proven, self.saturates = residual, proven, saturates
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
         """The accumulators of `count` pixels. start: a register of bias for each register of channels."""
@@ -156,69 +136,8 @@ class Bytes(_Arithmetic):
         return acc, rows.pointers
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
-        """The accumulators of one or two pixels as bytes. at: byte offset of the tile's first multiplier."""
-        parts: list[list[Part]] = [[] for _ in rows]
-        for j in range(0, self.nv - 1, 2):
-            words = [self._words(row[j : j + 2], at, j, load) for row, load in zip(rows, loads)]
-            for found, value in zip(parts, self._as_bytes(words)):
-                found.append((j * self.lanes, value))
-        if self.nv % 2:
-            for found, row, load in zip(parts, rows, loads):
-                found.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
-        return parts
-
-    def _real(self, acc: Value, at: Value, lane: int) -> Value:
-        real, type = self.b.sitofp(acc), vector(F32, self.lanes)
-        return real * self.b.load(type, self.requantize.multiplier, at, disp=lane * 4)
-
-    def _rounded(self, real: Value) -> Value:
-        b, codes = self.b, self.requantize.codes
-        if not self.proven:
-            real = b.clamp(real, b.splat(codes.low, self.lanes), b.splat(codes.high, self.lanes))
-        return b.target.round_to_i32(b, real)
-
-    def _bounds(self, type: Type) -> tuple[Value, Value, Value]:
-        """(lowest code, highest code, zero point) in all lanes."""
-        b, requantize = self.b, self.requantize
-        values = (requantize.low_code, requantize.high_code, requantize.codes.zero)
-        low, high, zero = (b.splat(b.trunc(value, type.element), type.lanes) for value in values)
-        return low, high, zero
-
-    def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
-        """Two accumulators of a pixel as i16: codes, or, if packing to bytes clamps them, codes before the clamp."""
-        b, lanes, requantize = self.b, self.lanes, self.requantize
-        reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
-        if self.residual:
-            words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
-            zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
-            scale = b.splat(requantize.residual_scale, lanes)
-            reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
-        packed = b.target.pack_words(b, *(self._rounded(real) for real in reals))
-        if self.saturates:
-            return packed
-        low, high, zero = self._bounds(vector(I16, 2 * lanes))
-        return b.clamp(packed, low, high) + zero
-
-    def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
-        """The bytes of one or two registers of i16, packed together."""
-        b, size = self.b, self.b.target.vector_bytes
-        halves = range(0, size, size // 2)
-        eights = b.bitcast(b.target.pack_bytes(b, words[0], words[-1]), vector(I64, size // 8))
-        ordered = b.bitcast(
-            b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)]), vector(I8, size)
-        )
-        return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
-
-    def _single(self, acc: Value, at: Value, load: Load) -> Value:
-        """The last register of channels as bytes, where their number is odd."""
-        b, lanes, first, requantize = self.b, self.lanes, (self.nv - 1) * self.lanes, self.requantize
-        real = self._real(acc, at, first)
-        if self.residual:
-            residual = b.sitofp(b.zext(load(vector(I8, lanes), first), I32))
-            centered = residual - b.splat(requantize.residual_zero, lanes)
-            real = real + centered * b.splat(requantize.residual_scale, lanes)
-        low, high, zero = self._bounds(vector(I32, lanes))
-        return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
+        """The accumulators of one or two pixels as results. at: byte offset of the tile's first multiplier."""
+        return self.epilogue.finish(rows, at, loads)
 
 
 def _quad(number: int, lanes: int) -> list[int]:
@@ -285,7 +204,7 @@ class PairedBytes(Bytes):
 class Floats(_Arithmetic):
     """f32 products added by fma in the order of K, starting from the bias; NaN passes the activation, as in torch."""
 
-    item, depth = 4, 1
+    item, residual_item, depth = 4, 4, 1
 
     def __init__(self, b: KernelBuilder, clamp: Clamp, nv: int, *, residual: bool) -> None:
         self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual

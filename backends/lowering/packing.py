@@ -26,12 +26,6 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
     return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
 
 
-def quad_order(target: Target) -> np.ndarray:
-    """For each position in the packed order of a register of depthwise channels, the channel that lies there."""
-    blocks = target.vector_bytes // 16
-    return np.array([16 * k + 4 * i + j for i in range(4) for k in range(blocks) for j in range(4)])
-
-
 def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
     """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], nr = len(order), depth 4 or 8.
 

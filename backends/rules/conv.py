@@ -15,13 +15,13 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product
+from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Const, Node
 from qcompiler.ops.conv import Conv, ConvTranspose
-from qcompiler.ops.interfaces import TakesResidual, Weighted
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.types import DType, Layout
 
@@ -31,21 +31,25 @@ MOST_TAPS = 32
 
 
 def why_not_weighted(node: Node, target: Target) -> str | None:
-    """Why a weighted node is neither f32, nor u8 with constant weights of eight bits and a constant bias, or None."""
+    """Why a weighted node is neither f32, nor maps u8 to u8 or f32 by constants of eight bits and a constant bias, or
+    None."""
     op = Weighted.of(node)
     if op is None:
         return f"{node.op} has no weights"
     x, weight, out = op.x.type, op.weight.type, node.result.type
-    if not out.is_quantized:
+    if not x.is_quantized:
         if x.dtype is not DType.F32 or weight.dtype is not DType.F32:
             return f"{x} and {weight} are not f32"
         return None if weight.is_static else f"{weight} has symbolic sizes"
     if not isinstance(op.weight, Const) or not isinstance(op.bias, Const | None):
         return "weights or bias are not constant"
-    if x.dtype is not DType.U8 or out.dtype is not DType.U8 or weight.dtype not in (DType.I8, DType.U8):
-        return f"{x}, {weight}, {out} are not u8, i8 or u8, u8"
-    residual = op.residual if isinstance(op, TakesResidual) else None
-    return None if residual is None or residual.type.dtype is DType.U8 else f"{residual.type} is not u8"
+    results = (DType.U8,) if out.is_quantized else (DType.U8, DType.F32)
+    wanted = DType.U8 if out.is_quantized else DType.F32
+    if x.dtype is not DType.U8 or out.dtype is not wanted or weight.dtype not in (DType.I8, DType.U8):
+        return f"{x}, {weight}, {out} are not u8, i8 or u8, {wanted}"
+    if op.added is None or op.added.type.dtype in results:
+        return None
+    return f"{op.added.type} is not {' or '.join(map(str, results))}"
 
 
 def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
@@ -143,8 +147,22 @@ def channels_of(op: Conv | ConvTranspose) -> int:
 def channel_stride_of(s: NodeLowering, op: Conv | ConvTranspose) -> int:
     """Elements from pixel to pixel that a product wants of its operand."""
     channels = channels_of(op)
-    multiple = AssignLayout.channel_multiple if s.out.is_quantized else 1
+    return stored_channels(channels, is_of_codes(s))
+
+
+def stored_channels(channels: int, quantized: bool) -> int:
+    """Elements from pixel to pixel of a value of so many channels, channels last: codes are padded to a multiple."""
+    multiple = AssignLayout.channel_multiple if quantized else 1
     return -(-channels // multiple) * multiple
+
+
+def residual_of(s: NodeLowering, op: Conv) -> TensorView | None:
+    """The residual, channels last."""
+    if op.residual is None:
+        return None
+    channels = s.out.shape[1]
+    assert isinstance(channels, int)  # that of the weight, which is constant
+    return s.channels_last(op.residual, stored_channels(channels, op.residual.type.is_quantized))
 
 
 def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:
@@ -154,7 +172,7 @@ def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:
         op.dilation[-1] == 1
         and op.groups == 1
         and stride == 4
-        and s.out.is_quantized
+        and is_of_codes(s)
         and any(map(any, op.padding))
         and -(-channels * kw // 4) * 4 < stride * kw
     )
@@ -166,7 +184,7 @@ def merged_groups(s: NodeLowering, op: Conv | ConvTranspose, per_group: int, out
     Bytes are dotted by fours. Floats are not merged: zero times infinity is not zero.
     """
     groups = op.groups
-    if not s.out.is_quantized:
+    if not is_of_codes(s):
         return 1
     lanes = lanes_of(s.target, quantized=True)
 
@@ -248,7 +266,7 @@ def convolve(
     pixels: Pixels,
 ) -> None:
     """Append the products that make some pixels of the result. weight: [O, C/groups, *K], K as the taps go."""
-    y, size, quantized = s.result(), s.result().dtype.itemsize, s.out.is_quantized
+    y, size, quantized = s.result(), x.dtype.itemsize, is_of_codes(s)
     per_group = weight.shape[1]
     bias = None if op.bias is None else Weight.of(s, op.bias)
     merge = merged_groups(s, op, per_group, weight.shape[0] // op.groups)
@@ -285,8 +303,8 @@ def convolve(
             window=window,
             tile=tile,
             x=x.shifted(part * merge * per_group * size),
-            residual=None if residual is None else residual.shifted(part * outputs * size),
-            y=y.shifted(part * outputs * size),
+            residual=None if residual is None else residual.shifted(part * outputs * residual.dtype.itemsize),
+            y=y.shifted(part * outputs * y.dtype.itemsize),
             weight=weight.taken(part, take),
             bias=None if bias is None else bias.taken(part, take_bias),
             channels=chosen,
@@ -300,7 +318,7 @@ def convolution(s: NodeLowering) -> None:
     y, weight, channel_stride = s.result(), Weight.of(s, conv.weight), channel_stride_of(s, conv)
     x = s.channels_last(conv.x, channel_stride)
     x = padded(s, conv, x, conv.padding, channels_of(conv) if compacts_pixels(s, conv, weight) else channel_stride)
-    residual = None if conv.residual is None else s.channels_last(conv.residual, s.channel_stride)
+    residual = residual_of(s, conv)
     offsets = tuple(
         tuple(k * dilation * stride for k in range(n))
         for n, dilation, stride in zip(weight.shape[2:], conv.dilation, x.strides[2:])

@@ -14,20 +14,21 @@ from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.lowering.node import NodeLowering
-from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_bytes, quad_order
+from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_bytes
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.program.builder import BufferHandle
-from qcompiler.backends.rules.conv import unrolls_as_depthwise, why_not_weighted
+from qcompiler.backends.rules.conv import residual_of, stored_channels, unrolls_as_depthwise, why_not_weighted
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import activation_clamp
+from qcompiler.backends.rules.gemm import activation_clamp, is_of_codes, residual_name
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
-from qcompiler.backends.rules.requantize import requantize_terms
+from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Node
 from qcompiler.ops.conv import Conv, ConvTranspose
+from qcompiler.types import Layout
 
 
 def _why_not_depthwise(node: Node, target: Target) -> str | None:
@@ -65,13 +66,13 @@ class Lines:
 
 
 def repeated_channels(s: NodeLowering, op: Conv | ConvTranspose, times: int) -> TensorView:
-    """x, channels last in the stride of the result, each channel `times` times, where a register may be read past the
+    """x, channels last in the stride of its type, each channel `times` times, where a register may be read past the
     end."""
-    layout = s.out.layout
-    if times == 1:
-        return s.channels_last_in_arena(op.x, s.channel_stride)
     x = s.view(op.x)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
+    layout = Layout("channels_last", stored_channels(shape[1], is_of_codes(s)))
+    if times == 1:
+        return s.channels_last_in_arena(op.x, layout.channel_stride)
     size = x.dtype.itemsize
     y = TensorView(
         s.scratch(storage_bytes(shape, size, layout) + SLACK, "repeated"),
@@ -115,12 +116,12 @@ class _Filtering:
     @property
     def mr(self) -> int:
         """Pixels of a tile: as many as registers allow, and no more than a row has."""
-        most = 4 if self.s.target.register_count >= 32 or not self.s.out.is_quantized else 2
+        most = 4 if self.s.target.register_count >= 32 or not is_of_codes(self.s) else 2
         columns = self.lines.static_columns
         return max(1, min(most, columns)) if isinstance(columns, int) else most
 
     def append(self) -> None:
-        (self._append_u8 if self.s.out.is_quantized else self._append_f32)()
+        (self._append_u8 if is_of_codes(self.s) else self._append_f32)()
 
     def _append_f32(self) -> None:
         s, lines, lanes = self.s, self.lines, self.s.target.f32_lanes
@@ -151,9 +152,14 @@ class _Filtering:
         matrix = self.weight.array.reshape(channels, self.taps, self.weight.shape[-1])
         parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
         rows, border = self._rows(parts), self._border(zero_point(self.op.x.type))
-        order = quad_order(s.target)
+        order = np.array(s.target.quad_order())
         bias = None if self.op.bias is None else Weight.of(s, self.op.bias).array
-        terms = requantize_terms(s, self.op, matrix, bias, slice(0, channels), role)
+        every = slice(0, channels)
+        terms = (
+            requantize_terms(s, self.op, matrix, bias, every, role)
+            if s.out.is_quantized
+            else sum_terms(s, self.op, matrix, bias, every)
+        )
 
         def packed() -> np.ndarray:
             return pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order)
@@ -162,20 +168,29 @@ class _Filtering:
             data=s.packed(f"{role}.weight", packed),
             bias=s.packed(f"{role}.start", lambda: pack_channels(terms.start, order)),
             panels=-(-channels // block),
-            channels=s.channel_stride,
+            channels=s.channel_stride if s.out.is_quantized else channels,
         )
         scale = s.packed(f"{role}.scale", lambda: pack_channels(terms.multiplier, order))
-        kernel = kernels.depthwise_u8(
-            taps=self.taps * parts,
-            kw=self.weight.shape[-1],
-            stride=lines.stride,
-            dilation=lines.dilation,
-            mr=self.mr,
-            residual=self.residual is not None,
-            proven=terms.proven,
+        shared, kw, taps = self._arguments(weights, rows, border), self.weight.shape[-1], self.taps * parts
+        stride, dilation, mr = lines.stride, lines.dilation, self.mr
+        if isinstance(terms, RequantizeTerms):
+            kernel = kernels.depthwise_u8(
+                taps=taps,
+                kw=kw,
+                stride=stride,
+                dilation=dilation,
+                mr=mr,
+                residual=self.residual is not None,
+                proven=terms.proven,
+            )
+            self._call(kernel, kernels.DepthwiseU8(filter=shared, requantize=terms.requantize(scale)))
+            return
+        residual = residual_name(self.residual, self.op)
+        to_f32 = kernels.depthwise_u8_to_f32(
+            taps=taps, kw=kw, stride=stride, dilation=dilation, mr=mr, residual=residual
         )
-        shared = self._arguments(weights, rows, border)
-        self._call(kernel, kernels.DepthwiseU8(filter=shared, requantize=terms.arguments(scale)))
+        dequantize = terms.dequantize(scale, activation_clamp(self.op))
+        self._call(to_f32, kernels.DepthwiseU8ToF32(filter=shared, dequantize=dequantize))
 
     def _rows(self, parts: int) -> BufferHandle:
         """The table of rows. parts: summands of the weights, each of which goes over the tap rows."""
@@ -183,8 +198,8 @@ class _Filtering:
 
     def _border(self, fill: int) -> BufferHandle:
         """A row of x that holds real zero."""
-        y = self.s.result()
-        return self.s.table(np.full(self.x.shape[-1] * self.s.channel_stride + SLACK, fill, y.dtype))
+        x = self.x
+        return self.s.table(np.full(x.shape[-1] * x.strides[-1] // x.dtype.itemsize + SLACK, fill, x.dtype))
 
     def _arguments(
         self, weights: PackedWeights[Memory, int], rows: Memory, border: Memory
@@ -217,7 +232,7 @@ class _Filtering:
             kernel,
             arguments,
             macs=y.shape[0] * len(lines.rows) * lines.columns * math.prod(self.weight.shape),
-            bytes=(self.x.elements + y.elements) * y.dtype.itemsize,
+            bytes=self.x.elements * self.x.dtype.itemsize + y.elements * y.dtype.itemsize,
             disjoint=True,
         )
 
@@ -227,7 +242,7 @@ def depthwise(s: NodeLowering) -> None:
     conv = Conv(s.node)
     weight, y = Weight.of(s, conv.weight), s.result()
     x = repeated_channels(s, conv, weight.shape[0] // conv.groups)
-    residual = None if conv.residual is None else s.channels_last(conv.residual, s.channel_stride)
+    residual = residual_of(s, conv)
     stride, dilation, before = conv.stride, conv.dilation, [first for first, _ in conv.padding]
     rows = []
     for place in itertools.product(*(range(n) for n in y.shape[2:-1])):

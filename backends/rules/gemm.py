@@ -20,8 +20,9 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_channels
 from qcompiler.backends.lowering.tiles import LINE, Tile, row_block
 from qcompiler.backends.program.builder import BufferHandle
-from qcompiler.backends.rules.requantize import requantize_terms
+from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import BytePacking, Weight
+from qcompiler.opdef import op_of
 from qcompiler.ops.interfaces import Weighted
 
 _STREAMED_BYTES = 12 << 20
@@ -107,7 +108,7 @@ class ProductCall:
         tiles = block * -(-window.columns // (tile.mr if window.columns >= tile.mr else 1))
         x_ahead = 0
         if len(window.taps) == 1:
-            x_ahead = min(LINE, tile.mr * window.pixel.x * (4 if s.out.is_quantized else 1) // window.kc)
+            x_ahead = min(LINE, tile.mr * window.pixel.x * (4 if is_of_codes(s) else 1) // window.kc)
         return kernels.Product(
             x=self.x,
             weights=kernels.PackedWeights(data=weights, bias=bias, panels=panels, channels=self.outputs),
@@ -130,9 +131,21 @@ class ProductCall:
         )
 
 
+def is_of_codes(s: NodeLowering) -> bool:
+    """Whether a product multiplies codes. Its result may be real all the same."""
+    return op_of(s.node).first.type.is_quantized
+
+
+def residual_name(residual: Memory | None, op: Weighted) -> str | None:
+    """The residual of a real result, as static arguments of kernels name it."""
+    if residual is None or op.added is None:
+        return None
+    return "u8" if op.added.type.is_quantized else "f32"
+
+
 def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     """Append the call that computes a product. The multipliers come from the node's types."""
-    (_append_u8 if s.out.is_quantized else _append_f32)(s, op, product)
+    (_append_u8 if is_of_codes(s) else _append_f32)(s, op, product)
 
 
 def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
@@ -153,7 +166,11 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     rows = s.table(window.rows)
     packing = BytePacking.of(s, op, weight, tile.nv, len(window.taps), window.kc)
     bias = None if product.bias is None else product.bias.array
-    terms = requantize_terms(s, op, weight.array, bias, product.channels, weight.role)
+    terms = (
+        requantize_terms(s, op, weight.array, bias, product.channels, weight.role)
+        if s.out.is_quantized
+        else sum_terms(s, op, weight.array, bias, product.channels)
+    )
 
     def pack_start(into: np.ndarray) -> None:
         into[:] = pack_channels(terms.start, packing.order)
@@ -164,10 +181,15 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     start = s.filled(f"{s.node.name}, {weight.role}.start {tile}", (channels,), np.int32, pack_start)
     scale = s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, packing.order))
     taps = list(window.taps) * packing.parts
-    arguments = kernels.ConvU8(
-        product=product.arguments(s, rows, weights, start, taps, 2 if packing.is_wide else 1),
-        requantize=terms.arguments(scale),
-    )
+    shared = product.arguments(s, rows, weights, start, taps, 2 if packing.is_wide else 1)
+    if not isinstance(terms, RequantizeTerms):
+        to_f32 = kernels.conv_u8_to_f32(
+            mr=tile.mr, nv=tile.nv, residual=residual_name(product.residual, op), pairs=packing.pairs
+        )
+        dequantize = terms.dequantize(scale, activation_clamp(op))
+        streams = int(_is_streamed(s, product))
+        _call(s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams))
+        return
     kernel = kernels.conv_u8(
         mr=tile.mr,
         nv=tile.nv,
@@ -176,17 +198,17 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
         pairs=packing.pairs,
         saturates=s.target.pack_saturates and terms.is_plain,
     )
-    _call(s, op, product, kernel, arguments)
+    _call(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
 
 
 def _call(s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
     window, y = product.window, s.result()
-    weights = product.outputs * len(window.taps) * window.kc
+    weights, x = product.outputs * len(window.taps) * window.kc, s.view(op.x)
     s.call(
         kernel,
         arguments,
         macs=window.products * product.outputs,
-        bytes=(weights + s.view(op.x).elements + y.elements) * y.dtype.itemsize,
+        bytes=(weights + x.elements) * x.dtype.itemsize + y.elements * y.dtype.itemsize,
         disjoint=True,
     )
 

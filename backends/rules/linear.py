@@ -11,7 +11,7 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
-from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product
+from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.ops.linear import Linear
 
@@ -20,23 +20,23 @@ from qcompiler.ops.linear import Linear
 def linear(s: NodeLowering) -> None:
     op = Linear(s.node)
     weight, y = Weight.of(s, op.weight), s.result()
-    (outputs, depth), size, quantized = weight.shape, y.dtype.itemsize, s.out.is_quantized
+    (outputs, depth), quantized = weight.shape, is_of_codes(s)
     kc = -(-depth // 4) * 4 if quantized else depth
     x = _readable(s, op, past_the_end=kc != depth)
     residual = None if op.residual is None else s.row_major(op.residual)
+    x_row, y_row, residual_row = (n * v.dtype.itemsize for n, v in ((depth, x), (outputs, y), (outputs, residual or y)))
     tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
-    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, depth * size)
+    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, x_row)
     pixels = math.prod(y.shape[:-1])
     starts, columns = runs(pixels, tile.mr)
-    x_row, y_row = depth * size, outputs * size
     window = Window(
-        rows=np.stack([starts * x_row, starts * y_row, starts * y_row], axis=1),
+        rows=np.stack([starts * x_row, starts * y_row, starts * residual_row], axis=1),
         columns=columns,
         taps=[0],
         kc=kc,
         images=1,
         image=Distances(0, 0, 0),
-        pixel=Distances(x_row, y_row, y_row),
+        pixel=Distances(x_row, y_row, residual_row),
         x_row_bytes=columns * x_row,
         products=pixels * depth,
     )

@@ -25,11 +25,11 @@ from qcompiler.types import DType
 
 
 def _why_not_matmul(node: Node, target: Target) -> str | None:
-    """Why a matmul is neither f32 nor u8 with per-tensor parameters, or None."""
-    if not node.result.type.is_quantized:
+    """Why a matmul is neither f32, nor of u8 with per-tensor parameters to such or to f32, or None."""
+    matmul, out = Matmul(node), node.result.type
+    if not out.is_quantized and not matmul.x.type.is_quantized:
         return why_not_f32(node, target)
-    matmul = Matmul(node)
-    for type in (matmul.x.type, matmul.y.type, node.result.type):
+    for type in (matmul.x.type, matmul.y.type, *((out,) if out.is_quantized else ())):
         if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
             return f"{type} is not u8 with per-tensor parameters"
     return None
@@ -56,7 +56,7 @@ def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_byte
 def _tile(s: NodeLowering, op: Matmul, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:
     """(rows, registers); the same for all bindings of symbolic sizes."""
     depth, (rows, columns) = op.x.type.shape[-1], s.out.shape[-2:]
-    row_bytes = depth * s.out.dtype.numpy.itemsize if isinstance(depth, int) else LINE
+    row_bytes = depth * op.x.type.dtype.numpy.itemsize if isinstance(depth, int) else LINE
     tile = choose_tile(tiles, lanes, rows, columns, row_bytes)
     return min(tile.mr, rows) if isinstance(rows, int) else tile.mr, tile.nv
 
@@ -71,9 +71,9 @@ def matmul(s: NodeLowering) -> None:
     def arguments(x: Memory, w: Memory, batches: Memory) -> kernels.Matmul[Memory, int]:
         return kernels.Matmul(x=x, w=w, y=y, batches=batches, batch_count=math.prod(batch), m=m, n=n, k=k)
 
-    nbytes = (x.elements + w.elements + y.elements) * y.dtype.itemsize
+    nbytes = sum(view.elements * view.dtype.itemsize for view in (x, w, y))
     call = partial(s.call, macs=math.prod(batch) * m * n * k, bytes=nbytes)
-    if not s.out.is_quantized:
+    if not op.x.type.is_quantized:
         mr, nv = _tile(s, op, s.target.gemm_tiles_f32, s.target.f32_lanes)
         call(kernels.matmul_f32(mr=mr, nv=nv), arguments(x, w, _batches(s, x, m * k * 4, w, k * n * 4, y)))
         return
@@ -95,6 +95,10 @@ def matmul(s: NodeLowering) -> None:
     )
     batches = _batches(s, x, m * pairs * 4, w, panels * panel_bytes, y)
     scales = op.x.type.params.scales, op.y.type.params.scales
+    if not s.out.is_quantized:
+        shared, scale = arguments(centered, packed, batches), float(qmath.multiplier(*scales)[0])
+        call(kernels.matmul_u8_to_f32(mr=mr, nv=nv), kernels.MatmulU8ToF32(matmul=shared, scale=scale))
+        return
     call(
         kernels.matmul_u8(mr=mr, nv=nv),
         kernels.MatmulU8(

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels.code_range import CodeRange
-from qcompiler.backends.kernels.epilogue import Requantize
+from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.rules.convert import code_range
 from qcompiler.ops.interfaces import TakesResidual, Weighted
@@ -22,40 +22,58 @@ _LARGEST_PRODUCT = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class RequantizeTerms:
-    """The terms of some channels of a weighted node.
+class SumTerms:
+    """What turns the sums of some channels of a weighted node into results.
 
     Attributes:
         weights: minus their zero point, [channels, ...].
         bias: i64 [channels].
         shift: the zero point of x minus the target's `dot4_offset`.
-        multiplier: f32 [channels], M of rule (4).
-        proven: no sum times its multiplier leaves i32.
-        codes: the codes of the result.
-        residual_zero, residual_scale: see `Requantize`; 0 without a residual.
+        multiplier: f32 [channels], M of rule (4), or of rule (6) if the result is real.
+        residual_zero, residual_scale: see `Requantize` and `Dequantize`; 0 without a residual of codes.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     shift: int
     multiplier: np.ndarray
-    proven: bool
-    codes: CodeRange[int, float]
     residual_zero: int
     residual_scale: float
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether codes have the whole range of u8 and no zero point."""
-        return (self.codes.zero, self.codes.low, self.codes.high) == (0, 0, 255)
 
     @cached_property
     def start(self) -> np.ndarray:
         """i32 [channels]: bias - shift * sum(weights). The weights are not read when shift is 0 (as after a ReLU)."""
         return (self.bias - self.shift * _sums(self.weights) if self.shift else self.bias).astype(np.int32)
 
-    def arguments(self, multiplier: Memory) -> Requantize[Memory, int, float]:
-        """The kernel's arguments. multiplier: where the multipliers lie, in the order of packed channels."""
+    def dequantize(self, multiplier: Memory, clamp: Clamp[float]) -> Dequantize[Memory, float]:
+        """The arguments of a kernel with f32 results. multiplier: see `RequantizeTerms.requantize`."""
+        return Dequantize(
+            multiplier=multiplier,
+            residual_zero=float(self.residual_zero),
+            residual_scale=self.residual_scale,
+            clamp=clamp,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RequantizeTerms(SumTerms):
+    """The terms of results that are codes.
+
+    Attributes:
+        proven: no sum times its multiplier leaves i32.
+        codes: the codes of the result.
+    """
+
+    proven: bool
+    codes: CodeRange[int, float]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether codes have the whole range of u8 and no zero point."""
+        return (self.codes.zero, self.codes.low, self.codes.high) == (0, 0, 255)
+
+    def requantize(self, multiplier: Memory) -> Requantize[Memory, int, float]:
+        """The arguments of a kernel. multiplier: where the multipliers lie, in the order of packed channels."""
         return Requantize(
             multiplier=multiplier,
             codes=self.codes,
@@ -66,15 +84,13 @@ class RequantizeTerms:
         )
 
 
-def requantize_terms(
-    s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarray | None, channels: slice, role: str
-) -> RequantizeTerms:
+def sum_terms(s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarray | None, channels: slice) -> SumTerms:
     """The terms of `channels` of the result.
 
-    weights: those of the channels, [channels, ...], minus their zero point. role: unique within the node.
+    weights: those of the channels, [channels, ...], minus their zero point.
     """
-    weight, result = op.weight.type.params, s.out.params
-    multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=result.scales)
+    weight, over = op.weight.type.params, s.out.params.scales if s.out.is_quantized else 1.0
+    multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=over)
     outputs = s.out.shape[-1 if op.name == "linear" else 1]
     assert isinstance(outputs, int)  # that of the weight, which is constant
     if weight.axis is not None:  # conv_transpose: the scales of one group serve all groups
@@ -83,14 +99,23 @@ def requantize_terms(
     first = np.zeros(len(weights), np.int64) if bias is None else bias.astype(np.int64)
     shift = int(op.x.type.params.zero_point[0]) - s.target.dot4_offset
     residual_zero, residual_scale = 0, 0.0
-    if isinstance(op, TakesResidual) and op.residual is not None:
+    if isinstance(op, TakesResidual) and op.residual is not None and op.residual.type.is_quantized:
         residual = op.residual.type.params
         residual_zero = residual.zero_point[0]
-        residual_scale = float(qmath.multiplier(residual.scales, over=result.scales)[0])
+        residual_scale = float(qmath.multiplier(residual.scales, over=over)[0])
+    return SumTerms(weights, first, shift, multiplier, residual_zero, residual_scale)
+
+
+def requantize_terms(
+    s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarray | None, channels: slice, role: str
+) -> RequantizeTerms:
+    """`sum_terms` of a node whose result is codes. role: unique within the node."""
+    terms = sum_terms(s, op, weights, bias, channels)
+    first, shift = terms.bias, terms.shift
 
     def stays(magnitudes: np.ndarray | int, start: np.ndarray) -> bool:
         """Whether f32(sum) * M stays far within i32. magnitudes: sums of |weight|; start: |first term|."""
-        reach = (255 * magnitudes + start) * multiplier.astype(np.float64) + 255 * residual_scale
+        reach = (255 * magnitudes + start) * terms.multiplier.astype(np.float64) + 255 * terms.residual_scale
         return bool(reach.max(initial=0) < _LARGEST_PRODUCT)
 
     def exactly() -> np.ndarray:
@@ -100,8 +125,7 @@ def requantize_terms(
     # Assume every weight has the largest magnitude: that bound needs no data and nearly always suffices.
     most = _LARGEST_CODE[weights.dtype] * (weights.size // max(1, len(weights)))
     proven = stays(most, np.abs(first) + abs(shift) * most) or s.memo(f"{role}.proven", exactly).item()
-    codes = code_range(s.out, op.activation)
-    return RequantizeTerms(weights, first, shift, multiplier, proven, codes, residual_zero, residual_scale)
+    return RequantizeTerms(**vars(terms), proven=proven, codes=code_range(s.out, op.activation))
 
 
 def _sums(weights: np.ndarray) -> np.ndarray:

@@ -111,6 +111,7 @@ class BytePacking:
         kc: elements of a tap, padded to a multiple of the target's `dot_depth`.
         parts: summands of each weight, see `byte_parts`; a product goes over its taps once per part.
         pairs: whether products may be added in pairs, see `Target.pairwise_dot_is_exact`.
+        in_order: whether packed channels lie in order, as results that are not packed to bytes want them.
     """
 
     target: Target
@@ -120,6 +121,7 @@ class BytePacking:
     kc: int
     parts: int
     pairs: bool
+    in_order: bool
 
     @staticmethod
     def of(s: NodeLowering, op: Weighted, weight: Weight, nv: int, taps: int, kc: int) -> BytePacking:
@@ -138,7 +140,7 @@ class BytePacking:
             return np.array(all(target.pairwise_dot_is_exact(part, highest) for part in summands))
 
         pairs = bool(target.has_pairwise_dot and array.size and s.memo(f"{role}.pairs {kc}", pairwise_is_exact).item())
-        return BytePacking(target, weight, nv, taps, kc, parts, pairs)
+        return BytePacking(target, weight, nv, taps, kc, parts, pairs, not s.out.is_quantized)
 
     @property
     def is_wide(self) -> bool:
@@ -148,7 +150,7 @@ class BytePacking:
     @cached_property
     def order(self) -> np.ndarray:
         """The channel of a panel that each packed channel is."""
-        return channel_order(self.target, self.nv)
+        return np.arange(self.nv * self.target.i32_lanes) if self.in_order else channel_order(self.target, self.nv)
 
     @property
     def panels(self) -> int:
@@ -162,7 +164,8 @@ class BytePacking:
 
     def constant(self, s: NodeLowering) -> Memory:
         """The packed weights as a constant of the program."""
-        role = f"{self.weight.role} {self.nv} {self.taps} {self.kc} {self.is_wide}"
+        order = " in order" if self.in_order else ""
+        role = f"{self.weight.role} {self.nv} {self.taps} {self.kc} {self.is_wide}{order}"
         return s.filled(role, self.shape, np.int16 if self.is_wide else np.int8, self.fill)
 
     def fill(self, into: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from qcompiler.cli.output import check_writable, print_json, print_table, progre
 from qcompiler.errors import QCompilerError, nearest
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph
+from qcompiler.opdef import works_on_codes
 from qcompiler.report import report
 from qcompiler.signature import bind_inputs
 
@@ -158,7 +159,7 @@ def _profile(
         node = nodes.get(step.node)
         fraction = None
         if step.macs and us and node is not None:
-            floats = not node.result.type.is_quantized
+            floats = not works_on_codes(node)
             if floats not in peaks:
                 peaks[floats] = peak(model.program.target, floats=floats)
             fraction = step.macs / us / 1e3 / (peaks[floats] * threads)

@@ -102,6 +102,7 @@ class Conv(TakesResidual):
     activation = fused_activation()
     layout = LayoutRule.CHANNELS_LAST
     reads_halo = (x, residual)
+    reads_real = (residual,)
 
     @property
     def weight_groups(self) -> int:
@@ -328,8 +329,14 @@ class ConvTranspose(Weighted):
         if bias is not None:
             acc = acc + _along_channels(bias.array, acc.ndim)
         scale = np.tile(weight.scales, self.groups) if weight.quant.axis is not None else weight.scales
-        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=out.params.scales), acc.ndim)
-        return qmath.requantize(acc.astype(np.int32).astype(np.float32) * multiplier, out, self.activation)
+        over = out.params.scales if out.is_quantized else 1.0
+        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=over), acc.ndim)
+        real = acc.astype(np.int32).astype(np.float32) * multiplier
+        return (
+            qmath.requantize(real, out, self.activation)
+            if out.is_quantized
+            else apply_activation(real, self.activation)
+        )
 
     @staticmethod
     def samples() -> Sequence[Sample]:

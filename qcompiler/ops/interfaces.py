@@ -28,6 +28,7 @@ class Weighted(TakesActivation):
     weight: OperandSpec[Value]
     bias: OperandSpec[Value | None]
     chooses_params = True
+    gives_real = True
 
     @property
     def channel_axis(self) -> int:

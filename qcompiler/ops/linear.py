@@ -44,10 +44,13 @@ def requantize_accumulator(
     activation: str,
     channel_axis: int,
 ) -> np.ndarray:
-    """Rules (3) to (5) of qmath. acc: i32, channels along `channel_axis`."""
+    """Rules (3) to (6) of qmath. acc: i32, channels along `channel_axis`."""
     shape = [1] * acc.ndim
     if weight.quant.axis is not None:
         shape[channel_axis] = -1
+    if not out.is_quantized:
+        real = acc.astype(np.float32) * qmath.multiplier(x.scales, weight.scales).reshape(shape)
+        return apply_activation(real if residual is None else real + residual.real(), activation)
     result = out.params
     real = acc.astype(np.float32) * qmath.multiplier(x.scales, weight.scales, over=result.scales).reshape(shape)
     if residual is not None:
@@ -67,6 +70,7 @@ class Linear(TakesResidual):
     bias = bias_operand()
     residual = optional_operand()
     activation = fused_activation()
+    reads_real = (residual,)
 
     @property
     def channel_axis(self) -> int:
@@ -148,6 +152,7 @@ class Matmul(Op):
     quant = OWN_RANGE
     layout = LayoutRule.ROW_MAJOR
     chooses_params = True
+    gives_real = True
     x = operand()
     y = operand()
 
@@ -170,6 +175,8 @@ class Matmul(Op):
 
     def integer(self, x: TypedArray, y: TypedArray, *, out: TensorType) -> np.ndarray:
         acc = qmath.exact_dot(x.centered(), y.centered())
+        if not out.is_quantized:
+            return acc.astype(np.float32) * qmath.multiplier(x.scales, y.scales)
         multiplier = qmath.multiplier(x.scales, y.scales, over=out.params.scales)
         return qmath.requantize(acc.astype(np.float32) * multiplier, out)
 

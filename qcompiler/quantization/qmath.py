@@ -7,6 +7,13 @@ Softmax, norms and float functions document theirs in ops/reduce.py, ops/norm.py
     (3) requantize: q = clamp(rne(f32(acc) * M), qmin - zp, qmax - zp) + zp      acc i32
     (4)             M = f32(f64(sx) * f64(sw) / f64(sy))                         rounded once
     (5) residual:   q = clamp(rne(f32(acc) * M + f32(qr - zr) * Mr), ...) + zp   two products, one sum, no fma
+    (6) real:       y = act(f32(acc) * M + r),  M = f32(f64(sx) * f64(sw))       one product, one sum, no fma
+
+(6) gives an f32 result for a reader that wants real numbers. By (1), acc counts units of sx * sw exactly: the sum over
+k of sx * (qx - zx) * sw * (qw - zw) is sx * sw * acc, and M is that scale with sy = 1 in (4). r is an f32 residual, or
+codes by (1); without one nothing is added. act is the float meaning of the fused activation. The error is that of three
+roundings, of acc beyond 2^24, of M and of the product: at most 3 * 2^-24 of the value, and one more for the sum. Scales
+lie in [2^-60, 2^60], so M is normal; the product may become infinite, as in f32.
 
 rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
 commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is the

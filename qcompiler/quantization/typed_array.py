@@ -25,6 +25,10 @@ class TypedArray(NamedTuple):
         """f32 [1], or [channels] for per-channel parameters."""
         return self.quant.scales
 
+    def real(self) -> np.ndarray:
+        """f32: the real numbers that the codes stand for, or the array itself."""
+        return qmath.dequantize(self.array, self.quant) if self.type.is_quantized else self.array
+
     def centered(self) -> np.ndarray:
         """i32: the codes minus their zero points."""
         return qmath.centered(self.array, self.quant)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.notes import KeptFloat
 from qcompiler.passes.integerize import Integerize
+from qcompiler.quantization.qconfig import get_qconfig
+from qcompiler.report import NodeKind, node_kind
 from tests.passes.pass_texts import apply, check_text, load, same_bits, within_one_code
 
 Q, P = "{scale=0.0625, zero_point=128}", "{scale=0.5, zero_point=3}"
@@ -290,3 +293,101 @@ def test_codes_of_32_bits_are_computed_with_in_float(body: str, reason: str) -> 
     after = apply(Integerize(), graph)
     assert reason in float_note(after, "y")
     same_bits(graph, after)
+
+
+# -- products that are read as real numbers
+
+REAL = """
+    const @w : i8[4,8]{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}
+    const @b : i32[4]{axis=0, scale=(0.03125, 0.015625, 0.0625, 0.125)}
+    %x.dq = dequantize(%x) : f32[2,8]
+    %w.dq = dequantize(@w) : f32[4,8]
+    %b.dq = dequantize(@b) : f32[4]
+    %y = linear(%x.dq, %w.dq, %b.dq) {activation="relu"} : f32[2,4]
+"""
+DECIDED = {"y": get_qconfig("int8"), "z": get_qconfig("int8")}
+
+
+@pytest.mark.parametrize(
+    "readers",
+    [
+        "return %y",
+        "%e = exp(%y) : f32[2,4]\nreturn %e",
+        f"%q = quantize(%y) : u8[2,4]{P}\n%e = exp(%y) : f32[2,4]\nreturn %q, %e",
+        f"%q = quantize(%y) : u8[2,4]{P}\nreturn %q, %y",
+        f"%q = quantize(%y) : u8[2,4]{P}\n%r = quantize(%y) : u8[2,4]{Q}\nreturn %q, %r",
+    ],
+)
+def test_a_product_that_is_read_as_real_numbers_writes_them(readers: str) -> None:
+    graph = load(X, f"{REAL}{readers}", "qdq")
+    after = apply(Integerize(DECIDED), graph)
+    body = """
+        const @w : i8[4,8]{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}
+        const @b : i32[4]{axis=0, scale=(0.03125, 0.015625, 0.0625, 0.125)}
+        %y = linear(%x, @w, @b) {activation="relu"} : f32[2,4]
+    """
+    assert not any(isinstance(note, KeptFloat) and note.node == "y" for note in after.notes)
+    assert node_kind(after.node_list[0]) is NodeKind.INTEGER
+    after.notes.clear()
+    check_text(after, X, f"{body}{readers}")
+    given = [np.random.default_rng(0).integers(0, 256, (2, 8)).astype(np.uint8)]
+    for want, got in zip(run(graph, given), run(after, given)):
+        assert np.array_equal(want, got)  # scales are powers of two: both are exact
+
+
+def test_a_product_that_one_quantize_reads_writes_codes() -> None:
+    graph = load(X, f"{REAL}%q = quantize(%y) : u8[2,4]{P}\nreturn %q", "qdq")
+    assert [str(value.type.dtype) for value in apply(Integerize(DECIDED), graph).outputs] == ["u8"]
+
+
+def test_a_residual_of_a_real_result_is_real_or_codes() -> None:
+    body = REAL.replace("%b.dq)", "%b.dq, %r)")
+    for inputs, feed, operand in (
+        (f"{X}, %r: f32[2,4]", "", "r"),
+        (f"{X}, %s: u8[2,4]{Q}", "%r = dequantize(%s) : f32[2,4]", "s"),
+    ):
+        graph = load(inputs, f"{feed}{body}return %y", "qdq")
+        after = apply(Integerize(DECIDED), graph)
+        [node] = after.nodes
+        assert node.operands[0].type.is_quantized and node.operands[3] is not None and node.operands[3].name == operand
+
+
+@pytest.mark.parametrize(
+    "configs,why",
+    [(None, "its float result has other readers"), ({"y": None, "z": get_qconfig("int8")}, "its qconfig is None")],
+)
+def test_a_product_stays_float_where_nobody_decided_or_somebody_decided_so(configs, why: str) -> None:
+    graph = load(X, f"{REAL}return %y", "qdq")
+    after = apply(Integerize(configs), graph)
+    product = next(node for node in after.nodes if node.op == "linear")
+    assert product.operands[1] is not None and product.operands[1].type.dtype.is_float
+    assert float_note(after, "y") == why
+    same_bits(graph, after)
+
+
+def test_a_product_of_codes_by_floats_stays_float() -> None:
+    graph = load(
+        X,
+        REAL.replace("(%x.dq, %w.dq", "(%x.dq, @v").replace("const @b", "const @v : f32[4,8]\nconst @b") + "return %y",
+        "qdq",
+    )
+    after = apply(Integerize(DECIDED), graph)
+    assert float_note(after, "y") == "its operand weight is float"
+
+
+def test_matmul_of_codes_writes_real_numbers() -> None:
+    graph = load(
+        f"{X}, %z: u8[8,3]{P}",
+        """
+        %x.dq = dequantize(%x) : f32[2,8]
+        %z.dq = dequantize(%z) : f32[8,3]
+        %y = matmul(%x.dq, %z.dq) : f32[2,3]
+        return %y""",
+        "qdq",
+    )
+    check_text(apply(Integerize(DECIDED), graph), f"{X}, %z: u8[8,3]{P}", "%y = matmul(%x, %z) : f32[2,3]\nreturn %y")
+
+
+def test_only_products_write_real_numbers() -> None:
+    graph = load(X, "%x.dq = dequantize(%x) : f32[2,8]\n%y = add(%x.dq, %x.dq) : f32[2,8]\nreturn %y", "qdq")
+    assert [node.op for node in apply(Integerize(DECIDED), graph).nodes] == ["dequantize", "add"]

@@ -15,7 +15,7 @@ import numpy as np
 from qcompiler.backends.target import parse_target
 from qcompiler.interpreter import run as interpret
 from qcompiler.ir import Graph, Value
-from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef
+from qcompiler.opdef import OpDef, QuantKind, Role, Trait, opdef, works_on_codes
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qmath import quantize
 from qcompiler.quantization.spec import QuantSpec
@@ -55,6 +55,7 @@ def one_node(
     fed: Sequence[int] = (),
     behind_a_pool: bool = False,
     weight_dtype: DType = DType.I8,
+    to_f32: Sequence[int] | None = None,
 ) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are
     inputs.
@@ -64,7 +65,7 @@ def one_node(
     activations is symbolic, if all agree.
     constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations
     of rank 3 to 5 go through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized
-    weights.
+    weights. to_f32: the result of a quantized node is f32, and so are these activations.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
@@ -98,7 +99,7 @@ def one_node(
             chosen = QuantParams.per_channel(scales, 0, 0, DType.I32)
             array = np.rint(array / scales.astype(np.float64)).astype(np.int32)
             type = TensorType(DType.I32, array.shape, chosen)
-        elif quantized and type.dtype.is_float and role is Role.ACTIVATION:
+        elif quantized and type.dtype.is_float and role is Role.ACTIVATION and position not in (to_f32 or ()):
             chosen = params.get(position)
             if chosen is None and op.quant.kind is QuantKind.SHARES_INPUT and shared is not None:
                 chosen = shared
@@ -117,7 +118,7 @@ def one_node(
     if behind_a_pool:
         operands = [_pooled(graph, v) if v in graph.inputs and 3 <= v.type.rank <= 5 else v for v in operands]
     types = op.infer_types([None if v is None else v.type for v in operands], complete)
-    if quantized:
+    if quantized and to_f32 is None:
         value = op.run_reference(real, complete)[0]
         if out is None:
             if op.quant.kind is QuantKind.FIXED:
@@ -200,7 +201,9 @@ def _compare(
     """Outputs of one run with the interpreter's, and with those of the first run of all."""
     for value, want, have in zip(graph.outputs, expected, got):
         assert (have.dtype, have.shape) == (want.dtype, want.shape), where
-        if value.type.is_quantized or want.dtype.kind != "f":
+        if value.producer is not None and works_on_codes(value.producer):
+            assert same_bits(want, have), f"{where}: {difference(want, have)}"
+        elif want.dtype.kind != "f":
             assert np.array_equal(want, have), f"{where}: {difference(want, have)}"
         else:
             check_close(want, have, bound, where)

@@ -1,0 +1,149 @@
+"""How the i32 sums of a tile of pixels by channels become results: codes or real numbers.
+
+The arithmetic of the sums is in `tile_math`. Channels lie across lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
+
+Load = Callable[[Type, int], Value]
+"""Reads a vector of the residual that starts at a channel of the tile."""
+
+Part = tuple[int, Value]
+"""(channel of the tile, the vector to store from that channel on)."""
+
+
+def activated(b: KernelBuilder, real: Value, clamp: Clamp) -> Value:
+    """f32 values after the fused activation; NaN passes, as in torch."""
+    low, high = (b.splat(bound, real.type.lanes) for bound in (clamp.low, clamp.high))
+    real = b.select(real < low, low, real)
+    return b.select(real > high, high, real)
+
+
+def real_residual(b: KernelBuilder, loaded: Value, dequantize: Dequantize) -> Value:
+    """A register of the residual in f32: itself, or its codes by rule (1) of qmath."""
+    if loaded.type.element == F32:
+        return loaded
+    lanes = loaded.type.lanes
+    codes = b.sitofp(b.zext(loaded, I32))
+    return (codes - b.splat(dequantize.residual_zero, lanes)) * b.splat(dequantize.residual_scale, lanes)
+
+
+class Dequantized:
+    """Sums as f32: rule (6) of qmath. Channels lie in order.
+
+    Attributes:
+        residual: the element type of the residual, or None.
+    """
+
+    item = 4
+
+    def __init__(self, b: KernelBuilder, dequantize: Dequantize, nv: int, *, residual: Type | None) -> None:
+        self.b, self.dequantize, self.nv, self.lanes = b, dequantize, nv, b.target.i32_lanes
+        self.residual, self.residual_item = residual, 1 if residual == I8 else 4
+
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+        """See `Requantized.finish`."""
+        return [
+            [(j * self.lanes, self._finished(acc, at, j * self.lanes, load)) for j, acc in enumerate(row)]
+            for row, load in zip(rows, loads)
+        ]
+
+    def _finished(self, acc: Value, at: Value, first: int, load: Load) -> Value:
+        b, dequantize = self.b, self.dequantize
+        real = b.sitofp(acc) * b.load(vector(F32, self.lanes), dequantize.multiplier, at, disp=first * 4)
+        if self.residual is not None:
+            real = real + real_residual(b, load(vector(self.residual, self.lanes), first), dequantize)
+        return activated(b, real, dequantize.clamp)
+
+
+class Requantized:
+    """Sums as u8: rules (3) and (5) of qmath.
+
+    Pairs of registers are packed to i16 and clamped there. If no product of a sum and its multiplier leaves i32
+    (`proven`, which the caller knows from the real weights), the results equal those of clamping in float; otherwise
+    the floats are clamped first. The channels of a pair lie in the target's `pair_order`.
+
+    Attributes:
+        residual: whether a residual is added.
+        saturates: whether packing to bytes clamps codes, as their range is that of u8 and their zero point is 0.
+    """
+
+    item, residual_item = 1, 1
+
+    def __init__(
+        self, b: KernelBuilder, requantize: Requantize, nv: int, *, residual: bool, proven: bool, saturates: bool
+    ) -> None:
+        self.b, self.requantize, self.nv, self.lanes = b, requantize, nv, b.target.i32_lanes
+        self.residual, self.proven, self.saturates = residual, proven, saturates
+
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+        """The accumulators of one or two pixels as bytes. at: byte offset of the tile's first multiplier."""
+        parts: list[list[Part]] = [[] for _ in rows]
+        for j in range(0, self.nv - 1, 2):
+            words = [self._words(row[j : j + 2], at, j, load) for row, load in zip(rows, loads)]
+            for found, value in zip(parts, self._as_bytes(words)):
+                found.append((j * self.lanes, value))
+        if self.nv % 2:
+            for found, row, load in zip(parts, rows, loads):
+                found.append(((self.nv - 1) * self.lanes, self._single(row[-1], at, load)))
+        return parts
+
+    def _real(self, acc: Value, at: Value, lane: int) -> Value:
+        real, type = self.b.sitofp(acc), vector(F32, self.lanes)
+        return real * self.b.load(type, self.requantize.multiplier, at, disp=lane * 4)
+
+    def _rounded(self, real: Value) -> Value:
+        b, codes = self.b, self.requantize.codes
+        if not self.proven:
+            real = b.clamp(real, b.splat(codes.low, self.lanes), b.splat(codes.high, self.lanes))
+        return b.target.round_to_i32(b, real)
+
+    def _bounds(self, type: Type) -> tuple[Value, Value, Value]:
+        """(lowest code, highest code, zero point) in all lanes."""
+        b, requantize = self.b, self.requantize
+        values = (requantize.low_code, requantize.high_code, requantize.codes.zero)
+        low, high, zero = (b.splat(b.trunc(value, type.element), type.lanes) for value in values)
+        return low, high, zero
+
+    def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
+        """Two accumulators of a pixel as i16: codes, or, if packing to bytes clamps them, codes before the clamp."""
+        b, lanes, requantize = self.b, self.lanes, self.requantize
+        reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
+        if self.residual:
+            words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
+            zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
+            scale = b.splat(requantize.residual_scale, lanes)
+            reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
+        packed = b.target.pack_words(b, *(self._rounded(real) for real in reals))
+        if self.saturates:
+            return packed
+        low, high, zero = self._bounds(vector(I16, 2 * lanes))
+        return b.clamp(packed, low, high) + zero
+
+    def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
+        """The bytes of one or two registers of i16, packed together."""
+        b, size = self.b, self.b.target.vector_bytes
+        halves = range(0, size, size // 2)
+        eights = b.bitcast(b.target.pack_bytes(b, words[0], words[-1]), vector(I64, size // 8))
+        ordered = b.bitcast(
+            b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)]), vector(I8, size)
+        )
+        return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
+
+    def _single(self, acc: Value, at: Value, load: Load) -> Value:
+        """The last register of channels as bytes, where their number is odd."""
+        b, lanes, first, requantize = self.b, self.lanes, (self.nv - 1) * self.lanes, self.requantize
+        real = self._real(acc, at, first)
+        if self.residual:
+            residual = b.sitofp(b.zext(load(vector(I8, lanes), first), I32))
+            centered = residual - b.splat(requantize.residual_zero, lanes)
+            real = real + centered * b.splat(requantize.residual_scale, lanes)
+        low, high, zero = self._bounds(vector(I32, lanes))
+        return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)
