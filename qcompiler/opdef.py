@@ -498,6 +498,7 @@ _FAMILIES = (
     "reduce",
     "norm",
     "shape",
+    "shuffle",
     "resize",
     "indexing",
     "statistics",

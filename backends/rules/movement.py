@@ -19,18 +19,8 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import InputError
 from qcompiler.ir import Node
 from qcompiler.ops.indexing import Gather, GatherElements
-from qcompiler.ops.shape import (
-    ChannelShuffle,
-    Concat,
-    Expand,
-    Flip,
-    Pad,
-    PixelShuffle,
-    PixelUnshuffle,
-    Slice,
-    Tile,
-    Transpose,
-)
+from qcompiler.ops.shape import Concat, Expand, Flip, Pad, Slice, Tile, Transpose
+from qcompiler.ops.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from qcompiler.quantization import qmath
 
 _BASE = np.empty(1, np.uint8)
