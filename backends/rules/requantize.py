@@ -91,7 +91,7 @@ def sum_terms(s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarr
     """
     weight, over = op.weight.type.params, s.out.params.scales if s.out.is_quantized else 1.0
     multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=over)
-    outputs = s.out.shape[-1 if op.name == "linear" else 1]
+    outputs = s.out.shape[op.channel_axis]
     assert isinstance(outputs, int)  # that of the weight, which is constant
     if weight.axis is not None:  # conv_transpose: the scales of one group serve all groups
         multiplier = np.tile(multiplier, outputs // len(multiplier))
