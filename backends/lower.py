@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
-from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.cache import programs as program_cache
+from qcompiler.backends.codegen import kernel_store
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.program.constants import Constants
 from qcompiler.backends.program.image import ProgramImage
@@ -241,7 +241,7 @@ class Program:
 
     def _load(self, image: ProgramImage) -> tuple[Mapping[KernelKey[Any], LoadedKernel], Loader]:
         """The kernels of an image, and what runs them."""
-        return kernel_cache.load(image.kernels, self.target), self.target.loader()
+        return kernel_store.load(image.kernels, self.target), self.target.loader()
 
     def _add(self, key: _Key, bound: Executable) -> Executable:
         self._bound[key] = bound

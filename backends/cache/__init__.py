@@ -1,4 +1,4 @@
-"""Caches between processes: the user's folder, entries, blocks of constants, kernels, programs of saved models.
+"""Caches between processes: the user's folder, entries, blocks of constants, programs of saved models.
 
 An entry is found only under everything that determines it (`entries.key_of`), so nothing is ever invalidated. A file
 that is not as it was written is not used and is removed (`folder.Bad`, `folder.remove_bad`). Files of a kind that take

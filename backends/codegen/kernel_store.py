@@ -1,4 +1,4 @@
-"""Loaded kernels: one for each key and target; emitted only where no process has done so yet.
+"""The kernels of this process: one for each key and target, emitted only where no process has done so yet.
 
 They stay loaded until the process ends. `qcompiler.backends.cache.entries` stores their objects for other processes,
 under what a kernel is made from, not its IR: finding its code builds nothing.

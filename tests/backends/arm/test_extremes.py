@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from qcompiler.backends.arm.target import LEVELS, ArmTarget
-from qcompiler.backends.cache import kernels as kernel_cache
+from qcompiler.backends.codegen import kernel_store
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.target import parse_target
@@ -169,7 +169,7 @@ def careless_dot4(
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The primitive above in kernels that are emitted anew, and forgotten afterwards."""
-    monkeypatch.setattr(kernel_cache, "_loaded", {})
+    monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setattr(ArmTarget, "dot4", careless_dot4)
 
 

@@ -18,8 +18,8 @@ from qcompiler import knobs
 from qcompiler.backends import rules
 from qcompiler.backends.cache import entries as object_cache
 from qcompiler.backends.cache import folder as cache_folder
-from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.cache.folder import Bad
+from qcompiler.backends.codegen import kernel_store
 from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.kernel_ir.definition import KernelDef, kernel
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
@@ -46,7 +46,7 @@ TWO = {"key one": b"object one " * 9, "key two": b"object two"}
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
     monkeypatch.setattr(cache_folder, "_said", set())
-    monkeypatch.setattr(kernel_cache, "_loaded", {})
+    monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "deep" / "cache"))
     return tmp_path / "deep" / "cache"
 
@@ -61,7 +61,7 @@ def emitted() -> int:
 
 def run_model() -> np.ndarray:
     """The model's result, every kernel of it taken from the cache or emitted."""
-    kernel_cache._loaded.clear()
+    kernel_store._loaded.clear()
     return qc.compile(qc.parse(MODEL), None)(X)
 
 
@@ -158,7 +158,7 @@ def test_entries_come_back_whole_and_private(folder: pathlib.Path) -> None:
 def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> None:
     target = native_target()
     key = KernelKey.of(elementwise.REAL[1], {"op": "exp", "dtype": "f32"})
-    text = kernel_cache.entry_key(key, target)
+    text = kernel_store.entry_key(key, target)
     assert text is not None
     for part in (
         qc.__version__,
@@ -173,22 +173,22 @@ def test_a_key_says_everything_that_determines_code(folder: pathlib.Path) -> Non
     ):
         assert part in text
     others = [
-        kernel_cache.entry_key(KernelKey.of(elementwise.REAL[2], dict(key.static)), target),
-        kernel_cache.entry_key(KernelKey.of(elementwise.REAL[1], {"op": "log", "dtype": "f32"}), target),
-        *(kernel_cache.entry_key(key, parse_target(name)) for name in known_targets() if parse_target(name) != target),
+        kernel_store.entry_key(KernelKey.of(elementwise.REAL[2], dict(key.static)), target),
+        kernel_store.entry_key(KernelKey.of(elementwise.REAL[1], {"op": "log", "dtype": "f32"}), target),
+        *(kernel_store.entry_key(key, parse_target(name)) for name in known_targets() if parse_target(name) != target),
     ]
     assert len({text, *others}) == 1 + len(others)
-    assert kernel_cache.entry_key(key, target) == text
+    assert kernel_store.entry_key(key, target) == text
 
 
 def test_static_arguments_that_print_alike_have_keys_of_their_own(folder: pathlib.Path) -> None:
     texts = {
-        kernel_cache.entry_key(KernelKey.of(elementwise.map_clamp, {"n": n}), native_target())
+        kernel_store.entry_key(KernelKey.of(elementwise.map_clamp, {"n": n}), native_target())
         for n in (1, True, 1.0, "1", (1,), ((1,),), (1, 1), None, "None")
     }
     assert len(texts) == 9
     with pytest.raises(LoweringError, match="no plain value"):
-        kernel_cache.entry_key(KernelKey.of(elementwise.map_clamp, {"n": object()}), native_target())
+        kernel_store.entry_key(KernelKey.of(elementwise.map_clamp, {"n": object()}), native_target())
 
 
 def test_every_kernel_of_the_backends_can_be_stored() -> None:
@@ -206,7 +206,7 @@ def test_kernels_from_elsewhere_are_not_stored(folder: pathlib.Path) -> None:
         b.store(b.i64(0), a.y)
 
     key, before = KernelKey.of(zero, {}), emitted()
-    assert kernel_cache.load([key], native_target())[key].address
+    assert kernel_store.load([key], native_target())[key].address
     assert emitted() == before + 1 and not folder.exists()
 
 

@@ -19,8 +19,8 @@ from qcompiler.artifact import saved_model as artifact
 from qcompiler.backends.cache import blocks as block_cache
 from qcompiler.backends.cache import entries as object_cache
 from qcompiler.backends.cache import folder as cache_folder
-from qcompiler.backends.cache import kernels as kernel_cache
 from qcompiler.backends.cache import programs as program_cache
+from qcompiler.backends.codegen import kernel_store
 from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.target import native_target, parse_target
 from qcompiler.errors import ArtifactError, InputError, LoweringError
@@ -49,7 +49,7 @@ class Net(qc.nn.Module):
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
     monkeypatch.setattr(cache_folder, "_said", set())
-    monkeypatch.setattr(kernel_cache, "_loaded", {})
+    monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -79,7 +79,7 @@ def saved(model: qc.Graph, tmp_path: pathlib.Path) -> pathlib.Path:
 
 def forget() -> None:
     """As a new process: no kernels."""
-    kernel_cache._loaded.clear()
+    kernel_store._loaded.clear()
 
 
 def outputs(compiled: qc.CompiledModel, x: np.ndarray) -> list[np.ndarray]:
