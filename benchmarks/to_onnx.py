@@ -11,6 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Node
+from qcompiler.ops.conv import Conv
+from qcompiler.ops.norm import BatchNorm
+from qcompiler.ops.pool import AdaptiveAvgPool, MaxPool
+from qcompiler.ops.resize import Resize
+from qcompiler.ops.shape import Concat, Reshape
 
 OPSET = 17
 
@@ -20,29 +25,30 @@ def _pads(pairs: Any) -> list[int]:
 
 
 def _conv(node: Node) -> tuple[str, dict[str, Any]]:
-    a = node.attrs
+    op = Conv(node)
     return "Conv", {
-        "strides": a["stride"],
-        "pads": _pads(a["padding"]),
-        "dilations": a["dilation"],
-        "group": a["groups"],
+        "strides": op.stride,
+        "pads": _pads(op.padding),
+        "dilations": op.dilation,
+        "group": op.groups,
     }
 
 
 def _max_pool(node: Node) -> tuple[str, dict[str, Any]]:
-    a = node.attrs
+    op = MaxPool(node)
     return "MaxPool", {
-        "kernel_shape": a["kernel"],
-        "strides": a["stride"],
-        "pads": _pads(a["padding"]),
-        "dilations": a["dilation"],
-        "ceil_mode": int(a["ceil_mode"]),
+        "kernel_shape": op.kernel,
+        "strides": op.stride,
+        "pads": _pads(op.padding),
+        "dilations": op.dilation,
+        "ceil_mode": int(op.ceil_mode),
     }
 
 
 def _global_pool(node: Node) -> tuple[str, dict[str, Any]]:
-    if set(node.attrs["output_size"]) != {1}:
-        raise LoweringError("adaptive_avg_pool is written for one output pixel", got=node.attrs["output_size"])
+    sizes = AdaptiveAvgPool(node).output_size
+    if set(sizes) != {1}:
+        raise LoweringError("adaptive_avg_pool is written for one output pixel", got=sizes)
     return "GlobalAveragePool", {}
 
 
@@ -50,14 +56,14 @@ _WRITERS: dict[str, Callable[[Node], tuple[str, dict[str, Any]]]] = {
     "conv": _conv,
     "max_pool": _max_pool,
     "adaptive_avg_pool": _global_pool,
-    "batch_norm": lambda node: ("BatchNormalization", {"epsilon": node.attrs["eps"]}),
+    "batch_norm": lambda node: ("BatchNormalization", {"epsilon": BatchNorm(node).eps}),
     "relu": lambda node: ("Relu", {}),
     "sigmoid": lambda node: ("Sigmoid", {}),
     "hardswish": lambda node: ("HardSwish", {}),
     "hardsigmoid": lambda node: ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
     "add": lambda node: ("Add", {}),
     "mul": lambda node: ("Mul", {}),
-    "concat": lambda node: ("Concat", {"axis": node.attrs["axis"]}),
+    "concat": lambda node: ("Concat", {"axis": Concat(node).axis}),
     "linear": lambda node: ("Gemm", {"transB": 1}),
 }
 
@@ -85,7 +91,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         if node.op == "reshape":
             nodes.append(
                 helper.make_node(
-                    "Reshape", [names[0], constant(f"{out[0]}.shape", np.array(node.attrs["shape"], np.int64))], out
+                    "Reshape", [names[0], constant(f"{out[0]}.shape", np.array(Reshape(node).shape, np.int64))], out
                 )
             )
         elif node.op == "relu6":
@@ -94,8 +100,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         elif node.op == "silu":
             nodes += _silu(node)
         elif node.op == "resize":
-            a = node.attrs
-            if a["mode"] != "nearest":
+            if Resize(node).mode != "nearest":
                 raise LoweringError("resize is written for nearest", where=node.describe())
             sizes = constant(f"{out[0]}.sizes", np.array(node.result.type.shape, np.int64))
             nodes.append(

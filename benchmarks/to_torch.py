@@ -11,47 +11,50 @@ import torch
 from torch import fx, nn
 
 from qcompiler.errors import LoweringError
-from qcompiler.ir import Const, Graph, Node
+from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.ops.conv import Conv
+from qcompiler.ops.linear import Linear
+from qcompiler.ops.norm import BatchNorm
+from qcompiler.ops.pool import AdaptiveAvgPool, MaxPool
+from qcompiler.ops.shape import Concat
 
 
-def _tensor(node: Node, index: int) -> torch.Tensor | None:
-    value = node.operands[index] if index < len(node.operands) else None
+def _tensor(value: Value | None) -> torch.Tensor | None:
     return None if value is None else torch.from_numpy(np.array(value.data))  # type: ignore[union-attr]
 
 
-def _even(node: Node) -> tuple[int, ...]:
-    pairs = node.attrs["padding"]
-    if any(before != after for before, after in pairs):
-        raise LoweringError("torch's layers pad evenly", where=node.describe())
-    return tuple(before for before, _ in pairs)
+def _even(op: Conv | MaxPool) -> tuple[int, ...]:
+    if any(before != after for before, after in op.padding):
+        raise LoweringError("torch's layers pad evenly", where=op.node.describe())
+    return tuple(before for before, _ in op.padding)
 
 
 def _conv(node: Node) -> nn.Module:
-    weight, bias, a = _tensor(node, 1), _tensor(node, 2), node.attrs
-    groups = a["groups"]
+    op = Conv(node)
+    weight, bias = _tensor(op.weight), _tensor(op.bias)
     layer = nn.Conv2d(
-        weight.shape[1] * groups,
+        weight.shape[1] * op.groups,
         weight.shape[0],
         tuple(weight.shape[2:]),
-        a["stride"],
-        _even(node),
-        a["dilation"],
-        groups,
+        op.stride,
+        _even(op),
+        op.dilation,
+        op.groups,
         bias is not None,
     )
     return _loaded(layer, weight=weight, bias=bias)
 
 
 def _linear(node: Node) -> nn.Module:
-    weight, bias = _tensor(node, 1), _tensor(node, 2)
+    op = Linear(node)
+    weight, bias = _tensor(op.weight), _tensor(op.bias)
     return _loaded(nn.Linear(weight.shape[1], weight.shape[0], bias is not None), weight=weight, bias=bias)
 
 
 def _norm(node: Node) -> nn.Module:
-    mean, var, weight, bias = (_tensor(node, i) for i in range(1, 5))
-    return _loaded(
-        nn.BatchNorm2d(len(mean), eps=node.attrs["eps"]), running_mean=mean, running_var=var, weight=weight, bias=bias
-    )
+    op = BatchNorm(node)
+    mean, var, weight, bias = (_tensor(value) for value in (op.mean, op.var, op.weight, op.bias))
+    return _loaded(nn.BatchNorm2d(len(mean), eps=op.eps), running_mean=mean, running_var=var, weight=weight, bias=bias)
 
 
 def _loaded(layer: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
@@ -60,8 +63,8 @@ def _loaded(layer: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
 
 
 def _max_pool(node: Node) -> nn.Module:
-    a = node.attrs
-    return nn.MaxPool2d(a["kernel"], a["stride"], _even(node), a["dilation"], ceil_mode=a["ceil_mode"])
+    op = MaxPool(node)
+    return nn.MaxPool2d(op.kernel, op.stride, _even(op), op.dilation, ceil_mode=op.ceil_mode)
 
 
 _MODULES: dict[str, Callable[[Node], nn.Module]] = {
@@ -69,7 +72,7 @@ _MODULES: dict[str, Callable[[Node], nn.Module]] = {
     "linear": _linear,
     "batch_norm": _norm,
     "max_pool": _max_pool,
-    "adaptive_avg_pool": lambda node: nn.AdaptiveAvgPool2d(node.attrs["output_size"]),
+    "adaptive_avg_pool": lambda node: nn.AdaptiveAvgPool2d(AdaptiveAvgPool(node).output_size),
     "relu": lambda node: nn.ReLU(),
     "relu6": lambda node: nn.ReLU6(),
     "silu": lambda node: nn.SiLU(),
@@ -94,7 +97,7 @@ def to_torch(graph: Graph) -> fx.GraphModule:
         elif node.op in _FUNCTIONS:
             result = made.call_function(_FUNCTIONS[node.op], tuple(given))
         elif node.op == "concat":
-            result = made.call_function(torch.cat, (given, node.attrs["axis"]))
+            result = made.call_function(torch.cat, (given, Concat(node).axis))
         elif node.op == "reshape":
             result = made.call_function(torch.reshape, (given[0], tuple(node.result.type.shape)))
         else:
