@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test that is `sampled`, one case in n stays in `make test`; its name decides which, so that every machine
-    has the same ones. The others are `exhaustive`."""
+    """`make test` runs one case in n of a test that is marked `sampled`; the others are marked `exhaustive`. A case's
+    name decides, so that every machine runs the same cases."""
     for item in items:
         mark = item.get_closest_marker("sampled")
         if mark is not None and zlib.crc32(item.name.encode()) % mark.args[0]:

@@ -69,7 +69,7 @@ class ObjectFile:
 
     @property
     def nbytes(self) -> int:
-        """Of the image."""
+        """The bytes that the image takes."""
         return max((offset + self.sections[number].size for number, offset in self.offsets.items()), default=0)
 
     @cached_property
@@ -86,7 +86,7 @@ class ObjectFile:
         return found
 
     def address(self, name: str, base: int) -> int:
-        """Of a symbol, where the image lies at `base`."""
+        """The address of a symbol when the image lies at `base`."""
         for text, section, value in self._symbols:
             if text == name and section in self.offsets:
                 return base + self.offsets[section] + value

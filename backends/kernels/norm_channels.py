@@ -17,7 +17,7 @@ from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
 
 MOST_PIXELS = 1 << 15
-"""The most pixels in a slice: the squares of so many bytes fit i32."""
+"""The most pixels in a slice: the sum of that many squares of bytes fits i32."""
 _WORD_TERMS = 257
 """How many bytes can be added in an unsigned word."""
 

@@ -151,7 +151,7 @@ def channel_stride_of(s: NodeLowering, op: Conv | ConvTranspose) -> int:
 
 
 def stored_channels(channels: int, quantized: bool) -> int:
-    """Elements from pixel to pixel of a value of so many channels, channels last: codes are padded to a multiple."""
+    """The distance in elements between two pixels of a channels-last value: codes are padded to a multiple."""
     multiple = AssignLayout.channel_multiple if quantized else 1
     return -(-channels // multiple) * multiple
 

@@ -214,7 +214,7 @@ class ThreadPool:
                 _release(self._parked[index - 1])
 
     def _grow(self, workers: int) -> int:
-        """Start workers until there are so many; gives how many there are."""
+        """Start workers until there are `workers` of them. Returns how many there are."""
         if len(self._threads) >= workers:
             return len(self._threads)
         with self._grow_lock:

@@ -151,6 +151,6 @@ def test_07_silent_saturation_without_vnni(every_target) -> None:
 
 
 def test_error_classes_are_ours(x) -> None:
-    """Whatever a user does wrong, the error is one of ours."""
+    """Every mistake of a user gives a QCompilerError."""
     with pytest.raises(QCompilerError):
         qc.compile(object(), None, (x,))

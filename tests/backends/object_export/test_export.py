@@ -136,8 +136,8 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
 def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target: str, tmp_path: pathlib.Path) -> None:
-    """All in one program, so that prefixes keep so many models apart. The outputs expected are those of this machine's
-    best level."""
+    """All models are in one program, so the test also shows that prefixes keep their symbols apart. The expected
+    outputs are those of this machine's best level."""
     prefixes, undefined = [], set()
     for op in all_ops():
         if not op.samples() or op.family == "quantized":

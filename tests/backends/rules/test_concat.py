@@ -46,7 +46,7 @@ class Network:
         return self.graph.create("max_pool", [x], attrs, types=x.type).result
 
     def conv(self, x: Value, outputs: int, kernel: int = 1, groups: int = 1, residual: Value | None = None) -> Value:
-        """Of the operand's size."""
+        """A convolution that keeps the operand's height and width."""
         spatial, channels = x.type.rank - 2, x.type.shape[1]
         shape = (outputs, channels // groups, *(kernel,) * spatial)
         scale = 1.0 / np.sqrt(np.prod(shape[1:])) / 127
@@ -78,8 +78,8 @@ class Network:
         return self.graph.create("concat", values, {"axis": axis}, types=self.type(tuple(shape)), names=JOINED).result
 
     def check(self, *outputs: Value, copies: int) -> None:
-        """The outputs are what the interpreter finds, guard pages and all, and the concatenation takes so many copies
-        at every level."""
+        """The outputs equal the interpreter's, nothing outside the arena is touched, and the concatenation takes this
+        number of copies at every level."""
         self.graph.set_outputs(outputs)
         x = (
             self.rng.integers(0, 256, self.shape).astype(np.uint8)
