@@ -1,7 +1,8 @@
 """Sizes as a traced model sees them: `x.shape[0]` of a dynamic axis.
 
 Arithmetic stays symbolic. An operation that needs a number (a comparison, `range`, `float`) uses the example's size,
-and the trace notes the guard under which that decision holds.
+and the trace notes the guard under which that decision holds. A comparison that has one answer for all sizes, which are
+never negative, needs neither: `B == -1` is False.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class Size:
         difference = self.dim - other
         if not isinstance(difference, Dim):
             return Guard(difference, relation, 0).holds({})
+        decided = _decided(difference, relation)
+        if decided is not None:
+            return decided
         asked = Guard(self.dim, relation, other)
         holds = Guard(self._number(difference), relation, 0).holds({})
         self.trace.guard(asked if holds else asked.negated())
@@ -120,6 +124,21 @@ class Size:
 
     def __repr__(self) -> str:
         return f"Size({self.dim})"
+
+
+def _decided(difference: Dim, relation: str) -> bool | None:
+    """Whether `difference relation 0` holds for all sizes (True) or for none (False); None if that depends on them."""
+    least, greatest = difference.bounds()
+    positive, negative = least is not None and least > 0, greatest is not None and greatest < 0
+    if relation in ("==", "!="):
+        return relation == "!=" if positive or negative else None
+    if relation in ("<", ">="):
+        if negative:
+            return relation == "<"
+        return relation == ">=" if least is not None and least >= 0 else None
+    if positive:
+        return relation == ">"
+    return relation == "<=" if greatest is not None and greatest <= 0 else None
 
 
 _FLOAT_RELATIONS: dict[str, Callable[[float, float], bool]] = {

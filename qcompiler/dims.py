@@ -15,6 +15,8 @@ from typing import Union
 from qcompiler.errors import ParseError, ShapeError
 
 DimLike = Union[int, "Dim"]
+Bounds = tuple[int | None, int | None]
+"""The least and the greatest value of an expression; None where it has no such bound, or none is known."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -34,6 +36,9 @@ class _Atom:
         raise NotImplementedError
 
     def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
+        raise NotImplementedError
+
+    def bounds(self) -> Bounds:
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
@@ -60,6 +65,9 @@ class _Name(_Atom):
     def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
         return sizes.get(self.key, Dim.name(self.key))
 
+    def bounds(self) -> Bounds:
+        return 0, None
+
 
 class _Quotient(_Atom):
     """`numerator // divisor`, with a positive int divisor."""
@@ -80,8 +88,31 @@ class _Quotient(_Atom):
     def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
         return self.numerator.substitute(sizes) // self.divisor
 
+    def bounds(self) -> Bounds:
+        least, greatest = self.numerator.bounds()
+        return _scaled_down(least, self.divisor), _scaled_down(greatest, self.divisor)
+
 
 _Monomial = tuple[_Atom, ...]
+
+
+def _scaled_down(bound: int | None, divisor: int) -> int | None:
+    return None if bound is None else bound // divisor
+
+
+def _monomial_bounds(monomial: _Monomial) -> Bounds:
+    """Bounds of a product. One of several factors that may be negative leaves it unbounded."""
+    if len(monomial) == 1:
+        return monomial[0].bounds()
+    least = 1
+    greatest: int | None = 1
+    for atom in monomial:
+        low, high = atom.bounds()
+        if low is None or low < 0:
+            return None, None
+        least *= low
+        greatest = None if greatest is None or high is None else greatest * high
+    return least, greatest
 
 
 def _graded(monomial: _Monomial) -> tuple[int, tuple[str, ...]]:
@@ -217,6 +248,18 @@ class Dim:
                 product *= atom.evaluate(sizes)
             total += product
         return total
+
+    def bounds(self) -> Bounds:
+        """Bounds over all sizes, which are never negative: (1, None) for B + 1. They need not be tight."""
+        least: int | None = 0
+        greatest: int | None = 0
+        for monomial, coefficient in self._terms:
+            low, high = _monomial_bounds(monomial)
+            if coefficient < 0:
+                low, high = high, low
+            least = None if least is None or low is None else least + coefficient * low
+            greatest = None if greatest is None or high is None else greatest + coefficient * high
+        return least, greatest
 
     def substitute(self, sizes: Mapping[str, DimLike]) -> DimLike:
         """The expression with some names replaced."""

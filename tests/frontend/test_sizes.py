@@ -1,0 +1,112 @@
+"""Comparisons of symbolic sizes: what non-negativity decides needs no example and leaves no guard."""
+
+import itertools
+import pathlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import qcompiler as qc
+from qcompiler.dims import Dim, parse_dim
+from qcompiler.errors import TraceError
+from qcompiler.frontend.sizes import Size
+from qcompiler.notes import Guard
+
+RELATIONS = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+DIMS = [
+    "B", "-B", "B+1", "2*B+3", "B-1", "-B-1", "B*S", "B*S+S+2", "B-S", "(B)//2", "(B+1)//2+1", "(B-3)//2",
+    "-2*((B)//2)-1", "S*((B-3)//2)", "S*((B)//2)+1", "(-B)//3", "(-B-1)//3", "B*B-1", "((-B-1)//2)*((-S-1)//2)", "-B*S",
+]  # fmt: skip
+OTHERS: list[int | str] = [-2, -1, 0, 1, 2, "B", "S", "B+S", "-S", "(S)//2"]
+SMALL = [dict(zip("BS", sizes)) for sizes in itertools.product(range(6), repeat=2)]
+
+
+class Trace:
+    """A trace without an example, or with one; it keeps its guards."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self.sizes = sizes
+        self.guards: list[Guard] = []
+
+    def guard(self, guard: Guard) -> None:
+        self.guards.append(guard)
+
+
+def operand(dim: int | str, trace: Trace) -> int | Size:
+    parsed = parse_dim(dim) if isinstance(dim, str) else dim
+    return Size(parsed, trace) if isinstance(parsed, Dim) else parsed
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("dim", DIMS)
+def test_a_decision_without_an_example_holds_for_all_small_sizes(dim: str, relation: str) -> None:
+    for other in OTHERS:
+        trace = Trace({})
+        try:
+            answer = RELATIONS[relation](operand(dim, trace), operand(other, trace))
+        except TraceError:
+            continue
+        assert trace.guards == []
+        for sizes in SMALL:
+            with_example = Trace(sizes)
+            left, right = (parse_dim(text).evaluate(sizes) if isinstance(text, str) else text for text in (dim, other))
+            assert RELATIONS[relation](left, right) is answer, (dim, relation, other, sizes)
+            assert RELATIONS[relation](operand(dim, with_example), operand(other, with_example)) is answer
+            assert with_example.guards == []
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_sums_with_non_negative_coefficients_are_decided_whenever_they_can_be(relation: str) -> None:
+    for dim in ("B", "B+1", "2*B+3", "B*S", "B*S+S+2", "(B)//2", "S*((B)//2)+1"):
+        minimum = min(parse_dim(dim).evaluate(sizes) for sizes in SMALL)
+        for other in range(-2, minimum + 1 if relation in ("<", ">=") else minimum):
+            answer = RELATIONS[relation](operand(dim, Trace({})), other)
+            assert answer is RELATIONS[relation](minimum, other), (dim, relation, other)
+
+
+def test_what_depends_on_the_size_asks_for_an_example_and_notes_a_guard() -> None:
+    with pytest.raises(TraceError, match="needs a number for the size"):
+        _ = operand("B", Trace({})) == 1
+    trace = Trace({"B": 3})
+    assert operand("B", trace) > 1
+    assert trace.guards == [Guard(Dim.name("B"), ">", 1)]
+
+
+def test_an_onnx_expand_to_an_open_batch_needs_no_example(tmp_path: pathlib.Path) -> None:
+    """`token.expand(batch, -1, -1)` as torch's exporter without dynamo writes it: sizes of -1 are replaced by 1."""
+    constants = {"zero": 0, "axis": [0], "rest": [-1, -1], "minus": [-1, -1, -1], "ones": [1, 1, 1]}
+    token = np.arange(8, dtype=np.float32).reshape(1, 1, 8)
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"]),
+        helper.make_node("Unsqueeze", ["batch", "axis"], ["first"]),
+        helper.make_node("Concat", ["first", "rest"], ["sizes"], axis=0),
+        helper.make_node("Equal", ["sizes", "minus"], ["is_minus"]),
+        helper.make_node("Where", ["is_minus", "ones", "sizes"], ["target"]),
+        helper.make_node("Expand", ["token", "target"], ["tokens"]),
+        helper.make_node("Concat", ["tokens", "x"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "expand",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5, 8])],
+        [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+        + [numpy_helper.from_array(token, "token")],
+    )
+    path = tmp_path / "expand.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    model = qc.compile(path, None)
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).normal(size=(batch, 4, 8)).astype(np.float32)
+        (y,) = model(x).values()
+        np.testing.assert_array_equal(y, np.concatenate([np.repeat(token, batch, 0), x], 1))
