@@ -41,7 +41,8 @@ SAMPLES: list[Case] = [
     ("layer_norm", 4, True), ("linear", 0, False), ("linear", 0, True), ("logical_and", 1, False),
     ("logical_not", 1, False), ("matmul", 0, False), ("matmul", 0, True), ("mean", 4, False), ("mean", 4, True),
     ("prelu", 2, True), ("resize", 3, True), ("sin", 4, False), ("softmax", 0, False), ("softmax", 0, True),
-    ("softmax", 2, True), ("transpose", 0, True), ("where", 1, False),
+    ("softmax", 2, True), ("transpose", 0, True), ("value_counts", 0, False), ("value_range", 0, False),
+    ("where", 1, False),
 ]  # fmt: skip
 """The smallest samples whose lowering calls the kernels of each family."""
 
