@@ -103,11 +103,15 @@ def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
 
 
 def load_objects(objects: Sequence[KernelObject], target: Target) -> list[LoadedKernel]:
-    """Link objects into this process. Whether the code can be called here is the loader's business."""
+    """Link objects into this process. Whether the code can be called here is the loader's business.
+
+    llvmlite's memory manager reserves all sections of an object at once. LLVM's own may place code and constants more
+    than 2 GiB apart, which a relocation can't span: LLVM then aborts the process.
+    """
     import llvmlite.binding as llvm
 
     with _lock:
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True))
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True), use_lmm=True)
         for each in objects:
             engine.add_object_file(llvm.ObjectFileRef.from_data(each.data))
         engine.finalize_object()

@@ -91,7 +91,7 @@ def _compile() -> Native:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small", jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", llvm.create_context()), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", llvm.create_context()), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(_object(dispatcher.emit_dispatcher(dialect), machine)))
     engine.finalize_object()
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -68,3 +73,45 @@ def test_what_is_refused() -> None:
         emit_object([avx2, neon])
     with pytest.raises(LoweringError, match="can't run"):
         compile_kernels([scale.build(parse_target("x86-64-windows+avx2"), lanes=4)])
+
+
+SCATTERED = """
+import ctypes, sys
+import numpy as np
+import qcompiler as qc
+from qcompiler import nn
+
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+PROT_NONE, PRIVATE_ANONYMOUS_NORESERVE = 0, 0x4022
+
+
+def reserve(size):
+    return libc.mmap(None, size, PROT_NONE, PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+
+
+x = np.ones((1, 3, 8, 8), np.float32)
+qc.compile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid()), None, (x,))(x)
+far = reserve(8 << 30)
+for shift in range(32, 11, -1):  # fill every gap above
+    while (address := reserve(1 << shift)) > far:
+        pass
+    libc.munmap(address, 1 << shift)
+libc.munmap(far + (7 << 30), int(sys.argv[1]) * 4096)  # leave a small gap 7 GiB away from all other free memory
+softmax = qc.compile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Softmax(1)), None, (x,))
+assert np.allclose(softmax(x).sum(1), 1)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the flags of mmap are Linux's")
+@pytest.mark.parametrize("pages", [1, 2, 4])
+def test_sections_of_a_kernel_lie_within_reach_of_each_other(pages: int, tmp_path: pathlib.Path) -> None:
+    """Where free memory is scattered, the code must not be placed more than 2 GiB away from its constants: LLVM's own
+    memory manager does that, and then aborts the process."""
+    environment = {**os.environ, "QC_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCATTERED, str(pages)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
