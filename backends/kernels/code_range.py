@@ -12,7 +12,8 @@ class CodeRange(Group, Generic[E, S]):
 
     Attributes:
         zero: the zero point.
-        low, high: the range of codes minus the zero point, after a fused activation. Kernels clamp to it in float.
+        low, high: the smallest and the largest code minus the zero point, after a fused activation. Kernels clamp to
+            this range in float.
     """
 
     zero: E

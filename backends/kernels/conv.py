@@ -1,6 +1,6 @@
 """Convolution as an implicit matrix product, for bytes and for f32; a linear layer is the case of one tap.
 
-x is an image, channels last, which already has its padding. The words of all kernels and rules of products:
+x is an image, channels last, which already has its padding. All kernels and rules of products use these terms:
 
     pixel    the channels at one position of an image; a tile has mr of them
     row      a run of output pixels at equal distances, here of `columns` pixels
@@ -10,8 +10,8 @@ x is an image, channels last, which already has its padding. The words of all ke
     K block  the elements of one tap that one iteration of a loop over K takes
     panel    nr = nv registers of output channels, and their packed weights
     tile     mr pixels by one panel: what is kept in registers; lanes run across channels
-    block    of rows: `row_block` rows, which stay in the cache while one panel after the other passes
-    unit     a block of rows by one panel: what threads share
+    row block  `row_block` rows; their pixels stay in the cache while they are multiplied with one panel after the other
+    unit     a row block by one panel: the piece of work that a thread takes
 
 `lowering.tiles.choose_tile` chooses mr and nv from the tiles of the target's level. The last tile of a row overlaps the
 one before it. The arithmetic (`tile_math`) and `kernel_ir.rows` see a matrix product, and call the pixels of a tile its
@@ -42,7 +42,7 @@ MOST_PIXELS_AHEAD = 21
 
 
 class Strides(Group, Generic[E]):
-    """Bytes from image to image, and from pixel to pixel of a row."""
+    """The distances in bytes from image to image, and from pixel to pixel of a row."""
 
     image: E
     pixel: E
@@ -55,11 +55,11 @@ class ConvGeometry(Group, Generic[P, E]):
         rows: i64 [row_count, 3]: for each row of an image the byte offsets of its first pixel in x, y and the residual.
         row_count: rows of an image.
         row_total: rows of all images.
-        row_block: rows in a block of work.
+        row_block: rows in a row block.
         columns: pixels of a row.
         taps: i64 [tap_count]: the byte offset of each tap from the pixel of x that the window belongs to.
-        kc: elements of a tap, for bytes a multiple of 4.
-        x, y, residual: distances between their images and pixels.
+        kc: elements of a tap; a multiple of 4 for bytes.
+        x, y, residual: the distances between their images and between their pixels.
     """
 
     rows: P
@@ -93,14 +93,14 @@ class PackedWeights(Group, Generic[P, E]):
 
 
 class Prefetch(Group, Generic[E]):
-    """Bytes that a tile prefetches in each K block: of the next panel's weights, and of the next tile's pixels."""
+    """How many bytes a tile prefetches in each K block: of the next panel's weights, and of the next tile's pixels."""
 
     weights: E
     x: E
 
 
 class Product(Group, Generic[P, E]):
-    """The arguments that all kernels share."""
+    """The arguments that all kernels of this file share."""
 
     x: P
     weights: PackedWeights[P, E]
@@ -128,7 +128,7 @@ class ConvU8ToF32(Arguments["ConvU8ToF32"], Generic[P, E, S]):
 class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
     """The arguments of `conv_f32`.
 
-    streams: 1 to write y with non-temporal stores; then all full registers of y lie at multiples of their size.
+    streams: 1 to write y with non-temporal stores; then every full register of y must be aligned to its size.
     """
 
     product: Product[P, E]
@@ -138,9 +138,9 @@ class ConvF32(Arguments["ConvF32"], Generic[P, E, S]):
 
 @dataclass
 class _Loops:
-    """The loops around tiles, the same for both arithmetics.
+    """The loops around tiles, which are the same for bytes and for floats.
 
-    streams: an i64 that is nonzero to use non-temporal stores; None if the kernel has none (results of bytes).
+    streams: an i64, nonzero to use non-temporal stores; None if the kernel has none, as for results of bytes.
     """
 
     b: KernelBuilder
@@ -307,7 +307,10 @@ def conv_u8(
     pairs: bool = False,
     saturates: bool = False,
 ) -> None:
-    """u8 pixels, requantized. mr, nv: the tile; the others: see `tile_math.Bytes` and `tile_epilogue.Requantized`."""
+    """Multiply u8 pixels with i8 weights and requantize the sums to u8.
+
+    mr, nv: the tile. The other keywords are those of `tile_math.Bytes` and `tile_epilogue.Requantized`.
+    """
     epilogue = Requantized(b, a.requantize, nv, residual=residual, proven=proven, saturates=saturates)
     _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
 
@@ -316,7 +319,10 @@ def conv_u8(
 def conv_u8_to_f32(
     b: KernelBuilder, a: ConvU8ToF32, *, mr: int, nv: int, residual: str | None, pairs: bool = False
 ) -> None:
-    """u8 pixels to f32. mr, nv: the tile; residual: "u8", "f32" or None; pairs: see `tile_math.Bytes`."""
+    """Multiply u8 pixels with i8 weights and write the sums as f32.
+
+    mr, nv: the tile. residual: "u8", "f32" or None. pairs: see `tile_math.Bytes`.
+    """
     epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
     streams = a.streams if b.target.streams else None
     _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams).emit()
@@ -328,6 +334,7 @@ def _arithmetic(b: KernelBuilder) -> type[Bytes]:
 
 @kernel
 def conv_f32(b: KernelBuilder, a: ConvF32, *, mr: int, nv: int, residual: bool) -> None:
-    """f32 pixels, added to the bias in the order of the taps. mr, nv: the tile."""
+    """Multiply f32 pixels with f32 weights; products are added to the bias in the order of the taps. mr, nv: the
+    tile."""
     math = Floats(b, a.clamp, nv, residual=residual)
     _Loops(b, a.product, math, mr, nv, a.streams if b.target.streams else None).emit()

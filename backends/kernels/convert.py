@@ -1,6 +1,6 @@
 """Kernels that convert between real and quantized tensors, and look bytes up in a table.
 
-The flat ones run over the storage of their operand and result as one row, including the gaps of a layout.
+The flat kernels treat the storage of their operand and of their result as one row, including the gaps of a layout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qcompiler.backends.kernels.code_range import CodeRange
 
 
 class Quantize(Arguments["Quantize"], Generic[P, E, S]):
-    """f32 [count] to codes [count]. scale: of the codes."""
+    """The arguments of `quantize_flat`: f32 [count] to codes [count]. scale: the scale of the codes."""
 
     x: P
     y: Written[P]
@@ -25,7 +25,8 @@ class Quantize(Arguments["Quantize"], Generic[P, E, S]):
 
 
 class QuantizeImages(Arguments["QuantizeImages"], Generic[P, E, S]):
-    """f32 [images, channels, pixels] to codes [images, pixels, channel_stride].
+    """The arguments of `quantize_channels_last`: f32 [images, channels, pixels] to codes
+    [images, pixels, channel_stride].
 
     channel_stride: a multiple of 4; the bytes after the channels become 0.
     """
@@ -41,7 +42,7 @@ class QuantizeImages(Arguments["QuantizeImages"], Generic[P, E, S]):
 
 
 class Dequantize(Arguments["Dequantize"], Generic[P, E, S]):
-    """Codes [count] to f32 [count]. scale, zero: of the codes."""
+    """The arguments of `dequantize_flat`: codes [count] to f32 [count]. scale, zero: the codes' parameters."""
 
     x: P
     y: Written[P]
@@ -51,7 +52,10 @@ class Dequantize(Arguments["Dequantize"], Generic[P, E, S]):
 
 
 class Requantize(Arguments["Requantize"], Generic[P, E, S]):
-    """Codes [count] to codes [count] with other parameters. scale: of x over the scale of y; in_zero: of x."""
+    """The arguments of `requantize_flat`: codes [count] to codes [count] with other parameters.
+
+    scale: the scale of x over that of y. in_zero: the zero point of x.
+    """
 
     x: P
     y: Written[P]
@@ -62,7 +66,8 @@ class Requantize(Arguments["Requantize"], Generic[P, E, S]):
 
 
 class Lookup(Arguments["Lookup"], Generic[P, E]):
-    """Bytes [count] to bytes [count]. table: 256 bytes by unsigned code."""
+    """The arguments of `lookup_flat`: bytes [count] to bytes [count]. table: a byte for each of the 256 unsigned
+    codes."""
 
     x: P
     table: P

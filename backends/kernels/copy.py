@@ -30,7 +30,7 @@ class CopyAxis(Group, Generic[E]):
 
 
 class StridedCopy(Arguments["StridedCopy"], Generic[P, E]):
-    """outer: the axes around the innermost one, outermost first."""
+    """The arguments of the strided copies. outer: the axes around the innermost one, outermost first."""
 
     x: P
     y: Written[P]
@@ -39,7 +39,7 @@ class StridedCopy(Arguments["StridedCopy"], Generic[P, E]):
 
 
 class Gaps(Arguments["Gaps"], Generic[P, E]):
-    """Places between the elements of images.
+    """The arguments of `fill_gaps`: images, and the gaps between their elements.
 
     Attributes:
         gaps: for each gap of an image a pair of i64: the byte offset in the image, and the number of elements.
@@ -57,14 +57,14 @@ class Gaps(Arguments["Gaps"], Generic[P, E]):
 
 
 class PadRows(Arguments["PadRows"], Generic[P, E]):
-    """Images and the border that they get.
+    """The arguments of `pad_rows`: images, and the border that they get.
 
     Attributes:
         rows: for each row of a padded image an i64: the byte offset of its source in the image, or -1 for a row of the
             border.
         row_total, row_count: how many rows there are in all padded images, and in one.
-        x_image, y_image, y_row: bytes from image to image, and from row to row.
-        before, inside, after: elements of a row: of the border, copied, and of the border again.
+        x_image, y_image, y_row: the distances in bytes from image to image of x and of y, and from row to row of y.
+        before, inside, after: how many elements of a padded row are border, copied, and border again.
         fill: the bits of a border element.
     """
 
@@ -84,7 +84,7 @@ class PadRows(Arguments["PadRows"], Generic[P, E]):
 
 @kernel(outer=OUTER)
 def copy_strided_nd(b: KernelBuilder, a: StridedCopy, *, itemsize: int, inner: Inner) -> None:
-    """y[i] = x[i]. Threads share the outer elements.
+    """y[i] = x[i] for axes of any strides. Threads share the outer elements.
 
     inner: "run" where the innermost axis is adjacent in x and in y, "fill" where it has one element of x for all of y,
     which is adjacent; otherwise "any".

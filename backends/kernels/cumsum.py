@@ -16,7 +16,7 @@ TYPES = {"f32": F32, "i32": I32, "i64": I64}
 
 
 class Cumsum(Arguments["Cumsum"], Generic[P, E]):
-    """x and y [outer, size, inner], summed along `size`."""
+    """The arguments of `cumsum`: x and y are [outer, size, inner], summed along `size`."""
 
     x: P
     y: Written[P]
@@ -27,8 +27,8 @@ class Cumsum(Arguments["Cumsum"], Generic[P, E]):
 
 @kernel
 def cumsum(b: KernelBuilder, a: Cumsum, *, dtype: str, across: bool, exclusive: bool, reverse: bool) -> None:
-    """across: whether there are elements behind the axis; otherwise a line is summed one element at a time. Threads
-    share lines."""
+    """Sum each line. across: whether there are elements behind the axis; otherwise a line is summed one element at a
+    time. Threads share lines."""
     element, lanes = TYPES[dtype], b.target.f32_lanes if across else 1
     size, wide = element.bits // 8, F64 if element is F32 else element
     blocks = (a.inner + (lanes - 1)) // lanes

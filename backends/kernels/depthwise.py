@@ -1,13 +1,14 @@
-"""Depthwise convolution, channels last: lanes lie across channels, a tile is mr neighbouring pixels of one register of
-channels.
+"""Depthwise convolution, channels last. Lanes lie across channels; a tile is mr neighbouring pixels of one channel
+block, which is one register of channels.
 
 The window is a list of *tap rows* (all of its axes but the last), each with an address of its own: those outside of the
 image come from `border`, a row that holds the zero point, so nothing is copied. The pixels of a tile share columns.
 
-Bytes: four tap rows of a column are interleaved into quads, one i32 lane per channel, so that a dot4 adds four
+For bytes, four tap rows of a column are interleaved into quads, one i32 lane per channel, so that a dot4 adds four
 products; missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i +
-j in lane 4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [blocks][kw][groups of 4 tap
-rows][block][4], see `packing.pack_depthwise_bytes`, or f32 [blocks][kw][tap rows][block].
+j in lane 4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [channel blocks][kw][groups of 4
+tap rows][channels of a block][4], see `packing.pack_depthwise_bytes`, or f32 [channel blocks][kw][tap rows][channels of
+a block].
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class DepthwiseGeometry(Group, Generic[P, E]):
 
     Attributes:
         rows: i64 [row_count, 2 + tap rows]: for each row of an image the byte offsets of its first pixel in y and the
-            residual, then that of each tap row in x, or -1 outside of the image.
+            residual, then that of each tap row in x, which is -1 outside of the image.
         row_count: rows of an image.
         row_total: rows of all images.
         columns: pixels of a row of y.
         width: pixels of a row of x.
         before: pixels of the first window that lie before the row of x.
-        x, y, residual: distances between their images and pixels.
+        x, y, residual: the distances between their images and between their pixels.
     """
 
     rows: P
@@ -54,11 +55,11 @@ class DepthwiseGeometry(Group, Generic[P, E]):
 
 
 class Filter(Group, Generic[P, E]):
-    """The arguments that all kernels share.
+    """The arguments that all kernels of this file share.
 
     Attributes:
-        weights: panels of one register.
-        border: codes of the zero point, or 0.0, as long as a row of x.
+        weights: the packed weights; a panel is one channel block.
+        border: a row as long as those of x, of the zero point's code or of 0.0.
     """
 
     x: P
@@ -70,16 +71,22 @@ class Filter(Group, Generic[P, E]):
 
 
 class DepthwiseU8(Arguments["DepthwiseU8"], Generic[P, E, S]):
+    """The arguments of `depthwise_u8`."""
+
     filter: Filter[P, E]
     requantize: Requantize[P, E, S]
 
 
 class DepthwiseU8ToF32(Arguments["DepthwiseU8ToF32"], Generic[P, E, S]):
+    """The arguments of `depthwise_u8_to_f32`."""
+
     filter: Filter[P, E]
     dequantize: Dequantize[P, S]
 
 
 class DepthwiseF32(Arguments["DepthwiseF32"], Generic[P, E, S]):
+    """The arguments of `depthwise_f32`."""
+
     filter: Filter[P, E]
     clamp: Clamp[S]
 
@@ -89,7 +96,7 @@ class _Arithmetic(ABC):
 
     Attributes:
         item, y_item, residual_item: bytes of a channel of x, of y and of the residual.
-        register_channels: channels of a register of x.
+        register_channels: channels in a register of x.
         element: the type of a register of x.
         weight_bytes: bytes of a column's packed weights.
     """
@@ -104,27 +111,27 @@ class _Arithmetic(ABC):
 
     @abstractmethod
     def column(self, loaded: Sequence[Value]) -> list[Value]:
-        """The registers that `add` takes, from a register of each tap row."""
+        """Make the registers that `add` takes of a register of each tap row."""
 
     @abstractmethod
     def start(self, bias: Value) -> list[Value]:
-        """The accumulators of a pixel. bias: pointer."""
+        """The accumulators of a pixel before any product. bias: a pointer to the bias of the channel block."""
 
     @abstractmethod
     def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
-        """The accumulators plus a column's products. weights: pointer to those of the column."""
+        """The accumulators plus a column's products. weights: a pointer to the column's weights."""
 
     @abstractmethod
     def multipliers(self, block: Value) -> Value | None:
-        """Pointer to the multipliers of a block of channels."""
+        """A pointer to the multipliers of a channel block; None if the arithmetic has none."""
 
     @abstractmethod
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
-        """The results of one pixel. load: reads the residual."""
+        """The results of one pixel. load: reads a vector of the residual."""
 
 
 class _Bytes(_Arithmetic):
-    """u8 x i8 products. multiplier: pointer to one number per packed channel."""
+    """u8 x i8 products. multiplier: a pointer to one number for each packed channel."""
 
     item = 1
 
@@ -172,7 +179,7 @@ class _Bytes(_Arithmetic):
 
 
 class _Requantized(_Bytes):
-    """Sums as u8. proven: see `tile_epilogue.Requantized`."""
+    """Products of bytes whose sums are requantized to u8. proven: see `tile_epilogue.Requantized`."""
 
     y_item, residual_item = 1, 1
 
@@ -204,7 +211,7 @@ class _Requantized(_Bytes):
 
 
 class _Dequantized(_Bytes):
-    """Sums as f32. residual: see `tile_epilogue.Dequantized`."""
+    """Products of bytes whose sums are written as f32. residual: see `tile_epilogue.Dequantized`."""
 
     y_item = 4
 
@@ -223,7 +230,7 @@ class _Dequantized(_Bytes):
 
 
 class _Floats(_Arithmetic):
-    """f32 products added to the bias by fma, column by column; NaN passes the activation, as in torch."""
+    """f32 products, which are added to the bias by fma, column by column. NaN passes the activation, as in torch."""
 
     item, y_item, residual_item = 4, 4, 4
 
@@ -257,15 +264,15 @@ class _Floats(_Arithmetic):
 
 @dataclass(frozen=True)
 class _RowBlock:
-    """One row of output pixels, one register of their channels.
+    """One row of output pixels by one channel block.
 
     Attributes:
         taps: pointers to the tap rows.
-        border: pointer to the border's row.
+        border: a pointer to the border's row.
         y, residual: pointers to the first pixel.
-        weights: pointer to the block's weights.
-        block: the index of the block of channels.
-        left: channels from the block's first on.
+        weights: a pointer to the block's weights.
+        block: the index of the channel block.
+        left: how many channels there are from the block's first one on.
     """
 
     taps: Sequence[Value]
@@ -279,7 +286,7 @@ class _RowBlock:
 
 @dataclass
 class _Loops:
-    """Rows, blocks of channels and tiles, the same for both arithmetics."""
+    """The loops over rows, channel blocks and tiles, which are the same for bytes and for floats."""
 
     b: KernelBuilder
     a: Filter
@@ -331,7 +338,8 @@ class _Loops:
             wide.yield_([])
 
     def _tile(self, part: _RowBlock, start: Value, count: int, is_inside: bool) -> None:
-        """`count` pixels from `start` on. is_inside: whether all columns of their windows lie within the row of x."""
+        """Compute `count` pixels from `start` on. is_inside: whether all columns of their windows lie within the row of
+        x."""
         b, math, geometry = self.b, self.math, self.a.geometry
         first = start * self.stride - geometry.before
         bias = self.a.weights.bias + part.block * (math.register_channels * 4)
@@ -396,7 +404,10 @@ def depthwise_u8(
     residual: bool,
     proven: bool,
 ) -> None:
-    """u8 pixels, requantized. Reads a whole register at the last channels of a pixel: up to 63 bytes past x."""
+    """Convolve u8 pixels and requantize the sums to u8.
+
+    A whole register is read at the last channels of a pixel, which may reach 63 bytes past x.
+    """
     math = _Requantized(b, a.requantize, taps, residual=residual, proven=proven)
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
@@ -413,7 +424,7 @@ def depthwise_u8_to_f32(
     mr: int,
     residual: str | None,
 ) -> None:
-    """u8 pixels to f32. Reads x as `depthwise_u8` does; residual: "u8", "f32" or None."""
+    """Convolve u8 pixels and write the sums as f32. x is read as by `depthwise_u8`. residual: "u8", "f32" or None."""
     math = _Dequantized(b, a.dequantize, taps, residual=RESIDUALS[residual])
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
@@ -422,6 +433,7 @@ def depthwise_u8_to_f32(
 def depthwise_f32(
     b: KernelBuilder, a: DepthwiseF32, *, taps: int, kw: int, stride: int, dilation: int, mr: int, residual: bool
 ) -> None:
-    """f32 pixels. Reads a whole register at the last channels of a pixel: up to 60 bytes past x."""
+    """Convolve f32 pixels. A whole register is read at the last channels of a pixel, which may reach 60 bytes past
+    x."""
     math = _Floats(b, a.clamp, taps, residual=residual)
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()

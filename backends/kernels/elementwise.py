@@ -1,8 +1,8 @@
 """Elementwise kernels: real arithmetic, activations, comparisons, casts, selection, and plain integers.
 
-Each is a map (see map_loop) with one of the functions of `real_functions` or `integer_functions`. `elementwise_codes`
-has those of codes.
-The static argument `inner` has a "1" for each operand that varies along the innermost axis and a "0" for each other.
+Each is a map (see map_loop) with one of the functions of `real_functions` or `integer_functions`. The kernels of codes
+are in `elementwise_codes`. The static argument `inner` has a "1" for each operand that varies along the innermost axis
+and a "0" for each other.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def attr_names(attrs: Mapping[str, Any]) -> list[str]:
 
 
 def bytes_plan(b: KernelBuilder) -> Plan:
-    """Whole registers of bytes, each four registers of f32; then quarters of them."""
+    """A plan for bytes: first whole registers of bytes, which are four registers of f32 each, then quarters of
+    registers."""
     return (b.target.vector_bytes, 1), (b.target.f32_lanes, 1)
 
 
 def _plan(b: KernelBuilder, element: Type, unroll: int) -> Plan:
-    """`unroll` registers of an element at a time, then one; bytes as in `bytes_plan`."""
+    """A plan for an element type: first `unroll` registers at a time, then one. For bytes it is `bytes_plan`."""
     lanes = b.target.vector_bytes // element.bytes
     return bytes_plan(b) if element is I8 else ((lanes, unroll), (lanes, 1)) if unroll > 1 else ((lanes, 1),)
 
@@ -67,14 +68,14 @@ def _plan(b: KernelBuilder, element: Type, unroll: int) -> Plan:
 
 
 class FloatAttr(Group, Generic[S]):
-    """A float attribute: the f32 that stands for it, and rest: attribute - value, as f32."""
+    """A float attribute as a sum of two f32. value: the nearest f32; rest: attribute - value."""
 
     value: S
     rest: S
 
 
 class RealMap(Arguments["RealMap"], Generic[P, E, S]):
-    """attrs: the op's float attributes, in order; those that it does not have are 0."""
+    """The arguments of maps of reals. attrs: the op's float attributes in order; those that it does not have are 0."""
 
     map: Map[P, E]
     attrs: tuple[FloatAttr[S], FloatAttr[S]]
@@ -82,7 +83,7 @@ class RealMap(Arguments["RealMap"], Generic[P, E, S]):
 
 def _real(operands: int) -> KernelDef[RealMap, Any]:
     def body(b: KernelBuilder, a: RealMap, *, op: str, inner: str, params: str, activation: str, dtype: str) -> None:
-        """params: the names of the attributes, joined by commas."""
+        """Emit a map of reals. params: the names of the attributes, joined by commas."""
         element = REALS[dtype]
 
         def attr(i: int) -> Value:
@@ -110,7 +111,7 @@ REAL = {operands: _real(operands) for operands in (1, 2)}
 
 @kernel(operands=3)
 def map_affine(b: KernelBuilder, a: Map, *, inner: str) -> None:
-    """x * factor + shift, through f64."""
+    """x * factor + shift, computed in f64 and rounded once."""
     compute = in_f64(lambda b, x, factor, shift: x * factor + shift)
     emit_map(b, a, [F32] * 3, inner, F32, _plan(b, F32, 2), lambda lanes: lambda *values: compute(b, *values))
 
@@ -198,7 +199,7 @@ INTEGER = {operands: _integers(operands) for operands in (1, 2)}
 
 
 class ClampMap(Arguments["ClampMap"], Generic[P, E]):
-    """low, high: the bounds."""
+    """The arguments of `map_clamp`. low, high: the bounds."""
 
     map: Map[P, E]
     low: E

@@ -1,6 +1,7 @@
 """Elementwise kernels of u8 codes: binary arithmetic, prelu, and an affine map of channels.
 
-Each is a map (see map_loop). Its operands become f32 numbers of units of the result's scale, which are requantized.
+Each is a map (see map_loop). Its operands are converted to f32 in units of the result's scale, combined, and
+requantized.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from qcompiler.backends.kernels.real_functions import FLOAT, Lanes
 
 
 class CodeOperand(Group, Generic[E, S]):
-    """How an operand is read. zero: its zero point; scale: what its codes minus the zero point are multiplied with."""
+    """How an operand is converted to f32. zero: its zero point; scale: the factor of its codes minus the zero point."""
 
     zero: E
     scale: S
 
 
 class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
-    """x, y: the operands. For `mul` and `div`, x.scale belongs to the product or quotient, and y.scale is not read."""
+    """The arguments of `map_codes`. x, y: the operands. For `mul` and `div`, x.scale is the factor of the product or
+    quotient, and y.scale is not read."""
 
     map: Map[P, E]
     x: CodeOperand[E, S]
@@ -35,7 +37,8 @@ class BinaryCodes(Arguments["BinaryCodes"], Generic[P, E, S]):
 
 
 class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
-    """x: the first operand, with the scale of its positive codes. The second operand has f32 scales of the others."""
+    """The arguments of `map_prelu_codes`. x: the first operand, with the scale of its positive codes. The elements of
+    the second operand are the f32 scales of the negative ones."""
 
     map: Map[P, E]
     x: CodeOperand[E, S]
@@ -43,7 +46,8 @@ class PreluCodes(Arguments["PreluCodes"], Generic[P, E, S]):
 
 
 class AffineCodes(Arguments["AffineCodes"], Generic[P, E, S]):
-    """in_zero: the zero point of the first operand. The others are f32 factors and shifts in units of the scales."""
+    """The arguments of `map_affine_codes`. in_zero: the zero point of the first operand. The other operands are f32
+    factors and shifts in units of the scales."""
 
     map: Map[P, E]
     in_zero: E
@@ -51,8 +55,8 @@ class AffineCodes(Arguments["AffineCodes"], Generic[P, E, S]):
 
 
 class _Codes:
-    """u8 codes as f32 registers and back, `lanes` of them at a time: a register of bytes is four registers of f32, and
-    a quarter of it is one."""
+    """Converts `lanes` u8 codes at a time to f32 registers and back. A register of bytes gives four registers of f32,
+    and a quarter of one gives one."""
 
     def __init__(self, b: KernelBuilder, codes: CodeRange, lanes: int) -> None:
         self.b, self.lanes = b, lanes
@@ -61,11 +65,11 @@ class _Codes:
         self.zero = b.splat(b.trunc(codes.zero, I16 if self.whole else I32), lanes // 2 if self.whole else lanes)
 
     def real(self, value: Value) -> Value:
-        """A f32 scalar in every lane of a register."""
+        """An f32 scalar in every lane of a register."""
         return self.b.splat(value, self.b.target.f32_lanes)
 
     def shift(self, zero: Value) -> Value:
-        """What `centered` subtracts for a zero point."""
+        """The operand that `centered` subtracts for a zero point."""
         value = self.b.sitofp(self.b.trunc(zero, I32))
         return self.real(value + 2.0**23 if self.whole else value)
 
@@ -100,7 +104,7 @@ class _Codes:
         return found
 
     def _gather(self, parts: Sequence[Value], lanes: Sequence[int]) -> Value:
-        """Lanes of consecutive registers: of two, or as many of each of four."""
+        """Collect these lanes of consecutive registers: of two registers, or of four that give equally many lanes."""
         b, register = self.b, self.b.target.f32_lanes
         sources = list(dict.fromkeys(lane // register for lane in lanes))
         if len(sources) <= 2:
@@ -134,7 +138,8 @@ class _Codes:
 
 @kernel(map_operands=2)
 def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str) -> None:
-    """Binary arithmetic: both operands as f32 in units of the result's scale, combined and requantized."""
+    """Binary arithmetic on codes: both operands are converted to f32 in units of the result's scale, combined, and
+    requantized."""
 
     def combine(x: Value, y: Value, first: Value, second: Value) -> Value:
         if op == "mul":
@@ -159,7 +164,7 @@ def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str) -> None:
 
 @kernel(map_operands=2)
 def map_prelu_codes(b: KernelBuilder, a: PreluCodes, *, inner: str) -> None:
-    """prelu."""
+    """prelu: codes above the zero point times x.scale, the others times their own scale, requantized."""
 
     def prepare(lanes: int) -> Lanes:
         codes = _Codes(b, a.codes, lanes)

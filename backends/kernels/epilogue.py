@@ -42,7 +42,7 @@ class Dequantize(Group, Generic[P, S]):
 
     Attributes:
         multiplier: f32 [packed channels], M of rule (6).
-        residual_zero, residual_scale: those of a residual of codes.
+        residual_zero, residual_scale: the zero point and the scale of a residual of codes.
         clamp: the fused activation.
     """
 

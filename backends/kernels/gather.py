@@ -24,7 +24,8 @@ class Indices(Group, Generic[P, E]):
 
 
 class GatherRows(Arguments["GatherRows"], Generic[P, E]):
-    """x [outer, indices.size, inner] to y [outer, picks, inner], all row-major. picks: how many indices there are."""
+    """The arguments of `gather_rows`: x [outer, indices.size, inner] to y [outer, picks, inner], all row major. picks:
+    how many indices there are."""
 
     x: P
     indices: Indices[P, E]
@@ -43,7 +44,8 @@ class GatherAxis(Group, Generic[E]):
 
 
 class GatherElements(Arguments["GatherElements"], Generic[P, E]):
-    """Elements of x to y; indices and y are row-major over `axes`. stride: bytes along the axis that is indexed."""
+    """The arguments of `gather_single`. The indices and y are row major over `axes`. stride: bytes in x from one
+    element to the next along the axis that is indexed."""
 
     x: P
     indices: Indices[P, E]

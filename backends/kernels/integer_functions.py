@@ -1,8 +1,8 @@
 """Functions of plain integers, lane by lane, for elementwise kernels.
 
-A function takes registers of one integer type. `SIGNED` has all of them; where unsigned numbers need other code, it is
-in `UNSIGNED`. Sums and products wrap. `qcompiler.ops.division` says what division by 0 gives, and `qcompiler.ops.logic`
-what a shift by more than the width does.
+A function takes registers of one integer type. `SIGNED` holds all functions of signed integers, and `UNSIGNED` the same
+functions of unsigned ones. Sums and products wrap. `qcompiler.ops.division` says what division by 0 gives, and
+`qcompiler.ops.logic` what a shift by more than the width does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _const(b: KernelBuilder, x: Value, value: int) -> Value:
 
 
 def _widened(b: KernelBuilder, x: Value, signed: bool) -> Value:
-    """x with at least 32 bits, in which no target lacks a division."""
+    """x extended to 32 bits if it has fewer, because every target can divide these."""
     return x if x.type.element.bits >= 32 else b.sext(x, I32) if signed else b.zext(x, I32)
 
 
@@ -59,7 +59,7 @@ def _unsigned_division(remainder: bool) -> Lanes:
 
 
 def _power(b: KernelBuilder, x: Value, y: Value) -> Value:
-    """x to a power that counts as unsigned, by squaring."""
+    """x to the power y by squaring; y counts as unsigned."""
     with b.loop(0, x.type.element.bits, carried=[_const(b, x, 1), x, y]) as loop:
         power, square, rest = loop.carried
         power = b.select((rest & 1) != 0, power * square, power)
@@ -74,7 +74,8 @@ def _signed_power(b: KernelBuilder, x: Value, y: Value) -> Value:
 
 
 def _shift(name: str, empty: int | None) -> Lanes:
-    """A shift whose result is `empty` if the count is not below the width; None: the sign in every bit."""
+    """A shift whose result is `empty` if the count is not below the width. If empty is None, the result then has the
+    sign in every bit."""
 
     def function(b: KernelBuilder, x: Value, y: Value) -> Value:
         bits = x.type.element.bits
@@ -129,4 +130,5 @@ UNSIGNED: dict[str, Lanes] = {
 """The same functions of unsigned integers."""
 
 COSTLY = frozenset({"pow", "floor_divide", "trunc_divide", "remainder", "fmod"})
-"""Functions whose code is long where a target has no vector instruction for them: one small register at a time."""
+"""Functions whose code is long where a target has no vector instruction for them. They are computed one small register
+at a time."""

@@ -1,4 +1,4 @@
-"""Registers whose channels lie in the order of packed weights, put into the order of memory."""
+"""Puts registers whose channels lie in the order of packed weights into the order of memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qcompiler.backends.kernel_ir.ir import Value
 
 
 def in_order(b: KernelBuilder, registers: Sequence[Value], order: Sequence[int]) -> list[Value]:
-    """Two or four registers, in whose lanes the channels `order` lie, as registers of ascending channels."""
+    """Sort two or four registers by channel. order: the channel of each lane."""
     lanes = registers[0].type.lanes
     if list(order) == sorted(order):
         return list(registers)
@@ -25,7 +25,7 @@ def in_order(b: KernelBuilder, registers: Sequence[Value], order: Sequence[int])
                 chosen = [place - 2 * lanes * side for place in part]
                 found.append(b.shuffle(registers[2 * side], registers[2 * side + 1], chosen))
             continue
-        # Of each half of the registers, what the two results take of it, side by side in one register.
+        # From each half of the registers, collect the lanes that both results need, side by side in one register.
         halves, sources = [], []
         for side in range(2):
             taken = [place for part in parts for place in part if place // (2 * lanes) == side]

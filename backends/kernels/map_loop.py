@@ -1,8 +1,8 @@
 """The loops of elementwise kernels: numpy broadcasting over operands at any strides.
 
 A map runs over OUTER outer axes, along which every tensor has a stride of its own. Along the innermost axis the result
-is adjacent, and each operand is either adjacent too or one element for the whole row. The caller says what is computed
-lane by lane.
+is adjacent, and each operand is either adjacent too or one element for the whole row. The caller gives the function of
+the lanes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MapResult(Group, Generic[P, E]):
 
 
 class Map(Arguments["Map"], Generic[P, E]):
-    """What every map takes. count: elements along the innermost axis; sizes: of the outer axes."""
+    """The arguments of every map. count: elements along the innermost axis; sizes: the sizes of the outer axes."""
 
     count: E
     sizes: tuple[E, E, E, E, E]
@@ -53,8 +53,8 @@ class _Row:
     Attributes:
         pointers: the first element of each operand and of the result.
         elements: their types.
-        still: the element of each operand that has one for the whole row; None for the others.
-        compute: what is computed, by the number of lanes.
+        still: for each operand its element if it has one for the whole row, otherwise None.
+        compute: the function of the lanes, by their number.
     """
 
     pointers: list[Value]
@@ -65,7 +65,7 @@ class _Row:
     def block(
         self, b: KernelBuilder, still: list[Value | None], lanes: int, unroll: int, at: Value, left: Value | None = None
     ) -> None:
-        """The elements from `at` on: lanes * unroll of them, or only the first `left` (then unroll is 1)."""
+        """Compute lanes * unroll elements from `at` on, or only the first `left` of them (then unroll is 1)."""
         for part in range(unroll):
             values = []
             for element, pointer, value in zip(self.elements, self.pointers, still):
@@ -83,8 +83,8 @@ class _Row:
                 b.store_prefix(found, self.pointers[-1], at * size, left)
 
     def run(self, b: KernelBuilder, begin: Value, end: Value, plan: Plan) -> None:
-        """The elements [begin, end), in the widest blocks that fit. The last block is moved back so that it ends with
-        the row: it computes some elements again, which is cheaper than a tail."""
+        """Compute the elements [begin, end) in the widest blocks that fit. The last block is moved back so that it ends
+        with the row. It computes some elements again, which is cheaper than a tail."""
         lanes, unroll = plan[0]
         size = lanes * unroll
         with b.if_(end - begin >= size) as fits:
@@ -147,7 +147,7 @@ def emit_map(
 
 
 def _moves(b: KernelBuilder, strides: Sequence[Value], sizes: Sequence[Value]) -> list[Value]:
-    """For each axis the bytes that a pointer moves when the place along it increases and all inner ones return to 0."""
+    """For each axis the bytes that a pointer moves when the index along it increases and all inner ones return to 0."""
     found, back = [strides[-1]], b.i64(0)
     for axis in reversed(range(OUTER - 1)):
         back = back + (sizes[axis + 1] - 1) * strides[axis + 1]
@@ -158,7 +158,7 @@ def _moves(b: KernelBuilder, strides: Sequence[Value], sizes: Sequence[Value]) -
 def _next_row(
     b: KernelBuilder, places: list[Value], pointers: list[Value], sizes: Sequence[Value], moves: list[list[Value]]
 ) -> list[list[Value]]:
-    """The next places in row-major order, and pointers to them, without a division."""
+    """The next indices in row-major order and the pointers to their elements, found without a division."""
     moved = [by_axis[-1] for by_axis in moves]
     following, wraps = list(places), None
     for axis in reversed(range(1, OUTER)):

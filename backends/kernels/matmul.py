@@ -1,8 +1,8 @@
 """Batched products of two activations, row major: x [m, k] times w [k, n].
 
-Lanes lie across n; tiles are mr rows by nv registers. Threads share tiles; rows go innermost, so that a tile's columns
-of w stay in the cache. Bytes are centered and widened first, two elements of k to an i32 lane (`center_pairs`,
-`pack_pairs`): products of those are exact, whatever the zero points.
+Lanes lie across n; tiles are mr rows by nv registers. Threads share tiles. The loop over rows is the inner one, so that
+a tile's columns of w stay in the cache. Bytes are centered and widened to i16 first, two elements of k in an i32 lane
+(`center_pairs`, `pack_pairs`), so that their products are exact for all zero points.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qcompiler.backends.kernels.lane_order import in_order
 
 
 class Matmul(Arguments["Matmul"], Generic[P, E]):
-    """x times w, for each batch.
+    """The arguments that all products share: x times w, for each batch.
 
     Attributes:
         batches: i64 [batch_count, 3]: the byte offsets of each batch's x, w and y.
@@ -36,7 +36,7 @@ class Matmul(Arguments["Matmul"], Generic[P, E]):
 
 
 class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
-    """scale: the scales of x and w over that of y."""
+    """The arguments of `matmul_u8`. scale: the product of the scales of x and w over the scale of y."""
 
     matmul: Matmul[P, E]
     scale: S
@@ -44,14 +44,14 @@ class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
 
 
 class MatmulU8ToF32(Arguments["MatmulU8ToF32"], Generic[P, E, S]):
-    """scale: the product of the scales of x and w."""
+    """The arguments of `matmul_u8_to_f32`. scale: the product of the scales of x and w."""
 
     matmul: Matmul[P, E]
     scale: S
 
 
 class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
-    """zero: the zero point of x."""
+    """The arguments of `center_pairs`. zero: the zero point of x."""
 
     x: P
     y: Written[P]
@@ -61,7 +61,7 @@ class CenterPairs(Arguments["CenterPairs"], Generic[P, E]):
 
 
 class PackPairs(Arguments["PackPairs"], Generic[P, E]):
-    """zero: the zero point of w."""
+    """The arguments of `pack_pairs`. zero: the zero point of w."""
 
     w: P
     y: Written[P]
@@ -76,7 +76,7 @@ Tile = Callable[[Value, Value, Value, Value, int], None]
 
 
 def _tiles(b: KernelBuilder, a: Matmul, mr: int, nr: int, x_row: Value, y_row: Value, tile: Tile) -> None:
-    """All tiles of this thread. x_row, y_row: bytes from row to row.
+    """Emit all tiles of this thread. x_row, y_row: bytes from row to row.
 
     The last tile of a column overlaps the one before it.
     """
@@ -99,7 +99,7 @@ def _tiles(b: KernelBuilder, a: Matmul, mr: int, nr: int, x_row: Value, y_row: V
 
 @kernel
 def matmul_f32(b: KernelBuilder, a: Matmul, *, mr: int, nv: int) -> None:
-    """f32 sums by fma in the order of k."""
+    """f32 products, summed by fma in the order of k."""
     lanes, n, k = b.target.f32_lanes, a.n, a.k
     floats, nr = vector(F32, lanes), nv * lanes
 
@@ -188,7 +188,8 @@ def pack_pairs(b: KernelBuilder, a: PackPairs, *, nv: int) -> None:
 
 @kernel
 def matmul_u8(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
-    """i32 sums of what `center_pairs` makes of x and `pack_pairs` makes of w, requantized. nv is even."""
+    """Multiply what `center_pairs` makes of x with what `pack_pairs` makes of w, and requantize the i32 sums. nv is
+    even."""
     lanes = b.target.i32_lanes
     scale, low, high = (b.splat(value, lanes) for value in (a.scale, a.codes.low, a.codes.high))
     zero = b.splat(b.trunc(a.codes.zero, I16), 2 * lanes)
@@ -214,7 +215,8 @@ def matmul_u8_to_f32(b: KernelBuilder, a: MatmulU8ToF32, *, mr: int, nv: int) ->
 def _pair_tiles(
     b: KernelBuilder, a: Matmul, mr: int, nv: int, item: int, finish: Callable[[Sequence[Value]], list[Value]]
 ) -> None:
-    """All tiles of products of pairs. finish: two registers of sums as registers of results, of `item` bytes each."""
+    """Emit all tiles of products of pairs. finish: converts two registers of sums to registers of results, whose
+    elements have `item` bytes."""
     lanes, n = b.target.i32_lanes, a.n
     words, sums, nr = vector(I16, 2 * lanes), vector(I32, lanes), nv * lanes
     pairs = (a.k + 1) // 2

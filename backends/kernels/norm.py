@@ -1,7 +1,6 @@
 """layer_norm, rms_norm, group_norm and instance_norm of adjacent rows, f32 and u8.
 
-Statistics of reals use 16 logical lanes along the row. norm_channels.py has the kernels for codes that lie channels
-last.
+Sums of reals use 16 logical lanes along the row. The kernels for codes that lie channels last are in norm_channels.py.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class NormRows(Group, Generic[P, E]):
     """The rows that are normalized, each by its own mean and variance. A row is `parts` runs of `run` elements.
 
     Attributes:
-        gain, shift: f32. Run r of row i has number i % groups * parts + r. If each element has its own (layer_norm
-            and rms_norm, of one run), element e of every row has number e.
+        gain, shift: f32 arrays. Run r of row i uses entry i % groups * parts + r. If each element has its own
+            (layer_norm and rms_norm, where a row is one run), element e of every row uses entry e.
     """
 
     x: P
@@ -39,14 +38,15 @@ class NormRows(Group, Generic[P, E]):
 
 
 class NormReal(Arguments["NormReal"], Generic[P, E, S]):
-    """eps: added to the variance."""
+    """The arguments of `norm_real`. eps: the number that is added to the variance."""
 
     rows: NormRows[P, E]
     eps: S
 
 
 class NormCodes(Arguments["NormCodes"], Generic[P, E, S]):
-    """gain and shift are over the result's scale. in_zero: the zero point of x; eps: in squared units of x's scale."""
+    """The arguments of `norm_codes`. gain and shift are divided by the result's scale. in_zero: the zero point of x;
+    eps: in squared units of x's scale."""
 
     rows: NormRows[P, E]
     in_zero: E
@@ -78,7 +78,7 @@ def _sum(
 
 
 def _sums_of_codes(b: KernelBuilder, x: Value, count: Value) -> tuple[Value, Value]:
-    """i64 sums of q and of q * q over `count` adjacent codes."""
+    """The i64 sums of q and of q * q over `count` adjacent codes."""
     bytes_, words = vector(I8, b.target.vector_bytes), vector(I16, b.target.vector_bytes // 2)
     lanes, ones = bytes_.lanes, b.const(words, 1)
     start = [b.zero(vector(I32, b.target.i32_lanes))] * 2

@@ -1,8 +1,8 @@
 """group_norm and instance_norm of codes that lie channels last.
 
-Three kernels follow each other: sums of each channel over slices of the pixels, the mean and factor of each channel,
-and the map. Lanes lie across channels, `lanes` at a time; the last block overlaps the one before, so nothing is masked.
-The slices do not depend on the number of threads.
+Three kernels run one after the other: the first sums each channel over slices of the pixels, the second computes the
+mean and the factor of each channel, and the third normalizes. Lanes lie across channels, `lanes` at a time; the last
+block overlaps the one before, so nothing is masked. The slices do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qcompiler.backends.kernels.code_range import CodeRange
 MOST_PIXELS = 1 << 15
 """The most pixels in a slice: the sum of that many squares of bytes fits i32."""
 _WORD_TERMS = 257
-"""How many bytes can be added in an unsigned word."""
+"""How many bytes an unsigned 16-bit sum can hold."""
 
 
 class Images(Group, Generic[E]):
@@ -35,7 +35,8 @@ class Images(Group, Generic[E]):
 
 
 class ChannelSums(Arguments["ChannelSums"], Generic[P, E]):
-    """sums, squares: i32 [images, slices, channels]: sums of the codes of x, and of their squares, not centered."""
+    """The arguments of `sums_of_channels`. sums, squares: i32 [images, slices, channels], the sums of the codes of x
+    and of their squares, not centered."""
 
     x: P
     sums: Written[P]
@@ -44,7 +45,7 @@ class ChannelSums(Arguments["ChannelSums"], Generic[P, E]):
 
 
 class GroupTerms(Arguments["GroupTerms"], Generic[P, E, S]):
-    """The mean and the factor of each channel's group, f32 [images, channels].
+    """The arguments of `terms_of_groups`: the mean and the factor of each channel's group, f32 [images, channels].
 
     Attributes:
         sums, squares: as `ChannelSums` gives them.
@@ -65,7 +66,7 @@ class GroupTerms(Arguments["GroupTerms"], Generic[P, E, S]):
 
 
 class ChannelMap(Arguments["ChannelMap"], Generic[P, E, S]):
-    """x normalized to y.
+    """The arguments of `map_of_channels`: x and its normalized result y.
 
     Attributes:
         means, factors: as `GroupTerms` gives them.
@@ -175,6 +176,6 @@ def map_of_channels(b: KernelBuilder, a: ChannelMap, *, lanes: int) -> None:
 
 
 def _bytes(b: KernelBuilder, parts: Sequence[Value]) -> Value:
-    """i32 codes as bytes, in order."""
+    """Convert i32 codes to bytes, in order."""
     whole = parts[0].type.lanes == b.target.i32_lanes
     return b.target.narrow(b, parts, "u8") if whole else b.trunc(parts[0], I8)

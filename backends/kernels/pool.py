@@ -1,11 +1,12 @@
 """Pooling over up to three spatial axes, channels last; lanes lie across channels, windows are clipped to the input.
 
-Each axis has a table with a (byte offset of the first tap, number of taps) pair for every output place, so strides,
-borders, dilation, ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads share rows of
-the output and blocks of channels.
+For each axis an array holds a pair (byte offset of the first tap, number of taps) for every position of the result, so
+strides, borders, dilation, ceil_mode and adaptive windows are all data. Taps are taken in row-major order. Threads
+share rows of the result and channel blocks.
 
-A block is `vectors` vectors of `lanes` channels. lanes is at most the number of channels: the last vectors of the last
-block overlap those before, so nothing is masked, and the overlapping channels are written twice with the same values.
+A channel block is `vectors` vectors of `lanes` channels. lanes is at most the number of channels: the last vectors of
+the last block overlap those before, so nothing is masked, and the overlapping channels are written twice with the same
+values.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from qcompiler.backends.kernels.code_range import CodeRange
 
 MOST_VECTORS = 4
 WORD_TAPS = 257
-"""So many bytes fit into an unsigned sum of 16 bits."""
+"""How many bytes an unsigned 16-bit sum can hold."""
 
 
 class Windows(Group, Generic[P, E]):
-    """The taps of every place of the result.
+    """The taps of every position of the result.
 
     Attributes:
-        depths, heights, widths: for each place along an axis a pair of i64: the byte offset of the first tap in x, and
-            the number of taps.
+        depths, heights, widths: for each position along an axis a pair of i64: the byte offset of the first tap in x,
+            and the number of taps.
         tap_depth, tap_height, tap_width: bytes from tap to tap along each axis.
         divisors: f32 [depth, height, width]: what a sum is divided by, or multiplied with if it is quantized.
     """
@@ -59,7 +60,7 @@ class Pixels(Group, Generic[E]):
 
 
 class Pool(Arguments["Pool"], Generic[P, E]):
-    """x_image: bytes from image to image."""
+    """The arguments of the pooling kernels. x_image: bytes from image to image of x."""
 
     x: P
     x_image: E
@@ -69,7 +70,7 @@ class Pool(Arguments["Pool"], Generic[P, E]):
 
 
 class AveragePoolU8(Arguments["AveragePoolU8"], Generic[P, E, S]):
-    """in_zero: the zero point of x. codes: of the result."""
+    """The arguments of `avg_pool_u8`. in_zero: the zero point of x; codes: the codes of the result."""
 
     pool: Pool[P, E]
     in_zero: E
@@ -77,9 +78,10 @@ class AveragePoolU8(Arguments["AveragePoolU8"], Generic[P, E, S]):
 
 
 class _Pooling(ABC):
-    """What is done with the taps of one vector of channels. A state is a list of values.
+    """How the taps of one vector of channels are reduced. A state is a list of values.
 
-    chunk: so many taps of a row at most go to `add` before `row_done`; None for any number.
+    chunk: the most taps of a row that `add` sums in 16-bit words before they are added to i32 sums. None: there are no
+        i32 sums.
     """
 
     chunk: int | None = None
@@ -93,11 +95,11 @@ class _Pooling(ABC):
 
     @abstractmethod
     def add(self, state: list[Value], taps: Sequence[Value]) -> list[Value]:
-        """The state with some more taps, in order."""
+        """The state after some more taps, in order."""
 
     @abstractmethod
     def finish(self, state: list[Value], count: Value, divisor: Value) -> Value:
-        """What is stored, from the state, the number of taps and the place's entry of `divisors`."""
+        """The vector to store. count: the number of taps; divisor: the position's entry of `divisors`."""
 
 
 class _MaxBytes(_Pooling):
@@ -115,7 +117,7 @@ class _MaxBytes(_Pooling):
 
 
 class _MaxReal(_Pooling):
-    """The maximum of what is not NaN, and a lane that is NaN once there was one."""
+    """The maximum of the elements that are not NaN, and a lane that is NaN once an element was."""
 
     def start(self) -> list[Value]:
         return [self.b.const(self.type, float("-inf")), self.b.zero(self.type)]
@@ -147,7 +149,7 @@ class _MeanReal(_Pooling):
 
 
 class _MeanBytes(_Pooling):
-    """Exact sums in words as long as these hold them, and in i32 beyond."""
+    """Exact sums: in 16-bit words while these can hold them, then in i32."""
 
     def __init__(self, b: KernelBuilder, in_zero: Value, codes: CodeRange, lanes: int, small: bool) -> None:
         super().__init__(b, I8, lanes)
@@ -177,7 +179,8 @@ class _MeanBytes(_Pooling):
 
 
 def _over_windows(b: KernelBuilder, a: Pool, pooling: _Pooling, vectors: int, window: tuple[int, int]) -> None:
-    """window: (rows, columns) of windows whose taps are written out where all lie in the input; (0, 0) for none."""
+    """Emit the loops over windows. window: (rows, columns) of the windows whose taps are unrolled where all lie in the
+    input; (0, 0) for none."""
     lanes, size = pooling.lanes, pooling.type.element.bytes
     windows, y = a.windows, a.result
     blocks = (y.channels + (lanes * vectors - 1)) // (lanes * vectors)
@@ -216,9 +219,9 @@ def _over_windows(b: KernelBuilder, a: Pool, pooling: _Pooling, vectors: int, wi
 
 
 class _Taps:
-    """The states of a block of channels after all taps of one window.
+    """The states of a channel block after all taps of one window.
 
-    x: the first tap of each vector of channels. counts: taps along each axis.
+    x: pointers to the first tap of each vector of channels. counts: the number of taps along each axis.
     """
 
     def __init__(
@@ -274,19 +277,19 @@ class _Taps:
 
 @kernel
 def max_pool_u8(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
-    """Largest code of each window. divisors are not read as such."""
+    """The largest code of each window. divisors have no meaning here."""
     _over_windows(b, a, _MaxBytes(b, I8, lanes), vectors, window)
 
 
 @kernel
 def max_pool_f32(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
-    """Largest value of each window; NaN if there is one."""
+    """The largest value of each window; NaN if there is one."""
     _over_windows(b, a, _MaxReal(b, F32, lanes), vectors, window)
 
 
 @kernel
 def avg_pool_f32(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window: tuple[int, int]) -> None:
-    """Sum of each window over its divisor."""
+    """The sum of each window over its divisor."""
     _over_windows(b, a, _MeanReal(b, F32, lanes), vectors, window)
 
 
@@ -294,6 +297,6 @@ def avg_pool_f32(b: KernelBuilder, a: Pool, *, lanes: int, vectors: int, window:
 def avg_pool_u8(
     b: KernelBuilder, a: AveragePoolU8, *, lanes: int, vectors: int, window: tuple[int, int], small: bool
 ) -> None:
-    """i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: windows have
-    WORD_TAPS taps at most."""
+    """The i32 sum of q - in_zero over each window, times its multiplier (in `divisors`), requantized. small: whether
+    all windows have at most WORD_TAPS taps."""
     _over_windows(b, a.pool, _MeanBytes(b, a.in_zero, a.codes, lanes, small), vectors, window)

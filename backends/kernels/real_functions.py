@@ -30,7 +30,7 @@ def _const(b: KernelBuilder, x: Value, value: float) -> Value:
 
 
 def _nan_or(b: KernelBuilder, x: Value, y: Value) -> Value:
-    """y; x if it is NaN."""
+    """x where it is NaN, otherwise y."""
     return b.select(x != x, x, y)
 
 
@@ -91,8 +91,8 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def _floor_divide(b: KernelBuilder, x: Value, y: Value) -> Value:
-    """The quotient that belongs to `remainder`, as C's fmod gives it to numpy and torch: (x - fmod(x, y)) / y, minus 1
-    if the signs differ, to the nearest whole number."""
+    """The quotient that belongs to `remainder`, computed as numpy and torch do by C's fmod: (x - fmod(x, y)) / y, minus
+    1 if the signs differ, rounded to the nearest whole number."""
     zero, one = _const(b, x, 0.0), _const(b, x, 1.0)
     plain = x / y
     rest = in_f64(functions.fmod)(b, x, y)
@@ -166,4 +166,4 @@ FLOAT: dict[str, Lanes] = {**SINGLE, **{name: in_f64(function) for name, functio
 """All functions of f32. Those of `WIDE` take their attributes as f64 values."""
 
 SIMPLE = frozenset(SINGLE) - {"sqrt", "rsqrt", "reciprocal", "div", "floor_divide", "sigmoid", "silu"}
-"""Functions so short that it pays to compute several registers at a time."""
+"""Functions that are so short that computing several registers at a time pays off."""

@@ -21,9 +21,9 @@ from qcompiler.backends.kernels.code_range import CodeRange
 
 LOGICAL_LANES = 16
 WORD_TERMS = 257
-"""How many bytes can be added in an unsigned word."""
+"""How many bytes an unsigned 16-bit sum can hold."""
 LONG_LINE = 16
-"""A search in a line of at least this many elements uses lanes."""
+"""A search uses lanes if the line has at least this many elements."""
 SEARCHED = {"f32": F32, "i32": I32, "i64": I64, "i16": I16, "u8": I8, "i8": I8, "bool": I8}
 """The element types that `search` reads."""
 Combine = Callable[[Value, Value], Value]
@@ -46,7 +46,7 @@ class ReducedAxis(Group, Generic[E]):
 
 
 class Reduce(Arguments["Reduce"], Generic[P, E]):
-    """x reduced to y. inner: the size of the inner axis, adjacent in x and in y."""
+    """The arguments that all reductions share. inner: the size of the inner axis, adjacent in x and in y."""
 
     x: P
     y: Written[P]
@@ -56,14 +56,15 @@ class Reduce(Arguments["Reduce"], Generic[P, E]):
 
 
 class ReduceReal(Arguments["ReduceReal"], Generic[P, E, S]):
-    """divisor: what a sum is divided by."""
+    """The arguments of `reduce_real`. divisor: the number that a sum is divided by."""
 
     tensors: Reduce[P, E]
     divisor: S
 
 
 class ReduceCodes(Arguments["ReduceCodes"], Generic[P, E, S]):
-    """in_zero_sum: what is subtracted from the reduced codes; scale: what the difference is multiplied with."""
+    """The arguments of `reduce_codes`. in_zero_sum: the number that is subtracted from the reduced codes; scale: the
+    factor of the difference."""
 
     tensors: Reduce[P, E]
     in_zero_sum: E
@@ -72,7 +73,8 @@ class ReduceCodes(Arguments["ReduceCodes"], Generic[P, E, S]):
 
 
 class Search(Arguments["Search"], Generic[P, E]):
-    """outer * inner lines of `size` elements, and an i64 for each; the strides are in bytes."""
+    """The arguments of `search`: outer * inner lines of `size` elements, and an i64 for each. The strides are in
+    bytes."""
 
     x: P
     y: Written[P]
@@ -91,9 +93,9 @@ class Reduction:
     Attributes:
         element: the type of an element in memory.
         accumulator: the type of what is combined.
-        identity: of `combine`, as a number of the accumulator's type.
-        widen: an element as an operand of `combine`.
-        finish: the combined elements as stored.
+        identity: the identity of `combine`, as a number of the accumulator's type.
+        widen: converts an element to an operand of `combine`.
+        finish: converts the combined elements to what is stored.
         result: the type of an element of the result in memory.
         lanes: how many logical lanes lie along a line.
         accumulator_lanes: how many lanes combine(accumulator, widened) gives, if not as many.
@@ -134,7 +136,7 @@ def reduce_nd(b: KernelBuilder, a: Reduce, mode: Mode, reduction: Reduction) -> 
 
 
 def _at(a: Reduce, outer: Value, inner: Value, size: int, out_size: int) -> tuple[Value, Value]:
-    """Pointers into x and y to a number of the outer elements and of the inner ones. size, out_size: bytes of an
+    """Pointers into x and y to the outer element `outer` and its inner element `inner`. size, out_size: bytes of an
     element."""
     i, j = a.kept
     x = a.x + (outer // j.size * i.x_stride + outer % j.size * j.x_stride + inner * size)
@@ -144,7 +146,7 @@ def _at(a: Reduce, outer: Value, inner: Value, size: int, out_size: int) -> tupl
 def _across(
     b: KernelBuilder, a: Reduce, reduction: Reduction, x: Value, lanes: int, load: Callable[[Value], Value]
 ) -> Value:
-    """A register of combined elements, each in order."""
+    """Combine elements across lanes: a register of results, each combined in order."""
     rows, columns = a.reduced
     start = b.const(vector(reduction.accumulator, lanes), reduction.identity)
     with b.loop(0, rows.size, carried=[start]) as outer:
@@ -157,7 +159,8 @@ def _across(
 
 
 def _along(b: KernelBuilder, a: Reduce, reduction: Reduction, x: Value, fold: Combine | None = None) -> Value:
-    """All elements of rows of adjacent ones combined into one. fold: combines two accumulators, if not `combine`."""
+    """Combine all elements of rows of adjacent elements into one. fold: combines two accumulators; None for
+    `combine`."""
     rows, count = a.reduced[0], a.reduced[1].size
     lanes, size = reduction.lanes, reduction.element.bits // 8
     element = vector(reduction.element, lanes)
@@ -249,7 +252,7 @@ def reduce_codes(b: KernelBuilder, a: ReduceCodes, *, op: str, mode: Mode) -> No
 
 def _codes_across(b: KernelBuilder, a: Reduce, op: str, finish: Callable[[Value], Value]) -> None:
     """Reduce a register of bytes at a time; the last one along the inner axis overlaps the one before. Sums are
-    computed in words as long as they fit."""
+    computed in 16-bit words while they fit."""
     lanes, width = b.target.vector_bytes, b.target.i32_lanes
     bytes_ = vector(I8, lanes)
     blocks = (a.inner + (lanes - 1)) // lanes
@@ -333,16 +336,16 @@ def search(b: KernelBuilder, a: Search, *, op: Literal["argmax", "argmin"], dtyp
 
 
 class _Search:
-    """The search for the maximum of a line, by integer keys that are ordered as the elements are; for the minimum, by
-    the inverted keys, whose order is reversed."""
+    """The search for the maximum of a line. It compares integer keys that are ordered as the elements are; for the
+    minimum it inverts the keys, which reverses their order."""
 
     def __init__(self, b: KernelBuilder, a: Search, element: Type, unsigned: bool, minimum: bool) -> None:
         self.b, self.element, self.unsigned, self.minimum = b, element, unsigned, minimum
         self.size, self.stride = a.size, a.x_stride
 
     def _key(self, x: Value, offset: Value, lanes: int = 0) -> Value:
-        """The keys of some elements: integers themselves; for floats their bits, which are flipped (except for the
-        sign) if the float is negative. Both zeros have key 0, and NaN has the largest."""
+        """The keys of some elements. An integer is its own key. The key of a float is its bits, all but the sign
+        flipped if the float is negative; both zeros have key 0, and NaN has the largest."""
         b = self.b
         found = b.load(vector(self.element, lanes) if lanes else self.element, x, offset)
         if not self.element.is_float:
@@ -365,8 +368,8 @@ class _Search:
         return place.results[1]
 
     def by_lanes(self, x: Value) -> Value:
-        """The index of the maximum of an adjacent line. Each of 16 lanes finds its first maximum; the last elements
-        are looked at twice."""
+        """The index of the maximum of a line of adjacent elements. Each of 16 lanes finds its first maximum; the last
+        elements are read twice."""
         b, lanes = self.b, LOGICAL_LANES
         places = vector(I64, lanes)
         count = b.const(places, range(lanes))

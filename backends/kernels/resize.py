@@ -1,4 +1,5 @@
-"""Linear interpolation over up to three spatial axes, channels last; axis after axis, the first one first."""
+"""Linear interpolation over up to three spatial axes, channels last. It interpolates along one axis after the other,
+beginning with the first."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ class ResizeAxis(Group, Generic[P, E]):
     """One spatial axis of the result.
 
     Attributes:
-        places: for each place a pair of i64: the byte offsets in x of the two elements between which it lies.
-        weights: for each place the f32 weight of the second element.
-        size: how many places there are.
-        y_stride: bytes from place to place in y.
+        places: for each position along the axis a pair of i64: the byte offsets in x of the two elements between which
+            it lies.
+        weights: for each position the f32 weight of the second element.
+        size: how many positions there are.
+        y_stride: bytes from position to position in y.
     """
 
     places: P
@@ -29,12 +31,13 @@ class ResizeAxis(Group, Generic[P, E]):
 
 
 class Interpolate(Arguments["Interpolate"], Generic[P, E, S]):
-    """Images and their resized copies.
+    """The arguments of `interpolate`: images and their resized copies.
 
     Attributes:
-        axes: the spatial axes; missing ones come first, with one place.
+        axes: the spatial axes; missing ones come first, with one position.
         x_image, y_image: bytes from image to image.
-        scale, in_zero, codes: of codes: the scale of x over that of y, the zero point of x, and the codes of y.
+        scale, in_zero, codes: only read for codes: the scale of x over that of y, the zero point of x, and the codes of
+            y.
     """
 
     x: P

@@ -1,7 +1,7 @@
 """softmax and log_softmax of f32 lines, and softmax of u8 lines by a table of exp.
 
-Lines of reals have two modes: "across" has lanes across the inner axis, "along" has 16 logical lanes along the line,
-which is adjacent. exp and the sum are computed in f64, and the result is rounded once.
+There are two modes for reals: in mode "across" lanes lie across the inner axis; in mode "along" 16 logical lanes lie
+along the line, whose elements are adjacent. exp and the sum are computed in f64, and the result is rounded once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CHUNK = 1 << 16
 
 
 class Lines(Arguments["Lines"], Generic[P, E]):
-    """outer * inner lines of `size` elements; the strides are in bytes, along a line and from one outer line to the
-    next. Inner lines are adjacent."""
+    """The arguments of `softmax_real`: outer * inner lines of `size` elements. The strides are in bytes, along a line
+    and from one outer line to the next. Inner lines are adjacent."""
 
     x: P
     y: Written[P]
@@ -43,11 +43,11 @@ class Lines(Arguments["Lines"], Generic[P, E]):
 
 
 class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
-    """Lines of adjacent codes.
+    """The arguments of `softmax_codes`: lines of adjacent codes.
 
     Attributes:
-        table: i32 [256]: exp of each difference of a code to the largest one.
-        planes: u8 [3, 256]: the three low bytes of the entries.
+        table: i32 [256]: exp of each difference between a code and the largest one.
+        planes: u8 [3, 256]: the three low bytes of the table's entries.
         lines, size: how many lines there are, and codes in each.
         x_line, y_line: bytes from line to line.
         scale: 1 over the scale of y.
@@ -66,7 +66,8 @@ class SoftmaxCodes(Arguments["SoftmaxCodes"], Generic[P, E, S]):
 
 
 class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
-    """Lines of codes at any strides. x_inner, y_inner: bytes between inner lines; table, scale: see `SoftmaxCodes`."""
+    """The arguments of `softmax_codes_strided`: lines of codes at any strides. x_inner, y_inner: bytes between inner
+    lines; table, scale: see `SoftmaxCodes`."""
 
     lines: Lines[P, E]
     x_inner: E
@@ -78,7 +79,8 @@ class SoftmaxCodesStrided(Arguments["SoftmaxCodesStrided"], Generic[P, E, S]):
 
 @kernel
 def softmax_real(b: KernelBuilder, a: Lines, *, mode: Mode, log: bool, masked_is_zero: bool) -> None:
-    """e^(x - max) / sum, or (log) x - max - log(sum). Lines of nothing but -inf give NaN, or 0 if `masked_is_zero`."""
+    """e^(x - max) / sum, or if `log`, x - max - log(sum). Lines of nothing but -inf give NaN, or 0 if
+    `masked_is_zero`."""
     if mode == "across":
         _across(b, a, _Meaning(b, log, masked_is_zero))
     else:
@@ -94,13 +96,14 @@ class _Meaning:
     masked_is_zero: bool
 
     def top(self, top: Value) -> Value:
-        """What is subtracted from x: the maximum in f64, or 0 if that is -inf and such lines give 0."""
+        """The number that is subtracted from x: the maximum in f64, or 0 if that is -inf and such lines give 0."""
         if not self.masked_is_zero:
             return top
         return self.b.select(top == self.b.const(top.type, -math.inf), self.b.zero(top.type), top)
 
     def total(self, total: Value) -> Value:
-        """What `finish` takes of the sum, which is at least 1, or 0 if all is masked: then another divisor is taken."""
+        """The total that `finish` takes. The sum is at least 1, or 0 if the whole line is masked; then another divisor
+        replaces it."""
         if self.masked_is_zero:
             total = self.b.select(total == self.b.zero(total.type), self.b.const(total.type, 1.0), total)
         return functions.log(self.b, total) if self.log else total
@@ -144,7 +147,7 @@ def _along(b: KernelBuilder, a: Lines, meaning: _Meaning) -> None:
     def over(
         x: Value, start: Value, combine: Callable[[Value, Value], Value], compute: Callable[[Value], Value]
     ) -> Value:
-        """compute(element) of a whole line, combined."""
+        """Combine compute(element) over a whole line."""
         with b.loop(0, whole, lanes, carried=[start]) as loop:
             loop.yield_([combine(loop.carried[0], compute(b.load(floats, x, loop.index * 4)))])
         with b.if_(whole < size) as tail:
@@ -190,7 +193,7 @@ def softmax_codes(b: KernelBuilder, a: SoftmaxCodes) -> None:
 
 
 class _CodeLines:
-    """The parts of `softmax_codes`: the largest code of a line, the sum, and the results."""
+    """The steps of `softmax_codes` on a line: the largest code, the sum, and the results."""
 
     def __init__(self, b: KernelBuilder, a: SoftmaxCodes) -> None:
         self.b, self.size, self.table, self.scale, self.range = b, a.size, a.table, a.scale, a.codes
@@ -206,8 +209,8 @@ class _CodeLines:
         carried: list[Value],
         body: Callable[[Value, Value | None, list[Value]], list[Value]],
     ) -> list[Value]:
-        """Emit body(place, left, carried) for each register of the line. left: how many codes the last one has; None
-        for whole registers."""
+        """Emit body(place, left, carried) for each register of the line. place: the index of its first code; left: how
+        many codes the last register has, and None for whole registers."""
         b, lanes = self.b, self.bytes.lanes
         whole = lo + (hi - lo) // lanes * lanes
         with b.loop(lo, whole, lanes, carried=carried) as loop:
@@ -234,7 +237,7 @@ class _CodeLines:
         return b.reduce(b.umax, self._registers(b.i64(0), self.size, [b.zero(self.bytes)], body)[0])
 
     def total_by_planes(self, x: Value, top: Value) -> Value:
-        """The sum of the entries, from sums of their bytes."""
+        """The sum of the codes' entries, computed from the sums of their bytes."""
         b, lanes = self.b, self.bytes.lanes
         tops = b.splat(top, lanes)
 
@@ -265,7 +268,7 @@ class _CodeLines:
         return self.table + self.b.zext(top, I64) * 4
 
     def total_by_loads(self, x: Value, top: Value) -> Value:
-        """The sum of the entries, which are loaded one by one."""
+        """The sum of the codes' entries, which are loaded one by one."""
         b, row = self.b, self._row(top)
         whole = self.size // 4 * 4
         with b.loop(0, whole, 4, carried=[b.i64(0)] * 4) as loop:
@@ -277,14 +280,14 @@ class _CodeLines:
         return tail.results[0]
 
     def _finish(self, entries: Value, total: Value) -> Value:
-        """i32 codes of the result."""
+        """The i32 codes of the result."""
         b, lanes = self.b, entries.type.lanes
         low, high, scale = (b.splat(value, lanes) for value in (self.range.low, self.range.high, self.scale))
         real = b.clamp(b.sitofp(entries) / b.splat(total, lanes) * scale, low, high)
         return b.target.round_to_i32(b, real) + b.splat(b.trunc(self.range.zero, I32), lanes)
 
     def write_by_table(self, x: Value, y: Value, top: Value, total: Value) -> None:
-        """Compute the results of all differences, then look each code up."""
+        """Compute the results of all 256 differences, then look each code up."""
         b, words = self.b, vector(I32, self.b.target.i32_lanes)
         parts = [self._finish(b.load(words, self.table, disp=4 * i), total) for i in range(0, 256, words.lanes)]
         table = b.target.make_table(b, [b.target.narrow(b, parts[i : i + 4], "u8") for i in range(0, len(parts), 4)])
@@ -301,7 +304,7 @@ class _CodeLines:
         self._registers(b.i64(0), self.size, [], body)
 
     def write_by_loads(self, x: Value, y: Value, top: Value, total: Value) -> None:
-        """Load the entry of each code."""
+        """Load the entry of each code and compute its result."""
         b, lanes, row = self.b, self.b.target.i32_lanes, self._row(top)
         with b.loop(0, self.size, lanes) as loop:
             left = self.size - loop.index

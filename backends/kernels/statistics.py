@@ -1,7 +1,7 @@
-"""The smallest and the largest element of a value, and how many elements lie in each bin of a histogram.
+"""Kernels of calibration: the range of a value, and how many of its elements lie in each bin of a histogram.
 
-A value is a number of runs of adjacent elements. It is cut into parts, which threads share. Each part has memory of its
-own, and a second kernel combines the parts. All of it is exact: keys of floats are compared as integers, and counts are
+A value consists of runs of adjacent elements. It is cut into parts, which threads share. Each part has its own memory,
+and a second kernel combines the parts. The results are exact: keys of floats are compared as integers, and counts are
 integers.
 """
 
@@ -20,13 +20,13 @@ from qcompiler.quantization.value_counts import BINS, LEAST_EXPONENT
 OUTER = 2
 """Axes around a run."""
 BLOCK = 1024
-"""The most elements of a run that are looked at together."""
+"""The most elements of a run in a block, the piece that one iteration takes."""
 TABLES = 4
-"""Tables of counts of a part. Neighbouring elements count in different ones: equal elements, such as the zeros behind a
-ReLU, would wait for each other."""
+"""How many tables of counts a part has. Neighbouring elements are counted in different tables: in one table, equal
+elements, such as the zeros behind a ReLU, would wait for each other's increment."""
 TABLE_BYTES = 2 * BINS * 4
 PART_BYTES = TABLES * TABLE_BYTES + BLOCK * 4
-"""Of a part's tables, and of the places of one block's elements in them."""
+"""Bytes of memory that a part needs: its tables, and for each element of a block the offset of its bin."""
 _KEY_OF_INF, _KEY_OF_MINUS_INF = 0x7F800000, -0x7F800001
 _NAN, _MAGNITUDE = 0x7FC00000, 0x7FFFFFFF
 
@@ -39,8 +39,8 @@ class OuterAxis(Group, Generic[E]):
 
 
 class Runs(Group, Generic[E]):
-    """The elements of a value, outermost axis first. run: how many are adjacent; parts: into how many parts they are
-    cut."""
+    """The elements of a value, outermost axis first. run: how many elements are adjacent; parts: into how many parts
+    the value is cut."""
 
     outer: tuple[OuterAxis[E], OuterAxis[E]]
     run: E
@@ -48,7 +48,7 @@ class Runs(Group, Generic[E]):
 
 
 class RangeOfParts(Arguments["RangeOfParts"], Generic[P, E]):
-    """keys: i32 [parts, 2], the smallest and the largest key of each part."""
+    """The arguments of `range_of_parts`. keys: i32 [parts, 2], the smallest and the largest key of each part."""
 
     x: P
     keys: Written[P]
@@ -56,7 +56,7 @@ class RangeOfParts(Arguments["RangeOfParts"], Generic[P, E]):
 
 
 class Range(Arguments["Range"], Generic[P, E]):
-    """y: f32 [2], the range of all parts."""
+    """The arguments of `range_of_keys`. y: f32 [2], the range of all parts."""
 
     keys: P
     y: Written[P]
@@ -64,7 +64,7 @@ class Range(Arguments["Range"], Generic[P, E]):
 
 
 class CountsOfParts(Arguments["CountsOfParts"], Generic[P, E]):
-    """bounds: f32 [2]; memory: PART_BYTES for each part."""
+    """The arguments of `counts_of_parts`. bounds: f32 [2], the range of the bins; memory: PART_BYTES for each part."""
 
     x: P
     bounds: P
@@ -73,7 +73,7 @@ class CountsOfParts(Arguments["CountsOfParts"], Generic[P, E]):
 
 
 class Counts(Arguments["Counts"], Generic[P, E]):
-    """y: i32 [2 * BINS], the sums of the tables of all parts."""
+    """The arguments of `sum_counts`. y: i32 [2 * BINS], the sums of the tables of all parts."""
 
     memory: P
     y: Written[P]
@@ -82,7 +82,7 @@ class Counts(Arguments["Counts"], Generic[P, E]):
 
 @contextmanager
 def _blocks(b: KernelBuilder, x: Value, runs: Runs, part: Value, carried: list[Value]) -> Iterator[_Block]:
-    """A loop over the blocks of a part."""
+    """Emit a loop over the blocks of a part."""
     first, second = runs.outer
     blocks = (runs.run + (BLOCK - 1)) // BLOCK
     total = first.size * second.size * blocks
@@ -97,7 +97,11 @@ def _blocks(b: KernelBuilder, x: Value, runs: Runs, part: Value, carried: list[V
 
 
 class _Block:
-    """Adjacent elements: where they begin, and how many. carried: of the loop over blocks; results: behind the loop."""
+    """A block of a part: adjacent elements.
+
+    x, count: a pointer to the first one, and how many there are. carried: the values that the loop over blocks carries;
+    results: those values after the loop.
+    """
 
     def __init__(self, x: Value, count: Value, carried: list[Value]) -> None:
         self.x, self.count, self.carried = x, count, carried
@@ -105,13 +109,13 @@ class _Block:
 
 
 def _keys(b: KernelBuilder, x: Value) -> Value:
-    """i32 keys that are ordered as the floats are: the bits, all but the sign flipped if the float is negative. Both
-    zeros have key 0; positive NaN lies above inf, and negative NaN below -inf."""
+    """i32 keys that are ordered as the floats are. A key is the float's bits, all but the sign flipped if the float is
+    negative. Both zeros have key 0; positive NaN lies above inf, and negative NaN below -inf."""
     return _flipped(b, b.bitcast(x + 0.0, x.type.of(I32)))  # -0 + 0 is 0
 
 
 def _flipped(b: KernelBuilder, bits: Value) -> Value:
-    """Bits as a key, or a key as bits."""
+    """Convert bits to a key, or a key to bits: flip all but the sign of negative numbers."""
     return bits ^ b.lshr(bits >> 31, 1)
 
 
@@ -148,7 +152,7 @@ def range_of_parts(b: KernelBuilder, a: RangeOfParts) -> None:
 
 @kernel
 def range_of_keys(b: KernelBuilder, a: Range) -> None:
-    """The range of all parts. One thread works."""
+    """Combine the keys of all parts into the range. Only the first thread works."""
     lo, hi = b.share(b.i64(1))
     with b.loop(lo, hi):
         start = [b.const(I32, _KEY_OF_INF), b.const(I32, _KEY_OF_MINUS_INF)]
@@ -162,7 +166,7 @@ def range_of_keys(b: KernelBuilder, a: Range) -> None:
 
 
 def _scale(b: KernelBuilder, bounds: Value) -> Value:
-    """1 / width of the bins for these bounds, a power of two: see `value_counts.bin_exponent`."""
+    """1 / (width of a bin) for these bounds, a power of two; see `value_counts.bin_exponent`."""
     low, high = (b.load(I32, bounds, disp=disp) & _MAGNITUDE for disp in (0, 4))
     exponent = b.smax((b.smax(low, high) >> 23) - (126 + BINS.bit_length() - 2), LEAST_EXPONENT)
     return b.bitcast((b.const(I32, 127) - exponent) << 23, F32)
@@ -170,7 +174,7 @@ def _scale(b: KernelBuilder, bounds: Value) -> Value:
 
 @kernel
 def counts_of_parts(b: KernelBuilder, a: CountsOfParts) -> None:
-    """How many elements of each part lie in each bin. Threads share parts."""
+    """Count the elements of each part that lie in each bin. Threads share parts."""
     lanes = b.target.f32_lanes
     scale = b.splat(_scale(b, a.bounds), lanes)
     lo, hi = b.share(a.runs.parts)
@@ -201,7 +205,7 @@ def counts_of_parts(b: KernelBuilder, a: CountsOfParts) -> None:
 
 
 def _count(b: KernelBuilder, tables: Value, places: Value, count: Value) -> None:
-    """Add one to each of the places of a block."""
+    """Add one to the bin of each element of a block. places: the byte offsets of the bins."""
 
     def one(offset: Value, table: int, disp: int = 0) -> None:
         place = b.zext(b.load(I32, places, offset, disp=disp), I64)
@@ -217,7 +221,7 @@ def _count(b: KernelBuilder, tables: Value, places: Value, count: Value) -> None
 
 @kernel
 def sum_counts(b: KernelBuilder, a: Counts) -> None:
-    """The sums of the tables of all parts. Threads share bins."""
+    """Add the tables of all parts. Threads share bins."""
     lanes = b.target.i32_lanes
     counts = vector(I32, lanes)
     lo, hi = b.share(b.i64(2 * BINS), lanes)

@@ -20,14 +20,14 @@ Part = tuple[int, Value]
 
 
 def activated(b: KernelBuilder, real: Value, clamp: Clamp) -> Value:
-    """f32 values after the fused activation; NaN passes, as in torch."""
+    """Apply the fused activation to f32 values; NaN passes, as in torch."""
     low, high = (b.splat(bound, real.type.lanes) for bound in (clamp.low, clamp.high))
     real = b.select(real < low, low, real)
     return b.select(real > high, high, real)
 
 
 def real_residual(b: KernelBuilder, loaded: Value, dequantize: Dequantize) -> Value:
-    """A register of the residual in f32: itself, or its codes by rule (1) of qmath."""
+    """A register of the residual in f32. Codes are converted by rule (1) of qmath."""
     if loaded.type.element == F32:
         return loaded
     lanes = loaded.type.lanes
@@ -36,7 +36,7 @@ def real_residual(b: KernelBuilder, loaded: Value, dequantize: Dequantize) -> Va
 
 
 class Dequantized:
-    """Sums as f32: rule (6) of qmath. Channels lie in order.
+    """The epilogue that converts sums to f32 by rule (6) of qmath. Channels lie in order.
 
     Attributes:
         residual: the element type of the residual, or None.
@@ -64,15 +64,16 @@ class Dequantized:
 
 
 class Requantized:
-    """Sums as u8: rules (3) and (5) of qmath.
+    """The epilogue that requantizes sums to u8 by rules (3) and (5) of qmath.
 
-    Pairs of registers are packed to i16 and clamped there. If no product of a sum and its multiplier leaves i32
-    (`proven`, which the caller knows from the real weights), the results equal those of clamping in float; otherwise
+    Pairs of registers are packed to i16 and clamped there. If every product of a sum and its multiplier fits i32
+    (`proven`, which the caller derives from the real weights), the results equal those of clamping in float; otherwise
     the floats are clamped first. The channels of a pair lie in the target's `pair_order`.
 
     Attributes:
         residual: whether a residual is added.
-        saturates: whether packing to bytes clamps codes, as their range is that of u8 and their zero point is 0.
+        saturates: whether packing to bytes clamps the codes. It does if their range is that of u8 and their zero point
+            is 0.
     """
 
     item, residual_item = 1, 1
@@ -84,7 +85,8 @@ class Requantized:
         self.residual, self.proven, self.saturates = residual, proven, saturates
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
-        """The accumulators of one or two pixels as bytes. at: byte offset of the tile's first multiplier."""
+        """Convert the accumulators of one or two pixels to bytes. at: the byte offset of the tile's first
+        multiplier."""
         parts: list[list[Part]] = [[] for _ in rows]
         for j in range(0, self.nv - 1, 2):
             words = [self._words(row[j : j + 2], at, j, load) for row, load in zip(rows, loads)]
@@ -113,7 +115,7 @@ class Requantized:
         return low, high, zero
 
     def _words(self, pair: Sequence[Value], at: Value, j: int, load: Load) -> Value:
-        """Two accumulators of a pixel as i16: codes, or, if packing to bytes clamps them, codes before the clamp."""
+        """Pack two accumulators of a pixel to i16 codes. If packing to bytes clamps, they are not clamped here."""
         b, lanes, requantize = self.b, self.lanes, self.requantize
         reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
         if self.residual:
@@ -128,7 +130,7 @@ class Requantized:
         return b.clamp(packed, low, high) + zero
 
     def _as_bytes(self, words: Sequence[Value]) -> list[Value]:
-        """The bytes of one or two registers of i16, packed together."""
+        """Pack one or two registers of i16 to bytes."""
         b, size = self.b, self.b.target.vector_bytes
         halves = range(0, size, size // 2)
         eights = b.bitcast(b.target.pack_bytes(b, words[0], words[-1]), vector(I64, size // 8))
@@ -138,7 +140,7 @@ class Requantized:
         return [b.slice(ordered, first, size // 2) for first, _ in zip(halves, words)]
 
     def _single(self, acc: Value, at: Value, load: Load) -> Value:
-        """The last register of channels as bytes, where their number is odd."""
+        """Convert the last register of channels to bytes, where the number of registers is odd."""
         b, lanes, first, requantize = self.b, self.lanes, (self.nv - 1) * self.lanes, self.requantize
         real = self._real(acc, at, first)
         if self.residual:

@@ -1,7 +1,7 @@
 """The arithmetic of a tile of pixels by channels: how a K block is multiplied and added, and how sums become results.
 
 The loops around it are in `conv`, and how integer sums become results is in `tile_epilogue`. Channels lie across lanes.
-A row here is a row of the matrix product, which is a pixel of the tile.
+In this file a row is a row of the matrix product, which is a pixel of the tile.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class _Arithmetic:
         return 0 if size == self.k_blocks[-1] else self.block_bytes(size) - 2 * self.b.target.vector_bytes
 
     def weights_at(self, weights: Value, number: int, size: int, type: Type) -> Value:
-        """Register `number` of the packed weights of a K block of `size` elements."""
+        """Load register `number` of the packed weights of a K block of `size` elements."""
         return self.b.load(type, weights, disp=number * self.b.target.vector_bytes - self.lead(size))
 
 
 class Bytes(_Arithmetic):
-    """u8 x i8 dot products, which `epilogue` makes results of.
+    """u8 x i8 dot products; `epilogue` converts the sums to results.
 
     Attributes:
         pairs: whether products are added in pairs of i16, see `Target.pairwise_dot_is_exact`.
@@ -82,13 +82,13 @@ class Bytes(_Arithmetic):
         return [list(start) for _ in range(count)]
 
     def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
-        """The registers of channels of each pixel."""
+        """The sums of each pixel, one register for each register of channels."""
         return acc
 
     def dots(
         self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """The accumulators and the rows' pointers after a K block of `size` elements."""
+        """Multiply and add a K block of `size` elements. Gives the accumulators and the rows' pointers after it."""
         if size > 4:
             return self._many(acc, rows, weights, size)
         return self._four(acc, rows, weights), rows.moved(4)
@@ -136,12 +136,13 @@ class Bytes(_Arithmetic):
         return acc, rows.pointers
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
-        """The accumulators of one or two pixels as results. at: byte offset of the tile's first multiplier."""
+        """Convert the accumulators of one or two pixels to results. at: the byte offset of the tile's first
+        multiplier."""
         return self.epilogue.finish(rows, at, loads)
 
 
 def _quad(number: int, lanes: int) -> list[int]:
-    """The lanes of a quarter of a register, four times."""
+    """The lanes of quarter `number` of a register, four times: a shuffle that repeats this quarter."""
     few = lanes // 4
     return [number * few + place for place in range(few)] * 4
 
@@ -156,7 +157,7 @@ class PairedBytes(Bytes):
     depth = 8
 
     def lead(self, size: int) -> int:
-        """0: moving the pointer would take more instructions here."""
+        """0, because moving the pointer would take more instructions here."""
         return 0
 
     def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
@@ -174,8 +175,8 @@ class PairedBytes(Bytes):
     def dots(
         self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
     ) -> tuple[list[list[Value]], list[Value]]:
-        """Like `Bytes.dots`; x is read by 16, by 8 or by 4 bytes. Four bytes are padded with zeros to the eight that
-        packed weights always have."""
+        """Like `Bytes.dots`; x is read in pieces of 16, 8 or 4 bytes. Four bytes are padded with zeros to the eight
+        that packed weights always have."""
         b, register = self.b, self.b.target.vector_bytes
         for first, xs in enumerate(zip(*(self._pair_of_rows(rows, 2 * pair, size) for pair in range(len(acc))))):
             for j in range(2 * self.nv):
@@ -185,7 +186,7 @@ class PairedBytes(Bytes):
         return acc, rows.moved(size)
 
     def _pair_of_rows(self, rows: Rows, first: int, size: int) -> list[Value]:
-        """A register of two rows for each eight bytes of K."""
+        """Load two rows: a register with both for each eight bytes of K."""
         b = self.b
         second = min(first + 1, len(rows.pointers) - 1)
         if size == 4:
@@ -202,7 +203,7 @@ class PairedBytes(Bytes):
 
 
 class Floats(_Arithmetic):
-    """f32 products added by fma in the order of K, starting from the bias; NaN passes the activation, as in torch."""
+    """f32 products, added by fma in the order of K, starting from the bias. NaN passes the activation, as in torch."""
 
     item, residual_item, depth = 4, 4, 1
 
@@ -247,7 +248,7 @@ class Floats(_Arithmetic):
         return acc, rows.moved(4 * size)
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
-        """The sums of pixels, with the residual added and the activation applied."""
+        """Add the residual to the sums of pixels and apply the activation."""
         return [
             [(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)]
             for row, load in zip(rows, loads)

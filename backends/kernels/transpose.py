@@ -1,4 +1,4 @@
-"""Copies that exchange which axis is innermost: channels last to row-major and back."""
+"""Copies that change which axis is innermost: channels last to row major and back."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from qcompiler.backends.kernels.copy import ELEMENTS, CopyAxis
 OUTER = 4
 """Axes around the two that change places."""
 TILE_BYTES = 16
-"""A tile is square: as many rows of 16 bytes as these bytes hold elements."""
+"""Bytes of a tile's row. A tile is square: it has as many rows as a row has elements."""
 _UNIT = 8
 """Tiles of columns in a unit of work."""
 
 
 class TransposedCopy(Arguments["TransposedCopy"], Generic[P, E]):
-    """Matrices, and their transposes.
+    """The arguments of `copy_transposed`: matrices and their transposes.
 
     Attributes:
-        x, y: columns are adjacent in x, rows are adjacent in y.
+        x, y: elements of neighbouring columns are adjacent in x, those of neighbouring rows in y.
         rows, columns: the size of a matrix.
         x_row: bytes from row to row of x.
         y_column: bytes from column to column of y.
@@ -39,7 +39,8 @@ class TransposedCopy(Arguments["TransposedCopy"], Generic[P, E]):
 
 
 def transposed(b: KernelBuilder, rows: list[Value]) -> list[Value]:
-    """n vectors of n lanes: row i holds lane i of each. Rows n/2 apart are interleaved log2(n) times."""
+    """Transpose n vectors of n lanes: row i of the result holds lane i of each. Rows n/2 apart are interleaved log2(n)
+    times."""
     n = len(rows)
     low = [lane // 2 + lane % 2 * n for lane in range(n)]
     high = [lane + n // 2 for lane in low]
@@ -77,7 +78,7 @@ def copy_transposed(b: KernelBuilder, a: TransposedCopy, *, itemsize: int) -> No
 def _tile(b: KernelBuilder, a: TransposedCopy, type: Type, x: Value, y: Value, row: Value, left: Value) -> None:
     """Transpose one tile: up to `side` rows from `row` on, and `left` columns.
 
-    type: of a row of a tile. x: the first column of row 0. y: where its element in `row` goes.
+    type: the type of a tile's row. x: a pointer to the first column of row 0. y: where its element in `row` goes.
     """
     side = type.lanes
     below = a.rows - row

@@ -4,8 +4,8 @@ The argument is reduced to |r| <= pi/4, r = x - n pi/2:
     |x| < 2^20   by three parts of pi/2 of 33 bits. n times each of the first two is exact; the error is below 2^-60
     otherwise    x = m 2^e with m below 2^24, so x mod 2 pi = m (2^e mod 2 pi) mod 2 pi; a table has 2^e mod 2 pi as two
                  parts of 29 bits and a rest. The error is below 2^-50
-Then follow Taylor's series to r^17 and r^18, whose remainders are below 2^-55. So the result is within half a unit in
-the last place of f32 plus 2^-50.
+The results are Taylor's series to r^17 and r^18, whose remainders are below 2^-55. So the result is within half a unit
+in the last place of f32 plus 2^-50.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _COS = [(-1) ** i / math.factorial(2 * i) for i in range(10)]
 
 
 class Trigonometric(Arguments["Trigonometric"], Generic[P, E]):
-    """f32 [count] to f32 [count]. table: `reduction_table`."""
+    """The arguments of `trigonometric`: f32 [count] to f32 [count]. table: `reduction_table`."""
 
     x: P
     table: P
