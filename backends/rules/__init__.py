@@ -1,4 +1,4 @@
-"""Rules that turn nodes into steps, one file a family (see qcompiler.backends.lowering.rule)."""
+"""Rules that turn nodes into steps, one file for each family of ops (see qcompiler.backends.lowering.rule)."""
 
 from __future__ import annotations
 

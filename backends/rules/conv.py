@@ -1,4 +1,4 @@
-"""conv over all channels or groups of them. Depthwise convolution has a rule of its own."""
+"""Lowers conv over all channels, or over groups of them. Depthwise convolution has its own rule, in `depthwise`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ MOST_TAPS = 32
 
 
 def why_not_weighted(node: Node, target: Target) -> str | None:
-    """Why a weighted node is neither f32, nor maps u8 to u8 or f32 by constants of eight bits and a constant bias, or
-    None."""
+    """Why no product kernel serves a weighted node, or None.
+
+    Kernels take f32, or u8 codes with an eight-bit constant weight and a constant bias; these give u8 or f32.
+    """
     op = Weighted.of(node)
     if op is None:
         return f"{node.op} has no weights"
@@ -66,15 +68,15 @@ def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
 
 
 def _why_not_dense(node: Node, target: Target) -> str | None:
-    """Why a conv is not over several channels per filter, f32 or u8, or None."""
+    """Why a conv is not one of f32 or u8 whose filters see several channels, or None."""
     return "depthwise" if unrolls_as_depthwise(Conv(node)) else why_not_weighted(node, target)
 
 
 def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pairs, channel_stride: int) -> TensorView:
-    """x with a border of real zero: its halo, or a copy.
+    """x with a border of real zero: x itself if its halo suffices, otherwise a copy.
 
-    x: the first operand [N, C, *S], channels last. channel_stride: that of the result, which is that of x, or C if that
-    of x is four bytes.
+    x: the first operand [N, C, *S], channels last. channel_stride: the channel stride that the padded x shall have:
+    that of x, or C if x has one of four bytes.
     """
     if all(pair == (0, 0) for pair in padding):
         return x
@@ -130,7 +132,7 @@ def is_run(view: TensorView) -> bool:
 
 
 def offsets_of(sizes: Sequence[int], strides: Sequence[int]) -> np.ndarray:
-    """i64: the offset of each element of a grid, in order."""
+    """The offset of each element of a grid, in row-major order, as i64."""
     offsets = np.zeros((), np.int64)
     for size, stride in zip(sizes, strides):
         offsets = np.add.outer(offsets, np.arange(size, dtype=np.int64) * stride)
@@ -138,14 +140,14 @@ def offsets_of(sizes: Sequence[int], strides: Sequence[int]) -> np.ndarray:
 
 
 def channels_of(op: Conv | ConvTranspose) -> int:
-    """Channels of x, which are static."""
+    """The number of channels of x, which is static."""
     channels = op.x.type.shape[1]
     assert isinstance(channels, int)
     return channels
 
 
 def channel_stride_of(s: NodeLowering, op: Conv | ConvTranspose) -> int:
-    """Elements from pixel to pixel that a product wants of its operand."""
+    """The channel stride, in elements, that a product wants of its operand."""
     channels = channels_of(op)
     return stored_channels(channels, is_of_codes(s))
 
@@ -166,7 +168,7 @@ def residual_of(s: NodeLowering, op: Conv) -> TensorView | None:
 
 
 def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:
-    """Whether to lay pixels of up to three bytes side by side: then a window's row takes fewer products."""
+    """Whether to copy pixels of up to three bytes side by side, so that a window's row takes fewer products."""
     channels, stride, kw = channels_of(op), channel_stride_of(s, op), weight.shape[-1]
     return (
         op.dilation[-1] == 1
@@ -181,7 +183,8 @@ def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:
 def merged_groups(s: NodeLowering, op: Conv | ConvTranspose, per_group: int, outputs: int) -> int:
     """How many groups of `per_group` channels and `outputs` results one product takes, with zero weights between them.
 
-    Bytes are dotted by fours. Floats are not merged: zero times infinity is not zero.
+    Merging pays off for bytes, because a dot product takes four of them. Floats are not merged, because zero times
+    infinity is not zero.
     """
     groups = op.groups
     if not is_of_codes(s):
@@ -208,7 +211,7 @@ def block_diagonal(weight: np.ndarray, groups: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Taps:
-    """A window's pixels.
+    """The pixels of a window.
 
     Attributes:
         offsets: byte offsets in x along each axis.
@@ -219,9 +222,9 @@ class Taps:
     pixel: int
 
     def of(self, kc: int, itemsize: int) -> tuple[list[int], int]:
-        """(the byte offset of each tap, elements of a tap) for kc channels of a pixel.
+        """(the byte offset of each tap, the elements of a tap) for kc channels of a pixel.
 
-        The pixels of a window's row are one tap if they are one run in memory.
+        The pixels of a window's row form one tap if they are adjacent in memory.
         """
         *rows, last = self.offsets
         if len(last) > 1 and kc * itemsize == self.pixel and all(b - a == self.pixel for a, b in zip(last, last[1:])):
@@ -231,14 +234,14 @@ class Taps:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of the result at equal distances in rows.
+    """Pixels of the result, cut into rows of pixels at equal distances.
 
     Attributes:
         rows: for each row of an image the byte offsets of its first pixel in x, y and the residual.
         columns: pixels of a row.
-        static_columns: the same, or the symbolic size that decides it.
-        stride: distances from pixel to pixel.
-        is_flat: whether an image is one run of pixels, to be cut into rows freely.
+        static_columns: `columns`, or the symbolic size that decides it.
+        stride: the distances from pixel to pixel.
+        is_flat: whether the pixels of an image are at equal distances, so that it can be cut into rows anywhere.
     """
 
     rows: np.ndarray
@@ -248,7 +251,7 @@ class Pixels:
     is_flat: bool = False
 
     def cut(self, tile: Tile) -> tuple[np.ndarray, int]:
-        """(rows, columns) that suit a tile."""
+        """(rows, columns) after cutting for a tile."""
         if not self.is_flat:
             return self.rows, self.columns
         starts, columns = runs(self.columns, tile.mr)
@@ -265,7 +268,8 @@ def convolve(
     taps: Taps,
     pixels: Pixels,
 ) -> None:
-    """Append the products that make some pixels of the result. weight: [O, C/groups, *K], K as the taps go."""
+    """Append the products that compute some pixels of the result. weight: [O, C/groups, *K], K in the order of the
+    taps."""
     y, size, quantized = s.result(), x.dtype.itemsize, is_of_codes(s)
     per_group = weight.shape[1]
     bias = None if op.bias is None else Weight.of(s, op.bias)

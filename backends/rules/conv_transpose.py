@@ -4,7 +4,8 @@ Along an axis, pixel o = stride * j + p of the result takes pixel i of the opera
 
     o + padding = stride * i + dilation * k,  so  i = j + (p + padding - dilation * k) / stride
 
-for the taps that divide: pixels of one phase p share their taps, and lie `stride` pixels apart.
+for the taps k for which the division leaves no remainder. Pixels of one phase p share their taps and lie `stride`
+pixels apart.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from qcompiler.ops.conv import ConvTranspose
 
 @dataclass(frozen=True)
 class Phase:
-    """Pixels first, first + stride, ... of the result along one axis.
+    """The pixels first, first + stride, ... of the result along one axis.
 
     Attributes:
-        count: how many pixels.
-        taps: the slice of the weight's axis that they take.
-        shifts: for each tap the pixel of x that the first pixel takes, ascending.
+        count: how many pixels there are.
+        taps: the slice of the weight's axis that they use.
+        shifts: for each tap the pixel of x that the first pixel uses, ascending.
     """
 
     first: int
@@ -52,7 +53,7 @@ class Phase:
 
 
 def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> list[Phase]:
-    """The phases of one axis. size: that of the result."""
+    """The phases of one axis. size: the result's size along it."""
     found = []
     for first in range(min(stride, size)):
         taps = [k for k in reversed(range(kernel)) if (first + padding - k * dilation) % stride == 0]
@@ -155,12 +156,12 @@ def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _start(op: ConvTranspose, y: TensorView, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:
-    """Byte offset in y of the first pixel of a phase's row."""
+    """The byte offset in y of the first pixel of a phase's row."""
     places = [phase.first + stride * j for phase, stride, j in zip(chosen, op.stride, (*at, 0))]
     return sum(place * stride for place, stride in zip(places, y.strides[2:]))
 
 
 def _static_columns(s: NodeLowering, chosen: tuple[Phase, ...]) -> int | Dim:
-    """Pixels of a phase's row, or the symbolic size that decides it."""
+    """The number of pixels in a phase's row, or the symbolic size that decides it."""
     size = s.out.shape[-1]
     return chosen[-1].count if isinstance(size, int) else size

@@ -1,4 +1,4 @@
-"""quantize, dequantize, requantize and lookup."""
+"""Lowers quantize, dequantize, requantize and lookup."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zero_point(type: TensorType) -> int:
 
 
 def in_result_layout(s: NodeLowering, value: Value) -> TensorView:
-    """An operand in the layout of the result, so that the storage of both can be run over as one row."""
+    """An operand in the layout of the result, so that a kernel can take the storage of both as one row."""
     layout = s.out.layout
     if layout is None or layout.order == "row_major":
         return s.row_major(value)
@@ -38,12 +38,12 @@ def in_result_layout(s: NodeLowering, value: Value) -> TensorView:
 
 
 def run_length(s: NodeLowering) -> int:
-    """The elements of the result's storage, including gaps."""
+    """The number of elements in the result's storage, including gaps."""
     return storage_bytes(s.result().shape, 1, s.out.layout)
 
 
 def _why_not_per_tensor_u8(node: Node, target: Target) -> str | None:
-    """Why the first operand and the result of a node are not f32 or u8 with per-tensor parameters, or None."""
+    """Why a node's first operand or result is neither f32 nor u8 with per-tensor parameters, or None."""
     for type in (*operand_types(node)[:1], node.result.type):
         if type.quant is None and type.dtype is not DType.F32:
             return f"{type} is not f32"
@@ -108,7 +108,7 @@ def requantize(s: NodeLowering) -> None:
 
 
 def requantize_run(s: NodeLowering, x: TensorView, source: QuantParams) -> None:
-    """Write the result from codes that lie as the result does. source: their parameters."""
+    """Append the requantization of codes that lie as the result does. source: their parameters."""
     s.call(
         kernels.requantize_flat(),
         kernels.Requantize(

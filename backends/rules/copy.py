@@ -1,4 +1,4 @@
-"""Copies between views of one shape and any strides, and borders around images."""
+"""Appends copies between views of one shape and any strides, and fills borders around images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _MODES: dict[tuple[int, int], kernels.Inner] = {(1, 1): "run", (0, 1): "fill", (
 
 
 def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> list[Axis]:
-    """The axes of a copy, as few as possible, the one with the smallest stride in y last. x, y: the strides."""
+    """The axes of a copy, merged to as few as possible; the one with the smallest stride in y comes last. x, y: the
+    strides."""
     axes = [kernels.CopyAxis(*axis) for axis in zip(shape, x, y) if axis[0] != 1]
     merged: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: (-axis.y_stride, -axis.x_stride)):
@@ -69,7 +70,7 @@ def _mode(innermost: Axis, size: int) -> kernels.Inner:
 
 
 def _transpose(s: Steps, x: TensorView, y: TensorView, axes: Sequence[Axis]) -> bool:
-    """Append a copy whose innermost axes in x and in y are two different ones; False if it is not such a copy."""
+    """Append a copy whose innermost axes in x and in y differ. False, with nothing appended, if they are the same."""
     size = x.dtype.itemsize
     columns = next((axis for axis in axes if axis.x_stride == size), None)
     rows = axes[-1]

@@ -1,4 +1,5 @@
-"""Depthwise convolution: every filter sees one channel."""
+"""Lowers depthwise convolution, where every filter sees one channel. `_Filtering.mr` chooses the tile of its
+kernels."""
 
 from __future__ import annotations
 
@@ -32,12 +33,12 @@ from qcompiler.types import Layout
 
 
 def _why_not_depthwise(node: Node, target: Target) -> str | None:
-    """Why a conv is not depthwise, f32 or u8, or None."""
+    """Why a conv is not a depthwise one of f32 or u8, or None."""
     return why_not_weighted(node, target) if unrolls_as_depthwise(Conv(node)) else "not one channel per filter"
 
 
 def _fills_pixels(node: Node) -> bool:
-    """Whether the result's pixels have no gap after their channels: kernels of bytes write the gap too."""
+    """Whether the result's pixels have no gap after their channels. Kernels of bytes would write the gap too."""
     type = node.result.type
     return type.layout is not None and type.layout.channel_stride == type.shape[1]
 
@@ -48,12 +49,12 @@ class Lines:
 
     Attributes:
         rows: for each row of an image the byte offset of its first pixel in y and in the residual, then the byte offset
-            in x of each tap row, or -1 outside of the image.
+            in x of each tap row, which is -1 outside of the image.
         columns: pixels of a row.
-        static_columns: the same, or the symbolic size that decides it.
-        stride, dilation: those of the window along the row.
-        before: pixels of the first window that lie before the row of x.
-        spread: pixels of y from one to the next.
+        static_columns: `columns`, or the symbolic size that decides it.
+        stride, dilation: the window's stride and dilation along the row.
+        before: how many pixels of the first window lie before the row of x.
+        spread: the distance of neighbouring pixels of the row in y, in pixels.
     """
 
     rows: Sequence[Sequence[int]]
@@ -66,8 +67,8 @@ class Lines:
 
 
 def repeated_channels(s: NodeLowering, op: Conv | ConvTranspose, times: int) -> TensorView:
-    """x, channels last in the stride of its type, each channel `times` times, where a register may be read past the
-    end."""
+    """x with each channel repeated `times` times, channels last with the channel stride of its type, in memory where a
+    register may be read past the end."""
     x = s.view(op.x)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
     layout = Layout("channels_last", stored_channels(shape[1], is_of_codes(s)))
@@ -93,7 +94,7 @@ def filter_channels(
     weight: Weight,
     lines: Lines,
 ) -> None:
-    """Append the call that makes some rows of pixels of the result. weight: [C, *tap rows, columns of taps]."""
+    """Append the call that computes some rows of pixels of the result. weight: [C, *tap rows, columns of taps]."""
     _Filtering(s, op, x, residual, weight, lines).append()
 
 
@@ -110,12 +111,12 @@ class _Filtering:
 
     @property
     def taps(self) -> int:
-        """Rows of taps."""
+        """The number of tap rows."""
         return math.prod(self.weight.shape[1:-1])
 
     @property
     def mr(self) -> int:
-        """Pixels of a tile: as many as registers allow, and no more than a row has."""
+        """The pixels of a tile: as many as the registers allow, and no more than a row has."""
         most = 4 if self.s.target.register_count >= 32 or not is_of_codes(self.s) else 2
         columns = self.lines.static_columns
         return max(1, min(most, columns)) if isinstance(columns, int) else most
@@ -193,7 +194,8 @@ class _Filtering:
         self._call(to_f32, kernels.DepthwiseU8ToF32(filter=shared, dequantize=dequantize))
 
     def _rows(self, parts: int) -> BufferHandle:
-        """The table of rows. parts: summands of the weights, each of which goes over the tap rows."""
+        """The array `DepthwiseGeometry.rows`. parts: the number of i8 summands of each weight; the tap rows are
+        repeated for each."""
         return self.s.table(np.array([[*row[:2], *list(row[2:]) * parts] for row in self.lines.rows], np.int64))
 
     def _border(self, fill: int) -> BufferHandle:
@@ -256,6 +258,7 @@ def depthwise(s: NodeLowering) -> None:
 
 
 def row_offset(x: TensorView, at: Sequence[int]) -> int:
-    """Byte offset of a row of pixels in an image, or -1 outside. at: the row along all spatial axes but the last."""
+    """The byte offset of a row of pixels in an image, or -1 outside of it. at: the row's position along all spatial
+    axes but the last."""
     inside = all(0 <= a < n for a, n in zip(at, x.shape[2:-1]))
     return sum(a * stride for a, stride in zip(at, x.strides[2:])) if inside else -1

@@ -1,4 +1,4 @@
-"""Elementwise ops, real and on codes, with numpy broadcasting."""
+"""Lowers elementwise ops on reals, plain integers and codes, with numpy broadcasting."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _COMPARISONS = tuple(op.name for op in all_ops() if issubclass(op, Comparison))
 
 
 def _why_not_real(node: Node, target: Target) -> str | None:
-    """Why a node is not all f32, or None. f64 is fine if the function is a few IEEE operations: our own are for f32."""
+    """Why a node is not all f32, or None. f64 is allowed if the function consists of a few IEEE operations; the
+    functions of `kernels.math` are for f32 alone."""
     if node.op in kernels.DOUBLE and {type.dtype for type in types(node)} == {DType.F64}:
         return None
     return why_not_f32(node, target)
@@ -88,8 +89,8 @@ _NONE = kernels.FloatAttr(value=0.0, rest=0.0)
 
 
 def _float_attr(node: Node, index: int, attr: float) -> kernels.FloatAttr[float]:
-    """An attribute as the kernels take it. Where a function compares x with its first attribute, in f32, and no f32
-    equals the attribute, the next smaller one stands for it."""
+    """An attribute as kernels take it. If a function compares x with its first attribute in f32, and the attribute is
+    not an f32, the next smaller f32 replaces it."""
     single = np.float32(attr)
     if index == 0 and issubclass(opdef(node.op), (Hardshrink, Threshold)) and float(single) > attr:
         single = np.nextafter(single, np.float32(-np.inf))
@@ -116,7 +117,7 @@ def real_prelu(s: NodeLowering) -> None:
 
 
 def _per_channel(x: TensorView, values: TensorView) -> TensorView:
-    """[C] as a view along axis 1 of x; [1] as it is."""
+    """View values [C] along axis 1 of x; values [1] stay as they are."""
     rank = len(x.shape)
     if values.elements == 1 or rank == 1:
         return values
@@ -137,7 +138,7 @@ def _dtype(node: Node) -> str:
 
 
 def _why_not_plain(node: Node, target: Target) -> str | None:
-    """Why a node is not all integers without quantization parameters, or None."""
+    """Why a node's types are not all integers without quantization parameters, or None."""
     for type in types(node):
         if type.is_quantized or str(type.dtype) not in kernels.INTEGERS:
             return f"{type} is not a plain integer"
@@ -153,7 +154,7 @@ def integer_map(s: NodeLowering) -> None:
 
 @lowers("hardtanh", unless=_why_not_plain)
 def integer_clamp(s: NodeLowering) -> None:
-    """The bounds are truncated, and saturated to the type."""
+    """clamp of plain integers. The bounds are truncated to integers and saturated to the type."""
     op, dtype = Hardtanh(s.node), s.out.dtype
     bounds = (np.float32(bound) for bound in (op.min_value, op.max_value))
     low, high = (
@@ -201,9 +202,10 @@ def where(s: NodeLowering) -> None:
 
 @lowers("trilu", unless=_why_not_selectable)
 def trilu(s: NodeLowering) -> None:
-    """A selection between x and one zero by a mask, which selects infinities and NaN like other numbers."""
+    """triu and tril, as a selection between x and a zero by a constant mask. A product with the mask would make NaN of
+    infinities."""
     op, y = Trilu(s.node), s.result()
-    # A map takes an axis of size 1 as repeated, which must not depend on a symbolic size: such an axis has 2 or more.
+    # A map repeats an axis of size 1, and that must not depend on a symbolic size. So the mask gets 2 or more there.
     sizes = zip(s.out.shape[-2:], y.shape[-2:])
     rows, columns = (size if isinstance(declared, int) else max(size, 2) for declared, size in sizes)
     kept = triangle(rows, columns, op.upper, op.diagonal)
@@ -278,7 +280,7 @@ def codes_map(s: NodeLowering) -> None:
 
 
 def _scales(op: str, x: QuantParams, y: QuantParams, out: QuantParams) -> tuple[float, float]:
-    """What the kernel multiplies with, see `code_kernels.BinaryCodes`."""
+    """The scales of the two operands, as `code_kernels.BinaryCodes` describes them."""
     if op == "mul":
         return float(qmath.multiplier(x.scales, y.scales, over=out.scales)[0]), 0.0
     if op == "div":

@@ -1,6 +1,6 @@
-"""The call of a matrix product: what the rules of conv, conv_transpose and linear append.
+"""Appends the call of a matrix product, for the rules of conv, conv_transpose and linear.
 
-The kernels, and the words of this module, are in `kernels.conv`.
+The kernels are in `kernels.conv`, whose docstring explains the terms of this module.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ is read, and a plain store first fetches the line that it overwrites."""
 
 @dataclass(frozen=True)
 class Distances:
-    """The distance between two images or two pixels, in bytes: in x, in y and in the residual."""
+    """The distances in bytes between two images, or between two pixels, of x, y and the residual."""
 
     x: int
     y: int
@@ -49,9 +49,9 @@ class Window:
         taps: the byte offset of each tap from the pixel of x that the window belongs to.
         kc: elements of a tap.
         images: how many images there are.
-        image, pixel: distances from image to image, and from pixel to pixel of a row.
-        x_row_bytes: bytes of x that a row reads.
-        products: multiply-adds of one channel of the result, those of padding and overlap not counted.
+        image, pixel: the distances from image to image, and from pixel to pixel of a row.
+        x_row_bytes: how many bytes of x the windows of a row read.
+        products: multiply-adds of one channel of the result, without those of padding and overlap.
     """
 
     rows: np.ndarray
@@ -67,14 +67,14 @@ class Window:
 
 @dataclass(frozen=True)
 class ProductCall:
-    """One product, which makes some channels of a node's result.
+    """One product, which computes some channels of a node's result.
 
     Attributes:
         window: the pixels and taps.
         tile: the kernel's tile.
         x, residual, y: where to read and write, at the first of the channels.
-        weight: [channels, *rest], the rest in the order of the taps and, innermost, of their kc elements (bytes: fewer
-            elements, which are padded with zeros).
+        weight: [channels, *rest]. The rest has the taps in order and, innermost, their kc elements. Bytes may have
+            fewer elements, which are padded with zeros.
         bias: [channels].
         channels: which channels of the result.
     """
@@ -90,7 +90,7 @@ class ProductCall:
 
     @property
     def outputs(self) -> int:
-        """How many channels the product makes."""
+        """How many channels the product computes."""
         return self.weight.shape[0]
 
     def arguments(
@@ -132,12 +132,12 @@ class ProductCall:
 
 
 def is_of_codes(s: NodeLowering) -> bool:
-    """Whether a product multiplies codes. Its result may be real all the same."""
+    """Whether a product multiplies codes. Its result may still be real."""
     return op_of(s.node).first.type.is_quantized
 
 
 def residual_name(residual: Memory | None, op: Weighted) -> str | None:
-    """The residual of a real result, as static arguments of kernels name it."""
+    """The name of a real result's residual in static arguments of kernels."""
     if residual is None or op.added is None:
         return None
     return "u8" if op.added.type.is_quantized else "f32"
@@ -214,8 +214,8 @@ def _call(s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey
 
 
 def _is_streamed(s: NodeLowering, product: ProductCall) -> bool:
-    """Whether a float result is written with non-temporal stores: it is large, lies in the arena, and all of its
-    registers lie at multiples of their size."""
+    """Whether a float result is written with non-temporal stores. It is if it is large, lies in the arena, and all of
+    its registers are aligned to their size."""
     (buffer, offset), window = product.y.pointer, product.window
     if (
         not s.target.streams

@@ -1,4 +1,4 @@
-"""linear: the product with one tap over rows of the operand."""
+"""Lowers linear as a product with one tap, whose pixels are the rows of the operand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def linear(s: NodeLowering) -> None:
 
 
 def _readable(s: NodeLowering, op: Linear, past_the_end: bool) -> TensorView:
-    """The operand, row major; in the arena if up to three bytes past its end are read."""
+    """The operand, row major. past_the_end: whether up to three bytes past its end are read; then it is in the
+    arena."""
     x = s.row_major(op.x)
     if not past_the_end or is_in_arena(x):
         return x

@@ -1,4 +1,4 @@
-"""How an elementwise kernel runs over its operands: numpy broadcasting as loops over merged axes.
+"""Appends calls of elementwise kernels: numpy broadcasting as loops over merged axes.
 
 The static arguments of a map must not depend on symbolic sizes. So an operand is repeated along an axis only if its
 type says that the axis has size 1, not if a size happens to be 1; and the innermost axis is the last one, in the order
@@ -19,11 +19,11 @@ from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides,
 from qcompiler.types import Layout
 
 SHORT_ROW = 64
-"""An innermost axis of fewer elements is joined with the next one, after writing out operands that repeat along it."""
+"""An innermost axis of fewer elements is joined with the next one; operands that repeat along it are copied first."""
 _LONG_ROW = 256
-"""Rows that are joined have at least this many elements together."""
+"""Enough rows are joined to give at least this many elements."""
 _FEW = 1024
-"""Maps of fewer elements are not worth joining rows."""
+"""In maps of fewer elements no rows are joined."""
 
 MapCall: TypeAlias = tuple[KernelKey[A], Arguments[A]]
 """The kernel of a map, and its arguments."""
@@ -35,8 +35,8 @@ class _Axis:
 
     Attributes:
         size: how many elements it has.
-        strides: bytes from one element to the next, of each operand and then of the result.
-        fixed: whether the size comes from the types alone.
+        strides: bytes from one element to the next, for each operand and then for the result.
+        fixed: whether the size follows from the types alone.
     """
 
     size: int
@@ -44,17 +44,17 @@ class _Axis:
     fixed: bool
 
     def continues(self, inner: _Axis) -> bool:
-        """Whether this axis, just outside of `inner`, continues it in every tensor."""
+        """Whether this axis, which is just outside of `inner`, can be merged with it in every tensor."""
         return all(mine == inner.size * its for mine, its in zip(self.strides, inner.strides))
 
     def joined(self, inner: _Axis) -> _Axis:
-        """This axis and the one inside of it as one."""
+        """This axis merged with the one inside of it."""
         return _Axis(self.size * inner.size, inner.strides, self.fixed and inner.fixed)
 
 
 @dataclass(frozen=True)
 class _Operand:
-    """An operand with the result's rank. repeated: for each axis, whether the operand has one element for all."""
+    """An operand with the result's rank. repeated: for each axis, whether one element is repeated along it."""
 
     view: TensorView
     repeated: tuple[bool, ...]
@@ -70,8 +70,8 @@ def run_map(
     """Append a map of the operands, broadcast to the result's shape.
 
     Args:
-        operands: those of the node first, in order, where they lie or as a view; then others.
-        call_of: gives the kernel and its arguments, from the static argument `inner` and the tensors that it runs over.
+        operands: views of the node's operands in order, then of others.
+        call_of: gives the kernel and its arguments for the static argument `inner` and the tensors of the map.
     """
     result = s.result()
     seen = [_seen(s, index, view) for index, view in enumerate(operands)]
@@ -116,8 +116,8 @@ def _seen(s: NodeLowering, index: int, view: TensorView) -> _Operand:
 def _axes(
     s: NodeLowering, operands: Sequence[_Operand], y: TensorView, order: Sequence[int], channels: int
 ) -> list[_Axis]:
-    """The axes in the order of storage, merged. channels: the number of channels with the gap after them; 0 to leave
-    out the gap."""
+    """The merged axes in the order of storage. channels: the number of channels including the gap after them, or 0 to
+    leave out the gap."""
     merged: list[_Axis] = []
     for axis in order:
         size, known = y.shape[axis], isinstance(s.out.shape[axis], int)
@@ -131,8 +131,8 @@ def _axes(
 
 
 def _with_room(s: NodeLowering, operand: _Operand, channels: int) -> _Operand | None:
-    """The operand with a gap after its channels as in the result, so that both are one run. None if that takes more
-    than a copy of a few channels."""
+    """The operand with the same gap after its channels as the result, so that the map can run over both storages
+    without a break. None if that takes more than a copy of a few channels."""
     view, item = operand.view, operand.view.dtype.itemsize
     if operand.repeated[1] and s.result().shape[1] != 1:
         return operand
@@ -149,7 +149,7 @@ def _with_room(s: NodeLowering, operand: _Operand, channels: int) -> _Operand | 
 
 
 def _in_order(s: NodeLowering, operand: _Operand, order: Sequence[int]) -> _Operand:
-    """A copy with its axes in the order of the result, without gaps."""
+    """A copy of the operand without gaps, its axes in the order of the result."""
     view, item = operand.view, operand.view.dtype.itemsize
     physical = row_major_strides([view.shape[axis] for axis in order], item)
     strides = tuple(physical[order.index(axis)] for axis in range(len(order)))
@@ -163,7 +163,7 @@ def _in_order(s: NodeLowering, operand: _Operand, order: Sequence[int]) -> _Oper
 
 @dataclass(frozen=True)
 class _Calls:
-    """The calls of one map. emit: appends one, for tensors that lie as given."""
+    """Appends the calls of one map. emit: appends one call for the given tensors."""
 
     node: NodeLowering
     emit: Callable[[Map[Memory, int]], None]
@@ -198,7 +198,7 @@ def _long_rows(calls: _Calls, views: list[TensorView], y: TensorView, axes: list
     """Append the calls of a map, joining short rows.
 
     If some operands repeat along the next axis, a short innermost axis can't be merged with it. Then these operands are
-    written out for several rows, which become one; the rows that remain get a call of their own.
+    copied once for each of several rows, which become one row; the remaining rows get a second call.
     """
     if len(axes) < 2 or not axes[-1].fixed or axes[-1].size >= SHORT_ROW:
         calls.append(views, y, axes)
@@ -234,7 +234,8 @@ def _long_rows(calls: _Calls, views: list[TensorView], y: TensorView, axes: list
 
 
 def _written_out(s: NodeLowering, view: TensorView, index: int, axes: Sequence[_Axis], times: int) -> TensorView:
-    """An operand's innermost axis `times` times, for each place of the outer axes along which it varies."""
+    """A copy of an operand that repeats its innermost axis `times` times, for each position along the outer axes in
+    which it varies."""
     varying = [(axis.size, axis.strides[index]) for axis in axes[:-2] if axis.strides[index]]
     count, item = axes[-1].size, view.dtype.itemsize
     shape = (*(size for size, _ in varying), times, count)

@@ -1,4 +1,4 @@
-"""matmul of two activations."""
+"""Lowers matmul of two activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from qcompiler.types import DType
 
 
 def _why_not_matmul(node: Node, target: Target) -> str | None:
-    """Why a matmul is neither f32, nor of u8 with per-tensor parameters to such or to f32, or None."""
+    """Why no kernel serves a matmul, or None. Kernels take f32, or u8 with per-tensor parameters; these give u8 or
+    f32."""
     matmul, out = Matmul(node), node.result.type
     if not out.is_quantized and not matmul.x.type.is_quantized:
         return why_not_f32(node, target)
@@ -36,7 +37,7 @@ def _why_not_matmul(node: Node, target: Target) -> str | None:
 
 
 def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) -> np.ndarray:
-    """i64: the byte offset of the matrix that serves each of the result's batches. own: batch axes of the operand."""
+    """For each batch of the result the byte offset of the operand's matrix, as i64. own: the operand's batch axes."""
     own = (1,) * (len(batch) - len(own)) + own
     total = np.zeros(batch, np.int64)
     for axis, (have, want, stride) in enumerate(zip(own, batch, row_major_strides(own, matrix_bytes))):
@@ -47,14 +48,14 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
 
 
 def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_bytes: int, y: TensorView) -> BufferHandle:
-    """The table of batches. x_bytes, w_bytes: of one matrix, as the kernel reads it."""
+    """The constant `Matmul.batches`. x_bytes, w_bytes: bytes of one matrix, as the kernel reads it."""
     *batch, m, n = y.shape
     matrices = ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))
     return s.table(np.stack([_offsets(view.shape[:-2], tuple(batch), nbytes) for view, nbytes in matrices], axis=1))
 
 
 def _tile(s: NodeLowering, op: Matmul, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:
-    """(rows, registers); the same for all bindings of symbolic sizes."""
+    """The tile as (rows, registers), the same for all bindings of symbolic sizes."""
     depth, (rows, columns) = op.x.type.shape[-1], s.out.shape[-2:]
     row_bytes = depth * op.x.type.dtype.numpy.itemsize if isinstance(depth, int) else LINE
     tile = choose_tile(tiles, lanes, rows, columns, row_bytes)

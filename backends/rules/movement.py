@@ -1,7 +1,7 @@
-"""Ops that move elements: each is a few strided copies between views of its operand and views of its result.
+"""Lowers ops that move elements to a few strided copies between views of the operand and views of the result.
 
-The views are taken by numpy's own indexing, on arrays that have the shape and the strides of a tensor but no elements
-(`geometry`).
+The views are taken by numpy's indexing on a tensor's `geometry`: an array that has its shape and strides but no
+elements.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def geometry(tensor: TensorView) -> np.ndarray:
 
 
 def part_of(tensor: TensorView, array: np.ndarray) -> TensorView:
-    """The part of a tensor that a view of its geometry describes."""
+    """The part of a tensor that a view of its geometry selects."""
     offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
     return tensor.moved(offset if array.size else 0, array.shape, array.strides)
 
 
 def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
-    """An axis split into several, the outermost first; always a view."""
+    """A view of the array with one axis split into several, the outermost first."""
     stride, strides = array.strides[axis], []
     for size in reversed(sizes):
         strides.append(stride)
@@ -92,7 +92,7 @@ def flip(s: NodeLowering) -> None:
 
 @lowers("concat")
 def concat(s: NodeLowering) -> None:
-    """Operands that their producers wrote into the result are not copied."""
+    """concat. Operands that their producers wrote directly into the result are not copied."""
     op, y = Concat(s.node), s.result()
     start, whole, axis = 0, geometry(y), op.axis
     for value in op.xs:
@@ -166,8 +166,8 @@ def _fill(s: NodeLowering, y: TensorView) -> np.ndarray:
 
 
 def _regions(size: int, before: int, after: int, mode: str) -> list[tuple[slice, slice | None, bool]]:
-    """The regions of the result along one axis: (part of the result, part of the operand or None for the constant,
-    whether that part is repeated)."""
+    """The slices that a pad writes along one axis: (slice of the result, slice of the operand or None for the constant,
+    whether that slice is repeated)."""
     found: list[tuple[slice, slice | None, bool]] = [(slice(before, before + size), slice(0, size), False)]
     if before:
         source = {"constant": None, "edge": slice(0, 1), "reflect": slice(before, 0, -1)}[mode]

@@ -1,4 +1,4 @@
-"""batch_norm, layer_norm, rms_norm, group_norm and instance_norm."""
+"""Lowers batch_norm, layer_norm, rms_norm, group_norm and instance_norm."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _parameter(s: NodeLowering, value: Value | None) -> np.ndarray | None:
 
 
 def _along_channels(s: NodeLowering, role: str, values: np.ndarray) -> TensorView:
-    """[C] as a constant, viewed along axis 1 of the result."""
+    """A constant [C], viewed along axis 1 of the result."""
     rank = len(s.out.shape)
     ref = s.packed(role, lambda: values)
     return TensorView(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))

@@ -1,4 +1,4 @@
-"""max_pool, avg_pool and the adaptive ones, channels last."""
+"""Lowers max_pool, avg_pool and the adaptive pools, channels last."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from qcompiler.ops.pool import (
 from qcompiler.ops.rescale import mean_multiplier
 
 Axis = list[tuple[int, int]]
-"""(first input place, number of taps) of every output place along one axis."""
+"""For every position of the result along one axis: (position of the first tap in the operand, number of taps)."""
 
 
 def _why_not_f32_or_u8(node: Node, target: Target) -> str | None:
-    """Why a pooling is neither f32 nor u8 with channels that are known, or None."""
+    """Why a pool is not one of f32 or u8 with a known number of channels, or None."""
     if node.result.type.layout is None:
         return "the number of channels is symbolic"
     return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
@@ -51,8 +51,8 @@ def clipped_windows(size: int, out: int, kernel: int, stride: int, before: int, 
 
 
 def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list[int]]:
-    """(axes, bytes between taps), with the last axes merged if the taps of their only window are evenly spaced over
-    both, as in a global pooling."""
+    """(axes, bytes between taps). The last two axes are merged if they have one window whose taps are evenly spaced
+    over both, as in a global pool."""
     axes, taps = list(axes), list(taps)
     while len(axes) > 1 and len(axes[-2]) == len(axes[-1]) == 1:
         (first, count), (inner_first, inner_count) = axes[-2][0], axes[-1][0]
@@ -63,7 +63,7 @@ def _merged(axes: Sequence[Axis], taps: Sequence[int]) -> tuple[list[Axis], list
 
 
 def _block(channels: int, most_lanes: int) -> tuple[int, int]:
-    """(lanes, vectors) of the kernels: blocks as equal as possible."""
+    """(lanes, vectors) of the kernels' channel blocks, which are as equal as possible."""
     lanes = min(most_lanes, 1 << (channels.bit_length() - 1))
     needed = -(-channels // lanes)
     blocks = -(-needed // kernels.MOST_VECTORS)
@@ -71,21 +71,21 @@ def _block(channels: int, most_lanes: int) -> tuple[int, int]:
 
 
 def _written_out(kernel: Sequence[int]) -> tuple[int, int]:
-    """(rows, columns) of windows whose taps are written out: those of up to nine taps; else (0, 0)."""
+    """(rows, columns) of windows whose taps kernels unroll: those of up to nine taps; otherwise (0, 0)."""
     rows, columns = (1, *kernel)[-2:]
     return (rows, columns) if len(kernel) <= 2 and rows * columns <= 9 else (0, 0)
 
 
 @dataclass(frozen=True)
 class _Pooling:
-    """A pooling of the node's operand.
+    """A pool of the node's operand.
 
     Attributes:
         x: the operand.
         axes: the windows along each spatial axis.
         dilation: pixels from tap to tap along each axis.
         divisors: [*spatial], see `kernels.Windows`.
-        window: (rows, columns) of windows whose taps are written out, or (0, 0).
+        window: (rows, columns) of windows whose taps are unrolled, or (0, 0).
     """
 
     x: Value
@@ -95,7 +95,7 @@ class _Pooling:
     window: tuple[int, int]
 
     def arguments(self, s: NodeLowering, y: TensorView) -> kernels.Pool[Memory, int]:
-        """The arguments of a kernel that writes the result, or memory like it."""
+        """The arguments of a kernel that writes the result, or other memory of its shape and strides."""
         x = s.channels_last(self.x, s.channel_stride)
         spatial = x.strides[2:]
         offsets = [[(first * stride, count) for first, count in axis] for axis, stride in zip(self.axes, spatial)]
@@ -132,7 +132,7 @@ class _Pooling:
 
 
 def _channels(s: NodeLowering) -> int:
-    """Channels that kernels compute: those of the storage if they are bytes."""
+    """The number of channels that kernels compute. For bytes this includes the gap after the channels."""
     return s.channel_stride if s.out.is_quantized else s.result().shape[1]
 
 
@@ -175,7 +175,8 @@ def adaptive_avg_pool(s: NodeLowering) -> None:
 
 
 def copy_pixels(s: NodeLowering, x: Value, pixels: Sequence[np.ndarray]) -> None:
-    """Each pixel of the result is one pixel of x: a maximum over one tap. pixels: their places along each axis."""
+    """Append a copy of pixels, as a maximum over one tap. pixels: the position in x of each pixel of the result, along
+    each axis."""
     _max(s, x, [[(int(place), 1) for place in axis] for axis in pixels], (1,) * len(pixels), (1, 1))
 
 
@@ -206,7 +207,8 @@ def _max(s: NodeLowering, x: Value, axes: Sequence[Axis], dilation: Sequence[int
 def _average(
     s: NodeLowering, x: Value, axes: Sequence[Axis], counts: np.ndarray, window: tuple[int, int], is_small: bool
 ) -> None:
-    """counts: the divisor of the sum at each place of the result. is_small: see `kernels.avg_pool_u8`."""
+    """Append an average pool. counts: the divisor at each position of the result; is_small: `small` of
+    `kernels.avg_pool_u8`."""
     y, dilation = s.result(), (1,) * len(axes)
     counts = np.broadcast_to(counts, y.shape[2:])
     lanes, vectors = _block(_channels(s), s.target.vector_bytes // y.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Reductions over axes, cumulative sums, argmax and argmin."""
+"""Lowers reductions over axes, cumulative sums, argmax and argmin."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from qcompiler.types import DType
 
 _INTEGERS = {DType.I32: 32, DType.I64: 64}
 Axis = kernels.KeptAxis[int]
-"""Of a reduced axis, y_stride is 0."""
+"""An axis of the operand. A reduced axis has y_stride 0."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A reduction as the kernels take it. x: the operand where it lies, or a copy of it."""
+    """The axes of a reduction in the form that kernels take. x: the operand where it lies, or a copy of it."""
 
     mode: kernels.Mode
     x: TensorView
@@ -37,7 +37,7 @@ class _Plan:
 
 
 def _merged(axes: list[Axis]) -> list[Axis]:
-    """The axes without those of one element, the one with the smallest stride in x last, joined where possible."""
+    """The axes without those of size 1, merged where possible; the one with the smallest stride in x comes last."""
     merged: list[Axis] = []
     for axis in sorted((axis for axis in axes if axis.size != 1), key=lambda axis: -axis.x_stride):
         last = merged[-1] if merged else None
@@ -49,7 +49,7 @@ def _merged(axes: list[Axis]) -> list[Axis]:
 
 
 def _plan(x: TensorView, y: TensorView, kept: list[Axis], reduced: list[Axis]) -> _Plan | None:
-    """The reduction, or None if its axes do not fit the kernels."""
+    """The plan of a reduction, or None if its axes do not fit the kernels."""
     kept, reduced = _merged(kept), _merged(reduced)
     adjacent = (x.dtype.itemsize, y.dtype.itemsize)
     inner = next((axis for axis in kept if (axis.x_stride, axis.y_stride) == adjacent), None)
@@ -69,7 +69,7 @@ def _plan(x: TensorView, y: TensorView, kept: list[Axis], reduced: list[Axis]) -
 
 
 def _planned(s: NodeLowering, op: Reduction) -> _Plan:
-    """The reduction of the operand where it lies, or of a copy with the reduced axes last."""
+    """The plan of a reduction of the operand where it lies, or of a copy that has the reduced axes last."""
     x, y, axes = s.view(op.x), s.result(), op.axes
     y_strides = iter([n for axis, n in enumerate(y.strides) if len(y.shape) < len(x.shape) or axis not in axes])
     kept_axes = [axis for axis in range(len(x.shape)) if axis not in axes]

@@ -1,4 +1,4 @@
-"""What the epilogue of a node with quantized weights needs besides the sums, and whether it may clamp them late."""
+"""The operands of an epilogue, which converts the sums of a weighted node, and the proof that it may clamp late."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from qcompiler.quantization import qmath
 _LARGEST_CODE = {np.dtype(np.int8): 128, np.dtype(np.int16): 255}
 """The largest magnitude of a weight minus its zero point: i8, or nine bits in i16."""
 _LARGEST_PRODUCT = 2**30
-"""Bound of |sum * M|, which then is far from leaving i32."""
+"""The bound of |sum * M| that the proof uses. It is far below the range of i32."""
 
 
 @dataclass(frozen=True, eq=False)
 class SumTerms:
-    """What turns the sums of some channels of a weighted node into results.
+    """The numbers that convert the sums of some channels of a weighted node to results.
 
     Attributes:
-        weights: minus their zero point, [channels, ...].
+        weights: the weights minus their zero point, [channels, ...].
         bias: i64 [channels].
         shift: the zero point of x minus the target's `dot4_offset`.
         multiplier: f32 [channels], M of rule (4), or of rule (6) if the result is real.
@@ -46,7 +46,7 @@ class SumTerms:
         return (self.bias - self.shift * _sums(self.weights) if self.shift else self.bias).astype(np.int32)
 
     def dequantize(self, multiplier: Memory, clamp: Clamp[float]) -> Dequantize[Memory, float]:
-        """The arguments of a kernel with f32 results. multiplier: see `RequantizeTerms.requantize`."""
+        """The epilogue's arguments for a kernel with f32 results. multiplier: see `RequantizeTerms.requantize`."""
         return Dequantize(
             multiplier=multiplier,
             residual_zero=float(self.residual_zero),
@@ -60,7 +60,7 @@ class RequantizeTerms(SumTerms):
     """The terms of results that are codes.
 
     Attributes:
-        proven: no sum times its multiplier leaves i32.
+        proven: whether every product of a sum and its multiplier provably fits i32.
         codes: the codes of the result.
     """
 
@@ -69,11 +69,12 @@ class RequantizeTerms(SumTerms):
 
     @property
     def is_plain(self) -> bool:
-        """Whether codes have the whole range of u8 and no zero point."""
+        """Whether codes have the whole range of u8 and the zero point 0."""
         return (self.codes.zero, self.codes.low, self.codes.high) == (0, 0, 255)
 
     def requantize(self, multiplier: Memory) -> Requantize[Memory, int, float]:
-        """The arguments of a kernel. multiplier: where the multipliers lie, in the order of packed channels."""
+        """The epilogue's arguments for a kernel with u8 results. multiplier: where the multipliers lie, in the order of
+        packed channels."""
         return Requantize(
             multiplier=multiplier,
             codes=self.codes,
@@ -87,7 +88,7 @@ class RequantizeTerms(SumTerms):
 def sum_terms(s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarray | None, channels: slice) -> SumTerms:
     """The terms of `channels` of the result.
 
-    weights: those of the channels, [channels, ...], minus their zero point.
+    weights: the channels' weights minus their zero point, [channels, ...].
     """
     weight, over = op.weight.type.params, s.out.params.scales if s.out.is_quantized else 1.0
     multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=over)

@@ -1,4 +1,4 @@
-"""resize: nearest and linear, channels last."""
+"""Lowers resize, nearest and linear, channels last."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _why_not_image(node: Node, target: Target) -> str | None:
 
 
 def _positions(s: NodeLowering, op: Resize) -> list[tuple[int, np.ndarray]]:
-    """(size of the operand, positions in it) of each spatial axis."""
+    """For each spatial axis (the operand's size, the positions in the operand)."""
     x, y = s.view(op.x), s.result()
     return [(n, op.positions(i, n, out)) for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))]
 

@@ -1,4 +1,4 @@
-"""reshape and dropout: they take no step where the operand already lies as the result does."""
+"""Lowers reshape and dropout. They need no step where the operand already lies as the result does."""
 
 from __future__ import annotations
 

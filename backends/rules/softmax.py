@@ -1,4 +1,4 @@
-"""softmax and log_softmax along an axis."""
+"""Lowers softmax and log_softmax along an axis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _axes_within(s: NodeLowering, axis: int, layout: Layout | None) -> list[int]
 def _lines(
     s: NodeLowering, axis: int, x: TensorView, y: TensorView, layout: Layout | None
 ) -> kernels.Lines[Memory, int]:
-    """The lines of an operand and of a result that lie alike, in a layout without gaps."""
+    """The lines of an operand and of a result, which have the same layout without gaps."""
     size, stride = y.shape[axis], y.strides[axis]
     inner = math.prod(y.shape[a] for a in _axes_within(s, axis, layout))
     return kernels.Lines(

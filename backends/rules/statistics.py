@@ -1,5 +1,5 @@
-"""What calibration takes of values: ranges and counts by kernels, which read elements where they lie, and whole values
-by Python steps."""
+"""Lowers the ops by which calibration reads values: kernels compute ranges and counts, reading elements where they lie,
+and Python steps take whole values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from qcompiler.ops.quantized import Observe
 from qcompiler.ops.statistics import ValueCounts, ValueRange
 
 _PART = 1 << 16
-"""Elements that are worth a part of their own."""
+"""The least elements of a part."""
 _MOST_PARTS = 16
 _ONE = kernels.OuterAxis(size=1, stride=0)
 
 
 def _runs(s: NodeLowering, value: Value) -> tuple[TensorView, kernels.Runs[int]]:
-    """A value where it lies, and its runs; a copy without gaps if the kernels can't read it there."""
+    """A value and its runs. The value is read where it lies if kernels can, otherwise from a copy without gaps."""
     x = s.view(value)
     found = _outer_and_run(x)
     if found is None:
@@ -35,7 +35,7 @@ def _runs(s: NodeLowering, value: Value) -> tuple[TensorView, kernels.Runs[int]]
 
 
 def _outer_and_run(x: TensorView) -> tuple[list[kernels.OuterAxis[int]], int] | None:
-    """The axes around the runs, and the elements of a run; None if there are too many axes, or no runs."""
+    """The axes around the runs, and the elements of a run. None if there are too many axes, or no runs."""
     if x.elements <= 1:
         return [], x.elements
     *outer, last = merged_axes(x.shape, x.strides, x.strides)

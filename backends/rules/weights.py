@@ -1,8 +1,8 @@
-"""Weights and biases of conv, conv_transpose and linear.
+"""Packs weights and biases of conv, conv_transpose and linear.
 
-Constants are packed when the program is lowered, others by copies at run time. Quantized weights are taken minus their
-zero point, as integers of up to nine bits. `byte_parts` writes them as sums of i8: a product then goes over its taps
-once per part, which is exact, and costs nothing extra if the zero point is 0.
+Constants are packed at the first link, others by copies at run time. The zero point of quantized weights is subtracted
+first, which gives integers of up to nine bits. `byte_parts` splits these into summands of i8, and a product goes over
+its taps once for each summand. That is exact, and costs nothing extra if the zero point is 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qcompiler.ir import Const, Value
 from qcompiler.ops.interfaces import Weighted
 
 _PACK_BYTES = 128 << 10
-"""Bytes of weights that are packed at a time: they stay in L2 on their way."""
+"""Bytes of weights that are packed at a time, few enough to stay in L2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Weight:
     """A weight or a bias whose axes may be rearranged.
 
     Attributes:
-        array: the data of a constant, or else the geometry of `memory`.
+        array: the data of a constant, otherwise the geometry of `memory`.
         memory: where the values will lie if they are not constant.
         role: unique within the node for each arrangement that is packed.
     """
@@ -45,7 +45,7 @@ class Weight:
 
     @staticmethod
     def of(s: NodeLowering, value: Value) -> Weight:
-        """An operand. Quantized weights come minus their zero point, biases as they are."""
+        """The weight or bias of an operand. The zero point of quantized weights is subtracted."""
         if not isinstance(value, Const):
             memory = s.row_major(value)
             return Weight(geometry(memory), memory, value.name)
@@ -59,11 +59,11 @@ class Weight:
         return self.array.shape
 
     def taken(self, role: object, take: Callable[[np.ndarray], np.ndarray]) -> Weight:
-        """The weight after `take`, which may rearrange or copy. role: names the result, after this weight's role."""
+        """The weight after `take`, which may rearrange or copy. role: is appended to this weight's role."""
         return Weight(take(self.array), self.memory, f"{self.role}.{role}")
 
     def packed(self, s: NodeLowering, lanes: int) -> Memory:
-        """f32 [channels, *rest] -> [ceil(channels / lanes)][*rest][lanes]; missing lanes hold anything."""
+        """Pack f32 [channels, *rest] to [ceil(channels / lanes)][*rest][lanes]; missing lanes hold any value."""
         channels, *rest = self.shape
         panels = -(-channels // lanes)
         if self.memory is None:
@@ -104,14 +104,14 @@ class BytePacking:
     """How the i8 weights of a product are packed; the format is described in `kernels.conv`.
 
     Attributes:
-        target: what to pack for.
-        weight: [channels, taps, elements], all but the channels in any number of axes.
+        target: the target to pack for.
+        weight: [channels, taps, elements], where taps and elements may be any number of axes.
         nv: registers of channels in a panel.
         taps: taps of the window.
         kc: elements of a tap, padded to a multiple of the target's `dot_depth`.
-        parts: summands of each weight, see `byte_parts`; a product goes over its taps once per part.
+        parts: how many summands each weight has, see `byte_parts`.
         pairs: whether products may be added in pairs, see `Target.pairwise_dot_is_exact`.
-        in_order: whether packed channels lie in order, as results that are not packed to bytes want them.
+        in_order: whether packed channels lie in order, which results that are not packed to bytes need.
     """
 
     target: Target
@@ -149,7 +149,7 @@ class BytePacking:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The channel of a panel that each packed channel is."""
+        """The index within its panel of each packed channel."""
         return np.arange(self.nv * self.target.i32_lanes) if self.in_order else channel_order(self.target, self.nv)
 
     @property
@@ -186,7 +186,7 @@ class BytePacking:
 
 
 def _by_taps(weights: np.ndarray, taps: int, kc: int) -> np.ndarray:
-    """[O, *rest] -> [O, taps * kc], each tap's elements followed by zeros."""
+    """Reshape [O, *rest] to [O, taps * kc]; each tap's elements are followed by zeros."""
     weights = weights.reshape(len(weights), taps, -1)
     if kc != weights.shape[2]:
         weights = np.pad(weights, ((0, 0), (0, 0), (0, kc - weights.shape[2])))
