@@ -1,4 +1,4 @@
-"""What AArch64 adds to the LLVM text of the dispatcher and of exported entry points."""
+"""The LLVM text that AArch64 adds to the dispatcher and to exported entry points."""
 
 from __future__ import annotations
 

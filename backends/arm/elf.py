@@ -1,4 +1,5 @@
-"""AArch64 object files as LLVM writes them: placed in memory, or made into a program. Just what kernels need of ELF.
+"""Places AArch64 object files in memory, or makes programs of them. Supports only the parts of ELF that LLVM uses for
+kernels.
 
 Sources: the ELF-64 object file format (System V ABI); ELF for the Arm 64-bit architecture (AAELF64), its relocations.
 """
@@ -24,7 +25,7 @@ _PAGE = 0x1000
 
 _ABS64, _DIFFERENCE, _PAGE_OF, _ADD_LOW, _JUMP, _CALL = 257, 261, 275, 277, 282, 283
 _LOAD_LOW = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
-"""Relocations of the low 12 bits in a load: by how much the field is scaled."""
+"""Relocations of the low 12 bits of an address in a load, and the shift by which the field is scaled."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ObjectFile:
 
     @cached_property
     def offsets(self) -> dict[int, int]:
-        """Where each section that a program needs lies in the image."""
+        """The offset in the image of each section that a program needs."""
         end, found = 0, {}
         for number, section in enumerate(self.sections):
             if section.flags & _ALLOCATED:
@@ -93,8 +94,8 @@ class ObjectFile:
         raise LoweringError(f"the object has no symbol {name}")
 
     def image(self, base: int) -> bytes:
-        """The bytes that lie at `base`, a multiple of a page. LoweringError for a relocation that kernels have no use
-        for."""
+        """The bytes of the image for the address `base`, a multiple of a page. LoweringError for a relocation that
+        kernels do not need."""
         image = bytearray(self.nbytes)
         for number, offset in self.offsets.items():
             section = self.sections[number]

@@ -43,13 +43,13 @@ class Emulator:
         self._cpu.mem_map(_STACK, _STACK_BYTES + _PAGE)
         self._all = unicorn.UC_PROT_ALL
         self._counts: list[int] | None = None
-        self._starts: list[int] = []  # of mapped ranges, ascending
+        self._starts: list[int] = []  # where mapped ranges begin, ascending
         self._ends: list[int] = []
         self._cpu.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._touched)
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[list[int]]:
-        """Within: the instructions that each call took are appended to the list."""
+        """A context in which the number of instructions of each call is appended to the list."""
         import unicorn
 
         counts: list[int] = []
@@ -58,7 +58,7 @@ class Emulator:
             counts[-1] += nbytes // 4
 
         hook = self._cpu.hook_add(unicorn.UC_HOOK_BLOCK, block)
-        self._cpu.ctl_flush_tb()  # what was translated before has no hook
+        self._cpu.ctl_flush_tb()  # code that was translated before has no hook
         self._counts = counts
         try:
             yield counts
@@ -67,7 +67,7 @@ class Emulator:
             self._cpu.hook_del(hook)
 
     def forget_code(self) -> None:
-        """Code may have moved to addresses where other code was."""
+        """Forget translated code. Call this when code may have moved to addresses where other code was."""
         self._cpu.ctl_flush_tb()
 
     def call(self, address: int, *arguments: int) -> None:
@@ -90,7 +90,7 @@ class Emulator:
             ) from None
 
     def _touched(self, cpu: Any, access: int, address: int, size: int, value: int, data: Any) -> bool:
-        """Map what this process has around an address; False if it has nothing there."""
+        """Map the memory that this process has around an address; False if it has none there."""
         region = _region_of(address)
         if region is None:
             return False
@@ -139,7 +139,7 @@ def call(address: int, *arguments: int) -> None:
 
 @dataclass(frozen=True)
 class UnicornLoader:
-    """Code of a target lies in this process's memory, linked by LLVM; the emulated CPU runs it there."""
+    """Loads code into this process's memory, linked by LLVM, where the emulated CPU runs it."""
 
     target: Target
 
@@ -149,7 +149,7 @@ class UnicornLoader:
         return loaded
 
     def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
-        """Each step for all threads, one after another, then the next step."""
+        """Run each step for all threads, one after another, then the next step."""
         spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
         with _lock:
             cpu = emulator()

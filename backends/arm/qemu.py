@@ -1,4 +1,4 @@
-"""The loader that runs AArch64 code of all levels by `qemu-aarch64` (Debian's qemu-user), in a process of its own
+"""The loader that runs AArch64 code of all levels by `qemu-aarch64` (Debian's qemu-user), in another process
 (`qemu_machine.py`).
 
 A run copies to that process all that the steps may touch, and copies back what they may have written. Threads run one
@@ -21,26 +21,26 @@ from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel,
 __all__ = ["PROGRAM", "QemuLoader", "load"]
 
 _GAP = 128
-"""Bytes between copies: a kernel may read a little past its arrays."""
+"""Bytes between copies, because a kernel may read a little past its arrays."""
 
 _lock = threading.Lock()
 _machine = Machine()
 
 
 def load(data: bytes, symbol: str) -> int:
-    """Place an object's code in the process; the address of its entry there."""
+    """Place an object's code in the process. Returns the address of its entry there."""
     with _lock, _stopped_on_error():
         return _machine.load(data, symbol)
 
 
 class QemuLoader:
-    """Code lies in the other process. A run copies there all that the steps may touch."""
+    """Loads code into the other process. A run copies there all memory that the steps may touch."""
 
     def load(self, objects: Sequence[KernelObject]) -> list[LoadedKernel]:
         return [LoadedKernel(each.name, load(each.data, each.symbol)) for each in objects]
 
     def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
-        """Each step for all threads, one after another, then the next step."""
+        """Run each step for all threads, one after another, then the next step."""
         blocks = [(address, block.nbytes, block.writable) for address, block in zip(bases.words, bases.blocks)]
         regions = _regions(blocks)
         arguments = _after(regions)
@@ -49,7 +49,7 @@ class QemuLoader:
         spent = ctypes.cast(times, ctypes.POINTER(ctypes.c_uint64)) if times else None
 
         def there(address: int) -> int:
-            """Where the copy of a byte of this process lies; 0 for one that has none."""
+            """The address of the copy of a byte of this process; 0 if it has no copy."""
             found = (region for region in regions if region.start <= address < region.end)
             return next((region.place + address - region.start for region in found), 0)
 
@@ -91,7 +91,7 @@ def _view(address: int, nbytes: int) -> memoryview:
 
 @dataclass(frozen=True)
 class _Region:
-    """Bytes of this process, start to end, and the address of their copy."""
+    """The bytes start to end of this process, and the address of their copy."""
 
     start: int
     end: int
@@ -99,7 +99,8 @@ class _Region:
 
 
 def _regions(blocks: Sequence[tuple[int, int, bool]]) -> list[_Region]:
-    """Copies of (address, bytes, writable) that do not overlap; blocks that share bytes share them there too."""
+    """Regions that cover blocks (address, bytes, writable) and do not overlap. Blocks that share bytes share a
+    region."""
     found: list[_Region] = []
     for address, nbytes, _ in sorted(block for block in blocks if block[1]):
         if found and address < found[-1].end:
@@ -110,7 +111,7 @@ def _regions(blocks: Sequence[tuple[int, int, bool]]) -> list[_Region]:
 
 
 def _between(start: int, end: int, guards: Sequence[int]) -> list[tuple[int, int]]:
-    """start to end without the pages that fault."""
+    """The ranges between start and end without the pages that fault."""
     inside = sorted(guard for guard in guards if start <= guard < end)
     edges = [start, *(edge for guard in inside for edge in (guard, guard + PAGE)), end]
     return [(low, high) for low, high in zip(edges[::2], edges[1::2]) if low < high]

@@ -1,6 +1,6 @@
-"""The process that `qemu-aarch64` runs for `qemu.py`: it maps memory and calls functions as told through a pipe.
+"""The process that `qemu-aarch64` runs for `qemu.py`. It maps memory and calls functions as orders in a pipe tell it.
 
-Its program is emitted here. Each order is six words: which order it is, and up to five arguments.
+Its program is emitted here. An order is six words: its number, and up to five arguments.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ answer:
 }
 """
 )
-"""System calls of AArch64 Linux: read 63, write 64, exit_group 94, munmap 215, mmap 222 (7: all rights; 50: private,
-anonymous, fixed)."""
+"""The program's LLVM text. System calls of AArch64 Linux: read 63, write 64, exit_group 94, munmap 215, mmap 222 (7:
+all rights; 50: private, anonymous, fixed)."""
 
 
 @dataclass(eq=False)
@@ -130,7 +130,7 @@ class Machine:
     _end: int = CODE
 
     def load(self, data: bytes, symbol: str) -> int:
-        """Place an object's code for good; the address of a symbol."""
+        """Place an object's code, which stays there. Returns the address of a symbol."""
         found = ObjectFile(data)
         base = self._end
         self._images.append((base, found.image(base)))
@@ -140,7 +140,7 @@ class Machine:
         return found.address(symbol, base)
 
     def map(self, address: int, nbytes: int) -> None:
-        """Fresh memory; address: of a page."""
+        """Map fresh memory at the address of a page."""
         if self._ask(_Do.MAP, address, nbytes) != address:
             raise LoweringError("the emulated process gets no memory", expected=f"{nbytes} bytes at {address:#x}")
 
@@ -162,7 +162,7 @@ class Machine:
         self._ask(_Do.CALL, function, *arguments)
 
     def stop(self) -> None:
-        """End the process: what it was told last may be half done."""
+        """End the process, whose last order may be half done."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
@@ -229,7 +229,7 @@ class Machine:
         return b"".join(parts)
 
     def _died(self) -> None:
-        """The process is gone; the next run starts another."""
+        """Raise LoweringError because the process is gone. The next run starts another."""
         process, self._process = self._process, None
         assert process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -176,11 +176,11 @@ class ArmTarget(Target):
         return False
 
     def dot4_weights(self, b: KernelBuilder, w: Value, *, pairwise: bool = False) -> tuple[Value, ...]:
-        """The whole register; on neon its even and its odd bytes."""
+        """Gives the whole register; on neon its even and its odd bytes."""
         return (w,) if self.has("dotprod") else _halves(b, w)
 
     def dot4_activations(self, b: KernelBuilder, x: Value, *, pairwise: bool = False) -> tuple[Value, ...]:
-        """The register, less `dot4_offset`; on neon its even and its odd bytes."""
+        """Gives the register minus `dot4_offset`; on neon its even and its odd bytes."""
         signed = x ^ -128 if self.dot4_offset else x
         return (signed,) if self.has("dotprod") else _halves(b, signed)
 
@@ -215,7 +215,7 @@ class ArmTarget(Target):
     def dot4_pairwise(
         self, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
     ) -> Value:
-        """neon: smull of the even bytes, smlal of the odd ones, sadalp. Otherwise `dot4`."""
+        """On neon smull of the even bytes, smlal of the odd ones, and sadalp; otherwise `dot4`."""
         if not self.has_pairwise_dot:
             return self.dot4(b, acc, x, w)
         xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)

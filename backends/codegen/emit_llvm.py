@@ -1,4 +1,4 @@
-"""Kernel IR to LLVM text: one function a kernel, one block of text a module.
+"""Emits kernel IR as LLVM text, one function for each kernel.
 
 Owns the spelling of every op in LLVM. It optimises nothing, and sets no fast-math or `contract` flag on any op. A
 kernel becomes two functions: the body, whose pointers are `noalias` arguments, and the ABI entry, which reads the
@@ -18,7 +18,8 @@ from qcompiler.backends.kernel_ir.types import F32, I32, I64, PTR, Type
 
 
 def literal(type: Type, value: float) -> str:
-    """One element of a constant. Floats are the bits of the double that equals them, as LLVM wants for f32 too."""
+    """One element of a constant as LLVM text. A float is written as the bits of the double that equals it, as LLVM
+    requires for f32 too."""
     if type.is_float:
         return f"0x{struct.unpack('>Q', struct.pack('>d', value))[0]:016X}"
     return ("true" if value else "false") if type.bits == 1 else str(int(value))
@@ -33,7 +34,7 @@ def _reads(block: Block, value: Value) -> bool:
 
 
 class _FunctionEmitter:
-    """The body of one kernel: names for values, labels for blocks, lines of text."""
+    """Emits the body of one kernel; holds the names of its values, the labels of its blocks, and the lines so far."""
 
     def __init__(self, declarations: set[str]) -> None:
         self.lines: list[str] = []
@@ -78,7 +79,7 @@ class _FunctionEmitter:
         self.names[op.results[0]] = self.assign(text)
 
     def call(self, intrinsic: str, result: str, operands: Sequence[Value], extra: Sequence[str] = ()) -> str:
-        """The text of a call, its declaration noted."""
+        """The text of a call. Notes the declaration that it needs."""
         arguments = [*(self.typed(value) for value in operands), *extra]
         types = [*(value.type.llvm for value in operands), *(text.split()[0] for text in extra)]
         self.declarations.add(f"declare {result} @{intrinsic}({', '.join(types)})")
@@ -186,9 +187,9 @@ class _FunctionEmitter:
         self.result(op, self.call(instruction.llvm, instruction.result.llvm, op.operands))
 
     def loop(self, op: Op) -> None:
-        """do-while behind a guard, which is left out where the bounds are constants. The phis come first in their
-        block, but name the latch, so their text is filled in after the body. A body that does not read its index is
-        counted down to zero: that takes no comparison."""
+        """Emit a do-while loop behind a guard, or without one where the bounds are constants. The phis come first in
+        their block but name the latch, so their text is filled in after the body. If the body does not read its index,
+        the loop counts down to zero, which takes no comparison."""
         lo, hi, step, *initial = op.operands
         body, before, number = op.blocks[0], self.label, self.fresh("loop")[1:]
         index, type = body.args[0], lo.type.llvm
@@ -231,7 +232,7 @@ class _FunctionEmitter:
                 self.names[result] = last
 
     def _trips(self, lo: Value, hi: Value, step: Value) -> str:
-        """How often a loop runs, if it does."""
+        """The number of iterations of a loop that has at least one."""
         type, left = lo.type.llvm, self.assign(f"sub nsw {self.typed(hi)}, {self.ref(lo)}")
         if step.const == 1:
             return left
@@ -263,7 +264,7 @@ class _FunctionEmitter:
         self.result(op, f"bitcast {self.typed(op.operands[0])} to {op.results[0].type.llvm}")
 
     def nothing(self, op: Op) -> None:
-        """A yield: its block's owner reads the operands."""
+        """Emit nothing for a yield: the owner of its block reads the operands."""
 
 
 _EMITTERS: dict[str, Callable[[_FunctionEmitter, Op], None]] = {
@@ -314,7 +315,7 @@ def _emit_body(function: KernelFunction, symbol: str, declarations: set[str]) ->
 
 
 def _emit_entry(function: KernelFunction, symbol: str, linkage: str) -> list[str]:
-    """The ABI: arguments read from the block of i64 words, then the body called."""
+    """Emit the ABI entry, which reads the arguments from the block of i64 words and calls the body."""
     lines = [f"define {linkage}void @{symbol}(ptr %args, ptr %bases, i64 %thread, i64 %threads) #0 {{"]
     arguments, word = [], 0
 
@@ -344,8 +345,8 @@ def _emit_entry(function: KernelFunction, symbol: str, linkage: str) -> list[str
 
 
 def emit_module(functions: Sequence[KernelFunction], symbols: Sequence[str], *, internal: bool = False) -> str:
-    """LLVM text of verified kernels of one target; entry i is called symbols[i]. internal: no entry is seen outside the
-    module."""
+    """The LLVM text of verified kernels of one target; entry i is called symbols[i]. internal: whether the entries are
+    visible in the module alone."""
     target = functions[0].target
     declarations: set[str] = set()
     lines: list[str] = []

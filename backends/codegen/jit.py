@@ -1,8 +1,8 @@
-"""LLVM text to machine code: objects and assembly for any target, and objects linked into this process.
+"""Compiles LLVM text to objects and assembly for any target, and links objects into this process.
 
-Owns LLVM's target machines and engines. Code comes straight from instruction selection: LLVM's middle end is not run,
-since kernels are written the way it would leave them. Thread-safe. What writes LLVM's text is imported when a kernel
-is emitted: objects from the cache do not need it.
+Owns LLVM's target machines and engines. LLVM's middle end is not run, only its instruction selection, since kernels are
+written in the form that the middle end would give them. Thread-safe. `emit_llvm` is imported when a kernel is emitted:
+objects from the cache do not need it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.ir import KernelFunction
 
 emitted_kernels: Counter[str] = Counter()
-"""Kernels compiled in this process, by target level: a run can prove which level executed."""
+"""How many kernels this process compiled for each target level, so that a run can prove which level executed."""
 
 _lock = threading.Lock()
 
@@ -49,7 +49,7 @@ def _machine(target: Target, *, jit: bool) -> Any:
 
 
 def symbols(functions: Sequence[KernelFunction]) -> list[str]:
-    """Unique symbol names, in order: the kernel's own, numbered where several share it."""
+    """A unique symbol for each kernel: its name, with a number where several kernels share it."""
     seen: Counter[str] = Counter()
     names = []
     for function in functions:
@@ -92,7 +92,7 @@ def _parse(text: str) -> Any:
 
 
 def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
-    """A relocatable object of one kernel that `KernelDef.build` verified, for a loader. Counted in
+    """Compile one kernel that `KernelDef.build` verified to a relocatable object, for a loader. Counts it in
     `emitted_kernels`."""
     from qcompiler.backends.codegen.emit_llvm import emit_module
 
@@ -103,7 +103,7 @@ def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
 
 
 def load_objects(objects: Sequence[KernelObject], target: Target) -> list[LoadedKernel]:
-    """Link objects into this process. Whether the code can be called here is the loader's business.
+    """Link objects into this process. The caller knows whether the code can be called here.
 
     llvmlite's memory manager reserves all sections of an object at once. LLVM's own may place code and constants more
     than 2 GiB apart, which a relocation can't span: LLVM then aborts the process.
@@ -137,14 +137,14 @@ def compile_kernels(functions: Sequence[KernelFunction]) -> list[LoadedKernel]:
 
 
 def emit_object(functions: Sequence[KernelFunction]) -> bytes:
-    """A relocatable object file with an entry for each kernel, for the kernels' target."""
+    """Compile kernels to a relocatable object file with an entry for each, for the kernels' target."""
     with _lock:
         data: bytes = _machine(functions[0].target, jit=False).emit_object(_parsed(functions, symbols(functions)))
     return data
 
 
 def emit_object_of_text(text: str, target: Target) -> bytes:
-    """A relocatable object file of a module of LLVM text, for a target."""
+    """Compile a module of LLVM text to a relocatable object file for a target."""
     with _lock:
         data: bytes = _machine(target, jit=False).emit_object(_parse(text))
     return data

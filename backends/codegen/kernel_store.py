@@ -1,7 +1,7 @@
-"""The kernels of this process: one for each key and target, emitted only where no process has done so yet.
+"""Holds the kernels of this process, one for each key and target. Kernels that no process has emitted yet are emitted.
 
-They stay loaded until the process ends. `qcompiler.backends.cache.entries` stores their objects for other processes,
-under what a kernel is made from, not its IR: finding its code builds nothing.
+They stay loaded until the process ends. `qcompiler.backends.cache.entries` stores their objects for other processes
+under a key of what a kernel is made from, so finding the code of a kernel does not build its IR.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 
 _loaded: dict[str | tuple[str, KernelKey[Any]], LoadedKernel] = {}
-"""By the entry's key; by target and kernel key where there is none."""
+"""The loaded kernels by the key of their entry, or by target and kernel key where there is none."""
 _lock = threading.Lock()
 
 
 def load(keys: Sequence[KernelKey[Any]], target: Target) -> dict[KernelKey[Any], LoadedKernel]:
-    """Kernels that the target's loader can run: from this process, from the cache, or emitted now and stored there.
+    """Load kernels for the target's loader: from this process, from the cache, or emitted now and stored there.
 
     Raises:
         LoweringError: this machine can't run the target, or a kernel is not legal.
@@ -70,7 +70,7 @@ def entry_key(key: KernelKey[Any], target: Target) -> str | None:
 
 
 def _symbol(key: KernelKey[Any], text: str | None, number: int) -> str:
-    """A name that no other kernel of one engine has, the same in every process that shares the object."""
+    """A symbol that is unique among the kernels of one engine, and the same in every process that shares the object."""
     if text is None:
         return f"{key.name}.own{number}"
     return f"{key.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"

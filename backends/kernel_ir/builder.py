@@ -1,8 +1,9 @@
-"""How to write a kernel.
+"""The builder that kernels are written with.
 
-A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR. So a Python loop unrolls, and a Python
-`if` decides when the kernel is built. The second parameter is the kernel's signature (see `definition`), whose fields
-are `ir.Value`s here; they vary between calls. Keyword arguments are static and become part of the kernel's name:
+A kernel is a Python function over a `KernelBuilder`; calling it emits kernel IR. So a Python loop is unrolled, and a
+Python `if` is decided while the kernel is built. The second parameter is the kernel's signature (see `definition`),
+whose fields are `ir.Value`s here; they vary between calls. Keyword arguments are static and become part of the kernel's
+name:
 
     class Scale(Arguments["Scale"], Generic[P, E, S]):
         x: P
@@ -23,8 +24,8 @@ are `ir.Value`s here; they vary between calls. Keyword arguments are static and 
     function = scale.build(parse_target("native"))             # -> KernelFunction; print(function) shows the IR
 
 Values have types (`F32`, `vector(I8, 64)`), and the operators that `ir.Value` describes; a Python number takes the type
-of the other operand. Constants fold, and `x + 0`, `x * 1` and the like vanish. Nothing else is optimised here: hoist by
-hand what should not be in a loop. Loops carry values in any nesting of lists:
+of the other operand. Constants are folded, and `x + 0`, `x * 1` and the like are dropped. Nothing else is optimised
+here: hoist by hand what should not be in a loop. Loops carry values in any nesting of lists:
 
     acc = [[b.zero(vector(I32, n)) for _ in range(nv)] for _ in range(mr)]
     with b.loop(0, k, 4, carried=acc) as loop:
@@ -120,8 +121,8 @@ class KernelBuilder:
         self.thread, self.threads = body.args[-2:]
 
     def share(self, total: Operand, grain: int = 1) -> tuple[Value, Value]:
-        """[lo, hi): this thread's part of `total` items, cut at multiples of `grain`. The parts of two threads differ
-        by at most one grain."""
+        """The range [lo, hi) of `total` items that this thread works on, cut at multiples of `grain`. The ranges of two
+        threads differ in length by at most one grain."""
         total = self.like(total, self.thread)
         units = (total + (grain - 1)) // grain
         lo = units * self.thread // self.threads * grain
@@ -170,8 +171,8 @@ class KernelBuilder:
         return self.binary(name, x, y)
 
     def advance(self, pointer: Value, nbytes: Operand) -> Value:
-        """pointer + nbytes in a register of its own: LLVM does not merge it with other pointers into one base and
-        offsets. For pointers that a loop moves, on machines that can add to a pointer in the load."""
+        """pointer + nbytes in its own register, which LLVM does not merge with other pointers into one base and
+        offsets. Use it for pointers that a loop moves, on machines that can add to a pointer in the load."""
         return self.emit("ptrstep", pointer, self.i64(nbytes), type=PTR)
 
     def compare(self, operator: str, x: Value, y: Operand) -> Value:
@@ -210,8 +211,8 @@ class KernelBuilder:
         return self.emit(name, x, y, type=x.type)
 
     def _folded(self, name: str, type: Type, *operands: Value) -> Value | None:
-        """The constant that an integer op gives for uniform constants. None if an operand is not one, or if the op
-        would divide by 0."""
+        """The constant that an integer op gives for uniform constants. None if an operand is not a uniform constant, or
+        if the op would divide by 0."""
         if any(each.const is None or isinstance(each.const, tuple) or not each.type.is_int for each in operands):
             return None
         if any(each.type is not operands[0].type for each in operands):
@@ -327,7 +328,8 @@ class KernelBuilder:
         return self.emit("insert", x, item, self.like(lane, Value(I32, self)), type=x.type)
 
     def shuffle(self, x: Value, y: Value | None, lanes: Sequence[int]) -> Value:
-        """Lanes picked by constants from x (0 ...) and y (which follow those of x). If y is None, x stands for it."""
+        """Pick lanes by constant indices from x, and from y, whose indices follow those of x. If y is None, x is used
+        for it."""
         type = vector(x.type.element, len(lanes))
         return self.emit("shuffle", x, x if y is None else y, type=type, lanes=tuple(int(lane) for lane in lanes))
 
@@ -458,7 +460,7 @@ class KernelBuilder:
 
 
 def _normalised(type: Type, value: Number) -> Number:
-    """The number as the type holds it: a bool for i1, integers wrapped to signed ones, f32 rounded."""
+    """Convert a number to the value that the type holds: a bool for i1, a wrapped signed integer, a rounded f32."""
     if type.is_float:
         return float(type.numpy.type(value))
     if type.bits == 1:

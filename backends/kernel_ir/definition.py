@@ -79,13 +79,13 @@ _WRITTEN, _ALIASED = "written", "aliased"
 K = ParamSpec("K")
 Any_P = TypeVar("Any_P")
 Written = Annotated[Any_P, _WRITTEN]
-"""A pointer that the kernel writes through. A caller may rely on it that all other pointers are only read."""
+"""A pointer that the kernel writes through. Callers may rely on the kernel only reading through all others."""
 Aliased = Annotated[Any_P, _ALIASED]
-"""A pointer that may overlap others: of a kernel that may work in place."""
+"""A pointer that may overlap others, in a kernel that may work in place."""
 
 
 class Memory:
-    """What a caller gives for a pointer. None stands for a pointer that this call does not use."""
+    """The argument that a caller gives for a pointer; None for a pointer that this call does not use."""
 
     @property
     def pointer(self) -> tuple[Any, int]:
@@ -114,8 +114,8 @@ class At(Memory):
 class Group:
     """Base of the value classes that signatures are made of. The annotated attributes are the fields.
 
-    A type checker treats subclasses as frozen dataclasses. They are none, because a process declares about a hundred of
-    them before it compiles anything, and `dataclass` compiles five methods for each.
+    A type checker treats subclasses as frozen dataclasses. At run time they are not: a process declares about a hundred
+    of them before it compiles anything, and `dataclass` would compile five methods for each.
     """
 
     field_names: ClassVar[tuple[str, ...]] = ()
@@ -215,7 +215,7 @@ class KernelDef(Generic[A, K]):
         return function
 
     def arguments(self, arguments: Arguments[A]) -> list[tuple[Parameter, Any]]:
-        """The parameters in order, each with what a caller gives for it."""
+        """The parameters in order, each with the argument that a caller gives for it."""
         values = self._leaves(arguments) if isinstance(arguments, self.signature) else ()
         if len(values) != len(self.parameters):
             raise LoweringError(
@@ -227,7 +227,8 @@ class KernelDef(Generic[A, K]):
 
     @cached_property
     def _leaves(self) -> Callable[[Any], tuple[Any, ...]]:
-        """Reads what a caller gives for each parameter, in order; in C if no field is a tuple."""
+        """A function that reads the arguments of all parameters, in order. It is written in C if no field is a
+        tuple."""
         paths = [each.name for each in self.parameters]
         if len(paths) < 2 or any(part.isdecimal() for path in paths for part in path.split(".")):
             return lambda arguments: tuple(_leaves(arguments))
@@ -249,7 +250,7 @@ def kernel(**lengths: int) -> Callable[[Callable[Concatenate[KernelBuilder, A, K
 def kernel(body: Any = None, /, **lengths: int) -> Any:
     """Declare a kernel: a function of a builder, its arguments and static keywords; see the module's docstring.
 
-    lengths: of fields that are tuples of any length, by field name (`group_field` within a group).
+    lengths: the lengths of fields that are tuples of any length, by field name (`group_field` within a group).
     """
     return KernelDef(body) if body is not None else lambda body: KernelDef(body, lengths)
 
@@ -296,7 +297,7 @@ def _parameters(annotation: Any, path: str, lengths: Mapping[str, int]) -> Itera
 
 
 def _filled(annotation: Any, path: str, lengths: Mapping[str, int], values: Iterator[Value]) -> Any:
-    """A field, group or tuple that holds the next values."""
+    """Make the field, group or tuple of an annotation from the next values."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if annotation in _KINDS:
@@ -310,7 +311,7 @@ def _filled(annotation: Any, path: str, lengths: Mapping[str, int], values: Iter
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What a caller gives for each parameter, in order."""
+    """The arguments of all parameters, in order."""
     if value is None or isinstance(value, Memory | int | float | np.generic):
         yield value
     elif isinstance(value, tuple):

@@ -1,8 +1,9 @@
-"""The meaning of the kernel IR in numpy: runs a kernel on buffers, for tests, and checks the bounds of every access.
+"""Runs a kernel on buffers in numpy, for tests, and checks the bounds of every access. It defines the kernel IR's
+meaning.
 
-It is simple, not fast: it runs one op after the other; a vector is an array of its lanes, a pointer is a buffer and a
-byte offset. An access outside its buffer, a misaligned access, a division by zero and a shift by the width or more are
-errors here. Machine code would go on.
+It is simple, not fast: it runs one op after the other. A vector is an array of its lanes, and a pointer is a buffer and
+a byte offset. An access outside its buffer, a misaligned access, a division by zero and a shift by the width or more
+are errors here, while machine code would go on.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _Interpreter:
         return [self.computed(op, operands)]
 
     def computed(self, op: Op, operands: list[np.ndarray]) -> np.ndarray:
-        """The result of an op whose meaning stands in `OPS`, or of a target instruction."""
+        """The result of a target instruction, or of an op whose meaning `OPS` declares."""
         if op.name in ("sdiv", "udiv", "srem", "urem") and not np.all(operands[1]):
             raise self.fail(f"{op.name} by zero")
         if op.name in ("shl", "lshr", "ashr") and np.any((operands[1] < 0) | (operands[1] >= op.operands[0].type.bits)):

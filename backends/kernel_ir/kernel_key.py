@@ -1,6 +1,6 @@
-"""Names of kernels as plain data: where a kernel's definition stands, and its static arguments.
+"""Keys of kernels, as plain data: where a kernel's definition is found, and its static arguments.
 
-A key prints, compares, and is stored in files; finding the definition again imports its module, when first asked for.
+A key prints, compares, and can be stored in files. Its module is imported when the definition is first asked for.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _local: dict[str, KernelDef[Any, ...]] = {}
 
 @dataclass(frozen=True)
 class KernelKey(Generic[A]):
-    """A kernel with its static arguments: what determines its code on a target. A is the kernel's signature.
+    """A kernel with its static arguments, which determine its code on a target. A is the kernel's signature.
 
     Attributes:
-        place: `module:NAME` or `module:NAME[key]`, where a module of the backends holds the definition; of a definition
-            elsewhere, a name that is valid in this process only.
-        name: the kernel's name, of the definition and the static arguments.
+        place: where the definition is found: `module:NAME` or `module:NAME[key]` in a module of the backends. A
+            definition elsewhere has a name that is valid in this process only.
+        name: the kernel's name, made from the definition and the static arguments.
         static: sorted (name, value) pairs.
     """
 
@@ -74,7 +74,7 @@ class KernelKey(Generic[A]):
 
 
 def _place(definition: KernelDef[Any, ...]) -> str:
-    """Where a module of the backends holds a definition; the sources of these are in every key of the cache. Other
+    """Where a definition is found in the modules of the backends, whose sources are in every key of the cache. Other
     definitions get a name that only this process knows."""
     module = definition.body.__module__
     if module.startswith(_HOME):

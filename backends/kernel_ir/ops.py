@@ -22,8 +22,8 @@ class OpSpec:
 
     Attributes:
         llvm: an LLVM instruction, or an overloaded intrinsic (which starts with `llvm.`).
-        meaning: what it computes on arrays of the operands' types (integers are held signed); the interpreter casts its
-            result to the result's type. None if the meaning is in `interpreter`.
+        meaning: the same computation on numpy arrays of the operands' types (integers are held signed); the interpreter
+            casts its result to the result's type. None if the meaning is in `interpreter`.
     """
 
     name: str
@@ -131,7 +131,7 @@ _FLOAT_COMPARE: dict[str, Meaning] = {
     "ugt": lambda x, y: ~(x <= y),
     "uge": lambda x, y: ~(x < y),
 }
-_CONVERT: list[tuple[str, Meaning, str]] = [  # the cast to the result's type does the rest
+_CONVERT: list[tuple[str, Meaning, str]] = [  # the interpreter then casts to the result's type
     ("trunc", lambda x: x, "low bits of an integer"),
     ("sext", lambda x: np.where(x, -1, 0) if x.dtype == np.bool_ else x, "wider integer, the sign repeated"),
     ("zext", _unsigned, "wider integer, zeros above"),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def load_parts(b: KernelBuilder, type: Type, pointer: Value, offset: Value, count: Value) -> Value:
-    """Load the prefix in parts of 1, 2, 4 ... lanes, from its end to its front; each part is shifted in below the parts
-    before it."""
+    """Load the prefix in parts of 1, 2, 4 ... lanes, from its end to its front. Each part is shifted in below those
+    loaded before."""
     size = type.element.bytes
     result, left, part = b.zero(type), count, 1
     while part < type.lanes:

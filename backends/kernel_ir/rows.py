@@ -1,4 +1,4 @@
-"""Addresses of the rows of a tile, grouped by what the target's loads and stores can address from one pointer."""
+"""Addresses the rows of a tile from few pointers, depending on how many rows a target's loads reach from one."""
 
 from __future__ import annotations
 

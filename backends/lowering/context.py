@@ -22,8 +22,8 @@ from qcompiler.ir import Const, Value
 from qcompiler.types import Layout, TensorType
 
 _LARGE = 1 << 16
-"""Constants of at least this many bytes are copied when the block of constants is packed, at the first link, and not
-compared with others."""
+"""Constants of at least this many bytes are copied when the block of constants is packed, at the first link. They are
+not compared with others to find equal ones."""
 
 
 @dataclass
@@ -32,8 +32,9 @@ class Lowering:
 
     Attributes:
         builder: collects the steps.
-        memo: arrays made from constants, shared by all bindings: by node and role.
-        places: where each value lies. row_major: copies of values that lie otherwise.
+        memo: arrays made from constants, by (node, role). All bindings share them.
+        places: the view of each value in memory.
+        row_major: row-major copies of values that lie otherwise.
     """
 
     builder: ProgramBuilder
@@ -47,7 +48,7 @@ class Lowering:
         return bound_shape(type, self.sizes)
 
     def place(self, value: Value) -> TensorView:
-        """Where a value lies; constants are placed when first asked for."""
+        """The view of a value in memory. A constant gets its memory when it is first asked for."""
         if value not in self.places and isinstance(value, Const):
             ref = self._stored(value)
             self.places[value] = TensorView(
@@ -66,7 +67,7 @@ class Lowering:
         return self.builder.deferred(f"@{value.name}", value.data.nbytes, fill)
 
     def new(self, type: TensorType, name: str, layout: Layout | None) -> TensorView:
-        """A buffer of the arena for a value of this type."""
+        """Allocate a buffer of the arena for a value of this type."""
         shape, dtype = self.shape(type), type.dtype.numpy
         nbytes = storage_bytes(shape, dtype.itemsize, layout) + SLACK
         handle = self.builder.buffer(nbytes, name, is_empty=0 in shape)

@@ -1,4 +1,4 @@
-"""Lowers a whole graph for one binding of its sizes: places its values, and applies a rule to each node."""
+"""Lowers a whole graph for one binding of its sizes: gives each value its memory, and applies a rule to each node."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from qcompiler.ops.shape import Concat
 
 
 class GraphLowering:
-    """A graph of stage lowered, and what all bindings of its sizes share: the rules of its nodes, constants, and arrays
-    made from constants.
+    """Lowers a graph of stage lowered. It holds what all bindings of the graph's sizes share: the rules of its nodes,
+    its constants, and arrays made from constants.
 
     Args:
-        why_python: why a node shall run in Python although a rule may fit it, or None.
+        why_python: gives the reason why a node must run in Python although a rule may fit it, or None.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GraphLowering:
         return {node: self._why_python(node) or find_rule(node, self.target) for node in self.graph.node_list}
 
     def lower(self, sizes: Mapping[str, int]) -> ProgramBuilder:
-        """The steps of one binding of sizes, in a builder to finish.
+        """The steps of one binding of sizes, in a builder that the caller finishes.
 
         Raises:
             InputError: an op does not take these sizes. Other errors name the node at which they happened.
@@ -89,7 +89,7 @@ class GraphLowering:
             rule.function(steps)
 
     def _place_outputs(self, lowering: Lowering) -> set[int]:
-        """Place the outputs that a node can write directly into the caller's array; the indices of those."""
+        """Place the outputs that a node can write directly into the caller's array. Returns their indices."""
         placed: set[int] = set()
         for index, value in enumerate(self.graph.outputs):
             if value.producer is None or value in lowering.places or value.type.layout is not None:
@@ -122,10 +122,10 @@ class GraphLowering:
     def _is_written_within(self, value: Value, concat: Concat) -> bool:
         """Whether the producer of a concat's operand can write it within the result, so that nothing is copied.
 
-        The result must lie channels last and be joined along the channels: then an operand is the result's pixels from
-        some channel on, and a rule that is `strided` can write it there. Nobody else may read the operand, neither a
-        caller nor this concat a second time: other readers want pixels without gaps, and a value lies in one place.
-        Dtypes and quantization parameters agree, or the graph would not be legal.
+        The result must lie channels last and be joined along the channels. Then an operand occupies the result's pixels
+        from some channel on, and a rule that is `strided` can write it there. The operand must have no other reader,
+        neither a caller nor this concat a second time, because other readers want pixels without gaps. Dtypes and
+        quantization parameters agree in any legal graph.
         """
         own, whole, producer = value.type.layout, concat.node.result.type.layout, value.producer
         if whole is None or whole.order != "channels_last" or whole.halo or concat.axis != 1:

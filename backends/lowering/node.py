@@ -1,4 +1,4 @@
-"""How to append calls of kernels, and one node as its lowering rule sees it: where its operands and results lie."""
+"""What a lowering rule works with: the calls that it appends, and the node's operands and results in memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Steps:
     """Appends calls of kernels to a program.
 
     Attributes:
-        target: what to emit code for.
-        name: of the graph's node for which the steps are; "" if they are for none.
+        target: the target to emit code for.
+        name: the name of the node that the steps belong to; "" if they belong to none.
     """
 
     def __init__(self, lowering: Lowering, name: str = "") -> None:
@@ -65,7 +65,7 @@ class Steps:
         )
 
     def copy(self, x: TensorView, y: TensorView) -> None:
-        """Copy elements between two places of one shape, whatever their strides."""
+        """Append a copy between two views of one shape and any strides."""
         from qcompiler.backends.rules.copy import copy_strided
 
         copy_strided(self, x, y)
@@ -74,7 +74,7 @@ class Steps:
 class NodeLowering(Steps):
     """One node while it is lowered.
 
-    Operands are given as values, by the typed view of the node's op: `s.view(Conv(s.node).x)`.
+    Methods take operands as values, which the op's class reads from the node: `s.view(Conv(s.node).x)`.
 
     Attributes:
         node: the node.
@@ -95,16 +95,16 @@ class NodeLowering(Steps):
 
     @property
     def channel_stride(self) -> int:
-        """Elements from pixel to pixel of the first result, which lies channels last."""
+        """The channel stride, in elements, of the first result, which lies channels last."""
         assert self.out.layout is not None
         return self.out.layout.channel_stride
 
     def view(self, value: Value) -> TensorView:
-        """A value where it lies, in the layout of its type."""
+        """The view of a value where it lies, in the layout of its type."""
         return self.lowering.place(value)
 
     def row_major(self, value: Value) -> TensorView:
-        """A value without gaps, its last axis innermost. If it lies otherwise, it is copied, once for all users."""
+        """A row-major view of a value. If the value lies otherwise, it is copied, once for all users."""
         lies = self.lowering.place(value)
         if lies.is_row_major:
             return lies
@@ -115,8 +115,8 @@ class NodeLowering(Steps):
         return self.lowering.row_major[value]
 
     def channels_last(self, value: Value, channel_stride: int) -> TensorView:
-        """A value of rank 3 or more channels last, with this channel stride and the halo of its type. If it lies
-        otherwise, a copy without a halo."""
+        """A channels-last view, with this channel stride, of a value of rank 3 or more. It has the halo of the value's
+        type; if the value lies otherwise, the view is of a copy without a halo."""
         lies = self.lowering.place(value)
         layout = Layout("channels_last", channel_stride)
         as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
@@ -142,10 +142,10 @@ class NodeLowering(Steps):
         return value.data
 
     def result(self, index: int = 0) -> TensorView:
-        """Where to write a result, in the layout of its type; the same place at every call.
+        """The view to write a result to, in the layout of its type; the same at every call.
 
-        If the node's rule is `strided`, the place may lie within a larger value. The border of a result with a halo is
-        written by calls that are appended here.
+        If the node's rule is `strided`, the view may lie within a larger value. If the result has a halo, the first
+        call appends the steps that fill its border.
         """
         value = self.node.results[index]
         if value not in self.lowering.places:
@@ -157,7 +157,7 @@ class NodeLowering(Steps):
         return self.lowering.places[value]
 
     def share(self, memory: TensorView, index: int = 0) -> None:
-        """Place a result in memory that already holds it. Its strides must be those of the result's layout."""
+        """Let a result be memory that already holds it. The strides must be those of the result's layout."""
         value = self.node.results[index]
         strides = layout_strides(memory.shape, memory.dtype.itemsize, value.type.layout)
         if any(size != 1 and have != want for size, have, want in zip(memory.shape, memory.strides, strides)):
@@ -169,15 +169,15 @@ class NodeLowering(Steps):
     # -- memory
 
     def new(self, type: TensorType, name: str, layout: Layout | None = None) -> TensorView:
-        """A buffer of the arena for a value of this type."""
+        """Allocate a buffer of the arena for a value of this type."""
         return self.lowering.new(type, name, layout)
 
     def scratch(self, nbytes: int, name: str = "scratch") -> BufferHandle:
-        """Memory of the arena for this node."""
+        """Allocate scratch memory of the arena for this node."""
         return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
 
     def table(self, array: npt.ArrayLike) -> BufferHandle:
-        """A constant made for this binding."""
+        """Add an array that was made for this binding to the constants."""
         return self.lowering.builder.constant(np.ascontiguousarray(array))
 
     def memo(self, role: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -188,17 +188,17 @@ class NodeLowering(Steps):
         return self.lowering.memo[key]
 
     def packed(self, role: str, make: Callable[[], np.ndarray]) -> BufferHandle:
-        """A constant whose content is a `memo`."""
+        """Add a `memo` to the constants."""
         return self.lowering.builder.constant(self.memo(role, make))
 
     def filled(
         self, role: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fill: Callable[[np.ndarray], None]
     ) -> BufferHandle:
-        """A large constant, written by fill(zeros of this shape) when the block of constants is packed, at the
+        """Add a large constant, which fill(zeros of this shape) writes when the block of constants is packed, at the
         first link.
 
-        role: everything that determines the content, except for the op, its attrs and the constant operands: nodes that
-        share their weights share the packed weights.
+        role: names everything that determines the content, except for the op, its attrs and the constant operands. So
+        nodes that share their weights share the packed weights.
         """
         made = np.dtype(dtype)
         return self.lowering.builder.deferred(
@@ -206,14 +206,14 @@ class NodeLowering(Steps):
         )
 
     def shared_key(self, role: str) -> str:
-        """A key of what the node's op, attrs, weight and `role` determine, the same in every process."""
+        """The key of a constant that the node's op, attrs, weight and `role` determine; the same in every process."""
         weighted = Weighted.of(self.node)
         return f"{self.node.op}({dict(self.attrs)}) of {weighted and weighted.weight!r}: {role}"
 
     # -- steps
 
     def python(self) -> None:
-        """Run the node as its numpy reference."""
+        """Append a step that runs the node in Python, by its numpy reference."""
         node = self.node
         given = [None if value is None else self.row_major(value) for value in node.operands]
         results = []

@@ -1,4 +1,4 @@
-"""Weights and per-channel values in the order in which the kernels of products read them, packed by the host.
+"""Packs weights and per-channel values in the order in which the kernels of products read them.
 
 The formats are described in `kernels.conv` and `kernels.depthwise`. Channels and elements that pad a panel are zero.
 """
@@ -17,9 +17,9 @@ _LEAST_SCRATCH = 1 << 18
 
 
 def channel_order(target: Target, nv: int) -> np.ndarray:
-    """For each position in the packed order of a panel of nv registers, the channel that lies there.
+    """The channel at each position in the packed order of a panel of nv registers.
 
-    Pairs of registers lie in the target's `pair_order`; the last register of an odd number lies in order.
+    Pairs of registers are in the target's `pair_order`. If nv is odd, the last register is in ascending order.
     """
     lanes = target.i32_lanes
     order = [2 * pair * lanes + channel for pair in range(nv // 2) for channel in target.pair_order()]
@@ -27,7 +27,7 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
 
 
 def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
-    """i8 [O, K] -> [ceil(O / nr)][ceil(K / depth)][nr][depth], nr = len(order), depth 4 or 8.
+    """Pack i8 [O, K] to [ceil(O / nr)][ceil(K / depth)][nr][depth], where nr = len(order) and depth is 4 or 8.
 
     The `depth` bytes of a channel are moved as one word.
     """
@@ -40,7 +40,7 @@ def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
 
 
 def widen(into: np.ndarray, packed: np.ndarray) -> None:
-    """i8 [panels][quads][nr][4] -> i16 [panels][quads][nv][2][lanes][2].
+    """Widen i8 [panels][quads][nr][4] to i16 [panels][quads][nv][2][lanes][2].
 
     Each register of channels becomes two: its even elements, then its odd ones.
     """
@@ -64,7 +64,7 @@ def _scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
-    """f32 [O, K] -> [ceil(O / nr)][K][nr]. into: zeros."""
+    """Pack f32 [O, K] to [ceil(O / nr)][K][nr]. into: an array of zeros."""
     nr = into.shape[2]
     for panel, part in enumerate(into):
         rows = w[panel * nr : (panel + 1) * nr]
@@ -72,14 +72,15 @@ def pack_floats(into: np.ndarray, w: np.ndarray) -> None:
 
 
 def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """[O] -> [ceil(O / nr) * nr]: one value for each channel, in the order of the packed channels."""
+    """Pack one value for each channel, [O] to [ceil(O / nr) * nr], in the order of the packed channels."""
     padded = np.concatenate([values, np.zeros(-len(values) % len(order), values.dtype)])
     ordered: np.ndarray = padded.reshape(-1, len(order))[:, order].reshape(-1)
     return ordered
 
 
 def pack_depthwise_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """i8 [C, tap rows, kw] -> [blocks][kw][groups of 4 tap rows][block][4], channels of a block in `order`."""
+    """Pack i8 [C, tap rows, kw] to [channel blocks][kw][groups of 4 tap rows][channels of a block][4]. order: the
+    channel of a block at each position."""
     channels, taps, kw = w.shape
     block = len(order)
     groups = -(-taps // 4)

@@ -9,8 +9,8 @@ says why the rule does not apply to a node, or gives None:
         x, y = s.view(pool.x), s.result()
         s.call(average(lanes=16), Average(x=x, y=y, pixels=...))
 
-Rules are tried in the order of their declaration. A node that fits none runs as a Python step, the reference of its op,
-and the report says so.
+Rules are tried in the order of their declaration. A node that no rule fits runs as a Python step, by the numpy
+reference of its op, and the report says so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LoweringRule:
     Attributes:
         name: the function's name.
         function: appends the calls of a node.
-        unless: why a node does not fit the rule, or None.
+        unless: gives the reason why the rule does not fit a node, or None.
         strided: whether the rule can write the node's result at any strides without touching the bytes between its
             elements, so that the result may lie within a larger buffer.
     """
@@ -80,7 +80,7 @@ def find_rule(node: Node, target: Target) -> LoweringRule | str:
 
 
 def lowered_ops() -> frozenset[str]:
-    """Ops that have a rule."""
+    """The names of all ops that have a rule."""
     from qcompiler.backends import rules
 
     rules.load()

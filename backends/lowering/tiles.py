@@ -1,4 +1,8 @@
-"""The choice of a product's tile, and how its pixels are cut into rows and its rows into blocks of work."""
+"""Chooses the tile of a product, and cuts its pixels into rows and its rows into row blocks.
+
+`kernels.conv` explains these terms. The rules of conv, conv_transpose, linear and matmul use this module. Depthwise
+convolutions, whose tiles are mr pixels of one register, choose mr in `rules.depthwise`.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,18 @@ from qcompiler.dims import DimLike
 LINE = 64
 """Bytes of a cache line."""
 _WAYS, _WAY_BYTES = 8, 4096
-"""Ways, and bytes per way, of a small L1 cache. If more pixels of a tile share a set than
-it has ways, they evict each other at every K block."""
+"""Ways, and bytes per way, of a small L1 cache. If more pixels of a tile share a set than it has ways, they evict each
+other at every K block."""
 _MISS = 2
-"""Dot products that could be issued while a line comes from L2."""
+"""How many dot products could be issued while a line comes from L2."""
 _LEAST_ISSUED = 10
 """Below this many dot products in a K block, their latency is not hidden."""
 _BLOCK_BYTES = 256 << 10
-"""Bytes of x in a block of rows: they stay in L2 while all panels pass."""
+"""The most bytes of x in a row block. They stay in L2 while the block is multiplied with one panel after the other."""
 _LEAST_UNITS = 16
 """A call is cut into at least this many units of work, if there are enough rows, so that threads finish together."""
 _MOST_RUN_TILES = 4
-"""Tiles in a row if the pixels of an image may be cut freely."""
+"""The most tiles in a row, where the pixels of an image can be cut into rows anywhere."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def tiles_of(target: Target, quantized: bool) -> Sequence[tuple[int, int]]:
 
 
 def lanes_of(target: Target, quantized: bool) -> int:
-    """Channels of one register of sums."""
+    """The number of channels in one register of sums."""
     return target.i32_lanes if quantized else target.f32_lanes
 
 
@@ -52,7 +56,7 @@ def choose_tile(
 ) -> Tile:
     """The cheapest tile for rows of `columns` pixels, which lie x_pixel bytes apart in x.
 
-    The cost is in dot products issued; loads, latency and cache misses count as the dot products that could be issued
+    The cost is a number of dot products. Loads, latency and cache misses count as the dot products that could be issued
     in that time. If a size is symbolic, the first tile is taken.
     """
     if not isinstance(columns, int) or not isinstance(channels, int):
@@ -72,7 +76,7 @@ def choose_tile(
 
 
 def lines_of_a_set(pixels: int, x_pixel: int) -> int:
-    """How many of `pixels` pixels, x_pixel bytes apart, share a set of the L1 cache: all if they are pages apart."""
+    """How many of `pixels` pixels, which lie x_pixel bytes apart, share a set of the L1 cache."""
     sets = _WAY_BYTES // math.gcd(x_pixel, _WAY_BYTES)
     return -(-pixels // sets)
 
@@ -93,7 +97,7 @@ def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
 
 
 def row_block(rows: int, panels: int, x_row_bytes: int) -> int:
-    """Rows in a block of work. Blocks are as equal as possible, since threads share them."""
+    """The number of rows in a row block. Row blocks are as equal as possible, since threads share them."""
     block = max(1, min(rows, _BLOCK_BYTES // max(1, x_row_bytes)))
     while block > 1 and -(-rows // block) * panels < _LEAST_UNITS:
         block = -(-block // 2)

@@ -1,8 +1,9 @@
-"""Where tensors lie in memory: buffer, byte offset and byte strides by logical axis, as the type's layout says.
+"""Views of tensors in memory: a buffer, a byte offset, and a byte stride for each logical axis.
 
-row_major: the last axis is innermost, without gaps. channels_last: axis 1 is innermost, and pixels lie `channel_stride`
-elements apart; the elements between the last channel and the next pixel are never read as values. With a halo, rows lie
-further apart, and the border around each image holds real zero.
+The type's layout determines the strides; `passes/assign_layout.py` chose it. In a row_major layout the last axis is
+innermost, without gaps. In a channels_last layout axis 1 is innermost, and pixels lie `channel_stride` elements apart;
+the elements between the last channel and the next pixel are never read as values. With a halo, rows lie further apart,
+and the border around each image holds real zero.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class TensorView(Memory):
     """A tensor in memory.
 
     Attributes:
-        buffer: where it lies.
-        dtype: of its elements.
+        buffer: the buffer in which it lies.
+        dtype: the dtype of its elements.
         shape: the sizes of its logical axes.
         strides: bytes from one element to the next along each axis.
         offset: bytes from the start of the buffer to the first element.
@@ -77,7 +78,7 @@ def layout_strides(shape: Sequence[int], itemsize: int, layout: Layout | None) -
 
 
 def with_halo(spatial: Sequence[int], layout: Layout) -> tuple[int, ...]:
-    """The sizes of an image with its border."""
+    """The spatial sizes of an image with its halo."""
     return (
         tuple(size + before + after for size, (before, after) in zip(spatial, layout.halo))
         if layout.halo
@@ -86,12 +87,12 @@ def with_halo(spatial: Sequence[int], layout: Layout) -> tuple[int, ...]:
 
 
 def before_halo(strides: Sequence[int], layout: Layout | None) -> int:
-    """Bytes of border before the first element."""
+    """The bytes of halo before the first element."""
     return 0 if layout is None else sum(before * stride for (before, _), stride in zip(layout.halo, strides[2:]))
 
 
 def storage_bytes(shape: Sequence[int], itemsize: int, layout: Layout | None) -> int:
-    """Bytes of a tensor, including the borders of its images and the gaps after its pixels."""
+    """The bytes of a tensor, including the halos of its images and the gaps after its pixels."""
     if layout is None or layout.order == "row_major":
         return math.prod(shape) * itemsize
     return shape[0] * math.prod(with_halo(shape[2:], layout)) * layout.channel_stride * itemsize

@@ -27,7 +27,7 @@ _LLVM_FLOATS = {DType.F16: "half", DType.F32: "float", DType.F64: "double"}
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One step: the kernel's symbol, and the byte offset of its argument block among all arguments."""
+    """The call of one step: the kernel's symbol, and the byte offset of its argument block among all arguments."""
 
     symbol: str
     args: int
@@ -35,7 +35,8 @@ class KernelCall:
 
 @dataclass(frozen=True)
 class Code:
-    """What the entry points run: calls in order, all argument blocks (i64 words), and the packed constants (u8)."""
+    """The program that the entry points run: its calls in order, all argument blocks (i64 words), and the packed
+    constants (u8)."""
 
     calls: tuple[KernelCall, ...]
     args: np.ndarray
@@ -45,7 +46,7 @@ class Code:
 def emit_entry(
     interface: Interface, code: Code, recipes: Sequence[Recipe], golden: Sequence[bytes], dialect: Dialect
 ) -> str:
-    """LLVM text that follows the kernels'. golden: of each output, see `golden_bytes`."""
+    """The LLVM text that follows the kernels' text. golden: the golden data of each output, see `golden_bytes`."""
     prefix = interface.prefix
     parts = [
         dialect.declarations,
@@ -65,8 +66,8 @@ def emit_entry(
 
 
 def _constant(symbol: str, data: np.ndarray) -> str:
-    """A read-only global of these bytes; nothing for none. Not `unnamed_addr`: the linker may merge such, and drop
-    their alignment."""
+    """A read-only global of these bytes; no text if there are none. It is not `unnamed_addr`, because a linker may
+    merge such globals and drop their alignment."""
     if data.size == 0:
         return ""
     text = np.empty((data.size, 3), np.uint8)
@@ -75,7 +76,8 @@ def _constant(symbol: str, data: np.ndarray) -> str:
 
 
 def _emit_steps(interface: Interface, code: Code, dialect: Dialect) -> str:
-    """All kernels in order, in the floating-point environment that they assume, on thread 0 of 1."""
+    """A function that calls all kernels in order, in the floating-point environment that they assume, on thread 0 of
+    1."""
     lines = [f"define internal void @{interface.prefix}.steps(ptr %bases) #0 {{", "entry:", dialect.enter]
     for call in code.calls:
         args = f"ptr getelementptr (i8, ptr @{interface.prefix}.args, i64 {call.args})"
@@ -84,7 +86,7 @@ def _emit_steps(interface: Interface, code: Code, dialect: Dialect) -> str:
 
 
 class _Checks:
-    """Conditions that end a function with a status, the first given winning."""
+    """Collects conditions that end a function with a status. The first that holds decides the status."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -127,7 +129,7 @@ def _arena_checks(checks: _Checks, interface: Interface, size: int) -> None:
 
 
 def _emit_run(interface: Interface, has_constants: bool) -> str:
-    """Check, fill in where everything lies, run."""
+    """The function `run`: it checks its arguments, fills in the base pointers, and calls the steps."""
     ports = interface.ports
     checks = _Checks()
     for port in ports:
@@ -155,7 +157,8 @@ def _emit_run(interface: Interface, has_constants: bool) -> str:
 
 
 def _emit_self_test(interface: Interface) -> str:
-    """Generate the inputs behind the arena of `run`, run, compare the outputs."""
+    """The function `self_test`: it generates inputs behind the arena of `run`, calls `run`, and compares the
+    outputs."""
     checks = _Checks()
     _arena_checks(checks, interface, interface.self_test_size)
     lines = [f"define i32 @{interface.prefix}_self_test(ptr %arena, i64 %arena_size) #0 {{", "entry:", *checks.emit()]
@@ -180,7 +183,7 @@ def _emit_self_test(interface: Interface) -> str:
 
 
 def _emit_fill(symbol: str, recipe: Recipe) -> str:
-    """`golden.Recipe.generate` as code."""
+    """A function that does what `golden.Recipe.generate` does."""
     port = recipe.port
     if not port.elements:
         return ""
@@ -231,7 +234,7 @@ def _element(recipe: Recipe) -> tuple[str, str]:
 
 
 def _emit_check(symbol: str, golden: str, port: Port) -> str:
-    """Whether an output equals its golden data: i1(ptr)."""
+    """A function i1(ptr) that says whether an output equals its golden data."""
     if not port.elements:
         return ""
     type = f"i{8 * port.itemsize}"

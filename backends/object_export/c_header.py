@@ -40,7 +40,7 @@ def emit_header(interface: Interface) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text for a comment: nothing that could end it, or make a compiler wonder."""
+    """Make text safe in a comment: nothing may end it, or cause a compiler's warning."""
     return re.sub(r"[^A-Za-z0-9_ .,:;()\[\]{}=+-]", "_", text)
 
 
@@ -90,7 +90,7 @@ def _meaning(port: Port) -> str:
 
 
 def _quantization(stem: str, quant: QuantParams) -> list[tuple[str, object, str]]:
-    """Scales as the shortest decimals that give the same float."""
+    """The macros of quantization parameters. Scales are the shortest decimals that give the same float."""
     scales, zeros = [f"{_float(scale)}" for scale in quant.scale], [_parenthesised(zero) for zero in quant.zero_point]
     rows: list[tuple[str, object, str]]
     if quant.axis is None:

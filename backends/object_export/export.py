@@ -40,8 +40,8 @@ SYSTEMS = ("linux", "macos")
 
 @dataclass(frozen=True)
 class ObjectFile:
-    """An exported model: the object's bytes, the header's text, and what they agree on. golden: of each output, see
-    `golden_bytes`."""
+    """An exported model: the object's bytes, the header's text, and the interface that they share. golden: the golden
+    data of each output, see `golden_bytes`."""
 
     data: bytes
     header: str
@@ -56,8 +56,8 @@ def build_object(
     """Compile a float or integer graph for `target`, which need not run here.
 
     Args:
-        prefix: of the C names; by default made from the graph's name.
-        sizes: of the symbolic dimensions; the object has these sizes only.
+        prefix: the prefix of the C names; by default made from the graph's name.
+        sizes: the sizes of the symbolic dimensions; the object has these sizes only.
 
     Raises:
         LoweringError: a size that is not given, a node without a kernel, a target or system without objects.
@@ -100,7 +100,7 @@ def export_object(
     prefix: str | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> ObjectFile:
-    """`build_object`, written to `path` (.o) and beside it the header (.h): both, or none.
+    """Write `build_object` to `path` (.o), and the header (.h) beside it. Both files are written, or none.
 
     Raises:
         LoweringError: as build_object. ArtifactError: the files cannot be written.
@@ -146,14 +146,14 @@ def _features(target: Target) -> str:
 
 
 def _quantized_to(value: Value) -> QuantParams | None:
-    """The parameters that a float input is quantized with, where something quantizes it."""
+    """The parameters that a float input is quantized with, or None if no node quantizes it."""
     if not value.type.dtype.is_float:
         return None
     return next((node.result.type.quant for node in value.users if node.op == Quantize.name), None)
 
 
 def link_calls(image: ProgramImage, symbols: Mapping[KernelKey[Any], str], constants: np.ndarray) -> Code:
-    """A program image linked by symbols: what the entry points call."""
+    """Link a program image by symbols."""
     if image.own_constant_bytes:
         raise LoweringError("a binding has constants of its own", where=image.name)
     words, starts = image.argument_words()

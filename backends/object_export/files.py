@@ -1,4 +1,4 @@
-"""Several files that belong together: all are replaced, or none is."""
+"""Replaces several files that belong together: all of them, or none."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Path = str | os.PathLike[str]
 
 
 def replace_together(files: Mapping[Path, bytes]) -> None:
-    """Write files that lie in one folder: each beside its place first, then all renamed. Old files come back if a
-    rename fails.
+    """Write files of one folder. Each is first written under another name, then all are renamed. If a rename fails, the
+    old files are restored.
 
     Raises:
         ArtifactError: a file cannot be written.

@@ -1,14 +1,15 @@
-"""Golden vectors of the self-test: inputs that a small generator makes on both sides, and the outputs that they must
-give.
+"""Golden data of the self-test: inputs that a small generator makes here and in the object, and the outputs that they
+must give.
 
-The generator is s' = 1664525 s + 1013904223 (mod 2^32) from a seed a port; an element is made of the high bits of s':
+The generator is s' = 1664525 s + 1013904223 (mod 2^32), with one seed for each port. An element is made of the high
+bits of s':
 
     floats:    (s' as i32 >> shift) * 2^step      exact: 24 bits (11 for f16) times a power of two
     integers:  low + (s' * span >> 32)            codes take their whole range, other integers 0 and 1 (legal indices)
 
-Outputs up to STORED_BYTES are stored and compared element by element; larger ones by a digest,
-h' = h * DIGEST_FACTOR + element bits (mod 2^64): no change of a single element leaves it as it was. Where both are NaN,
-floats are equal: which NaN an operation gives differs between architectures.
+Outputs up to STORED_BYTES are stored and compared element by element. Larger ones are compared by a digest,
+h' = h * DIGEST_FACTOR + element bits (mod 2^64), which every change of a single element changes. Two NaNs are equal,
+because architectures differ in which NaN an operation gives.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ DIGEST_FACTOR = 0x9E3779B97F4A7C15
 STORED_BYTES = 1 << 16
 FLOAT_SHIFT = {DType.F32: 8, DType.F64: 8, DType.F16: 21}
 NAN_ABOVE = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
-"""Element size -> the bits of infinity: a float whose bits without sign are more is NaN."""
+"""Element size -> the bits of infinity. A float is NaN if its bits without the sign are larger."""
 _PLAIN_EXPONENT = 1  # floats that nothing quantizes: [-2, 2)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one input is generated. step: of floats, a power of two; low, span: of integers."""
+    """How one input is generated. step: the exponent of the power of two that scales floats; low, span: the range of
+    integers."""
 
     port: Port
     seed: int
@@ -63,7 +65,7 @@ def _states(seed: int, count: int) -> np.ndarray:
 
 
 def make_recipes(interface: Interface, ranges: list[QuantParams | None]) -> list[Recipe]:
-    """One for each input. ranges: what a float input is quantized to in the model, if it is."""
+    """A recipe for each input. ranges: the parameters that the model quantizes a float input with, or None."""
     recipes = []
     for index, (port, range_) in enumerate(zip(interface.inputs, ranges, strict=True)):
         quant = port.type.quant
@@ -76,7 +78,7 @@ def make_recipes(interface: Interface, ranges: list[QuantParams | None]) -> list
 
 
 def _exponent(quant: QuantParams, dtype: DType) -> int:
-    """The least e with the range inside [-2^e, 2^e], as far as all steps are normal numbers of the dtype."""
+    """The least e for which the range is inside [-2^e, 2^e] and all steps are normal numbers of the dtype."""
     reach = max(
         abs(scale * (bound - zero))
         for scale, zero in zip(quant.scale, quant.zero_point)
@@ -92,7 +94,7 @@ def is_stored(port: Port) -> bool:
 
 
 def golden_bytes(port: Port, output: np.ndarray) -> bytes:
-    """What the self-test compares an output with: its bytes, or its digest."""
+    """The data that the self-test compares an output with: its bytes, or its digest."""
     bits = np.ascontiguousarray(output).reshape(-1).view(f"u{port.itemsize}")
     if is_stored(port):
         return bits.tobytes()

@@ -41,7 +41,7 @@ _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output. name: in C (`input_x`); value: in the graph; type: static."""
+    """An input or output. name: its name in C (`input_x`); value: its name in the graph; type: its static type."""
 
     name: str
     value: str
@@ -69,8 +69,8 @@ class Interface:
     """What C code sees of a model.
 
     Attributes:
-        prefix: of every global symbol; its upper case of every macro.
-        model: the graph's name. target, features: what the object was emitted for.
+        prefix: the prefix of every global symbol; in upper case that of every macro.
+        model: the graph's name. target, features: those that the object was emitted for.
         arena_size: bytes of scratch memory for `run`.
     """
 
@@ -85,7 +85,7 @@ class Interface:
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """Inputs, then outputs: the order of `run`'s arguments."""
+        """The ports in the order of `run`'s arguments: inputs, then outputs."""
         return (*self.inputs, *self.outputs)
 
     @property
@@ -93,7 +93,7 @@ class Interface:
         return self.prefix.upper()
 
     def self_test_offsets(self) -> list[int]:
-        """Where the self-test's inputs and outputs lie in its arena, after what `run` needs; then its size."""
+        """The offsets of the self-test's inputs and outputs in its arena, behind the arena of `run`; then its size."""
         offsets, end = [], _aligned(self.arena_size)
         for port in self.ports:
             offsets.append(end)
@@ -126,7 +126,7 @@ def choose_prefix(prefix: str | None, model: str) -> str:
 
 
 def make_ports(kind: str, values: Sequence[Value], names: Sequence[str], sizes: Mapping[str, int]) -> tuple[Port, ...]:
-    """Ports with unique C names. kind: "input" or "output"; names: as users know the values."""
+    """Ports with unique C names. kind: "input" or "output"; names: the names by which users know the values."""
     ports: list[Port] = []
     taken: set[str] = set()
     for index, (value, given) in enumerate(zip(values, names, strict=True)):
@@ -139,7 +139,8 @@ def make_ports(kind: str, values: Sequence[Value], names: Sequence[str], sizes: 
 
 
 def bound_sizes(graph: Graph, sizes: Mapping[str, int] | None) -> dict[str, int]:
-    """`sizes`, if they are what the graph needs. LoweringError for a size that is missing, unknown or no count."""
+    """Check that `sizes` are the sizes that the graph needs, and give them. LoweringError for a size that is missing,
+    unknown or no count."""
     given = dict(sizes or {})
     missing = [name for name in graph.dim_names if name not in given]
     unknown = [name for name in given if name not in graph.dim_names]

@@ -1,6 +1,6 @@
-"""The arena's plan: an offset for each buffer, such that buffers alive at the same step never overlap.
+"""Plans the arena: gives each buffer an offset, such that buffers alive at the same step never overlap.
 
-Owns offsets. Does not know programs: lifetimes come in as step numbers (`qcompiler.backends.program.builder`).
+Owns the offsets. Does not know programs: `qcompiler.backends.program.builder` gives it lifetimes as step numbers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _ORDERS_LIMIT = 2000
 
 @dataclass(frozen=True)
 class Buffer:
-    """One buffer to place: bytes, the first and last step that touch it (both included), and its alignment.
+    """One buffer to place: its bytes, the first and the last step that touch it, and its alignment.
 
-    alias: index of a buffer whose memory it shares, from the same offset on (an in-place result). The buffers of
-    such an alias group are one: alive from the first to the last step of any of them.
+    alias: the index of a buffer whose memory it shares, from the same offset on (an in-place result). The buffers of
+    such an alias group are placed as one, alive from the first to the last step of any of them.
     """
 
     size: int
@@ -34,7 +34,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Byte offset of each buffer, the arena's size, and the most bytes alive at one step (no plan can be smaller)."""
+    """The byte offset of each buffer, the arena's size, and the most bytes alive at one step, a bound for any plan."""
 
     offsets: tuple[int, ...]
     total: int
@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass
 class _Groups:
-    """Alias groups as arrays: what is really placed. member[i]: group of buffer i."""
+    """The alias groups, which are what is placed, as arrays. member[i]: the group of buffer i."""
 
     member: np.ndarray
     size: np.ndarray
@@ -115,7 +115,7 @@ def _check(buffer: Buffer, index: int, count: int) -> None:
 
 
 def _lower_bound(groups: _Groups) -> int:
-    """The most bytes alive at once; only steps where something begins can be the peak."""
+    """The most bytes alive at once. Only a step at which a group begins can be the peak."""
     events = np.concatenate([groups.first, groups.last + 1])
     change = np.concatenate([groups.size, -groups.size])
     steps, inverse = np.unique(events, return_inverse=True)
@@ -125,7 +125,7 @@ def _lower_bound(groups: _Groups) -> int:
 
 
 def _place(groups: _Groups, order: np.ndarray) -> tuple[np.ndarray, int]:
-    """Place groups in this order; gives offsets and the total. The placed ones stay sorted by offset."""
+    """Place groups in this order. Returns their offsets and the total size. Placed groups are kept sorted by offset."""
     count = len(order)
     offsets = np.zeros(count, np.int64)
     begin, end, first, last = (np.zeros(count, np.int64) for _ in range(4))
@@ -148,7 +148,7 @@ def _place(groups: _Groups, order: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _best_gap(begin: np.ndarray, end: np.ndarray, size: int, alignment: int) -> int:
-    """The offset in the smallest gap that fits among intervals sorted by begin; after all of them where none fits."""
+    """The offset in the smallest gap that fits among intervals sorted by begin, or after all of them if none fits."""
     if len(begin) == 0:
         return 0
     tops = np.maximum.accumulate(end)
@@ -180,7 +180,8 @@ def plan_guarded(buffers: Sequence[Buffer]) -> tuple[Plan, tuple[int, ...]]:
 
 
 def overlapping(buffers: Sequence[Buffer], plan: Plan) -> tuple[int, int] | None:
-    """Two buffers that are alive at the same step and share bytes without being aliases, or None: the plan's check."""
+    """Two buffers that break a plan: they are alive at the same step and share bytes without being aliases. None if
+    there are none."""
     groups = _merge_aliases(buffers)
     offsets = np.zeros(len(groups.size), np.int64)
     offsets[groups.member] = plan.offsets

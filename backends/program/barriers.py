@@ -1,6 +1,6 @@
-"""Where the threads of a program wait for each other: barriers between steps that depend on each other.
+"""Places the barriers at which the threads of a program wait for each other, between steps that depend on each other.
 
-Dependences are found on the bytes that steps really touch, so memory that the arena's plan uses again counts too.
+Dependences are found from the physical bytes that steps touch, so memory that the arena's plan reuses counts too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 
 class Access(NamedTuple):
-    """Bytes begin to end of a base.
+    """An access to the bytes begin to end of a base.
 
-    disjoint_in: if set, accesses with the same value never overlap, whatever ranges they give.
+    disjoint_in: if set, accesses with the same value never overlap, even if their ranges do.
     """
 
     base: int
@@ -24,7 +24,7 @@ class Access(NamedTuple):
 
 @dataclass(frozen=True)
 class Accesses:
-    """What one step reads and writes. alone: it runs on one thread, after all before and before all after it."""
+    """The accesses of one step. alone: whether it runs on one thread, between barriers."""
 
     reads: Sequence[Access]
     writes: Sequence[Access]
@@ -52,7 +52,7 @@ def place_barriers(steps: Sequence[Accesses]) -> list[bool]:
 
 
 def _touch(accesses: Sequence[Access], others: Sequence[Access]) -> bool:
-    """Whether some share bytes, except for accesses that are disjoint in one buffer."""
+    """Whether two accesses share bytes, except for accesses that are disjoint in one buffer."""
     return any(
         one.base == other.base
         and one.begin < other.end

@@ -45,8 +45,8 @@ from qcompiler.errors import LoweringError
 
 @dataclass(frozen=True)
 class BufferHandle(Memory):
-    """A buffer of a program that is being built. kind: "input", "output", "constant" or "arena"; index: among those of
-    its kind."""
+    """A buffer of a program that is being built. kind: "input", "output", "constant" or "arena"; index: its number
+    among those of its kind."""
 
     kind: str
     index: int
@@ -78,7 +78,7 @@ class View:
 
 @dataclass(frozen=True)
 class _Range:
-    """Bytes begin to end of a buffer."""
+    """The bytes begin to end of a buffer."""
 
     buffer: BufferHandle
     begin: int
@@ -122,10 +122,10 @@ class ProgramBuilder:
     Args:
         inputs, outputs: the arrays of a call.
         constants: shared with the other bindings; by default the builder's own.
-        name, target, sizes: of the image.
+        name, target, sizes: those of the image.
 
     Attributes:
-        own: constants of this binding, added after the shared block was closed.
+        own: the constants of this binding that were added after the shared block was closed.
     """
 
     def __init__(
@@ -151,13 +151,13 @@ class ProgramBuilder:
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def constant(self, array: np.ndarray) -> BufferHandle:
-        """Bytes that never change. Equal bytes share one place."""
+        """Add a constant. Constants with equal bytes share memory."""
         key, fill = content_key(array)
         return self.deferred(key, array.nbytes, fill)
 
     def deferred(self, key: str, nbytes: int, fill: Fill) -> BufferHandle:
-        """Bytes that never change, written by fill(u8[nbytes], zeros so far) when the block of constants is packed, at
-        the first link. Equal keys share one place."""
+        """Add a constant that fill(u8[nbytes] of zeros) writes when the block of constants is packed, at the first
+        link. Constants with equal keys share memory."""
         if key not in self._handles:
             base, offset = CONSTANTS, self._constants.add(key, nbytes, fill)
             if offset is None:
@@ -177,11 +177,11 @@ class ProgramBuilder:
         alias: BufferHandle | None = None,
         is_empty: bool = False,
     ) -> BufferHandle:
-        """Bytes of the arena, alive from the first step that touches them to the last.
+        """Add a buffer of the arena, alive from the first step that touches it to the last.
 
         Args:
-            alias: a buffer whose memory this one takes over, from its first byte on (an in-place result).
-            is_empty: the buffer is for an array without elements, and has room for reads past its end only: it may be
+            alias: a buffer whose memory this one shares, from its first byte on (an in-place result).
+            is_empty: the buffer is for an array without elements. Its bytes only serve reads past the end, so it may be
                 read without being written.
         """
         if alias is not None:
@@ -226,12 +226,12 @@ class ProgramBuilder:
 
         Args:
             args: in the order of the kernel's parameters, see `BuilderArgument`.
-            reads, writes: every buffer, input or output that it touches; scratch memory is in both.
+            reads, writes: every buffer, input or output that the step touches; scratch memory is in both.
             node: the name of the graph's node.
             macs, bytes: multiply-accumulates and bytes moved, for reports and for the number of threads
                 (`ProgramImage.work`).
-            disjoint: its writes share no byte with those of other disjoint steps in the same buffer, whatever ranges
-                they give.
+            disjoint: its writes share no byte with those of other disjoint steps in the same buffer, even if the ranges
+                that they give overlap.
         """
         label = node or key.name
         step = _Step(
@@ -248,8 +248,8 @@ class ProgramBuilder:
         self._append(step)
 
     def python_step(self, node: str, *, reads: Sequence[View] = (), writes: Sequence[View] = ()) -> None:
-        """Append a step that runs in Python: a function of (arrays to read, arrays to fill), which `link` gets by the
-        node's name. The function must not keep the arrays: their memory is used again."""
+        """Append a step that runs in Python. `link` gets its function, of (arrays to read, arrays to fill), by the
+        node's name. The function must not keep the arrays, because their memory is reused."""
         step = _Step(
             node,
             self._ranges([_range_of(view) for view in reads], node),
@@ -319,7 +319,8 @@ class ProgramBuilder:
     def finish(self, *, guard: bool | None = None) -> ProgramImage:
         """Plan the arena and place barriers. Closes the shared constants.
 
-        guard: put every buffer of the arena between pages that fault, for debugging; by default as QC_GUARD says.
+        guard: whether every buffer of the arena lies between pages that fault, for debugging; by default as QC_GUARD
+            says.
         """
         self._check_order()
         arena, guards = self._plan(knobs.GUARD.get() if guard is None else guard)
@@ -346,11 +347,11 @@ class ProgramBuilder:
         return index if alias is None else self._root(alias)
 
     def _memory_of(self, handle: BufferHandle) -> tuple[str, int]:
-        """What names the memory of a handle: aliases are one."""
+        """A name for the memory of a handle, which aliases share."""
         return (handle.kind, self._root(handle.index) if handle.kind == "arena" else handle.index)
 
     def _check_order(self) -> None:
-        """Nothing is read before it is written, and every output is written."""
+        """Check that nothing is read before it is written, and that every output is written."""
         written = {("input", index) for index in range(len(self._inputs))} | self._empty
         for step in self._steps:
             written |= {self._memory_of(each.buffer) for each in step.writes}
@@ -380,7 +381,7 @@ class ProgramBuilder:
         return plan_guarded(buffers) if guard else (plan_arena(buffers), ())
 
     def _idle(self, index: int, first: dict[int, int]) -> tuple[int, int]:
-        """First and last step for a buffer that no step touches, such that its alias group lives no longer."""
+        """The first and last step of a buffer that no step touches, chosen so that its alias group lives no longer."""
         group = [i for i in first if self._root(i) == self._root(index)]
         return (first[group[0]], first[group[0]]) if group else (0, 0)
 
@@ -407,7 +408,7 @@ class ProgramBuilder:
         return [buffer for _, buffer in placed]
 
     def _accesses(self, step: _Step, plan: Plan) -> Accesses:
-        """What a step really touches; empty accesses are left out."""
+        """The physical bytes that a step touches, without empty accesses."""
 
         def physical(ranges: list[_Range], disjoint: bool = False) -> list[Access]:
             found = []

@@ -1,7 +1,7 @@
 """The constants of a graph's programs: packed once into one block, which all calls and bindings of sizes share.
 
-Owns their places and the packing. Each constant is known by a key, a text that says what determines its bytes. Bytes
-are written straight into the block when it is packed, at the first link, so that no second copy of them ever exists.
+Owns their offsets and the packing. Each constant is known by a key, a text that says what determines its bytes. The
+bytes are written straight into the block when it is packed, at the first link, so no second copy of them ever exists.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Fill = Callable[[np.ndarray], None]
 
 
 class Constants:
-    """Constants in one read-only block. Equal keys share one place. Thread-safe.
+    """Constants in one read-only block. Constants with equal keys share memory. Thread-safe.
 
-    The first program that is finished closes the block; what later ones add goes to blocks of their own.
+    The first program that is finished closes the block; constants that later programs add go to their own blocks.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Constants:
 
     @staticmethod
     def packed(block: Block, offsets: Mapping[str, int]) -> Constants:
-        """Constants that lie in a block already. offsets: by key."""
+        """Constants of a block that is packed already. offsets: the offset of each key."""
         block.freeze()
         made = Constants()
         made._offsets, made._end, made._block, made._is_closed = dict(offsets), block.data.nbytes, block, True
@@ -49,16 +49,16 @@ class Constants:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can be added any more."""
+        """Whether the block takes no more constants."""
         return self._is_closed
 
     @property
     def nbytes(self) -> int:
-        """Size of the block."""
+        """The size of the block in bytes."""
         return self._end
 
     def add(self, key: str, nbytes: int, fill: Fill) -> int | None:
-        """The byte offset of a constant. None if the key is new and the block is closed.
+        """Add a constant, and give its byte offset. None if the key is new and the block is closed.
 
         fill: writes its bytes when the block is packed; it must not use this object.
         """
@@ -72,12 +72,12 @@ class Constants:
             return offset
 
     def close(self) -> None:
-        """Nothing can be added any more."""
+        """Close the block: it takes no more constants."""
         with self._lock:
             self._is_closed = True
 
     def block(self) -> Block:
-        """The block, closed and packed at the first call."""
+        """The packed block. The first call closes and packs it."""
         with self._lock:
             self._is_closed = True
             if self._block is None:
@@ -95,7 +95,8 @@ class Constants:
 
 
 def content_key(array: np.ndarray) -> tuple[str, Fill]:
-    """The key of an array's own bytes in C order, and what writes them. The array must not change until then.
+    """A key made of an array's bytes in C order, and the function that writes them. The array must not change before it
+    is called.
 
     Raises:
         LoweringError: the array holds Python objects.
@@ -111,4 +112,4 @@ def content_key(array: np.ndarray) -> tuple[str, Fill]:
 
 
 CONTENT = "blake2b:"
-"""How the keys of `content_key` begin."""
+"""The beginning of the keys of `content_key`."""

@@ -1,11 +1,11 @@
-"""ProgramImage: a program as plain data, that is its steps, buffers and sizes. It prints, compares, and is stored.
+"""ProgramImage: a program as plain data. It holds steps, buffers and sizes, prints, compares, and can be stored.
 
 `qcompiler.backends.lower.lower` makes an image of a graph, and `qcompiler.backends.runtime.link` an executable of it.
 Images of several sizes of one graph share the block of constants.
 
 A step names its kernel by a `KernelKey`, and memory by the index of a `PlacedBuffer`. A buffer lies at an offset from a
-base: the block of constants, the arena, an input, an output, or the constants of this image alone. The bytes of
-constants are no part of an image (`qcompiler.backends.program.constants`): each is named by what determines them.
+base: the block of constants, the arena, an input, an output, or the constants of this image alone. An image does not
+hold the bytes of constants (`qcompiler.backends.program.constants` does); it names each by a key that determines them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARGUMENT_WORDS = 8
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """dtype and shape of an array, C-contiguous."""
+    """The dtype and shape of a C-contiguous array."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class ArraySpec:
 
 
 class PlacedBuffer(NamedTuple):
-    """Bytes that steps refer to. name: of a constant, the key of its bytes; base: an index of a base."""
+    """A buffer that steps refer to. name: of a constant the key of its bytes; base: the index of its base."""
 
     name: str
     base: int
@@ -66,7 +66,7 @@ class Pointer(NamedTuple):
 
 
 NULL = Pointer(-1)
-"""The pointer that a call does not use."""
+"""The argument for a pointer that a call does not use."""
 
 Argument = Pointer | int | float
 """An argument of a kernel: two words for a pointer; one for an int (an extent) and for a float (a scalar: f32)."""
@@ -77,8 +77,8 @@ class KernelStep:
     """A call of a kernel.
 
     Attributes:
-        key: the kernel. node: the name of the graph's node that it belongs to.
-        args: in the order of the kernel's parameters.
+        key: the kernel. node: the name of the graph's node that the step belongs to.
+        args: the arguments in the order of the kernel's parameters.
         writes: indices of the buffers that it writes.
         macs, bytes: multiply-accumulates and bytes moved, for reports and for the number of threads
             (`ProgramImage.work`).
@@ -138,12 +138,12 @@ class ProgramImage:
     """A program for one target and one binding of the graph's symbolic sizes.
 
     Attributes:
-        name: the graph's. target: `Target.key`. sizes: (name, value) of symbolic sizes.
+        name: the graph's name. target: `Target.key`. sizes: (name, value) of each symbolic size.
         inputs, outputs: the arrays of a call.
         buffers: inputs, outputs, then constants and buffers of the arena in the order in which they were asked for.
-        steps: in order of execution.
-        constant_bytes: size of the block of constants, which other images of the graph share.
-        own_constant_bytes: size of the constants of this image alone.
+        steps: the steps in order of execution.
+        constant_bytes: the size of the block of constants, which other images of the graph share.
+        own_constant_bytes: the size of the constants of this image alone.
     """
 
     name: str
@@ -159,7 +159,7 @@ class ProgramImage:
 
     @property
     def own_constants(self) -> int:
-        """The index of the base of the constants of this image alone."""
+        """The index of the base that holds the constants of this image alone."""
         return FIRST_INPUT + len(self.inputs) + len(self.outputs)
 
     @property
@@ -179,7 +179,7 @@ class ProgramImage:
 
     @cached_property
     def work(self) -> int:
-        """Multiply-adds of a call; a byte moved counts as 16."""
+        """The multiply-adds of all steps, where a byte moved counts as 16."""
         return sum(step.macs + 16 * step.bytes for step in self.steps)
 
     def argument_words(self) -> tuple[np.ndarray, list[int]]:

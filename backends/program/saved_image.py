@@ -1,4 +1,4 @@
-"""Program images as JSON data and back: what the cache of programs stores. Images without Python steps only."""
+"""Converts program images to JSON data and back, for the cache of programs. Images must have no Python steps."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def _arguments(data: list[Any]) -> tuple[Argument, ...]:
 
 
 def _tuple(data: Any) -> Any:
-    """Lists as tuples, all the way down: static arguments hold no lists."""
+    """Convert nested lists to tuples, as which static arguments hold them."""
     return tuple(_tuple(each) for each in data) if isinstance(data, list) else data

@@ -49,7 +49,7 @@ class _ImageText:
         self.labels = self._labels()
 
     def _labels(self) -> list[str]:
-        """How each buffer is called: %name, or #number for a constant."""
+        """The label of each buffer: %name, or #number for a constant."""
         constants, seen = 0, Counter[str]()
         labels = []
         for buffer in self.image.buffers:

@@ -1,4 +1,4 @@
-"""The native side of the runtime: the dispatcher that runs a step table, and the two ends of the thread pool.
+"""The dispatcher: native code that runs a step table, and both sides of the thread pool's protocol.
 
 Owns the layout of the control block and the protocol between the threads. The code is `dispatcher.ll`, plain LLVM IR
 with names to fill in; what differs between architectures is one `Dialect`. `qcompiler.backends.runtime.threads`
@@ -57,15 +57,15 @@ CONTROL_BYTES = MAILBOXES + MAILBOX_STRIDE * MAX_THREADS
 
 @dataclass(frozen=True)
 class Dialect:
-    """What an architecture adds: LLVM text for a pause, a cheap tick counter, and the floating-point environment.
+    """What an architecture adds to the dispatcher, as LLVM text.
 
     Attributes:
-        pause, ticks: a hint for spinning loops; the tick counter.
-        slice_ticks: ticks that take 0.05 to 0.3 s on any machine of the architecture.
-        enter: saves the environment (in values of the function's entry block) and sets the default one: round to
-            nearest even, subnormals kept, no traps.
-        leave: restores what was saved.
-        declarations: of the intrinsics that these use.
+        pause: a hint for spinning loops. ticks: reads a cheap tick counter.
+        slice_ticks: a number of ticks that takes 0.05 to 0.3 s on any machine of the architecture.
+        enter: saves the floating-point environment (in values of the function's entry block) and sets the default one:
+            round to nearest even, subnormals kept, no traps.
+        leave: restores the saved environment.
+        declarations: declares the intrinsics that these use.
     """
 
     pause: str
@@ -77,7 +77,7 @@ class Dialect:
 
 
 def emit_dispatcher(dialect: Dialect) -> str:
-    """LLVM text of the four functions and their helpers: `dispatcher.ll` with its names filled in."""
+    """The LLVM text of the four functions and their helpers: `dispatcher.ll` with its names filled in."""
     template = string.Template(pathlib.Path(__file__).with_name("dispatcher.ll").read_text(encoding="utf-8"))
     constants = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int)}
     return template.substitute(

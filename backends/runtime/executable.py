@@ -29,15 +29,15 @@ from qcompiler.backends.runtime.pages import POISON, Block, aligned_block
 from qcompiler.errors import InputError, LoweringError
 
 _MOST_STATES = 4
-"""How many states wait for the next calls."""
+"""The most states that are kept for the next calls."""
 
 PythonFunction = Callable[[list[np.ndarray], list[np.ndarray]], None]
-"""Runs a Python step: (arrays to read, arrays to fill). It must not keep the arrays: their memory is used again."""
+"""Runs a Python step: (arrays to read, arrays to fill). It must not keep the arrays, because their memory is reused."""
 
 
 class _NativeSegment(NamedTuple):
-    """Kernel steps that follow each other: `length` rows of the table from row `first` on. step: the index of the first
-    among all steps."""
+    """A run of kernel steps: `length` rows of the table from row `first` on. step: the index of the first among all
+    steps."""
 
     step: int
     first: int
@@ -53,14 +53,14 @@ class _PythonSegment(NamedTuple):
 
 @dataclass(eq=False)
 class _State:
-    """What one call needs for itself."""
+    """The memory that one call needs: concurrent calls must not share it."""
 
     arena: Block
     bases: Bases
 
 
 def address_of(array: np.ndarray) -> int:
-    """The address of an array's first byte; several times faster than `array.ctypes.data` where it is writable."""
+    """The address of an array's first byte. For writable arrays it is several times as fast as `array.ctypes.data`."""
     if array.flags.writeable and array.nbytes:
         return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
     address: int = array.__array_interface__["data"][0]
@@ -71,11 +71,11 @@ class Executable:
     """Runs a program image. Safe to call from many threads at once.
 
     Args:
-        kernels: of the image's kernel steps, in order.
-        loader: what loaded the kernels; it runs them.
+        kernels: the kernels of the image's kernel steps, in order.
+        loader: the loader that loaded the kernels; it runs them.
         constants: the shared block of constants. own: the constants of this image alone, or None.
-        functions: of the image's Python steps, in order.
-        poison: fill the arena and fresh outputs with 0xA5 before each run, for debugging.
+        functions: the functions of the image's Python steps, in order.
+        poison: whether to fill the arena and fresh outputs with 0xA5 before each run, for debugging.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class Executable:
             state.arena.data[_after_page(begin) : end].fill(POISON)
 
     def _check_slack(self, state: _State) -> None:
-        """After a run with guard pages: the bytes between a buffer and its guards must still hold the poison."""
+        """After a run with guard pages, check that the bytes between a buffer and its guards still hold the poison."""
         data = state.arena.data
         buffers = [buffer for buffer in self.image.buffers if buffer.base == ARENA]
         for begin, end in zip(self.image.arena.guards, self.image.arena.guards[1:]):
@@ -295,7 +295,7 @@ def _after_page(offset: int) -> int:
 
 
 def _segments(image: ProgramImage, functions: Sequence[PythonFunction]) -> tuple[_NativeSegment | _PythonSegment, ...]:
-    """The steps in order, kernel steps that follow each other taken together."""
+    """The steps in order, with consecutive kernel steps in one segment."""
     found: list[_NativeSegment | _PythonSegment] = []
     rest, row = iter(functions), 0
     for number, step in enumerate(image.steps):

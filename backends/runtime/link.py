@@ -1,4 +1,4 @@
-"""Linking: makes what can be called of a program image, which is data, and of loaded kernels."""
+"""Linking: makes an executable of a program image, which is data, and of loaded kernels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def link(
     functions: Mapping[str, PythonFunction] | None = None,
     poison: bool | None = None,
 ) -> Executable:
-    """What runs an image, here or in an emulator.
+    """The executable of an image, which runs here or in an emulator.
 
     Args:
-        kernels: of every key of `image.kernels`, loaded by `loader`.
-        constants: the block that `Constants.block` packs; own: of the image's own constants, if it has any.
-        functions: of Python steps, by the name of their node.
-        poison: fill memory with 0xA5 before each run, for debugging; by default as QC_POISON says. Guards imply it.
+        kernels: the kernel of every key of `image.kernels`, loaded by `loader`.
+        constants: the block that `Constants.block` packs. own: the block of the image's own constants, if it has any.
+        functions: the functions of Python steps, by the name of their node.
+        poison: whether to fill memory with 0xA5 before each run, for debugging; by default as QC_POISON says. Guard
+            pages imply it.
     """
     poison = knobs.POISON.get() if poison is None else poison
     by_node = functions or {}

@@ -1,7 +1,8 @@
-"""What loads and runs a target's code: this machine (`native.py`), or an emulator in the architecture's package.
+"""The protocol of loaders, which load and run a target's code.
 
-Owns the `Loader` protocol and the two things that a loader works on: a table of steps, and the blocks of memory that
-their pointers are relative to. `Target.loader()` gives the loader of a target.
+A loader runs code on this machine (`native.py`), or in an emulator of the architecture's package; `Target.loader()`
+gives it. This module also owns what a loader works on: a table of steps, and the blocks of memory that their pointers
+are relative to.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 from qcompiler.backends.runtime.dispatcher import BARRIER_AFTER
 
 STEP_WORDS = 3
-"""Words of a step in a table: the kernel's address, the address of its arguments, flags."""
+"""The words of a step in a table: the kernel's address, the address of its arguments, and flags."""
 
 
 class KernelObject(NamedTuple):
-    """Object code of one kernel: the kernel's name, the symbol of its entry, the relocatable object."""
+    """The object code of one kernel: the kernel's name, the symbol of its entry, and the relocatable object."""
 
     name: str
     symbol: str
@@ -33,8 +34,9 @@ class LoadedKernel:
 
     Attributes:
         name: the kernel's name.
-        address: of the entry, valid while this object lives; in the emulated process where one runs it.
-        owner: what keeps the code alive.
+        address: the address of the entry, valid while this object lives. If an emulator runs the code in another
+            process, it is an address there.
+        owner: an object that keeps the code alive.
     """
 
     name: str
@@ -43,13 +45,13 @@ class LoadedKernel:
 
 
 class StepTable:
-    """Steps in the form that the dispatcher reads: a row of STEP_WORDS a step, and the argument blocks of all steps.
+    """Kernel steps in the form that the dispatcher reads: a row of STEP_WORDS for each step, and all argument blocks.
 
     Args:
         kernels: the address of each step's kernel.
         starts: the word of `arguments` at which each step's block begins.
         barriers: whether all threads meet after each step.
-        arguments: i64 words.
+        arguments: the argument blocks, as i64 words.
     """
 
     def __init__(
@@ -76,11 +78,11 @@ class MemoryBlock(NamedTuple):
 
 
 class Bases:
-    """The array of base pointers of a call. Set an address by `words[index]`; whoever does keeps the memory alive.
+    """The array of base pointers of a call. Set an address by `words[index]`, and keep its memory alive.
 
     Attributes:
-        words: the pointers; address: where they lie.
-        blocks: what each of them points to.
+        words: the pointers. address: the address of `words`.
+        blocks: the memory that each of them points to.
         guards: addresses of pages within the blocks that fault when touched.
     """
 
@@ -101,7 +103,8 @@ class Loader(Protocol):
     """Loads object code of a target and runs tables of its steps. Safe to call from several threads."""
 
     def load(self, objects: Sequence[KernelObject]) -> list[LoadedKernel]:
-        """Kernels that `run` can call. The objects must be whole: LLVM ends the process on damaged ones."""
+        """Load objects, so that `run` can call their kernels. They must be whole: LLVM ends the process on damaged
+        ones."""
 
     def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
         """Run `count` steps of a table from step `first` on.

@@ -33,7 +33,7 @@ class Block:
     guards: list[int] = field(default_factory=list)
 
     def freeze(self) -> None:
-        """No more writes through `data`."""
+        """Make `data` read only."""
         self.data.flags.writeable = False
 
     def protect(self, offset: int) -> None:
@@ -46,7 +46,7 @@ class Block:
 
 
 def aligned_block(nbytes: int, huge: bool = True) -> Block:
-    """A fresh block of nbytes. huge: aligned to 2 MiB with huge pages advised, where it fills at least half of one."""
+    """A fresh block of nbytes. huge: align it to 2 MiB and advise huge pages, if it fills at least half of one."""
     if nbytes < 0:
         raise LoweringError("a block needs a size >= 0", got=nbytes)
     huge = huge and nbytes >= HUGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
@@ -66,10 +66,11 @@ def aligned_block(nbytes: int, huge: bool = True) -> Block:
 
 
 def guarded_block(nbytes: int, alignment: int = 1) -> Block:
-    """A block whose `data` ends where a page begins that faults, and starts soon after another such page.
+    """A block whose `data` lies between two pages that fault: it ends where one begins, and starts soon after the
+    other.
 
-    For tests of kernels: writing or reading one byte past the end crashes the process instead of passing unseen (with
-    alignment above 1, up to alignment - 1 bytes of slack lie before the guard).
+    In tests of kernels, a read or write one byte past the end then crashes the process instead of passing unseen. With
+    alignment above 1, up to alignment - 1 bytes lie between the end and the guard page.
     """
     room = -(-max(nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
     block = aligned_block(room + 2 * mmap.PAGESIZE, huge=False)

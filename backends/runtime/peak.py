@@ -1,5 +1,5 @@
-"""Measures the chip's peaks in this process: dot products of bytes and f32 multiply-adds a second, on one thread, with
-operands in registers."""
+"""Measures the peak speed of one thread of this CPU, with operands in registers: dot products of bytes, and f32
+multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _ROUNDS = 2_000_000
 
 
 class _Peak(Arguments["_Peak"], Generic[P, E]):
-    """y: where the operands come from and the results go; count: how many rounds."""
+    """The arguments of `_peak`. y: memory that the operands are read from and the results written to; count: how many
+    rounds to run."""
 
     y: Written[P]
     count: E
@@ -40,7 +41,7 @@ def _peak(b: KernelBuilder, a: _Peak, *, floats: bool, accumulators: int) -> Non
 
 
 def peak(target: Target, *, floats: bool, seconds: float = 0.5) -> float:
-    """Multiply-adds a second in units of 10^9: the best of several runs."""
+    """Billions of multiply-adds per second, the best of several runs."""
     accumulators = 24 if target.register_count >= 32 else 10
     [compiled] = compile_kernels([_peak.build(target, floats=floats, accumulators=accumulators)])
     memory = np.zeros(4096, np.uint8)
