@@ -1,4 +1,4 @@
-"""Whether two nodes may become one: only if they resolved to the same qconfig."""
+"""Decides whether two nodes may be merged: only if they resolved to the same qconfig."""
 
 from __future__ import annotations
 

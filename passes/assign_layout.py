@@ -12,9 +12,11 @@ from qcompiler.types import Layout, TensorType
 
 @dataclass(frozen=True)
 class AssignLayout:
-    """Values of rank 3 to 5 that convolutions and pools make lie channels last, with the channel stride rounded up to
-    `channel_multiple` for bytes. Ops that work element by element keep the layout of their operand. All other values,
-    and the inputs, are row major. Each op says which of these it is (`Op.layout`).
+    """Choose the layout of each result by what its op declares (`Op.layout`, see `LayoutRule`).
+
+    Results of convolutions and pools, of rank 3 to 5, are channels last; for bytes the channel stride is rounded up to
+    `channel_multiple`. Elementwise ops keep the layout of their operand. All other results are row major, and so are
+    inputs and constants.
 
     Before:  %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3}
     After:   %y = conv(%x, @w, @b) {...} : u8[1,10,8,8]{scale=0.1, zero_point=3, layout=channels_last(12)}
@@ -42,7 +44,7 @@ class AssignLayout:
         return graph
 
     def _halo(self, graph: Graph, value: Value) -> tuple[tuple[int, int], ...]:
-        """The halo of a value: the widest border that any reader wants; () if producer or readers can't have one."""
+        """The halo of a value: the widest border that any reader wants. () if the producer or a reader allows none."""
         maker = value.producer
         if value.type.layout is None or maker is None or not op_of(maker).keeps_halo() or graph.is_output(value):
             return ()
@@ -57,10 +59,10 @@ class AssignLayout:
         return tuple((max(p[0] for p in axis), max(p[1] for p in axis)) for axis in zip(*wanted))
 
     def _stride(self, type: TensorType) -> int:
-        """The distance of neighbouring pixels, in elements."""
+        """The channel stride: the distance of neighbouring pixels, in elements."""
         multiple = self.channel_multiple if type.dtype.numpy.itemsize == 1 else 1
         channels = type.shape[1]
-        assert isinstance(channels, int)  # `_is_channels_last` has made sure
+        assert isinstance(channels, int)  # as `_is_channels_last` has checked
         return -(-channels // multiple) * multiple
 
     def _is_channels_last(self, graph: Graph, node: Node, type: TensorType) -> bool:

@@ -1,4 +1,4 @@
-"""canonicalize: drop what does nothing, merge what moves data twice, and give clamps their names."""
+"""canonicalize: erase identities, merge two data movements into one, and name clamps after the activation they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unr
 
 
 class _Identity(Rewrite[Op]):
-    """Nodes that give their operand back."""
+    """A node that gives its operand back is erased."""
 
     rule = "identity"
 
@@ -36,7 +36,7 @@ class _Identity(Rewrite[Op]):
 
 
 def _is_neutral(op: Op) -> bool:
-    """Whether the second operand is the constant that changes nothing."""
+    """Whether the second operand is the op's neutral element."""
     if not isinstance(op, Arithmetic) or (isinstance(op, TakesActivation) and op.activation != "none"):
         return False
     y = op.y
@@ -45,7 +45,7 @@ def _is_neutral(op: Op) -> bool:
 
 @dataclass(frozen=True)
 class _Renamed:
-    """A node that is `op` of `x`."""
+    """A node that computes `op` of `x`."""
 
     node: Node
     op: type[Op]
@@ -72,7 +72,7 @@ class _Clamp(Rewrite[_Renamed]):
 
 
 class _Maximum(Rewrite[_Renamed]):
-    """`maximum(%x, 0)` is relu, as plain numpy writes it. NaN passes through both."""
+    """`maximum(%x, 0)`, as plain numpy code writes relu, is relu. NaN passes through both."""
 
     rule = "maximum with zero"
     ops = (Maximum,)
@@ -94,7 +94,7 @@ def _is_zero(value: Value) -> bool:
 
 @dataclass(frozen=True)
 class _Merged:
-    """A move of what another one moved: `node` can read the operand of `first` with `attrs`."""
+    """Two data movements in a row: `node` can read the operand of `first` directly, with `attrs`."""
 
     node: Node
     first: Op
@@ -102,7 +102,7 @@ class _Merged:
 
 
 class _MovedTwice(Rewrite[_Merged]):
-    """reshape of reshape, transpose of transpose: the second alone."""
+    """reshape of reshape, or transpose of transpose, becomes one."""
 
     rule = "merge of moves"
     ops = (Reshape, Transpose)
@@ -128,7 +128,7 @@ class _MovedTwice(Rewrite[_Merged]):
 
 @dataclass(frozen=True)
 class Canonicalize(RewritePass):
-    """Merge moves of moves, name clamps, erase identities.
+    """Merge two data movements into one, name clamps, erase identities.
 
     transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);
     max(x, 0) = relu(x); x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is

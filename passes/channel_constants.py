@@ -1,4 +1,4 @@
-"""Constants that arithmetic applies to the channels of a value."""
+"""Matches constants with one number for each channel, which arithmetic ops apply to a layer's result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def after_layer(op: Arithmetic) -> AfterLayer | str:
 
 
 def variable_and_const(op: Arithmetic) -> tuple[Value | None, Const | None]:
-    """The operand that is no constant, and the one that is; None twice if there is no such pair."""
+    """The operand that is not a constant, and the one that is; (None, None) if there is no such pair."""
     for value, const in ((op.x, op.y), (op.y, op.x)):
         if isinstance(const, Const) and not value.is_const:
             return value, const
@@ -49,7 +49,7 @@ def variable_and_const(op: Arithmetic) -> tuple[Value | None, Const | None]:
 
 
 def per_channel(data: np.ndarray, value: Value, axis: int) -> np.ndarray | None:
-    """[channels] of a constant that varies along the channels of `value` alone; else None."""
+    """The numbers [channels] of a constant that varies only along the channels of `value`; otherwise None."""
     channels = value.type.shape[axis]
     if data.ndim > value.type.rank or not isinstance(channels, int):
         return None

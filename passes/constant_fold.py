@@ -1,4 +1,4 @@
-"""constant-fold: nodes that depend on constants alone are computed at compile time."""
+"""constant-fold: compute nodes that depend on constants alone at compile time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass
 class ConstantFold(RewritePass):
     """Evaluate nodes whose operands are all constants, in the interpreter. The results' bits are the reference's.
 
-    A dequantize stays, since its operand is smaller, unless `dequantize` is set (where memory is laid out, float
-    consumers read f32). So does a result larger than `max_bytes`, and one of symbolic size.
+    A dequantize is not folded, since its operand is smaller, unless `dequantize` is set: the lower pipeline sets it,
+    because kernels of float nodes read f32. Results larger than `max_bytes`, or of symbolic size, are not folded
+    either.
 
     Before:
         const @a : f32[4]

@@ -1,4 +1,4 @@
-"""cse: equal nodes become one."""
+"""cse: merge equal nodes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LARGEST_COMPARED = 4096  # bytes of a constant whose data is compared
 
 @dataclass(frozen=True)
 class Cse:
-    """Merge nodes of the same op, operands, attrs and types: the later ones' users read the first one.
+    """Merge nodes of the same op, operands, attrs and types: users of the later ones read the first one.
 
-    Equal small constants count as the same operand, operands of commutative ops in any order. Nodes that resolved to
-    different qconfigs stay apart.
+    Equal small constants count as the same operand, and the order of a commutative op's operands does not matter. Nodes
+    that resolved to different qconfigs are not merged.
 
     Before:
         %a = exp(%x) : f32[4]

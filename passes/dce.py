@@ -1,4 +1,4 @@
-"""dce: erase nodes and constants that nobody reads."""
+"""dce (dead code elimination): erase nodes and constants that no output depends on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qcompiler.passes.rewrite import erase_dead
 
 @dataclass(frozen=True)
 class Dce:
-    """Erase nodes and constants that no output depends on. Inputs stay: they are the signature.
+    """Erase nodes and constants that no output depends on. Inputs stay, because they are the signature.
 
     Before:
         %a = exp(%x) : f32[4]

@@ -1,4 +1,4 @@
-"""decompose: ops that mean the same as simpler ones become those, so that later rewrites see one form."""
+"""decompose: replace ops by equal simpler ones, so that later rewrites see one form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.types import TensorType
 
 @dataclass(frozen=True)
 class _ByMatrix:
-    """matmul by a matrix that is the constant, or is dequantized from it."""
+    """A matmul by a matrix that is a constant, or is dequantized from one."""
 
     matmul: Matmul
     matrix: Const
@@ -46,7 +46,7 @@ class _MatmulByConstant(Rewrite[_ByMatrix]):
         transposed: Value = graph.add_const(
             f"{const.name}.t", const.data.T, TensorType(type.dtype, type.shape[::-1], quant)
         )
-        dequantize = weight.producer  # of a quantized matrix
+        dequantize = weight.producer  # if the matrix is quantized
         if dequantize is not None:
             transposed = graph.create(
                 Dequantize.name,
@@ -118,8 +118,8 @@ class Decompose(RewritePass):
     """matmul(x, W) = linear(x, W^T) for a constant matrix, quantized or not;  x - c = x + (-c), exactly;  prelu with
     one slope = leaky_relu.
 
-    linear carries weights, which are quantized by channel; an added constant may become a bias; leaky_relu becomes a
-    table.
+    The weight of a linear can be quantized per channel, an added constant may become a bias, and leaky_relu becomes a
+    lookup table.
 
     Before:
         %m = matmul(%x, @w) : f32[2,4]

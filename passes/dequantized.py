@@ -1,4 +1,4 @@
-"""Where real values come from: the codes behind a dequantize."""
+"""Finds the codes that a real value was dequantized from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""equalize: cross-layer equalization.
+"""equalize: balance the weight ranges of neighbouring layers (cross-layer equalization).
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
 """
@@ -21,7 +21,7 @@ _MAX_EXPONENT = 10
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers with nothing but scale-keeping ops between them, all their parameters constant."""
+    """Two layers with constant parameters, and only homogeneous ops (`Op.is_homogeneous`) between them."""
 
     first: Weighted
     second: Weighted
@@ -29,13 +29,13 @@ class _Pair:
 
 @dataclass(frozen=True)
 class Equalize:
-    """Move scale between the channels of neighbouring layers, so that the weights of each have like ranges:
+    """Move scale between the channels of neighbouring layers, so that the weights of both have similar ranges:
 
         y = W2 relu(W1 x + b1) = (W2 S) relu(S^-1 W1 x + S^-1 b1)      S diagonal, positive: relu(s x) = s relu(x)
         s_i = sqrt(max|row i of W1| / max|column i of W2|), rounded to a power of two
 
-    Powers of two scale exactly: the float graph keeps its bits (short of overflow). Between the layers may stand relu
-    and pooling, read by nobody else. Optional: per-channel weights gain little.
+    Scaling by powers of two is exact, so the float graph keeps its bits, unless it overflows. Between the layers there
+    may be relu and pooling that nobody else reads. The pass is optional, since per-channel weights gain little from it.
 
     Before:
         %a = conv(%x, @w1, @b1) {activation="relu"} : f32[1,8,9,9]
@@ -107,14 +107,14 @@ def _why_not_constant(layer: Weighted) -> str | None:
 
 
 def _why_not_homogeneous(layer: Weighted) -> str | None:
-    """Why a scale does not pass through the end of a layer, or None."""
+    """Why a scale does not pass through a layer's activation and residual, or None."""
     if layer.activation not in ("none", "relu"):
         return f"the activation {layer.activation} of %{layer.node.name} does not scale"
     return f"%{layer.node.name} adds a residual" if layer.added is not None else None
 
 
 def _equalize(graph: Graph, pair: _Pair) -> bool:
-    """Rescale one pair; whether anything changed."""
+    """Rescale one pair. Returns whether anything changed."""
     first, second = pair.first, pair.second
     rows, columns = _row_ranges(first), _column_ranges(second)
     usable = (rows > 0) & (columns > 0)
@@ -132,7 +132,7 @@ def _equalize(graph: Graph, pair: _Pair) -> bool:
 
 def _real_weight(layer: Weighted) -> np.ndarray:
     """The constant weight in float64."""
-    assert isinstance(layer.weight, Const)  # `match` has made sure
+    assert isinstance(layer.weight, Const)  # as `match` has checked
     return layer.weight.data.astype(np.float64)
 
 
@@ -147,7 +147,7 @@ def _column_ranges(layer: Weighted) -> np.ndarray:
 
 
 def _by_columns(layer: Weighted, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """`weight` times scale [input channels] along its input channels."""
+    """Multiply `weight` with scale [input channels] along its input channels."""
     grouped = layer.grouped(weight)
     return layer.ungrouped(grouped * scale.reshape(grouped.shape[0], 1, -1, 1), weight.shape)
 
@@ -155,7 +155,7 @@ def _by_columns(layer: Weighted, weight: np.ndarray, scale: np.ndarray) -> np.nd
 def _set_const(graph: Graph, layer: Weighted, operand: str, data: np.ndarray) -> None:
     index = layer.operand_index(operand)
     old = layer.node.operands[index]
-    assert isinstance(old, Const)  # `match` has made sure
+    assert isinstance(old, Const)  # as `match` has checked
     const = graph.add_const(f"{old.name.removesuffix('.equal')}.equal", data.astype(old.data.dtype))
     graph.set_operand(layer.node, index, const)
     if not old.uses and not graph.is_output(old):

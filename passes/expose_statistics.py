@@ -1,4 +1,4 @@
-"""expose-statistics: make a graph that computes what observers take of its values."""
+"""expose-statistics: make a graph that computes the ranges and counts that observers need."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qcompiler.types import DType
 
 @dataclass(frozen=True)
 class ExposeStatistics:
-    """observed -> observed. The outputs become the ranges and the counts of the observed values, in the order of their
-    observers, as far as the observer of the spec takes these.
+    """observed -> observed. The outputs become the ranges and counts of the observed values, in the order of their
+    observers, for those observers that take ranges or counts.
 
     Readers of an observed value read the value itself, so the graph computes what the float graph computes. Nodes on
     which no observed value depends are erased. An observer that takes whole values stays, though nobody reads its
-    result. If all are such, the outputs stay too, since a graph returns something.
+    result. If all observers are such, the outputs stay too, since a graph must have an output.
 
     Before:
         %x.obs = observe(%x) {spec="u8 [0,255] affine per_tensor histogram eps=1e-07", group="x"} : f32[4]
@@ -59,14 +59,14 @@ class ExposeStatistics:
 
 
 def statistic_of(observe: Observe) -> Statistic:
-    """What the observer of a value takes of it."""
+    """What an observer takes: the range of its value, its range and counts, or the whole value."""
     if observe.x.type.dtype is not DType.F32:
         return "values"
     return statistic(make_observer(QuantSpec.parse(observe.spec_text)))
 
 
 def _computed(graph: Graph, observe: Observe, wanted: Statistic) -> list[Value]:
-    """The range of a value, and its counts if they are wanted."""
+    """Add the nodes that compute the range of a value, and its counts if they are wanted."""
     name = observe.node.name
     bounds = graph.create(
         ValueRange.name, [observe.x], names=graph.fresh_name(f"{name}.range"), loc=observe.node.loc, after=observe.node

@@ -1,5 +1,4 @@
-"""fold-batchnorm: a batch norm, or a factor a channel, after conv, conv_transpose or linear moves into its weight and
-bias."""
+"""fold-batchnorm: fold a batch norm, or a factor for each channel, into the weight and bias of the layer before it."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ class _Scaled:
 
 
 class _FoldFactor(Rewrite[_Scaled]):
-    """mul(conv(x, w, b), c) = conv(x, c w, c b) for a constant c, one number a channel; div likewise."""
+    """mul(conv(x, w, b), c) = conv(x, c w, c b) for a constant c with one number for each channel; div likewise."""
 
     rule = "folding of a factor"
     ops = (Mul, Div)
@@ -114,7 +113,7 @@ class _FoldFactor(Rewrite[_Scaled]):
 def _fold(
     graph: Graph, node: Node, layer: Weighted, weight: Const, factor: np.ndarray, shift: np.ndarray | None
 ) -> None:
-    """Put the layer with weight `factor * weight` and bias `shift` in the place of `node` and of itself."""
+    """Replace `node` and the layer by the layer with weight `factor * weight` and bias `shift`."""
     folded = scaled_weight(weight.data.astype(np.float64), factor, layer).astype(weight.data.dtype)
     operands: list[Value] = [layer.x, graph.add_const(f"{weight.name}.folded", folded)]
     if shift is not None:
@@ -129,26 +128,26 @@ def _data(value: Value | None) -> np.ndarray | None:
 
 
 def _array(value: Value) -> np.ndarray:
-    assert isinstance(value, Const)  # `match` has made sure
+    assert isinstance(value, Const)  # as `match` has checked
     return value.data
 
 
 def scaled_weight(weight: np.ndarray, factor: np.ndarray, layer: Weighted) -> np.ndarray:
-    """`weight` times `factor` [output channels] along its output channels."""
+    """Multiply `weight` with `factor` [output channels] along its output channels."""
     grouped = layer.grouped(weight)
     return layer.ungrouped(grouped * factor.reshape(grouped.shape[0], -1, 1, 1), weight.shape)
 
 
 @dataclass(frozen=True)
 class FoldBatchnorm(RewritePass):
-    """Batch norm at inference is one multiply-add a channel, and so is a change of weight and bias:
+    """Batch norm at inference is one multiply-add for each channel, which a change of weight and bias can do:
 
         y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
-          = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor an output channel
+          = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor for each output channel
 
-    A constant factor a channel goes the same way, since exporters write a batch norm as one and an addend (see `fuse`).
-    It is computed in float64 and rounded once. The folded weight is a new constant, so a weight that several nodes
-    share is copied for each, never folded twice.
+    A constant factor for each channel is folded in the same way, since exporters write a batch norm as a factor and an
+    addend (for which see `fuse`). The folded weight is computed in float64 and rounded once. It is a new constant, so a
+    weight that several nodes share is copied for each, never folded twice.
 
     Before:
         %c = conv(%x, @w) {...} : f32[1,4,8,8]

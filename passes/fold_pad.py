@@ -1,4 +1,4 @@
-"""fold-pad: a border of zeros before a convolution becomes the convolution's own padding."""
+"""fold-pad: turn a border of zeros before a convolution into the convolution's padding."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def _evaluate(requantize: Requantize, codes_in: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Produced:
-    """A requantize, and the node that can give its codes at once; `table`: of a lookup."""
+    """A requantize, and the node that can give its codes directly; `table`: the table, if that node is a lookup."""
 
     requantize: Requantize
     producer: Node
@@ -100,15 +100,14 @@ class _IntoTable(Rewrite[_Tabulated]):
 
 @dataclass(frozen=True)
 class FoldRequantize(RewritePass):
-    """With r for requantize, from parameters p to p':
+    """Fold r, a requantize from parameters p to p':
 
-        r(op_p(a)) = op_p'(a)               the op rounds to p' at once, and p neither rounds nor clamps: not the same
-                                            bits, and not done if `exact`, as in imported graphs
+        r(op_p(a)) = op_p'(a)               the op rounds to p' directly, so p no longer rounds or clamps. The bits
+                                            differ, so this is not done if `exact`, as for imported graphs
         r(table[a]) = (r table)[a]          exact
         table[r(a)] = (table r)[a]          exact
 
-    This happens only where nobody else reads the value between. Like integerize, it decides before lowering, for all
-    machines.
+    The value between must have no other reader. The decision does not depend on the target, as in integerize.
 
     Before:
         %y = linear(%x, @w) : u8[2,4]{scale=0.2, zero_point=3}

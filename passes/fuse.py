@@ -1,4 +1,4 @@
-"""fuse: biases, residual adds and activations move into the op before them."""
+"""fuse: move biases, residual adds and activations into the op before them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ Configs = Mapping[str, QConfig | None] | None
 
 
 class _Into(Rewrite[M], Generic[M]):
-    """A node moves into the one that makes its operand: that value has one reader, and both nodes have one qconfig."""
+    """Base of the rewrites that move a node into the producer of its operand. The operand must have no other reader,
+    and both nodes the same qconfig."""
 
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
 
     def _why_apart(self, graph: Graph, value: Value, producer: Node, node: Node) -> str | None:
-        """Why `producer`, which makes `value`, and `node`, which reads it, stay apart."""
+        """Why `producer`, which makes `value`, and `node`, which reads it, cannot be fused, or None."""
         if not agree(self.configs, producer, node):
             return f"%{value.name} has another qconfig"
         return why_not_alone(graph, value, node)
@@ -37,7 +38,7 @@ class _Into(Rewrite[M], Generic[M]):
     def _become(
         graph: Graph, node: Node, producer: Node, operands: Sequence[Value | None], attrs: Mapping[str, AttrValue]
     ) -> None:
-        """Put one node of the producer's op in the place of both."""
+        """Replace both nodes by one of the producer's op."""
         graph.replace(node, producer.op, operands, {**producer.attrs, **attrs}, origin=(*producer.origin, *node.origin))
         graph.erase(producer)
 
@@ -51,7 +52,7 @@ class _AddedBias:
 
 
 class _Bias(_Into[_AddedBias]):
-    """add(conv(x, w, b), c) = conv(x, w, b + c) for a constant c, one number a channel."""
+    """add(conv(x, w, b), c) = conv(x, w, b + c) for a constant c with one number for each channel."""
 
     rule = "fusion of a bias"
     ops = (Add,)
@@ -81,14 +82,15 @@ class _AddedResidual:
 
 
 class _Residual(_Into[_AddedResidual]):
-    """add(conv(x, w, b), r) = conv(x, w, b, r); of two convolutions the later one takes the other's result."""
+    """add(conv(x, w, b), r) = conv(x, w, b, r). If both operands come from convolutions, the later one takes the
+    other's result."""
 
     rule = "fusion of a residual add"
     ops = (Add,)
 
     def __init__(self, configs: Configs, graph: Graph) -> None:
         super().__init__(configs)
-        self._nodes = graph.node_list  # kept alive, so that no id is used again
+        self._nodes = graph.node_list  # keeps the nodes alive, so that their ids stay unique
         self._order = {id(node): index for index, node in enumerate(self._nodes)}
 
     def match(self, graph: Graph, node: Node) -> _AddedResidual | Refusal:
@@ -157,9 +159,9 @@ class _Activation(_Into[_Activated]):
 class Fuse(RewritePass):
     """relu(conv(x, w, b) + c + r) = conv(x, w, b + c, r) {activation="relu"}.
 
-    This happens only where nobody else reads the value between, and where both parts resolved to the same qconfig. A
-    fused node keeps the name of its last part and the origins of all. The sum of two constant biases is rounded once;
-    all other results keep their bits.
+    The value between must have no other reader, and both nodes must have resolved to the same qconfig. A fused node has
+    the name of the last node and the origins of all. The sum of two constant biases is rounded once; all other results
+    keep their bits.
 
     Before:
         %c = conv(%x, @w, @b) {...} : f32[1,4,8,8]

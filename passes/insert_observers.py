@@ -21,13 +21,13 @@ from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import DType
 
 MASK = -1e4
-"""Constants of nothing but zeros and values below this are masks, as models without -inf write them."""
+"""A constant is a mask if all its values are 0, or below this: a large negative number is often written for -inf."""
 
 
 def why_float(node: Node, config: QConfig | None, in_table: bool = False) -> str | None:
     """Why a node stays float whatever its neighbours do, or None.
 
-    in_table: it is a part of a region that can become a table (`regions.pointwise_regions`).
+    in_table: whether it is a part of a region that can become a table (`regions.pointwise_regions`).
     """
     definition = opdef(node.op)
     becomes_table = in_table or is_unary(node)
@@ -55,15 +55,15 @@ def _shares(node: Node) -> bool:
 
 
 def follows(node: Node) -> bool:
-    """Whether a node is quantized only where its operands are: it computes nothing worth a conversion."""
+    """Whether a node is quantized only if its operands are, because its work alone is not worth a conversion."""
     return _shares(node) or (is_unary(node) and opdef(node.op).quant.kind is not QuantKind.WEIGHTED)
 
 
 def masked_values(graph: Graph) -> set[int]:
-    """ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and values
-    that a mask was added to.
+    """The ids of float values that hold -inf by construction, or a number that stands for it: attention masks, and
+    values that a mask was added to.
 
-    They would stretch a quantized range until no code is left for the other values.
+    Their range is so wide that all other elements would get one code.
     """
     found = {id(const) for const in graph.consts.values() if const.type.dtype.is_float and _is_mask(const.data)}
     for node in graph.nodes:
@@ -124,7 +124,7 @@ class InsertObservers:
         return _Tables([region for region in regions if all(map(can, region.nodes))])
 
     def _choose(self, graph: Graph, masked: set[int], tables: _Tables) -> dict[int, Node]:
-        """id -> node of those to be quantized; notes why the others are not."""
+        """The nodes to quantize, by id. Notes why the others are not quantized."""
         quantized: set[int] = set()  # ids of values that will be quantized
         chosen: dict[int, Node] = {}
         for node in graph.nodes:
@@ -178,11 +178,11 @@ class InsertObservers:
 
 
 class _Tables:
-    """Regions that become one table each.
+    """The regions that become one table each.
 
     Attributes:
-        region_of: by the id of each of its nodes.
-        inner: ids of the values inside of regions, which have no observer.
+        region_of: the region of each of its nodes, by the node's id.
+        inner: the ids of values inside of regions, which have no observer.
     """
 
     def __init__(self, regions: Sequence[Region]) -> None:
@@ -190,7 +190,7 @@ class _Tables:
         self.inner = {id(node.result) for region in regions for node in region.nodes[:-1]}
 
     def operands(self, node: Node) -> list[Value]:
-        """The operands of a node that are quantized: none of the constants of a table."""
+        """The operands of a node that are quantized. The constants of a table are not."""
         values = [value for _, value in activations(node)]
         return [value for value in values if not value.is_const] if id(node) in self.region_of else values
 

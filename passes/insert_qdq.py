@@ -1,4 +1,4 @@
-"""insert-qdq: observers become quantize/dequantize pairs, weights and biases become integer constants."""
+"""insert-qdq: replace observers by quantize/dequantize pairs, and quantize the constants of weights and biases."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def feed_const(graph: Graph, layer: Weighted, operand: str, const: Const, real: 
 def quantize_bias(graph: Graph, layer: Weighted, bias: Const, x: QuantParams, weight: QuantParams) -> str | None:
     """Turn the float bias of a layer into i32 codes of scale sx * sw, for the parameters of its x and weight.
 
-    Gives the reason if a code would pass 2^30; then nothing changed.
+    If a code would pass 2^30, nothing is changed, and the reason is returned.
     """
     tiles = bias.data.size // weight.scales.size if weight.axis is not None else 1  # groups of conv_transpose
     scale = qmath.multiplier(x.scales, np.tile(weight.scales, tiles)).reshape(-1)
@@ -138,7 +138,7 @@ def quantize_bias(graph: Graph, layer: Weighted, bias: Const, x: QuantParams, we
 
 
 def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: QuantParams) -> Node:
-    """Put quantize and dequantize before operand `index` of `node`; gives the quantize."""
+    """Put quantize and dequantize before operand `index` of `node`. Returns the quantize."""
     value = node.operands[index]
     assert value is not None  # callers name operands that are present
     loc = value.producer.loc if value.producer is not None else node.loc

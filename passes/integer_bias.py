@@ -1,13 +1,13 @@
-"""The constant bias of a layer as i32 codes of scale sx * sw, the scale of its products.
+"""Converts the constant bias of a layer to i32 codes of scale sx * sw, the scale of the layer's products.
 
-A bias that was quantized with this scale keeps its codes, also where the scale in the graph is another rounding of the
-same product. A writer who multiplies in float64 before rounding gives f32(Sx * Sw), and the rule is
-f32(f32(Sx) * f32(Sw)): each of the four roundings is off by at most u = 2^-24, so the two differ by at most
+A bias that was quantized with this scale keeps its codes, even if the scale in the graph is another rounding of the
+same product. An exporter that multiplies in float64 before rounding gives f32(Sx * Sw), and the rule here is
+f32(f32(Sx) * f32(Sw)). Each of the four roundings has an error of at most u = 2^-24, so the two differ by at most
 4u = 2^-22 of the product.
 
-Any other bias is a real number b and becomes rne(b / (sx * sw)). A bias with parameters of its own must come out equal
-(to the same 2^-22). A float bias may move by 1/128 of a code of the result: less than that changes codes only where
-the result was nearly half way between two of them.
+Any other bias is taken as a real number b and becomes rne(b / (sx * sw)). If it has parameters of another scale, its
+real value must stay the same (to the same 2^-22). A float bias may change by 1/128 of a code of the result: a smaller
+change affects a code only if the result was nearly half way between two codes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOVED = 2.0**-7
 
 
 class IntegerBias(NamedTuple):
-    """Codes of a bias, and their type."""
+    """The codes of a bias, and their type."""
 
     data: np.ndarray
     type: TensorType
@@ -63,7 +63,7 @@ def integer_bias(bias: Const, x: QuantParams, weight: QuantParams, out: TensorTy
 
 
 def _has_scales(type: TensorType, scale: np.ndarray) -> bool:
-    """Whether a bias has i32 codes of these scales already."""
+    """Whether a bias already has i32 codes of these scales."""
     if type.dtype is not DType.I32 or type.quant is None or any(type.quant.zero_point):
         return False
     return bool((np.abs(type.quant.scales - scale) <= SAME * scale).all())

@@ -1,4 +1,4 @@
-"""integerize: dequantize - op - quantize becomes the integer op, a function of one value becomes a table."""
+"""integerize: replace dequantize, op and quantize by the op's integer form, and functions of one value by tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _become(
     attrs: Mapping[str, AttrValue],
     origin: Iterable[Origin],
 ) -> None:
-    """Put an integer op in the place of `quantize` and of the float `node` that it reads, under that node's name."""
+    """Replace `quantize` and the float `node` that it reads by an integer op of that node's name."""
     name = node.name
     new = graph.replace(quantize, op, operands, attrs, types=quantize.result.type, origin=origin)
     new.loc = node.loc
@@ -125,7 +125,7 @@ class _AsTable(Rewrite[_Tabulated]):
 
 @dataclass(frozen=True)
 class _Operands:
-    """What the integer form of a float node reads; `bias` takes the place of the operand of that role."""
+    """The operands of a float node's integer form; `bias` replaces the operand of that role."""
 
     values: tuple[Value | None, ...]
     bias: IntegerBias | None = None
@@ -147,9 +147,9 @@ class _OnCodes(Rewrite[M]):
         self.configs = configs
 
     def operands(self, graph: Graph, node: Node, out: TensorType | None = None) -> _Operands | Refusal:
-        """What the integer form of a float node reads, or why it has none.
+        """The operands of a float node's integer form, or why it has none.
 
-        out: the type that its result becomes, f32 for one that stays real.
+        out: the type of its result; f32 if the result stays real.
         """
         codes = out is None or out.is_quantized
         definition = opdef(node.op)
@@ -191,7 +191,7 @@ class _OnCodes(Rewrite[M]):
         return _Operands(tuple(operands), bias) if unsafe is None else self.refuse(node, unsafe)
 
     def _bias(self, node: Node, operands: Sequence[Value | None], out: TensorType | None) -> IntegerBias | str | None:
-        """The codes of a layer's constant bias, if it has one, or why it has to stay float."""
+        """The codes of a layer's constant bias, None without a bias, or the reason why the bias has to stay float."""
         layer = Weighted.of(node)
         if layer is None or layer.bias is None:
             return None
@@ -203,7 +203,7 @@ class _OnCodes(Rewrite[M]):
 
     @staticmethod
     def values(graph: Graph, node: Node, operands: _Operands) -> list[Value | None]:
-        """The operands of a node's integer form, the codes of its bias among them."""
+        """The values that a node's integer form reads, including the codes of its bias."""
         values = list(operands.values)
         if operands.bias is not None:
             index = opdef(node.op).operand_index("bias")
@@ -240,8 +240,9 @@ class _Real:
 class _AsReal(_OnCodes[_Real]):
     """op(d(a), d(w), d(b)) = the integer meaning of op on a, w, b with an f32 result: rule (6) of qmath.
 
-    For products that are read as real numbers, by anything but one quantize. A residual may stay f32. It applies only
-    where qconfigs decided that the node is int8: in an imported graph such a node is float by its own rule.
+    This is for products that are read as real numbers, by anything but one quantize. A residual may stay f32. It
+    applies
+    only where qconfigs decided that the node is int8: in an imported graph such a node is float by the file's meaning.
     """
 
     rule = "integer form with a real result"
@@ -264,7 +265,7 @@ class _AsReal(_OnCodes[_Real]):
 
 
 def _bias_const(graph: Graph, given: Value | None, bias: IntegerBias) -> Const:
-    """The constant of a bias: the given one if it has the codes and the type already."""
+    """The constant of a bias. The given one is used if it already has the codes and the type."""
     assert isinstance(given, Const)  # integer_bias reads nothing else
     name = given.name if given.type.is_quantized else f"{given.name}.q"
     return given if given.type == bias.type else graph.add_const(name, bias.data, bias.type)
@@ -298,7 +299,7 @@ class Integerize:
     name: ClassVar[str] = "integerize"
 
     def rules(self) -> Sequence[Rewrite[Any]]:
-        """For each quantize the first one that applies is used."""
+        """The rewrites in order. For each quantize the first one that applies is used."""
         return _AsRequantize(), _AsTable(self.configs), _AsInteger(self.configs)
 
     def run(self, graph: Graph) -> Graph:
@@ -335,7 +336,7 @@ class Integerize:
         return found
 
     def _note_float(self, graph: Graph) -> None:
-        """Drop the notes of nodes that became integer after all, and note why other float nodes stayed."""
+        """Drop the notes of nodes that became integer after all, and note why other nodes stayed float."""
         is_float = {
             node.name: node
             for node in graph.nodes
@@ -365,7 +366,7 @@ class Integerize:
 
 
 def _restore_weights(graph: Graph, node: Node) -> None:
-    """Let a float node read float weights: those that were quantized for nothing are dequantized now."""
+    """Let a float node read float weights: weights that were quantized in vain are dequantized again."""
     if works_on_codes(node):
         return
     for spec, index, value in op_of(node).present_operands():

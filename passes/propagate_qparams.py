@@ -1,4 +1,4 @@
-"""propagate-qparams: quantization moves through ops that only move data."""
+"""propagate-qparams: move quantize and dequantize through ops that only move data."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class PropagateQparams:
         down   m(d(c))    = d(q(m(d(c))))        with the parameters of c
         equal  q(m(d(c))) = q(m(d(q(d(c)))))     where c has other parameters than q: becomes a requantize before m
 
-    All are exact but the last, where requantize multiplies once instead of dividing. integerize then finds d - m - q
-    everywhere, and bytes are moved instead of floats. `up` leaves slices and gathers of variables alone: it would
-    convert elements that are not picked. `down` leaves a border alone that is no code of c.
+    All are exact except the last, where requantize multiplies once instead of dividing. integerize then finds d - m - q
+    everywhere, and bytes are moved instead of floats. `up` does not apply to slices and gathers of variables, where it
+    would convert elements that are not picked. `down` does not apply to a border whose value is not a code of c.
 
     Before:
         %t = transpose(%x) {perm=(1, 0)} : f32[8,2]
@@ -64,7 +64,7 @@ class PropagateQparams:
         return graph
 
     def match_up(self, graph: Graph, quantize: Quantize) -> _Up | str:
-        """A quantize that can move before the op that makes its operand, or why it stays where it is."""
+        """How a quantize can move before the op that makes its operand, or why it cannot."""
         value, type = quantize.x, quantize.node.result.type
         mover = value.producer
         if mover is None or not _moves(mover):
@@ -83,7 +83,7 @@ class PropagateQparams:
         return _Up(mover, tuple(index for index, _ in missing), type)
 
     def _up(self, graph: Graph, match: _Up) -> list[Quantize]:
-        """Put pairs before the mover; gives the new quantize nodes."""
+        """Put pairs before the mover. Returns the new quantize nodes."""
         type = match.type
         pairs = [insert_pair(graph, match.mover, index, type.dtype, type.params) for index in match.operands]
         return [Quantize(node) for node in pairs]
@@ -133,6 +133,6 @@ def _border(node: Node) -> float | None:
 
 
 def _is_code(number: float | None, type: TensorType) -> bool:
-    """Whether a real number is exactly one of the numbers that the codes of a type stand for; None is."""
+    """Whether a real number is exactly the value of a code of a type. True for None."""
     real = np.asarray(0.0 if number is None else number, np.float32)
     return bool(qmath.fake_quantize(real, type.params, type.dtype) == real)

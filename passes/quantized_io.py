@@ -1,4 +1,5 @@
-"""quantized-io: the graph takes and gives codes. The conversions at its inputs and outputs go to the caller."""
+"""quantized-io: let the graph take and give codes, so that the caller does the conversions at its inputs and
+outputs."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from qcompiler.passes.rewrite import erase_if_unread
 
 @dataclass(frozen=True)
 class QuantizedIo:
-    """integer -> integer. An input that other nodes read as a real, or in two quantizations, stays real, and so does an
-    output that no dequantize makes; names of inputs and outputs stay.
+    """integer -> integer. An input stays real if a node reads it as a real number, or if it is quantized in two ways.
+    An output stays real if no dequantize makes it. Inputs and outputs keep their names.
 
     Before: `graph main(%x: f32[4])`, `%x.q = quantize(%x) : u8[4]{scale=0.1}`, ..., `%y = dequantize(%y.q)`, `return
     %y`

@@ -4,8 +4,8 @@
     value    = true | false | none | number | "string" | ["key": value, ...]
 
 Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams and
-QConfig are strings. A mapping of them is what the resolution table and calibration give, so a pipeline with its
-decisions is text too.
+QConfigs are written as strings. The resolution table and calibration give mappings of these, so a pipeline with all its
+decisions can be written as text.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def parse_pipeline(text: str) -> list[Pass]:
     """Passes from text.
 
     Raises:
-        PassError: an unknown pass or option (the nearest one given), a value of another kind, malformed text.
+        PassError: an unknown pass or option (with the nearest known one), a value of another kind, or malformed text.
     """
     reader = _Reader(text)
     if reader.done:

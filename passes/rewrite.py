@@ -1,10 +1,10 @@
-"""Rewrites: how a pass says what it looks for, what it found, and why it left a node alone.
+"""Rewrites, of which most passes are made. A rewrite has three parts:
 
-    ops       the pattern: the ops that a rewrite starts from
-    match     what the rewrite found at a node of these ops, or a refusal: why it does not apply, in words for the user
-    rewrite   the edit, which takes what `match` found and looks for nothing itself
+    ops       the pattern: the ops that the rewrite starts from
+    match     what the rewrite found at a node of these ops, or a refusal, which tells the user why it does not apply
+    rewrite   the edit, which takes what `match` found and does not search itself
 
-`explain` matches again on the graph that a pass left: what still matches a pattern was refused, and says why.
+`explain` matches again on the graph that a pass gave: nodes that still match a pattern were refused, and it says why.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Refusal(NamedTuple):
 
 
 class Rewrite(Generic[M]):
-    """One rewrite; `M` is the type of what it finds.
+    """One rewrite; `M` is the type of what `match` finds.
 
     Attributes:
         rule: its name in refusals.
-        ops: classes of ops that it starts from; those that derive from them are included.
+        ops: the classes of ops that it starts from, which include all that derive from them.
     """
 
     rule: ClassVar[str]
@@ -97,7 +97,7 @@ def names_of(interface: type[Op], last: str = ", ") -> str:
 
 
 def why_not_alone(graph: Graph, value: Value, user: Node) -> str | None:
-    """Why the producer of `value` cannot be merged into `user` (the value has other readers), or None."""
+    """Why the producer of `value` cannot be merged with `user`, or None: the value has other readers."""
     if graph.is_output(value):
         return f"%{value.name} is an output of the graph"
     others = [other for other in value.users if other is not user]

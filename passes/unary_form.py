@@ -1,6 +1,6 @@
-"""Nodes that are functions of one activation, element by element: they can become a table.
+"""Finds nodes that are elementwise functions of one activation, which can become a table.
 
-Besides unary ops these are arithmetic ops with a scalar constant, such as x * 0.5.
+These are unary ops, and arithmetic ops with a scalar constant, such as x * 0.5.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def is_unary(node: Node) -> bool:
 
 
 def activations(node: Node) -> list[tuple[int, Value]]:
-    """(position, value) of the operands that carry activations: all but the scalar of a unary arithmetic node."""
+    """(position, value) of each operand that is an activation: all except the scalar of a unary arithmetic node."""
     scalar = _scalar(node)
     return [
         (index, value)
@@ -27,7 +27,7 @@ def activations(node: Node) -> list[tuple[int, Value]]:
 
 
 def _scalar(node: Node) -> Const | None:
-    """The scalar constant of an arithmetic node that is a function of its other operand; None of any other node."""
+    """The scalar constant of an arithmetic node that is a function of its other operand; None for other nodes."""
     op = Arithmetic.of(node)
     if op is None or (isinstance(op, TakesActivation) and op.activation != "none"):
         return None

@@ -1,4 +1,4 @@
-"""verify-integer-safety: no i32 accumulator can overflow, whatever the input.
+"""verify-integer-safety: prove that no i32 accumulator can overflow, for any input.
 
     dot products   |acc| <= max over channels of (sum |w - zw| * R + |bias|)
     matmul         |acc| <= K * R(x) * R(y)
@@ -35,7 +35,7 @@ LIMIT = 2**31 - 1
 
 
 def reach(quant: QuantParams) -> int:
-    """R: the largest magnitude of a code, raw or minus its zero point."""
+    """R, the largest magnitude of a code, with or without its zero point subtracted."""
     low, high = min(quant.zero_point), max(quant.zero_point)
     return max(quant.qmax - low, high - quant.qmin, abs(quant.qmax), abs(quant.qmin))
 
@@ -50,7 +50,8 @@ def dot_bound(layer: Weighted, x: QuantParams, weight: Const, bias: np.ndarray |
 
 
 def largest(size: DimLike, types: Sequence[TensorType]) -> int | None:
-    """The most that a size can be, a factor of tensors of at most MAX_ELEMENTS elements; None if unknown."""
+    """An upper bound of a size, from tensors that have it as a factor and at most MAX_ELEMENTS elements; None if there
+    is none."""
     if not isinstance(size, Dim):
         return int(size)
     bounds = []
@@ -69,7 +70,8 @@ def _root(value: int, degree: int) -> int:
 
 
 def _product(sizes: Sequence[DimLike], x: TensorType) -> int | None:
-    """The most that the product of distinct axes of x can be; the symbolic ones share what the static ones leave."""
+    """An upper bound of the product of distinct axes of x. The symbolic axes share the elements that the static ones
+    leave."""
     static = math.prod(size for size in sizes if not isinstance(size, Dim))
     symbolic = [size for size in sizes if isinstance(size, Dim)]
     if not symbolic:
@@ -81,14 +83,14 @@ def _product(sizes: Sequence[DimLike], x: TensorType) -> int | None:
 
 
 def _quantized(value: Value | None) -> Value | None:
-    """The codes behind an operand: itself, or what its dequantize reads."""
+    """The codes of an operand: the operand itself, or the value that its dequantize reads."""
     return value if value is None or value.type.is_quantized else codes_behind(value)
 
 
 def why_unsafe(node: Node, bias: np.ndarray | None = None) -> str | None:
-    """Why an op on quantized operands (its own, or behind dequantize) could overflow, or None.
+    """Why an op on quantized operands, or on dequantized ones, could overflow, or None.
 
-    bias: i32 codes that take the place of the node's own bias.
+    bias: i32 codes that replace the node's bias.
     """
     op = op_of(node)
     if op.integer is None:
@@ -112,7 +114,8 @@ def _why_layer_unsafe(layer: Weighted, x: QuantParams, bias: np.ndarray | None) 
 
 
 def _why_sum_unsafe(op: Op) -> str | None:
-    """The bound is the number of terms, as the op declares it, times the reach of each operand in a term."""
+    """Why a sum could overflow, or None. Its bound is the number of terms that the op declares, times the reach of each
+    operand in a term."""
     terms = op.terms()
     if terms is None:
         return None
@@ -137,7 +140,7 @@ def _why_above_limit(bound: int) -> str | None:
 
 @dataclass(frozen=True)
 class VerifyIntegerSafety:
-    """Changes nothing; PassError names every node whose accumulator could overflow.
+    """Check the graph without changing it. A PassError names every node whose accumulator could overflow.
 
     Before:
         %y = linear(%x, @w) : u8[1,1]{scale=1}      // 70,000 weights of 127: up to 70,000 * 127 * 255 = 2,266,950,000
