@@ -131,7 +131,7 @@ def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType])
         for index, type in enumerate(types)
         if type is not None and type.is_quantized and definition.spec(index).role is Role.ACTIVATION
     ]
-    if definition.integer is None and Trait.MOVES_DATA in definition.traits:
+    if Trait.MOVES_DATA in definition.traits:
         return _why_not_moved(definition, activations, outs[0])
     return _why_not_computed(definition, activations, types, outs[0])
 
