@@ -35,12 +35,26 @@ def _quantizable(op: OpDef) -> bool:
     )
 
 
-def _operand(graph: Graph, op: OpDef, position: int, sample: TensorType | np.ndarray, quantized: bool) -> Value:
+Widths = tuple[DType, DType]
+"""The element types of codes that an op reads, and of those that it gives."""
+_WIDTHS: dict[str, Widths] = {
+    "u8 to u8": (DType.U8, DType.U8),
+    "u8 to i16": (DType.U8, DType.I16),
+    "i16 to u8": (DType.I16, DType.U8),
+    "i16 to i16": (DType.I16, DType.I16),
+}
+
+
+def _codes(dtype: DType) -> QuantParams:
+    return QuantParams.per_tensor(0.05, 128, dtype)
+
+
+def _operand(graph: Graph, op: OpDef, position: int, sample: TensorType | np.ndarray, widths: Widths | None) -> Value:
     type = sample if isinstance(sample, TensorType) else type_of(sample)
     role = op.spec(position).role
-    if quantized and type.dtype.is_float and role is Role.ACTIVATION:
-        type = type.quantized(DType.U8, QuantParams.per_tensor(0.05, 128, DType.U8))
-    elif quantized and type.dtype.is_float and role in (Role.WEIGHT, Role.BIAS):
+    if widths is not None and type.dtype.is_float and role is Role.ACTIVATION:
+        type = type.quantized(widths[0], _codes(widths[0]))
+    elif widths is not None and type.dtype.is_float and role in (Role.WEIGHT, Role.BIAS):
         dtype = DType.I8 if role is Role.WEIGHT else DType.I32
         type = type.quantized(dtype, QuantParams.per_tensor(0.01 if role is Role.WEIGHT else 0.0005, 0, dtype))
     if role in (Role.ACTIVATION, Role.INDEX):
@@ -49,13 +63,13 @@ def _operand(graph: Graph, op: OpDef, position: int, sample: TensorType | np.nda
     return graph.add_const(f"c{position}", data, type)
 
 
-def _one_node(op: OpDef, sample: Sample, quantized: bool) -> Graph:
+def _one_node(op: OpDef, sample: Sample, widths: Widths | None) -> Graph:
     graph = Graph("probe", "integer")
-    operands = [None if o is None else _operand(graph, op, i, o, quantized) for i, o in enumerate(sample.operands)]
+    operands = [None if o is None else _operand(graph, op, i, o, widths) for i, o in enumerate(sample.operands)]
     attrs = op.complete_attrs(sample.attrs)
     types = op.infer_types([None if v is None else v.type for v in operands], attrs)
-    if quantized:
-        types = tuple(t.quantized(DType.U8, QuantParams.per_tensor(0.05, 128, DType.U8)) for t in types)
+    if widths is not None:
+        types = tuple(t.quantized(widths[1], _codes(widths[1])) for t in types)
     graph.set_outputs(graph.create(op.name, operands, attrs, types=types).results)
     return graph
 
@@ -70,8 +84,8 @@ def _targets(architecture: str) -> tuple[Target, ...]:
     return tuple(parse_target(f"{system}+{name.rpartition('+')[2]}", exact=True) for name in names)
 
 
-def _served(op: OpDef, quantized: bool, architecture: str) -> str:
-    """For how many samples every level has kernels: yes (all), no (none), or the number."""
+def _served(op: OpDef, widths: Widths | None, architecture: str) -> str:
+    """For how many samples every level has kernels: yes (all), no (none), or the number. widths: None: f32."""
     from qcompiler.backends.lowering.rule import find_rule
     from qcompiler.passes.assign_layout import AssignLayout
 
@@ -79,7 +93,7 @@ def _served(op: OpDef, quantized: bool, architecture: str) -> str:
     served = 0
     for sample in samples:
         try:
-            graph = AssignLayout().run(_one_node(op, sample, quantized))
+            graph = AssignLayout().run(_one_node(op, sample, widths))
         except QCompilerError:
             continue
         served += not any(isinstance(find_rule(graph.node_list[0], target), str) for target in _targets(architecture))
@@ -88,13 +102,14 @@ def _served(op: OpDef, quantized: bool, architecture: str) -> str:
 
 def _row(op: OpDef) -> str:
     if op.family == "quantized":
-        columns = ["erased before" if op.name == "observe" else _served(op, False, each) for each in _ARCHITECTURES]
+        columns = ["erased before" if op.name == "observe" else _served(op, None, each) for each in _ARCHITECTURES]
         cells = ["yes", "made by passes", "no", "no", *columns]
     else:
         quantizable = _quantizable(op)
         columns = [
             ", ".join(
-                [f"f32 {_served(op, False, each)}"] + ([f"int8 {_served(op, True, each)}"] if quantizable else [])
+                [f"f32 {_served(op, None, each)}"]
+                + ([f"int8 {_served(op, _WIDTHS['u8 to u8'], each)}"] if quantizable else [])
             )
             for each in _ARCHITECTURES
         ]
@@ -120,6 +135,52 @@ def _section(op: OpDef) -> str:
         choices = f", one of {', '.join(attr.choices)}" if attr.choices else ""
         lines.append(f"- `{attr.name}`: {attr.kind}, {default}{choices}" + (f". {attr.doc}" if attr.doc else ""))
     return "\n".join(lines)
+
+
+def _width_table() -> list[str]:
+    """The section on the widths of codes: for each op, which of them every level of both architectures serves."""
+    rows = []
+    for op in all_ops():
+        if op.family == "quantized" or not _quantizable(op):
+            continue
+        cells = []
+        for reads, gives in _WIDTHS.values():
+            if _why_not_widths(op, reads, gives):
+                cells.append("refused")
+                continue
+            served = {_served(op, (reads, gives), each) for each in _ARCHITECTURES}
+            cells.append(served.pop() if len(served) == 1 else "not on all")
+        rows.append(f"| {op.name} | {' | '.join(cells)} |")
+    return [
+        "",
+        "## Widths of codes",
+        "",
+        "What kernels serve if all activations that an op reads have one width. quantize, dequantize and requantize "
+        "serve both widths, lookup reads u8 and gives either. Elementwise ops may mix the widths of their operands. "
+        "refused: the verifier allows no such node, "
+        "since codes that are moved or picked keep their type, a table has 256 entries, and a sum must be proven to "
+        "fit 32 bits. no: the node runs as a numpy step, and the report names it.",
+        "",
+        f"| op | {' | '.join(_WIDTHS)} |",
+        "|---" * (1 + len(_WIDTHS)) + "|",
+        *rows,
+    ]
+
+
+def _why_not_widths(op: OpDef, reads: DType, gives: DType) -> bool:
+    """Whether the verifier, or the proof that sums fit, refuses every sample of an op on codes of these types."""
+    from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
+    from qcompiler.verify import verify
+
+    for sample in op.samples():
+        try:
+            graph = _one_node(op, sample, (reads, gives))
+            verify(graph)
+            VerifyIntegerSafety().run(graph)
+        except QCompilerError:
+            continue
+        return False
+    return True
 
 
 def _refusals() -> list[str]:
@@ -172,7 +233,7 @@ def ops_page() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     ops = all_ops()
-    parts = head + [_row(op) for op in ops] + _refusals()
+    parts = head + [_row(op) for op in ops] + _width_table() + _refusals()
     family = ""
     for op in ops:
         if op.family != family:

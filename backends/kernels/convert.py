@@ -1,6 +1,8 @@
 """Kernels that convert between real and quantized tensors, and look bytes up in a table.
 
 The flat kernels treat the storage of their operand and of their result as one row, including the gaps of a layout.
+Codes are u8 or i16, as the static arguments say. Both are converted by the same f32 operations, which are exact where
+they should be: q - zero_point has at most 17 bits.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
-from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
+from qcompiler.backends.kernels.code_range import CODES, CodeRange, as_i32
 
 
 class Quantize(Arguments["Quantize"], Generic[P, E, S]):
@@ -66,8 +68,10 @@ class Requantize(Arguments["Requantize"], Generic[P, E, S]):
 
 
 class Lookup(Arguments["Lookup"], Generic[P, E]):
-    """The arguments of `lookup_flat`: bytes [count] to bytes [count]. table: a byte for each of the 256 unsigned
-    codes."""
+    """The arguments of `lookup_flat` and `lookup_words_flat`: bytes [count] to bytes or words [count].
+
+    table: a byte for each of the 256 unsigned codes; or the low bytes of a word for each, then the high bytes.
+    """
 
     x: P
     table: P
@@ -90,14 +94,14 @@ class _Quantizer:
 
 
 @kernel
-def quantize_flat(b: KernelBuilder, a: Quantize) -> None:
+def quantize_flat(b: KernelBuilder, a: Quantize, *, to: str = "u8") -> None:
     """Quantize a row by rule (2)."""
-    quantizer, lanes = _Quantizer(b, a.scale, a.codes), b.target.f32_lanes
+    quantizer, lanes, element = _Quantizer(b, a.scale, a.codes), b.target.f32_lanes, CODES[to]
     lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
         left = a.count - loop.index
         x = b.load_prefix(vector(F32, lanes), a.x, loop.index * 4, left)
-        b.store_prefix(b.trunc(quantizer.codes(x), I8), a.y, loop.index, left)
+        b.store_prefix(b.trunc(quantizer.codes(x), element), a.y, loop.index * element.bytes, left)
 
 
 @kernel
@@ -135,30 +139,30 @@ def quantize_channels_last(b: KernelBuilder, a: QuantizeImages, *, packed: bool)
 
 
 @kernel
-def dequantize_flat(b: KernelBuilder, a: Dequantize) -> None:
+def dequantize_flat(b: KernelBuilder, a: Dequantize, *, source: str = "u8") -> None:
     """Dequantize a row by rule (1)."""
-    lanes = b.target.f32_lanes
+    lanes, element = b.target.f32_lanes, CODES[source]
     scale, zero = b.splat(a.scale, lanes), b.splat(b.trunc(a.zero, I32), lanes)
     lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
         left = a.count - loop.index
-        codes = b.zext(b.load_prefix(vector(I8, lanes), a.x, loop.index, left), I32)
+        codes = as_i32(b, b.load_prefix(vector(element, lanes), a.x, loop.index * element.bytes, left))
         b.store_prefix(b.sitofp(codes - zero) * scale, a.y, loop.index * 4, left)
 
 
 @kernel
-def requantize_flat(b: KernelBuilder, a: Requantize) -> None:
+def requantize_flat(b: KernelBuilder, a: Requantize, *, source: str = "u8", to: str = "u8") -> None:
     """Requantize a row."""
-    lanes = b.target.f32_lanes
+    lanes, read, written = b.target.f32_lanes, CODES[source], CODES[to]
     scale, low, high = (b.splat(v, lanes) for v in (a.scale, a.codes.low, a.codes.high))
     in_zero, zero = (b.splat(b.trunc(v, I32), lanes) for v in (a.in_zero, a.codes.zero))
     lo, hi = b.share(a.count, lanes)
     with b.loop(lo, hi, lanes) as loop:
         left = a.count - loop.index
-        codes = b.zext(b.load_prefix(vector(I8, lanes), a.x, loop.index, left), I32)
+        codes = as_i32(b, b.load_prefix(vector(read, lanes), a.x, loop.index * read.bytes, left))
         real = b.sitofp(codes - in_zero) * scale
         rounded = b.target.round_to_i32(b, b.clamp(real, low, high))
-        b.store_prefix(b.trunc(rounded + zero, I8), a.y, loop.index, left)
+        b.store_prefix(b.trunc(rounded + zero, written), a.y, loop.index * written.bytes, left)
 
 
 @kernel
@@ -171,3 +175,19 @@ def lookup_flat(b: KernelBuilder, a: Lookup) -> None:
         left = a.count - loop.index
         codes = b.load_prefix(vector(I8, size), a.x, loop.index, left)
         b.store_prefix(b.target.lookup(b, table, codes), a.y, loop.index, left)
+
+
+@kernel
+def lookup_words_flat(b: KernelBuilder, a: Lookup) -> None:
+    """y = table[x], for words."""
+    size = b.target.vector_bytes
+    low, high = (b.target.load_table(b, a.table, 256 * part) for part in range(2))
+    lo, hi = b.share(a.count, size)
+    with b.loop(lo, hi, size) as loop:
+        left = a.count - loop.index
+        codes = b.load_prefix(vector(I8, size), a.x, loop.index, left)
+        lows, highs = (b.target.lookup(b, table, codes) for table in (low, high))
+        for first in (0, size // 2):
+            pairs = [lane + part * size for lane in range(first, first + size // 2) for part in range(2)]
+            words = b.bitcast(b.shuffle(lows, highs, pairs), vector(I16, size // 2))
+            b.store_prefix(words, a.y, (loop.index + first) * 2, b.smax(left - first, 0))

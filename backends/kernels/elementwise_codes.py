@@ -1,7 +1,10 @@
-"""Elementwise kernels of u8 codes: binary arithmetic, prelu, and an affine map of channels.
+"""Elementwise kernels of codes: binary arithmetic, prelu, and an affine map of channels.
 
 Each is a map (see map_loop). Its operands are converted to f32 in units of the result's scale, combined, and
-requantized.
+requantized. Operands and results are u8 or i16, in any mix.
+
+Codes minus their zero points have at most 17 bits, so they are exact in f32. The product of two has at most 34: its
+rounding in f32 is that of the exact product, since one IEEE multiplication rounds once.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
-from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
+from qcompiler.backends.kernels.code_range import CODES, CodeRange, as_i32
 from qcompiler.backends.kernels.elementwise import bytes_plan
-from qcompiler.backends.kernels.map_loop import Map, emit_map
+from qcompiler.backends.kernels.map_loop import Map, Plan, emit_map
 from qcompiler.backends.kernels.real_functions import FLOAT, Lanes
 
 
@@ -54,12 +57,21 @@ class AffineCodes(Arguments["AffineCodes"], Generic[P, E, S]):
     codes: CodeRange[E, S]
 
 
-class _Codes:
-    """Converts `lanes` u8 codes at a time to f32 registers and back. A register of bytes gives four registers of f32,
-    and a quarter of one gives one."""
+def _plan(b: KernelBuilder, codes: Sequence[Type]) -> Plan:
+    """Whole registers of bytes if all codes are bytes, else four registers of f32; then one register of f32."""
+    return bytes_plan(b) if set(codes) == {I8} else ((b.target.f32_lanes, 4), (b.target.f32_lanes, 1))
 
-    def __init__(self, b: KernelBuilder, codes: CodeRange, lanes: int) -> None:
-        self.b, self.lanes = b, lanes
+
+class _Codes:
+    """Converts `lanes` codes at a time to f32 registers and back. A register of bytes gives four registers of f32.
+    Fewer codes, and words, give one.
+
+    Attributes:
+        out: the element type of the result.
+    """
+
+    def __init__(self, b: KernelBuilder, codes: CodeRange, lanes: int, out: Type) -> None:
+        self.b, self.lanes, self.out = b, lanes, out
         self.whole = lanes == b.target.vector_bytes
         self.low, self.high = self.real(codes.low), self.real(codes.high)
         self.zero = b.splat(b.trunc(codes.zero, I16 if self.whole else I32), lanes // 2 if self.whole else lanes)
@@ -77,7 +89,7 @@ class _Codes:
         """f32(q - zero_point), exact, in registers whose lanes are in the order that `Target.interleaved` gives."""
         b = self.b
         if not self.whole:
-            return [b.sitofp(b.zext(codes, I32)) - shift]
+            return [b.sitofp(as_i32(b, codes)) - shift]
         words = vector(I16, self.lanes // 2)
         halves = b.target.interleaved(b, codes, b.zero(codes.type))
         return [real - shift for half in halves for real in b.target.words_above_2_23(b, b.bitcast(half, words))]
@@ -131,25 +143,26 @@ class _Codes:
         b = self.b
         rounded = [b.target.round_to_i32(b, b.clamp(real, self.low, self.high)) for real in reals]
         if not self.whole:
-            return b.trunc(rounded[0] + self.zero, I8)
+            return b.trunc(rounded[0] + self.zero, self.out)
         words = [b.target.pack_words(b, rounded[i], rounded[i + 1]) + self.zero for i in (0, 2)]
         return b.target.pack_bytes(b, *words)
 
 
 @kernel(map_operands=2)
-def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str) -> None:
+def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str, dtypes: tuple[str, str, str]) -> None:
     """Binary arithmetic on codes: both operands are converted to f32 in units of the result's scale, combined, and
-    requantized."""
+    requantized. dtypes: of the operands and of the result."""
+    first_element, second_element, out = (CODES[dtype] for dtype in dtypes)
 
     def combine(x: Value, y: Value, first: Value, second: Value) -> Value:
         if op == "mul":
-            return x * y * first  # the product is an integer below 2^24
+            return x * y * first
         if op == "div":
             return x / y * first
         return FLOAT[op](b, x * first, y * second)
 
     def prepare(lanes: int) -> Lanes:
-        codes = _Codes(b, a.codes, lanes)
+        codes = _Codes(b, a.codes, lanes, out)
         x_shift, y_shift = (codes.shift(operand.zero) for operand in (a.x, a.y))
         x_scale, y_scale = (codes.real(operand.scale) for operand in (a.x, a.y))
 
@@ -159,15 +172,18 @@ def map_codes(b: KernelBuilder, a: BinaryCodes, *, op: str, inner: str) -> None:
 
         return compute
 
-    emit_map(b, a.map, [I8, I8], inner, I8, bytes_plan(b), prepare)
+    elements = [first_element, second_element]
+    emit_map(b, a.map, elements, inner, out, _plan(b, [*elements, out]), prepare)
 
 
 @kernel(map_operands=2)
-def map_prelu_codes(b: KernelBuilder, a: PreluCodes, *, inner: str) -> None:
-    """prelu: codes above the zero point times x.scale, the others times their own scale, requantized."""
+def map_prelu_codes(b: KernelBuilder, a: PreluCodes, *, inner: str, dtypes: tuple[str, str]) -> None:
+    """prelu: codes above the zero point times x.scale, the others times their own scale, requantized. dtypes: of the
+    first operand and of the result."""
+    element, out = (CODES[dtype] for dtype in dtypes)
 
     def prepare(lanes: int) -> Lanes:
-        codes = _Codes(b, a.codes, lanes)
+        codes = _Codes(b, a.codes, lanes, out)
         shift, scale = codes.shift(a.x.zero), codes.real(a.x.scale)
 
         def compute(x: Value, slopes: Value) -> Value:
@@ -176,15 +192,16 @@ def map_prelu_codes(b: KernelBuilder, a: PreluCodes, *, inner: str) -> None:
 
         return compute
 
-    emit_map(b, a.map, [I8, F32], inner, I8, bytes_plan(b), prepare)
+    emit_map(b, a.map, [element, F32], inner, out, _plan(b, [element, out]), prepare)
 
 
 @kernel(map_operands=3)
-def map_affine_codes(b: KernelBuilder, a: AffineCodes, *, inner: str) -> None:
-    """f32(q - in_zero) * factor + shift, requantized."""
+def map_affine_codes(b: KernelBuilder, a: AffineCodes, *, inner: str, dtypes: tuple[str, str]) -> None:
+    """f32(q - in_zero) * factor + shift, requantized. dtypes: of the first operand and of the result."""
+    element, out = (CODES[dtype] for dtype in dtypes)
 
     def prepare(lanes: int) -> Lanes:
-        codes = _Codes(b, a.codes, lanes)
+        codes = _Codes(b, a.codes, lanes, out)
         in_zero = codes.shift(a.in_zero)
 
         def compute(x: Value, factors: Value, shifts: Value) -> Value:
@@ -193,4 +210,4 @@ def map_affine_codes(b: KernelBuilder, a: AffineCodes, *, inner: str) -> None:
 
         return compute
 
-    emit_map(b, a.map, [I8, F32, F32], inner, I8, bytes_plan(b), prepare)
+    emit_map(b, a.map, [element, F32, F32], inner, out, _plan(b, [element, out]), prepare)

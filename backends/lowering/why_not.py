@@ -23,6 +23,17 @@ def why_not_f32(node: Node, target: Target) -> str | None:
     return f"{wrong[0]} is not f32" if wrong else None
 
 
+CODES = (DType.U8, DType.I16)
+"""The element types of codes that kernels read and write."""
+
+
+def why_not_codes(type: TensorType) -> str | None:
+    """Why a type is not u8 or i16 with per-tensor parameters, or None."""
+    if type.dtype not in CODES or type.quant is None or type.quant.axis is not None:
+        return f"{type} is not u8 or i16 with per-tensor parameters"
+    return None
+
+
 def why_not_u8(node: Node, target: Target) -> str | None:
     """Why a node's first operand and results are not all u8 with per-tensor parameters, or None."""
     for type in (*operand_types(node)[:1], *(value.type for value in node.results)):

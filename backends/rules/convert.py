@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from qcompiler.backends.kernels import convert as kernels
 from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, storage_bytes
-from qcompiler.backends.lowering.why_not import operand_types
+from qcompiler.backends.lowering.why_not import operand_types, why_not_codes
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node, Value
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.quantization import qmath
-from qcompiler.types import DType, QuantParams, TensorType
+from qcompiler.types import DType, TensorType
 
 
 def code_range(type: TensorType, activation: str = "none") -> CodeRange[int, float]:
@@ -37,28 +39,34 @@ def in_result_layout(s: NodeLowering, value: Value) -> TensorView:
     return s.channels_last(value, layout.channel_stride)
 
 
+def _lie_alike(x: TensorView, y: TensorView) -> bool:
+    """Whether the elements of two tensors lie in the same order and with the same gaps, counted in elements."""
+    sizes = x.dtype.itemsize, y.dtype.itemsize
+    return all(mine * sizes[1] == its * sizes[0] for mine, its in zip(x.strides, y.strides, strict=True))
+
+
 def run_length(s: NodeLowering) -> int:
     """The number of elements in the result's storage, including gaps."""
     return storage_bytes(s.result().shape, 1, s.out.layout)
 
 
-def _why_not_per_tensor_u8(node: Node, target: Target) -> str | None:
-    """Why a node's first operand or result is neither f32 nor u8 with per-tensor parameters, or None."""
+def _why_not_converted(node: Node, target: Target) -> str | None:
+    """Why a node's first operand or result is neither f32 nor codes of u8 or i16, or None."""
     for type in (*operand_types(node)[:1], node.result.type):
         if type.quant is None and type.dtype is not DType.F32:
             return f"{type} is not f32"
-        if type.quant is not None and (type.dtype is not DType.U8 or type.quant.axis is not None):
-            return f"{type} is not u8 with per-tensor parameters"
+        if type.quant is not None and (reason := why_not_codes(type)) is not None:
+            return reason
     return None
 
 
-@lowers("quantize", unless=_why_not_per_tensor_u8)
+@lowers("quantize", unless=_why_not_converted)
 def quantize(s: NodeLowering) -> None:
     layout, scale, codes = s.out.layout, s.out.params.scale[0], code_range(s.out)
     value = Quantize(s.node).x
     x, y = s.view(value), s.result()
-    nbytes = 5 * y.elements
-    if layout is not None and x.is_row_major and layout.channel_stride % 4 == 0:
+    nbytes = (4 + y.dtype.itemsize) * y.elements
+    if layout is not None and x.is_row_major and layout.channel_stride % 4 == 0 and s.out.dtype is DType.U8:
         images, channels, *spatial = y.shape
         s.call(
             kernels.quantize_channels_last(packed=layout.channel_stride == 4),
@@ -75,8 +83,8 @@ def quantize(s: NodeLowering) -> None:
             bytes=nbytes,
         )
         return
-    kernel = kernels.quantize_flat()
-    if x.strides == tuple(4 * stride for stride in y.strides):
+    kernel = kernels.quantize_flat(to=str(s.out.dtype))
+    if _lie_alike(x, y):
         s.call(kernel, kernels.Quantize(x=x, y=y, count=run_length(s), scale=scale, codes=codes), bytes=nbytes)
         return
     flat = s.new(s.out, f"{s.node.name}.row_major")
@@ -85,12 +93,12 @@ def quantize(s: NodeLowering) -> None:
     s.copy(flat, y)
 
 
-@lowers("dequantize", unless=_why_not_per_tensor_u8)
+@lowers("dequantize", unless=_why_not_converted)
 def dequantize(s: NodeLowering) -> None:
     value = Dequantize(s.node).x
-    x, y, kernel = s.view(value), s.result(), kernels.dequantize_flat()
+    x, y, kernel = s.view(value), s.result(), kernels.dequantize_flat(source=str(value.type.dtype))
     scale, zero = value.type.params.scale[0], zero_point(value.type)
-    if y.strides != tuple(4 * stride for stride in x.strides):
+    if not _lie_alike(x, y):
         if s.out.layout is not None:
             flat = s.new(s.out, f"{s.node.name}.row_major")
             row = s.row_major(value)
@@ -98,37 +106,59 @@ def dequantize(s: NodeLowering) -> None:
             s.copy(flat, y)
             return
         x = s.row_major(value)
-    s.call(kernel, kernels.Dequantize(x=x, y=y, count=run_length(s), scale=scale, zero=zero), bytes=5 * y.elements)
-
-
-@lowers("requantize", unless=_why_not_per_tensor_u8)
-def requantize(s: NodeLowering) -> None:
-    value = Requantize(s.node).x
-    requantize_run(s, in_result_layout(s, value), value.type.params)
-
-
-def requantize_run(s: NodeLowering, x: TensorView, source: QuantParams) -> None:
-    """Append the requantization of codes that lie as the result does. source: their parameters."""
     s.call(
-        kernels.requantize_flat(),
-        kernels.Requantize(
-            x=x,
-            y=s.result(),
-            count=run_length(s),
-            scale=float(qmath.multiplier(source.scales, over=s.out.params.scales)[0]),
-            in_zero=source.zero_point[0],
-            codes=code_range(s.out),
-        ),
-        bytes=2 * x.elements,
+        kernel,
+        kernels.Dequantize(x=x, y=y, count=run_length(s), scale=scale, zero=zero),
+        bytes=(4 + x.dtype.itemsize) * y.elements,
     )
 
 
-@lowers("lookup", unless=_why_not_per_tensor_u8)
+@lowers("requantize", unless=_why_not_converted)
+def requantize(s: NodeLowering) -> None:
+    value = Requantize(s.node).x
+    requantize_run(s, in_result_layout(s, value), value.type)
+
+
+def requantize_run(s: NodeLowering, x: TensorView, source: TensorType) -> None:
+    """Append the requantization of codes that lie as the result does. source: their type."""
+    y = s.result()
+    s.call(
+        kernels.requantize_flat(source=str(source.dtype), to=str(s.out.dtype)),
+        kernels.Requantize(
+            x=x,
+            y=y,
+            count=run_length(s),
+            scale=float(qmath.multiplier(source.params.scales, over=s.out.params.scales)[0]),
+            in_zero=zero_point(source),
+            codes=code_range(s.out),
+        ),
+        bytes=x.elements * (x.dtype.itemsize + y.dtype.itemsize),
+    )
+
+
+def _why_not_looked_up(node: Node, target: Target) -> str | None:
+    """Why a lookup is not from u8 to u8 or i16, or None."""
+    return _why_not_converted(node, target) or why_no_table(Lookup(node).x.type)
+
+
+def why_no_table(source: TensorType) -> str | None:
+    """Why kernels look up no codes of this type, or None."""
+    return None if source.dtype is DType.U8 else f"a table of 256 entries is looked up by u8, not by {source}"
+
+
+@lowers("lookup", unless=_why_not_looked_up)
 def lookup(s: NodeLowering) -> None:
     op = Lookup(s.node)
-    x = in_result_layout(s, op.x)
+    look_up(s, op.x, s.constant(op.table))
+
+
+def look_up(s: NodeLowering, value: Value, table: np.ndarray) -> None:
+    """Append table[x] for codes of u8. table: [256], of the result's dtype."""
+    x, y = in_result_layout(s, value), s.result()
+    is_wide = table.dtype.itemsize == 2
+    planes = table.astype("<i2").view(np.uint8).reshape(-1, 2).T if is_wide else table
     s.call(
-        kernels.lookup_flat(),
-        kernels.Lookup(x=x, table=s.table(s.constant(op.table)), y=s.result(), count=run_length(s)),
-        bytes=2 * x.elements,
+        kernels.lookup_words_flat() if is_wide else kernels.lookup_flat(),
+        kernels.Lookup(x=x, table=s.table(planes), y=y, count=run_length(s)),
+        bytes=x.elements * (1 + y.dtype.itemsize),
     )

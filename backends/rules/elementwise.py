@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
-from qcompiler.backends.kernels import convert, integer_functions, trigonometry
 from qcompiler.backends.kernels import elementwise as kernels
 from qcompiler.backends.kernels import elementwise_codes as code_kernels
+from qcompiler.backends.kernels import integer_functions, trigonometry
 from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.kernels.real_functions import FLOAT
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.lowering.why_not import operand_types, types, why_not_f32
-from qcompiler.backends.rules.convert import code_range, in_result_layout, run_length
+from qcompiler.backends.lowering.why_not import operand_types, types, why_not_codes, why_not_f32
+from qcompiler.backends.rules.convert import code_range, in_result_layout, look_up, run_length, why_no_table
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.interpreter import unary_function
@@ -239,30 +239,27 @@ def cast(s: NodeLowering) -> None:
 # -- codes
 
 
-def _why_not_codes(node: Node, target: Target) -> str | None:
-    """Why a node's operands (apart from prelu's weight) and results are not all u8 with per-tensor parameters, or
-    None."""
+def _why_not_all_codes(node: Node, target: Target) -> str | None:
+    """Why a node's operands (apart from prelu's weight) and results are not all codes of u8 or i16, or None."""
     prelu = Prelu.of(node)
     operands = operand_types(node) if prelu is None else [prelu.x.type]
-    for type in (*operands, *(value.type for value in node.results)):
-        if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
-            return f"{type} is not u8 with per-tensor parameters"
-    return None
+    reasons = map(why_not_codes, (*operands, *(value.type for value in node.results)))
+    return next((reason for reason in reasons if reason is not None), None)
 
 
-@lowers(*_UNARY, unless=_why_not_codes)
+def _why_not_tabulated(node: Node, target: Target) -> str | None:
+    """Why a function of one operand is not a table from u8 to u8 or i16, or None."""
+    return _why_not_all_codes(node, target) or why_no_table(_first(node).type)
+
+
+@lowers(*_UNARY, unless=_why_not_tabulated)
 def unary_table(s: NodeLowering) -> None:
     definition, value = opdef(s.node.op), _first(s.node)
     table = s.memo("table", lambda: build_table(unary_function(definition, s.attrs), value.type, s.out))
-    x = in_result_layout(s, value)
-    s.call(
-        convert.lookup_flat(),
-        convert.Lookup(x=x, table=s.table(table), y=s.result(), count=run_length(s)),
-        bytes=2 * x.elements,
-    )
+    look_up(s, value, table)
 
 
-@lowers(*_BINARY, unless=_why_not_codes)
+@lowers(*_BINARY, unless=_why_not_all_codes)
 def codes_map(s: NodeLowering) -> None:
     op = Arithmetic.of(s.node)
     assert op is not None
@@ -271,10 +268,11 @@ def codes_map(s: NodeLowering) -> None:
     first = code_kernels.CodeOperand(zero=x.zero_point[0], scale=x_scale)
     second = code_kernels.CodeOperand(zero=y.zero_point[0], scale=y_scale)
     codes = code_range(s.out, _activation(s.node))
+    dtypes = (str(op.x.type.dtype), str(op.y.type.dtype), str(s.out.dtype))
 
     def binary(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.BinaryCodes]:
         arguments = code_kernels.BinaryCodes(tensors, first, second, codes)
-        return code_kernels.map_codes(op=s.node.op, inner=inner), arguments
+        return code_kernels.map_codes(op=s.node.op, inner=inner, dtypes=dtypes), arguments
 
     run_map(s, [s.view(op.x), s.view(op.y)], binary)
 
@@ -290,7 +288,7 @@ def _scales(op: str, x: QuantParams, y: QuantParams, out: QuantParams) -> tuple[
     return x_scale, y_scale
 
 
-@lowers("prelu", unless=_why_not_codes)
+@lowers("prelu", unless=_why_not_all_codes)
 def prelu_codes(s: NodeLowering) -> None:
     op = Prelu(s.node)
     quant, out = op.x.type.params, s.out.params
@@ -300,6 +298,7 @@ def prelu_codes(s: NodeLowering) -> None:
     x = code_kernels.CodeOperand(zero=quant.zero_point[0], scale=scale)
 
     def prelu(inner: str, tensors: Map[Memory, int]) -> MapCall[code_kernels.PreluCodes]:
-        return code_kernels.map_prelu_codes(inner=inner), code_kernels.PreluCodes(tensors, x, code_range(s.out))
+        kernel = code_kernels.map_prelu_codes(inner=inner, dtypes=(str(op.x.type.dtype), str(s.out.dtype)))
+        return kernel, code_kernels.PreluCodes(tensors, x, code_range(s.out))
 
     run_map(s, [tensor, _per_channel(tensor, weight)], prelu)

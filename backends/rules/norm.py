@@ -15,7 +15,7 @@ from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
+from qcompiler.backends.lowering.why_not import why_not_codes, why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
@@ -25,11 +25,24 @@ from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 
 
+def _why_not_constant(node: Node) -> str | None:
+    """Why the parameters of a node are not all constant, or None."""
+    _, *parameters = node.operands
+    constant = all(value is None or isinstance(value, Const) for value in parameters)
+    return None if constant else "parameters are not constant"
+
+
+def _why_not_batch_norm(node: Node, target: Target) -> str | None:
+    """Why a node does not have constant parameters, and activations of f32 or codes of u8 or i16, or None."""
+    if (reason := _why_not_constant(node)) is not None or not node.result.type.is_quantized:
+        return reason or why_not_f32(node, target)
+    return why_not_codes(BatchNorm(node).x.type) or why_not_codes(node.result.type)
+
+
 def _why_not_norm(node: Node, target: Target) -> str | None:
     """Why a node does not have constant parameters and f32 or u8 activations, or None."""
-    _, *parameters = node.operands
-    if any(value is not None and not isinstance(value, Const) for value in parameters):
-        return "parameters are not constant"
+    if (reason := _why_not_constant(node)) is not None:
+        return reason
     return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
 
 
@@ -45,7 +58,7 @@ def _along_channels(s: NodeLowering, role: str, values: np.ndarray) -> TensorVie
     return TensorView(ref, values.dtype, (1, len(values), *(1,) * (rank - 2)), (0, values.itemsize, *(0,) * (rank - 2)))
 
 
-@lowers("batch_norm", unless=_why_not_norm)
+@lowers("batch_norm", unless=_why_not_batch_norm)
 def batch_norm(s: NodeLowering) -> None:
     op, quantized = BatchNorm(s.node), s.out.is_quantized
     weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
@@ -58,7 +71,7 @@ def batch_norm(s: NodeLowering) -> None:
 
     def affine(inner: str, tensors: Map[Memory, int]) -> MapCall[AffineCodes]:
         arguments = AffineCodes(tensors, in_zero=zero_point(op.x.type), codes=code_range(s.out))
-        return map_affine_codes(inner=inner), arguments
+        return map_affine_codes(inner=inner, dtypes=(str(op.x.type.dtype), str(s.out.dtype))), arguments
 
     if quantized:
         run_map(s, operands, affine)

@@ -201,7 +201,7 @@ def _max(s: NodeLowering, x: Value, axes: Sequence[Axis], dilation: Sequence[int
     largest = y if has_same_codes else s.new(s.out, f"{s.node.name}.largest", s.out.layout)
     _call(s, x, kernels.max_pool_u8(lanes=lanes, vectors=vectors, window=window), pooling.arguments(s, largest))
     if not has_same_codes:
-        requantize_run(s, largest, x.type.params)
+        requantize_run(s, largest, x.type)
 
 
 def _average(

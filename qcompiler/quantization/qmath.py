@@ -15,6 +15,11 @@ codes by (1); without one nothing is added. act is the float meaning of the fuse
 roundings, of acc beyond 2^24, of M and of the product: at most 3 * 2^-24 of the value, and one more for the sum. Scales
 lie in [2^-60, 2^60], so M is normal; the product may become infinite, as in f32.
 
+All six hold for codes of 8 and of 16 bits. Codes and zero points of 16 bits lie within 2^16 of each other, so q - zp,
+qmin - zp and qmax - zp have at most 17 bits: f32 holds them exactly, and what a rule rounds is what it says. The
+product of two centered codes has at most 34 bits; f32(q1 - z1) * f32(q2 - z2) is the f32 nearest to it, as one IEEE
+multiplication of exact factors rounds once.
+
 rne rounds half to even. Clamping happens in float, before the conversion: the bounds are integers, so clamp and rne
 commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is the
 rounding rule of ONNX QuantizeLinear; fake_quantize, the observers and the kernels share it. Every float operation is a

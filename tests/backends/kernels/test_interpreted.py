@@ -67,6 +67,18 @@ graph real_results(%x: u8[1,5,3,4]{scale=0.03, zero_point=7}, %y: u8[3,9]{scale=
   return %a, %c, %d
 }
 """,
+    "words": """qcompiler 1
+graph words(%x: f32[3,35]) stage=integer {
+  const @t : i16[256]
+  const @g : f32[35]
+  %a = quantize(%x) : i16[3,35]{scale=0.0001, zero_point=-70}
+  %b = requantize(%a) : u8[3,35]{scale=0.02, zero_point=120}
+  %c = lookup(%b, @t) : i16[3,35]{scale=0.0002, zero_point=3}
+  %d = add(%b, %c) : i16[3,35]{scale=0.0003}
+  %e = dequantize(%d) : f32[3,35]
+  return %a, %d, %e
+}
+""",
     "integers": """qcompiler 1
 graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   %a = neg(%x) : i32[2,35]

@@ -33,6 +33,11 @@ def is_quantizable(op: OpDef) -> bool:
     return op.integer is not None or bool({Trait.MOVES_DATA, Trait.UNARY} & op.traits)
 
 
+def whole_range(dtype: DType) -> QuantSpec:
+    """Affine codes of all that an element type holds."""
+    return QuantSpec(dtype, dtype.min, dtype.max)
+
+
 def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, high: float = 2.0) -> np.ndarray:
     """Floats in [low, high), integers in the dtype's range, bools."""
     if type.dtype.is_float:
@@ -56,6 +61,8 @@ def one_node(
     behind_a_pool: bool = False,
     weight_dtype: DType = DType.I8,
     to_f32: Sequence[int] | None = None,
+    dtypes: Mapping[int, DType] | None = None,
+    out_dtype: DType = DType.U8,
 ) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are
     inputs.
@@ -65,13 +72,14 @@ def one_node(
     activations is symbolic, if all agree.
     constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations
     of rank 3 to 5 go through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized
-    weights. to_f32: the result of a quantized node is f32, and so are these activations.
+    weights. to_f32: the result of a quantized node is f32, and so are these activations. dtypes: of quantized
+    activations by position, instead of u8; out_dtype: of a quantized result.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
     graph = Graph("test")
     graph.stage = "integer"
-    params = dict(params or {})
+    params, dtypes = dict(params or {}), dict(dtypes or {})
     shared: QuantParams | None = None
     operands, inputs, real = [], [], []
     for position, array in enumerate(arrays):
@@ -100,14 +108,14 @@ def one_node(
             array = np.rint(array / scales.astype(np.float64)).astype(np.int32)
             type = TensorType(DType.I32, array.shape, chosen)
         elif quantized and type.dtype.is_float and role is Role.ACTIVATION and position not in (to_f32 or ()):
-            chosen = params.get(position)
+            chosen, dtype = params.get(position), dtypes.get(position, DType.U8)
             if chosen is None and op.quant.kind is QuantKind.SHARES_INPUT and shared is not None:
                 chosen = shared
             if chosen is None:
                 low, high = (array.min(), array.max()) if array.size else (-1.0, 1.0)
-                chosen = choose_qparams(low, high, QuantSpec())
+                chosen = choose_qparams(low, high, whole_range(dtype))
             shared = shared or chosen
-            array, type = quantize(array, chosen, DType.U8), TensorType(DType.U8, array.shape, chosen)
+            array, type = quantize(array, chosen, dtype), TensorType(dtype, array.shape, chosen)
         if position in fed or (role in (Role.ACTIVATION, Role.INDEX) and position not in constants):
             operands.append(graph.add_input(op.spec(position).name + str(position), type))
             inputs.append(array)
@@ -128,8 +136,8 @@ def one_node(
             else:
                 finite = value[np.isfinite(value)]
                 low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
-                out = choose_qparams(low, high, QuantSpec())
-        types = tuple(t.quantized(DType.U8, out) for t in types)
+                out = choose_qparams(low, high, whole_range(out_dtype))
+        types = tuple(t.quantized(out_dtype, out) for t in types)
     node = graph.create(op_name, operands, complete, types=types)
     graph.set_outputs(node.results)
     return graph, inputs

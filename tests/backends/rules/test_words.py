@@ -1,0 +1,235 @@
+"""16-bit codes beside bytes: every level has the interpreter's bits, in every mix of operands and results."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qcompiler.ir import Graph
+from qcompiler.opdef import opdef
+from qcompiler.quantization import qmath
+from qcompiler.types import DType, QuantParams, TensorType, tensor
+from tests.backends.rules.harness import check_graph, check_op
+
+SIZES = (1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129)
+BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
+CODES = (DType.U8, DType.I16)
+MIXES = [mix for mix in itertools.product(CODES, repeat=3) if DType.I16 in mix]
+"""Element types of two operands and the result, at least one of them i16."""
+ENDS = {DType.U8: (0, 3, 255), DType.I16: (-32768, 5, 32767)}
+"""Zero points at both ends of the range, and one between."""
+
+
+def codes(dtype: DType, scale: float, zero_point: int = 0) -> QuantParams:
+    return QuantParams.per_tensor(scale, zero_point, dtype)
+
+
+def some_codes(type: TensorType, rng: np.random.Generator) -> np.ndarray:
+    """Random codes of the whole range; both ends of it and the zero point are among them where there is room."""
+    low, high = type.params.qmin, type.params.qmax
+    found = rng.integers(low, high, type.sizes, endpoint=True)
+    given = [low, high, type.params.zero_point[0]]
+    found.reshape(-1)[: len(given)] = given[: found.size]
+    return found.astype(type.dtype.numpy)
+
+
+def one_op(
+    op: str, types: Sequence[TensorType], out: tuple[DType, QuantParams], attrs: Mapping[str, Any] | None = None
+) -> Graph:
+    """A node whose operands are all inputs."""
+    graph, definition = Graph("words", "integer"), opdef(op)
+    operands = [graph.add_input(f"x{i}", type) for i, type in enumerate(types)]
+    complete = definition.complete_attrs(attrs or {})
+    [expressed] = definition.infer_types(types, complete)
+    graph.set_outputs(graph.create(op, operands, complete, types=expressed.quantized(*out)).results)
+    return graph
+
+
+# -- conversions
+
+
+@pytest.mark.parametrize("zero_point", ENDS[DType.I16])
+@pytest.mark.parametrize("scale", [2.0**-59, 1 / 3, 0.0003, 7.3, 2.0**59])
+def test_quantize_divides_at_ties(scale: float, zero_point: int) -> None:
+    """The quotients at the f32 nearest to each tie and their neighbours, beyond both ends too; infinities and NaN."""
+    ends = np.r_[-65540:-65520, -32800:-32750, -300:300, 32750:32800, 65520:65540]
+    nearest = ((ends + 0.5) * np.float64(np.float32(scale))).astype(np.float32)
+    beside = [np.nextafter(nearest, np.float32(side)) for side in (-np.inf, np.inf)]
+    special = np.full_like(nearest, np.nan)
+    special[1::3], special[2::3] = np.inf, -np.inf
+    x = np.stack([nearest, *beside, special])
+    graph = Graph("quantize", "integer")
+    value = graph.add_input("x", tensor("f32", *x.shape))
+    types = value.type.quantized(DType.I16, codes(DType.I16, scale, zero_point))
+    graph.set_outputs(graph.create("quantize", [value], types=types).results)
+    [got] = check_graph(graph, [x])
+    assert got.min() == -32768 and got.max() == 32767
+
+
+@pytest.mark.parametrize("zero_point", ENDS[DType.I16])
+def test_dequantize_every_code(zero_point: int) -> None:
+    params = codes(DType.I16, 0.0003, zero_point)
+    x = np.arange(-32768, 32768).astype(np.int16)
+    graph = Graph("dequantize", "integer")
+    value = graph.add_input("x", TensorType(DType.I16, x.shape, params))
+    graph.set_outputs(graph.create("dequantize", [value], types=tensor("f32", *x.shape)).results)
+    [got] = check_graph(graph, [x])
+    exact = (x.astype(np.int64) - zero_point) * np.float64(params.scale[0])
+    assert (np.abs(got - exact) <= np.abs(exact) * 2.0**-24).all()  # one rounding
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
+def test_requantize(source: DType, to: DType, size: int) -> None:
+    rng = np.random.default_rng(size)
+    scales = {DType.U8: 0.02, DType.I16: 0.0001}
+    for first, second in zip(ENDS[source], reversed(ENDS[to])):
+        x = TensorType(source, (3, size), codes(source, scales[source], first))
+        graph = one_op("requantize", [x], (to, codes(to, scales[to] * 0.7, second)))
+        check_graph(graph, [some_codes(x, rng)])
+
+
+def test_requantize_to_bytes_and_back_is_the_nearest_byte() -> None:
+    """Words of 256 to a byte: what comes back is the nearest multiple of 256, ties to even."""
+    x = TensorType(DType.I16, (65536,), codes(DType.I16, 1 / 256))
+    graph = Graph("there_and_back", "integer")
+    value = graph.add_input("x", x)
+    there = graph.create("requantize", [value], types=x.quantized(DType.U8, codes(DType.U8, 1.0, 128))).result
+    graph.set_outputs(graph.create("requantize", [there], types=x).results)
+    given = np.arange(-32768, 32768).astype(np.int16)
+    [got] = check_graph(graph, [given])
+    assert np.array_equal(got, np.clip(np.rint(given / 256), -128, 127) * 256)
+
+
+def test_channels_last() -> None:
+    """Words have no gap after their channels, bytes have; conversions between the two, and to f32."""
+    rng = np.random.default_rng(0)
+    attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+    for channels in (1, 3, 4, 17):
+        graph = Graph("layouts", "integer")
+        x = graph.add_input("x", tensor("f32", 2, channels, 5, 3))
+        bytes_, words = codes(DType.U8, 0.02, 100), codes(DType.I16, 0.0002, -7)
+        first = graph.create("quantize", [x], types=x.type.quantized(DType.I16, words)).result
+        second = graph.create("requantize", [first], types=x.type.quantized(DType.U8, bytes_)).result
+        weight_type = TensorType(DType.I8, (channels, channels, 1, 1), codes(DType.I8, 0.02))
+        weight = graph.add_const("w", some_codes(weight_type, rng), weight_type)
+        third = graph.create("conv", [second, weight], opdef("conv").complete_attrs(attrs), types=second.type).result
+        fourth = graph.create("requantize", [third], types=first.type).result
+        total = graph.create("add", [fourth, third], {"activation": "none"}, types=first.type).result
+        graph.set_outputs([total, graph.create("dequantize", [total], types=x.type).result])
+        check_graph(graph, [rng.normal(size=x.type.sizes).astype(np.float32)])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tables_of_words(size: int) -> None:
+    """lookup, and functions of one operand, from bytes to words."""
+    rng = np.random.default_rng(size)
+    x = TensorType(DType.U8, (2, size), codes(DType.U8, 0.03, 128))
+    out = (DType.I16, codes(DType.I16, 0.0001, 17))
+    check_graph(one_op("gelu", [x], out), [some_codes(x, rng)])
+    graph = Graph("lookup", "integer")
+    table = graph.add_const("table", rng.integers(-32768, 32768, 256).astype(np.int16))
+    node = graph.create("lookup", [graph.add_input("x", x), table], types=x.quantized(*out))
+    graph.set_outputs(node.results)
+    check_graph(graph, [some_codes(x, rng)])
+
+
+# -- elementwise
+
+
+@pytest.mark.sampled(12)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix)))
+@pytest.mark.parametrize("op", BINARY)
+def test_binary(op: str, mix: tuple[DType, DType, DType], size: int) -> None:
+    x, y, out = mix
+    for other in ((3, size), (1, size), (3, 1), ()):
+        operands = (tensor("f32", 3, size), tensor("f32", *other))
+        check_op(op, operands, quantized=True, low=0.5, high=3.0, dtypes={0: x, 1: y}, out_dtype=out, seed=size)
+
+
+@pytest.mark.parametrize("out", CODES)
+@pytest.mark.parametrize("op", BINARY)
+def test_extremes_of_codes_and_zero_points(op: str, out: DType) -> None:
+    """All pairs of the ends of both ranges: sums to +-65535 * 2, products to 2^32, quotients by 0 and of 0 by 0."""
+    values = {DType.U8: np.r_[0, 1, 254, 255], DType.I16: np.r_[-32768, -32767, -1, 0, 1, 32766, 32767]}
+    for first, second in itertools.product(CODES, CODES):
+        if DType.I16 not in (first, second, out):
+            continue
+        a, b = (each.ravel() for each in np.meshgrid(values[first], values[second]))
+        for zero_x, zero_y, zero in itertools.product(ENDS[first][::2], ENDS[second], ENDS[out]):
+            for scale in (2.0**-8, 1.0, 2.0**17):
+                types = [
+                    TensorType(dtype, a.shape, codes(dtype, 1.0, point))
+                    for dtype, point in ((first, zero_x), (second, zero_y))
+                ]
+                graph = one_op(op, types, (out, codes(out, scale, zero)))
+                given = [a.astype(first.numpy), b.astype(second.numpy)]
+                with np.errstate(all="ignore"):
+                    check_graph(graph, given, threads=(1,))
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_fused_activations(op: str, activation: str) -> None:
+    for mix in MIXES:
+        check_op(
+            op,
+            (tensor("f32", 5, 33), tensor("f32", 5, 33)),
+            {"activation": activation},
+            quantized=True,
+            low=-3.0,
+            high=4.0,
+            dtypes={0: mix[0], 1: mix[1]},
+            out_dtype=mix[2],
+        )
+
+
+@pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
+@pytest.mark.parametrize("channels", [1, 7, 8, 33])
+def test_maps_of_channels(channels: int, source: DType, to: DType) -> None:
+    """prelu and batch_norm."""
+    rng = np.random.default_rng(channels)
+    slopes, mean, gain, shift = (rng.uniform(-1, 1, channels).astype(np.float32) for _ in range(4))
+    options: dict[str, Any] = {"quantized": True, "dtypes": {0: source}, "out_dtype": to}
+    for spatial in ((), (5,), (3, 4)):
+        image = tensor("f32", 2, channels, *spatial)
+        check_op("prelu", (image, slopes), **options)
+        check_op("batch_norm", (image, mean, np.abs(mean) + np.float32(0.1), gain, shift), **options)
+
+
+def test_the_product_of_two_words_is_rounded_once() -> None:
+    """65535 * 65533 has 32 bits: its f32 is the one nearest to the exact product."""
+    types = [TensorType(DType.I16, (1,), codes(DType.I16, 1.0, -32768))] * 2
+    graph = one_op("mul", types, (DType.I16, codes(DType.I16, 2.0**17, -32768)))
+    given = [np.array([32767], np.int16), np.array([32765], np.int16)]
+    [got] = check_graph(graph, given)
+    real = np.float32(65535 * 65533) * np.float32(2.0**-17)
+    assert got[0] == np.rint(real) - 32768
+    assert qmath.centered(given[0], types[0].params)[0] == 65535
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_graphs_of_mixed_readers(seed: int) -> None:
+    """Chains in which values of both widths are read by nodes that write either."""
+    rng = np.random.default_rng(seed)
+    graph, shape = Graph("mixed", "integer"), (int(rng.integers(1, 4)), int(rng.integers(1, 70)))
+
+    def some_type() -> TensorType:
+        dtype = CODES[rng.integers(2)]
+        scale = float(rng.uniform(0.5, 2) / (dtype.max - dtype.min))
+        zero_point = int(rng.integers(dtype.min, dtype.max, endpoint=True))
+        return TensorType(dtype, shape, codes(dtype, scale, zero_point))
+
+    values = [graph.add_input(f"x{i}", some_type()) for i in range(2)]
+    for _ in range(10):
+        op = ("requantize", *BINARY)[rng.integers(1 + len(BINARY))]
+        read = [values[rng.integers(len(values))] for _ in range(1 if op == "requantize" else 2)]
+        values.append(graph.create(op, read, opdef(op).complete_attrs({}), types=some_type()).result)
+    graph.set_outputs(values[2:])
+    with np.errstate(all="ignore"):
+        check_graph(graph, [some_codes(value.type, rng) for value in graph.inputs])
