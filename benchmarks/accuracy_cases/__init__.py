@@ -1,0 +1,19 @@
+"""Models with a metric, found inside packages of others or trained here. See `benchmarks/accuracy.py`."""
+
+from accuracy_cases import pictures, sentences, sound, trained
+from accuracy_cases.case import Maker
+
+CASES: dict[str, Maker] = {
+    "MiniLM-L6, opset 14": sentences.opset_14,
+    "MiniLM-L6, opset 17": sentences.opset_17,
+    "SIG, speech quality": sound.speech_quality,
+    "LAY, layout": pictures.layout,
+    "CREPE, pitch": sound.pitch,
+    "ORI, page orientation": pictures.page_orientation,
+    "EFF, EfficientNet-Lite0": pictures.photographs,
+    "MobileNetV2 features": pictures.features,
+    "the demo's ResNet": pictures.fashion,
+    "GRU in small ops": trained.gru,
+    "LSTM in small ops": trained.lstm,
+    "log front end": trained.log_front_end,
+}

@@ -1,0 +1,58 @@
+"""What a case is: an ONNX file, arrays to calibrate with, other arrays to test with, and a metric."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Item = Mapping[str, np.ndarray]
+"""The inputs of one call, by name."""
+Outputs = Sequence[Sequence[np.ndarray]]
+"""The outputs of each test item."""
+Judge = Callable[[Outputs, Outputs], dict[str, float]]
+"""(the float model's outputs, a system's outputs) -> figures by name."""
+
+
+class MissingPackage(Exception):
+    """What a case needs is not installed; the text is the command that installs it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Calibration and test items are disjoint: no test item, nor another cut of the same source, calibrates."""
+
+    onnx: pathlib.Path
+    calibration: Sequence[Item]
+    test: Sequence[Item]
+    judge: Judge
+
+
+Maker = Callable[[pathlib.Path, int | None], Case]
+"""(folder for files made on the way, the most test items or None for all) -> the case."""
+
+
+def package_folder(name: str, requirement: str) -> pathlib.Path:
+    """The folder of an installed package, which is not imported: its own dependencies are not needed."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise MissingPackage(f"pip install --no-deps {requirement}")
+    return pathlib.Path(found.submodule_search_locations[0])
+
+
+def needs(module: str, requirement: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackage(f"pip install {requirement}")
+
+
+def agreement(expected: np.ndarray, got: np.ndarray) -> float:
+    """Percent of equal elements."""
+    return 100 * float(np.mean(expected == got))
+
+
+def first(outputs: Outputs) -> np.ndarray:
+    """The first output of all items, along one batch axis."""
+    return np.concatenate([item[0] for item in outputs])
