@@ -153,7 +153,7 @@ def compile(
         if calibration is None:
             assert calibration_data is not None  # _check_stage
             calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress, threads=threads)
-        graph = convert(prepared, calibration.for_specs(prepared.specs()), instruments=instruments)
+        graph = convert(prepared, calibration, instruments=instruments)
     elif stage != "integer":
         graph = fuse(graph, instruments=instruments)
     if io == "quantized":

@@ -104,7 +104,7 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "Calibration.load": (qc.Calibration.load, {"path": folder / "none"}, {}),
         "Calibration.save": (CALIBRATION.save, {"path": folder / "c"}, {"path": "text"}),
         "Calibration.merge": (CALIBRATION.merge, {"other": CALIBRATION}, {}),
-        "Calibration.for_specs": (CALIBRATION.for_specs, {"specs": PREPARED.specs()}, {"specs": "{}"}),
+        "Calibration.for_prepared": (CALIBRATION.for_prepared, {"prepared": PREPARED}, {}),
         "get_qconfig": (qc.get_qconfig, {"name": "int8"}, {}),
         "get_default_qconfig": (qc.get_default_qconfig, {"backend": "x86"}, {}),
         "get_default_qconfig_mapping": (qc.get_default_qconfig_mapping, {"backend": "x86"}, {}),

@@ -1,7 +1,8 @@
-"""The header of a saved model: its limits, what it declares, and every check that precedes reading the data.
+"""The header of a safetensors file, as saved models and calibrations have: its limits, what it declares, every check
+that precedes reading the data, and writing it.
 
 The checks are stricter than those of the safetensors library, which accepts duplicate names and entries out of order.
-Does not own what the tensors mean (`saved_model.py`).
+Does not own what the tensors mean (`saved_model.py`, `qcompiler.quantization.calibration_file`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,9 @@ import numpy as np
 from qcompiler.errors import ArtifactError
 from qcompiler.types import MAX_BYTES, MAX_ELEMENTS, MAX_RANK
 
-FORMAT_VERSION = 1
 MAX_HEADER = 16 * 2**20
 MAX_ENTRIES = 100_000
-TEXT = "graph.qir"
 METADATA = "__metadata__"
-VERSION_KEY = "qcompiler"
 DIGEST_KEY = "qcompiler.sha256"
 
 Path = str | os.PathLike[str]
@@ -63,7 +61,8 @@ class Header:
         entries: the tensors, by name.
         metadata: the metadata, the format's own included.
         data_start, data_bytes: where the data lies in the file.
-        digest: sha256 of the header's bytes. These hold the digest of the data, so it identifies a saved model.
+        digest: sha256 of the header's bytes. In a saved model these hold the digest of the data, so it identifies the
+            model.
     """
 
     entries: dict[str, Entry]
@@ -73,61 +72,80 @@ class Header:
     digest: str
 
 
-def read_header(path: Path, file: BinaryIO, total: int) -> Header:
-    """Read the header and check all of it, also against the file's size."""
+def read_header(path: Path, file: BinaryIO, total: int, what: str) -> Header:
+    """Read the header and check all of it, also against the file's size.
+
+    Args:
+        what: what the file should be, for messages: "saved model".
+
+    Raises:
+        ArtifactError: the header is damaged, or does not fit the file's size.
+    """
     if total < 8:
-        fail(path, "the file is too short to be a saved model", expected="at least 8 bytes", got=total)
+        fail(path, f"the file is too short to be a {what}", expected="at least 8 bytes", got=total)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > MAX_HEADER or length > total - 8:
         fail(
             path,
-            "the header's length is impossible: not a saved model, or cut off",
+            f"the header's length is impossible: not a {what}, or cut off",
             expected=f"at most {min(MAX_HEADER, total - 8)} bytes",
             got=length,
         )
     raw = file.read(length)
     entries, metadata = _parsed_header(path, raw)
-    version = metadata.get(VERSION_KEY)
-    if version is None:
-        fail(
-            path,
-            "a safetensors file, but no saved model: its metadata has no format version",
-            expected=f"{VERSION_KEY}: {FORMAT_VERSION}",
-            hint="qcompiler reads files that CompiledModel.save wrote",
-        )
-    if version != str(FORMAT_VERSION):
-        fail(
-            path,
-            "the file has another version of the format",
-            expected=FORMAT_VERSION,
-            got=version[:40],
-            hint="load it with the qcompiler that saved it, or a newer one",
-        )
-    if DIGEST_KEY not in metadata:
-        fail(path, "the metadata has no digest of the data", expected=DIGEST_KEY)
-    if TEXT not in entries:
-        fail(path, "the file has no graph", expected=f"a tensor {TEXT}")
     data_bytes = total - 8 - length
     _check_layout(path, entries, data_bytes)
     return Header(entries, metadata, 8 + length, data_bytes, hashlib.sha256(raw).hexdigest())
 
 
+def encoded_header(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The header of a file that holds the arrays in this order, with the 8 bytes of its length before it.
+
+    Raises:
+        ArtifactError: a dtype that the format has not, or too many arrays.
+    """
+    entries: dict[str, Any] = {}
+    position = 0
+    for name, array in arrays.items():
+        dtype = SPELLED.get(array.dtype.newbyteorder("<"))
+        if dtype is None:
+            fail(
+                path, "an array of this dtype cannot be saved", tensor=name, expected=", ".join(DTYPES), got=array.dtype
+            )
+        offsets = [position, position + array.nbytes]
+        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
+        position += array.nbytes
+    encoded = json.dumps({METADATA: dict(metadata), **entries}, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > MAX_HEADER or len(entries) > MAX_ENTRIES:
+        fail(
+            path,
+            "there is too much to save: too large for the format",
+            expected=f"{MAX_ENTRIES} arrays, a header of {MAX_HEADER} bytes",
+            got=f"{len(entries)} arrays, {len(encoded)} bytes",
+        )
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def array_of(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
+    """The tensor of an entry: a read-only view of `data` (u8, the whole data of the file), or a copy if its bytes are
+    not aligned.
+
+    Raises:
+        ArtifactError: a bool that is neither 0 nor 1.
+    """
+    array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
+    if entry.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+        fail(path, "a bool is neither 0 nor 1", tensor=entry.name)
+    native = entry.dtype.newbyteorder("=")
+    if not array.flags.aligned or array.dtype != native:
+        array = array.astype(native)
+    array.setflags(write=False)
+    return array.reshape(entry.shape)
+
+
 def _parsed_header(path: Path, raw: bytes) -> tuple[dict[str, Entry], dict[str, str]]:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in items:
-            if key in found:
-                fail(path, "the header has a name twice", got=key[:200])
-            found[key] = value
-        return found
-
-    def constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not JSON")
-
-    try:
-        header = json.loads(raw.decode(), object_pairs_hook=pairs, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError("the header is not valid JSON", where=shown(path), got=str(error)[:200]) from None
+    header = parsed_json(path, raw, "the header")
     if not isinstance(header, dict) or not raw.startswith(b"{"):
         fail(path, "the header is no JSON object", got=type(header).__name__)
     metadata = header.pop(METADATA, {})
@@ -136,6 +154,26 @@ def _parsed_header(path: Path, raw: bytes) -> tuple[dict[str, Entry], dict[str, 
     if len(header) > MAX_ENTRIES:
         fail(path, "too many tensors", expected=f"at most {MAX_ENTRIES}", got=len(header))
     return {name: _entry(path, name, given) for name, given in header.items()}, metadata
+
+
+def parsed_json(path: Path, raw: bytes, what: str) -> Any:
+    """The JSON in `raw`. ArtifactError for anything else, for a name that occurs twice and for too deep nesting."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in items:
+            if key in found:
+                fail(path, f"{what} has a name twice", got=key[:200])
+            found[key] = value
+        return found
+
+    def constant(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not JSON")
+
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=pairs, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{what} is not valid JSON", where=shown(path), got=str(error)[:200]) from None
 
 
 def _entry(path: Path, name: str, given: Any) -> Entry:

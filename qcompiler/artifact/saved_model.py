@@ -13,27 +13,21 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
-import math
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from qcompiler.artifact import header as form
 from qcompiler.artifact.header import (
     DIGEST_KEY,
-    FORMAT_VERSION,
     METADATA,
     SPELLED,
-    TEXT,
-    VERSION_KEY,
-    Entry,
     Header,
     Path,
+    array_of,
+    encoded_header,
     fail,
     read_header,
     shown,
@@ -45,6 +39,9 @@ from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.regular_file import open_regular
 
+FORMAT_VERSION = 1
+VERSION_KEY = "qcompiler"
+TEXT = "graph.qir"
 MAX_TEXT = 64 * 2**20
 SUFFIX = ".qc.safetensors"
 _ESCAPE = "const:"  # stands before a constant's name that the format itself needs
@@ -96,9 +93,9 @@ def _pieces(graph: Graph, path: Path, metadata: Mapping[str, str]) -> Iterator[b
     arrays = {TEXT: text, **{_stored_name(name): array for name, array in graph_data(graph).items()}}
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header = _written_header(path, arrays, names, dict(metadata))
-    data = itertools.chain.from_iterable(_parts(arrays[name]) for name in names)
-    return itertools.chain([struct.pack("<Q", len(header)), header], data)
+    arrays = {name: arrays[name] for name in names}
+    header = encoded_header(path, arrays, _written_metadata(path, arrays, metadata))
+    return itertools.chain([header], itertools.chain.from_iterable(map(_parts, arrays.values())))
 
 
 def _stored_name(name: str) -> str:
@@ -112,35 +109,15 @@ def _parts(array: np.ndarray) -> Iterator[memoryview]:
         yield little[start : start + _CHUNK].data
 
 
-def _written_header(path: Path, arrays: Mapping[str, np.ndarray], names: list[str], metadata: dict[str, str]) -> bytes:
+def _written_metadata(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict[str, str]:
+    """The caller's metadata, and the format's own."""
     for key, value in metadata.items():
         if not _is_text(key) or not _is_text(value) or key in (VERSION_KEY, DIGEST_KEY):
             fail(path, "metadata is text under names of your own", got=f"{key!r}: {value!r}"[:200])
     digest = hashlib.sha256()
-    entries: dict[str, Any] = {}
-    position = 0
-    for name in names:
-        array = arrays[name]
-        for part in _parts(array):
-            digest.update(part)
-        entries[name] = {
-            "dtype": SPELLED[array.dtype.newbyteorder("<")],
-            "shape": list(array.shape),
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
-    own = {VERSION_KEY: str(FORMAT_VERSION), DIGEST_KEY: digest.hexdigest()}
-    header = {METADATA: {**own, **dict(sorted(metadata.items()))}, **entries}
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > form.MAX_HEADER or len(entries) > form.MAX_ENTRIES:
-        fail(
-            path,
-            "the graph is too large for the format",
-            expected=f"{form.MAX_ENTRIES} arrays, a header of {form.MAX_HEADER} bytes",
-            got=f"{len(entries)} arrays, {len(encoded)} bytes",
-        )
-    return encoded
+    for part in itertools.chain.from_iterable(map(_parts, arrays.values())):
+        digest.update(part)
+    return {VERSION_KEY: str(FORMAT_VERSION), DIGEST_KEY: digest.hexdigest(), **dict(sorted(metadata.items()))}
 
 
 def _is_text(item: Any) -> bool:
@@ -236,7 +213,7 @@ def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Grap
     from qcompiler.text.parser import parse
     from qcompiler.verify import verify
 
-    arrays = {name: _array(path, entry, data) for name, entry in header.entries.items()}
+    arrays = {name: array_of(path, entry, data) for name, entry in header.entries.items()}
     text = _text(path, arrays.pop(TEXT))
     arrays = {_own_name(path, name): array for name, array in arrays.items()}
     asked: set[str] = set()
@@ -287,7 +264,7 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
     try:
         with open_regular(path) as file:
             total = os.fstat(file.fileno()).st_size
-            header = read_header(path, file, total)
+            header = _read_header(path, file, total)
             mapped = map_file(file)
             data = np.frombuffer(file.read(header.data_bytes) if mapped is None else mapped, np.uint8)
     except OSError as error:
@@ -304,22 +281,35 @@ def _read(path: Path) -> tuple[Header, np.ndarray]:
     return header, data
 
 
+def _read_header(path: Path, file: BinaryIO, total: int) -> Header:
+    header = read_header(path, file, total, "saved model")
+    version = header.metadata.get(VERSION_KEY)
+    if version is None:
+        fail(
+            path,
+            "a safetensors file, but no saved model: its metadata has no format version",
+            expected=f"{VERSION_KEY}: {FORMAT_VERSION}",
+            hint="qcompiler reads files that CompiledModel.save wrote",
+        )
+    if version != str(FORMAT_VERSION):
+        fail(
+            path,
+            "the file has another version of the format",
+            expected=FORMAT_VERSION,
+            got=version[:40],
+            hint="load it with the qcompiler that saved it, or a newer one",
+        )
+    if DIGEST_KEY not in header.metadata:
+        fail(path, "the metadata has no digest of the data", expected=DIGEST_KEY)
+    if TEXT not in header.entries:
+        fail(path, "the file has no graph", expected=f"a tensor {TEXT}")
+    return header
+
+
 def _read_bytes(source: bytes) -> tuple[Header, np.ndarray]:
     """The header and the data of a file in memory."""
-    header = read_header(IN_MEMORY, io.BytesIO(source), len(source))
+    header = _read_header(IN_MEMORY, io.BytesIO(source), len(source))
     return header, np.frombuffer(source, np.uint8, header.data_bytes, header.data_start)
-
-
-def _array(path: Path, entry: Entry, data: np.ndarray) -> np.ndarray:
-    """A read-only view of `data`, or a copy if its bytes are not aligned."""
-    array = data[entry.begin : entry.end].view(entry.dtype) if math.prod(entry.shape) else np.empty(0, entry.dtype)
-    if entry.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
-        fail(path, "a bool is neither 0 nor 1", tensor=entry.name)
-    native = entry.dtype.newbyteorder("=")
-    if not array.flags.aligned or array.dtype != native:
-        array = array.astype(native)
-    array.setflags(write=False)
-    return array.reshape(entry.shape)
 
 
 def _text(path: Path, array: np.ndarray) -> str:

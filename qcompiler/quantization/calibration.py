@@ -1,13 +1,15 @@
-"""Calibration: what the observers collected, to be saved, merged and used again."""
+"""Calibration: what the observers collected, to be saved, merged and used again.
+
+Does not own the file's form (`calibration_file.py`).
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +17,12 @@ from qcompiler.arguments import check_path, check_type
 from qcompiler.errors import ArtifactError, QuantizationError
 from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
 from qcompiler.quantization.spec import QuantSpec
-from qcompiler.regular_file import open_regular
 
-FORMAT = 1
-"""The version of the file format."""
+if TYPE_CHECKING:
+    from qcompiler.quantization.workflow import Prepared
+
+Members = Sequence[str]
+"""The names of the values that share one observer."""
 
 
 class Calibration(Mapping[str, Observer]):
@@ -28,15 +32,23 @@ class Calibration(Mapping[str, Observer]):
     Merging adds up what two runs saw. For histograms and min-max the result has the same bits in any order; observers
     that depend on the order of the data refuse.
 
-    Attributes:
+    Args:
+        observers: by group.
+        specs: what each observer was made from, by group.
+        members: the names of the values of each group. A group that is not in it has unknown members.
         interpreted: why the interpreter ran the data, or a part of it, and not the compiled float program; else "".
     """
 
     def __init__(
-        self, observers: Mapping[str, Observer], specs: Mapping[str, QuantSpec], interpreted: str = ""
+        self,
+        observers: Mapping[str, Observer],
+        specs: Mapping[str, QuantSpec],
+        members: Mapping[str, Members] | None = None,
+        interpreted: str = "",
     ) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
+        self.members = {group: tuple(names) for group, names in (members or {}).items()}
         self.interpreted = interpreted
 
     def __getitem__(self, group: str) -> Observer:
@@ -67,9 +79,17 @@ class Calibration(Mapping[str, Observer]):
                     expected=str(self.specs[group]),
                     got=str(other.specs[group]),
                 )
+            mine, theirs = (set(each.members.get(group, ())) for each in (self, other))
+            if mine and theirs and mine != theirs:
+                raise QuantizationError(
+                    "the calibrations observed other values together",
+                    where=f"%{group}",
+                    expected=_listed(mine),
+                    got=_listed(theirs),
+                )
             merged[group] = copy.deepcopy(self[group])
             merged[group].merge(other[group])
-        return Calibration(merged, self.specs, self.interpreted or other.interpreted)
+        return Calibration(merged, self.specs, {**other.members, **self.members}, self.interpreted or other.interpreted)
 
     __add__ = merge
 
@@ -84,26 +104,64 @@ class Calibration(Mapping[str, Observer]):
         kinds = ", ".join(f"{count} by {observer}" for observer, count in sorted(counts.items()))
         return f"<Calibration of {len(self)} values: {kinds}>"
 
-    def for_specs(self, specs: Mapping[str, QuantSpec]) -> Calibration:
-        """The same data under other specs: each observer is made anew and takes over what was collected.
+    def for_prepared(self, prepared: Prepared) -> Calibration:
+        """The same data for a graph that was prepared with another qconfig, which may group the values otherwise.
+
+        Groups are matched by their members. One that unites several old groups takes over what all of these collected.
+        Under another spec an observer is made anew and takes over what was collected.
 
         Raises:
-            QuantizationError: a value was not observed, or its observer collected less than the new one needs.
+            QuantizationError: a value was not observed, or only together with a value of another group; or its observer
+                collected less than the new one needs, or cannot merge.
         """
-        check_type("specs", specs, Mapping, "group -> QuantSpec, as Prepared.specs() gives")
-        found: dict[str, Observer] = {}
-        for group, spec in specs.items():
-            if group not in self:
-                raise QuantizationError(
-                    "the calibration did not observe a value",
-                    where=f"%{group}",
-                    hint="calibrate with this qconfig: another one groups or quantizes other values",
-                )
-            if self.specs[group] == spec:
-                found[group] = self[group]
-                continue
-            found[group] = _restored(make_observer(spec), _savable(self[group], group).state(), group)
-        return Calibration(found, specs, self.interpreted)
+        from qcompiler.quantization.workflow import check_prepared
+
+        check_prepared(prepared)
+        specs, members = prepared.specs(), prepared.members()
+        found = {group: self._united(group, members[group], spec) for group, spec in specs.items()}
+        return Calibration(found, specs, members, self.interpreted)
+
+    def _united(self, group: str, members: Members, spec: QuantSpec) -> Observer:
+        """The observer of a group with these members: an old one, or a new one that took over all that was seen."""
+        old = self._groups_of(group, members)
+        if len(old) == 1 and self.specs[old[0]] == spec:
+            return self[old[0]]
+        parts = [self._under(each, spec) for each in old]
+        for part in parts[1:]:
+            try:
+                parts[0].merge(part)
+            except QuantizationError as error:
+                raise error.located(f"%{group}, which unites {_listed(old)} of the calibration") from None
+        return parts[0]
+
+    def _groups_of(self, group: str, members: Members) -> list[str]:
+        """The old groups whose members are, together, exactly the given ones."""
+        if group in self and group not in self.members:
+            return [group]  # unknown members
+        group_of = {name: each for each, names in self.members.items() for name in names}
+        missing = [name for name in members if name not in group_of]
+        if missing:
+            raise QuantizationError(
+                "the calibration did not observe a value",
+                where=f"%{missing[0]}",
+                hint="calibrate with this qconfig: another one quantizes other values",
+            )
+        old = list(dict.fromkeys(group_of[name] for name in members))
+        together = {name for each in old for name in self.members[each]}
+        if together != set(members):
+            other = sorted(together - set(members))[0]
+            raise QuantizationError(
+                f"the calibration observed a value together with %{other}, which has parameters of its own here",
+                where=f"%{next(name for name in members if group_of[name] == group_of[other])}",
+                hint="calibrate with this qconfig: another one groups the values otherwise",
+            )
+        return old
+
+    def _under(self, group: str, spec: QuantSpec) -> Observer:
+        """A new observer for the spec that takes over what the group's observer collected."""
+        if self.specs[group] == spec:
+            return copy.deepcopy(self[group])
+        return _restored(make_observer(spec), _savable(self[group], group).state(), group)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file; the old file stays if anything fails.
@@ -111,65 +169,76 @@ class Calibration(Mapping[str, Observer]):
         Raises:
             QuantizationError: an observer that cannot be saved.
         """
-        from safetensors.numpy import save
+        from qcompiler.quantization.calibration_file import write_calibration
 
         check_path("path", path)
-        from qcompiler.artifact import replacing
-
-        tensors: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         groups: list[dict[str, Any]] = []
         for number, group in enumerate(sorted(self)):
             state = _savable(self[group], group).state()
-            groups.append({"group": group, "spec": str(self.specs[group]), "fields": sorted(state)})
-            tensors |= {f"{number}.{name}": np.asarray(array, order="C") for name, array in state.items()}
-        # One key of metadata: the order of several is not fixed.
-        header = {"format": FORMAT, "groups": groups}
+            entry = {"group": group, "spec": str(self.specs[group]), "fields": sorted(state)}
+            if group in self.members:
+                entry["members"] = list(self.members[group])
+            groups.append(entry)
+            arrays |= {f"{number}.{name}": array for name, array in state.items()}
+        content: dict[str, Any] = {"groups": groups}
         if self.interpreted:
-            header["interpreted"] = self.interpreted
-        metadata = {"calibration": json.dumps(header, sort_keys=True)}
-        with replacing(os.fspath(path)) as file:
-            file.write(save(tensors, metadata))
+            content["interpreted"] = self.interpreted
+        write_calibration(path, content, arrays)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Calibration:
         """The calibration that `save` wrote.
 
         Raises:
-            ArtifactError: the file cannot be read, is truncated, or is no calibration of this format.
+            ArtifactError: the file cannot be read, is damaged, or is no calibration of a known version.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        from qcompiler.quantization.calibration_file import read_calibration
 
         check_path("path", path)
+        content, arrays = read_calibration(path)
         try:
-            with open_regular(path) as file:
-                data = file.read()
-            tensors = load(data)  # checks the header
-            whole = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            header = json.loads(whole.get("__metadata__", {}).get("calibration", "{}"))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ArtifactError("the calibration cannot be read", where=os.fspath(path), got=str(error)[:200]) from None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            return _rebuilt(content, arrays)
+        except (AttributeError, KeyError, TypeError, ValueError, QuantizationError) as error:
             raise ArtifactError(
-                "no calibration, or one of another format",
-                where=os.fspath(path),
-                expected=f"format {FORMAT}",
-                got=str(header)[:80],
-            )
-        observers: dict[str, Observer] = {}
-        specs: dict[str, QuantSpec] = {}
-        try:
-            interpreted = header.get("interpreted", "")
-            if not isinstance(interpreted, str):
-                raise ValueError("interpreted is no text")
-            for number, entry in enumerate(header["groups"]):
-                spec = QuantSpec.parse(entry["spec"])
-                state = {name: tensors[f"{number}.{name}"] for name in entry["fields"]}
-                group = entry["group"]
-                observers[group], specs[group] = _restored(make_observer(spec), state, group), spec
-        except (KeyError, TypeError, ValueError, QuantizationError) as error:
-            raise ArtifactError("the calibration is damaged", where=os.fspath(path), got=str(error)[:200]) from None
-        return Calibration(observers, specs, interpreted)
+                "the content of the calibration is not valid", where=f"file {os.fspath(path)}", got=str(error)[:200]
+            ) from None
+
+
+def _rebuilt(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
+    """The calibration that a file's content stands for; an error of any of the kinds that `load` catches if it stands
+    for none."""
+    observers: dict[str, Observer] = {}
+    specs: dict[str, QuantSpec] = {}
+    members: dict[str, Members] = {}
+    left = dict(arrays)
+    for number, entry in enumerate(content["groups"]):
+        group, spec = _text(entry["group"]), QuantSpec.parse(_text(entry["spec"]))
+        if group in observers:
+            raise ValueError(f"the group {group} occurs twice")
+        state = {_text(name): left.pop(f"{number}.{name}") for name in entry["fields"]}
+        observers[group], specs[group] = _restored(make_observer(spec), state, group), spec
+        if "members" in entry:
+            members[group] = tuple(map(_text, entry["members"]))
+    if left:
+        raise ValueError(f"no group has the array {next(iter(left))}")
+    twice = [name for name, count in Counter(name for names in members.values() for name in names).items() if count > 1]
+    if twice:
+        raise ValueError(f"the value {twice[0]} occurs twice")
+    return Calibration(observers, specs, members, _text(content.get("interpreted", "")))
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A few names, sorted, for a message."""
+    first, *rest = sorted(names)
+    shown = [first, *rest[:4]]
+    return ", ".join(f"%{name}" for name in shown) + (f" and {len(rest) - 4} more" if len(rest) > 4 else "")
+
+
+def _text(item: object) -> str:
+    if not isinstance(item, str):
+        raise TypeError(f"{item!r} is no text"[:200])
+    return item
 
 
 def _savable(observer: Observer, group: str) -> SavableObserver:

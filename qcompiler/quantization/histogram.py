@@ -50,6 +50,23 @@ class Histogram(MinMax):
         super().merge(other)
         self._add(other.exponent, other.counts)
 
+    def _why_impossible(self) -> str | None:
+        wrong = super()._why_impossible()
+        if wrong is not None:
+            return wrong
+        if not value_counts.LEAST_EXPONENT <= self.exponent <= value_counts.MOST_EXPONENT:
+            return f"the bins are 2^{self.exponent} wide"
+        used = np.flatnonzero(self.counts)
+        if (self.counts < 0).any() or self.counts.sum(dtype=np.float64) > 2.0**62:
+            return "the counts are negative or too large"
+        if self.is_empty or not used.size:
+            return None if self.is_empty and not used.size else "there are counts without bounds, or the reverse"
+        first, last = (int(np.floor(float(bound) * 2.0**-self.exponent)) for bound in (self.low, self.high))
+        counted = (int(used[0]) - self.BINS, int(used[-1]) - self.BINS)
+        if (first, last) != counted:
+            return f"the bounds lie in bins {first} and {last}, the counts in {counted[0]} to {counted[1]}"
+        return None
+
     def _add(self, exponent: int, counts: np.ndarray) -> None:
         """Add counts in bins of the width 2^exponent. The result has the wider ones of both bins."""
         wider = max(self.exponent, exponent)

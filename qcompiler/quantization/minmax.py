@@ -87,7 +87,8 @@ class MinMax:
         """Take over the fields of another observer's `state()`.
 
         Raises:
-            QuantizationError: a field is missing, since the other observer collects less.
+            QuantizationError: a field is missing, since the other observer collects less, or the fields hold what no
+                data gives.
         """
         missing = [name for name in self.fields if name not in state]
         if missing:
@@ -99,11 +100,26 @@ class MinMax:
             )
         for name in self.fields:
             mine, given = np.asarray(getattr(self, name)), np.asarray(state[name])
-            if given.shape != mine.shape and self.fixed_shapes:
+            if given.dtype != mine.dtype or (given.shape != mine.shape and self.fixed_shapes):
                 raise QuantizationError(
-                    f"the field {name} of an observer has another shape", expected=mine.shape, got=given.shape
+                    f"the field {name} of an observer has another type",
+                    expected=f"{mine.dtype}{list(mine.shape)}",
+                    got=f"{given.dtype}{list(given.shape)}",
                 )
-            setattr(self, name, given.astype(mine.dtype) if given.ndim else mine.dtype.type(given))
+            setattr(self, name, given.copy() if given.ndim else given[()])
+        wrong = self._why_impossible()
+        if wrong is not None:
+            raise QuantizationError(f"the state of an observer {self.spec.observer} is impossible: {wrong}")
+
+    def _why_impossible(self) -> str | None:
+        """Why no data gives the fields, or None."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        if low.shape != high.shape:
+            return "the bounds have different shapes"
+        empty = (low == np.inf) & (high == -np.inf)
+        if not (empty | (np.isfinite(low) & np.isfinite(high) & (low <= high))).all():
+            return f"the bounds are [{low.min(initial=np.inf)}, {high.max(initial=-np.inf)}]"
+        return None
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
@@ -122,8 +138,16 @@ class MovingAverage(MinMax):
         if self.is_empty:
             self.low, self.high = low, high
         else:
-            self.low = self.low + self.constant * (low - self.low)
-            self.high = self.high + self.constant * (high - self.high)
+            self.low, self.high = self._moved(self.low, low), self._moved(self.high, high)
+
+    def _moved(self, bound: Bound, seen: Bound) -> Bound:
+        """bound + constant * (seen - bound), in f32 like torch's, also where the difference is beyond f32."""
+        with np.errstate(over="ignore"):
+            difference = seen - bound
+        if np.isfinite(difference):
+            return bound + self.constant * difference
+        half = np.float32(0.5)
+        return bound + self.constant * (seen * half - bound * half) / half
 
     def merge(self, other: MinMax) -> None:
         raise QuantizationError(
@@ -163,6 +187,8 @@ class Fixed(MinMax):
 
     def __init__(self, spec: QuantSpec, scale: float, zero_point: float) -> None:
         super().__init__(spec)
+        if zero_point != np.rint(zero_point) or not np.isfinite(zero_point):
+            raise QuantizationError("the zero point of fixed", expected="a whole number", got=zero_point)
         self.params = QuantParams.per_tensor(scale, int(zero_point), spec.dtype, spec.qmin, spec.qmax)
 
     def qparams(self) -> QuantParams:

@@ -57,6 +57,14 @@ class TorchHistogram(MinMax):
             hint="calibrate in one run, or use the observer histogram or minmax",
         )
 
+    def _why_impossible(self) -> str | None:
+        wrong = super()._why_impossible()
+        if wrong is not None:
+            return wrong
+        if not np.isfinite(self.counts).all() or (self.counts < 0).any() or self.counts.sum(dtype=np.float64) > 2.0**62:
+            return "the counts are negative or too large"
+        return None if self.counts.any() != self.is_empty else "there are counts without bounds, or the reverse"
+
     def _histogram(self, array: np.ndarray, low: Bound, high: Bound) -> np.ndarray:
         """torch.histc: f32[BINS]; a range of no width is widened by one on both sides."""
         low, high = F32(low), F32(high)

@@ -15,6 +15,9 @@ BINS = 2048
 LEAST_EXPONENT = -126
 """Of the narrowest bins, 2^-126 wide."""
 
+MOST_EXPONENT = 118
+"""Of the widest bins: these hold the largest finite f32."""
+
 _SPARE_BITS = BINS.bit_length() - 2
 """Bins are so wide that the largest magnitude lies below 2^_SPARE_BITS of them."""
 

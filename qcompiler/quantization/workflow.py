@@ -17,6 +17,7 @@ from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 
 if TYPE_CHECKING:
+    from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import Observer
     from qcompiler.quantization.precision import Decision
@@ -45,11 +46,21 @@ class Prepared:
 
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
-        from qcompiler.ops.quantized import Observe
         from qcompiler.quantization.spec import QuantSpec
 
-        observers = [observe for node in self.graph.nodes if (observe := Observe.of(node)) is not None]
-        return {observe.group: QuantSpec.parse(observe.spec_text) for observe in observers}
+        return {observe.group: QuantSpec.parse(observe.spec_text) for observe in self._observers()}
+
+    def members(self) -> dict[str, list[str]]:
+        """Group of values -> the names of its values, which share one observer."""
+        found: dict[str, list[str]] = {}
+        for observe in self._observers():
+            found.setdefault(observe.group, []).append(observe.x.name)
+        return found
+
+    def _observers(self) -> list[Observe]:
+        from qcompiler.ops.quantized import Observe
+
+        return [observe for node in self.graph.nodes if (observe := Observe.of(node)) is not None]
 
 
 def prepare(
@@ -130,7 +141,7 @@ def calibrate(
     from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
 
-    _check_prepared(prepared)
+    check_prepared(prepared)
     check_data("data", data)
     check_callable("transform", transform, "a calibration item")
     check_callable("progress", progress, "a number of items")
@@ -142,25 +153,31 @@ def calibrate(
         runner.observe(item, observers, used)
         if progress is not None:
             progress(count)
-    return Calibration(observers, specs, runner.interpreted)
+    return Calibration(observers, specs, prepared.members(), runner.interpreted)
 
 
 def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:
     """The integer graph that the calibrated ranges give.
 
     Args:
-        observers: group of values -> its observer; a Calibration is one.
+        observers: a Calibration, which may be one of another qconfig (see `Calibration.for_prepared`), or a mapping:
+            group of values -> its observer.
+
+    Raises:
+        QuantizationError: a value was not observed, or an observer saw no data.
     """
     from qcompiler.notes import Interpreted
     from qcompiler.passes.pipelines import convert_pipeline
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import chosen_params
 
-    _check_prepared(prepared)
+    check_prepared(prepared)
     hint = "qc.calibrate(prepared, batches) makes one of data"
     check_type("observers", observers, Mapping, "a Calibration", hint)
     instruments = check_instruments(instruments)
     specs = prepared.specs()
+    if isinstance(observers, Calibration):
+        observers = observers.for_prepared(prepared)
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }
@@ -170,5 +187,6 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     return converted
 
 
-def _check_prepared(prepared: object) -> None:
+def check_prepared(prepared: object) -> None:
+    """Raise ArgumentError unless `prepared` is what `prepare` gives."""
     check_type("prepared", prepared, Prepared, "what qc.prepare gives", "qc.prepare(model, qconfig, example_inputs)")

@@ -11,7 +11,7 @@ import torch
 
 import qcompiler as qc
 from qcompiler import nn
-from qcompiler.errors import ArtifactError, QuantizationError
+from qcompiler.errors import QuantizationError
 from qcompiler.quantization.qconfig import TORCH_BACKENDS
 
 
@@ -152,16 +152,96 @@ def test_used_again_with_another_qconfig() -> None:
         qc.compile(graph(), "int8", calibration=qc.calibrate(qc.prepare(graph(), "int8:minmax"), BATCHES))
 
 
-def test_a_damaged_file_is_an_artifact_error(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "c.safetensors"
-    qc.calibrate(qc.prepare(graph()), BATCHES).save(path)
-    data = path.read_bytes()
-    for bad in (data[:40], data[:-9], b"", b"{}"):
-        path.write_bytes(bad)
-        with pytest.raises(ArtifactError):
-            qc.Calibration.load(path)
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        qc.Calibration.load(tmp_path / "missing")
+# -- a calibration used again under a mapping that groups the values otherwise
+
+
+class Joined(nn.Module):
+    """Two branches that a concatenation ties to each other, and a mover."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 4, 1)
+        self.right = nn.Conv2d(3, 4, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.last(np.concatenate([self.left(x), self.right(x) * 9], axis=1)).reshape(-1)
+
+
+JOINED = Joined()
+
+
+def without(kind: str, qconfig: str = "int8") -> qc.QConfigMapping:
+    return qc.QConfigMapping().set_global(qconfig).set_object_type(kind, None)
+
+
+@pytest.mark.parametrize("qconfig", ["int8", "int8:minmax", "int8:kl"])
+@pytest.mark.parametrize("kind", ["concat", "reshape", "mul"])
+def test_groups_that_become_one_take_over_what_all_saw(qconfig: str, kind: str) -> None:
+    whole, apart = (qc.prepare(JOINED, rules, (X,)) for rules in (qconfig, without(kind, qconfig)))
+    assert {frozenset(names) for names in whole.members().values()} != set(map(frozenset, apart.members().values()))
+    wanted = qc.calibrate(whole, BATCHES)
+    observed = {name for names in apart.members().values() for name in names}
+    if observed == {name for names in whole.members().values() for name in names}:
+        taken = qc.calibrate(apart, BATCHES).for_prepared(whole)
+        assert taken.members == wanted.members
+        assert {group: o.qparams() for group, o in taken.items()} == {group: o.qparams() for group, o in wanted.items()}
+    else:
+        with pytest.raises(QuantizationError, match="did not observe a value"):
+            qc.calibrate(apart, BATCHES).for_prepared(whole)
+
+
+def test_one_name_for_two_groups_is_not_enough() -> None:
+    """The group of the concatenation is named after its first member, which has a group of its own without it."""
+    whole, apart = (qc.prepare(JOINED, rules, (X,)) for rules in ("int8", without("concat")))
+    assert "left" in whole.members() and whole.members()["left"] != apart.members()["left"] == ["left"]
+    calibration = qc.calibrate(whole, BATCHES)
+    with pytest.raises(
+        QuantizationError, match="together with %concat, which has parameters of its own here"
+    ) as caught:
+        calibration.for_prepared(apart)
+    assert caught.value.where == "%left"
+    for use in (
+        lambda: qc.convert(apart, calibration),
+        lambda: qc.compile(JOINED, without("concat"), (X,), calibration=calibration),
+    ):
+        with pytest.raises(QuantizationError, match="together with"):
+            use()
+
+
+def test_observers_that_cannot_merge_do_not_unite_groups() -> None:
+    whole, apart = (qc.prepare(JOINED, rules, (X,)) for rules in ("torch:onednn", without("concat", "torch:onednn")))
+    with pytest.raises(QuantizationError, match="cannot be merged(.|\n)*%left, which unites %concat, %left, %mul"):
+        qc.calibrate(apart, BATCHES).for_prepared(whole)
+
+
+def test_a_union_of_other_observers() -> None:
+    """Where some groups are observed by minmax, a union by minmax takes over both kinds and one by histogram cannot."""
+    mixed = without("concat").set_module_name("left", "int8:minmax")
+    calibration = qc.calibrate(qc.prepare(JOINED, mixed, (X,)), BATCHES)
+    minmax = qc.prepare(JOINED, "int8:minmax", (X,))
+    taken = calibration.for_prepared(minmax)
+    wanted = qc.calibrate(minmax, BATCHES)
+    assert {group: o.qparams() for group, o in taken.items()} == {group: o.qparams() for group, o in wanted.items()}
+    with pytest.raises(QuantizationError, match="did not collect what histogram needs"):
+        calibration.for_prepared(qc.prepare(JOINED, "int8", (X,)))
+
+
+def test_taking_over_leaves_the_calibration_as_it_was() -> None:
+    apart, whole = qc.prepare(JOINED, without("concat"), (X,)), qc.prepare(JOINED, "int8", (X,))
+    calibration = qc.calibrate(apart, BATCHES)
+    before = {group: observer.qparams() for group, observer in calibration.items()}
+    calibration.for_prepared(whole)
+    assert {group: observer.qparams() for group, observer in calibration.items()} == before
+
+
+def test_calibrations_of_other_groups_do_not_merge() -> None:
+    one = qc.calibrate(qc.prepare(JOINED, "int8", (X,)), BATCHES)
+    other = qc.Calibration(one.observers, one.specs, {**one.members, "left": ["left", "concat"]})
+    with pytest.raises(QuantizationError, match="observed other values together"):
+        _ = one + other
+    unknown = qc.Calibration(one.observers, one.specs)
+    assert (unknown + one).members == (one + unknown).members == one.members
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,17 @@ def test_the_widest_ranges_give_legal_parameters(name: str, low: float, high: fl
     assert MIN_SCALE <= params.scale[0] <= MAX_SCALE and 0 <= params.zero_point[0] <= 255
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1.7e38, 3.4e38])
+def test_a_moving_average_of_bounds_whose_difference_leaves_f32(scale: float) -> None:
+    made = make_observer(QuantSpec(observer="moving_average"))
+    for batch in ([-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]):
+        made.observe(np.array(batch, np.float32) * np.float32(scale))
+    wide, c = np.float64(np.float32(scale)), np.float64(np.float32(0.01))
+    low = -wide + c * 2 * wide
+    expected = [low + c * (-wide - low), wide - c * 2 * wide]
+    assert [made.low, made.high] == pytest.approx(expected, rel=2.0**-21)  # type: ignore[attr-defined]
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     exponents=st.lists(st.integers(-5, 20), min_size=1, max_size=3),

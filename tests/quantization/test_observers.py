@@ -210,3 +210,9 @@ def test_bad_data_and_names() -> None:
         make_observer(QuantSpec(observer="percentile(7)"))
     with pytest.raises(QuantizationError, match="cannot be made"):
         make_observer(QuantSpec(observer="minmax(1,2,3)"))
+
+
+@pytest.mark.parametrize("zero_point", ["2.5", "1e999", "nan", "1e300", "256", "-1"])
+def test_fixed_takes_a_zero_point_that_is_a_code(zero_point: str) -> None:
+    with pytest.raises(QuantizationError):
+        QuantSpec(observer=f"fixed(0.1,{zero_point})")

@@ -1,0 +1,35 @@
+"""Files of calibrations that are changed by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+ZEROS = "0" * 64
+DIGEST_KEY = "qcompiler.sha256"
+
+
+def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """(header, data) of a safetensors file."""
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+def join(header: dict[str, Any], data: bytes) -> bytes:
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def sealed(raw: bytes) -> bytes:
+    """The file with a digest that fits, so that the checks behind it are reached. A file without a place for a digest,
+    in valid JSON, stays as it is."""
+    try:
+        header, data = parts(raw)
+        header["__metadata__"][DIGEST_KEY] = ZEROS
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError):
+        return raw
+    digest = hashlib.sha256(join(header, data)).hexdigest()
+    header["__metadata__"][DIGEST_KEY] = digest
+    return join(header, data)
