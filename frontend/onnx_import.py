@@ -291,8 +291,10 @@ class _Importer:
                     f"{proto.op_type} with these operands and attributes is not supported: {error}",
                     where=where,
                 ) from error
-        self._check_memory(results, where)
         results = results if isinstance(results, tuple) else (results,)
+        # numpy computes scalars of arrays of rank 0
+        results = tuple(np.asarray(each) if isinstance(each, np.generic) else each for each in results)
+        self._check_memory(results, where)
         for name, result in zip(proto.output, results):
             if not name:
                 continue
@@ -313,9 +315,9 @@ class _Importer:
         later = next((i for i, node in enumerate(self.proto.graph.node[index:], index) if name in node.output), None)
         return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
 
-    def _check_memory(self, results: Any, where: str) -> None:
+    def _check_memory(self, results: tuple[Any, ...], where: str) -> None:
         """Raise if the constants that import has made so far take too much memory."""
-        for result in results if isinstance(results, tuple) else (results,):
+        for result in results:
             if isinstance(result, np.ndarray) and result.base is None:
                 self._made += result.nbytes
         consts = self.trace.graph.consts

@@ -21,6 +21,7 @@ from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.recognize import Recognize
+from qcompiler.passes.unsigned_codes import UnsignedCodes
 from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 from qcompiler.passmanager import Pass
 from qcompiler.quantization.qconfig import QConfig
@@ -59,6 +60,7 @@ def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> lis
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
     """qdq -> integer; without `configs` for imported qdq graphs, whose roundings all stay."""
     return [
+        UnsignedCodes(),
         PropagateQparams(),
         Integerize(configs),
         FoldRequantize(exact=configs is None),

@@ -46,6 +46,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
+    from qcompiler.passes.unsigned_codes import UnsignedCodes
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
     known = (
@@ -62,6 +63,7 @@ def passes_by_name() -> dict[str, type]:
         InsertObservers,
         ExposeStatistics,
         InsertQdq,
+        UnsignedCodes,
         PropagateQparams,
         QuantizedIo,
         Integerize,

@@ -56,7 +56,9 @@ def test_pipelines() -> None:
         [],
     ):
         assert parse_pipeline(format_pipeline(pipeline)) == pipeline
-    assert format_pipeline(convert_pipeline({}, {})).startswith("insert-qdq,propagate-qparams,integerize{configs=[]},")
+    assert format_pipeline(convert_pipeline({}, {})).startswith(
+        "insert-qdq,unsigned-codes,propagate-qparams,integerize{configs=[]},"
+    )
 
 
 def test_every_pass_is_complete() -> None:

@@ -161,9 +161,13 @@ def test_the_reference_cannot_saturate(op: str, tmp_path: pathlib.Path) -> None:
     assert (qc.compile(tmp_path / "saturating.onnx", "keep")(x=codes)["y"] == expected).all()
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("activation", [QuantType.QUInt8, QuantType.QInt8])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
-def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: QuantFormat, per_channel: bool) -> None:
+def test_quantized_models_keep_their_parameters(
+    tmp_path: pathlib.Path, form: QuantFormat, per_channel: bool, activation: QuantType, symmetric: bool
+) -> None:
     source, path = float_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
     quantize_static(
         source,
@@ -171,8 +175,9 @@ def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: Qu
         Reader(),
         quant_format=form,
         per_channel=per_channel,
-        activation_type=QuantType.QUInt8,
+        activation_type=activation,
         weight_type=QuantType.QInt8,
+        extra_options={"ActivationSymmetric": symmetric},
     )
     graph = qc.trace(path)
     assert graph.stage == "qdq"
@@ -190,6 +195,27 @@ def test_quantized_models_keep_their_parameters(tmp_path: pathlib.Path, form: Qu
         assert got.shape == want.shape
         assert np.abs(got - want).max() <= 0.02 * np.abs(want).max() + 2 * step
         assert np.array_equal(got, qc.compile(compiled.graph, target="reference")(x)["y"])
+
+
+def test_a_number_that_import_quantizes_stays_an_array(tmp_path: pathlib.Path) -> None:
+    """ONNX Runtime's quantizer puts a pair around every constant of rank 0; import computes its first half."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["half", "s", "z"], ["half_q"]),
+        helper.make_node("DequantizeLinear", ["half_q", "s", "z"], ["half_dq"]),
+        helper.make_node("Mul", ["x", "half_dq"], ["y"]),
+    ]
+    numbers = {"half": np.float32(0.5), "s": np.float32(1 / 128), "z": np.int8(-3)}
+    graph = helper.make_graph(
+        nodes,
+        "number",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in numbers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "number.onnx")
+    x = np.array([1.0, -2.0, 3.0], np.float32)
+    assert (qc.compile(tmp_path / "number.onnx", "keep")(x)["y"] == x / 2).all()
 
 
 def test_a_quantized_model_is_not_quantized_twice(tmp_path: pathlib.Path) -> None:
