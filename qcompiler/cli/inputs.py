@@ -1,8 +1,8 @@
 """The inputs of the command line: models and arrays, from files or Python.
 
 A model is `FILE.onnx`, a saved model `FILE.qc.safetensors`, or, only with --python since its code runs,
-`package.module:name` (`name()` to call it first). Arrays are .npz or .npy files, or a folder of them. Nothing is ever
-unpickled.
+`package.module:name` (`name()` to call it first). Arrays are .npz or .npy files (`array_files.py`), or a folder of
+them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import os
 import pathlib
 import re
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from qcompiler.cli.array_files import read_arrays
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, QCompilerError, TraceError
 from qcompiler.ir import Graph, Value
-from qcompiler.regular_file import open_regular
 from qcompiler.types import TensorType
 
 _log = logging.getLogger(__name__)
@@ -115,23 +114,6 @@ def parse_type(text: str) -> TensorType:
 
 
 # -- arrays
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; the array of an .npy file under ""."""
-    path = pathlib.Path(path)
-    try:
-        if path.suffix == ".npy":
-            with open_regular(path) as file:
-                return {"": np.load(file, allow_pickle=False)}
-        if path.suffix == ".npz":
-            with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise InputError("the file cannot be read", where=f"file {path}", got=error.strerror or str(error)) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError("the file holds no plain arrays", where=f"file {path}", got=str(error)[:200]) from error
-    raise InputError("unknown kind of data", where=f"file {path}", expected=".npz or .npy")
 
 
 def named_inputs(
