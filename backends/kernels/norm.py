@@ -1,4 +1,4 @@
-"""layer_norm, rms_norm, group_norm and instance_norm of adjacent rows, f32 and u8.
+"""layer_norm, rms_norm, l2_normalize, group_norm and instance_norm of adjacent rows, f32 and u8.
 
 Sums of reals use 16 logical lanes along the row. The kernels for codes that lie channels last are in norm_channels.py.
 """
@@ -38,7 +38,7 @@ class NormRows(Group, Generic[P, E]):
 
 
 class NormReal(Arguments["NormReal"], Generic[P, E, S]):
-    """The arguments of `norm_real`. eps: the number that is added to the variance."""
+    """The arguments of `norm_real`. eps: the number that is added to the variance, or the least length."""
 
     rows: NormRows[P, E]
     eps: S
@@ -46,7 +46,7 @@ class NormReal(Arguments["NormReal"], Generic[P, E, S]):
 
 class NormCodes(Arguments["NormCodes"], Generic[P, E, S]):
     """The arguments of `norm_codes`. gain and shift are divided by the result's scale. in_zero: the zero point of x;
-    eps: in squared units of x's scale."""
+    eps: in squared units of x's scale if it is added to the variance, in units of it if it is the least length."""
 
     rows: NormRows[P, E]
     in_zero: E
@@ -157,10 +157,15 @@ def _over_rows(b: KernelBuilder, rows: NormRows, size: int, body: Callable[[Valu
         body(row.index, rows.x + row.index * row_bytes, rows.y + row.index * row_bytes)
 
 
+def _at_least(b: KernelBuilder, x: Value, least: Value) -> Value:
+    """The larger of both; NaN in x stays."""
+    return b.select(x < least, least, x)
+
+
 @kernel
-def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True) -> None:
+def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True, length: bool = False) -> None:
     """(x - mean) / sqrt(var + eps) * gain + shift in f64, rounded once. each: see `NormRows.gain`; without `centers`
-    the mean is 0."""
+    the mean is 0; `length` divides by max(sqrt(sum of squares), eps) instead of the deviation."""
     rows = a.rows
 
     def wide(v: Value) -> Value:
@@ -177,8 +182,9 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True
             real = centered(v)
             return real * real
 
-        variance = _sum(b, rows, x, F32, F64, squared) / count
-        deviation = b.splat(b.sqrt(variance + wide(a.eps)), LOGICAL_LANES)
+        total = _sum(b, rows, x, F32, F64, squared)
+        divisor = _at_least(b, b.sqrt(total), wide(a.eps)) if length else b.sqrt(total / count + wide(a.eps))
+        deviation = b.splat(divisor, LOGICAL_LANES)
 
         def compute(v: Value, gain: Value, shift: Value) -> Value:
             return b.convert("fptrunc", centered(v) / deviation * wide(gain) + wide(shift), F32)
@@ -189,9 +195,9 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True
 
 
 @kernel
-def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = True) -> None:
+def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = True, length: bool = False) -> None:
     """The integer meaning of the ops in qcompiler.ops.norm: exact sums, then f32 operations. each: see
-    `NormRows.gain`; without `centers` s1 is 0 in the mean and in the variance."""
+    `NormRows.gain`; without `centers` s1 is 0 in the mean and in the variance; `length` as in `norm_real`."""
     rows, lanes = a.rows, b.target.i32_lanes
     in_zero = b.splat(b.trunc(a.in_zero, I32), lanes)
     zero = b.splat(b.trunc(a.codes.zero, I32), lanes)
@@ -205,8 +211,12 @@ def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = Tr
         s1 = of_codes - count * a.in_zero
         s2 = of_squares - a.in_zero * (of_codes + s1)
         mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes) if centers else None
-        variance = b.sitofp(count * s2 - s1 * s1 if centers else count * s2) / b.sitofp(count * count)
-        inverse = b.splat(b.const(F32, 1.0) / b.sqrt(variance + a.eps), lanes)
+        if length:
+            divisor = _at_least(b, b.sqrt(b.sitofp(s2)), a.eps)
+        else:
+            variance = b.sitofp(count * s2 - s1 * s1 if centers else count * s2) / b.sitofp(count * count)
+            divisor = b.sqrt(variance + a.eps)
+        inverse = b.splat(b.const(F32, 1.0) / divisor, lanes)
 
         def compute(q: Value, gain: Value, shift: Value) -> Value:
             code = b.sitofp(centered(q))

@@ -1,4 +1,4 @@
-"""Lowers batch_norm, layer_norm, rms_norm, group_norm and instance_norm."""
+"""Lowers batch_norm, layer_norm, rms_norm, l2_normalize, group_norm and instance_norm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node, Value
-from qcompiler.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LastAxesNorm, batch_norm_terms, normalised_eps
+from qcompiler.ops.norm import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    L2Normalize,
+    LastAxesNorm,
+    batch_norm_terms,
+    length_floor,
+    normalised_eps,
+)
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 
@@ -185,3 +194,55 @@ def norm(s: NodeLowering) -> None:
         s.call(kernels.norm_real(each=each, centers=op.centers), kernels.NormReal(tensors, eps=op.eps), bytes=nbytes)
     if out is not y:
         s.copy(TensorView(out.buffer, out.dtype, shape, row_major_strides(shape, out.dtype.itemsize)), y)
+
+
+def _axis_last(view: TensorView, axis: int) -> TensorView:
+    """The same memory with one axis moved behind the others."""
+    order = [*(a for a in range(len(view.shape)) if a != axis), axis]
+    return view.moved(0, [view.shape[a] for a in order], [view.strides[a] for a in order])
+
+
+@lowers("l2_normalize", unless=_why_not_norm)
+def l2_normalize(s: NodeLowering) -> None:
+    op = L2Normalize(s.node)
+    given, wanted = _axis_last(s.view(op.x), op.axis), _axis_last(s.result(), op.axis)
+    x, y = (
+        view if view.is_row_major else _dense(s, view, name) for view, name in ((given, "operand"), (wanted, "dense"))
+    )
+    if x is not given:
+        s.copy(given, x)
+    run, scale = x.shape[-1], s.out.params.scale[0] if s.out.is_quantized else 1.0
+    tensors = kernels.NormRows[Memory, int](
+        x=x,
+        gain=s.table(np.asarray([qmath.multiplier(1.0, over=scale)], np.float32)),
+        shift=s.table(np.zeros(1, np.float32)),
+        y=y,
+        rows=x.elements // run,
+        groups=1,
+        parts=1,
+        run=run,
+    )
+    nbytes = 2 * x.elements * x.dtype.itemsize
+    if s.out.is_quantized:
+        check_sum_fits(s.node.op, op.x.type, run)
+        arguments = kernels.NormCodes(
+            tensors,
+            in_zero=zero_point(op.x.type),
+            eps=float(length_floor(op.eps, op.x.type)),
+            codes=code_range(s.out),
+        )
+        s.call(kernels.norm_codes(each=False, centers=False, length=True), arguments, bytes=nbytes)
+    else:
+        s.call(
+            kernels.norm_real(each=False, centers=False, length=True),
+            kernels.NormReal(tensors, eps=op.eps),
+            bytes=nbytes,
+        )
+    if y is not wanted:
+        s.copy(y, wanted)
+
+
+def _dense(s: NodeLowering, view: TensorView, name: str) -> TensorView:
+    """New memory for the elements of a view, without gaps."""
+    memory = s.scratch(view.elements * view.dtype.itemsize, name)
+    return TensorView(memory, view.dtype, view.shape, row_major_strides(view.shape, view.dtype.itemsize))

@@ -1,7 +1,7 @@
 """Functions with the names and arguments of torch.nn.functional, on traced values or, outside of a trace, on arrays.
 
 They are for inference: a function called for training raises TraceError. Each function records ops of the graph IR.
-Those without an op of their own (glu, normalize, attention) are written with others.
+Those without an op of their own (glu, attention) are written with others.
 """
 
 from __future__ import annotations

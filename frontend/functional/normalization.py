@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, dims, lift, trace_of, unary
+from qcompiler.frontend.array_ops import binary, dims, lift, rank, trace_of, unary
 from qcompiler.frontend.functional.calling import emit, no_training, traceable
 from qcompiler.frontend.source import user_place
 from qcompiler.types import DType
@@ -68,27 +69,33 @@ def _check_statistics(what: str, running_mean: Any, running_var: Any) -> None:
         )
 
 
-@traceable
-def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+def _normalized_rank(what: str, x: Any, normalized_shape: Any) -> int:
+    """How many last axes of x `normalized_shape` names; TraceError if they have other sizes."""
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if tuple(dims(lift(x))[-len(shape) :]) != shape:
         raise TraceError(
-            "layer_norm: the last axes don't fit normalized_shape",
+            f"{what}: the last axes don't fit normalized_shape",
             where=user_place(),
             expected=list(shape),
             got=repr(x),
         )
-    return emit("layer_norm", x, weight, bias, normalized_rank=len(shape), eps=float(eps))
+    return len(shape)
+
+
+@traceable
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    count = _normalized_rank("layer_norm", x, normalized_shape)
+    return emit("layer_norm", x, weight, bias, normalized_rank=count, eps=float(eps))
 
 
 @traceable
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
-    """x / sqrt(mean(x^2) + eps) * weight."""
-    count = len(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else 1
-    mean = ops.reduce("mean", unary("square", x), tuple(range(-count, 0)), True)
-    eps = float(np.finfo(ops.kind_of(mean).numpy).eps if eps is None else eps)
-    y = binary("mul", x, unary("rsqrt", binary("add", mean, eps)))
-    return y if weight is None else binary("mul", y, weight)
+    """x / sqrt(mean(x^2) + eps) * weight; eps is by default the machine epsilon of x's type."""
+    count = _normalized_rank("rms_norm", x, normalized_shape)
+    if eps is None:
+        dtype = ops.kind_of(lift(x))
+        eps = np.finfo(dtype.numpy if dtype.is_float else np.float32).eps
+    return emit("rms_norm", x, weight, normalized_rank=count, eps=float(eps))
 
 
 @traceable
@@ -114,10 +121,12 @@ def instance_norm(
 
 
 @traceable
-def normalize(x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
-    """x / max(|x|_p, eps) along an axis; p is 1 or 2."""
+def normalize(x: Any, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Any:
+    """x / max(|x|_p, eps) along an axis, or along several; p is 1 or 2."""
     if p not in (1, 2):
         raise TraceError("normalize: only p = 1 or 2", where=user_place(), got=p)
+    if p == 2 and isinstance(dim, int):
+        return emit("l2_normalize", x, axis=ops.check_axis(dim, rank(lift(x)), "normalize"), eps=float(eps))
     if p == 1:
         norm = ops.reduce("sum", unary("abs", x), dim, True)
     else:

@@ -263,11 +263,12 @@ def _layer_norm(n: OnnxNode) -> Any:
 
 @onnx("LpNormalization")
 def _lp_norm(n: OnnxNode) -> Any:
-    x, axis = n.x(0), n.attr("axis", -1)
-    if n.attr("p", 2) == 1:
-        size = ops.reduce("sum", unary("abs", x), axis, True)
-    else:
-        size = unary("sqrt", ops.reduce("sum", unary("square", x), axis, True))
+    x = n.x(0)
+    axis = ops.check_axis(n.attr("axis", -1), rank(x), n.op)
+    if n.attr("p", 2) == 2:
+        eps = float(np.finfo(np.float32).smallest_subnormal)  # only rows of zeros are shorter, and they give 0
+        return n.emit("l2_normalize", (x,), axis=axis, eps=eps)
+    size = ops.reduce("sum", unary("abs", x), axis, True)
     return binary("div", x, ops.where(binary("equal", size, 0.0), 1.0, size))
 
 

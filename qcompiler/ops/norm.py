@@ -14,6 +14,11 @@ all in units of sx, which cancels. rms_norm divides by the root of the mean squa
 <= D, so |s1| <= n * D < 2^31 is asked for (n <= 8,421,504 for 8 bits, 32,768 for 16); then n * s2 <= (n * D)^2 < 2^62
 fits i64, and 0 <= n * s2 - s1^2 (Cauchy-Schwarz). |y| * sy differs from the real value by the f32 roundings alone:
 about 10 units of 2^-24 relative to |(c - mean) * inv * weight| + |bias|, where |(c - mean) * inv| < sqrt(n).
+
+l2_normalize divides by the length instead:
+    inv = f32(1) / max(sqrt(f32(s2)), f32(eps / sx), 2^-126)
+    y   = (f32(c) * inv) * f32(1 / sy)
+The last term of the maximum only matters where all c are 0: such a row gives 0, whatever eps is.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from qcompiler.opdef import (
     optional_parameter,
     parameter,
 )
+from qcompiler.ops.axes import check_axis
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
@@ -350,3 +356,57 @@ class InstanceNorm(_Normalised):
             Sample((tensor("f32", 2, 4, 16), None, _parameters(4)[3])),
             Sample((tensor("f32", 1, 1, 8, 16), *_parameters(1)[2:])),
         ]
+
+
+LEAST_LENGTH = F32(2.0**-126)
+"""The smallest normal number: see the module's docstring."""
+
+
+def length_floor(eps: float, source: TensorType) -> np.ndarray:
+    """f32 max(eps / sx, 2^-126): what an integer l2_normalize divides by at least."""
+    return np.maximum(F32(np.float64(eps) / np.float64(source.params.scale[0])), LEAST_LENGTH)
+
+
+class L2Normalize(Op):
+    """x / max(|x|, eps), where |x| is the square root of the sum of squares along an axis. In float, a row of zeros
+    gives 0, but NaN if eps is 0. torch.nn.functional.normalize; ONNX LpNormalization(p=2)."""
+
+    name = "l2_normalize"
+    quant = OWN_RANGE
+    chooses_params = True
+    element_cost = LastAxesNorm.element_cost
+    x = operand()
+    axis = int_attr()
+    eps = float_attr(default=1e-12, doc="the least number that is divided by")
+
+    def infer(self, x: TensorType) -> TensorType:
+        _check("l2_normalize", x, 1, self.eps)
+        check_axis("l2_normalize", self.axis, x)
+        _check_not_empty("l2_normalize", (x.shape[self.axis],), x)
+        return x
+
+    def terms(self) -> Sequence[DimLike]:
+        return (self.x.type.shape[self.axis],)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.float64)
+        length = np.sqrt(np.square(wide).sum(axis=self.axis, keepdims=True))
+        return (wide / np.maximum(length, self.eps)).astype(x.dtype)
+
+    def integer(self, x: TypedArray, *, out: TensorType) -> np.ndarray:
+        check_sum_fits(self.name, x.type, x.array.shape[self.axis])
+        c = x.centered().astype(np.int64)
+        s2 = np.square(c).sum(axis=self.axis, keepdims=True)
+        inv = F32(1) / np.maximum(np.sqrt(s2.astype(F32)), length_floor(self.eps, x.type))
+        return qmath.requantize(c.astype(F32) * inv * qmath.multiplier(1.0, over=out.params.scale[0]), out)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        cases = (
+            ((2, 7, 33), 2, 1e-12),
+            ((4, 16), 1, 1e-6),
+            ((2, 6, 5, 5), 1, 1e-12),
+            ((129,), 0, 3.0),
+            ((3, 1), 1, 0.0),
+        )
+        return [Sample((tensor("f32", *shape),), {"axis": axis, "eps": eps}) for shape, axis, eps in cases]

@@ -420,3 +420,28 @@ def test_functionals_equal_torch_on_arrays() -> None:
         expected = getattr(torch.nn.functional, name)(torch.from_numpy(x), **kwargs).numpy()
         np.testing.assert_allclose(getattr(F, name)(x, **kwargs), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(F.cat([x, x], 1), np.concatenate([x, x], 1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_row_of_zeros_normalizes_to_zeros_in_int8_too(axis: int) -> None:
+    """As small ops, 8 bits made a bound of 1e-12 a bound of 0, and the row NaN."""
+    x = RNG.standard_normal((16, 16)).astype(np.float32)
+    x[3] = x[:, 3] = 0
+    compiled = qc.compile(lambda x: F.normalize(x, dim=axis), "int8", (x,), calibration_data=[x])
+    assert [node.op for node in compiled.graph.nodes] == ["quantize", "l2_normalize", "dequantize"]
+    got, wanted = compiled(x), torch.nn.functional.normalize(torch.from_numpy(x), dim=axis).numpy()
+    assert not got[3].any() and not got[:, 3].any()
+    # Half a code of the operand moves a unit vector by sqrt(16) / 2 * scale / length at most, then half a code more.
+    source, result = (compiled.graph.node_list[i].result.type.params.scale[0] for i in (0, 1))
+    lengths = np.linalg.norm(x, axis=axis)
+    shortest = lengths[lengths > 0].min()
+    assert np.abs(got - wanted).max() <= 2 * source * 2 / (shortest - 2 * source) + result / 2
+
+
+def test_normalize_of_several_axes_and_shapes_that_do_not_fit() -> None:
+    x = RNG.standard_normal((2, 3, 4)).astype(np.float32)
+    expected = torch.nn.functional.normalize(torch.from_numpy(x), dim=(1, 2)).numpy()
+    np.testing.assert_allclose(F.normalize(x, dim=(1, 2)), expected, rtol=1e-6)
+    for norm in (F.layer_norm, F.rms_norm):
+        with pytest.raises(qc.TraceError, match="the last axes don't fit normalized_shape"):
+            norm(x, (3,))

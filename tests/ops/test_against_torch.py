@@ -255,6 +255,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     ),
     "layer_norm": ("once", layer_norm),
     "rms_norm": ("once", rms_norm),
+    "l2_normalize": ("once", lambda x, axis, eps: F.normalize(x, dim=axis, eps=eps)),
     "group_norm": (
         "once",
         lambda x, weight=None, bias=None, *, groups, eps: F.group_norm(x, groups, weight, bias, eps),

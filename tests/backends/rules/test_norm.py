@@ -31,6 +31,36 @@ def test_norms_of_the_last_axis(size: int, quantized: bool, op: str) -> None:
         check_op(op, (tensor("f32", 7, size), *terms), {"normalized_rank": 1}, quantized=quantized)
 
 
+@pytest.mark.parametrize("behind_a_pool", [False, True])
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_l2_normalize_along_each_axis(size: int, quantized: bool, behind_a_pool: bool) -> None:
+    """Behind a pool the operand lies channels last: axis 1 has gaps unless the size is a multiple of 4."""
+    options: dict[str, Any] = {"quantized": quantized, "behind_a_pool": behind_a_pool}
+    for shape, axis in (
+        ((7, size), 1),
+        ((size, 7), 0),
+        ((2, size, 3, 5), 1),
+        ((2, 3, size, 5), 2),
+        ((2, 3, 5, size), 3),
+    ):
+        if len(shape) == 4 or not behind_a_pool:
+            check_op("l2_normalize", (tensor("f32", *shape),), {"axis": axis}, **options)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 0.5, 1e30])
+def test_l2_normalize_of_zeros_and_extremes(eps: float) -> None:
+    """A row of zero codes gives 0 whatever eps is; one of a single code gives 1 there."""
+    params = _params(100)
+    real = np.zeros((5, 40), np.float32)
+    real[1], real[2, 7], real[3] = 7.75, -5.0, np.tile(np.float32([7.75, -5.0]), 20)
+    real[4, 39] = 0.05
+    for out in (QuantParams.per_tensor(1 / 128, 128, DType.U8), _params(0, 1e-3)):
+        check_op("l2_normalize", (real,), {"axis": 1, "eps": eps}, quantized=True, params={0: params}, out=out)
+    with np.errstate(all="ignore"):
+        check_op("l2_normalize", (real,), {"axis": 1, "eps": eps})
+
+
 @pytest.mark.parametrize("quantized", [True, False])
 def test_layer_norm_of_several_axes(quantized: bool) -> None:
     for shape, rank in (((2, 3, 4, 5), 2), ((2, 3, 7, 5), 3), ((3, 5), 2), ((2, 6, 3, 33), 1)):
@@ -99,6 +129,7 @@ def test_long_rows(zero_point: int) -> None:
     options: dict[str, Any] = {"quantized": True, "params": {0: _params(zero_point)}, "threads": (1, 2)}
     check_op("layer_norm", (real,), {"normalized_rank": 1}, **options)
     check_op("rms_norm", (real,), {"normalized_rank": 1}, **options)
+    check_op("l2_normalize", (real,), {"axis": 1}, **options)
     check_op("instance_norm", (real.reshape(1, 1, 700_001),), behind_a_pool=True, **options)
 
 
@@ -111,6 +142,7 @@ def test_special_values() -> None:
         check_op("layer_norm", (x,), {"normalized_rank": 1, "eps": 1e-5})
         check_op("rms_norm", (x,), {"normalized_rank": 1, "eps": 1e-5})
         check_op("layer_norm", (x, *_terms(50)), {"normalized_rank": 1, "eps": 1e-5})
+        check_op("l2_normalize", (x,), {"axis": 1})
         for behind_a_pool in (False, True):
             image = x[:, :48].reshape(8, 4, 12)
             check_op("group_norm", (image, *_terms(4)), {"groups": 2}, behind_a_pool=behind_a_pool)
@@ -123,6 +155,7 @@ def test_symbolic_batch_and_empty(quantized: bool) -> None:
         options: dict[str, Any] = {"quantized": quantized, "dynamic": True}
         check_op("layer_norm", (tensor("f32", batch, 5, 20), *_terms(20)), {"normalized_rank": 1}, **options)
         check_op("group_norm", (tensor("f32", batch, 6, 20), *_terms(6)), {"groups": 3}, **options)
+        check_op("l2_normalize", (tensor("f32", batch, 6, 20),), {"axis": 1}, **options)
         check_op("batch_norm", (tensor("f32", batch, 6, 20), *_terms(6), *_terms(6)), {"eps": 3.0}, **options)
 
 
@@ -134,6 +167,7 @@ def test_guard_pages(quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         image, terms = tensor("f32", 1, channels, 3, 3), _terms(channels)
         options: dict[str, Any] = {"quantized": quantized, "behind_a_pool": True}
         check_op("instance_norm", (image, *terms), **options)
+        check_op("l2_normalize", (image,), {"axis": 1}, **options)
         check_op("group_norm", (image, *terms), {"groups": 1}, **options)
         check_op("batch_norm", (image, *_terms(channels, 1), *terms), {"eps": 3.0}, **options)
         check_op("layer_norm", (tensor("f32", 2, channels), *terms), {"normalized_rank": 1}, quantized=quantized)
