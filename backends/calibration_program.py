@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph, Node
 from qcompiler.opdef import opdef
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
 from qcompiler.passes.expose_statistics import ExposeStatistics, statistic_of
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
+from qcompiler.quantization.collect import Taken, layers_by_observer
 from qcompiler.quantization.histogram import Histogram
 from qcompiler.quantization.minmax import MinMax
-from qcompiler.quantization.observers import Observer
 from qcompiler.signature import bind_inputs
 
 Take = Callable[[str, np.ndarray], None]
@@ -34,6 +36,7 @@ class CalibrationProgram:
 
     Args:
         observed: a graph of stage observed.
+        sampled: the products whose inputs are kept, by key; their inputs are taken whole.
 
     Raises:
         LoweringError: this machine can't run the target.
@@ -41,30 +44,32 @@ class CalibrationProgram:
 
     interpreted = ""
 
-    def __init__(self, observed: Graph, target: Target) -> None:
+    def __init__(self, observed: Graph, target: Target, sampled: Mapping[str, Weighted] = MappingProxyType({})) -> None:
         check_runs(target)
         observers = [observe for node in observed.node_list if (observe := Observe.of(node)) is not None]
         self._group_of = {observe.node.name: observe.group for observe in observers}
-        self._statistics = [(observe.node.name, statistic_of(observe)) for observe in observers]
-        graph = PassManager([ExposeStatistics(), *lower_pipeline()]).run(observed)
+        self._statistics = {observe.node.name: statistic_of(observe) for observe in observers}
+        self._layers = layers_by_observer(sampled)
+        whole = {name: "input of products" for name in self._layers}
+        graph = PassManager([ExposeStatistics(whole), *lower_pipeline()]).run(observed)
         self._observed = observed
         self._current = threading.local()
         self._program = _Program(graph, target, self._take)
 
-    def observe(self, item: Sequence[np.ndarray], observers: Mapping[str, Observer], threads: int) -> None:
-        """Run the inputs of one call. observers: group of values -> its observer.
+    def observe(self, item: Sequence[np.ndarray], taken: Taken, threads: int) -> None:
+        """Run the inputs of one call.
 
         Raises:
             InputError: sizes that do not fit each other or the model. QuantizationError: a value is not finite.
         """
         arrays, sizes = bind_inputs(self._observed, item)
-        self._current.observers = observers
+        self._current.taken = taken
         try:
             outputs = iter(self._program.run(arrays, sizes, threads))
         finally:
-            del self._current.observers
-        for name, wanted in self._statistics:
-            observer = observers[self._group_of[name]]
+            del self._current.taken
+        for name, wanted in self._statistics.items():
+            observer = taken.observers[self._group_of[name]]
             if wanted == "range":
                 assert isinstance(observer, MinMax)
                 observer.observe_range(next(outputs), name)
@@ -73,8 +78,11 @@ class CalibrationProgram:
                 observer.observe_counts(next(outputs), next(outputs), name)
 
     def _take(self, name: str, array: np.ndarray) -> None:
-        """Give a whole value to its observer, in the call that runs on this thread."""
-        self._current.observers[self._group_of[name]].observe(array, name)
+        """Take a whole value, in the call that runs on this thread."""
+        taken: Taken = self._current.taken
+        if self._statistics[name] == "values":
+            taken.observers[self._group_of[name]].observe(array, name)
+        taken.take_input(self._layers.get(name, ()), array)
 
 
 class _Program(Program):
@@ -94,7 +102,7 @@ class _Program(Program):
         return lambda reads, writes: self._take(node.name, reads[0])
 
 
-def native_program(observed: Graph) -> CalibrationProgram | str:
+def native_program(observed: Graph, sampled: Mapping[str, Weighted]) -> CalibrationProgram | str:
     """The program for this machine, or why it has none."""
     from qcompiler.backends.target import native_target
 
@@ -103,4 +111,4 @@ def native_program(observed: Graph) -> CalibrationProgram | str:
         check_runs(target)
     except LoweringError as error:
         return error.message
-    return CalibrationProgram(observed, target)
+    return CalibrationProgram(observed, target, sampled)

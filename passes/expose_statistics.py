@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node, Value
@@ -17,7 +18,8 @@ from qcompiler.types import DType
 @dataclass(frozen=True)
 class ExposeStatistics:
     """observed -> observed. The outputs become the ranges and counts of the observed values, in the order of their
-    observers, for those observers that take ranges or counts.
+    observers, for those observers that take ranges or counts. whole: the names of observers that stay, since their
+    values are taken whole as well -> by what.
 
     Readers of an observed value read the value itself, so the graph computes what the float graph computes. Nodes on
     which no observed value depends are erased. An observer that takes whole values stays, though nobody reads its
@@ -33,6 +35,7 @@ class ExposeStatistics:
         return %x.obs.range, %x.obs.counts
     """
 
+    whole: Mapping[str, str] = field(default_factory=dict)
     name: ClassVar[str] = "expose-statistics"
 
     def run(self, graph: Graph) -> Graph:
@@ -44,9 +47,9 @@ class ExposeStatistics:
                 continue
             graph.replace_uses(node.result, observe.x)
             wanted = statistic_of(observe)
-            if wanted == "values":
+            if wanted == "values" or node.name in self.whole:
                 whole.add(node)
-            else:
+            if wanted != "values":
                 outputs += _computed(graph, observe, wanted)
         if outputs:
             graph.set_outputs(outputs)

@@ -232,6 +232,8 @@ class _Reader:
             reads = _quant_params if "QuantParams" in text else _qconfig if "QConfig" in text else None
             if reads is not None:
                 return {key: None if item is None else reads(item, where) for key, item in value.items()}
+            if hint == Mapping[str, str] and all(isinstance(item, str) for item in value.values()):
+                return value
         elif hint in _PLAIN:
             if type(value) is hint or (hint is float and type(value) is int):
                 return hint(value)

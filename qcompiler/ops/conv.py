@@ -27,7 +27,7 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.ops.linear import apply_activation, requantize_accumulator
-from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows
+from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows, windows_at
 from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
 
@@ -112,6 +112,23 @@ class Conv(TakesResidual):
     def is_depthwise(self) -> bool:
         """Whether each filter reads one channel, and there are several."""
         return self.groups > 1 and self.weight.type.shape[1] == 1
+
+    @property
+    def row_form(self) -> str:
+        return (
+            f"windows {self.weight.type.shape[2:]}, stride {self.stride}, padding {self.padding}, "
+            f"dilation {self.dilation}, groups {self.groups}"
+        )
+
+    def row_counts(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        kernel = _kernel("conv", self.weight.type)
+        return x_shape[0], *output_sizes(x_shape, kernel, self.stride, self.padding, self.dilation)
+
+    def rows(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        picked = np.unravel_index(positions, self.row_counts(x.shape))
+        kernel = _kernel("conv", self.weight.type)
+        found = windows_at(x, picked, kernel, self.stride, self.padding, self.dilation)
+        return found.reshape(len(positions), self.groups, x.shape[1] // self.groups, -1)
 
     def keeps_halo(self) -> bool:
         return True
@@ -272,6 +289,23 @@ class ConvTranspose(Weighted):
 
     def ungrouped(self, grouped: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return grouped.swapaxes(1, 2).reshape(shape)
+
+    @property
+    def row_form(self) -> str:
+        return f"pixels, groups {self.groups}"
+
+    def row_counts(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return x_shape[0], *x_shape[2:]
+
+    def rows(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Pixels of x: each is multiplied with all taps, whose products go to different positions of the result."""
+        pixels = np.moveaxis(x, 1, -1).reshape(-1, self.groups, x.shape[1] // self.groups)
+        return pixels[positions][..., None]
+
+    def row_weight(self, weight: np.ndarray) -> np.ndarray:
+        grouped = self.grouped(weight)
+        groups, outputs, inputs, taps = grouped.shape
+        return np.moveaxis(grouped, 3, 2).reshape(groups, outputs * taps, inputs, 1)
 
     def repeated_scales(self) -> int:
         return self.groups

@@ -54,6 +54,39 @@ class Weighted(TakesActivation):
         """The weight, of this shape, that `grouped` was made from."""
         return grouped.reshape(shape)
 
+    @property
+    def input_axis(self) -> int:
+        """The axis of x along which its channels lie."""
+        return 1
+
+    @property
+    def row_form(self) -> str:
+        """How `rows` reads x. Two products of one form have the same rows of the same x."""
+        raise NotImplementedError
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(groups, inputs of a group, taps) of a row; the sizes of a constant weight."""
+        shape = tuple(size for size in self.weight.type.shape if isinstance(size, int))
+        groups, _, inputs, taps = self.row_weight(np.broadcast_to(np.int8(0), shape)).shape
+        return groups, inputs, taps
+
+    def row_counts(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How many samples x has, and at how many positions along each axis a sample has a row."""
+        raise NotImplementedError
+
+    def rows(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The rows of x at flat indices into `row_counts`, as [positions, groups, inputs of a group, taps].
+
+        With W = `row_weight(weight)`, sum W[g, o, i, t] * row[g, i, t] over i and t is what the product computes of a
+        row, without its bias.
+        """
+        raise NotImplementedError
+
+    def row_weight(self, weight: np.ndarray) -> np.ndarray:
+        """A weight as [groups, outputs of a row, inputs of a group, taps]."""
+        return self.grouped(weight)
+
     def repeated_scales(self) -> int:
         """How often the per-channel scales of the weight repeat over the output channels."""
         return 1

@@ -76,6 +76,20 @@ class Linear(TakesResidual):
     def channel_axis(self) -> int:
         return self.node.result.type.rank - 1
 
+    @property
+    def input_axis(self) -> int:
+        return self.x.type.rank - 1
+
+    @property
+    def row_form(self) -> str:
+        return "last axis"
+
+    def row_counts(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return x_shape[:-1] or (1,)
+
+    def rows(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, x.shape[-1])[positions][:, None, :, None]
+
     def infer(
         self, x: TensorType, weight: TensorType, bias: TensorType | None, residual: TensorType | None
     ) -> TensorType:

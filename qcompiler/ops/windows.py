@@ -90,3 +90,27 @@ def windows(
         ),
         writeable=False,
     )
+
+
+def windows_at(
+    x: np.ndarray,
+    picked: Sequence[np.ndarray],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+) -> np.ndarray:
+    """Some windows of x [N, C, *S], as [windows, C, *kernel]; zeros outside of x.
+
+    picked: for each window the index of its sample, and the indices of its output along the spatial axes.
+    """
+    spatial = len(kernel)
+    inside = np.ones((len(picked[0]), *[1] * spatial), bool)
+    places = []
+    for axis, index in enumerate(picked[1:]):
+        taps = np.arange(kernel[axis]).reshape(-1, *[1] * (spatial - 1 - axis))
+        place = (index * stride[axis] - padding[axis][0]).reshape(-1, *[1] * spatial) + taps * dilation[axis]
+        inside = inside & (place >= 0) & (place < x.shape[axis + 2])
+        places.append(np.clip(place, 0, x.shape[axis + 2] - 1))
+    found = np.moveaxis(x, 1, -1)[picked[0].reshape(-1, *[1] * spatial), *places]
+    return np.moveaxis(np.where(inside[..., None], found, x.dtype.type(0)), -1, 1)

@@ -9,6 +9,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from qcompiler.arguments import check_path, check_type
 from qcompiler.errors import ArtifactError, QuantizationError
 from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
+from qcompiler.quantization.product_inputs import ProductInput
 from qcompiler.quantization.spec import QuantSpec
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Calibration(Mapping[str, Observer]):
         specs: what each observer was made from, by group.
         members: the names of the values of each group. A group that is not in it has unknown members.
         interpreted: why the interpreter ran the data, or a part of it, and not the compiled float program; else "".
+        inputs: what was kept of the inputs of products, by key (see `product_inputs`). Calibrations of other qconfigs
+            and of older versions may lack some or all.
     """
 
     def __init__(
@@ -45,11 +49,13 @@ class Calibration(Mapping[str, Observer]):
         specs: Mapping[str, QuantSpec],
         members: Mapping[str, Members] | None = None,
         interpreted: str = "",
+        inputs: Mapping[str, ProductInput] = MappingProxyType({}),
     ) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
         self.members = {group: tuple(names) for group, names in (members or {}).items()}
         self.interpreted = interpreted
+        self.inputs = dict(inputs)
 
     def __getitem__(self, group: str) -> Observer:
         return self.observers[group]
@@ -89,7 +95,14 @@ class Calibration(Mapping[str, Observer]):
                 )
             merged[group] = copy.deepcopy(self[group])
             merged[group].merge(other[group])
-        return Calibration(merged, self.specs, {**other.members, **self.members}, self.interpreted or other.interpreted)
+        inputs = copy.deepcopy({key: kept for key, kept in self.inputs.items() if key in other.inputs})
+        for key, kept in inputs.items():
+            try:
+                kept.merge(other.inputs[key])
+            except QuantizationError as error:
+                raise error.located(key) from None
+        members = {**other.members, **self.members}
+        return Calibration(merged, self.specs, members, self.interpreted or other.interpreted, inputs)
 
     __add__ = merge
 
@@ -119,7 +132,7 @@ class Calibration(Mapping[str, Observer]):
         check_prepared(prepared)
         specs, members = prepared.specs(), prepared.members()
         found = {group: self._united(group, members[group], spec) for group, spec in specs.items()}
-        return Calibration(found, specs, members, self.interpreted)
+        return Calibration(found, specs, members, self.interpreted, self.inputs)
 
     def _united(self, group: str, members: Members, spec: QuantSpec) -> Observer:
         """The observer of a group with these members: an old one, or a new one that took over all that was seen."""
@@ -181,7 +194,9 @@ class Calibration(Mapping[str, Observer]):
                 entry["members"] = list(self.members[group])
             groups.append(entry)
             arrays |= {f"{number}.{name}": array for name, array in state.items()}
-        content: dict[str, Any] = {"groups": groups}
+        for number, key in enumerate(sorted(self.inputs)):
+            arrays |= {f"input{number}.{name}": array for name, array in self.inputs[key].state().items()}
+        content: dict[str, Any] = {"groups": groups, "inputs": sorted(self.inputs)}
         if self.interpreted:
             content["interpreted"] = self.interpreted
         write_calibration(path, content, arrays)
@@ -220,12 +235,17 @@ def _rebuilt(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Ca
         observers[group], specs[group] = _restored(make_observer(spec), state, group), spec
         if "members" in entry:
             members[group] = tuple(map(_text, entry["members"]))
+    keys = [_text(key) for key in content.get("inputs", [])]
+    inputs = {
+        key: ProductInput.restored({name: left.pop(f"input{number}.{name}") for name in ProductInput.fields})
+        for number, key in enumerate(keys)
+    }
     if left:
-        raise ValueError(f"no group has the array {next(iter(left))}")
+        raise ValueError(f"no group and no input has the array {next(iter(left))}")
     twice = [name for name, count in Counter(name for names in members.values() for name in names).items() if count > 1]
     if twice:
         raise ValueError(f"the value {twice[0]} occurs twice")
-    return Calibration(observers, specs, members, _text(content.get("interpreted", "")))
+    return Calibration(observers, specs, members, _text(content.get("interpreted", "")), inputs)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """The file of a calibration: one safetensors file, with a digest of all its bytes.
 
-The arrays are the observers' states, named by the number of their group and their field: `3.counts`. The metadata holds
-two texts: `calibration`, a JSON object that says which group and spec each number stands for, and the digest: sha256 of
+The arrays are the observers' states, named by the number of their group and their field: `3.counts`, and what was kept
+of the inputs of products: `input3.rows`. The metadata holds two texts: `calibration`, a JSON object that says which
+group and spec, and which input, each number stands for, and the digest: sha256 of
 the whole file, computed while its own 64 digits are zeros. Format 1 had no digest and no members of groups.
 
 Does not own what a state means (`observers.py`) nor the checks of the header (`qcompiler.artifact.header`).

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from qcompiler.ir import Graph, Node
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.quantization.observers import Observer
+from qcompiler.quantization.product_inputs import ProductInput
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What takes the values of a calibration run.
+
+    Attributes:
+        observers: group of values -> its observer.
+        inputs: the key of a product's input -> what is kept of it; the products are those of `sampled_products`.
+    """
+
+    observers: Mapping[str, Observer]
+    inputs: Mapping[str, ProductInput] = field(default_factory=dict)
+
+    def take_input(self, layers: Sequence[tuple[str, Weighted]], array: np.ndarray) -> None:
+        """Keep what is kept of a value that products read, for those that this run keeps."""
+        for key, layer in layers:
+            if key in self.inputs:
+                self.inputs[key].observe(layer, array)
+
+
+def layers_by_observer(sampled: Mapping[str, Weighted]) -> dict[str, list[tuple[str, Weighted]]]:
+    """The name of an observer's node -> (key, product) for each form in which products read its value."""
+    found: dict[str, list[tuple[str, Weighted]]] = {}
+    for key, layer in sampled.items():
+        found.setdefault(layer.x.name, []).append((key, layer))
+    return found
 
 
 class Collector(Protocol):
@@ -22,38 +51,42 @@ class Collector(Protocol):
     @property
     def interpreted(self) -> str: ...
 
-    def observe(self, item: Sequence[np.ndarray], observers: Mapping[str, Observer], threads: int) -> None:
-        """Run the inputs of one call. observers: group of values -> its observer."""
+    def observe(self, item: Sequence[np.ndarray], taken: Taken, threads: int) -> None:
+        """Run the inputs of one call."""
         ...
 
 
 @dataclass(frozen=True)
 class GraphInterpreter:
-    """The interpreter of an observed graph."""
+    """The interpreter of an observed graph. sampled: the products whose inputs are kept."""
 
     graph: Graph
+    sampled: Mapping[str, Weighted]
     interpreted: str
 
-    def observe(self, item: Sequence[np.ndarray], observers: Mapping[str, Observer], threads: int) -> None:
+    def observe(self, item: Sequence[np.ndarray], taken: Taken, threads: int) -> None:
         from qcompiler.interpreter import run
         from qcompiler.ops.quantized import Observe
+
+        layers = layers_by_observer(self.sampled)
 
         def take(node: Node, results: Sequence[np.ndarray]) -> None:
             observe = Observe.of(node)
             if observe is not None:
-                observers[observe.group].observe(results[0], node.name)
+                taken.observers[observe.group].observe(results[0], node.name)
+                taken.take_input(layers.get(node.name, ()), results[0])
 
         run(self.graph, item, hook=take)
 
 
-def collector(observed: Graph) -> Collector:
-    """What runs the items of an observed graph.
+def collector(observed: Graph, sampled: Mapping[str, Weighted]) -> Collector:
+    """What runs the items of an observed graph. sampled: the products whose inputs are kept, by key.
 
     It does not depend on the target of the model: so all targets get the same integer graph.
     """
     try:
         from qcompiler.backends.calibration_program import native_program
     except ModuleNotFoundError:
-        return GraphInterpreter(observed, "no native backend is installed")
-    found = native_program(observed)
-    return GraphInterpreter(observed, found) if isinstance(found, str) else found
+        return GraphInterpreter(observed, sampled, "no native backend is installed")
+    found = native_program(observed, sampled)
+    return GraphInterpreter(observed, sampled, found) if isinstance(found, str) else found

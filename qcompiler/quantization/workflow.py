@@ -17,6 +17,7 @@ from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 
 if TYPE_CHECKING:
+    from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import Observer
@@ -56,6 +57,12 @@ class Prepared:
         for observe in self._observers():
             found.setdefault(observe.group, []).append(observe.x.name)
         return found
+
+    def sampled_products(self) -> dict[str, Weighted]:
+        """Key -> the product whose input calibration keeps under it (see `product_inputs`)."""
+        from qcompiler.quantization.product_inputs import sampled_products
+
+        return sampled_products(self.graph)
 
     def _observers(self) -> list[Observe]:
         from qcompiler.ops.quantized import Observe
@@ -137,9 +144,10 @@ def calibrate(
     """
     from qcompiler.cpus import thread_count
     from qcompiler.quantization.calibration import Calibration
-    from qcompiler.quantization.collect import collector
+    from qcompiler.quantization.collect import Taken, collector
     from qcompiler.quantization.items import iterate_items
     from qcompiler.quantization.observers import make_observer
+    from qcompiler.quantization.product_inputs import make_inputs
 
     check_prepared(prepared)
     check_data("data", data)
@@ -148,12 +156,14 @@ def calibrate(
     check_threads(threads)
     specs = prepared.specs()
     observers = {group: make_observer(spec) for group, spec in specs.items()}
-    runner, used = collector(prepared.graph), thread_count(threads)
+    sampled = prepared.sampled_products()
+    taken = Taken(observers, make_inputs(sampled))
+    runner, used = collector(prepared.graph, sampled), thread_count(threads)
     for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
-        runner.observe(item, observers, used)
+        runner.observe(item, taken, used)
         if progress is not None:
             progress(count)
-    return Calibration(observers, specs, prepared.members(), runner.interpreted)
+    return Calibration(observers, specs, prepared.members(), runner.interpreted, taken.inputs)
 
 
 def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:

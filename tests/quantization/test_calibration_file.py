@@ -17,6 +17,7 @@ import safetensors.numpy
 import qcompiler as qc
 from qcompiler.errors import ArtifactError
 from qcompiler.quantization.observers import SavableObserver, make_observer
+from qcompiler.quantization.product_inputs import ProductInput
 from tests.quantization.calibration_files import DIGEST_KEY, join, parts, sealed
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "calibration_v1.safetensors"
@@ -72,7 +73,8 @@ def test_round_trip(tmp_path: pathlib.Path, qconfig: str, interpreted: str) -> N
     loaded.save(path)
     assert path.read_bytes() == raw
     assert set(safetensors.numpy.load(raw)) == {
-        f"{number}.{field}" for number in range(len(given)) for field in next(iter(states(given).values()))
+        *(f"{number}.{field}" for number in range(len(given)) for field in next(iter(states(given).values()))),
+        *(f"input{number}.{field}" for number in range(len(given.inputs)) for field in ProductInput.fields),
     }
 
 
@@ -97,7 +99,8 @@ def test_bytes_depend_on_the_content_alone(tmp_path: pathlib.Path) -> None:
     given = calibration()
     given.save(tmp_path / "a")
     backwards = {group: given[group] for group in reversed(list(given))}
-    qc.Calibration(backwards, given.specs, dict(reversed(given.members.items()))).save(tmp_path / "b")
+    members, inputs = (dict(reversed(each.items())) for each in (given.members, given.inputs))
+    qc.Calibration(backwards, given.specs, members, inputs=inputs).save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -130,7 +130,7 @@ def test_exact_values_give_the_interpreters_state() -> None:
     compiled = qc.calibrate(prepared, data)
     interpreted = {group: make_observer(spec) for group, spec in prepared.specs().items()}
     for array in data:
-        collect.GraphInterpreter(prepared.graph, "").observe([array], interpreted, 1)
+        collect.GraphInterpreter(prepared.graph, {}, "").observe([array], collect.Taken(interpreted), 1)
     assert state(compiled) == state(qc.Calibration(interpreted, prepared.specs()))
 
 
@@ -141,7 +141,7 @@ def test_rounded_values_are_near_the_interpreters() -> None:
     x = rng.normal(size=(64, 300)).astype(np.float32)
     prepared = qc.prepare(lambda x: x @ w, "int8:minmax", (x,))
     compiled, interpreted = qc.calibrate(prepared, [x]), {g: make_observer(s) for g, s in prepared.specs().items()}
-    collect.GraphInterpreter(prepared.graph, "").observe([x], interpreted, 1)
+    collect.GraphInterpreter(prepared.graph, {}, "").observe([x], collect.Taken(interpreted), 1)
     bound = 2 * 300 * 2.0**-24 * float((np.abs(x) @ np.abs(w)).max())
     for group in compiled:
         one, other = compiled[group], interpreted[group]
@@ -267,7 +267,8 @@ def test_without_kernels_the_interpreter_runs_and_the_report_says_so(
     compiled = qc.calibrate(prepared, data)
     graph = qc.convert(prepared, compiled)
     assert not compiled.interpreted and "calibrated on" not in str(qc.compile(graph, target="reference").report())
-    monkeypatch.setattr(collect, "collector", lambda graph: collect.GraphInterpreter(graph, "no backend for riscv64"))
+    reason = "no backend for riscv64"
+    monkeypatch.setattr(collect, "collector", lambda graph, sampled: collect.GraphInterpreter(graph, sampled, reason))
     calibration = qc.calibrate(prepared, data[:1]) + compiled
     calibration.save(tmp_path / "c.safetensors")
     loaded = qc.Calibration.load(tmp_path / "c.safetensors")

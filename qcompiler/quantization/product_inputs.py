@@ -1,0 +1,192 @@
+"""What calibration keeps of the inputs of products beyond their ranges: the range of each channel, and sampled rows.
+
+A *row* is what one position of a product's result sums: for linear the last axis of x, for conv the window of x, zeros
+outside included (`Weighted.rows`). Rows show what a choice of scales does to a product's own output. Products that read
+one value in the same form share what is kept, under a key that says both (`input_key`).
+
+Which rows are kept depends on the data alone, not on the order of items, their batches or who ran them. A sample (index
+along the first axis) offers some positions, drawn by a hash of some of its elements, and each of these rows has a key,
+the hash of the sample's and its position's. The rows with the least keys stay; of two rows with one key, that of the
+lesser bytes. So merging gives the same bits in any order, and only rows that stay are ever gathered.
+
+Does not own what is made of the rows (`equalization.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qcompiler.errors import QuantizationError
+from qcompiler.ir import Graph
+from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.quantized import Observe
+
+MAX_ROWS = 64
+"""Rows kept of one input at most. A sample offers as many positions at most."""
+
+MAX_BYTES = 1 << 18
+"""Bytes of rows kept of one input, unless that is less than one row."""
+
+MAX_TOTAL_BYTES = 1 << 24
+"""Bytes of rows kept of all inputs of a graph, unless that is less than one row each."""
+
+_FINGERPRINT = 64
+"""About how many elements of a sample are hashed."""
+
+
+class ProductInput:
+    """The range of each channel of a product's input, and at most `limit` of its rows, in the order of their keys.
+
+    Attributes:
+        low, high: f32 [channels].
+        keys: i64 [n], ascending.
+        rows: f32 [n, groups, inputs of a group, taps].
+    """
+
+    fields = ("limit", "low", "high", "keys", "rows")
+
+    def __init__(self, limit: int, row_shape: tuple[int, int, int]) -> None:
+        channels = row_shape[0] * row_shape[1]
+        self.limit = limit
+        self.low = np.full(channels, np.inf, np.float32)
+        self.high = np.full(channels, -np.inf, np.float32)
+        self.keys = np.empty(0, np.int64)
+        self.rows = np.empty((0, *row_shape), np.float32)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.keys.size
+
+    def observe(self, layer: Weighted, x: np.ndarray) -> None:
+        """Take in the input x of a product. Elements that are not finite are for the observers to refuse."""
+        if not x.size:
+            return
+        channels = x.reshape(*x.shape[:2], -1) if layer.input_axis == 1 else x.reshape(-1, x.shape[-1], 1)
+        self.low = np.minimum(self.low, channels.min(axis=2).min(axis=0))
+        self.high = np.maximum(self.high, channels.max(axis=2).max(axis=0))
+        keys, positions = _offered(x, layer.row_counts(x.shape))
+        distinct = np.unique(np.concatenate([self.keys, keys]))[: self.limit]
+        chosen = np.flatnonzero(keys <= distinct[-1])
+        if chosen.size:
+            self._keep(keys[chosen], layer.rows(x, positions[chosen]))
+
+    def merge(self, other: ProductInput) -> None:
+        """Take over what another run saw.
+
+        Raises:
+            QuantizationError: the rows have other shapes.
+        """
+        if self.limit != other.limit or self.rows.shape[1:] != other.rows.shape[1:]:
+            raise QuantizationError(
+                "the calibrations kept other rows",
+                expected=f"{self.limit} of {self.rows.shape[1:]}",
+                got=f"{other.limit} of {other.rows.shape[1:]}",
+            )
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        self._keep(other.keys, other.rows)
+
+    def _keep(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Keep the rows with the least keys, of those kept and those given."""
+        keys, rows = np.concatenate([self.keys, keys]), np.concatenate([self.rows, rows])
+        order = np.argsort(keys, kind="stable")
+        kept: list[int] = []
+        for index in order:
+            if kept and keys[kept[-1]] == keys[index]:
+                if rows[index].tobytes() < rows[kept[-1]].tobytes():
+                    kept[-1] = index
+            elif len(kept) < self.limit:
+                kept.append(index)
+            else:
+                break
+        self.keys, self.rows = keys[kept], rows[kept]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fields, by name."""
+        return {name: np.asarray(getattr(self, name)) for name in self.fields}
+
+    @staticmethod
+    def restored(state: Mapping[str, np.ndarray]) -> ProductInput:
+        """What `state()` was taken of.
+
+        Raises:
+            KeyError, ValueError: arrays that no state has.
+        """
+        limit, low, high, keys, rows = (np.asarray(state[name]) for name in ProductInput.fields)
+        kinds: list[Any] = [limit.shape, keys.dtype, *(array.dtype for array in (low, high, rows)), rows.ndim]
+        if kinds != [(), np.int64, np.float32, np.float32, np.float32, 4] or not 1 <= limit <= MAX_ROWS:
+            raise ValueError("fields of other types or shapes")
+        if not (low.shape == high.shape == (rows.shape[1] * rows.shape[2],) and len(keys) == len(rows) <= limit):
+            raise ValueError("the sizes of the fields do not fit each other")
+        if (keys[1:] <= keys[:-1]).any() or not np.isfinite(rows).all() or np.isnan(low).any() or np.isnan(high).any():
+            raise ValueError("keys out of order, or elements that are not finite")
+        found = ProductInput(int(limit), rows.shape[1:])
+        found.low, found.high, found.keys, found.rows = low, high, keys, rows
+        return found
+
+
+def input_key(layer: Weighted) -> str:
+    """What the input of a product is kept under: the value it reads, and the form of its rows."""
+    observe = Observe.of(layer.x.producer)
+    value = layer.x if observe is None else observe.x
+    return f"{value.name}: {layer.row_form}"
+
+
+def sampled_products(graph: Graph) -> dict[str, Weighted]:
+    """Key -> the first product of an observed graph that reads an input in this form. Products that stay float, or
+    whose weight is not constant, are none."""
+    found: dict[str, Weighted] = {}
+    for node in graph.nodes:
+        layer = Weighted.of(node)
+        if layer is not None and layer.weight.is_const and Observe.of(layer.x.producer) is not None:
+            found.setdefault(input_key(layer), layer)
+    return found
+
+
+def make_inputs(layers: Mapping[str, Weighted]) -> dict[str, ProductInput]:
+    """A fresh ProductInput for each key."""
+    most = min(MAX_BYTES, MAX_TOTAL_BYTES // max(1, len(layers)))
+    made = {}
+    for key, layer in layers.items():
+        shape = layer.row_shape
+        limit = max(1, min(MAX_ROWS, most // (4 * max(1, math.prod(shape)))))
+        made[key] = ProductInput(limit, shape)
+    return made
+
+
+def _offered(x: np.ndarray, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, positions) that the samples of x offer; positions as flat indices into [samples, positions of a sample].
+
+    counts: the samples, and the sizes whose product is the positions of a sample.
+    """
+    samples, places = counts[0], math.prod(counts[1:])
+    flat = x.reshape(samples, -1)
+    seeds = _hashes(flat[:, :: -(-flat.shape[1] // _FINGERPRINT)])[:, None]
+    if places <= MAX_ROWS:
+        drawn = np.broadcast_to(np.arange(places, dtype=np.uint64), (samples, places))
+    else:
+        drawn = _mixed(seeds + _DRAWS) % np.uint64(places)
+    keys = _mixed(seeds ^ _mixed(drawn)) >> np.uint64(1)
+    positions = np.arange(samples)[:, None] * places + drawn.astype(np.int64)
+    return keys.astype(np.int64).reshape(-1), positions.reshape(-1)
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """u64 [n]: a hash of the bits of each row of f32 [n, k]: a sum of products with fixed odd numbers, mod 2^64."""
+    words = np.ascontiguousarray(rows, np.float32).view(np.uint32).astype(np.uint64)
+    return _mixed((words * _FACTORS[: words.shape[1]]).sum(axis=1, dtype=np.uint64))
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """splitmix64 (Steele, Lea, Flood 2014), elementwise on u64."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+_DRAWS = np.arange(MAX_ROWS, dtype=np.uint64)
+_FACTORS = _mixed(np.arange(2 * _FINGERPRINT, dtype=np.uint64)) | np.uint64(1)
