@@ -86,6 +86,8 @@ class _AsActivation(_Recognized):
                 return self.refuse(node, "its parts have other qconfigs")
             if len(region.nodes) == 1 and is_unary(node):
                 continue
+            if region.source.type.dtype is not DType.F32:  # a cast from bool: activations take floats
+                continue
             found = _spelled_activation(region)
             if isinstance(found, Spelled):
                 return _Found(region, found)

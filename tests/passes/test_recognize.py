@@ -329,3 +329,12 @@ def test_constants_of_one_element_may_have_axes() -> None:
     )
     after = PassManager([Recognize()]).run(graph)
     assert [node.op for node in after.nodes] == ["mul", "add"]
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "softplus", "elu", "gelu", "silu", "hardswish"])
+def test_bools_are_no_operand_of_an_activation(name: str) -> None:
+    """A cast from bool is elementwise too, but the function of a bool is not the op's."""
+    graph = qc.trace(lambda x: getattr(F, name)((x > 0).astype(np.float32)), (X,))
+    after = PassManager(float_pipeline()).run(graph)
+    assert [node.op for node in after.nodes] == ["greater", "cast", name]
+    assert np.array_equal(run(after, [X])[0], run(graph, [X])[0])
