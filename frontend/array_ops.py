@@ -325,6 +325,8 @@ def expand_dims(x: Any, axis: Any) -> Proxy:
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
     total = rank(x) + len(axes)
     new = {check_axis(a, total, "expand_dims") for a in axes}
+    if len(new) < len(axes):
+        raise TraceError("expand_dims: an axis is given twice", where=trace_of(x).place(), got=axes)
     rest = iter(dims(x))
     return reshape(x, tuple(1 if i in new else next(rest) for i in range(total)))
 

@@ -18,6 +18,12 @@ OLDEST_OPSET = 11
 _OTHER_DOMAINS = {"com.microsoft": 1}
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 """AttributeProto.AttributeType -> the field that holds the value."""
+FLAGS = frozenset({
+    "allowzero", "antialias", "ceil_mode", "count_include_pad", "exclude_outside", "exclusive", "fmod", "keepdims",
+    "noop_with_empty_axes", "reverse", "saturate", "select_last_index", "storage_order", "training_mode", "transA",
+    "transB", "upper",
+})  # fmt: skip
+"""Attributes that are 0 or 1 wherever they occur. Of another number, readers of the file make different things."""
 
 
 def check_names(proto: Any, file: str) -> None:
@@ -143,6 +149,8 @@ def check_makers(graph: Any, file: str) -> None:
     listed = [value.name for value in graph.output]
     if not listed:
         raise TraceError("the graph has no outputs", where=file)
+    if not all(listed):
+        raise TraceError("an output has no name", where=f"{file}, output {listed.index('')}")
     twice = next((name for name in listed if listed.count(name) > 1), None)
     if twice is not None:
         raise TraceError(f"two outputs have the name {twice!r}", where=file)
@@ -205,7 +213,9 @@ def read_attributes(node: Any, reader: TensorReader, where: str, place: str) -> 
         name = attribute.name
         if name in found:
             raise TraceError(f"{node.op_type} has the attribute {name!r} twice", where=where)
-        found[name] = _value(attribute, reader, where, f"{place}, attribute {name!r}")
+        found[name] = value = _value(attribute, reader, where, f"{place}, attribute {name!r}")
+        if name in FLAGS and (type(value) is not int or value not in (0, 1)):
+            raise TraceError(f"{node.op_type}: {name} is a flag", where=where, expected="0 or 1", got=repr(value)[:200])
     return found
 
 

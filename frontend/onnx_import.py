@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.dims import Dim, Dynamic
-from qcompiler.errors import QCompilerError, TraceError
+from qcompiler.errors import QCompilerError, TraceError, VerifyError
 from qcompiler.frontend.onnx_checks import (
     check_declared,
     check_makers,
@@ -284,6 +284,14 @@ class _Importer:
         with self.trace.scope(_path(proto), f"onnx.{key}"):
             try:
                 results = node.as_moved(table()[key](node))
+            except VerifyError as error:  # an operand or attribute that the op of the graph does not take
+                raise TraceError(
+                    f"{proto.op_type}: {error.message}",
+                    where=where,
+                    expected=error.expected,
+                    got=error.got,
+                    hint=error.hint,
+                ) from error
             except QCompilerError as error:
                 raise error.located(where) from None
             except _UNFIT as error:
@@ -306,6 +314,8 @@ class _Importer:
         first = self.values[proto.input[0]] if proto.input else None
         if axis is None or first is None or proto.op_type in _FREE_AXIS:
             return
+        if not isinstance(axis, int):
+            raise TraceError(f"{proto.op_type}: axis is not one integer", where=where, got=repr(axis)[:200])
         rank = first.value.type.rank if isinstance(first, Traced) else np.ndim(first)
         most = rank if proto.op_type == "Flatten" else rank - 1  # Flatten cuts between axes
         if not -rank <= axis <= most:

@@ -7,15 +7,20 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler as qc
 from qcompiler.errors import QCompilerError, TraceError
+from qcompiler.frontend.onnx_checks import FLAGS
+from qcompiler.frontend.onnx_ops import table
+from tests.frontend.onnx.one_op_models import draw
+from tests.frontend.onnx.recipes import RECIPES
 
 X = np.zeros((2, 3), np.float32)
 node = helper.make_node
@@ -196,6 +201,78 @@ def test_attributes_that_contradict_the_op_or_its_operands(op: str, attributes: 
         qc.trace(model([node(op, operands, ["y"], **attributes)], WEIGHTS, inputs=IMAGE))
 
 
+def _with_flag(flag: str) -> Iterator[tuple[str, Any]]:
+    """Models of one node that have an attribute, by their ops."""
+    for op in sorted(RECIPES):
+        for seed in range(40):
+            made = draw(seed, op)
+            schema = onnx.defs.get_schema(op, made.opset)
+            if flag in schema.attributes:
+                proto = made.model()
+                try:
+                    qc.trace(proto)
+                except QCompilerError:
+                    continue
+                yield op, proto
+                break
+
+
+@pytest.mark.parametrize("flag", sorted(FLAGS))
+def test_a_flag_is_0_or_1(flag: str) -> None:
+    found = list(_with_flag(flag))
+    assert found
+    for op, proto in found:
+        [changed] = proto.graph.node
+        kept = [attribute for attribute in changed.attribute if attribute.name != flag]
+        for value in (2, -1, 2**40):
+            del changed.attribute[:]
+            changed.attribute.extend([*kept, helper.make_attribute(flag, value)])
+            with pytest.raises(TraceError, match=f"{op}: {flag} is a flag"):
+                qc.trace(proto)
+
+
+def test_every_flag_of_a_mapped_op_is_known() -> None:
+    """An integer attribute whose default is 0 or 1, and which is no number of something, is a flag."""
+    numbers = {"axis", "block_size", "broadcast", "group", "is_test", "output_dtype", "precision", "spatial", "start",
+               "stash_type"}  # fmt: skip
+    found = set()
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "" and schema.name in table():
+            for name, attr in schema.attributes.items():
+                default = attr.default_value
+                if attr.type == onnx.defs.OpSchema.AttrType.INT and default.name and default.i in (0, 1):
+                    found.add(name)
+    assert found - numbers == FLAGS
+
+
+FOREIGN = [
+    ("QLinearSoftmax", {"axis": [0.5]}),
+    ("QLinearConcat", {"axis": "x"}),
+    ("QGemm", {"transB": 3}),
+    ("QLinearAveragePool", {"ceil_mode": [1]}),
+]
+
+
+@pytest.mark.parametrize("op, attributes", FOREIGN, ids=lambda value: str(value))
+def test_attributes_of_ops_without_a_schema(op: str, attributes: dict[str, Any]) -> None:
+    made = model([helper.make_node(op, ["x"] * 9, ["y"], domain="com.microsoft", **attributes)])
+    made.opset_import.add(domain="com.microsoft", version=1)
+    with pytest.raises(TraceError, match=op):
+        qc.trace(made)
+
+
+def test_an_attribute_that_the_graphs_op_does_not_take() -> None:
+    with pytest.raises(TraceError, match="Gelu") as caught:
+        qc.trace(model([node("Gelu", ["x"], ["y"], approximate="edge")], opset=20))
+    assert "none | tanh" in str(caught.value) and "edge" in str(caught.value)
+
+
+@pytest.mark.parametrize("axes", [[-3, 1], [0, 0], [1, 0, -4]])
+def test_an_axis_is_inserted_once(axes: list[int]) -> None:
+    with pytest.raises(TraceError, match="twice"):
+        qc.trace(model([node("Unsqueeze", ["x", "a"], ["y"])], [_ints(axes, "a")]))
+
+
 RELU = node("Relu", ["x"], ["y"])
 CONTRADICTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "two nodes make y": (lambda: model([RELU, node("Exp", ["x"], ["y"])]), "two makers"),
@@ -206,6 +283,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "two outputs": (lambda: model([RELU], outputs=[info("y", (2, 3))] * 2), "two outputs"),
     "no outputs": (lambda: model([RELU], outputs=[]), "no outputs"),
     "a missing output": (lambda: model([RELU], outputs=[info("z", (2, 3))]), "no node makes"),
+    "an output without a name": (
+        lambda: model([node("Split", ["x"], ["", "y"], axis=1, num_outputs=3)], outputs=[info("", None)], opset=18),
+        "an output has no name",
+    ),
     "a cycle": (
         lambda: model([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
         "cycle",
