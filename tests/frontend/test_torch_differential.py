@@ -106,29 +106,31 @@ def compare(name: str, call: Call, got: np.ndarray, want: torch.Tensor, exact: t
 
 def outcome(name: str, dtype: torch.dtype) -> str:
     """given, refused or not allowed by torch. Fails on another answer than torch's."""
-    found = "not allowed"
-    for arguments in RECIPES[name](dtype):
-        call = Call(name, arguments)
-        inputs = call.inputs()
-        try:
-            with torch.no_grad():
-                wanted = tensors_of(call(*inputs))
-        except Exception:  # torch has many classes of refusals
-            continue
-        try:
-            graph = import_torch(call, tuple(inputs))
-        except QCompilerError:
-            found = "refused"
-            continue
-        found = "given" if found == "not allowed" else found
-        got = run(graph, [tensor.numpy() for tensor in inputs])
-        try:
-            exact = tensors_of(call.exact())
-        except Exception:
-            exact = []
-        for i, (have, want) in enumerate(zip(got, wanted)):
-            compare(name, call, have, want, exact[i] if i < len(exact) else None)
-    return found
+    found = {outcome_of(name, arguments) for arguments in RECIPES[name](dtype)}
+    return next((how for how in ("refused", "given") if how in found), "not allowed")
+
+
+def outcome_of(name: str, arguments: tuple[Any, ...]) -> str:
+    """`outcome` of one call."""
+    call = Call(name, arguments)
+    inputs = call.inputs()
+    try:
+        with torch.no_grad():
+            wanted = tensors_of(call(*inputs))
+    except Exception:  # torch has many classes of refusals
+        return "not allowed"
+    try:
+        graph = import_torch(call, tuple(inputs))
+    except QCompilerError:
+        return "refused"
+    got = run(graph, [tensor.numpy() for tensor in inputs])
+    try:
+        exact = tensors_of(call.exact())
+    except Exception:
+        exact = []
+    for i, (have, want) in enumerate(zip(got, wanted)):
+        compare(name, call, have, want, exact[i] if i < len(exact) else None)
+    return "given"
 
 
 def test_every_op_of_the_table_has_a_recipe() -> None:
