@@ -19,13 +19,14 @@ import numpy as np
 from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import REQUIRED, Op, Trait, all_ops, opdef
 from qcompiler.ops.activations import Unary
-from qcompiler.ops.norm import LastAxesNorm
+from qcompiler.ops.norm import Normalised
 from qcompiler.ops.reduce import Reduction
 from qcompiler.ops.shape import Expand, Reshape
 from qcompiler.passes.agreement import agree
 from qcompiler.passes.regions import Region, is_pointwise, regions_to
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
-from qcompiler.passes.spelled_norms import Spelled, spelled_reduction
+from qcompiler.passes.spelled import Spelled
+from qcompiler.passes.spelled_reductions import spelled_reduction
 from qcompiler.passes.unary_form import is_unary
 from qcompiler.quantization.qconfig import QConfig
 from qcompiler.types import DType
@@ -158,6 +159,9 @@ class _AsReduction(_Recognized):
 
     rule = "recognition of a norm or a softmax"
 
+    def starts_at(self, op: type[Op]) -> bool:
+        return super().starts_at(op) or issubclass(op, Reshape)  # a group norm without weights ends in a reshape
+
     def match(self, graph: Graph, node: Node) -> _Found | Refusal:
         reason = "no reduction is in the region that it ends"
         found, most = None, 0
@@ -179,15 +183,13 @@ class _AsReduction(_Recognized):
 
 
 def _reduces(node: Node) -> bool:
-    return issubclass(opdef(node.op), (Reduction, LastAxesNorm))
+    return issubclass(opdef(node.op), (Reduction, Normalised))
 
 
 def _takes_reductions(node: Node) -> bool:
     """Whether a node may be a part of a norm: float arithmetic, reductions, and reshapes between them."""
     definition = opdef(node.op)
-    is_part = Trait.ELEMENTWISE in definition.traits or issubclass(
-        definition, (Reduction, LastAxesNorm, Reshape, Expand)
-    )
+    is_part = Trait.ELEMENTWISE in definition.traits or issubclass(definition, (Reduction, Normalised, Reshape, Expand))
     values = [value for value in (*node.operands, *node.results) if value is not None]
     return is_part and all(value.type.dtype is DType.F32 for value in values)
 

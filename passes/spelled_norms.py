@@ -1,173 +1,226 @@
-"""Norms and softmaxes that a region spells out: recognized by what the region makes of chosen inputs.
+"""Norms that a region spells out: recognized by what the region makes of chosen inputs.
 
-Of a layer norm f with d = x - mean(x) and v = var(x), or of an RMS norm with d = x and v = mean(x^2),
+A norm divides each row by a divisor D that depends on the size s of the row alone:
 
-    f(x) = d / sqrt(v + eps) * weight + bias
+    f(x) = d / D(s) * weight + bias        layer_norm, group_norm  d = x - mean(x), s = sqrt(mean(d^2))
+                                           rms_norm                d = x,           s = sqrt(mean(x^2))
+                                           l2_normalize            d = x,           s = sqrt(sum(x^2))
 
-    f(0)                        gives the bias
-    f(x), v far above eps       gives the weight: (f(x) - bias) * sqrt(v) / d
-    f(x), v about 2^-20         gives eps: (weight * d / (f(x) - bias))^2 - v
+    f(0)                       gives the bias
+    f(x), s far above eps      gives the weight: (f(x) - bias) * s / d
+    f(x), s from 1 to 2^-80    gives D: weight * d / (f(x) - bias), which has to be of the op's form, and with it eps
 
-so no form of the expression needs to be known. The op with these parameters then has to agree with the region on other
-inputs, of several magnitudes. All is computed in float64.
+so no form of the expression needs to be known. Where a constant of the region is a parameter but for roundings, the
+constant is taken. The op with these parameters then has to agree with the region on other inputs, of several sizes and
+means. All is computed in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from qcompiler.errors import QCompilerError
 from qcompiler.ir import AttrValue
-from qcompiler.opdef import Op
-from qcompiler.ops.norm import LastAxesNorm, LayerNorm, RmsNorm
-from qcompiler.ops.reduce import LogSoftmax, Reduction, Softmax
-from qcompiler.passes.regions import Region
+from qcompiler.ops.norm import L2Normalize, LastAxesNorm, Normalised
+from qcompiler.passes.spelled import SAME, Function, Miss, Rows, Spelled, is_near
 
 TOLERANCE = 2.0**-16
-"""Largest difference from the op, relative to the largest result. A factor 1 / n that was rounded to f32 shifts a mean
-by 2^-24 of it, and inputs here have means of up to 4 standard deviations; a variance as mean(x^2) - mean(x)^2 turns
-that into 2 * 4^2 * 2^-24 = 2^-19 of the variance."""
+"""Largest difference from the op, relative to the largest normalized element of the row. A factor 1 / n that was
+rounded to f32 shifts a mean by 2^-24 of it, and inputs here have means of up to 4 standard deviations; a variance as
+mean(x^2) - mean(x)^2 turns that into 2 * 4^2 * 2^-24 = 2^-19 of the variance."""
 
-SIZE = 2
-"""What symbolic sizes are while a region is tried."""
+LADDER = tuple(2.0**-exponent for exponent in range(0, 84, 4))
+"""The sizes of rows at which a divisor is measured."""
 
-MOST_ELEMENTS = 2**24
-"""Regions of larger operands are not tried."""
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """An op with constant parameters that a region spells out."""
-
-    op: type[Op]
-    attrs: Mapping[str, AttrValue] = field(default_factory=dict)
-    constants: Sequence[np.ndarray | None] = ()
-    """f32, the operands after the first"""
+LEAST = float(np.finfo(np.float32).smallest_subnormal)
+"""The eps of an l2_normalize that only a row of zeros is shorter than."""
 
 
-def spelled_reduction(region: Region, dim_names: Sequence[str]) -> Spelled | str:
-    """The layer_norm, rms_norm, softmax or log_softmax that a region computes, or why it is none."""
-    sizes = dict.fromkeys(dim_names, SIZE)
-    end = region.nodes[-1].result.type
-    if end.shape != region.source.type.shape:
-        return f"its result {end} has another shape than {region.source.type}"
-    try:
-        shape = tuple(size for size in region.source.type.bind(sizes).shape if isinstance(size, int))
-        axes = _axes(region)
-        if isinstance(axes, str):
-            return axes
-        count, elements = math.prod(shape[axis] for axis in axes), math.prod(shape)
-        if count < 2 or not 0 < elements <= MOST_ELEMENTS:
-            return f"it reduces {count} of {elements} elements"
-        function = _Function(region, sizes, shape)
-        softmax = _softmax(function, axes) if len(axes) == 1 else None
-        if softmax is not None:
-            return softmax
-        if axes != tuple(range(len(shape) - len(axes), len(shape))):
-            return "the axes that it reduces are not the last ones"
-        found = [_norm(function, len(axes), op) for op in (LayerNorm, RmsNorm)]
-        return next((each for each in found if isinstance(each, Spelled)), found[0])
-    except QCompilerError as error:
-        return f"it cannot be evaluated: {error.message}"
+class _Form(NamedTuple):
+    """How eps keeps a divisor D(s) away from 0."""
+
+    words: str
+    eps_of: Callable[[float, float], float]
+    """(s, D(s)) of a small row -> eps"""
+    divisor: Callable[[np.ndarray, float], np.ndarray]
+    """(s, eps) -> D(s)"""
 
 
-def _axes(region: Region) -> tuple[int, ...] | str:
-    """The axes, from 0, that all its reductions reduce."""
-    found = set()
-    rank = region.source.type.rank
-    for node in region.nodes:
-        reduction, norm = Reduction.of(node), LastAxesNorm.of(node)
-        if reduction is not None:
-            if reduction.x.type.rank != rank:
-                return "a reduction reads a value of another rank"
-            found.add(tuple(sorted(reduction.axes)))
-        elif norm is not None:
-            found.add(tuple(range(rank - norm.normalized_rank, rank)))
-    return found.pop() if len(found) == 1 else "its reductions are over different axes"
+_UNDER_ROOT = _Form(
+    "added under the root: sqrt(s^2 + eps)", lambda s, d: max(d * d - s * s, 0.0), lambda s, eps: np.sqrt(s * s + eps)
+)
+_LEAST_DIVISOR = _Form("the least divisor: max(s, eps)", lambda s, d: d if d > s * (1 + SAME) else 0.0, np.maximum)
+_BESIDE_ROOT = _Form("added to the root: s + eps", lambda s, d: max(d - s, 0.0), np.add)
+_FORMS = (_UNDER_ROOT, _LEAST_DIVISOR, _BESIDE_ROOT)
 
 
 @dataclass(frozen=True)
-class _Function:
-    """A region as a function of arrays of one shape."""
+class Norm:
+    """A norm of each row: layer_norm, rms_norm, group_norm, instance_norm or l2_normalize. attrs: all except eps."""
 
-    region: Region
-    sizes: Mapping[str, int]
-    shape: tuple[int, ...]
+    rows: Rows
+    op: type[Normalised] | type[L2Normalize]
+    attrs: Mapping[str, AttrValue]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.region(x, self.sizes)
+    def spelled_by(self, function: Function) -> Spelled | Miss:
+        """The op that a function computes, or why it computes none."""
+        zeros = function.at_zero
+        if self._is_l2 and zeros.any() and not np.isnan(zeros).all():
+            return Miss(0, f"it gives other values than {self.op.name} for rows of zeros")
+        bias = self._common(np.zeros_like(zeros) if self._is_l2 else zeros)
+        if bias is None:
+            return Miss(1, "rows of zeros do not all give the same bias")
+        # Signs in turn, so that no element is near to the mean.
+        signs = np.where(np.arange(self.rows.length) % 2, 1.0, -1.0)
+        x = np.random.default_rng(0).uniform(1, 2, (self.rows.count, self.rows.length)) * signs
+        far = x * 2.0**30
+        d, s = self._sized(far)
+        with np.errstate(all="ignore"):
+            weight = self._common(self.rows.joined((self._of(function, far) - self._along(bias)) * s / d))
+        if weight is None:
+            return Miss(1, "its rows are not normalized and then multiplied by one weight")
+        if self._is_l2 and not is_near(1.0, weight):
+            return Miss(2, f"it is {self.op.name} times a weight")
+        eps = self._eps(function, x, weight, bias)
+        if isinstance(eps, Miss):
+            return eps
+        attrs = self.op.complete_attrs({**self.attrs, self.op.eps.name: eps})
+        constants = [] if self._is_l2 else [self._constant(function, weight, 1), self._constant(function, bias, 0)]
+        apart = self._difference(function, Spelled(self.op, attrs, constants), weight, bias, eps)
+        return Spelled(self.op, attrs, constants) if apart is None else Miss(4, apart)
 
-    def probes(self) -> Iterator[np.ndarray]:
-        """Inputs of several magnitudes, with means of up to 4 standard deviations."""
+    # -- the parts of the formula
+
+    @property
+    def _is_l2(self) -> bool:
+        return issubclass(self.op, L2Normalize)
+
+    @property
+    def _form(self) -> _Form:
+        return _LEAST_DIVISOR if self._is_l2 else _UNDER_ROOT
+
+    def _sized(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(d, s) of rows."""
+        centers = issubclass(self.op, Normalised) and self.op.centers
+        d = x - x.mean(axis=1, keepdims=True) if centers else x
+        total = np.square(d).sum(axis=1, keepdims=True)
+        return d, np.sqrt(total if self._is_l2 else total / self.rows.length)
+
+    @cached_property
+    def _parameter_shape(self) -> tuple[int, ...]:
+        """The shape of weight and bias that broadcasts against the operand."""
+        shape = self.rows.shape
+        return (
+            shape[-len(self.rows.axes) :] if issubclass(self.op, LastAxesNorm) else (shape[1], *(1,) * len(shape[2:]))
+        )
+
+    def _along(self, parameter: np.ndarray) -> np.ndarray:
+        """A parameter as rows of the operand."""
+        return self.rows.split(np.broadcast_to(parameter, self.rows.shape))
+
+    def _common(self, x: np.ndarray) -> np.ndarray | None:
+        """What all of an array of the operand's shape has in common along the axes of a parameter; None if it
+        differs."""
+        if self._is_l2:
+            common = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+        elif issubclass(self.op, LastAxesNorm):
+            common = x.reshape(-1, *self._parameter_shape)[0]
+        else:
+            common = x[0].reshape(x.shape[1], -1)[:, 0].reshape(self._parameter_shape)
+        if not np.isfinite(x).all():
+            return None
+        bound = 4 * SAME * np.abs(common) + 2.0**-40 * np.abs(common).max(initial=0)
+        return common if (np.abs(x - common) <= bound).all() else None
+
+    def _of(self, function: Function, rows: np.ndarray) -> np.ndarray:
+        return self.rows.split(function(self.rows.joined(rows)))
+
+    # -- eps
+
+    def _eps(self, function: Function, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float | Miss:
+        """eps, if the divisor is of the op's form."""
+        measured = self._divisors(function, x, weight, bias)
+        if not measured:
+            return Miss(2, "its divisor can't be measured")
+        s, divisors = (np.array(column) for column in zip(*sorted(measured)))
+        fits = {}
+        for form in _FORMS:
+            eps = form.eps_of(float(s[0]), float(divisors[0]))
+            if (np.abs(form.divisor(s, eps) / divisors - 1) <= TOLERANCE).all():
+                fits[form] = eps
+        if self._form not in fits:
+            other = next(iter(fits), None)
+            if other is None:
+                return Miss(2, f"its divisor is no function of the size of a row that {self.op.name} has")
+            return Miss(3, f"its eps {fits[other]:.3g} is {other.words}; that of {self.op.name} is {self._form.words}")
+        return self._exact(function, fits[self._form])
+
+    def _divisors(
+        self, function: Function, x: np.ndarray, weight: np.ndarray, bias: np.ndarray
+    ) -> list[tuple[float, float]]:
+        """(s, D(s)) of rows of all sizes in LADDER, except where the bias hides the rest."""
+        weights, biases = self._along(weight), self._along(bias)
+        at = np.argmax(np.abs(weights), axis=1)[:, None]  # one element of each row tells the divisor
+        measured = []
+        for factor in self.rows.shared([(factor,) for factor in LADDER]):
+            rows = x * factor
+            d, s = self._sized(rows)
+            given, w, b, d = (np.take_along_axis(a, at, 1) for a in (self._of(function, rows), weights, biases, d))
+            visible = np.isfinite(given) & (np.abs(given - b) > 2.0**-30 * np.abs(b)) & (w != 0)
+            with np.errstate(all="ignore"):
+                divisor = w * d / (given - b)
+            measured += list(zip(s[visible].tolist(), divisor[visible].tolist()))
+        return measured
+
+    def _exact(self, function: Function, eps: float) -> float:
+        """The eps that a constant of the region is, or makes: as the square of it, or of the sum and not the mean."""
+        if self._is_l2 and eps == 0:
+            return 0.0 if np.isnan(function.at_zero).any() else LEAST
+        scalars = [c for c in function.scalars if c >= 0]
+        made = [math.sqrt(c) if self._is_l2 else c / self.rows.length for c in scalars]
+        meant = next((c for c in (*scalars, *made) if abs(c - eps) <= 16 * SAME * c), eps)
+        return float(str(np.float32(meant)))
+
+    # -- the comparison
+
+    def _constant(self, function: Function, values: np.ndarray, neutral: float) -> np.ndarray | None:
+        """The operand of a parameter, f32, or None if it is the neutral one."""
+        given = function.constant_near(values)
+        if given is None and (is_near(neutral, values) if neutral else not values.any()):
+            return None
+        data = np.asarray(values if given is None else given, np.float32)
+        if (data == neutral).all():
+            return None
+        return data if issubclass(self.op, LastAxesNorm) else data.reshape(-1)
+
+    def _difference(
+        self, function: Function, found: Spelled, weight: np.ndarray, bias: np.ndarray, eps: float
+    ) -> str | None:
+        """In words where the op differs from a function, or None."""
+        edge = eps if self._is_l2 else math.sqrt(eps)
+        sizes = [1.0, 2.0**-10, 2.0**10, 2.0**-40] + [edge * factor for factor in (0.125, 1.0, 8.0) if edge]
         rng = np.random.default_rng(0)
-        for magnitude in (1.0, 1e-3, 1e3):
-            yield (rng.normal(size=self.shape) + rng.uniform(-4, 4)) * magnitude
-
-    def is_close(self, op: type[Op], attrs: Mapping[str, AttrValue], constants: Sequence[np.ndarray | None]) -> bool:
-        """Whether an op gives the same, wherever the region is finite."""
-        for x in self.probes():
-            got, wanted = self(x), op.run_reference([x, *constants], attrs)[0]
-            finite = np.isfinite(got)
-            if abs(x).max() <= 60 and not finite.all():
-                return False
-            if got.shape != wanted.shape or (np.abs(got - wanted)[finite] > TOLERANCE * np.abs(wanted).max()).any():
-                return False
-        return True
-
-
-def _softmax(function: _Function, axes: tuple[int, ...]) -> Spelled | None:
-    for op in (Softmax, LogSoftmax):
-        attrs = op.complete_attrs({op.axis.name: axes[0]})
-        if function.is_close(op, attrs, ()):
-            return Spelled(op, attrs)
-    return None
-
-
-def _norm(function: _Function, rank: int, op: type[LastAxesNorm]) -> Spelled | str:
-    """The norm over the last `rank` axes, or why it is none."""
-    last = function.shape[-rank:]
-    bias = _common(function(np.zeros(function.shape)), last)
-    if bias is None:
-        return "it gives no constant for a constant row"
-    # Signs in turn, so that no element is near to the mean.
-    signs = np.where(np.arange(math.prod(last)) % 2, 1.0, -1.0).reshape(last)
-    x = np.random.default_rng(0).uniform(1, 2, function.shape) * signs
-    normalized, deviation = _normalized(x * 2.0**30, rank, op.centers)
-    weight = _common((function(x * 2.0**30) - bias) / normalized, last)
-    if weight is None:
-        return "it is not the same function of each normalized row"
-    small = x * 2.0**-10
-    normalized, deviation = _normalized(small, rank, op.centers)
-    ratio = (weight * normalized)[..., weight != 0] / (function(small) - bias)[..., weight != 0]
-    deviations = np.broadcast_to(deviation, function.shape)[..., weight != 0]
-    eps = float(np.median((ratio * deviations) ** 2 - deviations**2)) if ratio.size else 0.0
-    if not -1e-15 < eps < 1:
-        return f"its epsilon would be {eps:.3g}"
-    attrs = op.complete_attrs({op.normalized_rank.name: rank, op.eps.name: float(str(np.float32(max(eps, 0.0))))})
-    constants = [
-        None if (rounded == neutral).all() else rounded
-        for rounded, neutral in ((weight.astype(np.float32), 1), (bias.astype(np.float32), 0))
-    ]
-    if not function.is_close(op, attrs, constants):
-        return f"it is not a {op.name} on other inputs"
-    return Spelled(op, attrs, constants)
-
-
-def _normalized(x: np.ndarray, rank: int, centers: bool) -> tuple[np.ndarray, np.ndarray]:
-    """d / sqrt(v), and sqrt(v), over the last `rank` axes."""
-    axes = tuple(range(x.ndim - rank, x.ndim))
-    centered = x - x.mean(axis=axes, keepdims=True) if centers else x
-    deviation = np.sqrt(np.square(centered).mean(axis=axes, keepdims=True))
-    return centered / deviation, deviation
-
-
-def _common(x: np.ndarray, last: tuple[int, ...]) -> np.ndarray | None:
-    """What all rows have in common, of shape `last`; None if they differ."""
-    rows = x.reshape(-1, *last)
-    common = np.median(rows, axis=0)
-    same = np.isfinite(rows).all() and (np.abs(rows - common) <= 1e-6 * np.abs(common).max(initial=0)).all()
-    return common if same else None
+        tolerance, least = np.abs(self._along(weight)) * TOLERANCE, np.abs(self._along(bias)) * 2.0**-40
+        for kinds in self.rows.shared([(size,) for size in sizes]):
+            offsets = rng.uniform(-4, 4, (self.rows.count, 1))
+            x = self.rows.joined((rng.normal(size=(self.rows.count, self.rows.length)) + offsets) * kinds)
+            got, wanted, plain = (
+                self.rows.split(y)
+                for y in (
+                    function(x),
+                    self.op.run_reference([x, *found.constants], found.attrs)[0],
+                    self.op.run_reference([x], found.attrs)[0],
+                )
+            )
+            largest = np.abs(plain).max(axis=1, keepdims=True)
+            beyond = ~(np.abs(got - wanted) <= tolerance * largest + least)
+            if beyond.any():
+                row = int(np.argmax(beyond.any(axis=1)))
+                apart = float(np.abs(got - wanted)[row].max())
+                return f"it is near to {self.op.name}, but differs by {apart:.2g} for a row of size {kinds[row, 0]:.2g}"
+        return None

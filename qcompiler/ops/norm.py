@@ -203,7 +203,7 @@ def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
     return np.asarray(np.float64(eps) / (scale * scale), F32)
 
 
-class _Normalised(Op):
+class Normalised(Op):
     """Normalised over groups of elements by their own mean and variance, then * weight + bias.
 
     An op gives `group_sizes`, the trailing sizes that one group consists of. The parameters lie along axis 1. Without
@@ -252,7 +252,7 @@ class _Normalised(Op):
         return qmath.requantize(y, out)
 
 
-class LastAxesNorm(_Normalised):
+class LastAxesNorm(Normalised):
     """Normalised over the last `normalized_rank` axes, then * weight + bias (shape of these axes)."""
 
     element_cost = (0.109, 0.250)
@@ -299,7 +299,7 @@ class RmsNorm(LastAxesNorm):
     centers = False
 
 
-class GroupNorm(_Normalised):
+class GroupNorm(Normalised):
     """Normalised over groups of channels (axis 1) and all spatial axes, then * weight + bias a channel.
     torch.nn.functional.group_norm; ONNX GroupNormalization."""
 
@@ -331,7 +331,7 @@ class GroupNorm(_Normalised):
         ]
 
 
-class InstanceNorm(_Normalised):
+class InstanceNorm(Normalised):
     """Each channel of each sample normalised over its spatial axes, then * weight + bias a channel.
     torch.nn.functional.instance_norm; ONNX InstanceNormalization."""
 
