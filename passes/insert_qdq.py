@@ -95,7 +95,7 @@ class InsertQdq:
         axis = layer.quant.weight_axis if spec.per_channel and self.per_channel else None
         quant = weight_params(weight.data, spec, axis, f"%{weight.name}")
         if isinstance(bias, Const):
-            quant = _raised_for_bias(quant, x, bias.data, layer.repeated_scales())
+            quant = _raised_for_bias(quant, x, bias.data)
         key = (id(weight), quant, spec.dtype)
         if key not in made:
             codes = qmath.quantize(weight.data, quant, spec.dtype)
@@ -125,8 +125,7 @@ def quantize_bias(graph: Graph, layer: Weighted, bias: Const, x: QuantParams, we
 
     If a code would pass 2^30, nothing is changed, and the reason is returned.
     """
-    tiles = bias.data.size // weight.scales.size if weight.axis is not None else 1  # groups of conv_transpose
-    scale = qmath.multiplier(x.scales, np.tile(weight.scales, tiles)).reshape(-1)
+    scale = qmath.multiplier(x.scales, weight.scales).reshape(-1)
     codes = np.rint(bias.data.astype(np.float64) / scale.astype(np.float64))
     if not np.abs(codes).max(initial=0) <= MAX_BIAS:
         return f"a bias of {np.abs(bias.data).max()} does not fit i32"
@@ -160,10 +159,10 @@ def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
     return rule.fixed_params()
 
 
-def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray, tiles: int) -> QuantParams:
+def _raised_for_bias(quant: QuantParams, x: QuantParams, bias: np.ndarray) -> QuantParams:
     """`quant` with scales large enough to keep every bias code within 2^30."""
     least = np.abs(bias.astype(np.float64)) / (np.float64(x.scale[0]) * MAX_BIAS)
-    least = least.reshape(tiles, -1).max(axis=0) if quant.axis is not None else least.max(initial=0.0).reshape(1)
+    least = least if quant.axis is not None else least.max(initial=0.0).reshape(1)
     scales = np.maximum(np.maximum(quant.scales.astype(np.float64), least * (1 + 2.0**-20)), MIN_SCALE).astype(
         np.float32
     )

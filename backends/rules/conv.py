@@ -63,7 +63,7 @@ def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
     if groups == 1 or not weight.is_static:
         return False
     *others, columns = weight.sizes[2:]
-    sees_one = weight.shape[0] == groups if isinstance(op, ConvTranspose) else weight.shape[1] == 1
+    sees_one = weight.shape[0 if isinstance(op, ConvTranspose) else 1] == 1
     return sees_one and math.prod(others) <= MOST_TAPS and columns <= MOST_TAPS
 
 

@@ -73,8 +73,6 @@ def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> 
 def _why_not_transposed(node: Node, target: Target) -> str | None:
     """Why a conv_transpose is not lowered, or None."""
     op = ConvTranspose(node)
-    if op.groups > 1 and not unrolls_as_depthwise(op) and not isinstance(op.weight, Const):
-        return "a weight in groups is not constant"
     axes = zip(op.weight.type.shape[2:], op.stride, op.dilation)
     sparse = any(isinstance(n, int) and len({k * d % s for k in range(n)}) < s for n, s, d in axes)
     if sparse and not isinstance(op.weight, Const):
@@ -100,7 +98,7 @@ def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[P
         last = max((shift + phase.count for phase in along for shift in phase.shifts), default=0)
         borders.append((max(0, -first), max(0, last - size)))
     x = padded(s, op, x, borders, channel_stride)
-    forward = weight.taken("forward", lambda array: _forward(array, op.groups))
+    forward = weight.taken("forward", lambda array: array.swapaxes(0, 1))
     for number, chosen in enumerate(itertools.product(*axes)):
         offsets = tuple(
             tuple((shift + before) * stride for shift in phase.shifts)
@@ -117,7 +115,7 @@ def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[P
 
 
 def _depthwise(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:
-    y, x = s.result(), repeated_channels(s, op, weight.shape[1])
+    y, x = s.result(), repeated_channels(s, op, weight.shape[1] // op.groups)
     filters = weight.taken("filters", lambda array: array.reshape(-1, *array.shape[2:]))
     for number, chosen in enumerate(itertools.product(*axes)):
         *others, last = chosen
@@ -141,18 +139,6 @@ def _phase(weight: Weight, number: int, leading: int, chosen: tuple[Phase, ...])
     """The taps of a phase. leading: axes of the weight before those of the taps."""
     index = (*(slice(None),) * leading, *(phase.taps for phase in chosen))
     return weight.taken(f"phase{number}", lambda array: array[index])
-
-
-def _forward(weight: np.ndarray, groups: int) -> np.ndarray:
-    """[I, O/groups, *K] -> [O, I/groups, *K]."""
-    if groups == 1:
-        return weight.swapaxes(0, 1)
-    inputs, per_group, *kernel = weight.shape
-    return (
-        weight.reshape(groups, inputs // groups, per_group, *kernel)
-        .swapaxes(1, 2)
-        .reshape(groups * per_group, inputs // groups, *kernel)
-    )
 
 
 def _start(op: ConvTranspose, y: TensorView, chosen: tuple[Phase, ...], at: tuple[int, ...]) -> int:

@@ -94,8 +94,6 @@ def sum_terms(s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarr
     multiplier = qmath.multiplier(op.x.type.params.scales, weight.scales, over=over)
     outputs = s.out.shape[op.channel_axis]
     assert isinstance(outputs, int)  # that of the weight, which is constant
-    if weight.axis is not None:  # conv_transpose: the scales of one group serve all groups
-        multiplier = np.tile(multiplier, outputs // len(multiplier))
     multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
     first = np.zeros(len(weights), np.int64) if bias is None else bias.astype(np.int64)
     shift = int(op.x.type.params.zero_point[0]) - s.target.dot4_offset

@@ -16,6 +16,7 @@ from qcompiler.frontend.functional.calling import batched, emit, ints, traceable
 from qcompiler.frontend.proxy import Proxy
 from qcompiler.frontend.source import user_place
 from qcompiler.ir import Const
+from qcompiler.ops import conv
 from qcompiler.types import DType
 
 
@@ -78,6 +79,26 @@ def _conv(spatial: int) -> Callable[..., Any]:
 conv1d, conv2d, conv3d = _conv(1), _conv(2), _conv(3)
 
 
+def outputs_side_by_side(weight: Proxy, groups: int) -> Proxy:
+    """The weight [C, O/groups, *K] of a transposed convolution as the IR has it: [C/groups, O, *K]."""
+    shape = dims(weight)
+    if groups == 1 or len(shape) < 2:
+        return weight
+    if groups < 1 or shape[0] % groups:
+        raise TraceError(
+            "groups of a transposed convolution",
+            where=user_place(),
+            expected=f"a divisor of the {shape[0]} input channels",
+            got=groups,
+        )
+    const = weight.value
+    if isinstance(const, Const) and not const.type.is_quantized:
+        data = conv.outputs_side_by_side(const.data, groups)
+        return weight.trace.derived(const, f"groups:{groups}", data, f"{const.name}.grouped")
+    grouped = ops.swapaxes(reshape(weight, (groups, shape[0] // groups, *shape[1:])), 0, 1)
+    return reshape(grouped, (shape[0] // groups, groups * shape[1], *shape[2:]))
+
+
 def _conv_transpose(spatial: int) -> Callable[..., Any]:
     def conv(
         x: Any,
@@ -90,6 +111,7 @@ def _conv_transpose(spatial: int) -> Callable[..., Any]:
         dilation: Any = 1,
     ) -> Any:
         pairs = tuple((p, p) for p in ints(padding, spatial, "padding"))
+        weight = outputs_side_by_side(ops.single(weight, "convolution", trace_of(x, weight)), int(groups))
         return batched(
             x,
             spatial,

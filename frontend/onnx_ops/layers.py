@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from qcompiler.dims import Dim, DimLike
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, dims, kind_of, lift, rank, unary
 from qcompiler.frontend.einsum import einsum
+from qcompiler.frontend.functional.layers import outputs_side_by_side
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.recorder import Traced
 from qcompiler.ir import Const
+from qcompiler.ops import conv
 from qcompiler.types import DType
 
 Pairs = tuple[tuple[int, int], ...]
@@ -73,6 +76,7 @@ def _conv(n: OnnxNode) -> Any:
 def _conv_transpose(n: OnnxNode) -> Any:
     x, weight = n.x(0), n.x(1)
     geometry = conv_geometry(n, x, dims(weight))
+    weight = _transposed_weight(n, weight, geometry["groups"])
     count = len(geometry["stride"])
     extra = tuple(int(p) for p in n.attr("output_padding", [0] * count))
     wanted, auto = n.attr("output_shape", None), n.attr("auto_pad", "NOTSET")
@@ -89,6 +93,19 @@ def _conv_transpose(n: OnnxNode) -> Any:
             pairs.append((small, large) if auto == "SAME_UPPER" else (large, small))
         geometry["padding"] = tuple(pairs)
     return n.emit("conv_transpose", (x, weight, n.optional(2)), output_padding=extra, **geometry)
+
+
+def _transposed_weight(n: OnnxNode, weight: Any, groups: int) -> Any:
+    """The weight [C, O/groups, *K] of a ConvTranspose as the IR has it: [C/groups, O, *K]. Codes stay codes; parameters
+    of an output channel serve that channel of every group."""
+    const = _dequantized_const(weight)
+    if const is None or groups <= 1 or len(const.data) % groups or const.type.params.axis not in (None, 1):
+        return outputs_side_by_side(weight, groups)
+    quant = const.type.params
+    if quant.axis == 1:
+        quant = replace(quant, scale=quant.scale * groups, zero_point=quant.zero_point * groups)
+    codes = n.quantized_constant(conv.outputs_side_by_side(const.data, groups), quant, const.type.dtype)
+    return n.trace.emit("dequantize", (codes,))
 
 
 @onnx("Gemm")

@@ -238,13 +238,16 @@ def stuffed_input(x: np.ndarray, stride: Sequence[int], fill: float | int = 0) -
     return stuffed
 
 
-def mirrored_weight(weight: np.ndarray, groups: int) -> np.ndarray:
-    """Weight [I, O/g, *K] of a conv_transpose as [O, I/g, *K] of the convolution over the stuffed input."""
-    inputs, per_group = weight.shape[:2]
-    kernel = weight.shape[2:]
-    flipped = np.flip(weight, axis=tuple(range(2, weight.ndim)))
-    grouped = flipped.reshape(groups, inputs // groups, per_group, *kernel).swapaxes(1, 2)
-    return np.ascontiguousarray(grouped).reshape(groups * per_group, inputs // groups, *kernel)
+def mirrored_weight(weight: np.ndarray) -> np.ndarray:
+    """Weight [C/g, O, *K] of a conv_transpose as [O, C/g, *K] of the convolution over the stuffed input."""
+    return np.ascontiguousarray(np.flip(weight, axis=tuple(range(2, weight.ndim))).swapaxes(0, 1))
+
+
+def outputs_side_by_side(weight: np.ndarray, groups: int) -> np.ndarray:
+    """torch's and ONNX's weight [C, O/g, *K] of a transposed convolution as the IR's [C/g, O, *K]."""
+    inputs, outputs, *kernel = weight.shape
+    grouped = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(0, 1)
+    return np.ascontiguousarray(grouped).reshape(inputs // groups, groups * outputs, *kernel)
 
 
 def transposed_padding(
@@ -258,8 +261,9 @@ def transposed_padding(
 
 
 class ConvTranspose(Weighted):
-    """Transposed convolution. x: [N, C, *S], weight: [C, O/groups, *K], bias: [O]. Per-channel scales lie along axis 1
-    of the weight and serve all groups. torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose."""
+    """Transposed convolution. x: [N, C, *S], weight: [C/groups, O, *K], bias: [O]. torch and ONNX have the weight as
+    [C, O/groups, *K], where an output channel is no index of one axis; here axis 1 is the output channel.
+    torch.nn.functional.conv_transpose1d/2d/3d; ONNX ConvTranspose."""
 
     name = "conv_transpose"
     quant = weighted(axis=1)
@@ -281,14 +285,14 @@ class ConvTranspose(Weighted):
     @property
     def is_depthwise(self) -> bool:
         """Whether each channel has filters of its own, and there are several."""
-        return self.groups > 1 and self.weight.type.shape[0] == self.groups
+        return self.groups > 1 and self.weight.type.shape[0] == 1
 
     def grouped(self, weight: np.ndarray) -> np.ndarray:
-        inputs, outputs = weight.shape[:2]  # [I, O/g, *K]: each group has its own inputs
-        return weight.reshape(self.groups, inputs // self.groups, outputs, -1).swapaxes(1, 2)
+        inputs, outputs = weight.shape[:2]
+        return weight.reshape(inputs, self.groups, outputs // self.groups, -1).transpose(1, 2, 0, 3)
 
     def ungrouped(self, grouped: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return grouped.swapaxes(1, 2).reshape(shape)
+        return grouped.transpose(2, 0, 1, 3).reshape(shape)
 
     @property
     def row_form(self) -> str:
@@ -307,18 +311,16 @@ class ConvTranspose(Weighted):
         groups, outputs, inputs, taps = grouped.shape
         return np.moveaxis(grouped, 3, 2).reshape(groups, outputs * taps, inputs, 1)
 
-    def repeated_scales(self) -> int:
-        return self.groups
-
     def products(self) -> tuple[DimLike, ...]:
-        return (*self.x.type.shape, *self.weight.type.shape[1:])
+        batch, _, *spatial = self.x.type.shape
+        return (batch, *spatial, *self.weight.type.shape)
 
     def terms(self) -> tuple[DimLike, ...]:
-        return (self.weight.type.shape[0] // self.groups, *self.weight.type.shape[2:])
+        return (self.weight.type.shape[0], *self.weight.type.shape[2:])
 
     def infer(self, x: TensorType, weight: TensorType, bias: TensorType | None) -> TensorType:
         stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
-        _check_conv("conv_transpose", x, weight, weight.shape[0] if weight.rank else -1, groups)
+        _check_conv("conv_transpose", x, weight, weight.shape[0] * groups if weight.rank else -1, groups)
         check_geometry(
             "conv_transpose",
             x.rank - 2,
@@ -327,9 +329,13 @@ class ConvTranspose(Weighted):
             dilation=dilation,
             output_padding=self.output_padding,
         )
-        channels = weight.shape[1] * groups
-        if x.shape[1] % groups or (bias is not None and bias.shape != (channels,)):
-            raise ShapeError("groups or bias of conv_transpose", expected=f"bias [{channels}]", got=str(bias))
+        channels = weight.shape[1]
+        if channels % groups:
+            raise ShapeError(
+                "output channels of conv_transpose", expected=f"a multiple of groups={groups}", got=channels
+            )
+        if bias is not None and bias.shape != (channels,):
+            raise ShapeError("bias of conv_transpose", expected=f"[{channels}]", got=str(bias))
         spatial = [
             _transposed_size(*axis)
             for axis in zip(
@@ -345,7 +351,7 @@ class ConvTranspose(Weighted):
         crop = tuple(slice(max(0, -b), stuffed.shape[i + 2] - max(0, -a)) for i, (b, a) in enumerate(pads))
         return _dot(
             stuffed[(slice(None), slice(None), *crop)],
-            mirrored_weight(weight, self.groups),
+            mirrored_weight(weight),
             (1,) * len(self.stride),
             tuple((max(0, before), max(0, after)) for before, after in pads),
             self.dilation,
@@ -362,9 +368,8 @@ class ConvTranspose(Weighted):
         acc = self._dot(x.centered().astype(np.float64), weight.centered().astype(np.float64)).astype(np.int64)
         if bias is not None:
             acc = acc + _along_channels(bias.array, acc.ndim)
-        scale = np.tile(weight.scales, self.groups) if weight.quant.axis is not None else weight.scales
         over = out.params.scales if out.is_quantized else 1.0
-        multiplier = _along_channels(qmath.multiplier(x.scales, scale, over=over), acc.ndim)
+        multiplier = _along_channels(qmath.multiplier(x.scales, weight.scales, over=over), acc.ndim)
         real = acc.astype(np.int32).astype(np.float32) * multiplier
         return (
             qmath.requantize(real, out, self.activation)
@@ -379,7 +384,7 @@ class ConvTranspose(Weighted):
                 (tensor("f32", 1, 3, 4, 5), tensor("f32", 3, 4, 3, 3), tensor("f32", 4)),
                 _attrs(2, stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(1, 1)),
             ),
-            Sample((tensor("f32", 2, 4, 6), tensor("f32", 4, 2, 4)), _attrs(1, groups=2, output_padding=(0,))),
+            Sample((tensor("f32", 2, 4, 6), tensor("f32", 2, 4, 4)), _attrs(1, groups=2, output_padding=(0,))),
             Sample(
                 (tensor("f32", 1, 2, 3, 3), tensor("f32", 2, 3, 2, 2), tensor("f32", 3)),
                 _attrs(2, stride=(2, 2), output_padding=(0, 0), activation="relu"),

@@ -87,10 +87,6 @@ class Weighted(TakesActivation):
         """A weight as [groups, outputs of a row, inputs of a group, taps]."""
         return self.grouped(weight)
 
-    def repeated_scales(self) -> int:
-        """How often the per-channel scales of the weight repeat over the output channels."""
-        return 1
-
     def products(self) -> tuple[DimLike, ...] | None:
         return (*self.node.result.type.shape, *self.weight.type.shape[1:])
 

@@ -108,7 +108,7 @@ def test_17_batchnorm_folding(batches, x) -> None:
 
 
 def test_18_per_channel_transposed_convolution(batches, x, every_target) -> None:
-    """Grouped transposed convolutions have one scale a channel, along the axis that the op says."""
+    """Grouped transposed convolutions have one scale for each channel of each group."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -121,7 +121,7 @@ def test_18_per_channel_transposed_convolution(batches, x, every_target) -> None
     compiled = qc.compile(Net(), "int8", (x,), calibration_data=batches)
     node = next(n for n in compiled.graph.nodes if n.op == "conv_transpose")
     quant = node.operands[1].type.quant
-    assert quant.axis == 1 and len(quant.scale) == 3
+    assert quant.axis == 1 and len(set(quant.scale)) == 6
     every_target(compiled.graph, x)
 
 

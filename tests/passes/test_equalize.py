@@ -66,13 +66,13 @@ def test_before_and_after() -> None:
             "const @v : f32[8,1,1,1]\n%y = conv(%a, @v) {CONV, groups=8} : f32[1,8,4,4]",
         ),
         (
-            "const @u : f32[4,4,2,2]\n"
+            "const @u : f32[2,8,2,2]\n"
             "%a = conv_transpose(%x, @u) {CONV, groups=2, output_padding=(0, 0)} : f32[1,8,7,7]",
             "const @v : f32[6,4,1,1]\n%y = conv(%a, @v) {CONV, groups=2} : f32[1,6,7,7]",
         ),
         (
             "const @u : f32[8,4,1,1]\n%a = conv(%x, @u) {CONV} : f32[1,8,6,6]",
-            "const @v : f32[8,3,1,1]\n"
+            "const @v : f32[4,6,1,1]\n"
             "%y = conv_transpose(%a, @v) {CONV, groups=2, output_padding=(0, 0)} : f32[1,6,6,6]",
         ),
     ],

@@ -36,7 +36,7 @@ CASES = {
         "stride=(1,), padding=((0, 0),), dilation=(1,), output_padding=(0,)",
     ),
     "transpose2d": ("1,3,4,4", "3,4,2,2", "1,4,5,5", "conv_transpose", "CONV, output_padding=(0, 0)"),
-    "transpose_grouped": ("1,6,4,4", "6,2,2,2", "1,4,5,5", "conv_transpose", "CONV, groups=2, output_padding=(0, 0)"),
+    "transpose_grouped": ("1,6,4,4", "3,4,2,2", "1,4,5,5", "conv_transpose", "CONV, groups=2, output_padding=(0, 0)"),
     "transpose3d": (
         "1,2,2,3,3",
         "2,4,2,2,2",

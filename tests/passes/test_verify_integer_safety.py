@@ -95,11 +95,11 @@ def test_groups_of_a_transposed_convolution_count_apart() -> None:
     graph = load(
         f"%x: u8[1,4,3,3]{Q}",
         f"""
-        const @w : i8[4,2,2,2]{{scale=0.01}}
+        const @w : i8[2,4,2,2]{{scale=0.01}}
         %y = conv_transpose(%x, @w) {{CONV, groups=2, output_padding=(0, 0)}} : u8[1,4,4,4]{Q}
         return %y""",
         "integer",
-        w=np.full((4, 2, 2, 2), 3),
+        w=np.full((2, 4, 2, 2), 3),
     )
     node = graph.node_list[0]
     assert dot_bound(op_of(node), node.operands[0].type.quant, graph.consts["w"], None) == 2 * 4 * 3 * 255

@@ -82,7 +82,7 @@ def test_rows_of_linear(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_rows_of_transposed_convolutions(groups: int) -> None:
     """Without cropping, the result is the sum of all products of all pixels."""
-    x, weight = integers(2, 4, 3, 5), integers(4, 3, 2, 3, seed=1)
+    x, weight = integers(2, 4, 3, 5), integers(4 // groups, 3 * groups, 2, 3, seed=1)
     attrs = {"stride": (2, 3), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": groups}
     layer = layer_of("conv_transpose", x, weight, output_padding=(0, 0), **attrs)
     assert layer.row_counts(x.shape) == (2, 3, 5) and layer.row_shape == (groups, 4 // groups, 1)

@@ -172,10 +172,9 @@ def test_float_weights_that_are_not_constant(groups: int, channels: int, outputs
     weight = tensor("f32", outputs, channels // groups, *kernel)
     check_op("conv", (x, weight, bias), _attrs(spatial, padding=1, groups=groups), fed=(1, 2), bound=1e-5)
     check_op("conv", (x, weight, bias), _attrs(spatial, stride=2, groups=groups), fed=(2,), bound=1e-5, threads=(2,))
-    if groups in (1, channels):
-        weight = tensor("f32", channels, outputs // groups, *kernel)
-        attrs = _attrs(spatial, stride=2, padding=1, groups=groups, output_padding=(0,) * spatial)
-        check_op("conv_transpose", (x, weight, bias), attrs, fed=(1, 2), bound=1e-5)
+    weight = tensor("f32", channels // groups, outputs, *kernel)
+    attrs = _attrs(spatial, stride=2, padding=1, groups=groups, output_padding=(0,) * spatial)
+    check_op("conv_transpose", (x, weight, bias), attrs, fed=(1, 2), bound=1e-5)
 
 
 @pytest.mark.parametrize("quantized", [True, False])

@@ -77,7 +77,7 @@ def test_groups(channels: int, outputs: int, groups: int, stride: int, kernel: i
         "conv_transpose",
         (
             tensor("f32", 1, channels, 4, 5),
-            tensor("f32", channels, outputs // groups, kernel, kernel),
+            tensor("f32", channels // groups, outputs, kernel, kernel),
             tensor("f32", outputs),
         ),
         _attrs(2, stride, (1, 1), groups=groups),
@@ -102,11 +102,11 @@ def test_symbolic_batch_and_channels_last(quantized: bool) -> None:
 def test_extremes_are_exact(code: int, zero_point: int, weight: int, groups: int) -> None:
     x, w = (
         QuantParams.per_tensor(1.0, zero_point, DType.U8),
-        QuantParams.per_channel([1.0] * (64 // groups), 0, 1, DType.I8),
+        QuantParams.per_channel([1.0] * 64, 0, 1, DType.I8),
     )
     out = QuantParams.per_tensor(2.0**13 if groups == 1 else 2.0**8, 128, DType.U8)
     data = np.full((1, 64, 3, 5), float(code - zero_point), np.float32)
-    weights = np.full((64, 64 // groups, 4, 4), float(weight), np.float32)
+    weights = np.full((64 // groups, 64, 4, 4), float(weight), np.float32)
     check_op(
         "conv_transpose",
         (data, weights),
@@ -123,12 +123,12 @@ def test_nan_and_infinity_stay_in_their_window() -> None:
     data[0, 1, 2, 2], data[0, 2, 0, 0] = np.nan, np.inf
     for kernel, groups in ((1, 1), (2, 1), (3, 2), (2, 4)):
         check_op(
-            "conv_transpose", (data, np.ones((4, 4 // groups, kernel, kernel), np.float32)), _attrs(2, 2, groups=groups)
+            "conv_transpose", (data, np.ones((4 // groups, 4, kernel, kernel), np.float32)), _attrs(2, 2, groups=groups)
         )
 
 
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_results_that_no_tap_reaches_are_the_bias(groups: int, quantized: bool) -> None:
-    operands = (tensor("f32", 1, 4, 2, 2), tensor("f32", 4, 4 // groups, 1, 1), tensor("f32", 4))
+    operands = (tensor("f32", 1, 4, 2, 2), tensor("f32", 4 // groups, 4, 1, 1), tensor("f32", 4))
     check_op("conv_transpose", operands, _attrs(2, 3, (1, 1), groups=groups), quantized=quantized)

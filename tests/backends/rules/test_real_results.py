@@ -68,7 +68,11 @@ def test_samples(op: str, index: int) -> None:
 @pytest.mark.parametrize("groups,outputs", [(1, 5), (4, 2), (2, 3)])
 def test_transposed_groups(groups: int, outputs: int) -> None:
     attrs = {"stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "output_padding": (1, 1)}
-    operands = (tensor("f32", 1, 4, 4, 5), tensor("f32", 4, outputs, 3, 3), tensor("f32", outputs * groups))
+    operands = (
+        tensor("f32", 1, 4, 4, 5),
+        tensor("f32", 4 // groups, outputs * groups, 3, 3),
+        tensor("f32", outputs * groups),
+    )
     check_op("conv_transpose", operands, {**attrs, "groups": groups, "activation": "relu6"}, quantized=True, to_f32=())
 
 
