@@ -18,11 +18,10 @@ Passes and lowering are imported when they are first needed: a program from the 
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from qcompiler.backends.runtime.link import link
 from qcompiler.backends.runtime.loader import LoadedKernel, Loader
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import cached_property, fork_safe_lock
 from qcompiler.ir import Graph, Node
 from qcompiler.signature import Signature
 
@@ -156,7 +156,7 @@ class Program:
         self.constants = Constants() if constants is None else constants
         self._source, self._stored_as = source, stored_as
         self._bound: OrderedDict[_Key, Executable] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = fork_safe_lock()
 
     @cached_property
     def graph(self) -> Graph:

@@ -18,7 +18,7 @@ class Background(Generic[T]):
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
-        self._result: T
+        self._outcome: list[T] = []
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         if usable_cpus() > 1:
@@ -31,18 +31,19 @@ class Background(Generic[T]):
 
     def _run(self) -> None:
         try:
-            self._result = self._function()
+            self._outcome.append(self._function())
         except BaseException as error:  # noqa: BLE001  raised again in `result`
             self._error = error
 
     def result(self) -> T:
         """Wait for the call, and return or raise what it does."""
-        if self._thread is None:
-            return self._function()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._result
+        if not self._outcome:  # there is no thread, or it is that of the process that forked this one
+            self._outcome.append(self._function())
+        return self._outcome[0]
 
 
 def run_all(tasks: Sequence[Callable[[], None]]) -> None:

@@ -9,13 +9,13 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcompiler.arguments import check_path, check_text, check_type
 from qcompiler.errors import InputError, LoweringError
+from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Graph
 from qcompiler.signature import Signature, bind_inputs
 from qcompiler.structure import restore_outputs

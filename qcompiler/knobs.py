@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from qcompiler.errors import QCompilerError
+from qcompiler.fork_safety import fork_safe_lock
 
 T = TypeVar("T")
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from qcompiler.arguments import check_type, described
 from qcompiler.dims import Dim, DimLike, evaluate, substitute
 from qcompiler.errors import QuantizationError, ShapeError
+from qcompiler.fork_safety import cached_property
 
 MAX_RANK = 8
 MAX_ELEMENTS = 2**31 - 1

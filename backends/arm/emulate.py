@@ -10,8 +10,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes
+import os
 import pathlib
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from qcompiler.backends.codegen.jit import load_objects
 from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, StepTable
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import fork_safe_lock
 
 _STACK, _STACK_BYTES = 0x10000, 1 << 20
 _RETURN = _STACK + _STACK_BYTES  # kernels return here, and the run ends
@@ -113,8 +114,10 @@ def _region_of(address: int) -> tuple[int, int] | None:
     return None
 
 
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 _emulator: Emulator | None = None
+_left: list[Emulator] = []
+"""Emulators of the processes that forked this one. They may be in the middle of a call, so they are never closed."""
 
 
 def emulator() -> Emulator:
@@ -123,6 +126,17 @@ def emulator() -> Emulator:
     if _emulator is None:
         _emulator = Emulator()
     return _emulator
+
+
+def _after_fork() -> None:
+    global _emulator
+    if _emulator is not None:
+        _left.append(_emulator)
+        _emulator = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def forget_code() -> None:

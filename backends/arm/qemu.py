@@ -10,20 +10,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import struct
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from qcompiler.backends.arm.qemu_machine import DATA, PAGE, PROGRAM, Machine, whole_pages
 from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, StepTable
+from qcompiler.fork_safety import fork_safe_lock
 
 __all__ = ["PROGRAM", "QemuLoader", "load"]
 
 _GAP = 128
 """Bytes between copies, because a kernel may read a little past its arrays."""
 
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 _machine = Machine()
 
 

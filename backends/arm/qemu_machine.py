@@ -133,8 +133,8 @@ class Machine:
         """Place an object's code, which stays there. Returns the address of a symbol."""
         found = ObjectFile(data)
         base = self._end
+        self._end = base + whole_pages(found.nbytes) + PAGE  # first: a fork in between must not leave two images there
         self._images.append((base, found.image(base)))
-        self._end = base + whole_pages(found.nbytes) + PAGE
         if self._alive():
             self._place(*self._images[-1])
         return found.address(symbol, base)

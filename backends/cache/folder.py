@@ -13,19 +13,19 @@ import os
 import secrets
 import stat
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from qcompiler import knobs
+from qcompiler.fork_safety import fork_safe_lock
 
 _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 3600.0
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW") and hasattr(os, "preadv")
 
 _log = logging.getLogger("qcompiler.cache")
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 _said: set[str] = set()
 
 

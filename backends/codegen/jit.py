@@ -7,12 +7,12 @@ objects from the cache do not need it.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.backends.llvm_lock import llvm_lock
 from qcompiler.backends.runtime.loader import KernelObject, LoadedKernel
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 emitted_kernels: Counter[str] = Counter()
 """How many kernels this process compiled for each target level, so that a run can prove which level executed."""
-
-_lock = threading.Lock()
 
 
 @cache
@@ -96,8 +94,9 @@ def emit_kernel(function: KernelFunction, symbol: str) -> bytes:
     `emitted_kernels`."""
     from qcompiler.backends.codegen.emit_llvm import emit_module
 
-    with _lock:
-        data: bytes = _machine(function.target, jit=True).emit_object(_parse(emit_module([function], [symbol])))
+    text = emit_module([function], [symbol])
+    with llvm_lock:
+        data: bytes = _machine(function.target, jit=True).emit_object(_parse(text))
         emitted_kernels[function.target.level] += 1
     return data
 
@@ -110,7 +109,7 @@ def load_objects(objects: Sequence[KernelObject], target: Target) -> list[Loaded
     """
     import llvmlite.binding as llvm
 
-    with _lock:
+    with llvm_lock:
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, jit=True), use_lmm=True)
         for each in objects:
             engine.add_object_file(llvm.ObjectFileRef.from_data(each.data))
@@ -138,20 +137,20 @@ def compile_kernels(functions: Sequence[KernelFunction]) -> list[LoadedKernel]:
 
 def emit_object(functions: Sequence[KernelFunction]) -> bytes:
     """Compile kernels to a relocatable object file with an entry for each, for the kernels' target."""
-    with _lock:
+    with llvm_lock:
         data: bytes = _machine(functions[0].target, jit=False).emit_object(_parsed(functions, symbols(functions)))
     return data
 
 
 def emit_object_of_text(text: str, target: Target) -> bytes:
     """Compile a module of LLVM text to a relocatable object file for a target."""
-    with _lock:
+    with llvm_lock:
         data: bytes = _machine(target, jit=False).emit_object(_parse(text))
     return data
 
 
 def disassemble(function: KernelFunction) -> str:
     """The kernel's machine code as assembly text."""
-    with _lock:
+    with llvm_lock:
         text: str = _machine(function.target, jit=False).emit_assembly(_parsed([function], [function.name]))
     return text

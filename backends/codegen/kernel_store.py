@@ -7,7 +7,6 @@ under a key of what a kernel is made from, so finding the code of a kernel does 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,11 @@ from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.runtime.loader import KernelObject, LoadedKernel
 from qcompiler.backends.target import Target
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import fork_safe_lock
 
 _loaded: dict[str | tuple[str, KernelKey[Any]], LoadedKernel] = {}
 """The loaded kernels by the key of their entry, or by target and kernel key where there is none."""
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 
 
 def load(keys: Sequence[KernelKey[Any]], target: Target) -> dict[KernelKey[Any], LoadedKernel]:

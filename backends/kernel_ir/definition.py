@@ -36,7 +36,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from operator import attrgetter
 from types import CodeType
 from typing import (
@@ -58,6 +58,7 @@ import numpy as np
 from qcompiler.backends.kernel_ir.ir import KernelFunction, Parameter, Value, pack_args
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import cached_property
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar

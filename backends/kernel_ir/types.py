@@ -6,9 +6,11 @@ Owns the types, and what they are called in LLVM and numpy. Types are interned: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
+
+from qcompiler.fork_safety import cached_property
 
 _NUMPY = {
     "i1": np.bool_,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from qcompiler.backends.program.image import ArraySpec
 from qcompiler.backends.target import Target
 from qcompiler.binding import check_sizes
 from qcompiler.errors import QCompilerError
+from qcompiler.fork_safety import cached_property
 from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import opdef

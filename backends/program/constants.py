@@ -7,7 +7,6 @@ bytes are written straight into the block when it is packed, at the first link, 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -17,6 +16,7 @@ from qcompiler.backends.program.arena import ALIGNMENT
 from qcompiler.backends.runtime.pages import Block, aligned_block
 from qcompiler.background import run_all
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import fork_safe_lock
 
 _LARGE_BLOCK = 4 << 20
 """Blocks of at least this many bytes are packed by two threads."""
@@ -32,7 +32,7 @@ class Constants:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._offsets: dict[str, int] = {}
         self._fills: list[tuple[int, int, Fill]] = []
         self._end = 0
@@ -66,9 +66,9 @@ class Constants:
             if key in self._offsets or self._is_closed:
                 return self._offsets.get(key)
             offset = -(-self._end // ALIGNMENT) * ALIGNMENT
+            self._end = offset + nbytes  # first: a fork in between must not leave two fills at one offset
             self._fills.append((offset, nbytes, fill))
             self._offsets[key] = offset
-            self._end = offset + nbytes
             return offset
 
     def close(self) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
+from qcompiler.fork_safety import cached_property
 
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
 """Indices of bases; outputs follow the inputs, then come the constants of the image alone."""

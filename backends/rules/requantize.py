@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.rules.convert import code_range
+from qcompiler.fork_safety import cached_property
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.quantization import qmath
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
+from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Const, Value
 from qcompiler.ops.interfaces import Weighted
 

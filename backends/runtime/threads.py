@@ -27,10 +27,12 @@ import numpy as np
 
 from qcompiler import knobs
 from qcompiler.backends.cache import entries as object_cache
+from qcompiler.backends.llvm_lock import llvm_lock
 from qcompiler.backends.runtime import dispatcher
 from qcompiler.backends.runtime.loader import STEP_WORDS
 from qcompiler.backends.runtime.pages import Block, aligned_block
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import fork_safe_lock
 
 STEP_BYTES = 8 * STEP_WORDS
 DEFAULT_SPIN_US = 100.0
@@ -128,7 +130,7 @@ def _object(text: str, machine: Any) -> bytes:
 emitted: list[str] = []
 """Objects that this process compiled; empty if the cache had the dispatcher."""
 
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 _native: Native | None = None
 _pool: ThreadPool | None = None
 
@@ -137,7 +139,7 @@ def native() -> Native:
     """The dispatcher, compiled when first asked for."""
     global _native
     if _native is None:
-        with _lock:
+        with _lock, llvm_lock:
             if _native is None:
                 _native = _compile()
     return _native
@@ -163,7 +165,7 @@ class ThreadPool:
         )
         self._parked: list[Any] = []
         self._threads: list[threading.Thread] = []
-        self._grow_lock = threading.Lock()
+        self._grow_lock = fork_safe_lock()
         self._usable = True
 
     @property
@@ -294,8 +296,7 @@ def run_steps(steps: int, count: int, bases: int, threads: int = 1, times: int =
 
 
 def _after_fork() -> None:
-    global _lock, _pool
-    _lock = threading.Lock()
+    global _pool
     if _pool is not None:
         _pool.abandon()
         _pool = None

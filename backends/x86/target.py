@@ -17,6 +17,7 @@ import numpy as np
 from qcompiler.backends import host
 from qcompiler.backends.kernel_ir.types import I8, I16, I32, Type, vector
 from qcompiler.backends.levels import Extra, Level, Levels
+from qcompiler.backends.llvm_lock import llvm_lock
 from qcompiler.backends.target import Execution, Storage, Target, llvm_triple
 from qcompiler.backends.x86.dialect import DIALECT
 from qcompiler.backends.x86.instructions import INSTRUCTIONS
@@ -40,7 +41,9 @@ def cpu_features() -> frozenset[str]:
         return frozenset()
     import llvmlite.binding as llvm
 
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    with llvm_lock:
+        features = llvm.get_host_cpu_features()
+    return frozenset(name for name, present in features.items() if present)
 
 
 LEVELS = Levels(

@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 
+from qcompiler.fork_safety import fork_awaited_lock
 from qcompiler.frontend.nn.module import Parameter
 
 _generator = np.random.default_rng(0)
+_lock = fork_awaited_lock()
+"""Held while the generator draws: numpy's own lock would stay taken in a fork's child."""
 
 
 def manual_seed(seed: int) -> None:
@@ -18,11 +21,14 @@ def manual_seed(seed: int) -> None:
 
 
 def uniform(shape: tuple[int, ...], bound: float) -> Parameter:
-    return Parameter(_generator.uniform(-bound, bound, shape).astype(np.float32))
+    with _lock:
+        drawn = _generator.uniform(-bound, bound, shape)
+    return Parameter(drawn.astype(np.float32))
 
 
 def normal(shape: tuple[int, ...]) -> Parameter:
-    return Parameter(_generator.standard_normal(shape, np.float32))
+    with _lock:
+        return Parameter(_generator.standard_normal(shape, np.float32))
 
 
 def kaiming_uniform(shape: tuple[int, ...]) -> Parameter:
