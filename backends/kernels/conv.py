@@ -34,7 +34,7 @@ from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, W
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I64, Type
 from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
-from qcompiler.backends.kernels.tile_epilogue import Dequantized, Requantized
+from qcompiler.backends.kernels.tile_epilogue import Dequantized, Requantized, RequantizedToWords
 from qcompiler.backends.kernels.tile_math import Bytes, Floats, PairedBytes
 
 MOST_PIXELS_AHEAD = 21
@@ -111,7 +111,7 @@ class Product(Group, Generic[P, E]):
 
 
 class ConvU8(Arguments["ConvU8"], Generic[P, E, S]):
-    """The arguments of `conv_u8`."""
+    """The arguments of `conv_u8` and `conv_u8_to_i16`."""
 
     product: Product[P, E]
     requantize: Requantize[P, E, S]
@@ -302,16 +302,24 @@ def conv_u8(
     *,
     mr: int,
     nv: int,
-    residual: bool,
+    residual: str | None,
     proven: bool,
     pairs: bool = False,
     saturates: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and requantize the sums to u8.
 
-    mr, nv: the tile. The other keywords are those of `tile_math.Bytes` and `tile_epilogue.Requantized`.
+    mr, nv: the tile. residual: "u8", "i16" or None. The other keywords are those of `tile_math.Bytes` and
+    `tile_epilogue.Requantized`.
     """
-    epilogue = Requantized(b, a.requantize, nv, residual=residual, proven=proven, saturates=saturates)
+    epilogue = Requantized(b, a.requantize, nv, residual=RESIDUALS[residual], proven=proven, saturates=saturates)
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
+
+
+@kernel
+def conv_u8_to_i16(b: KernelBuilder, a: ConvU8, *, mr: int, nv: int, residual: str | None, pairs: bool = False) -> None:
+    """Multiply u8 pixels with i8 weights and requantize the sums to i16. The keywords are those of `conv_u8`."""
+    epilogue = RequantizedToWords(b, a.requantize, nv, residual=RESIDUALS[residual])
     _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
 
 
@@ -321,7 +329,7 @@ def conv_u8_to_f32(
 ) -> None:
     """Multiply u8 pixels with i8 weights and write the sums as f32.
 
-    mr, nv: the tile. residual: "u8", "f32" or None. pairs: see `tile_math.Bytes`.
+    mr, nv: the tile. residual: "u8", "i16", "f32" or None. pairs: see `tile_math.Bytes`.
     """
     epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
     streams = a.streams if b.target.streams else None

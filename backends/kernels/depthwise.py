@@ -23,10 +23,11 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.code_range import CODES
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
 from qcompiler.backends.kernels.lane_order import in_order
-from qcompiler.backends.kernels.tile_epilogue import Load, Part, activated, real_residual
+from qcompiler.backends.kernels.tile_epilogue import Load, Part, activated, added, rounded_code
 
 
 class DepthwiseGeometry(Group, Generic[P, E]):
@@ -71,7 +72,7 @@ class Filter(Group, Generic[P, E]):
 
 
 class DepthwiseU8(Arguments["DepthwiseU8"], Generic[P, E, S]):
-    """The arguments of `depthwise_u8`."""
+    """The arguments of `depthwise_u8` and `depthwise_u8_to_codes`."""
 
     filter: Filter[P, E]
     requantize: Requantize[P, E, S]
@@ -179,7 +180,8 @@ class _Bytes(_Arithmetic):
 
 
 class _Requantized(_Bytes):
-    """Products of bytes whose sums are requantized to u8. proven: see `tile_epilogue.Requantized`."""
+    """Products of bytes whose sums are requantized to u8. residual: whether there is one of u8; proven: see
+    `tile_epilogue.Requantized`."""
 
     y_item, residual_item = 1, 1
 
@@ -210,23 +212,55 @@ class _Requantized(_Bytes):
         return [(0, target.pack_bytes(b, *packed))]
 
 
-class _Dequantized(_Bytes):
-    """Products of bytes whose sums are written as f32. residual: see `tile_epilogue.Dequantized`."""
+class _InOrder(_Bytes):
+    """The base of products of bytes whose sums are sorted by channel before they become results.
 
-    y_item = 4
+    Attributes:
+        terms: how sums become results.
+        residual: the element type of the residual, or None.
+    """
 
-    def __init__(self, b: KernelBuilder, dequantize: Dequantize, taps: int, *, residual: Type | None) -> None:
-        super().__init__(b, dequantize.multiplier, taps)
-        self.dequantize, self.residual, self.residual_item = dequantize, residual, 1 if residual == I8 else 4
+    def __init__(
+        self, b: KernelBuilder, terms: Dequantize | Requantize, taps: int, y_item: int, *, residual: Type | None
+    ) -> None:
+        super().__init__(b, terms.multiplier, taps)
+        self.terms, self.residual, self.y_item = terms, residual, y_item
+        self.residual_item = 4 if residual is None else residual.bytes
 
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
         b, found = self.b, []
         for i, real in enumerate(in_order(b, self.reals(acc, multipliers), self.b.target.quad_order())):
             first = i * self.lanes
             if self.residual is not None:
-                real = real + real_residual(b, load(vector(self.residual, self.lanes), first), self.dequantize)
-            found.append((first, activated(b, real, self.dequantize.clamp)))
+                real = added(b, real, load(vector(self.residual, self.lanes), first), self.terms)
+            found.append((first, self.result(real)))
         return found
+
+    @abstractmethod
+    def result(self, real: Value) -> Value:
+        """The results of sums that are multiplied, and to which the residual is added, already."""
+
+
+class _Dequantized(_InOrder):
+    """Products of bytes whose sums are written as f32."""
+
+    terms: Dequantize
+
+    def result(self, real: Value) -> Value:
+        return activated(self.b, real, self.terms.clamp)
+
+
+class _Codes(_InOrder):
+    """Products of bytes whose sums are requantized to u8 or i16. element: of the result."""
+
+    terms: Requantize
+
+    def __init__(self, b: KernelBuilder, terms: Requantize, taps: int, element: Type, *, residual: Type | None) -> None:
+        super().__init__(b, terms, taps, element.bytes, residual=residual)
+        self.code = element
+
+    def result(self, real: Value) -> Value:
+        return rounded_code(self.b, real, self.terms.codes, self.code)
 
 
 class _Floats(_Arithmetic):
@@ -404,11 +438,30 @@ def depthwise_u8(
     residual: bool,
     proven: bool,
 ) -> None:
-    """Convolve u8 pixels and requantize the sums to u8.
+    """Convolve u8 pixels and requantize the sums to u8. residual: whether there is one of u8.
 
     A whole register is read at the last channels of a pixel, which may reach 63 bytes past x.
     """
     math = _Requantized(b, a.requantize, taps, residual=residual, proven=proven)
+    _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
+
+
+@kernel
+def depthwise_u8_to_codes(
+    b: KernelBuilder,
+    a: DepthwiseU8,
+    *,
+    taps: int,
+    kw: int,
+    stride: int,
+    dilation: int,
+    mr: int,
+    residual: str | None,
+    to: str,
+) -> None:
+    """Convolve u8 pixels and requantize the sums to codes, of which some are i16: those of the residual ("u8", "i16" or
+    None), or those of the result (`to`). x is read as by `depthwise_u8`."""
+    math = _Codes(b, a.requantize, taps, CODES[to], residual=RESIDUALS[residual])
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
 
@@ -424,8 +477,9 @@ def depthwise_u8_to_f32(
     mr: int,
     residual: str | None,
 ) -> None:
-    """Convolve u8 pixels and write the sums as f32. x is read as by `depthwise_u8`. residual: "u8", "f32" or None."""
-    math = _Dequantized(b, a.dequantize, taps, residual=RESIDUALS[residual])
+    """Convolve u8 pixels and write the sums as f32. x is read as by `depthwise_u8`. residual: "u8", "i16", "f32" or
+    None."""
+    math = _Dequantized(b, a.dequantize, taps, 4, residual=RESIDUALS[residual])
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
 

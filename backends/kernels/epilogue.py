@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Generic
 
 from qcompiler.backends.kernel_ir.definition import E, Group, P, S
-from qcompiler.backends.kernel_ir.types import F32, I8, Type
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, Type
 from qcompiler.backends.kernels.code_range import CodeRange
 
-RESIDUALS: dict[str | None, Type | None] = {None: None, "u8": I8, "f32": F32}
-"""The element type of the residual of a real result, by its name in static arguments."""
+RESIDUALS: dict[str | None, Type | None] = {None: None, "u8": I8, "i16": I16, "f32": F32}
+"""The element type of a residual, by its name in static arguments. Only real results have a residual of f32."""
 
 
 class Requantize(Group, Generic[P, E, S]):
-    """How i32 sums become u8 codes: rules (3) and (5) of qmath.
+    """How i32 sums become codes: rules (3) and (5) of qmath.
 
     Attributes:
         multiplier: f32 [packed channels], M of rule (4).

@@ -16,6 +16,7 @@ from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.kernels.lane_order import in_order
+from qcompiler.backends.kernels.tile_epilogue import rounded_code
 
 
 class Matmul(Arguments["Matmul"], Generic[P, E]):
@@ -36,7 +37,8 @@ class Matmul(Arguments["Matmul"], Generic[P, E]):
 
 
 class MatmulU8(Arguments["MatmulU8"], Generic[P, E, S]):
-    """The arguments of `matmul_u8`. scale: the product of the scales of x and w over the scale of y."""
+    """The arguments of `matmul_u8` and `matmul_u8_to_i16`. scale: the product of the scales of x and w over that
+    of y."""
 
     matmul: Matmul[P, E]
     scale: S
@@ -199,6 +201,18 @@ def matmul_u8(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
         return [b.trunc(b.target.pack_words(b, *rounded) + zero, I8)]
 
     _pair_tiles(b, a.matmul, mr, nv, 1, requantized)
+
+
+@kernel
+def matmul_u8_to_i16(b: KernelBuilder, a: MatmulU8, *, mr: int, nv: int) -> None:
+    """Like `matmul_u8`, requantizing the sums to i16. nv is even."""
+    scale = b.splat(a.scale, b.target.i32_lanes)
+
+    def requantized(pair: Sequence[Value]) -> list[Value]:
+        words = [rounded_code(b, b.sitofp(acc) * scale, a.codes, I16) for acc in pair]
+        return in_order(b, words, b.target.pair_order())
+
+    _pair_tiles(b, a.matmul, mr, nv, 2, requantized)
 
 
 @kernel

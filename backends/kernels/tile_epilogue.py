@@ -5,11 +5,13 @@ The arithmetic of the sums is in `tile_math`. Channels lie across lanes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernels.code_range import CodeRange, as_i32
 from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
 
 Load = Callable[[Type, int], Value]
@@ -26,27 +28,45 @@ def activated(b: KernelBuilder, real: Value, clamp: Clamp) -> Value:
     return b.select(real > high, high, real)
 
 
-def real_residual(b: KernelBuilder, loaded: Value, dequantize: Dequantize) -> Value:
-    """A register of the residual in f32. Codes are converted by rule (1) of qmath."""
+def added(b: KernelBuilder, real: Value, loaded: Value, terms: Requantize | Dequantize) -> Value:
+    """real + a register of the residual. Codes count in units of `residual_scale`; their zero point is subtracted."""
     if loaded.type.element == F32:
-        return loaded
+        return real + loaded
     lanes = loaded.type.lanes
-    codes = b.sitofp(b.zext(loaded, I32))
-    return (codes - b.splat(dequantize.residual_zero, lanes)) * b.splat(dequantize.residual_scale, lanes)
+    centered = b.sitofp(as_i32(b, loaded)) - b.splat(terms.residual_zero, lanes)
+    return real + centered * b.splat(terms.residual_scale, lanes)
 
 
-class Dequantized:
-    """The epilogue that converts sums to f32 by rule (6) of qmath. Channels lie in order.
+def rounded_code(b: KernelBuilder, real: Value, codes: CodeRange, element: Type) -> Value:
+    """Clamp and round f32 values in units of the result's scale to codes of this element type."""
+    low, high = (b.splat(bound, real.type.lanes) for bound in (codes.low, codes.high))
+    rounded = b.target.round_to_i32(b, b.clamp(real, low, high))
+    return b.trunc(rounded + b.splat(b.trunc(codes.zero, I32), real.type.lanes), element)
+
+
+def unsigned_words(b: KernelBuilder, codes: Value) -> tuple[Value, int]:
+    """(codes of u8 or i16 as unsigned i16, what was added to each)."""
+    if codes.type.element == I8:
+        return b.zext(codes, I16), 0
+    return codes ^ b.const(codes.type, -32768), 32768
+
+
+class _InOrder(ABC):
+    """The base of the epilogues whose channels lie in order, so that each register of sums gives one of results.
 
     Attributes:
         residual: the element type of the residual, or None.
     """
 
-    item = 4
+    item: int
 
-    def __init__(self, b: KernelBuilder, dequantize: Dequantize, nv: int, *, residual: Type | None) -> None:
-        self.b, self.dequantize, self.nv, self.lanes = b, dequantize, nv, b.target.i32_lanes
-        self.residual, self.residual_item = residual, 1 if residual == I8 else 4
+    def __init__(self, b: KernelBuilder, multiplier: Value, nv: int, residual: Type | None) -> None:
+        self.b, self.multiplier, self.nv, self.lanes = b, multiplier, nv, b.target.i32_lanes
+        self.residual, self.residual_item = residual, 4 if residual is None else residual.bytes
+
+    @abstractmethod
+    def result(self, real: Value, residual: Value | None) -> Value:
+        """The results of a register of sums that are multiplied already."""
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
         """See `Requantized.finish`."""
@@ -56,11 +76,40 @@ class Dequantized:
         ]
 
     def _finished(self, acc: Value, at: Value, first: int, load: Load) -> Value:
-        b, dequantize = self.b, self.dequantize
-        real = b.sitofp(acc) * b.load(vector(F32, self.lanes), dequantize.multiplier, at, disp=first * 4)
-        if self.residual is not None:
-            real = real + real_residual(b, load(vector(self.residual, self.lanes), first), dequantize)
-        return activated(b, real, dequantize.clamp)
+        b = self.b
+        real = b.sitofp(acc) * b.load(vector(F32, self.lanes), self.multiplier, at, disp=first * 4)
+        return self.result(real, None if self.residual is None else load(vector(self.residual, self.lanes), first))
+
+
+class Dequantized(_InOrder):
+    """The epilogue that converts sums to f32 by rule (6) of qmath."""
+
+    item = 4
+
+    def __init__(self, b: KernelBuilder, dequantize: Dequantize, nv: int, *, residual: Type | None) -> None:
+        super().__init__(b, dequantize.multiplier, nv, residual)
+        self.dequantize = dequantize
+
+    def result(self, real: Value, residual: Value | None) -> Value:
+        if residual is not None:
+            real = added(self.b, real, residual, self.dequantize)
+        return activated(self.b, real, self.dequantize.clamp)
+
+
+class RequantizedToWords(_InOrder):
+    """The epilogue that requantizes sums to i16 by rules (3) and (5) of qmath. The floats are clamped, since codes
+    minus a zero point may have 17 bits."""
+
+    item = 2
+
+    def __init__(self, b: KernelBuilder, requantize: Requantize, nv: int, *, residual: Type | None) -> None:
+        super().__init__(b, requantize.multiplier, nv, residual)
+        self.requantize = requantize
+
+    def result(self, real: Value, residual: Value | None) -> Value:
+        if residual is not None:
+            real = added(self.b, real, residual, self.requantize)
+        return rounded_code(self.b, real, self.requantize.codes, I16)
 
 
 class Requantized:
@@ -71,18 +120,19 @@ class Requantized:
     the floats are clamped first. The channels of a pair lie in the target's `pair_order`.
 
     Attributes:
-        residual: whether a residual is added.
+        residual: the element type of the residual's codes, or None.
         saturates: whether packing to bytes clamps the codes. It does if their range is that of u8 and their zero point
             is 0.
     """
 
-    item, residual_item = 1, 1
+    item = 1
 
     def __init__(
-        self, b: KernelBuilder, requantize: Requantize, nv: int, *, residual: bool, proven: bool, saturates: bool
+        self, b: KernelBuilder, requantize: Requantize, nv: int, *, residual: Type | None, proven: bool, saturates: bool
     ) -> None:
         self.b, self.requantize, self.nv, self.lanes = b, requantize, nv, b.target.i32_lanes
         self.residual, self.proven, self.saturates = residual, proven, saturates
+        self.residual_item = 1 if residual is None else residual.bytes
 
     def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
         """Convert the accumulators of one or two pixels to bytes. at: the byte offset of the tile's first
@@ -118,9 +168,9 @@ class Requantized:
         """Pack two accumulators of a pixel to i16 codes. If packing to bytes clamps, they are not clamped here."""
         b, lanes, requantize = self.b, self.lanes, self.requantize
         reals = [self._real(acc, at, (j + i) * lanes) for i, acc in enumerate(pair)]
-        if self.residual:
-            words = b.zext(load(vector(I8, 2 * lanes), j * lanes), I16)
-            zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
+        if self.residual is not None:
+            words, shift = unsigned_words(b, load(vector(self.residual, 2 * lanes), j * lanes))
+            zero = b.splat(requantize.residual_zero + (2.0**23 + shift), lanes)
             scale = b.splat(requantize.residual_scale, lanes)
             reals = [real + (other - zero) * scale for real, other in zip(reals, b.target.words_above_2_23(b, words))]
         packed = b.target.pack_words(b, *(self._rounded(real) for real in reals))
@@ -141,11 +191,9 @@ class Requantized:
 
     def _single(self, acc: Value, at: Value, load: Load) -> Value:
         """Convert the last register of channels to bytes, where the number of registers is odd."""
-        b, lanes, first, requantize = self.b, self.lanes, (self.nv - 1) * self.lanes, self.requantize
+        b, lanes, first = self.b, self.lanes, (self.nv - 1) * self.lanes
         real = self._real(acc, at, first)
-        if self.residual:
-            residual = b.sitofp(b.zext(load(vector(I8, lanes), first), I32))
-            centered = residual - b.splat(requantize.residual_zero, lanes)
-            real = real + centered * b.splat(requantize.residual_scale, lanes)
+        if self.residual is not None:
+            real = added(b, real, load(vector(self.residual, lanes), first), self.requantize)
         low, high, zero = self._bounds(vector(I32, lanes))
         return b.trunc(b.clamp(self._rounded(real), low, high) + zero, I8)

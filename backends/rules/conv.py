@@ -14,6 +14,7 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
+from qcompiler.backends.lowering.why_not import CODES
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
 from qcompiler.backends.rules.weights import Weight
@@ -33,7 +34,8 @@ MOST_TAPS = 32
 def why_not_weighted(node: Node, target: Target) -> str | None:
     """Why no product kernel serves a weighted node, or None.
 
-    Kernels take f32, or u8 codes with an eight-bit constant weight and a constant bias; these give u8 or f32.
+    Kernels take f32, or u8 codes with an eight-bit constant weight and a constant bias; these give u8, i16 or f32, and
+    read a residual of u8 or i16, or where they give f32 of f32.
     """
     op = Weighted.of(node)
     if op is None:
@@ -45,10 +47,10 @@ def why_not_weighted(node: Node, target: Target) -> str | None:
         return None if weight.is_static else f"{weight} has symbolic sizes"
     if not isinstance(op.weight, Const) or not isinstance(op.bias, Const | None):
         return "weights or bias are not constant"
-    results = (DType.U8,) if out.is_quantized else (DType.U8, DType.F32)
-    wanted = DType.U8 if out.is_quantized else DType.F32
-    if x.dtype is not DType.U8 or out.dtype is not wanted or weight.dtype not in (DType.I8, DType.U8):
-        return f"{x}, {weight}, {out} are not u8, i8 or u8, {wanted}"
+    wanted = CODES if out.is_quantized else (DType.F32,)
+    if x.dtype is not DType.U8 or out.dtype not in wanted or weight.dtype not in (DType.I8, DType.U8):
+        return f"{x}, {weight}, {out} are not u8, i8 or u8, {' or '.join(map(str, wanted))}"
+    results = CODES if out.is_quantized else (*CODES, DType.F32)
     if op.added is None or op.added.type.dtype in results:
         return None
     return f"{op.added.type} is not {' or '.join(map(str, results))}"
@@ -148,23 +150,22 @@ def channels_of(op: Conv | ConvTranspose) -> int:
 
 def channel_stride_of(s: NodeLowering, op: Conv | ConvTranspose) -> int:
     """The channel stride, in elements, that a product wants of its operand."""
-    channels = channels_of(op)
-    return stored_channels(channels, is_of_codes(s))
+    return stored_channels(channels_of(op), op.x.type.dtype)
 
 
-def stored_channels(channels: int, quantized: bool) -> int:
-    """The distance in elements between two pixels of a channels-last value: codes are padded to a multiple."""
-    multiple = AssignLayout.channel_multiple if quantized else 1
+def stored_channels(channels: int, dtype: DType) -> int:
+    """The distance in elements between two pixels of a channels-last value: bytes are padded to a multiple."""
+    multiple = AssignLayout.channel_multiple if dtype.bits == 8 else 1
     return -(-channels // multiple) * multiple
 
 
 def residual_of(s: NodeLowering, op: Conv) -> TensorView | None:
-    """The residual, channels last."""
+    """The residual, channels last, with the gap after its channels that values of its element type have."""
     if op.residual is None:
         return None
     channels = s.out.shape[1]
     assert isinstance(channels, int)  # that of the weight, which is constant
-    return s.channels_last(op.residual, stored_channels(channels, op.residual.type.is_quantized))
+    return s.channels_last(op.residual, stored_channels(channels, op.residual.type.dtype))
 
 
 def compacts_pixels(s: NodeLowering, op: Conv, weight: Weight) -> bool:

@@ -29,7 +29,7 @@ from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Node
 from qcompiler.ops.conv import Conv, ConvTranspose
-from qcompiler.types import Layout
+from qcompiler.types import DType, Layout
 
 
 def _why_not_depthwise(node: Node, target: Target) -> str | None:
@@ -71,7 +71,7 @@ def repeated_channels(s: NodeLowering, op: Conv | ConvTranspose, times: int) -> 
     register may be read past the end."""
     x = s.view(op.x)
     shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
-    layout = Layout("channels_last", stored_channels(shape[1], is_of_codes(s)))
+    layout = Layout("channels_last", stored_channels(shape[1], op.x.type.dtype))
     if times == 1:
         return s.channels_last_in_arena(op.x, layout.channel_stride)
     size = x.dtype.itemsize
@@ -156,6 +156,7 @@ class _Filtering:
         order = np.array(s.target.quad_order())
         bias = None if self.op.bias is None else Weight.of(s, self.op.bias).array
         every = slice(0, channels)
+        is_of_bytes = s.out.dtype is DType.U8 and (self.op.added is None or self.op.added.type.dtype is DType.U8)
         terms = (
             requantize_terms(s, self.op, matrix, bias, every, role)
             if s.out.is_quantized
@@ -169,24 +170,35 @@ class _Filtering:
             data=s.packed(f"{role}.weight", packed),
             bias=s.packed(f"{role}.start", lambda: pack_channels(terms.start, order)),
             panels=-(-channels // block),
-            channels=s.channel_stride if s.out.is_quantized else channels,
+            channels=s.channel_stride if is_of_bytes else channels,
         )
         scale = s.packed(f"{role}.scale", lambda: pack_channels(terms.multiplier, order))
         shared, kw, taps = self._arguments(weights, rows, border), self.weight.shape[-1], self.taps * parts
         stride, dilation, mr = lines.stride, lines.dilation, self.mr
+        residual = residual_name(self.residual, self.op)
         if isinstance(terms, RequantizeTerms):
-            kernel = kernels.depthwise_u8(
-                taps=taps,
-                kw=kw,
-                stride=stride,
-                dilation=dilation,
-                mr=mr,
-                residual=self.residual is not None,
-                proven=terms.proven,
-            )
+            if is_of_bytes:
+                kernel = kernels.depthwise_u8(
+                    taps=taps,
+                    kw=kw,
+                    stride=stride,
+                    dilation=dilation,
+                    mr=mr,
+                    residual=residual is not None,
+                    proven=terms.proven,
+                )
+            else:
+                kernel = kernels.depthwise_u8_to_codes(
+                    taps=taps,
+                    kw=kw,
+                    stride=stride,
+                    dilation=dilation,
+                    mr=mr,
+                    residual=residual,
+                    to=str(s.out.dtype),
+                )
             self._call(kernel, kernels.DepthwiseU8(filter=shared, requantize=terms.requantize(scale)))
             return
-        residual = residual_name(self.residual, self.op)
         to_f32 = kernels.depthwise_u8_to_f32(
             taps=taps, kw=kw, stride=stride, dilation=dilation, mr=mr, residual=residual
         )

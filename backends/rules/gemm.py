@@ -24,6 +24,7 @@ from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_term
 from qcompiler.backends.rules.weights import BytePacking, Weight
 from qcompiler.opdef import op_of
 from qcompiler.ops.interfaces import Weighted
+from qcompiler.types import DType
 
 _STREAMED_BYTES = 12 << 20
 """Float results of at least this many bytes use non-temporal stores: the caches would evict the result before it
@@ -137,10 +138,8 @@ def is_of_codes(s: NodeLowering) -> bool:
 
 
 def residual_name(residual: Memory | None, op: Weighted) -> str | None:
-    """The name of a real result's residual in static arguments of kernels."""
-    if residual is None or op.added is None:
-        return None
-    return "u8" if op.added.type.is_quantized else "f32"
+    """The name of a residual's element type in static arguments of kernels."""
+    return None if residual is None or op.added is None else str(op.added.type.dtype)
 
 
 def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
@@ -182,22 +181,24 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     scale = s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, packing.order))
     taps = list(window.taps) * packing.parts
     shared = product.arguments(s, rows, weights, start, taps, 2 if packing.is_wide else 1)
+    residual = residual_name(product.residual, op)
     if not isinstance(terms, RequantizeTerms):
-        to_f32 = kernels.conv_u8_to_f32(
-            mr=tile.mr, nv=tile.nv, residual=residual_name(product.residual, op), pairs=packing.pairs
-        )
+        to_f32 = kernels.conv_u8_to_f32(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs)
         dequantize = terms.dequantize(scale, activation_clamp(op))
         streams = int(_is_streamed(s, product))
         _call(s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams))
         return
-    kernel = kernels.conv_u8(
-        mr=tile.mr,
-        nv=tile.nv,
-        residual=product.residual is not None,
-        proven=terms.proven,
-        pairs=packing.pairs,
-        saturates=s.target.pack_saturates and terms.is_plain,
-    )
+    if s.out.dtype is DType.U8:
+        kernel = kernels.conv_u8(
+            mr=tile.mr,
+            nv=tile.nv,
+            residual=residual,
+            proven=terms.proven,
+            pairs=packing.pairs,
+            saturates=s.target.pack_saturates and terms.is_plain,
+        )
+    else:
+        kernel = kernels.conv_u8_to_i16(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs)
     _call(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
 
 

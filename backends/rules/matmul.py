@@ -14,7 +14,7 @@ from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import LINE, choose_tile
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.lowering.why_not import why_not_f32
+from qcompiler.backends.lowering.why_not import why_not_codes, why_not_f32
 from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
@@ -25,15 +25,15 @@ from qcompiler.types import DType
 
 
 def _why_not_matmul(node: Node, target: Target) -> str | None:
-    """Why no kernel serves a matmul, or None. Kernels take f32, or u8 with per-tensor parameters; these give u8 or
+    """Why no kernel serves a matmul, or None. Kernels take f32, or u8 with per-tensor parameters; these give u8, i16 or
     f32."""
     matmul, out = Matmul(node), node.result.type
     if not out.is_quantized and not matmul.x.type.is_quantized:
         return why_not_f32(node, target)
-    for type in (matmul.x.type, matmul.y.type, *((out,) if out.is_quantized else ())):
+    for type in (matmul.x.type, matmul.y.type):
         if type.dtype is not DType.U8 or type.quant is None or type.quant.axis is not None:
             return f"{type} is not u8 with per-tensor parameters"
-    return None
+    return why_not_codes(out) if out.is_quantized else None
 
 
 def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) -> np.ndarray:
@@ -100,8 +100,9 @@ def matmul(s: NodeLowering) -> None:
         shared, scale = arguments(centered, packed, batches), float(qmath.multiplier(*scales)[0])
         call(kernels.matmul_u8_to_f32(mr=mr, nv=nv), kernels.MatmulU8ToF32(matmul=shared, scale=scale))
         return
+    to_codes = kernels.matmul_u8 if s.out.dtype is DType.U8 else kernels.matmul_u8_to_i16
     call(
-        kernels.matmul_u8(mr=mr, nv=nv),
+        to_codes(mr=mr, nv=nv),
         kernels.MatmulU8(
             matmul=arguments(centered, packed, batches),
             scale=float(qmath.multiplier(*scales, over=s.out.params.scales)[0]),

@@ -73,8 +73,10 @@ class RequantizeTerms(SumTerms):
         return (self.codes.zero, self.codes.low, self.codes.high) == (0, 0, 255)
 
     def requantize(self, multiplier: Memory) -> Requantize[Memory, int, float]:
-        """The epilogue's arguments for a kernel with u8 results. multiplier: where the multipliers lie, in the order of
-        packed channels."""
+        """The epilogue's arguments for a kernel whose results are codes.
+
+        multiplier: where the multipliers lie, in the order of packed channels.
+        """
         return Requantize(
             multiplier=multiplier,
             codes=self.codes,
@@ -111,10 +113,11 @@ def requantize_terms(
     """`sum_terms` of a node whose result is codes. role: unique within the node."""
     terms = sum_terms(s, op, weights, bias, channels)
     first, shift = terms.bias, terms.shift
+    farthest = 0 if op.added is None else 2**op.added.type.dtype.bits - 1  # of the residual from its zero point
 
     def stays(magnitudes: np.ndarray | int, start: np.ndarray) -> bool:
         """Whether f32(sum) * M stays far within i32. magnitudes: sums of |weight|; start: |first term|."""
-        reach = (255 * magnitudes + start) * terms.multiplier.astype(np.float64) + 255 * terms.residual_scale
+        reach = (255 * magnitudes + start) * terms.multiplier.astype(np.float64) + farthest * terms.residual_scale
         return bool(reach.max(initial=0) < _LARGEST_PRODUCT)
 
     def exactly() -> np.ndarray:

@@ -24,6 +24,7 @@ from qcompiler.backends.target import Target
 from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Const, Value
 from qcompiler.ops.interfaces import Weighted
+from qcompiler.types import DType
 
 _PACK_BYTES = 128 << 10
 """Bytes of weights that are packed at a time, few enough to stay in L2."""
@@ -140,7 +141,7 @@ class BytePacking:
             return np.array(all(target.pairwise_dot_is_exact(part, highest) for part in summands))
 
         pairs = bool(target.has_pairwise_dot and array.size and s.memo(f"{role}.pairs {kc}", pairwise_is_exact).item())
-        return BytePacking(target, weight, nv, taps, kc, parts, pairs, not s.out.is_quantized)
+        return BytePacking(target, weight, nv, taps, kc, parts, pairs, s.out.dtype is not DType.U8)
 
     @property
     def is_wide(self) -> bool:

@@ -79,6 +79,21 @@ graph words(%x: f32[3,35]) stage=integer {
   return %a, %d, %e
 }
 """,
+    "products_to_words": """qcompiler 1
+graph products_to_words(%x: u8[1,5,3,4]{scale=0.03, zero_point=7}, %r: i16[1,5,3,4]{scale=0.001, zero_point=-300},
+                        %y: u8[3,9]{scale=0.5}) stage=integer {
+  const @w : i8[5,1,3,3]{scale=0.5}
+  const @v : i8[3,5,1,1]{scale=0.25}
+  %a = conv(%x, @w, none, %r) {stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=5}
+    : i16[1,5,3,4]{scale=0.002, zero_point=9}
+  %b = conv(%x, @v) {stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)} : i16[1,3,3,4]{scale=0.001}
+  %c = conv(%x, @v, none, %b) {stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)}
+    : u8[1,3,3,4]{scale=0.05, zero_point=128}
+  %t = transpose(%y) {perm=(1, 0)} : u8[9,3]{scale=0.5}
+  %d = matmul(%t, %y) : i16[9,9]{scale=0.2, zero_point=-32768}
+  return %a, %c, %d
+}
+""",
     "integers": """qcompiler 1
 graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   %a = neg(%x) : i32[2,35]

@@ -138,6 +138,113 @@ def test_tables_of_words(size: int) -> None:
     check_graph(graph, [some_codes(x, rng)])
 
 
+# -- products
+
+CONV = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
+"""Attributes of a convolution that keeps the size of an image with a window of 3 by 3."""
+RESIDUAL = 3
+"""The position of the residual among the operands of conv and linear."""
+WRITES: list[tuple[DType | None, DType]] = [
+    (None, DType.I16), (DType.U8, DType.I16), (DType.I16, DType.U8), (DType.I16, DType.I16), (DType.I16, DType.F32),
+]  # fmt: skip
+"""Element types of the residual and the result of a product that reads u8, at least one of them i16."""
+
+
+def product(
+    op: str, operands: Sequence[Any], attrs: Mapping[str, Any], mix: Sequence[DType | None], **options: Any
+) -> None:
+    """A product on every level. operands: with a residual, which is left out where the mix has none."""
+    residual, out = mix
+    real = {"to_f32": ()} if out is DType.F32 else {"out_dtype": out}
+    given = operands if residual else operands[:RESIDUAL]
+    dtypes = {RESIDUAL: residual} if residual else {}
+    check_op(op, given, attrs, quantized=True, dtypes=dtypes, **real, **options)
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("mix", WRITES, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 7, 15])
+@pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])
+def test_linear(rows: int, depth: int, outputs: int, mix: tuple[DType | None, DType]) -> None:
+    weights = (tensor("f32", outputs, depth), tensor("f32", outputs))
+    operands = (tensor("f32", rows, depth), *weights, tensor("f32", rows, outputs))
+    product("linear", operands, {"activation": ("none", "relu", "relu6")[(rows + depth) % 3]}, mix, seed=rows)
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("activation", ["none", "relu6"])
+@pytest.mark.parametrize("mix", WRITES, ids=str)
+@pytest.mark.parametrize(
+    "inputs,outputs,groups", [(3, 5, 1), (8, 33, 1), (6, 6, 6), (35, 70, 35), (6, 9, 3), (66, 66, 66)]
+)
+@pytest.mark.parametrize("behind_a_pool", [False, True])
+def test_conv(
+    inputs: int, outputs: int, groups: int, mix: tuple[DType | None, DType], activation: str, behind_a_pool: bool
+) -> None:
+    weights = (tensor("f32", outputs, inputs // groups, 3, 3), tensor("f32", outputs))
+    operands = (tensor("f32", 2, inputs, 5, 9), *weights, tensor("f32", 2, outputs, 5, 9))
+    attrs = {**CONV, "groups": groups, "activation": activation}
+    product("conv", operands, attrs, mix, behind_a_pool=behind_a_pool, threads=(1, 3))
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("op", ["conv", "conv_transpose", "linear", "matmul"])
+@pytest.mark.parametrize("index", range(5))
+def test_samples_of_products(op: str, index: int) -> None:
+    sample = opdef(op).samples()[index]
+    check_op(op, sample.operands, sample.attrs, quantized=True, out_dtype=DType.I16, low=sample.low, high=sample.high)
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("m", [1, 5, 15])
+@pytest.mark.parametrize("k,n", [(1, 1), (7, 17), (33, 65), (64, 32)])
+def test_matmul_to_words(m: int, k: int, n: int) -> None:
+    check_op("matmul", (tensor("f32", 2, m, k), tensor("f32", 2, k, n)), quantized=True, out_dtype=DType.I16)
+
+
+@pytest.mark.parametrize("zero_point", ENDS[DType.I16])
+@pytest.mark.parametrize("out", [DType.U8, DType.I16, DType.F32])
+@pytest.mark.parametrize("scale", [2.0**-20, 0.3, 2.0**12])
+def test_extremes_of_products(out: DType, zero_point: int, scale: float) -> None:
+    """Sums beyond 2^24 with residuals of both ends: results that saturate, round, or vanish beside the residual."""
+    rng = np.random.default_rng(0)
+    x = TensorType(DType.U8, (4, 1027), codes(DType.U8, 0.75, 3))
+    weight = TensorType(DType.I8, (35, 1027), QuantParams.per_tensor(0.5, 0, DType.I8, -127, 127))
+    residual = TensorType(DType.I16, (4, 35), codes(DType.I16, scale, zero_point))
+    data = rng.choice([-127, 127], weight.shape).astype(np.int8)
+    data[:12] = np.where(np.arange(12) % 2, 127, -127)[:, None]
+    given = [np.where(np.arange(4)[:, None] % 2, 255, 0).astype(np.uint8) + np.zeros(x.shape, np.uint8)]
+    given.append(rng.choice([-32768, 0, 32767], residual.shape).astype(np.int16))
+    for ratio in (2.0**-10, 1.0, 2.0**10):
+        graph = Graph("products", "integer")
+        operands = [graph.add_input("x", x), graph.add_const("w", data, weight), None, graph.add_input("r", residual)]
+        real = tensor("f32", 4, 35)
+        zero = zero_point if out is DType.I16 else 200
+        type = real if out is DType.F32 else real.quantized(out, codes(out, scale * ratio, zero))
+        node = graph.create("linear", operands, opdef("linear").complete_attrs({}), types=type)
+        graph.set_outputs(node.results)
+        check_graph(graph, given, threads=(1,))
+
+
+def test_words_among_convolutions() -> None:
+    """Depthwise and dense convolutions, of whose results and residuals some are words with a halo around them."""
+    rng = np.random.default_rng(1)
+    for channels in (4, 6, 33):
+        graph = Graph("halo", "integer")
+        x = graph.add_input("x", TensorType(DType.U8, (2, channels, 6, 7), codes(DType.U8, 0.02, 100)))
+        dense = TensorType(DType.I8, (channels, channels, 3, 3), codes(DType.I8, 0.02))
+        deep = TensorType(DType.I8, (channels, 1, 3, 3), codes(DType.I8, 0.02))
+        weights = [graph.add_const(name, some_codes(type, rng), type) for name, type in (("a", dense), ("b", deep))]
+        words = x.type.quantized(DType.I16, codes(DType.I16, 0.001, 40))
+        attrs = [opdef("conv").complete_attrs({**CONV, "groups": groups}) for groups in (1, channels)]
+        first = graph.create("conv", [x, weights[0]], attrs[0], types=words).result
+        second = graph.create("conv", [x, weights[1], None, first], attrs[1], types=x.type).result
+        third = graph.create("conv", [second, weights[0], None, first], attrs[0], types=x.type).result
+        fourth = graph.create("conv", [third, weights[1], None, third], attrs[1], types=words).result
+        graph.set_outputs([graph.create("add", [fourth, third], {"activation": "none"}, types=words).result])
+        check_graph(graph, [some_codes(x.type, rng)])
+
+
 # -- elementwise
 
 
