@@ -86,6 +86,8 @@ def export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[s
         with warnings.catch_warnings(), torch.no_grad(), _quiet():
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except TraceError:  # a refusal of the stand-ins for quantized tensors
+        raise
     except Exception as error:  # torch.export raises many classes; all of them mean that it refuses the model
         raise TraceError(
             f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",

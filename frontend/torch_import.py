@@ -11,7 +11,8 @@ import collections
 import contextlib
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from qcompiler.errors import QCompilerError, TraceError, near_name
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
+from qcompiler.frontend.torch_eager_quantized import has_mode, is_eager_quantized, readable
 from qcompiler.frontend.torch_export import (
     decompose,
     example_tensors,
@@ -32,6 +34,14 @@ from qcompiler.frontend.torch_export import (
 )
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.frontend.torch_ops.table import Missing, dtype_of
+from qcompiler.frontend.torch_program import (
+    is_exported_module,
+    is_program,
+    load_program,
+    program_inputs,
+    size_expression,
+    user_inputs,
+)
 from qcompiler.frontend.tracer import input_types, set_outputs
 from qcompiler.ir import Graph, Loc
 from qcompiler.notes import Guard
@@ -75,13 +85,8 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
             expected="an array, a tuple by position, or a dict by name",
             hint="compile(module, qconfig, (x,)), where x is the input of one call",
         )
-    training = [path or "the module itself" for path, part in module.named_modules() if part.training]
-    if training:
-        raise TraceError(
-            "the torch module is in training mode",
-            got=", ".join(training[:5]) + (f" and {len(training) - 5} more" if len(training) > 5 else ""),
-            hint="module.eval()",
-        )
+    if not is_exported_module(torch, module):
+        _check_mode(module)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type == "meta":
             raise TraceError("the torch module has no weights", got=f"{path} on device meta", hint="load its weights")
@@ -90,7 +95,46 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
     examples = examples_by_name(module, example_inputs)
     types = input_types(examples, dynamic, recorder)
     by_name = isinstance(example_inputs, Mapping)
-    program = export(torch, module, example_tensors(torch, examples, types, recorder), types, by_name)
+    tensors = example_tensors(torch, examples, types, recorder)
+    if is_eager_quantized(torch, module):
+        module = readable(torch, module)
+    program = export(torch, module, tensors, types, by_name)
+    return _record(torch, program, recorder, types)
+
+
+def import_program(program: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
+    """The graph of a torch.export.ExportedProgram, or of its .pt2 file. It has stage qdq if the program quantizes.
+
+    Args:
+        program: an ExportedProgram, or the path of what torch.export.save wrote. Such a file may hold pickled objects,
+            which torch.export.load reads: load files of people that you trust.
+        example_inputs: not needed; they are checked against the program.
+        dynamic: names for the sizes that the program leaves open: {input: {axis: name}}.
+
+    Raises:
+        TraceError: torch is missing, the file is none, or as `import_torch`.
+    """
+    torch = _torch()
+    if not is_program(program):
+        program = load_program(torch, program)
+    recorder = Trace("exported")
+    recorder.scalars_yield = True
+    types = program_inputs(torch, program, example_inputs, dynamic, recorder)
+    return _record(torch, program, recorder, types)
+
+
+def _check_mode(module: Any) -> None:
+    parts = [(path, part) for path, part in module.named_modules() if has_mode(part)]
+    training = [path or "the module itself" for path, part in parts if part.training]
+    if training:
+        raise TraceError(
+            "the torch module is in training mode",
+            got=", ".join(training[:5]) + (f" and {len(training) - 5} more" if len(training) > 5 else ""),
+            hint="module.eval()",
+        )
+
+
+def _record(torch: Any, program: Any, recorder: Trace, types: Mapping[str, TensorType]) -> Graph:
     program = decompose(torch, program)
     with recorder.recording():
         _Importer(torch, program, recorder, types).run()
@@ -225,12 +269,12 @@ class _Importer:
         """Graph inputs and constants for the placeholders."""
         kinds = self.torch.export.graph_signature.InputKind
         placeholders = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
-        users = [
-            placeholders[spec.arg.name]
-            for spec in self.program.graph_signature.input_specs
-            if spec.kind is kinds.USER_INPUT
-        ]
-        for node, (name, type) in zip(users, self.types.items()):
+        types = iter(self.types.items())
+        for node, argument in user_inputs(self.program):
+            if not isinstance(node.meta.get("val"), self.torch.Tensor):
+                self.environment[node] = getattr(argument, "value", None)
+                continue
+            name, type = next(types)
             type = type.substitute(self._read_symbols(node, type))
             self.environment[node] = self.recorder.wrap(self.recorder.graph.add_input(name, type))
         for spec in self.program.graph_signature.input_specs:
@@ -326,8 +370,9 @@ class _Importer:
             found = self.environment[value] if isinstance(value, self.torch.fx.Node) else value
             leaves.append(int(found) if isinstance(found, Size) else found)
         self._check_missing(leaves)
-        returned = self.torch.utils._pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
-        set_outputs(self.recorder, returned)
+        places = [_Place(index) for index in range(len(leaves))]  # a class of results may look into what it is given
+        returned = self.torch.utils._pytree.tree_unflatten(places, self.program.call_spec.out_spec)
+        set_outputs(self.recorder, _filled(returned, leaves))
 
     def _guards(self) -> None:
         """Turn decisions on sizes by the user's code into guards. Those by torch's own code concern only strides."""
@@ -355,6 +400,27 @@ class _Importer:
         return Guard(left, sign, right)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Stands for a result while the structure of all results is made."""
+
+    index: int
+
+
+def _filled(item: Any, leaves: Sequence[Any]) -> Any:
+    """Nested results with leaves in place of places."""
+    if isinstance(item, _Place):
+        return leaves[item.index]
+    if isinstance(item, Mapping):
+        return {key: _filled(part, leaves) for key, part in item.items()}
+    if isinstance(item, (tuple, list)):
+        parts = [_filled(part, leaves) for part in item]
+        return parts if isinstance(item, list) else tuple(parts)
+    if is_dataclass(item) and not isinstance(item, type):
+        return {field.name: _filled(getattr(item, field.name), leaves) for field in fields(item)}
+    return item
+
+
 _RELATIONS = {
     "Equality": "==",
     "Unequality": "!=",
@@ -362,33 +428,4 @@ _RELATIONS = {
     "GreaterThan": ">=",
     "StrictLessThan": "<",
     "LessThan": "<=",
-}
-
-
-def size_expression(expression: Any, symbols: Mapping[str, DimLike]) -> DimLike:
-    """A sympy expression of torch's symbols as a Dim."""
-    kind = type(expression).__name__
-    if expression.is_Integer:
-        return int(expression)
-    if expression.is_Symbol and str(expression) in symbols:
-        return symbols[str(expression)]
-    parts = [size_expression(part, symbols) for part in expression.args] if kind in _ARITHMETIC else []
-    if not parts:
-        raise TraceError(
-            "the module computes with sizes in a way that can't be noted",
-            got=str(expression),
-            hint="leave those sizes static",
-        )
-    result = parts[0]
-    for part in parts[1:]:
-        result = _ARITHMETIC[kind](result, part)
-    return result
-
-
-_ARITHMETIC = {
-    "Add": operator.add,
-    "Mul": operator.mul,
-    "FloorDiv": operator.floordiv,
-    "Mod": operator.mod,
-    "PythonMod": operator.mod,
 }

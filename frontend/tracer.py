@@ -21,6 +21,7 @@ from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend.array_ops import lift
 from qcompiler.frontend.recorder import Trace, Traced, current_trace, required_trace
 from qcompiler.ir import Graph
+from qcompiler.notes import Guard
 from qcompiler.signature import record_structure, structure_of
 from qcompiler.structure import flatten_outputs, restore_outputs
 from qcompiler.types import DType, TensorType
@@ -182,14 +183,14 @@ def input_types(examples: Mapping[str, Any], dynamic: Dynamic | None, recorder: 
         TraceError: an example is not an array, `dynamic` has an unknown input or axis, or gives two sizes one name.
     """
     types = {name: _input_type(name, example, recorder) for name, example in examples.items()}
-    declared = _declared(list(types), {} if dynamic is None else dynamic)
+    declared = declared_axes(list(types), {} if dynamic is None else dynamic)
     expressions: list[tuple[str, int, Dim, DimLike]] = []
     for name, axes in declared.items():
         shape = list(types[name].shape)
         for axis, wanted in axes.items():
             if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
                 raise TraceError(f"dynamic: input {name!r} has no axis {axis}", got=str(_shape_text(types[name])))
-            dim = _dynamic_dim(name, axis, wanted)
+            dim = dynamic_dim(name, axis, wanted, recorder)
             size, shape[axis] = shape[axis], dim
             if isinstance(size, Dim):
                 continue
@@ -239,8 +240,9 @@ def _input_type(name: str, example: Any, recorder: Trace) -> TensorType:
     return TensorType(DType.from_numpy(array.dtype), array.shape)
 
 
-def _declared(names: list[str], dynamic: Dynamic) -> dict[str, Mapping[int, str | Dim]]:
-    found: dict[str, Mapping[int, str | Dim]] = {}
+def declared_axes(names: list[str], dynamic: Dynamic) -> dict[str, Mapping[int, Any]]:
+    """The axes that `dynamic` names, by the input's name; TraceError for an input that does not exist."""
+    found: dict[str, Mapping[int, Any]] = {}
     if not isinstance(dynamic, Mapping):
         raise TraceError("dynamic is a dict", expected='{"x": {0: "B"}}', got=repr(dynamic))
     for key, axes in dynamic.items():
@@ -253,13 +255,20 @@ def _declared(names: list[str], dynamic: Dynamic) -> dict[str, Mapping[int, str 
     return found
 
 
-def _dynamic_dim(name: str, axis: int, wanted: Any) -> Dim:
-    dim = wanted if isinstance(wanted, Dim) else parse_dim(wanted) if isinstance(wanted, str) else None
-    if not isinstance(dim, Dim):
+def dynamic_dim(name: str, axis: int, wanted: Any, recorder: Trace) -> Dim:
+    """The size that `dynamic` names for an axis: a text, a Dim, or a torch.export.Dim, whose bounds become guards."""
+    if (type(wanted).__module__, type(wanted).__name__) == ("torch.export.dynamic_shapes", "Dim"):
+        dim = Dim.name(wanted.__name__)
+        for sign, bound in ((">=", wanted.min), ("<=", wanted.max)):
+            if isinstance(bound, int) and bound > 1:  # torch's infinity is no int
+                recorder.guard(Guard(dim, sign, bound))
+        return dim
+    parsed = wanted if isinstance(wanted, Dim) else parse_dim(wanted) if isinstance(wanted, str) else None
+    if not isinstance(parsed, Dim):
         raise TraceError(
             f"dynamic: axis {axis} of {name!r} needs a size name", expected='a name such as "B"', got=repr(wanted)
         )
-    return dim
+    return parsed
 
 
 def _shape_text(type: TensorType) -> str:

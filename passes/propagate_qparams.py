@@ -84,9 +84,14 @@ class PropagateQparams:
 
     def _up(self, graph: Graph, match: _Up) -> list[Quantize]:
         """Put pairs before the mover. Returns the new quantize nodes."""
-        type = match.type
-        pairs = [insert_pair(graph, match.mover, index, type.dtype, type.params) for index in match.operands]
-        return [Quantize(node) for node in pairs]
+        type, pairs = match.type, dict[int, Node]()
+        for index in match.operands:
+            source = match.mover.operands[index]
+            if id(source) in pairs:  # one value at several positions is quantized once
+                graph.set_operand(match.mover, index, pairs[id(source)].result.users[0].result)
+            else:
+                pairs[id(source)] = insert_pair(graph, match.mover, index, type.dtype, type.params)
+        return [Quantize(node) for node in pairs.values()]
 
     def _down(self, graph: Graph, node: Node) -> None:
         """Put a pair after a mover of dequantized values that float nodes read."""

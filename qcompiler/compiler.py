@@ -38,8 +38,9 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
     """The float graph of a model. A model that is quantized already gives a graph of stage qdq or integer.
 
     Args:
-        model: a qcompiler.nn module, a Python function, a torch.nn.Module, an ONNX model (path or ModelProto), the path
-            of a saved model (.safetensors), or a Graph, which is copied.
+        model: a qcompiler.nn module, a Python function, a torch.nn.Module, a torch.export.ExportedProgram or
+            its .pt2 file, an ONNX model (path or ModelProto), the path of a saved model (.safetensors), or a Graph,
+            which is copied.
         example_inputs: an array, a tuple by position, or a dict by name; only shapes and dtypes are read.
         dynamic: {input: {axis: size name}}.
 
@@ -50,6 +51,10 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
         return model.clone()
     if isinstance(model, CompiledModel):
         return model.graph.clone()
+    if _is_torch_program(model):
+        from qcompiler.frontend.torch_import import import_program
+
+        return import_program(model, example_inputs, dynamic=dynamic)
     if any(base.__module__.startswith("torch.") for base in type(model).__mro__):
         from qcompiler.frontend.torch_import import import_torch
 
@@ -65,6 +70,13 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
     from qcompiler.frontend.tracer import trace as trace_python
 
     return trace_python(model, example_inputs, dynamic=dynamic)
+
+
+def _is_torch_program(model: object) -> bool:
+    """Whether a model is a torch.export.ExportedProgram, or the file of one."""
+    if isinstance(model, (str, os.PathLike)):
+        return str(model).endswith(".pt2")
+    return type(model).__name__ == "ExportedProgram"
 
 
 def _is_file(model: object) -> bool:
@@ -136,8 +148,8 @@ def compile(
             "both calibration_data and a calibration are given",
             hint="merge what both saw: calibrate(...) + calibration",
         )
-    if _is_file(model):
-        model = trace(model, example_inputs, dynamic=dynamic)  # the file says whether the model is quantized already
+    if qconfig == "keep" or _is_file(model) or _is_torch_program(model):
+        model = trace(model, example_inputs, dynamic=dynamic)  # which says whether the model is quantized already
     stage = model.stage if isinstance(model, Graph) else "float"
     _check_stage(stage, qconfig, io, has_data=calibration_data is not None or calibration is not None)
     if isinstance(model, Graph):
@@ -146,6 +158,8 @@ def compile(
         verify(model)
 
     graph = trace(model, example_inputs, dynamic=dynamic)  # a Graph is copied
+    if graph.stage != stage:
+        _check_stage(graph.stage, qconfig, io, has_data=True)
     if stage == "qdq":
         graph = _integer(graph, instruments)
     elif stage != "integer" and qconfig is not None:

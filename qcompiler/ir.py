@@ -190,6 +190,28 @@ class Node:
         return f"<{self.describe()}>"
 
 
+class Nodes:
+    """The nodes of a graph, as they are when a loop over them begins; `len` counts those of now."""
+
+    __slots__ = ("_graph",)
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __iter__(self) -> Iterator[Node]:
+        graph = self._graph
+        return (node for node in graph.node_list if node.graph is graph)
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, Node) and node.graph is self._graph
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} nodes of {self._graph.name}>"
+
+
 class Graph:
     """A named dataflow graph at one stage.
 
@@ -218,11 +240,9 @@ class Graph:
     # -- reading
 
     @property
-    def nodes(self) -> Iterator[Node]:
-        """The nodes in execution order. Nodes erased during the loop are skipped; new ones are not visited."""
-        for node in self.node_list:
-            if node.graph is self:
-                yield node
+    def nodes(self) -> Nodes:
+        """The nodes in execution order. Nodes erased during a loop are skipped; new ones are not visited."""
+        return Nodes(self)
 
     @property
     def node_list(self) -> list[Node]:

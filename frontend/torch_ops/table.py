@@ -37,12 +37,17 @@ def aten(*names: str) -> Callable[[Meaning], Meaning]:
     return add
 
 
+def element_type(dtype: Any) -> DType | None:
+    """The IR's element type of this name, if it has one."""
+    return _DTYPES.get(str(dtype))
+
+
 def dtype_of(dtype: Any) -> DType:
     """The IR's element type for a torch dtype: f32 for the float types in which the module keeps its own tensors."""
     trace = required_trace("import")
     if str(dtype) in trace.widened:
         return DType.F32
-    found = _DTYPES.get(str(dtype))
+    found = element_type(dtype)
     if found is None:
         raise TraceError(
             f"element type {dtype} is not supported", where=trace.place(), hint="cast to float32: x.float()"
