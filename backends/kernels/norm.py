@@ -1,4 +1,5 @@
-"""layer_norm, rms_norm, l2_normalize, group_norm and instance_norm of adjacent rows, f32 and u8.
+"""layer_norm, rms_norm, l2_normalize, group_norm and instance_norm of adjacent rows: f32, u8 and
+i16.
 
 Sums of reals use 16 logical lanes along the row. The kernels for codes that lie channels last are in norm_channels.py.
 """
@@ -12,11 +13,12 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I16, I32, I64, Type, vector
-from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernels.code_range import CODES, CodeRange, as_i32
 from qcompiler.backends.kernels.reduce import LOGICAL_LANES
 
 _CHUNK = 1 << 13
-"""Registers of codes whose squares fit i32: a lane adds four of each register, 260100 at most."""
+"""Registers of codes whose squares fit i32. A lane adds four squares of each register of bytes, 260100 at most, or two
+products of each register of words (`_add_words`), 130050 at most."""
 
 
 class NormRows(Group, Generic[P, E]):
@@ -77,29 +79,44 @@ def _sum(
     return b.reduce(lambda p, q: p + q, tail.results[0])
 
 
-def _sums_of_codes(b: KernelBuilder, x: Value, count: Value) -> tuple[Value, Value]:
+def _add_bytes(b: KernelBuilder, codes: Value, sums: list[Value]) -> list[Value]:
+    """The sums of q and of q * q in i32 lanes, plus those of a register of bytes."""
+    words = vector(I16, codes.type.lanes // 2)
+    low, high = (b.bitcast(v, words) for v in b.target.interleaved(b, codes, b.zero(codes.type)))
+    squares = b.target.dot2(b, b.target.dot2(b, sums[1], low, low), high, high)
+    return [b.target.dot2(b, sums[0], low + high, b.const(words, 1)), squares]
+
+
+def _add_words(b: KernelBuilder, codes: Value, sums: list[Value]) -> list[Value]:
+    """The sums of h, l, h * h, h * l and l * l in i32 lanes, plus those of a register of words q = 256 * h + l, where
+    -128 <= h <= 127 and 0 <= l <= 255."""
+    high, low, ones = b.binary("ashr", codes, 8), codes & 255, b.const(codes.type, 1)
+    factors = ((high, ones), (low, ones), (high, high), (high, low), (low, low))
+    return [b.target.dot2(b, total, *pair) for total, pair in zip(sums, factors)]
+
+
+def _sums_of_codes(b: KernelBuilder, x: Value, count: Value, element: Type) -> tuple[Value, Value]:
     """The i64 sums of q and of q * q over `count` adjacent codes."""
-    bytes_, words = vector(I8, b.target.vector_bytes), vector(I16, b.target.vector_bytes // 2)
-    lanes, ones = bytes_.lanes, b.const(words, 1)
-    start = [b.zero(vector(I32, b.target.i32_lanes))] * 2
+    register = vector(element, b.target.vector_bytes // element.bytes)
+    lanes, (add, sums) = register.lanes, (_add_bytes, 2) if element is I8 else (_add_words, 5)
+    start = [b.zero(vector(I32, b.target.i32_lanes))] * sums
 
-    def add(codes: Value, sums: list[Value]) -> list[Value]:
-        low, high = (b.bitcast(v, words) for v in b.target.interleaved(b, codes, b.zero(bytes_)))
-        squares = b.target.dot2(b, b.target.dot2(b, sums[1], low, low), high, high)
-        return [b.target.dot2(b, sums[0], low + high, ones), squares]
-
-    with b.loop(0, count, _CHUNK * lanes, carried=[b.i64(0)] * 2) as chunk:
+    with b.loop(0, count, _CHUNK * lanes, carried=[b.i64(0)] * sums) as chunk:
         end = b.smin(chunk.index + _CHUNK * lanes, count)
         whole = chunk.index + (end - chunk.index) // lanes * lanes
         with b.loop(chunk.index, whole, lanes, carried=start) as loop:
-            loop.yield_(add(b.load(bytes_, x, loop.index), loop.carried))
+            loop.yield_(add(b, b.load(register, x, loop.index * element.bytes), loop.carried))
         with b.if_(whole < end) as tail:
-            tail.yield_(add(b.load_prefix(bytes_, x, whole, end - whole), loop.results))
+            codes = b.load_prefix(register, x, whole * element.bytes, end - whole)
+            tail.yield_(add(b, codes, loop.results))
         with tail.else_():
             tail.yield_(loop.results)
         wide = [b.reduce(lambda p, q: p + q, b.sext(v, I64)) for v in tail.results]
         chunk.yield_([total + more for total, more in zip(chunk.carried, wide)])
-    return chunk.results[0], chunk.results[1]
+    if element is I8:
+        return chunk.results[0], chunk.results[1]
+    high, low, high_high, high_low, low_low = chunk.results
+    return high * 256 + low, high_high * 65536 + high_low * 512 + low_low
 
 
 def _write(
@@ -108,20 +125,25 @@ def _write(
     row: Value,
     x: Value,
     y: Value,
-    element: Type,
+    elements: tuple[Type, Type],
     each: bool,
     compute: Callable[[Value, Value, Value], Value],
 ) -> None:
-    """Write y = compute(x, gain, shift) over a row. compute: gives f32, or i32 codes. each: see `NormRows.gain`."""
-    size = element.bits // 8
+    """Write y = compute(x, gain, shift) over a row.
+
+    elements: the element types of x and y, both f32 or both codes. compute: gives f32, or i32 codes. each: see
+    `NormRows.gain`.
+    """
+    element, written = elements
+    size, y_size = element.bytes, written.bytes
     gain, shift, run = rows.gain, rows.shift, rows.run
-    codes = element is I8
+    codes, narrows = element is not F32, elements == (I8, I8)
     width = b.target.i32_lanes if codes else LOGICAL_LANES
-    block = 4 * width if codes else width
+    block = 4 * width if narrows else width
     base = row % rows.groups * rows.parts
     whole = run // block * block
     with b.loop(0, rows.parts) as part:
-        at = part.index * run * size
+        at = part.index * run
         fixed = None if each else [b.splat(b.load(F32, p, (base + part.index) * 4), width) for p in (gain, shift)]
 
         def terms(
@@ -135,26 +157,30 @@ def _write(
             return [b.load_prefix(floats, p, place * 4, left) for p in (gain, shift)]
 
         with b.loop(0, whole, block) as loop:
-            offset = at + loop.index * size
-            values = b.load(vector(element, block), x, offset)
+            place = at + loop.index
+            values = b.load(vector(element, block), x, place * size)
             parts = [
                 compute(b.slice(values, first, width), *terms(loop.index, 4 * first))
                 for first in range(0, block, width)
             ]
-            b.store(b.target.narrow(b, parts, "u8") if codes else parts[0], y, offset)
+            found = b.target.narrow(b, parts, "u8") if narrows else b.trunc(parts[0], written) if codes else parts[0]
+            b.store(found, y, place * y_size)
         with b.loop(whole, run, width) as loop:
-            left, offset = run - loop.index, at + loop.index * size
-            value = b.load_prefix(vector(element, width), x, offset, left)
+            left, place = run - loop.index, at + loop.index
+            value = b.load_prefix(vector(element, width), x, place * size, left)
             found = compute(value, *terms(loop.index, left=left))
-            b.store_prefix(b.trunc(found, I8) if codes else found, y, offset, left)
+            b.store_prefix(b.trunc(found, written) if codes else found, y, place * y_size, left)
 
 
-def _over_rows(b: KernelBuilder, rows: NormRows, size: int, body: Callable[[Value, Value, Value], None]) -> None:
-    """Emit body(row, x, y) for each row of this thread. size: bytes of an element."""
-    row_bytes = rows.parts * rows.run * size
+def _over_rows(
+    b: KernelBuilder, rows: NormRows, elements: tuple[Type, Type], body: Callable[[Value, Value, Value], None]
+) -> None:
+    """Emit body(row, x, y) for each row of this thread. elements: the element types of x and y."""
+    count = rows.parts * rows.run
     lo, hi = b.share(rows.rows)
     with b.loop(lo, hi) as row:
-        body(row.index, rows.x + row.index * row_bytes, rows.y + row.index * row_bytes)
+        x, y = (pointer + row.index * (count * t.bytes) for pointer, t in zip((rows.x, rows.y), elements))
+        body(row.index, x, y)
 
 
 def _at_least(b: KernelBuilder, x: Value, least: Value) -> Value:
@@ -189,25 +215,35 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True
         def compute(v: Value, gain: Value, shift: Value) -> Value:
             return b.convert("fptrunc", centered(v) / deviation * wide(gain) + wide(shift), F32)
 
-        _write(b, rows, row, x, y, F32, each, compute)
+        _write(b, rows, row, x, y, (F32, F32), each, compute)
 
-    _over_rows(b, rows, 4, body)
+    _over_rows(b, rows, (F32, F32), body)
 
 
 @kernel
-def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = True, length: bool = False) -> None:
+def norm_codes(
+    b: KernelBuilder,
+    a: NormCodes,
+    *,
+    each: bool,
+    centers: bool = True,
+    length: bool = False,
+    source: str = "u8",
+    to: str = "u8",
+) -> None:
     """The integer meaning of the ops in qcompiler.ops.norm: exact sums, then f32 operations. each: see
-    `NormRows.gain`; without `centers` s1 is 0 in the mean and in the variance; `length` as in `norm_real`."""
-    rows, lanes = a.rows, b.target.i32_lanes
+    `NormRows.gain`; without `centers` s1 is 0 in the mean and in the variance; `length` as in `norm_real`.
+    source, to: the element types of x and y."""
+    rows, lanes, elements = a.rows, b.target.i32_lanes, (CODES[source], CODES[to])
     in_zero = b.splat(b.trunc(a.in_zero, I32), lanes)
     zero = b.splat(b.trunc(a.codes.zero, I32), lanes)
 
     def centered(q: Value) -> Value:
-        return b.zext(q, I32) - in_zero
+        return as_i32(b, q) - in_zero
 
     def body(row: Value, x: Value, y: Value) -> None:
         count = rows.parts * rows.run
-        of_codes, of_squares = _sums_of_codes(b, x, count)
+        of_codes, of_squares = _sums_of_codes(b, x, count, elements[0])
         s1 = of_codes - count * a.in_zero
         s2 = of_squares - a.in_zero * (of_codes + s1)
         mean = b.splat(b.sitofp(s1) / b.sitofp(count), lanes) if centers else None
@@ -224,6 +260,6 @@ def norm_codes(b: KernelBuilder, a: NormCodes, *, each: bool, centers: bool = Tr
             low, high = b.splat(a.codes.low, lanes), b.splat(a.codes.high, lanes)
             return b.target.round_to_i32(b, b.clamp(real, low, high)) + zero
 
-        _write(b, rows, row, x, y, I8, each, compute)
+        _write(b, rows, row, x, y, elements, each, compute)
 
-    _over_rows(b, rows, 1, body)
+    _over_rows(b, rows, elements, body)

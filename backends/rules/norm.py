@@ -15,7 +15,7 @@ from qcompiler.backends.kernels.map_loop import Map
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.lowering.why_not import why_not_codes, why_not_f32, why_not_u8
+from qcompiler.backends.lowering.why_not import operand_types, why_not_codes, why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.rules.maps import MapCall, run_map
 from qcompiler.backends.target import Target
@@ -49,10 +49,10 @@ def _why_not_batch_norm(node: Node, target: Target) -> str | None:
 
 
 def _why_not_norm(node: Node, target: Target) -> str | None:
-    """Why a node does not have constant parameters and f32 or u8 activations, or None."""
-    if (reason := _why_not_constant(node)) is not None:
-        return reason
-    return why_not_u8(node, target) if node.result.type.is_quantized else why_not_f32(node, target)
+    """Why a node does not have constant parameters, and activations of f32 or codes of u8 or i16, or None."""
+    if (reason := _why_not_constant(node)) is not None or not node.result.type.is_quantized:
+        return reason or why_not_f32(node, target)
+    return why_not_codes(operand_types(node)[0]) or why_not_codes(node.result.type)
 
 
 def _parameter(s: NodeLowering, value: Value | None) -> np.ndarray | None:
@@ -89,11 +89,11 @@ def batch_norm(s: NodeLowering) -> None:
 
 
 def _why_not_channels_last(node: Node, target: Target) -> str | None:
-    """Why a node is not the norm of codes that lie channels last, or None."""
+    """Why a node is not the norm of bytes that lie channels last, or None."""
     layout = node.result.type.layout
-    if layout is None or layout.order != "channels_last" or not node.result.type.is_quantized:
-        return "not codes channels last"
-    return _why_not_norm(node, target)
+    if layout is None or layout.order != "channels_last":
+        return "not channels last"
+    return _why_not_constant(node) or why_not_u8(node, target)
 
 
 @lowers("group_norm", "instance_norm", unless=_why_not_channels_last)
@@ -189,7 +189,11 @@ def norm(s: NodeLowering) -> None:
             eps=float(normalised_eps(op.eps, op.x.type)),
             codes=code_range(s.out),
         )
-        s.call(kernels.norm_codes(each=each, centers=op.centers), arguments, bytes=nbytes)
+        s.call(
+            kernels.norm_codes(each=each, centers=op.centers, source=str(op.x.type.dtype), to=str(s.out.dtype)),
+            arguments,
+            bytes=nbytes,
+        )
     else:
         s.call(kernels.norm_real(each=each, centers=op.centers), kernels.NormReal(tensors, eps=op.eps), bytes=nbytes)
     if out is not y:
@@ -231,7 +235,13 @@ def l2_normalize(s: NodeLowering) -> None:
             eps=float(length_floor(op.eps, op.x.type)),
             codes=code_range(s.out),
         )
-        s.call(kernels.norm_codes(each=False, centers=False, length=True), arguments, bytes=nbytes)
+        s.call(
+            kernels.norm_codes(
+                each=False, centers=False, length=True, source=str(op.x.type.dtype), to=str(s.out.dtype)
+            ),
+            arguments,
+            bytes=nbytes,
+        )
     else:
         s.call(
             kernels.norm_real(each=False, centers=False, length=True),

@@ -94,6 +94,16 @@ graph products_to_words(%x: u8[1,5,3,4]{scale=0.03, zero_point=7}, %r: i16[1,5,3
   return %a, %c, %d
 }
 """,
+    "norms_of_words": """qcompiler 1
+graph norms_of_words(%x: i16[3,67]{scale=0.0001, zero_point=-70},
+                     %y: u8[2,35]{scale=0.02, zero_point=120}) stage=integer {
+  const @g : f32[67]
+  %a = layer_norm(%x, @g) {normalized_rank=1} : i16[3,67]{scale=0.0002, zero_point=3}
+  %b = rms_norm(%x) {normalized_rank=1} : u8[3,67]{scale=0.02, zero_point=100}
+  %c = l2_normalize(%y) {axis=1} : i16[2,35]{scale=0.00003}
+  return %a, %b, %c
+}
+""",
     "integers": """qcompiler 1
 graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   %a = neg(%x) : i32[2,35]

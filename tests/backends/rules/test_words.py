@@ -245,6 +245,71 @@ def test_words_among_convolutions() -> None:
         check_graph(graph, [some_codes(x.type, rng)])
 
 
+# -- norms
+
+NORMS: dict[str, dict[str, Any]] = {
+    "layer_norm": {"normalized_rank": 1}, "rms_norm": {"normalized_rank": 1}, "l2_normalize": {"axis": 1},
+    "group_norm": {"groups": 1}, "instance_norm": {},
+}  # fmt: skip
+"""The norms and attributes with which they normalize the last axes."""
+PAIRS = [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)]
+"""Element types of an operand and a result, at least one of them i16."""
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("source,to", PAIRS)
+@pytest.mark.parametrize("size", [*SIZES, 768])
+@pytest.mark.parametrize("op", NORMS)
+def test_norms(op: str, size: int, source: DType, to: DType) -> None:
+    rng = np.random.default_rng(size)
+    channels = op in ("group_norm", "instance_norm")
+    shape = (2, 6, size) if channels else (5, size)
+    terms = [
+        rng.uniform(-2, 2, 6 if channels else size).astype(np.float32) for _ in range(0 if op == "l2_normalize" else 2)
+    ]
+    options: dict[str, Any] = {"quantized": True, "dtypes": {0: source}, "out_dtype": to, "seed": size}
+    check_op(op, (tensor("f32", *shape), *terms), NORMS[op], **options)
+
+
+@pytest.mark.parametrize("source,to", PAIRS)
+@pytest.mark.parametrize("channels,groups", [(4, 2), (6, 6), (33, 11), (65, 5)])
+def test_norms_channels_last(channels: int, groups: int, source: DType, to: DType) -> None:
+    options: dict[str, Any] = {"quantized": True, "dtypes": {0: source}, "out_dtype": to, "behind_a_pool": True}
+    image = tensor("f32", 2, channels, 5, 3)
+    check_op("group_norm", (image,), {"groups": groups}, **options)
+    check_op("instance_norm", (image,), {}, **options)
+    check_op("l2_normalize", (image,), {"axis": 1}, **options)
+
+
+@pytest.mark.parametrize("zero_point", ENDS[DType.I16])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "l2_normalize"])
+def test_norms_of_extremes(op: str, zero_point: int) -> None:
+    """The longest rows that the bound of the sums allows: all codes at one end, at both, near a square of 2^31, and
+    long enough that the partial sums of a chunk are largest."""
+    reach = max(zero_point + 32768, 32767 - zero_point)
+    longest = (2**31 - 1) // reach
+    x = TensorType(DType.I16, (6, longest), codes(DType.I16, 0.01, zero_point))
+    given = np.empty(x.shape, np.int64)
+    given[0], given[1], given[2] = -32768, 32767, np.resize([-32768, 32767], longest)
+    given[3], given[4], given[5] = 255, -32513, np.resize([zero_point, 32767, -1, -32768], longest)
+    graph = one_op(op, [x], (DType.I16, codes(DType.I16, 2.0**-12, 5)), NORMS[op])
+    with np.errstate(all="ignore"):
+        check_graph(graph, [given.astype(np.int16)], threads=(2,))
+
+
+def test_norms_are_those_of_real_numbers() -> None:
+    """Beside float64 the codes are right up to the f32 roundings, which the module of the ops bounds."""
+    rng = np.random.default_rng(0)
+    x = TensorType(DType.I16, (4, 768), codes(DType.I16, 2.0**-8, 1000))
+    graph = one_op("layer_norm", [x], (DType.I16, codes(DType.I16, 2.0**-12)), {"normalized_rank": 1})
+    given = some_codes(x, rng)
+    [got] = check_graph(graph, [given])
+    real = (given.astype(np.float64) - 1000) * 2.0**-8
+    centered = real - real.mean(axis=1, keepdims=True)
+    want = centered / np.sqrt(np.square(centered).mean(axis=1, keepdims=True) + 1e-5)
+    assert (np.abs(got - want * 2.0**12) <= 0.5 + 10 * 2.0**-24 * np.abs(want) * 2.0**12).all()
+
+
 # -- elementwise
 
 
