@@ -70,7 +70,7 @@ class Target(ABC):
         pack_saturates: whether `pack_bytes` clamps to 0 and 255.
         k_blocks_f32: the sizes, in floats of K, of the blocks that the loop over K of an f32 product takes at a time.
             The largest comes first; the last one is 1; the others fill whole registers.
-        row_group: how many rows of a tile one moving pointer serves; see `builder.Rows`.
+        row_group: how many rows of a tile one moving pointer serves; see `kernel_ir.rows.Rows`.
     """
 
     level: str

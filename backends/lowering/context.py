@@ -33,7 +33,7 @@ class Lowering:
     Attributes:
         builder: collects the steps.
         memo: arrays made from constants, by (node, role). All bindings share them.
-        places: the view of each value in memory.
+        views: the view of each value in memory.
         row_major: row-major copies of values that lie otherwise.
     """
 
@@ -41,20 +41,20 @@ class Lowering:
     target: Target
     sizes: dict[str, int]
     memo: dict[tuple[str, str], np.ndarray]
-    places: dict[Value, TensorView] = field(default_factory=dict)
+    views: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)
 
-    def place(self, value: Value) -> TensorView:
+    def view(self, value: Value) -> TensorView:
         """The view of a value in memory. A constant gets its memory when it is first asked for."""
-        if value not in self.places and isinstance(value, Const):
+        if value not in self.views and isinstance(value, Const):
             ref = self._stored(value)
-            self.places[value] = TensorView(
+            self.views[value] = TensorView(
                 ref, value.data.dtype, value.data.shape, row_major_strides(value.data.shape, value.data.itemsize)
             )
-        return self.places[value]
+        return self.views[value]
 
     def _stored(self, value: Const) -> BufferHandle:
         if value.data.nbytes < _LARGE:

@@ -65,7 +65,7 @@ class GraphLowering:
         lowering = Lowering(builder, self.target, dict(sizes), self._memo)
         for index, value in enumerate(self.graph.inputs):
             array = _spec(value, sizes)
-            lowering.places[value] = TensorView(
+            lowering.views[value] = TensorView(
                 builder.input(index), array.dtype, array.shape, row_major_strides(array.shape, array.dtype.itemsize)
             )
         placed = self._place_outputs(lowering)
@@ -92,12 +92,12 @@ class GraphLowering:
         """Place the outputs that a node can write directly into the caller's array. Returns their indices."""
         placed: set[int] = set()
         for index, value in enumerate(self.graph.outputs):
-            if value.producer is None or value in lowering.places or value.type.layout is not None:
+            if value.producer is None or value in lowering.views or value.type.layout is not None:
                 continue
             if any(opdef(node.op).is_view for node in (value.producer, *value.users)):  # may share other memory
                 continue
             array = _spec(value, lowering.sizes)
-            lowering.places[value] = TensorView(
+            lowering.views[value] = TensorView(
                 lowering.builder.output(index),
                 array.dtype,
                 array.shape,
@@ -116,7 +116,7 @@ class GraphLowering:
             for value in concat.xs:
                 shape = lowering.shape(value.type)
                 if self._is_written_within(value, concat):
-                    lowering.places[value] = y.moved(offset, shape, y.strides)
+                    lowering.views[value] = y.moved(offset, shape, y.strides)
                 offset += shape[1] * y.dtype.itemsize
 
     def _is_written_within(self, value: Value, concat: Concat) -> bool:
@@ -140,14 +140,10 @@ class GraphLowering:
         for index, value in enumerate(self.graph.outputs):
             if index in placed:
                 continue
-            place = lowering.place(value)
-            out = TensorView(
-                lowering.builder.output(index),
-                place.dtype,
-                place.shape,
-                row_major_strides(place.shape, place.dtype.itemsize),
-            )
-            Steps(lowering, "" if value.producer is None else value.producer.name).copy(place, out)
+            view = lowering.view(value)
+            strides = row_major_strides(view.shape, view.dtype.itemsize)
+            out = TensorView(lowering.builder.output(index), view.dtype, view.shape, strides)
+            Steps(lowering, "" if value.producer is None else value.producer.name).copy(view, out)
 
 
 def python_function(

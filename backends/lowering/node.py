@@ -101,11 +101,11 @@ class NodeLowering(Steps):
 
     def view(self, value: Value) -> TensorView:
         """The view of a value where it lies, in the layout of its type."""
-        return self.lowering.place(value)
+        return self.lowering.view(value)
 
     def row_major(self, value: Value) -> TensorView:
         """A row-major view of a value. If the value lies otherwise, it is copied, once for all users."""
-        lies = self.lowering.place(value)
+        lies = self.lowering.view(value)
         if lies.is_row_major:
             return lies
         if value not in self.lowering.row_major:
@@ -117,7 +117,7 @@ class NodeLowering(Steps):
     def channels_last(self, value: Value, channel_stride: int) -> TensorView:
         """A channels-last view, with this channel stride, of a value of rank 3 or more. It has the halo of the value's
         type; if the value lies otherwise, the view is of a copy without a halo."""
-        lies = self.lowering.place(value)
+        lies = self.lowering.view(value)
         layout = Layout("channels_last", channel_stride)
         as_typed = layout if value.type.layout is None else replace(layout, halo=value.type.layout.halo)
         if lies.strides == layout_strides(lies.shape, lies.dtype.itemsize, as_typed):
@@ -148,15 +148,15 @@ class NodeLowering(Steps):
         call appends the steps that fill its border.
         """
         value = self.node.results[index]
-        if value not in self.lowering.places:
-            lies = self.lowering.places[value] = self.lowering.new(value.type, value.name, value.type.layout)
+        if value not in self.lowering.views:
+            lies = self.lowering.views[value] = self.lowering.new(value.type, value.name, value.type.layout)
             if value.type.layout is not None and value.type.layout.halo:
                 from qcompiler.backends.rules.copy import fill_border
 
                 fill_border(self, lies, value.type)
-        return self.lowering.places[value]
+        return self.lowering.views[value]
 
-    def share(self, memory: TensorView, index: int = 0) -> None:
+    def alias(self, memory: TensorView, index: int = 0) -> None:
         """Let a result be memory that already holds it. The strides must be those of the result's layout."""
         value = self.node.results[index]
         strides = layout_strides(memory.shape, memory.dtype.itemsize, value.type.layout)
@@ -164,7 +164,7 @@ class NodeLowering(Steps):
             raise LoweringError(
                 "a view in another layout", where=self.node.describe(), expected=str(strides), got=str(memory.strides)
             )
-        self.lowering.places[value] = memory
+        self.lowering.views[value] = memory
 
     # -- memory
 
@@ -176,7 +176,7 @@ class NodeLowering(Steps):
         """Allocate scratch memory of the arena for this node."""
         return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
 
-    def table(self, array: npt.ArrayLike) -> BufferHandle:
+    def stored(self, array: npt.ArrayLike) -> BufferHandle:
         """Add an array that was made for this binding to the constants."""
         return self.lowering.builder.constant(np.ascontiguousarray(array))
 
@@ -218,18 +218,18 @@ class NodeLowering(Steps):
         given = [None if value is None else self.row_major(value) for value in node.operands]
         results = []
         for index, value in enumerate(node.results):
-            place = self.result(index)
+            view = self.result(index)
             results.append(
-                place if place.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None)
+                view if view.is_row_major else self.lowering.new(value.type, f"{value.name}.row_major", None)
             )
 
         reads, writes = (
-            [View(p.buffer, p.dtype, p.shape, p.offset) for p in places if p is not None] for places in (given, results)
+            [View(v.buffer, v.dtype, v.shape, v.offset) for v in views if v is not None] for views in (given, results)
         )
         self.lowering.builder.python_step(node.name, reads=reads, writes=writes)
-        for index, place in enumerate(results):
-            if place is not self.result(index):
-                self.copy(place, self.result(index))
+        for index, view in enumerate(results):
+            if view is not self.result(index):
+                self.copy(view, self.result(index))
 
 
 def is_in_arena(view: TensorView) -> bool:

@@ -111,7 +111,7 @@ def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pa
         pad_rows(itemsize=size, channels=0 if x.strides[-1] == channel_stride * size else channels),
         PadRows(
             x=x,
-            rows=s.table(rows),
+            rows=s.stored(rows),
             y=y,
             row_total=images * len(rows),
             row_count=len(rows),

@@ -159,6 +159,6 @@ def look_up(s: NodeLowering, value: Value, table: np.ndarray) -> None:
     planes = table.astype("<i2").view(np.uint8).reshape(-1, 2).T if is_wide else table
     s.call(
         kernels.lookup_words_flat() if is_wide else kernels.lookup_flat(),
-        kernels.Lookup(x=x, table=s.table(planes), y=y, count=run_length(s)),
+        kernels.Lookup(x=x, table=s.stored(planes), y=y, count=run_length(s)),
         bytes=x.elements * (1 + y.dtype.itemsize),
     )

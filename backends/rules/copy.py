@@ -106,7 +106,7 @@ def fill_border(s: NodeLowering, y: TensorView, type: TensorType) -> None:
     s.call(
         kernels.fill_gaps(itemsize=size),
         kernels.Gaps(
-            gaps=s.table(gaps),
+            gaps=s.stored(gaps),
             y=y.moved(-before_halo(y.strides, layout), y.shape, y.strides),
             images=y.shape[0],
             gap_count=len(gaps),

@@ -208,12 +208,12 @@ class _Filtering:
     def _rows(self, parts: int) -> BufferHandle:
         """The array `DepthwiseGeometry.rows`. parts: the number of i8 summands of each weight; the tap rows are
         repeated for each."""
-        return self.s.table(np.array([[*row[:2], *list(row[2:]) * parts] for row in self.lines.rows], np.int64))
+        return self.s.stored(np.array([[*row[:2], *list(row[2:]) * parts] for row in self.lines.rows], np.int64))
 
     def _border(self, fill: int) -> BufferHandle:
         """A row of x that holds real zero."""
         x = self.x
-        return self.s.table(np.full(x.shape[-1] * x.strides[-1] // x.dtype.itemsize + SLACK, fill, x.dtype))
+        return self.s.stored(np.full(x.shape[-1] * x.strides[-1] // x.dtype.itemsize + SLACK, fill, x.dtype))
 
     def _arguments(
         self, weights: PackedWeights[Memory, int], rows: Memory, border: Memory

@@ -210,8 +210,8 @@ def trilu(s: NodeLowering) -> None:
     rows, columns = (size if isinstance(declared, int) else max(size, 2) for declared, size in sizes)
     kept = triangle(rows, columns, op.upper, op.diagonal)
     zero = qmath.quantize(np.zeros(1, np.float32), s.out.params, s.out.dtype) if s.out.is_quantized else [0]
-    mask = TensorView(s.table(kept), DType.BOOL.numpy, kept.shape, kept.strides)
-    fill = TensorView(s.table(np.asarray(zero, y.dtype)), y.dtype, (), ())
+    mask = TensorView(s.stored(kept), DType.BOOL.numpy, kept.shape, kept.strides)
+    fill = TensorView(s.stored(np.asarray(zero, y.dtype)), y.dtype, (), ())
 
     def select(inner: str, tensors: Map[Memory, int]) -> MapCall[Map]:
         x, condition, other = tensors.operands
@@ -293,7 +293,7 @@ def prelu_codes(s: NodeLowering) -> None:
     op = Prelu(s.node)
     quant, out = op.x.type.params, s.out.params
     slopes = qmath.multiplier(quant.scales, s.constant(op.weight), over=out.scales).astype(np.float32)
-    tensor, weight = s.view(op.x), TensorView(s.table(slopes), slopes.dtype, slopes.shape, (4,))
+    tensor, weight = s.view(op.x), TensorView(s.stored(slopes), slopes.dtype, slopes.shape, (4,))
     scale = float(qmath.multiplier(quant.scales, over=out.scales)[0])
     x = code_kernels.CodeOperand(zero=quant.zero_point[0], scale=scale)
 

@@ -121,7 +121,7 @@ class ProductCall:
                 row_total=row_total,
                 row_block=block,
                 columns=window.columns,
-                taps=s.table(np.array(taps, np.int64)),
+                taps=s.stored(np.array(taps, np.int64)),
                 tap_count=len(taps),
                 kc=window.kc,
                 x=kernels.Strides(image=window.image.x, pixel=window.pixel.x),
@@ -149,7 +149,7 @@ def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
 
 def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile = product.window, product.tile
-    rows = s.table(window.rows)
+    rows = s.stored(window.rows)
     bias = product.bias or Weight(np.zeros(product.outputs, np.float32), None, f"no bias of {product.outputs}")
     weights, start = product.weight.packed(s, tile.nr), bias.packed(s, tile.nr)
     arguments = kernels.ConvF32(
@@ -162,7 +162,7 @@ def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
 
 def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile, weight = product.window, product.tile, product.weight
-    rows = s.table(window.rows)
+    rows = s.stored(window.rows)
     packing = BytePacking.of(s, op, weight, tile.nv, len(window.taps), window.kc)
     bias = None if product.bias is None else product.bias.array
     terms = (

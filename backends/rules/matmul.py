@@ -51,7 +51,7 @@ def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_byte
     """The constant `Matmul.batches`. x_bytes, w_bytes: bytes of one matrix, as the kernel reads it."""
     *batch, m, n = y.shape
     matrices = ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))
-    return s.table(np.stack([_offsets(view.shape[:-2], tuple(batch), nbytes) for view, nbytes in matrices], axis=1))
+    return s.stored(np.stack([_offsets(view.shape[:-2], tuple(batch), nbytes) for view, nbytes in matrices], axis=1))
 
 
 def _tile(s: NodeLowering, op: Matmul, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:

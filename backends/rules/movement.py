@@ -197,7 +197,7 @@ def pad(s: NodeLowering) -> None:
         if any(p[1] is None for p in parts):
             if fill is None:
                 value = _fill(s, y)
-                fill = TensorView(s.table(value.reshape(1)), y.dtype, (), ())
+                fill = TensorView(s.stored(value.reshape(1)), y.dtype, (), ())
             s.copy(fill.moved(0, part.shape, (0,) * part.ndim), part_of(y, part))
         else:
             taken = source[tuple(p[1] for p in parts)]

@@ -140,8 +140,8 @@ def norm_of_channels(s: NodeLowering) -> None:
             x=x,
             means=means,
             factors=factors,
-            gain=s.table(np.asarray(qmath.multiplier(gain, over=over), np.float32)),
-            shift=s.table(np.asarray(qmath.multiplier(shift, over=over), np.float32)),
+            gain=s.stored(np.asarray(qmath.multiplier(gain, over=over), np.float32)),
+            shift=s.stored(np.asarray(qmath.multiplier(shift, over=over), np.float32)),
             y=y,
             images=sizes,
             in_zero=in_zero,
@@ -172,8 +172,8 @@ def norm(s: NodeLowering) -> None:
     shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
     tensors = kernels.NormRows[Memory, int](
         x=x,
-        gain=s.table(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
-        shift=s.table(np.asarray(qmath.multiplier(shift, over=scale), np.float32)),
+        gain=s.stored(np.asarray(qmath.multiplier(gain, over=scale), np.float32)),
+        shift=s.stored(np.asarray(qmath.multiplier(shift, over=scale), np.float32)),
         y=out,
         rows=rows,
         groups=groups,
@@ -218,8 +218,8 @@ def l2_normalize(s: NodeLowering) -> None:
     run, scale = x.shape[-1], s.out.params.scale[0] if s.out.is_quantized else 1.0
     tensors = kernels.NormRows[Memory, int](
         x=x,
-        gain=s.table(np.asarray([qmath.multiplier(1.0, over=scale)], np.float32)),
-        shift=s.table(np.zeros(1, np.float32)),
+        gain=s.stored(np.asarray([qmath.multiplier(1.0, over=scale)], np.float32)),
+        shift=s.stored(np.zeros(1, np.float32)),
         y=y,
         rows=x.elements // run,
         groups=1,

@@ -103,7 +103,7 @@ class _Pooling:
         missing = 3 - len(offsets)
         axes, taps = [[(0, 1)]] * missing + offsets, [0] * missing + taps
         depth_stride, row_stride, pixel_stride = [0] * missing + list(y.strides[len(y.strides) - len(offsets) :])
-        depths, heights, widths = (s.table(np.array(axis, np.int64)) for axis in axes)
+        depths, heights, widths = (s.stored(np.array(axis, np.int64)) for axis in axes)
         return kernels.Pool(
             x=x,
             x_image=x.strides[0],
@@ -114,7 +114,7 @@ class _Pooling:
                 tap_depth=taps[0],
                 tap_height=taps[1],
                 tap_width=taps[2],
-                divisors=s.table(self.divisors.astype(np.float32)),
+                divisors=s.stored(self.divisors.astype(np.float32)),
             ),
             y=y,
             result=kernels.Pixels(

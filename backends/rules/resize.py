@@ -55,8 +55,8 @@ def resize(s: NodeLowering) -> None:
     sizes = (1,) * missing + y.shape[2:]
     first, second, third = (
         kernels.ResizeAxis[Memory, int](
-            places=s.table(np.stack([left, right], axis=1) * x_strides[i]),
-            weights=s.table(weight.astype(np.float32)),
+            places=s.stored(np.stack([left, right], axis=1) * x_strides[i]),
+            weights=s.stored(weight.astype(np.float32)),
             size=sizes[i],
             y_stride=y_strides[i],
         )

@@ -15,7 +15,7 @@ def reshape(s: NodeLowering) -> None:
     x = s.row_major(Reshape(s.node).x)
     row = x.moved(0, shape, layout_strides(shape, x.dtype.itemsize, None))
     if s.out.layout is None:
-        s.share(row)
+        s.alias(row)
     else:
         s.copy(row, s.result())
 
@@ -24,6 +24,6 @@ def reshape(s: NodeLowering) -> None:
 def dropout(s: NodeLowering) -> None:
     x = Dropout(s.node).x
     if s.out.layout == x.type.layout:
-        s.share(s.view(x))
+        s.alias(s.view(x))
     else:
         s.copy(s.view(x), s.result())

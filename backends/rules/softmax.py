@@ -76,8 +76,8 @@ def softmax_codes(s: NodeLowering) -> None:
             kernels.softmax_codes(),
             kernels.SoftmaxCodes(
                 x=x,
-                table=s.table(table),
-                planes=s.table(planes),
+                table=s.stored(table),
+                planes=s.stored(planes),
                 y=y,
                 lines=y.elements // size,
                 size=size,
@@ -97,7 +97,7 @@ def softmax_codes(s: NodeLowering) -> None:
     s.call(
         kernels.softmax_codes_strided(),
         kernels.SoftmaxCodesStrided(
-            lines=_lines(s, axis, x, y, layout), x_inner=1, y_inner=1, table=s.table(table), scale=scale, codes=codes
+            lines=_lines(s, axis, x, y, layout), x_inner=1, y_inner=1, table=s.stored(table), scale=scale, codes=codes
         ),
         bytes=2 * y.elements,
     )

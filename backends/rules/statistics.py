@@ -71,7 +71,7 @@ def observe(s: NodeLowering) -> None:
     value, result = Observe(s.node).x, s.node.result
     x = s.row_major(value)
     s.lowering.builder.python_step(s.node.name, reads=[View(x.buffer, x.dtype, x.shape, x.offset)])
-    if result.uses or result in s.lowering.places:
+    if result.uses or result in s.lowering.views:
         s.copy(s.view(value), s.result())
     else:
-        s.lowering.places[result] = s.view(value)
+        s.lowering.views[result] = s.view(value)
