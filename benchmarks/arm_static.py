@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from op_costs import graph_of
@@ -28,6 +29,8 @@ from qcompiler.quantization.cost_profile import elements, products
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "arm.md"
 LEVELS = ("neon", "dotprod", "i8mm")
+OLDEST_LLVM = 16
+"""The first LLVM whose llvm-mca has a pipeline for each of `CPUS`."""
 COUNTED = (
     "conv",
     "depthwise",
@@ -105,12 +108,20 @@ def hottest_loop(text: str) -> InnerLoop:
     return max(found, key=lambda loop: loop.macs)
 
 
+@cache
 def mca() -> str:
-    """The name of the newest llvm-mca that is installed."""
-    for name in (*(f"llvm-mca-{version}" for version in range(30, 15, -1)), "llvm-mca"):
+    """The name of the newest llvm-mca that is installed. Exits if none knows the pipelines in `CPUS`."""
+    found = {}
+    for name in ("llvm-mca", *(f"llvm-mca-{version}" for version in range(OLDEST_LLVM, OLDEST_LLVM + 20))):
         if shutil.which(name):
-            return name
-    sys.exit("llvm-mca is missing: apt install llvm-19")
+            text = subprocess.run([name, "--version"], capture_output=True, text=True, check=True).stdout
+            version = re.search(r"LLVM version (\d+)", text)
+            found[name] = int(version[1]) if version else 0
+    newest = max(found, key=lambda name: found[name], default=None)
+    if newest is None or found[newest] < OLDEST_LLVM:
+        have = "none is installed" if newest is None else f"{newest} is of LLVM {found[newest]}"
+        sys.exit(f"llvm-mca of LLVM {OLDEST_LLVM} or newer is needed, and {have}: apt install llvm-19")
+    return newest
 
 
 def cycles(loop: InnerLoop, cpu: str) -> float:
@@ -229,6 +240,7 @@ counter.
 
 def main() -> None:
     """Write docs/arm.md."""
+    mca()
     PAGE.write_text(
         TEXT.format(
             cpus=" | ".join(f"{name}, MAC/cycle" for name in CPUS),
