@@ -1,8 +1,8 @@
 """The dispatcher: native code that runs a step table, and both sides of the thread pool's protocol.
 
 Owns the layout of the control block and the protocol between the threads. The code is `dispatcher.ll`, plain LLVM IR
-with names to fill in; what differs between architectures is one `Dialect`. `qcompiler.backends.runtime.threads`
-compiles and drives it.
+with names to fill in; what differs between architectures is one `Dialect`. `codegen.dispatcher_store` compiles it, and
+`runtime.threads` drives it.
 
     i64 qc_run(const Step* steps, i64 count, u8* const* bases, i64 thread, i64 threads, Control* control, u64* times)
     i64 qc_call(Control*, const Step* steps, i64 count, u8* const* bases, i64 threads, u64* times, i64 patience_ns)

@@ -1,7 +1,7 @@
 """Runs step tables: on the calling thread alone, or together with a pool of worker threads.
 
-Owns the compiled dispatcher (`qcompiler.backends.runtime.dispatcher`) and the threads. Does not know programs, arenas
-or arrays: a table, its length and the bases come as addresses, which the caller keeps alive.
+Owns the threads and how they call the dispatcher (`qcompiler.backends.runtime.dispatcher`). Does not know programs,
+arenas or arrays: a table, its length and the bases come as addresses, which the caller keeps alive.
 
 A worker is a Python daemon thread that stays inside one native call while it works or spins (for QC_SPIN_US
 microseconds), then parks on a lock. The pool serves one caller at a time; others run on their own thread alone, with
@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import hashlib
 import logging
 import os
 import sys
@@ -26,8 +25,6 @@ from typing import Any
 import numpy as np
 
 from qcompiler import knobs
-from qcompiler.backends.cache import entries as object_cache
-from qcompiler.backends.llvm_lock import llvm_lock
 from qcompiler.backends.runtime import dispatcher
 from qcompiler.backends.runtime.loader import STEP_WORDS
 from qcompiler.backends.runtime.pages import Block, aligned_block
@@ -83,52 +80,25 @@ def make_control(dialect: dispatcher.Dialect, spin_us: float = 0.0, slice_ticks:
     return block
 
 
-def _compile() -> Native:
-    import llvmlite.binding as llvm
-
+def _load() -> Native:
     from qcompiler.backends import host
+    from qcompiler.backends.codegen.dispatcher_store import load_dispatcher
     from qcompiler.backends.target import target_class
 
     dialect = target_class(host.arch()).dialect
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small", jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", llvm.create_context()), machine, use_lmm=True)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(_object(dispatcher.emit_dispatcher(dialect), machine)))
-    engine.finalize_object()
+    addresses, owner = load_dispatcher(dialect)
 
     def function(name: str, arity: int) -> Any:
-        return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)(engine.get_function_address(name))
+        return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)(addresses[name])
 
     # Workers may be in this code until the process is gone, so it is never freed.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))
     control = make_control(dialect)
     return Native(
         function("qc_run", 7), function("qc_call", 7), function("qc_worker", 2), function("qc_stop", 2),
-        control.address, dialect, (control, engine),
+        control.address, dialect, (control, owner),
     )  # fmt: skip
 
-
-def _object(text: str, machine: Any) -> bytes:
-    """The dispatcher's object code, emitted where no process has yet."""
-    import llvmlite.binding as llvm
-
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    key = object_cache.key_of(f"machine {machine.triple}, generic, opt 2", f"dispatcher {digest}")
-    found = {} if key is None else object_cache.load([key])
-    if key in found:
-        return found[key]
-    module = llvm.parse_assembly(text, llvm.create_context())
-    module.verify()
-    data = machine.emit_object(module)
-    emitted.append("dispatcher")
-    if key is not None:
-        object_cache.store({key: data})
-    return data
-
-
-emitted: list[str] = []
-"""Objects that this process compiled; empty if the cache had the dispatcher."""
 
 _lock = fork_safe_lock()
 _native: Native | None = None
@@ -136,12 +106,12 @@ _pool: ThreadPool | None = None
 
 
 def native() -> Native:
-    """The dispatcher, compiled when first asked for."""
+    """The dispatcher, loaded when first asked for."""
     global _native
     if _native is None:
-        with _lock, llvm_lock:
+        with _lock:
             if _native is None:
-                _native = _compile()
+                _native = _load()
     return _native
 
 

@@ -71,11 +71,11 @@ CHILD = """
 import hashlib, sys
 import numpy as np
 import qcompiler as qc
-from qcompiler.backends.runtime import threads as runtime
+from qcompiler.backends.codegen import dispatcher_store
 from qcompiler.backends.codegen.jit import emitted_kernels
 model = qc.compile(qc.parse(sys.argv[1]), None)
 y = model(np.linspace(-2, 2, 32, dtype=np.float32).reshape(2, 16))
-print(sum(emitted_kernels.values()), len(runtime.emitted), y.tobytes().hex())
+print(sum(emitted_kernels.values()), len(dispatcher_store.emitted), y.tobytes().hex())
 """
 
 
