@@ -108,7 +108,8 @@ def _load(model: Any) -> tuple[Any, str, pathlib.Path | None]:
     return proto, path.name, path.parent
 
 
-def _key(node: Any) -> str:
+def op_key(node: Any) -> str:
+    """The name of a node's op in the table of recipes: with the domain, where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
@@ -117,7 +118,7 @@ def _check_supported(proto: Any, name: str) -> None:
     unknown: collections.Counter[str] = collections.Counter()
     first: dict[str, str] = {}
     for index, node in enumerate(proto.graph.node):
-        key = _key(node)
+        key = op_key(node)
         if key not in table():
             unknown[key] += 1
             first.setdefault(key, f" (first: node {index} {node.name})")
@@ -268,7 +269,7 @@ class _Importer:
                     hint=self._maker_after(index, name),
                 )
         self._check_axis(proto, attrs.get("axis"), where)
-        key = _key(proto)
+        key = op_key(proto)
         self.trace.loc = Loc(self.file, index)
         node = OnnxNode(
             key,

@@ -52,7 +52,14 @@ class _Renamed:
     x: Value
 
 
-class _Clamp(Rewrite[_Renamed]):
+class _Rename(Rewrite[_Renamed]):
+    """Base of the rewrites that replace a node by another op of one operand."""
+
+    def rewrite(self, graph: Graph, match: _Renamed) -> None:
+        graph.replace(match.node, match.op.name, [match.x])
+
+
+class _Clamp(_Rename):
     """`hardtanh(%x) {min_value=0.0, max_value=6.0}` is relu6."""
 
     rule = "named clamp"
@@ -67,11 +74,8 @@ class _Clamp(Rewrite[_Renamed]):
             return _Renamed(node, Relu, clamp.x)
         return self.refuse(node, "its bounds are not those of relu or relu6")
 
-    def rewrite(self, graph: Graph, match: _Renamed) -> None:
-        graph.replace(match.node, match.op.name, [match.x])
 
-
-class _Maximum(Rewrite[_Renamed]):
+class _Maximum(_Rename):
     """`maximum(%x, 0)`, as plain numpy code writes relu, is relu. NaN passes through both."""
 
     rule = "maximum with zero"
@@ -83,9 +87,6 @@ class _Maximum(Rewrite[_Renamed]):
             if _is_zero(zero) and other.type == node.result.type:
                 return _Renamed(node, Relu, other)
         return self.refuse(node, "neither operand is the scalar 0")
-
-    def rewrite(self, graph: Graph, match: _Renamed) -> None:
-        graph.replace(match.node, match.op.name, [match.x])
 
 
 def _is_zero(value: Value) -> bool:

@@ -40,6 +40,14 @@ class _Arithmetic:
     lanes: int
     b: KernelBuilder
 
+    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
+        """The accumulators of `count` pixels. start: a register of bias for each register of channels."""
+        return [list(start) for _ in range(count)]
+
+    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
+        """The sums of each pixel, one register for each register of channels."""
+        return acc
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of one packed weight."""
@@ -78,14 +86,6 @@ class Bytes(_Arithmetic):
         self.start = vector(I32, self.lanes)
         self.k_blocks = b.target.k_blocks
         self.pairs, self.dot4 = pairs, b.target.dot4_pairwise if pairs else b.target.dot4
-
-    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
-        """The accumulators of `count` pixels. start: a register of bias for each register of channels."""
-        return [list(start) for _ in range(count)]
-
-    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
-        """The sums of each pixel, one register for each register of channels."""
-        return acc
 
     def dots(
         self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
@@ -213,14 +213,6 @@ class Floats(_Arithmetic):
         self.b, self.nv, self.lanes, self.residual = b, nv, b.target.f32_lanes, residual
         self.start, self.k_blocks = vector(F32, self.lanes), b.target.k_blocks_f32
         self.low, self.high = b.splat(clamp.low, self.lanes), b.splat(clamp.high, self.lanes)
-
-    def begin(self, start: Sequence[Value], count: int) -> list[list[Value]]:
-        """See `Bytes.begin`."""
-        return [list(start) for _ in range(count)]
-
-    def sums(self, acc: list[list[Value]], count: int) -> list[list[Value]]:
-        """See `Bytes.sums`."""
-        return acc
 
     def dots(
         self, acc: list[list[Value]], rows: Rows, weights: Value, size: int

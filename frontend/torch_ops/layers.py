@@ -8,7 +8,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
 from qcompiler.frontend.array_ops import binary, cast, rank
 from qcompiler.frontend.einsum import einsum
-from qcompiler.frontend.torch_ops.table import Missing, aten, dtype_of, scaled_by, unsupported
+from qcompiler.frontend.torch_ops.table import Missing, aten, cast_to, scaled_by, unsupported
 from qcompiler.types import DType
 
 _INDICES = Missing("the indices of a max pool")
@@ -71,15 +71,11 @@ aten("group_norm")(
     lambda x, groups, weight=None, bias=None, eps=1e-5, cudnn=True: F.group_norm(x, groups, weight, bias, eps)
 )
 aten("rms_norm")(F.rms_norm)
-aten("_safe_softmax")(lambda x, dim, dtype=None: ops.softmax(_as(x, dtype), dim, masked_is_zero=True))
-aten("softmax.int")(lambda x, dim, dtype=None: F.softmax(_as(x, dtype), dim))
-aten("log_softmax.int")(lambda x, dim, dtype=None: F.log_softmax(_as(x, dtype), dim))
+aten("_safe_softmax")(lambda x, dim, dtype=None: ops.softmax(cast_to(x, dtype), dim, masked_is_zero=True))
+aten("softmax.int")(lambda x, dim, dtype=None: F.softmax(cast_to(x, dtype), dim))
+aten("log_softmax.int")(lambda x, dim, dtype=None: F.log_softmax(cast_to(x, dtype), dim))
 aten("_softmax")(lambda x, dim, half_to_float: F.softmax(cast(x, DType.F32) if half_to_float else x, dim))
 aten("_log_softmax")(lambda x, dim, half_to_float: F.log_softmax(cast(x, DType.F32) if half_to_float else x, dim))
-
-
-def _as(x: Any, dtype: Any) -> Any:
-    return x if dtype is None else cast(x, dtype_of(dtype))
 
 
 @aten("layer_norm")

@@ -8,7 +8,7 @@ from typing import Any
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, cast, kind_of, reduce, unary
-from qcompiler.frontend.torch_ops.table import aten, dtype_of, unsupported
+from qcompiler.frontend.torch_ops.table import aten, cast_to, dtype_of, unsupported
 from qcompiler.types import DType
 
 
@@ -16,12 +16,8 @@ def _axes(x: Any, dim: Any) -> Any:
     return None if dim is None or (isinstance(dim, (list, tuple)) and not dim) else dim
 
 
-def _as(x: Any, dtype: Any) -> Any:
-    return x if dtype is None else cast(x, dtype_of(dtype))
-
-
 def _mean(x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    return reduce("mean", _as(x, dtype), _axes(x, dim), keepdim)
+    return reduce("mean", cast_to(x, dtype), _axes(x, dim), keepdim)
 
 
 def _total(op: str, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
@@ -74,7 +70,7 @@ def _logsumexp(x: Any, dim: Any, keepdim: bool) -> Any:
 
 @aten("linalg_vector_norm", "norm.ScalarOpt_dim")
 def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    x = _as(x, dtype)
+    x = cast_to(x, dtype)
     if ord in (None, 2):
         return unary("sqrt", reduce("sum", unary("square", x), _axes(x, dim), keepdim))
     if ord == 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.errors import TraceError
-from qcompiler.frontend.array_ops import binary
+from qcompiler.frontend.array_ops import binary, cast
 from qcompiler.frontend.recorder import required_trace
 from qcompiler.types import DType
 
@@ -60,6 +60,11 @@ class Missing:
     """Stands for a second result of an op, which has no meaning here. An op that reads it is refused."""
 
     what: str
+
+
+def cast_to(x: Any, dtype: Any) -> Any:
+    """x in torch's dtype; None leaves it as it is."""
+    return x if dtype is None else cast(x, dtype_of(dtype))
 
 
 def unsupported(what: str) -> TraceError:

@@ -9,16 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from qcompiler import compiler
-from qcompiler.cli.inputs import Data, load_model, open_data
+from qcompiler.cli.inputs import Data, given_model, open_data
 from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_text
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Pass, describe
-
-
-def _model(options: argparse.Namespace) -> Graph:
-    return load_model(options.model, python=options.python, types=options.type)
-
 
 # -- quantize, check, passes
 
@@ -32,7 +27,7 @@ def _float_model(options: argparse.Namespace) -> Graph:
     from qcompiler.quantization.qconfig import get_qconfig
 
     get_qconfig(options.qconfig)
-    graph = _model(options)
+    graph = given_model(options)
     if graph.stage != "float":
         raise QCompilerError(
             "the model is quantized already", where=options.model, expected="stage float", got=f"stage {graph.stage}"
@@ -63,7 +58,7 @@ def quantize(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     from qcompiler.report import noted_reasons, report
 
-    graph = _model(options)
+    graph = given_model(options)
     if graph.stage != "float":
         print_json(report(graph).to_dict()) if options.json else print(report(graph))
         return
@@ -152,7 +147,7 @@ def passes(options: argparse.Namespace) -> None:
 
 def _at_stage(options: argparse.Namespace) -> Graph:
     """The model's graph at the stage that is asked for, or as it is."""
-    graph = _model(options)
+    graph = given_model(options)
     stage = options.stage
     if stage is None or stage == graph.stage:
         return graph

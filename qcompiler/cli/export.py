@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 from qcompiler import compiler
-from qcompiler.cli.inputs import load_model
+from qcompiler.cli.inputs import given_model
 from qcompiler.cli.output import check_writable, print_json, write_text
 from qcompiler.errors import QCompilerError, nearest
-from qcompiler.ir import Graph
 
 _FORMS = ("text", "onnx", "object", "python")
 _OBJECT_ONLY = ("target", "prefix", "size", "io", "json")
@@ -27,11 +26,7 @@ def export(options: argparse.Namespace) -> None:
     if options.to == "object":
         _object(options)
         return
-    write_text(options.output, str(_model(options)))
-
-
-def _model(options: argparse.Namespace) -> Graph:
-    return load_model(options.model, python=options.python, types=options.type)
+    write_text(options.output, str(given_model(options)))
 
 
 def _object(options: argparse.Namespace) -> None:
@@ -54,7 +49,7 @@ def _object(options: argparse.Namespace) -> None:
             raise QCompilerError(
                 f"--size {name} is given twice", expected=f"{name}={sizes[name]}", got=f"{name}={size}"
             )
-    graph = _model(options)
+    graph = given_model(options)
     if graph.stage not in ("float", "integer"):
         raise QCompilerError(
             f"a graph of stage {graph.stage} is not lowered", where=options.model, expected="stage float or integer"

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import logging
 import os
@@ -62,6 +63,11 @@ def load_model(text: str, *, python: bool = False, types: Sequence[str] = ()) ->
         )
     example, dynamic = _examples(types)
     return compiler.trace(_attribute(*match.groups()), example, dynamic=dynamic)
+
+
+def given_model(options: argparse.Namespace) -> Graph:
+    """The graph that the arguments MODEL, --python and --type name; see `load_model`."""
+    return load_model(options.model, python=options.python, types=options.type)
 
 
 def _attribute(module: str, path: str, call: str | None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler import compiler, knobs
-from qcompiler.cli.inputs import load_model, open_data, random_inputs, read_inputs
+from qcompiler.cli.inputs import given_model, load_model, open_data, random_inputs, read_inputs
 from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_arrays
 from qcompiler.errors import QCompilerError, nearest
 from qcompiler.interpreter import run as interpret
@@ -40,7 +40,7 @@ def _flat_outputs(model: compiler.CompiledModel, arrays: Sequence[np.ndarray]) -
 def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_writable(options.output, [".npz"])
-    graph = load_model(options.model, python=options.python, types=options.type)
+    graph = given_model(options)
     arrays = read_inputs(options.input, graph)
     outputs = _flat_outputs(_compiled(graph, options), arrays)
     if options.output is not None:
@@ -65,7 +65,7 @@ def _summary(array: np.ndarray) -> dict[str, float | None]:
 
 
 def bench(options: argparse.Namespace) -> None:
-    graph = load_model(options.model, python=options.python, types=options.type)
+    graph = given_model(options)
     sizes = {name: options.size.get(name, 1) for name in graph.dim_names}
     unknown = [name for name in options.size if name not in sizes]
     if unknown:

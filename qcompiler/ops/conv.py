@@ -27,6 +27,7 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.ops.linear import apply_activation, requantize_accumulator
+from qcompiler.ops.norm import per_channel
 from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows, windows_at
 from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
@@ -74,10 +75,6 @@ def _dot(
         columns = view[n, :, start : start + rows].transpose(order).reshape(groups, depth, -1)
         result[n, :, start : start + rows] = np.matmul(matrix, columns).reshape(out_channels, -1, *outputs[1:])
     return result
-
-
-def _along_channels(bias: np.ndarray, rank: int) -> np.ndarray:
-    return bias.reshape(1, -1, *([1] * (rank - 2)))
 
 
 def _attrs(spatial: int, **given: AttrValue) -> dict[str, AttrValue]:
@@ -160,7 +157,7 @@ class Conv(TakesResidual):
     ) -> np.ndarray:
         y = self._dot(x, weight)
         if bias is not None:
-            y = y + _along_channels(bias, y.ndim)
+            y = y + per_channel(bias, y.ndim)
         if residual is not None:
             y = y + residual
         return apply_activation(y, self.activation)
@@ -176,7 +173,7 @@ class Conv(TakesResidual):
     ) -> np.ndarray:
         acc = self._dot(x.centered().astype(np.float64), weight.centered().astype(np.float64)).astype(np.int64)
         if bias is not None:
-            acc = acc + _along_channels(bias.array, acc.ndim)
+            acc = acc + per_channel(bias.array, acc.ndim)
         return requantize_accumulator(acc.astype(np.int32), x, weight, residual, out, self.activation, 1)
 
     @staticmethod
@@ -361,15 +358,15 @@ class ConvTranspose(Weighted):
     def reference(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         y = self._dot(x, weight)
         if bias is not None:
-            y = y + _along_channels(bias, y.ndim)
+            y = y + per_channel(bias, y.ndim)
         return apply_activation(y, self.activation)
 
     def integer(self, x: TypedArray, weight: TypedArray, bias: TypedArray | None, *, out: TensorType) -> np.ndarray:
         acc = self._dot(x.centered().astype(np.float64), weight.centered().astype(np.float64)).astype(np.int64)
         if bias is not None:
-            acc = acc + _along_channels(bias.array, acc.ndim)
+            acc = acc + per_channel(bias.array, acc.ndim)
         over = out.params.scales if out.is_quantized else 1.0
-        multiplier = _along_channels(qmath.multiplier(x.scales, weight.scales, over=over), acc.ndim)
+        multiplier = per_channel(qmath.multiplier(x.scales, weight.scales, over=over), acc.ndim)
         real = acc.astype(np.int32).astype(np.float32) * multiplier
         return (
             qmath.requantize(real, out, self.activation)

@@ -9,10 +9,11 @@ import pytest
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
+from qcompiler.backends.kernel_ir.types import I8, I16, I32, vector
 from qcompiler.backends.target import Target, parse_target
 from qcompiler.errors import LoweringError
 from tests.backends.levels import LEVELS, call, load
+from tests.backends.primitive_kernels import narrow, round_to_i32
 from tests.backends.signatures import UVY, XY, AccUVY, AccXWY, AccXY, TableXY
 
 pytestmark = pytest.mark.parametrize("level", [level for level in LEVELS if level.startswith("aarch64")])
@@ -172,12 +173,6 @@ def test_dot2_is_exact_for_terms_of_15_bits(level: str) -> None:
 # -- narrowing
 
 
-@kernel
-def narrow(b: KernelBuilder, a: XY, *, parts: int, lanes: int, storage: str) -> None:
-    loaded = [b.load(vector(I32, lanes), a.x, disp=4 * lanes * part) for part in range(parts)]
-    b.store(b.target.narrow(b, loaded, storage), a.y)
-
-
 @pytest.mark.parametrize("storage", ["u8", "i8"])
 def test_narrow_saturates_in_order(level: str, storage: str) -> None:
     target, dtype = parse_target(level), np.dtype(storage.replace("u8", "uint8").replace("i8", "int8"))
@@ -222,11 +217,6 @@ def test_pack_bytes_keeps_every_byte_in_order(level: str) -> None:
     for first in range(0, 256, 16):
         u, v = codes[first : first + 8].copy(), codes[first + 8 : first + 16].copy()
         np.testing.assert_array_equal(both(function, np.zeros(16, np.uint8), u=u, v=v), codes[first : first + 16])
-
-
-@kernel
-def round_to_i32(b: KernelBuilder, a: XY) -> None:
-    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), a.x)), a.y)
 
 
 def test_rounding_is_half_to_even(level: str) -> None:

@@ -33,6 +33,21 @@ def is_quantizable(op: OpDef) -> bool:
     return op.integer is not None or bool({Trait.MOVES_DATA, Trait.UNARY} & op.traits)
 
 
+def conv_attrs(spatial: int, stride: int = 1, padding: int = 0, dilation: int = 1, **more: object) -> dict[str, object]:
+    """Attributes of a convolution, equal along all spatial axes."""
+    return {
+        "stride": (stride,) * spatial,
+        "padding": ((padding, padding),) * spatial,
+        "dilation": (dilation,) * spatial,
+        **more,
+    }
+
+
+def u8_params(zero_point: int, scale: float = 0.05) -> QuantParams:
+    """Parameters of u8 codes."""
+    return QuantParams.per_tensor(scale, zero_point, DType.U8)
+
+
 def whole_range(dtype: DType) -> QuantSpec:
     """Affine codes of all that an element type holds."""
     return QuantSpec(dtype, dtype.min, dtype.max)

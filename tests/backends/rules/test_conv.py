@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from qcompiler.types import DType, QuantParams, tensor
-from tests.backends.rules.harness import check_op
-
-
-def _attrs(spatial: int, stride: int = 1, padding: int = 0, dilation: int = 1, **more: object) -> dict[str, object]:
-    return {
-        "stride": (stride,) * spatial,
-        "padding": ((padding, padding),) * spatial,
-        "dilation": (dilation,) * spatial,
-        **more,
-    }
+from tests.backends.rules.harness import check_op, conv_attrs
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -24,7 +15,7 @@ def test_channels_around_the_tile(channels: int, outputs: int, quantized: bool) 
     check_op(
         "conv",
         (tensor("f32", 1, channels, 4, 9), tensor("f32", outputs, channels, 3, 3), tensor("f32", outputs)),
-        _attrs(2, padding=1),
+        conv_attrs(2, padding=1),
         quantized=quantized,
         bound=1e-5,
     )
@@ -36,14 +27,14 @@ def test_widths_around_the_tile(width: int, quantized: bool) -> None:
     check_op(
         "conv",
         (tensor("f32", 2, 8, 3, width), tensor("f32", 40, 8, 1, 1), tensor("f32", 40), tensor("f32", 2, 40, 3, width)),
-        _attrs(2, activation="relu"),
+        conv_attrs(2, activation="relu"),
         quantized=quantized,
         dynamic=True,
     )
     check_op(
         "conv",
         (tensor("f32", 1, 4, 3, width), tensor("f32", 6, 4, 3, 3), None, tensor("f32", 1, 6, 3, width)),
-        _attrs(2, padding=1, activation="relu6"),
+        conv_attrs(2, padding=1, activation="relu6"),
         quantized=quantized,
         bound=1e-5,
     )
@@ -56,7 +47,7 @@ def test_pixels_of_few_channels_lie_side_by_side(channels: int, window: int, wid
     check_op(
         "conv",
         (tensor("f32", 2, channels, 3, width), tensor("f32", 9, channels, 3, window), tensor("f32", 9)),
-        {**_attrs(2, padding=1), "padding": ((1, 1), (2, window // 2)), "stride": (1, 2)},
+        {**conv_attrs(2, padding=1), "padding": ((1, 1), (2, window // 2)), "stride": (1, 2)},
         quantized=True,
         dynamic=True,
     )
@@ -70,7 +61,7 @@ def test_any_number_of_axes_strides_and_dilations(spatial: int, stride: int, dil
     check_op(
         "conv",
         (tensor("f32", *shape), tensor("f32", 10, 6, *(3, 2, 3)[:spatial]), tensor("f32", 10)),
-        _attrs(spatial, stride, 2, dilation),
+        conv_attrs(spatial, stride, 2, dilation),
         quantized=quantized,
         bound=1e-5,
     )
@@ -82,7 +73,7 @@ def test_groups(groups: int, channels: int, outputs: int, quantized: bool) -> No
     check_op(
         "conv",
         (tensor("f32", 1, channels, 5, 6), tensor("f32", outputs, channels // groups, 3, 3), tensor("f32", outputs)),
-        _attrs(2, padding=1, groups=groups),
+        conv_attrs(2, padding=1, groups=groups),
         quantized=quantized,
         bound=1e-5,
     )
@@ -100,7 +91,9 @@ def test_extremes_over_long_sums_are_exact(code: int, zero_point: int, weight: i
     out = QuantParams.per_tensor(2.0**13 if groups == 1 else 2.0**10, 128, DType.U8)
     data = np.full((1, channels, 3, 5), float(code - zero_point), np.float32)
     weights = np.full((64, channels // groups, 3, 3), float(weight), np.float32)
-    check_op("conv", (data, weights), _attrs(2, padding=1, groups=groups), quantized=True, params={0: x, 1: w}, out=out)
+    check_op(
+        "conv", (data, weights), conv_attrs(2, padding=1, groups=groups), quantized=True, params={0: x, 1: w}, out=out
+    )
 
 
 def test_an_epilogue_beyond_i32_is_clamped_in_float() -> None:
@@ -112,12 +105,12 @@ def test_an_epilogue_beyond_i32_is_clamped_in_float() -> None:
     for groups, shape in ((1, (33, 64, 1, 1)), (33, (33, 1, 3, 3))):
         data = (rng.integers(-3, 252, (1, shape[1] * groups, 4, 5)) * 2.0**20).astype(np.float32)
         weights = (rng.integers(-127, 127, shape) * 2.0**10).astype(np.float32)
-        check_op("conv", (data, weights), _attrs(2, groups=groups), quantized=True, params={0: x, 1: w}, out=out)
+        check_op("conv", (data, weights), conv_attrs(2, groups=groups), quantized=True, params={0: x, 1: w}, out=out)
 
 
 def test_empty_batches() -> None:
     for quantized in (True, False):
-        check_op("conv", (tensor("f32", 0, 4, 5, 5), tensor("f32", 6, 4, 3, 3)), _attrs(2), quantized=quantized)
+        check_op("conv", (tensor("f32", 0, 4, 5, 5), tensor("f32", 6, 4, 3, 3)), conv_attrs(2), quantized=quantized)
         check_op("linear", (tensor("f32", 0, 8), tensor("f32", 6, 8)), {}, quantized=quantized)
 
 
@@ -134,7 +127,7 @@ def test_weights_with_zero_points(zero_point: int, groups: int) -> None:
     check_op(
         "conv",
         (tensor("f32", 1, 24, 5, 6), weights, tensor("f32", 24)),
-        _attrs(2, padding=1, groups=groups),
+        conv_attrs(2, padding=1, groups=groups),
         quantized=True,
         params={1: w},
         out=out,
@@ -156,7 +149,7 @@ def test_weights_with_zero_points(zero_point: int, groups: int) -> None:
     check_op(
         "conv",
         (tensor("f32", 1, 24, 5, 6), codes),
-        _attrs(2),
+        conv_attrs(2),
         quantized=True,
         params={1: per_tensor},
         out=out,
@@ -170,10 +163,12 @@ def test_float_weights_that_are_not_constant(groups: int, channels: int, outputs
     kernel = (3, 2, 2)[:spatial]
     x, bias = tensor("f32", 2, channels, *(6, 5, 4)[:spatial]), tensor("f32", outputs)
     weight = tensor("f32", outputs, channels // groups, *kernel)
-    check_op("conv", (x, weight, bias), _attrs(spatial, padding=1, groups=groups), fed=(1, 2), bound=1e-5)
-    check_op("conv", (x, weight, bias), _attrs(spatial, stride=2, groups=groups), fed=(2,), bound=1e-5, threads=(2,))
+    check_op("conv", (x, weight, bias), conv_attrs(spatial, padding=1, groups=groups), fed=(1, 2), bound=1e-5)
+    check_op(
+        "conv", (x, weight, bias), conv_attrs(spatial, stride=2, groups=groups), fed=(2,), bound=1e-5, threads=(2,)
+    )
     weight = tensor("f32", channels // groups, outputs, *kernel)
-    attrs = _attrs(spatial, stride=2, padding=1, groups=groups, output_padding=(0,) * spatial)
+    attrs = conv_attrs(spatial, stride=2, padding=1, groups=groups, output_padding=(0,) * spatial)
     check_op("conv_transpose", (x, weight, bias), attrs, fed=(1, 2), bound=1e-5)
 
 
@@ -192,7 +187,7 @@ def test_groups_that_share_a_register(groups: int, per_group: int, outputs: int,
     check_op(
         "conv",
         operands,
-        _attrs(2, padding=1, groups=groups, activation="relu"),
+        conv_attrs(2, padding=1, groups=groups, activation="relu"),
         quantized=quantized,
         bound=1e-5,
         dynamic=True,
@@ -206,7 +201,7 @@ def test_float_groups_keep_nan_and_infinity_to_themselves() -> None:
         check_op(
             "conv",
             (data, np.ones((8, 8 // groups, 3, 3), np.float32)),
-            _attrs(2, padding=1, groups=groups, activation="relu"),
+            conv_attrs(2, padding=1, groups=groups, activation="relu"),
         )
 
 

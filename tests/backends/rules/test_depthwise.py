@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qcompiler.types import tensor
-from tests.backends.rules.harness import check_op
-
-
-def _attrs(spatial: int, stride: int = 1, padding: int = 0, dilation: int = 1, **more: object) -> dict[str, object]:
-    return {
-        "stride": (stride,) * spatial,
-        "padding": ((padding, padding),) * spatial,
-        "dilation": (dilation,) * spatial,
-        **more,
-    }
+from tests.backends.rules.harness import check_op, conv_attrs
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -23,7 +14,7 @@ def test_depthwise_channels(channels: int, quantized: bool) -> None:
     check_op(
         "conv",
         (tensor("f32", 1, channels, 5, 7), tensor("f32", channels, 1, 3, 3), tensor("f32", channels)),
-        _attrs(2, padding=1, groups=channels, activation="relu6"),
+        conv_attrs(2, padding=1, groups=channels, activation="relu6"),
         quantized=quantized,
         bound=1e-5,
     )
@@ -41,7 +32,7 @@ def test_depthwise_windows(kernel: int, stride: int, dilation: int, quantized: b
         check_op(
             "conv",
             (tensor("f32", 2, 18, *(size, size - 1, size + 1)[:spatial]), tensor("f32", 18, 1, *(kernel,) * spatial)),
-            _attrs(spatial, stride, dilation * (kernel - 1) // 2, dilation, groups=18),
+            conv_attrs(spatial, stride, dilation * (kernel - 1) // 2, dilation, groups=18),
             quantized=quantized,
             bound=1e-5,
             threads=(1, 2),
@@ -53,7 +44,7 @@ def test_depthwise_residual_and_symbolic_batch(quantized: bool) -> None:
     check_op(
         "conv",
         (tensor("f32", 3, 70, 6, 6), tensor("f32", 70, 1, 3, 3), tensor("f32", 70), tensor("f32", 3, 70, 6, 6)),
-        _attrs(2, padding=1, groups=70, activation="relu"),
+        conv_attrs(2, padding=1, groups=70, activation="relu"),
         quantized=quantized,
         dynamic=True,
         bound=1e-5,
@@ -73,7 +64,7 @@ def test_several_filters_a_channel(channels: int, times: int, quantized: bool) -
     check_op(
         "conv",
         operands,
-        _attrs(2, 2, 1, groups=channels, activation="relu6"),
+        conv_attrs(2, 2, 1, groups=channels, activation="relu6"),
         quantized=quantized,
         bound=1e-5,
         dynamic=True,
@@ -85,7 +76,7 @@ def test_depthwise_windows_too_long_to_unroll(quantized: bool) -> None:
     check_op(
         "conv",
         (tensor("f32", 1, 6, 50), tensor("f32", 6, 1, 33), tensor("f32", 6)),
-        _attrs(1, padding=16, groups=6),
+        conv_attrs(1, padding=16, groups=6),
         quantized=quantized,
         bound=1e-5,
     )

@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcompiler.types import DType, QuantParams, tensor
-from tests.backends.rules.harness import check_op
+from qcompiler.types import tensor
+from tests.backends.rules.harness import check_op, u8_params
 
 SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 768]
-
-
-def _params(zero_point: int, scale: float = 0.05) -> QuantParams:
-    return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
 def _terms(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,11 +47,11 @@ def test_l2_normalize_along_each_axis(size: int, quantized: bool, behind_a_pool:
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 0.5, 1e30])
 def test_l2_normalize_of_zeros_and_extremes(eps: float) -> None:
     """A row of zero codes gives 0 whatever eps is; one of a single code gives 1 there."""
-    params = _params(100)
+    params = u8_params(100)
     real = np.zeros((5, 40), np.float32)
     real[1], real[2, 7], real[3] = 7.75, -5.0, np.tile(np.float32([7.75, -5.0]), 20)
     real[4, 39] = 0.05
-    for out in (QuantParams.per_tensor(1 / 128, 128, DType.U8), _params(0, 1e-3)):
+    for out in (u8_params(128, 1 / 128), u8_params(0, 1e-3)):
         check_op("l2_normalize", (real,), {"axis": 1, "eps": eps}, quantized=True, params={0: params}, out=out)
     with np.errstate(all="ignore"):
         check_op("l2_normalize", (real,), {"axis": 1, "eps": eps})
@@ -102,13 +98,13 @@ def test_batch_norm(channels: int, quantized: bool, behind_a_pool: bool) -> None
 @pytest.mark.parametrize("zero_point", [0, 100, 255])
 def test_extremes_of_codes(zero_point: int, behind_a_pool: bool) -> None:
     """Rows of one value (a variance of 0), of both extremes, and of all but one."""
-    params, rng = _params(zero_point), np.random.default_rng(0)
+    params, rng = u8_params(zero_point), np.random.default_rng(0)
     codes = np.zeros((8, 6, 5, 10), np.int64)
     codes[1], codes[2, ::2], codes[3, :, :, 3:] = 255, 255, 255
     codes[4, 0, 0, 0], codes[5], codes[5, 5, 4, 9], codes[6] = 255, 255, 0, rng.integers(0, 256, (6, 5, 10))
     codes[7] = zero_point
     real = ((codes - zero_point) * np.float64(np.float32(0.05))).astype(np.float32)
-    for out in (params, _params(128, 0.02), _params(255 - zero_point, 1e-3)):
+    for out in (params, u8_params(128, 0.02), u8_params(255 - zero_point, 1e-3)):
         options: dict[str, Any] = {"quantized": True, "params": {0: params}, "out": out}
         for eps in (1e-5, 0.5):
             for op in ("layer_norm", "rms_norm"):
@@ -126,7 +122,7 @@ def test_long_rows(zero_point: int) -> None:
     codes = np.full((1, 700_001), 255 - zero_point)
     codes[0, ::1000] = zero_point
     real = ((codes - zero_point) * np.float64(np.float32(0.05))).astype(np.float32)
-    options: dict[str, Any] = {"quantized": True, "params": {0: _params(zero_point)}, "threads": (1, 2)}
+    options: dict[str, Any] = {"quantized": True, "params": {0: u8_params(zero_point)}, "threads": (1, 2)}
     check_op("layer_norm", (real,), {"normalized_rank": 1}, **options)
     check_op("rms_norm", (real,), {"normalized_rank": 1}, **options)
     check_op("l2_normalize", (real,), {"axis": 1}, **options)

@@ -10,8 +10,8 @@ import pytest
 from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.dims import Dim
 from qcompiler.opdef import opdef
-from qcompiler.types import DType, QuantParams, TensorType, tensor
-from tests.backends.rules.harness import check_graph, check_op, one_node
+from qcompiler.types import TensorType, tensor
+from tests.backends.rules.harness import check_graph, check_op, one_node, u8_params
 
 CHANNELS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130, 257]
 OPS = ["max_pool", "avg_pool"]
@@ -27,10 +27,6 @@ def _window(op: str, spatial: int, kernel: int, stride: int = 1, padding: int = 
     if op == "max_pool":
         attrs.setdefault("dilation", (1,) * spatial)
     return attrs
-
-
-def _params(zero_point: int, scale: float = 0.05) -> QuantParams:
-    return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
 @pytest.mark.sampled(3)
@@ -124,9 +120,9 @@ def test_adaptive(op: str, quantized: bool) -> None:
 @pytest.mark.parametrize("zero_point", [0, 128, 255])
 def test_extremes_of_codes(value: int, zero_point: int) -> None:
     """Sums of thousands of equal extreme codes: words must not wrap. Results keep the parameters, or take others."""
-    params = _params(zero_point)
+    params = u8_params(zero_point)
     real = np.full((1, 40, 40, 33), (value - zero_point) * 0.05, np.float32)
-    for out in (params, _params(255 - zero_point, 0.07), _params(zero_point, 1e-3)):
+    for out in (params, u8_params(255 - zero_point, 0.07), u8_params(zero_point, 1e-3)):
         check_op("adaptive_avg_pool", (real,), {"output_size": (1, 1)}, quantized=True, params={0: params}, out=out)
         check_op("adaptive_avg_pool", (real,), {"output_size": (2, 3)}, quantized=True, params={0: params}, out=out)
         for kernel in (16, 17):  # 256 taps, the most but one that a word holds; 289
@@ -137,7 +133,7 @@ def test_extremes_of_codes(value: int, zero_point: int) -> None:
 
 def test_rows_of_258_taps() -> None:
     """The first length at which a row of words is cut."""
-    params = _params(0)
+    params = u8_params(0)
     for length in (256, 257, 258, 514, 515):
         real = np.full((1, 5, length), 255 * 0.05, np.float32)
         want = check_op(
@@ -149,7 +145,7 @@ def test_rows_of_258_taps() -> None:
 @pytest.mark.parametrize("op", ["max_pool", "adaptive_max_pool"])
 def test_maximum_with_other_parameters(op: str) -> None:
     attrs = _window(op, 2, 3, 2, 1) if op == "max_pool" else {"output_size": (2, 3)}
-    check_op(op, (tensor("f32", 2, 13, 6, 7),), attrs, quantized=True, out=_params(9, 0.031))
+    check_op(op, (tensor("f32", 2, 13, 6, 7),), attrs, quantized=True, out=u8_params(9, 0.031))
 
 
 def test_special_values() -> None:

@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcompiler.types import DType, QuantParams, tensor
-from tests.backends.rules.harness import check_op, random_array
+from qcompiler.types import DType, tensor
+from tests.backends.rules.harness import check_op, random_array, u8_params
 
 SIZES = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 130, 600]
 CASES = [(op, quantized) for op in ("sum", "mean", "max", "min", "prod") for quantized in (False, True)]
 CASES.remove(("prod", True))
-
-
-def _params(zero_point: int, scale: float = 0.05) -> QuantParams:
-    return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
 def _range(op: str) -> dict[str, Any]:
@@ -60,12 +56,12 @@ def test_axes(op: str, quantized: bool, behind_a_pool: bool) -> None:
 @pytest.mark.parametrize("zero_point", [0, 100, 255])
 def test_extremes_of_codes(zero_point: int, value: int, axis: int) -> None:
     """Hundreds of equal extreme codes, across the lengths at which words are full."""
-    params = _params(zero_point)
+    params = u8_params(zero_point)
     for length in (256, 257, 258, 515, 3000):
         shape = (length, 66) if axis == 0 else (3, length)
         real = np.full(shape, (value - zero_point) * 0.05, np.float32)
         for op in ("sum", "mean", "max", "min"):
-            for out in (params, _params(31, 0.4), _params(255 - zero_point, 40.0)):
+            for out in (params, u8_params(31, 0.4), u8_params(255 - zero_point, 40.0)):
                 check_op(op, (real,), {"axes": (axis,)}, quantized=True, params={0: params}, out=out, threads=(1, 3))
 
 

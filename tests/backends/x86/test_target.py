@@ -7,12 +7,13 @@ import pytest
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.interpreter import interpret
-from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
+from qcompiler.backends.kernel_ir.types import I8, I32, vector
 from qcompiler.backends.target import Target, host_level, parse_target
 from qcompiler.backends.x86.target import LEVELS, X86Target, cpu_features
 from qcompiler.errors import LoweringError
 from tests.backends.levels import call, load
-from tests.backends.signatures import XY, AccXWY, TableXY
+from tests.backends.primitive_kernels import narrow, round_to_i32
+from tests.backends.signatures import AccXWY, TableXY
 
 needs_x86 = pytest.mark.skipif(not cpu_features(), reason="an x86 host")
 
@@ -57,12 +58,6 @@ def test_dot4_is_exact(level: str) -> None:
             np.testing.assert_array_equal(y, acc + (x.astype(np.int32) * w).reshape(-1, 4).sum(1))
 
 
-@kernel
-def narrow(b: KernelBuilder, a: XY, *, parts: int, lanes: int, storage: str) -> None:
-    loaded = [b.load(vector(I32, lanes), a.x, disp=4 * lanes * part) for part in range(parts)]
-    b.store(b.target.narrow(b, loaded, storage), a.y)
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("storage", ["u8", "i8"])
 def test_narrow_saturates_in_order(level: str, storage: str) -> None:
@@ -97,11 +92,6 @@ def test_lookup_of_every_code(level: str, made: bool) -> None:
         table, x = rng.integers(0, 256, 256).astype(np.uint8), rng.permutation(256).astype(np.uint8)
         got = _both(target, lookup, {"table": table, "x": x}, np.zeros(256, np.uint8), made=made)
         np.testing.assert_array_equal(got, table[x])
-
-
-@kernel
-def round_to_i32(b: KernelBuilder, a: XY) -> None:
-    b.store(b.target.round_to_i32(b, b.load(vector(F32, 16), a.x)), a.y)
 
 
 @pytest.mark.parametrize("level", LEVELS)

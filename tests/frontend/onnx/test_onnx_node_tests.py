@@ -20,7 +20,7 @@ import pytest
 from onnx import numpy_helper
 
 from qcompiler.errors import QCompilerError
-from qcompiler.frontend.onnx_import import import_onnx
+from qcompiler.frontend.onnx_import import import_onnx, op_key
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.interpreter import run
 
@@ -40,10 +40,6 @@ WITHOUT_NODE_TEST = {
 """Ops that no node test can reach: they are not ONNX's own."""
 
 
-def _key(node: Any) -> str:
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
 @cache
 def cases() -> dict[str, Any]:
     """Test name -> case, for models of claimed ops alone at opset 11 or newer."""
@@ -53,7 +49,7 @@ def cases() -> dict[str, Any]:
         warnings.simplefilter("ignore")
         found = {}
         for case in load_model_tests(kind="node"):
-            if all(_key(node) in table() for node in case.model.graph.node) and _at_opset_11(case.model):
+            if all(op_key(node) in table() for node in case.model.graph.node) and _at_opset_11(case.model):
                 found[case.name] = case
         return found
 
@@ -124,7 +120,7 @@ def test_every_claimed_op_agrees_with_onnx(request: pytest.FixtureRequest) -> No
             wrong[name] = " ".join(str(error).split())[:300]
             continue
         if reason is None:
-            passed.update({_key(node) for node in case.model.graph.node})
+            passed.update({op_key(node) for node in case.model.graph.node})
         else:
             refused[name] = " ".join(reason.split())
     assert not wrong, "\n".join(f"{name}: {text}" for name, text in wrong.items())
