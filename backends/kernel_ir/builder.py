@@ -180,11 +180,11 @@ class KernelBuilder:
         return self._compare(_COMPARISONS[operator][1 if x.type.is_float else 0], x, y)
 
     def icmp(self, predicate: str, x: Value, y: Operand) -> Value:
-        """Integer comparison: eq ne slt sle sgt sge ult ule ugt uge."""
+        """Compare integers: eq ne slt sle sgt sge ult ule ugt uge."""
         return self._compare(f"icmp.{predicate}", x, y)
 
     def fcmp(self, predicate: str, x: Value, y: Operand) -> Value:
-        """Float comparison: ordered (oeq one olt ole ogt oge ord) or unordered (ueq une ult ule ugt uge uno)."""
+        """Compare floats: ordered (oeq one olt ole ogt oge ord) or unordered (ueq une ult ule ugt uge uno)."""
         return self._compare(f"fcmp.{predicate}", x, y)
 
     def _compare(self, name: str, x: Value, y: Operand) -> Value:
@@ -195,7 +195,7 @@ class KernelBuilder:
         return self.emit(name, x, y, type=x.type.of(I1)) if folded is None else folded
 
     def binary(self, name: str, x: Value, y: Operand) -> Value:
-        """The binary op `name` of `ops.OPS`. For integers, constants fold and neutral operands vanish."""
+        """Emit the binary op `name` of `ops.OPS`. For integers, constants fold and neutral operands vanish."""
         y = self.like(y, x)
         if x.type.is_int and x.type is y.type:  # a mismatch is for `append` to report
             if name in _COMMUTATIVE and x.const is not None:
@@ -276,19 +276,19 @@ class KernelBuilder:
         return self.select(x < y, x, y)
 
     def clamp(self, x: Value, low: Operand, high: Operand) -> Value:
-        """x clamped into [low, high]. A float NaN gives `low`, as in `quantization.qmath`."""
+        """Clamp x into [low, high]. A float NaN gives `low`, as in `quantization.qmath`."""
         if x.type.is_int:
             return self.smin(self.smax(x, low), high)
         return self.fmin(self.fmax(x, low), high)
 
     def select(self, condition: Value, x: Value, y: Operand) -> Value:
-        """x where the condition (i1, or a mask with as many lanes) holds, else y."""
+        """Choose x where the condition (i1, or a mask with as many lanes) holds, else y."""
         return self.emit("select", condition, x, self.like(y, x), type=x.type)
 
     # -- conversions and lanes ------------------------------------------------------------------------------------
 
     def convert(self, name: str, x: Value, element: Type) -> Value:
-        """sext zext trunc sitofp uitofp fptosi lrint fpext fptrunc, lane by lane, to `element`."""
+        """Convert each lane to `element`, by sext, zext, trunc, sitofp, uitofp, fptosi, lrint, fpext or fptrunc."""
         if OPS.get(name) is None or OPS[name].family != "convert":
             raise VerifyError(f"no conversion {name!r}", where=self.name)
         type = x.type.of(element.element)
@@ -310,20 +310,20 @@ class KernelBuilder:
         return self.convert("sitofp", x, element)
 
     def bitcast(self, x: Value, type: Type) -> Value:
-        """The same bits as another type of the same size."""
+        """Take the bits of x as another type of the same size."""
         return x if type is x.type else self.emit("bitcast", x, type=type)
 
     def splat(self, x: Value, lanes: int) -> Value:
-        """A scalar in every lane."""
+        """Repeat a scalar in every lane."""
         type = vector(x.type, lanes)
         return self.const(type, x.const) if x.const is not None else self.emit("splat", x, type=type)
 
     def extract(self, x: Value, lane: Operand) -> Value:
-        """One lane, by a constant or an integer value below the number of lanes."""
+        """Extract one lane: a constant or an integer value below the number of lanes."""
         return self.emit("extract", x, self.like(lane, Value(I32, self)), type=x.type.element)
 
     def insert(self, x: Value, item: Operand, lane: Operand) -> Value:
-        """`x` with one lane replaced."""
+        """Replace one lane of `x`."""
         item = item if isinstance(item, Value) else self.const(x.type.element, item)
         return self.emit("insert", x, item, self.like(lane, Value(I32, self)), type=x.type)
 
@@ -341,7 +341,7 @@ class KernelBuilder:
         return parts[0]
 
     def slice(self, x: Value, start: int, lanes: int) -> Value:
-        """`lanes` lanes of x from `start`."""
+        """Take `lanes` lanes of x, from lane `start` on."""
         return x if lanes == x.type.lanes else self.shuffle(x, None, range(start, start + lanes))
 
     def reduce(self, combine: Callable[[Value, Value], Value], x: Value) -> Value:
@@ -355,7 +355,7 @@ class KernelBuilder:
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def load(self, type: Type, pointer: Value, offset: Operand = 0, *, disp: int = 0, align: int = 1) -> Value:
-        """The value of `type` at pointer + offset + disp bytes."""
+        """Load the value of `type` at pointer + offset + disp bytes."""
         return self.emit("load", pointer, self.i64(offset), type=type, disp=disp, align=align)
 
     def store(self, value: Value, pointer: Value, offset: Operand = 0, *, disp: int = 0, align: int = 1) -> None:
@@ -388,14 +388,14 @@ class KernelBuilder:
         self.append(Op("prefetch", (pointer, self.i64(offset)), (), {"disp": disp, "cache": cache}))
 
     def mask_below(self, count: Operand, lanes: int) -> Value:
-        """The mask of the first `count` lanes (count >= 0, i64)."""
+        """Make the mask of the first `count` lanes (count >= 0, i64)."""
         if lanes > 128:
             raise VerifyError("a prefix mask has 128 lanes at most", where=self.name)
         limit = self.trunc(self.umin(self.i64(count), lanes), I8)
         return self.icmp("ult", self.const(vector(I8, lanes), range(lanes)), self.splat(limit, lanes))
 
     def load_prefix(self, type: Type, pointer: Value, offset: Operand, count: Operand, *, align: int = 1) -> Value:
-        """The first `count` lanes at pointer + offset (all if count is larger; count >= 0). The others are 0."""
+        """Load the first `count` lanes at pointer + offset (all if count is larger; count >= 0). The others are 0."""
         offset, count = self.i64(offset), self.i64(count)
         if self.target.masks(type):
             return self.masked_load(type, pointer, offset, self.mask_below(count, type.lanes), align=align)
@@ -426,11 +426,11 @@ class KernelBuilder:
     # -- control flow ---------------------------------------------------------------------------------------------
 
     def loop(self, lo: Operand, hi: Operand, step: Operand = 1, *, carried: Any = ()) -> Loop:
-        """A counted loop: the index is lo, lo + step, ... < hi (signed, step > 0). See `control.Loop`."""
+        """Begin a counted loop: the index is lo, lo + step, ... < hi (signed, step > 0). See `control.Loop`."""
         return Loop(self, self.i64(lo), self.i64(hi), self.i64(step), carried)
 
     def if_(self, condition: Value) -> If:
-        """A conditional; see `control.If`."""
+        """Begin a conditional; see `control.If`."""
         return If(self, condition)
 
     # -- emission -------------------------------------------------------------------------------------------------
