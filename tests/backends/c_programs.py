@@ -1,8 +1,8 @@
-"""Exported models in C programs: which C compiler there is, how a program is built and run, and a main() that runs any
+"""Exported models in C programs: finds a C compiler, builds and runs a program, and writes a main() that runs any
 model.
 
-An ELF header says which machine an object is for: its program is built by that machine's compiler, and run by qemu
-where it is not this one.
+The ELF header of an object says which machine it is for. Its program is built by a compiler for that machine, and run
+by qemu if this is another machine.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ TARGETS = (
     *(name for name in known_targets() if name.startswith("x86-64") and parse_target(name).can_run()),
     *ARM_TARGETS,
 )
-"""All whose objects can be run: the levels of this CPU, and those of AArch64 in qemu."""
+"""The targets whose objects can be run: the levels of this CPU, and those of AArch64 in qemu."""
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g")
 
 
 def missing(message: str) -> None:
-    """A test can't run: it fails where everything must be there."""
+    """Skip a test that can't run, or fail it where QC_REQUIRE_ALL says that all must run."""
     pytest.fail(message) if knobs.REQUIRE_ALL.get() else pytest.skip(message)
 
 
 def tool(name: str) -> str:
-    """The path of a program."""
+    """The path of a program; skips the test if it is not installed."""
     found = shutil.which(name)
     if found is None:
         missing(f"{name} is not installed")
@@ -48,7 +48,7 @@ def tool(name: str) -> str:
 
 
 def machine(path: pathlib.Path) -> int:
-    """What an ELF file is for."""
+    """The machine that an ELF file is for."""
     head = path.read_bytes()[:20]
     assert head[:6] == b"\x7fELF\x02\x01", f"{path.name} is no ELF file of 64 bits, little-endian"
     return int.from_bytes(head[18:20], "little")
@@ -68,12 +68,13 @@ def c_compiler(for_machine: int | None = HOST) -> list[str]:
 
 
 def emulator(for_machine: int) -> list[str]:
-    """What runs a machine's programs: nothing for this one's, else an emulated CPU that has all levels."""
+    """The command that runs a machine's programs: none for this machine, otherwise an emulated CPU that has all
+    levels."""
     return [] if for_machine == HOST else [tool("qemu-aarch64"), "-cpu", "max"]
 
 
 def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
-    """NAME.o and NAME.h."""
+    """Write NAME.o and NAME.h."""
     (folder / f"{name}.o").write_bytes(made.data)
     (folder / f"{name}.h").write_text(made.header)
 
@@ -81,7 +82,7 @@ def write(folder: pathlib.Path, name: str, made: ObjectFile) -> None:
 def build(
     folder: pathlib.Path, source: str, objects: Sequence[str], *, flags: Sequence[str] = (), name: str = "program"
 ) -> pathlib.Path:
-    """Compile a C program in a folder, and link it with objects there, for their machine. Warnings are errors."""
+    """Compile a C program in a folder and link it with the objects there, for their machine. Warnings are errors."""
     (folder / f"{name}.c").write_text(source)
     machines = {machine(folder / each) for each in objects} or {HOST}
     assert len(machines) == 1, "objects of one machine"
@@ -93,7 +94,7 @@ def build(
 
 
 def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ()) -> str:
-    """stdout of a program that must succeed without a word on stderr."""
+    """The stdout of a program that must succeed and print nothing on stderr."""
     command = [*wrapper, *emulator(machine(program)), str(program), *arguments]
     done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -101,7 +102,8 @@ def execute(program: pathlib.Path, *arguments: str, wrapper: Sequence[str] = ())
 
 
 def runner(interface: Interface, header: str) -> str:
-    """C source: read the inputs from input_*.bin, run on memory of malloc, write output_*.bin, run the self-test."""
+    """C source that reads the inputs from input_*.bin, runs the model in memory of malloc, writes output_*.bin and runs
+    the self-test."""
     prefix, macro = interface.prefix, interface.macro
     load = "".join(f'  load({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.inputs)
     save = "".join(f'  save({p.name}, {macro}_{p.name.upper()}_BYTES, "{p.name}.bin");\n' for p in interface.outputs)
@@ -143,7 +145,7 @@ int main(void) {{
 def run_in_c(
     folder: pathlib.Path, made: ObjectFile, inputs: Sequence[np.ndarray], wrapper: Sequence[str] = ()
 ) -> list[np.ndarray]:
-    """The outputs that the object gives in a C program; its self-test must pass."""
+    """The outputs of the object in a C program, whose self-test must pass."""
     write(folder, "model", made)
     program = build(folder, runner(made.interface, "model.h"), ["model.o"])
     for port, array in zip(made.interface.inputs, inputs, strict=True):

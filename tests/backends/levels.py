@@ -34,19 +34,20 @@ from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 
 LEVELS: tuple[str, ...] = tuple(known_targets())
-"""Names of all targets, lowest level of each architecture first."""
+"""The names of all targets, with the lowest level of each architecture first."""
 
 SMALL_WORK = 4_000
-"""Programs of at most this much `ProgramImage.work` are always interpreted: most take a hundredth of a second."""
+"""Programs of at most this much `ProgramImage.work` are always interpreted. Most of them take a hundredth of a
+second."""
 
 MOST_WORK = 100_000
 """Programs of more work than this are never interpreted."""
 
 SAMPLE = 8
-"""One in this many programs between the two is interpreted."""
+"""One in this many programs between the two limits is interpreted."""
 
 interpreted_kernels: Counter[str] = Counter()
-"""Kernels that this process has interpreted, by level."""
+"""How many kernels this process has interpreted for each level."""
 
 
 def can_run(level: str) -> bool:
@@ -71,14 +72,16 @@ class InterpretedProgram(Program):
 
 
 def lower_for(graph: Graph, target: Target) -> Program:
-    """`lower_graph`, whose program runs on every machine: by the interpreter where this CPU lacks the level."""
+    """Lower a graph as `lower_graph` does, to a program that runs on every machine: by the interpreter where this CPU
+    lacks the level."""
     if target.can_run():
         return lower_graph(graph, target)
     return InterpretedProgram(PassManager(lower_pipeline()).run(graph), target)
 
 
 def is_executed(graph: Graph, bound: Executable, target: Target) -> bool:
-    """Whether tests execute this program: always as machine code, interpreted if it is small or in the sample."""
+    """Whether tests execute this program: always as machine code; in the interpreter if it is small or belongs to the
+    sample."""
     if target.can_run() or bound.image.work <= SMALL_WORK:
         return True
     return bound.image.work <= MOST_WORK and zlib.crc32(f"{target.name} {graph}".encode()) % SAMPLE == 0
@@ -116,7 +119,7 @@ class CallableKernel:
 
 
 def load(functions: Sequence[KernelFunction]) -> list[CallableKernel]:
-    """Kernels of one target that `call` can call."""
+    """Load kernels of one target, so that `call` can call them."""
     functions = list(functions)
     can_run = bool(functions) and functions[0].target.can_run()
     loaded = compile_kernels(functions) if can_run else [_registered(function) for function in functions]
@@ -131,8 +134,8 @@ def call(
     places: Mapping[str, tuple[int, int]] | None = None,
     **values: object,
 ) -> None:
-    """Run all threads' parts one after the other. buffers: of the pointer parameters, in order; or places: pointer ->
-    (which buffer, byte offset)."""
+    """Run the parts of all threads one after the other. buffers: the arrays of the pointer parameters, in order; or
+    places: pointer -> (which buffer, byte offset)."""
     names = [parameter.name for parameter in kernel.function.parameters if parameter.kind == "pointer"]
     args = kernel.function.pack_args(**(places or {name: (i, 0) for i, name in enumerate(names)}), **values)
     bases, target = Bases.of(buffers), kernel.function.target
@@ -177,7 +180,7 @@ def _built(key: KernelKey, target: Target) -> LoadedKernel:
 
 
 def _registered(function: KernelFunction) -> LoadedKernel:
-    """A new number for a kernel. LLVM must accept its text."""
+    """Give a kernel a new number. LLVM must accept its text."""
     with _lock:
         llvm.parse_assembly(emit_module([function], [function.name])).verify()
         _functions.append(function)
@@ -187,7 +190,7 @@ def _registered(function: KernelFunction) -> LoadedKernel:
 def _arguments(
     function: KernelFunction, words: np.ndarray, blocks: list[np.ndarray]
 ) -> tuple[dict[str, tuple[np.ndarray, int]], dict[str, float]]:
-    """Pointers, then extents and scalars, as they lie in the words of an argument block."""
+    """The pointers, then the extents and scalars, that the words of an argument block hold."""
     buffers, values, rest = {}, {}, iter(words)
     for parameter in function.parameters:
         word = next(rest)
@@ -201,7 +204,7 @@ def _arguments(
 
 
 def _memory(address: int, nbytes: int) -> np.ndarray:
-    """Bytes of this process."""
+    """The bytes of this process from an address on."""
     if not nbytes:
         return np.empty(0, np.uint8)
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))

@@ -22,7 +22,7 @@ def _install(folder: pathlib.Path, name: str, version: int) -> None:
 
 @pytest.fixture
 def programs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """The only folder on the path."""
+    """An empty folder that is the only one on the path."""
     monkeypatch.setenv("PATH", str(tmp_path))
     arm_static.mca.cache_clear()
     return tmp_path

@@ -1,4 +1,5 @@
-"""The emulator: what stops a kernel, code where other code was, several threads at once, many threads of one kernel."""
+"""The emulator: what stops a kernel, code that replaces other code, several Python threads at once, and kernels on many
+threads."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def code(*words: int) -> np.ndarray:
 
 
 def put(value: int) -> np.ndarray:
-    """f(x0): movz x1, #value; str x1, [x0]; ret."""
+    """The code of f(x0): movz x1, #value; str x1, [x0]; ret."""
     return code(0xD2800001 | value << 5, STORE, RETURN)
 
 
@@ -52,7 +53,7 @@ def copy_word(b: KernelBuilder, a: XY) -> None:
 
 @pytest.mark.parametrize("missing", ["x", "y"])
 def test_memory_that_nothing_has_is_an_error(missing: str) -> None:
-    """And no crash; the next call works."""
+    """Touching memory that is not mapped gives an error instead of a crash, and the next call works."""
     (compiled,) = load([copy_word.build(NEON)])
     x, y = np.array([77]), np.zeros(1, np.int64)
     addresses = {"x": x.ctypes.data, "y": y.ctypes.data, missing: 4096}
@@ -103,7 +104,7 @@ def test_kernels_at_the_addresses_of_dead_ones_are_seen() -> None:
 
 
 def test_python_threads_at_once() -> None:
-    """Each compiles and calls kernels of its own."""
+    """Each Python thread compiles and calls kernels of its own."""
 
     def work(seed: int) -> bool:
         (compiled,) = load([scale.build(NEON, lanes=4 << seed % 3)])

@@ -1,5 +1,5 @@
-"""Products of extreme codes over long sums, exact on every level of AArch64; and the comparison sees an i16 sum that
-overflows.
+"""Products of extreme codes over long sums are exact on every level of AArch64, and the comparison notices an i16 sum
+that overflows.
 
 Every accumulator is known: the bias takes back what the codes sum to, so that each output is a small number of its
 channel, with a multiplier of 1. An error of one unit shows.
@@ -31,14 +31,14 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "lowest": (-128,), "low": (-127,), "high": (127,), "in turn": (-128, 127),
     "in fours": (-128,) * 4 + (127,) * 4, "odd": (127, -128, -127),
 }  # fmt: skip
-"""Repeated along K."""
+"""The weights, repeated along K."""
 
 
 def weighted(op: str, data: np.ndarray, weights: np.ndarray, zero_point: int, attrs: Mapping[str, Any]) -> Case:
     """An op with real = code - zero_point, weights and outputs of scale 1, and a bias that leaves -45, -44 ... of the
-    sum without padding.
+    sum where there is no padding.
 
-    data: codes u8[n, c, ...], all equal or as many in a sample as an output sees; weights: i8[outputs, ...].
+    data: codes u8[n, c, ...], either all equal or as many in a sample as an output sees. weights: i8[outputs, ...].
     """
     x = QuantParams.per_tensor(1.0, zero_point, DType.U8)
     outputs = len(weights)
@@ -59,7 +59,7 @@ def linear(code: int, zero_point: int, pattern: str, depth: int = 4610) -> Case:
 
 
 def conv(code: int, zero_point: int, pattern: str, channels: int = 513, size: int = 3, groups: int = 1) -> Case:
-    """K = 9 * 513 = 4617; padding clips what it touches."""
+    """A convolution with K = 9 * 513 = 4617. The outputs that padding touches are clipped."""
     attrs = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": groups}
     outputs = channels if groups == channels else 21 * groups
     weights = np.stack([filled((channels // groups, size, size), pattern)] * outputs)
@@ -87,7 +87,8 @@ MODELS: dict[str, Callable[[int, int, str], Case]] = {
 
 
 def same(case: Case, level: str) -> bool:
-    """Whether a level gives the interpreter's bits, on one thread and on two, if tests execute the program."""
+    """Whether a level gives the interpreter's bits, on one thread and on two. True if tests do not execute the
+    program."""
     graph, inputs = case
     (want,) = interpret(graph, inputs)
     target = parse_target(f"aarch64-linux+{level}")
@@ -100,7 +101,7 @@ def same(case: Case, level: str) -> bool:
 
 
 def known(case: Case) -> bool:
-    """Whether the interpreter itself gives 55, 56 ... by channel wherever no padding is."""
+    """Whether the interpreter gives 55, 56 ... by channel wherever there is no padding."""
     graph, inputs = case
     (got,) = interpret(graph, inputs)
     middle = got if got.ndim == 2 else got[..., 1:-1, 1:-1].transpose(0, 2, 3, 1).reshape(-1, got.shape[1])
@@ -122,7 +123,8 @@ def test_extreme_codes_are_exact(model: str, code: int, pattern: str, level: str
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("zero_point", ZEROS)
 def test_extreme_codes_at_random_are_exact(zero_point: int, level: str) -> None:
-    """Codes 0 and 255, weights of all three extremes: a linear layer, and a convolution that sees its whole image."""
+    """Codes are 0 or 255 and weights one of three extremes, in a linear layer and in a convolution that sees its whole
+    image."""
     rng = np.random.default_rng(zero_point)
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
     for op, shape, outputs, given in (("linear", (4610,), 70, {}), ("conv", (517, 3, 3), 35, attrs)):
@@ -134,7 +136,7 @@ def test_extreme_codes_at_random_are_exact(zero_point: int, level: str) -> None:
 
 
 def product(codes: tuple[int, int], zeros: tuple[int, int], k: int, seed: int | None = None) -> Case:
-    """A matmul of u8 by u8; seed: codes 0 and 255 at random instead."""
+    """A matmul of u8 by u8. seed: draws the codes 0 and 255 at random instead."""
     rng = np.random.default_rng(seed)
     shapes = ((7, k), (k, 18))
     data = [np.full(shape, code) if seed is None else rng.choice([0, 255], shape) for shape, code in zip(shapes, codes)]
@@ -158,8 +160,8 @@ def test_matmul_of_extreme_codes_is_exact(zeros: tuple[int, int], level: str) ->
 def careless_dot4(
     self: ArmTarget, b: KernelBuilder, acc: Value, x: Value | tuple[Value, ...], w: Value | tuple[Value, ...]
 ) -> Value:
-    """neon with the products of even and of odd bytes added in i16: twice (-128)^2 does not fit, and nothing else fails
-    to."""
+    """A wrong dot4 for neon, which adds the products of even and of odd bytes in i16. Only two products of (-128)^2
+    overflow there."""
     xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
     ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
     even, odd = (b.instr("arm.smull.b", x_part, w_part) for x_part, w_part in zip(xs, ws))
@@ -168,7 +170,7 @@ def careless_dot4(
 
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The primitive above in kernels that are emitted anew, and forgotten afterwards."""
+    """Puts the wrong primitive into kernels that are emitted anew, and forgets them afterwards."""
     monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setattr(ArmTarget, "dot4", careless_dot4)
 

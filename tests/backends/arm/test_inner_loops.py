@@ -1,4 +1,4 @@
-"""The matrix product's inner loops, as LLVM leaves them: few instructions besides the products, and nothing on the
+"""LLVM leaves few instructions beside the products in the inner loops of the matrix product, and does not spill to the
 stack."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qcompiler.backends.kernels import conv
 from qcompiler.backends.target import parse_target
 
 MOST = {"neon": ("smull", 3.0), "dotprod": ("sdot", 1.25), "i8mm": ("usmmla", 1.5)}
-"""What multiplies, and how many instructions of all kinds there may be for each of it."""
+"""Level -> the instruction that multiplies, and how many instructions of all kinds there may be for each of it."""
 
 
 @pytest.mark.parametrize("residual", [None, "u8", "i16"])

@@ -1,4 +1,4 @@
-"""Where everything must run, every ARM level does."""
+"""Every ARM level runs where QC_REQUIRE_ALL says that everything must run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every primitive of AArch64 on every level: machine code and the kernel IR's interpreter against numpy, on random and
-extreme codes."""
+"""Every primitive of AArch64 on every level: machine code and the interpreter of the kernel IR are compared with numpy,
+on random and on extreme codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WORDS = (
 
 
 def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) -> np.ndarray:
-    """The machine code's result, after comparing the interpreter with it."""
+    """The result of the machine code, after comparing it with the interpreter's."""
     interpreted = result.copy()
     interpret(function, {**buffers, "y": interpreted})
     (compiled,) = load([function])
@@ -54,7 +54,7 @@ def both(function: KernelFunction, result: np.ndarray, **buffers: np.ndarray) ->
 
 @kernel
 def dot4(b: KernelBuilder, a: AccXWY, *, prepared: bool, safe: bool = False) -> None:
-    """prepared: the operands go through dot4_activations and dot4_weights first."""
+    """A kernel of one dot4. prepared: whether the operands go through dot4_activations and dot4_weights first."""
     target = b.target
     x, w = b.load(vector(I8, 16), a.x), b.load(vector(I8, 16), a.w)
     acc = b.load(vector(I32, 4), a.acc)
@@ -68,7 +68,7 @@ def dot4(b: KernelBuilder, a: AccXWY, *, prepared: bool, safe: bool = False) -> 
 
 
 def dot_cases() -> list[tuple[np.ndarray, np.ndarray]]:
-    """u8[16] and i8[16]: every extreme pair in all places, and random ones."""
+    """Operands u8[16] and i8[16]: every pair of extremes at every position, and random ones."""
     rng = np.random.default_rng(1)
     cases = [(np.full(16, x, np.uint8), np.full(16, w, np.int8)) for x in CODES for w in WEIGHTS]
     cases += [(rng.choice(CODES, 16).astype(np.uint8), rng.choice(WEIGHTS, 16).astype(np.int8)) for _ in range(20)]
@@ -95,7 +95,7 @@ def test_dot4_is_exact(level: str, prepared: bool) -> None:
 
 
 def test_weights_that_make_pairs_safe(level: str) -> None:
-    """neon adds two products in i16 where no pair of weights can overflow it: (-128) * -127 twice fits, 2 * (-128)^2
+    """neon adds two products in i16 where no pair of weights can overflow it: twice (-128) * -127 fits, twice (-128)^2
     does not."""
     target = parse_target(level)
     for pair, fits in (
@@ -260,7 +260,7 @@ def lookup(b: KernelBuilder, a: TableXY, *, made: bool) -> None:
 
 @pytest.mark.parametrize("made", [False, True])
 def test_lookup_of_every_code(level: str, made: bool) -> None:
-    """In every lane: 16 rotations of all codes."""
+    """Look up all codes in every lane, by 16 rotations of them."""
     rng = np.random.default_rng(5)
     table, codes = rng.integers(0, 256, 256).astype(np.uint8), rng.permutation(256).astype(np.uint8)
     function = lookup.build(parse_target(level), made=made)

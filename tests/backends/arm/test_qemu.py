@@ -1,4 +1,4 @@
-"""The emulator in another process: what it runs, and what happens when that goes wrong."""
+"""The emulator in another process: what it runs, and what happens when it fails."""
 
 from __future__ import annotations
 

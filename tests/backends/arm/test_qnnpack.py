@@ -1,4 +1,5 @@
-"""torch's settings for ARM, on every ARM level: the interpreter's bits, and a report that says how the level runs."""
+"""With torch's settings for ARM every ARM level gives the interpreter's bits, and the report says how the level
+runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The AArch64 target: names, levels, what this CPU has by the system's answers, QC_ISA, and what to install where the
+"""The AArch64 target: names, levels, what this CPU has according to the system, QC_ISA, and what to install where the
 emulator is missing."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ foreign = pytest.mark.skipif(
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """What the host says may be changed; nothing of it is remembered."""
+    """Lets a test change what the host is, and forgets what was found out about it."""
     monkeypatch.delenv("QC_ISA", raising=False)
     arm.cpu_features.cache_clear()
     yield monkeypatch
@@ -46,13 +46,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
-    """An AArch64 host."""
+    """Pretend that the host is AArch64."""
     monkeypatch.setattr(host.platform, "machine", lambda: "arm64" if system == "macos" else "aarch64")
     monkeypatch.setattr(host, "system", lambda: system)
 
 
 def linux(monkeypatch: pytest.MonkeyPatch, features: str) -> None:
-    """An AArch64 host whose /proc/cpuinfo names these features."""
+    """Pretend to be an AArch64 host whose /proc/cpuinfo names these features."""
     pretend(monkeypatch, "linux")
     read = pathlib.Path.read_text
     text = CPUINFO.format(features=features)
@@ -62,7 +62,7 @@ def linux(monkeypatch: pytest.MonkeyPatch, features: str) -> None:
 
 
 def macos(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> None:
-    """A Mac whose sysctl gives these answers, and fails for other names."""
+    """Pretend to be a Mac whose sysctl gives these answers, and fails for other names."""
     pretend(monkeypatch, "macos")
 
     def sysctl(command: list[str], **options: object) -> types.SimpleNamespace:
@@ -121,7 +121,7 @@ def test_unknown_names(text: str, hint: str) -> None:
 
 
 def test_a_kernel_with_an_instruction_beyond_its_level_is_refused() -> None:
-    """LLVM would end the process."""
+    """If the verifier let it pass, LLVM would end the process."""
 
     @kernel
     def dots(b: KernelBuilder, a: Y) -> None:

@@ -1,4 +1,4 @@
-"""The cache of object code between processes: what a second process emits, and every way to plant or break an entry."""
+"""The cache of object code between processes: what a second process emits, and all ways to plant or damage an entry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TWO = {"key one": b"object one " * 9, "key two": b"object two"}
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
+    """A cache folder that does not exist yet. Warnings are given anew, and this process holds no kernels."""
     monkeypatch.setattr(cache_folder, "_said", set())
     monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "deep" / "cache"))
@@ -60,7 +60,7 @@ def emitted() -> int:
 
 
 def run_model() -> np.ndarray:
-    """The model's result, every kernel of it taken from the cache or emitted."""
+    """The result of a model whose kernels all come from the cache or are emitted now."""
     kernel_store._loaded.clear()
     return qc.compile(qc.parse(MODEL), None)(X)
 
@@ -226,7 +226,7 @@ def test_sources_newer_than_the_process_keep_nothing(
 
 
 def corrupted(raw: bytes) -> dict[str, bytes]:
-    """An entry's bytes with one bit flipped in each region, and cut off at each boundary."""
+    """The bytes of an entry with one bit flipped in each region, and cut off at each boundary."""
     key = len("key one")
     starts = {
         "magic": 0,
@@ -359,7 +359,7 @@ def test_an_entry_that_cannot_be_touched_is_used(folder: pathlib.Path, monkeypat
 
 
 def refused(folder: pathlib.Path, caplog: pytest.LogCaptureFixture, reason: str) -> None:
-    """Nothing is read from the folder nor written there, and the log says why, once."""
+    """Whether nothing is read from the folder and nothing written to it, while the log says why, once."""
     before = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) and folder.is_dir() else None
     assert object_cache.load(list(TWO)) == {}
     object_cache.store({"key three": b"3"})

@@ -1,5 +1,5 @@
-"""Programs of saved models between processes: what a second load skips, that its bits are the same, and every way to
-spoil what it finds."""
+"""Programs of saved models between processes: what a second load skips, that it gives the same bits, and all ways to
+damage what it finds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 
 
 class Net(qc.nn.Module):
-    """Large enough for deferred constants (packed weights) beside small ones."""
+    """A model that is large enough for deferred constants (packed weights) beside small ones."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class Net(qc.nn.Module):
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A cache folder that does not exist yet; warnings are given anew; this process has no kernels."""
+    """A cache folder that does not exist yet. Warnings are given anew, and this process holds no kernels."""
     monkeypatch.setattr(cache_folder, "_said", set())
     monkeypatch.setattr(kernel_store, "_loaded", {})
     monkeypatch.setenv("QC_CACHE", str(tmp_path / "cache"))
@@ -78,7 +78,7 @@ def saved(model: qc.Graph, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def forget() -> None:
-    """As a new process: no kernels."""
+    """Forget the kernels that this process holds, as if it were a new one."""
     kernel_store._loaded.clear()
 
 
@@ -92,7 +92,7 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 
 
 def is_restored(compiled: qc.CompiledModel) -> bool:
-    """Whether a load took a stored program: then nothing has asked for the graph yet."""
+    """Whether a load took a stored program, in which case nothing has asked for the graph yet."""
     return callable(compiled.source) and "graph" not in vars(compiled) and not compiled.program.has_graph
 
 

@@ -1,4 +1,4 @@
-"""Objects and assembly of kernels: for every level on every machine; symbols; what is refused."""
+"""Objects and assembly of kernels, for every level on every machine; symbols; and what is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.backends.kernel_ir.ir_kernels import scale
 from tests.backends.levels import LEVELS, call, load
 
 MACHINES = {"x86-64": 62, "aarch64": 183}
-"""e_machine of ELF."""
+"""Architecture -> its number e_machine in ELF."""
 LINUX = [name.replace("+", "-linux+") for name in LEVELS]
 
 

@@ -1,4 +1,4 @@
-"""Kernels of the tests: a u8 x i8 GEMM tile loop, and a small one with a scalar."""
+"""Kernels for the tests of the kernel IR: a u8 x i8 GEMM tile loop, and a small one with a scalar."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.backends.signatures import Gemm, XYAlpha
 
 @kernel
 def gemm(b: KernelBuilder, a: Gemm, *, mr: int, nv: int, safe: bool = False) -> None:
-    """y[m, n] i32 = x[m, k] u8 (rows `stride` bytes apart) times w packed [n / nr][k / 4][nr][4] i8, nr = nv
-    registers."""
+    """Compute y[m, n] i32 as x[m, k] u8, whose rows lie `stride` bytes apart, times w packed as i8 [n / nr][k /
+    4][nr][4], where nr is nv registers."""
     target = b.target
     x, w, y, n, k, stride = (
         a.x,
@@ -57,7 +57,7 @@ def gemm(b: KernelBuilder, a: Gemm, *, mr: int, nv: int, safe: bool = False) -> 
 
 @kernel
 def scale(b: KernelBuilder, a: XYAlpha, *, lanes: int) -> None:
-    """y = x * alpha, f32, the last vector by its prefix."""
+    """Compute y = x * alpha in f32, and the last vector by its prefix."""
     x, y, n = a.x, a.y, a.n
     alpha = b.splat(a.alpha, lanes)
     lo, hi = b.share(n, lanes)
@@ -67,6 +67,6 @@ def scale(b: KernelBuilder, a: XYAlpha, *, lanes: int) -> None:
 
 
 def pack_weights(w: np.ndarray, nr: int) -> np.ndarray:
-    """w[k, n] -> [n / nr][k / 4][nr][4]."""
+    """Pack w[k, n] as [n / nr][k / 4][nr][4]."""
     k, n = w.shape
     return np.ascontiguousarray(w.reshape(k // 4, 4, n // nr, nr).transpose(2, 0, 3, 1))

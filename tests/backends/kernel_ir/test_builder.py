@@ -1,4 +1,5 @@
-"""The builder: folding, loops, conditionals, prefixes, shares; each by the interpreter and, where it runs, natively."""
+"""The builder: folding, loops, conditionals, prefixes and shares. Each kernel runs in the interpreter, and natively
+where this machine can."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ GUARD = 0xA5
 
 
 def _both(function: KernelFunction, inputs: dict[str, np.ndarray], result: np.ndarray, **values: float) -> np.ndarray:
-    """The result of the interpreter, after comparing machine code with it if this machine runs it."""
+    """The result of the interpreter, after comparing machine code with it where this machine runs it."""
     interpreted = result.copy()
     interpret(function, {**inputs, "y": interpreted}, **values)
     if function.target.can_run():

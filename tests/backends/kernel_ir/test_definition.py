@@ -1,4 +1,4 @@
-"""Signatures of kernels: the layout of their arguments, and what a type checker says about mistakes."""
+"""Signatures of kernels: the layout of their arguments, and what a type checker says about mistakes in them."""
 
 from __future__ import annotations
 

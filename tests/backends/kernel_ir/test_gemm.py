@@ -1,4 +1,4 @@
-"""A u8 x i8 GEMM loop equals numpy to the bit on every level, and in the interpreter."""
+"""A u8 x i8 GEMM loop equals numpy to the bit on every level and in the interpreter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.backends.levels import LEVELS, call, load
 
 RNG = np.random.default_rng(7)
 X86 = [level for level in LEVELS if level.startswith("x86-64")]
-"""Levels with a faster sequence for weights that prove it safe; AArch64 has none."""
+"""The levels of x86, which have a faster sequence for weights that prove it safe; AArch64 has none."""
 EXTREMES = {"high by low": (255, -128), "high by high": (255, 127), "low by low": (0, -128), "low by high": (0, 127)}
 
 
@@ -25,7 +25,7 @@ def _data(m: int, n: int, k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _product(x: np.ndarray, w: np.ndarray, target: Target) -> np.ndarray:
-    """x times w, as `dot4` sees x."""
+    """The product of x and w as `dot4` computes it."""
     return ((x.astype(np.float64) - target.dot4_offset) @ w.astype(np.float64)).astype(np.int64)
 
 

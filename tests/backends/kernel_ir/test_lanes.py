@@ -1,4 +1,5 @@
-"""Ops on lanes and masks, prefetch, and concurrent compilation: machine code against the interpreter and numpy."""
+"""Ops on lanes and masks, prefetch, and concurrent compilation: machine code is compared with the interpreter and
+numpy."""
 
 from __future__ import annotations
 

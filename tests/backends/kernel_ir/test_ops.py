@@ -1,4 +1,4 @@
-"""Every op of the table, and every instruction, gives the bits of its numpy meaning in machine code of every level."""
+"""Every op of the table and every instruction gives the bits of its numpy meaning, in machine code of every level."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONVERSIONS = [
 
 @kernel
 def apply(b: KernelBuilder, a: ABCY, *, name: str, source: str, result: str = "", lanes: int = LANES) -> None:
-    """One op on vectors loaded from a, b and c; a comparison is stored as select(mask, 1, 0)."""
+    """Apply an op to vectors loaded from a, b and c. A comparison is stored as select(mask, 1, 0)."""
     element = BY_NAME[source]
     type = vector(element, lanes)
     count = {"float_unary": 1, "convert": 1, "float_ternary": 3}.get(OPS[name].family, 2)
@@ -128,7 +128,7 @@ PLACES = "abcdef"
 
 @kernel
 def run_instruction(b: KernelBuilder, a: Operands, *, name: str) -> None:
-    """One instruction on operands loaded from a, b, c and so on."""
+    """Run an instruction on operands loaded from a, b, c and so on."""
     types = b.target.instruction(name).operands
     assert len(types) <= len(PLACES)
     b.store(b.instr(name, *(b.load(type, getattr(a, each)) for type, each in zip(types, PLACES))), a.y)
@@ -167,7 +167,7 @@ def test_every_instruction_is_one_instruction(level: str) -> None:
 
 @kernel
 def bounded(b: KernelBuilder, a: XYAlpha) -> None:
-    """clamp(x, -3, alpha), NaN to -3."""
+    """Compute clamp(x, -3, alpha), which turns NaN into -3."""
     x = b.load(b.target.f32_vector(), a.x)
     b.store(b.clamp(x, -3.0, b.splat(a.alpha, b.target.f32_lanes)), a.y)
 

@@ -1,4 +1,4 @@
-"""What the verifier refuses, each with its message."""
+"""What the verifier of the kernel IR refuses, and its message for each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A small program of every kernel, for every level, by the kernel IR's interpreter.
+"""Every kernel runs in a small program, for every level, in the interpreter of the kernel IR.
 
-So every machine checks the kernels of all levels, whatever its CPU. Which kernels there are is what the modules of
-`qcompiler.backends.kernels` define.
+So every machine checks the kernels of all levels, whatever its CPU. The modules of `qcompiler.backends.kernels` define
+which kernels there are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.backends.rules import harness
 from tests.passes.pass_texts import draw_constants
 
 Case = tuple[str, int, bool]
-"""An op, the number of one of its samples, and whether on codes."""
+"""An op, the index of one of its samples, and whether the sample runs on codes."""
 
 SAMPLES: list[Case] = [
     ("abs", 4, False), ("abs", 4, True), ("adaptive_avg_pool", 2, False), ("adaptive_avg_pool", 2, True),
@@ -44,7 +44,7 @@ SAMPLES: list[Case] = [
     ("softmax", 2, True), ("transpose", 0, True), ("value_counts", 0, False), ("value_range", 0, False),
     ("where", 1, False),
 ]  # fmt: skip
-"""The smallest samples whose lowering calls the kernels of each family."""
+"""Family of kernels -> the smallest samples whose lowering calls all of them."""
 
 TEXTS = {
     "conversions": """qcompiler 1
@@ -125,7 +125,7 @@ graph many_axes(%x: f32[2,1,2,2,2,2,2]) stage=float {
 
 
 def padded_convolutions() -> qc.Graph:
-    """A float input that is quantized channels last, and two convolutions with a border between them."""
+    """A float input that is quantized channels last, and two convolutions with a halo between them."""
     x = np.random.default_rng(0).normal(size=(1, 4, 5, 6)).astype(np.float32)
     model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
     return qc.compile(model, "int8", (x,), calibration_data=[x], target="reference").graph
@@ -143,7 +143,7 @@ def defined() -> frozenset[str]:
 
 
 def sample_graph(case: Case) -> qc.Graph:
-    """One node; of group_norm behind a pool, whose result lies channels last."""
+    """A graph of one node. That of group_norm stands behind a pool, whose result lies channels last."""
     name, index, quantized = case
     sample, rng = opdef(name).samples()[index], np.random.default_rng(index)
     arrays = [
@@ -165,7 +165,7 @@ GRAPHS: dict[str, Callable[[], qc.Graph]] = {
 
 @cache
 def checked(name: str, level: str) -> frozenset[str]:
-    """Compare a program on two threads with the interpreter of graphs; the kernels that it called."""
+    """Compare a program on two threads with the interpreter of graphs, and give the kernels that it called."""
     graph = GRAPHS[name]()
     rng = np.random.default_rng(0)
     given = [harness.random_array(value.type, rng) for value in graph.inputs]

@@ -1,5 +1,5 @@
-"""Elementary functions: the bounds of their docstring against float64 numpy, over all of f32 in steps; the same bits on
-every level; infinities, NaN, zeros, denormals and the ends of the range."""
+"""Elementary functions keep the bounds of their docstrings against float64 numpy, over all of f32 in steps, and have
+the same bits on every level, also at infinities, NaN, zeros, denormals and the ends of the range."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _tanhshrink(x: np.ndarray) -> np.ndarray:
-    """x - tanh x, below 0.05 by enough terms of its series."""
+    """Compute x - tanh x; below 0.05 by enough terms of its series."""
     z = x * x
     series = x * z * (1 / 3 - z * (2 / 15 - z * (17 / 315 - z * (62 / 2835 - z * (1382 / 155925)))))
     return np.where(np.abs(x) < 0.05, series, x - np.tanh(x))
@@ -53,7 +53,7 @@ BOUNDS: dict[str, tuple[Real, int]] = {
 
 @kernel
 def unary(b: KernelBuilder, a: XYN, *, name: str) -> None:
-    """y = f(x), x f32, y f64, n a multiple of LANES."""
+    """Compute y = f(x), x in f32 and y in f64, for a multiple of LANES elements."""
     with b.loop(0, a.n, LANES) as loop:
         x = b.convert("fpext", b.load(vector(F32, LANES), a.x, loop.index * 4), F64)
         b.store(getattr(functions, name)(b, x), a.y, loop.index * 8)
@@ -61,14 +61,14 @@ def unary(b: KernelBuilder, a: XYN, *, name: str) -> None:
 
 @kernel
 def power(b: KernelBuilder, a: XPYN) -> None:
-    """y = x^p."""
+    """Compute y = x^p."""
     with b.loop(0, a.n, LANES) as loop:
         x, p = (b.convert("fpext", b.load(vector(F32, LANES), getattr(a, n), loop.index * 4), F64) for n in ("x", "p"))
         b.store(functions.power(b, x, p), a.y, loop.index * 8)
 
 
 def evaluate(name: str, level: str, x: np.ndarray) -> np.ndarray:
-    """A function on one level; any number of elements."""
+    """The values of a function on one level, for any number of elements."""
     compiled = load([unary.build(parse_target(level), name=name)])[0]
     padded = np.resize(x.astype(np.float32), -(-len(x) // LANES) * LANES)
     y = np.empty(len(padded))
@@ -78,8 +78,8 @@ def evaluate(name: str, level: str, x: np.ndarray) -> np.ndarray:
 
 @cache
 def samples() -> np.ndarray:
-    """Every 8191th float of f32 (NaNs, infinities and denormals among them), dense lines, and neighbours of where a
-    formula changes."""
+    """Every 8191th float of f32 (NaNs, infinities and denormals among them), dense lines, and the neighbours of points
+    where a formula changes."""
     every = np.arange(0, 2**32, 8191, dtype=np.uint64).astype(np.uint32).view(np.float32)
     lines = [np.linspace(-r, r, 20001).astype(np.float32) for r in (0.01, 1, 10, 110)]
     edges = np.float32(
@@ -105,8 +105,8 @@ def _domain(name: str, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bound(name: str, level: str) -> None:
-    """NaN where numpy has it, infinities and zeros after rounding to f32, and the relative bound for all that f32 can
-    hold."""
+    """The result is NaN where numpy's is, has numpy's infinities and zeros after rounding to f32, and keeps the
+    relative bound wherever f32 can hold it."""
     reference, exponent = BOUNDS[name]
     x = _domain(name, samples()[:: _stride(level)])
     with np.errstate(all="ignore"):
@@ -122,7 +122,8 @@ def test_bound(name: str, level: str) -> None:
 
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "sigmoid", "erf", "erfc", "atan"])
 def test_rounded_to_f32(name: str) -> None:
-    """Within 0.5 + 2^24 * bound units in the last place; and nearly always the float next to the true value."""
+    """The result is within 0.5 + 2^24 * bound units in the last place, and nearly always the float nearest to the true
+    value."""
     reference, exponent = BOUNDS[name]
     x = _domain(name, samples())
     with np.errstate(all="ignore"):
@@ -158,7 +159,7 @@ def test_same_bits_on_every_level(name: str) -> None:
     ("sigmoid", [(INF, 1.0), (-INF, 0.0), (0.0, 0.5)]),
 ])  # fmt: skip
 def test_exact_values(name: str, pairs: list[tuple[float, float]]) -> None:
-    """The sign of zero as well."""
+    """These results are exact, including the sign of zero."""
     x, want = (np.array(column) for column in zip(*pairs, strict=True))
     for level in LEVELS:
         got = evaluate(name, level, x)
@@ -181,7 +182,7 @@ def _pow(x: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_power(level: str) -> None:
-    """Random bases and exponents over all scales, and whole exponents of negative bases."""
+    """Bases and exponents are random over all scales; negative bases have whole exponents."""
     rng = np.random.default_rng(0)
     count = 64 * LANES * 16 if can_run(level) else 64 * LANES
     x = (rng.standard_normal(count) * 2.0 ** rng.integers(-20, 20, count)).astype(np.float32)
@@ -196,8 +197,8 @@ def test_power(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_power_of_special_values(level: str) -> None:
-    """All pairs of zeros, ones, infinities, NaN, odd, even and broken exponents, as numpy has them. Signs of zero
-    as well."""
+    """All pairs of zeros, ones, infinities, NaN, odd, even and fractional exponents give what numpy gives, including
+    the signs of zeros."""
     special = np.float32(
         [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 0.3, 1e30, -1e30, 16777217.0, INF, -INF, NAN, 1e-40]
     )
@@ -216,8 +217,8 @@ def test_power_of_special_values(level: str) -> None:
 
 
 def _scaled_erfc(x: Decimal) -> Decimal:
-    """(1 + 2x) erfc(x) exp(x^2) in the precision of the context, by the series of erf, which has only positive terms:
-    erf x = 2 / sqrt(pi) exp(-x^2) sum of 2^n x^(2n + 1) / (2n + 1)!!."""
+    """Compute (1 + 2x) erfc(x) exp(x^2) in the precision of the context, by the series of erf that has only positive
+    terms: erf x = 2 / sqrt(pi) exp(-x^2) sum of 2^n x^(2n + 1) / (2n + 1)!!."""
     term = total = x
     n = 1
     while term > total * Decimal(10) ** -280:
@@ -235,8 +236,8 @@ _PI = Decimal(
 
 
 def test_coefficients_of_erfc() -> None:
-    """The polynomial takes F's values at the 20 Chebyshev nodes, F computed in 200 digits; so it is the interpolation
-    that the docstring names."""
+    """The polynomial takes the values of F at the 20 Chebyshev nodes, with F computed in 200 digits. So it is the
+    interpolation that the docstring names."""
     count = len(functions._ERFCX)
     for k in range(count):
         u = math.cos(math.pi * (k + 0.5) / count)
@@ -252,7 +253,7 @@ def test_coefficients_of_erfc() -> None:
 
 @kernel
 def sigmoid_single(b: KernelBuilder, a: XYN) -> None:
-    """y = sigmoid_f32(x), n a multiple of LANES."""
+    """Compute y = sigmoid_f32(x) for a multiple of LANES elements."""
     with b.loop(0, a.n, LANES) as loop:
         b.store(
             functions.sigmoid_f32(b, b.load(vector(F32, LANES), a.x, loop.index * 4)),

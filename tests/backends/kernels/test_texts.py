@@ -18,7 +18,7 @@ from tests.backends.kernels.test_interpreted import GRAPHS
 
 @dataclass(frozen=True)
 class Text:
-    """A kernel that a graph calls. tile: static arguments to take in the place of the rule's."""
+    """A kernel that a graph calls. tile: static arguments that replace those of the rule."""
 
     graph: str
     level: str = "x86-64-linux+avx2"

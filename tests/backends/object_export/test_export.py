@@ -1,4 +1,5 @@
-"""Exported objects in C programs: the same bits as in Python, several models, several threads, symbols, valgrind."""
+"""Exported objects in C programs give the same bits as in Python, with several models, with several threads, and under
+valgrind; their symbols."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def same(got: np.ndarray, want: np.ndarray) -> bool:
 def test_the_demo_has_the_bits_of_the_program_in_python(
     target: str, stage: str, demo_stages: dict[str, Graph], demo_images: np.ndarray, tmp_path: pathlib.Path
 ) -> None:
-    """All levels of both architectures against one program."""
+    """Objects for all levels of both architectures are compared with one program."""
     made = build_object(demo_stages[stage], parse_target(target, exact=True), sizes={"B": 4})
     want = qc.compile(demo_stages[stage], None, target="x86-64+avx2")(demo_images)
     assert np.abs(want).max() > 0
@@ -259,7 +260,7 @@ def valgrind() -> list[str]:
 def test_valgrind_finds_nothing(
     demo: ObjectFile, demo_images: np.ndarray, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
 ) -> None:
-    """The arena comes uninitialised from malloc: no result depends on what it held."""
+    """The arena comes uninitialised from malloc, and no result depends on what it held."""
     (got,) = run_in_c(tmp_path, demo, [demo_images[:2]], wrapper=valgrind())
     assert same(got, qc.compile(demo_stages["integer"], None, target="reference")(demo_images[:2]))
 
@@ -269,7 +270,7 @@ def test_valgrind_finds_nothing(
 
 @pytest.fixture(scope="module")
 def mobilenet() -> Graph:
-    """Seeded random weights, calibrated on one image."""
+    """A MobileNetV2 with seeded random weights, calibrated on one image."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         from models import build as build_model

@@ -1,4 +1,4 @@
-"""Calls of an exported object: statuses of wrong ones, the floating-point mode, the self-test, C++."""
+"""Calls of an exported object: the statuses of wrong calls, the floating-point mode, the self-test, and C++."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What export to object writes and refuses: names, header text, generated inputs, both files or none, foreign systems,
-the command line."""
+"""What the export of objects writes and refuses: names, the text of the header, generated inputs, both files or none,
+foreign systems, and the command line."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_bytes_do_not_depend_on_the_hash_seed_nor_on_debug_memory(
 
 
 def mach_o_symbols(data: bytes) -> tuple[set[str], set[str]]:
-    """(defined, undefined) external symbols, by the symbol table that LC_SYMTAB names."""
+    """The (defined, undefined) external symbols of the symbol table that LC_SYMTAB names."""
     at, (count,) = 32, struct.unpack_from("<I", data, 16)
     for _ in range(count):
         command, size = struct.unpack_from("<II", data, at)

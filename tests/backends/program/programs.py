@@ -1,4 +1,4 @@
-"""Programs of the kernels of `native_kernels`, for the tests of programs."""
+"""Programs that call the kernels of `native_kernels`, for the tests of programs."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ BYTES = np.uint8
 
 
 def key(name):
-    """A kernel of native_kernels."""
+    """The key of a kernel of native_kernels."""
     return KernelKey("tests.backends.native_kernels:kernel", name, ())
 
 
 def add(builder, source, target, n, k, **options):
-    """One `add` step: target = source + k over n bytes."""
+    """Append a step of the kernel `add`: target = source + k over n bytes."""
     builder.step(key("add"), [source, target, n, k], reads=[source], writes=[target], **options)
 
 
@@ -33,7 +33,8 @@ def rotate(builder, source, target, n, k):
 
 
 def linked(builder, constants=None, *, guard=None, poison=None, **functions) -> Executable:
-    """The builder's program, ready to run. constants: those that the builder was given; functions: of Python steps."""
+    """The builder's program, ready to run. constants: those that the builder was given; functions: those of the Python
+    steps."""
     image = builder.finish(guard=guard)
     shared = builder._constants if constants is None else constants
     kernels = {each: kernel(each.name) for each in image.kernels}
@@ -51,7 +52,7 @@ def rotated(x, shifts):
 
 
 def chain(n, steps, **options):
-    """x -> `add` through `steps` buffers -> y, n bytes; each adds its number."""
+    """A chain of `steps` steps of `add`, from x through buffers of n bytes to y. Each adds its own number."""
     builder = ProgramBuilder([ArraySpec(BYTES, (n,), "x")], [ArraySpec(BYTES, (n,), "y")], name="chain")
     value = builder.input(0)
     for number in range(steps):
@@ -66,7 +67,7 @@ def bytes_in(n, seed=0):
 
 
 def random_program(seed, n=64, **options):
-    """A random graph of `rotate` steps: many buffers, reused memory; and what it must compute."""
+    """A random graph of `rotate` steps, with many buffers and reused memory, and what it must compute."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 25))
     builder = ProgramBuilder([ArraySpec(np.int32, (n,))], [ArraySpec(np.int32, (n,))] * 2)

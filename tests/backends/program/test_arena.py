@@ -1,4 +1,4 @@
-"""The arena's plan: no overlaps, near the lower bound, aliases, guard pages."""
+"""The plan of the arena has no overlaps and is near the lower bound; aliases; guard pages."""
 
 import os
 import time
@@ -39,7 +39,7 @@ def roots(buffers):
 
 
 def brute_force_overlap(buffers, plan):
-    """Marks bytes step by step, alias groups as one: an oracle that shares no code with the planner."""
+    """Mark bytes step by step, with groups of aliases as one: an oracle that shares no code with the planner."""
     group = roots(buffers)
     spans = {}
     for g in set(group):

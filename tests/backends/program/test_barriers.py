@@ -1,4 +1,4 @@
-"""Barriers: between steps that depend on each other, and nowhere else."""
+"""Barriers stand between steps that depend on each other, and nowhere else."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def test_read_after_write_and_write_after_read_and_write_after_write():
 
 
 def test_memory_used_again_counts_as_a_dependence():
-    """c takes over the memory of a: its step must wait for the last reader of a, though no name links them."""
+    """c takes over the memory of a, so its step must wait for the last reader of a, although no name links them."""
 
     def build(b):
         a, c = b.buffer(64, "a"), b.buffer(64, "c")
@@ -49,7 +49,8 @@ def test_memory_used_again_counts_as_a_dependence():
 
 
 def test_disjoint_writes_to_one_buffer_need_no_barrier():
-    """Parts of one buffer, by steps of different nodes. Its readers wait, and so does a step that says nothing."""
+    """Steps of different nodes write parts of one buffer. Its readers wait, and so does a step that is not marked
+    disjoint."""
 
     def build(b):
         whole = b.buffer(64, "whole")
@@ -64,7 +65,7 @@ def test_disjoint_writes_to_one_buffer_need_no_barrier():
 
 
 def test_disjoint_writes_to_buffers_that_share_memory_wait():
-    """What is disjoint within a buffer says nothing of another one that takes over its memory."""
+    """Writes that are disjoint within a buffer may meet another buffer that takes over its memory."""
 
     def build(b):
         a, c = b.buffer(64, "a"), b.buffer(64, "c")

@@ -79,7 +79,7 @@ def test_scalar_arguments():
 
 
 def test_parts_of_buffers():
-    """Two halves written apart (a concatenation), read as one."""
+    """Two halves are written apart, as by a concatenation, and read as one."""
     builder = ProgramBuilder([ArraySpec(BYTES, (50,))] * 2, [ArraySpec(BYTES, (100,))])
     whole = builder.buffer(100)
     for i in range(2):
@@ -109,7 +109,7 @@ def test_an_alias_works_in_place():
 
 
 def mixed(function, n=32, guard=False):
-    """native -> Python -> native, over f32[4, n/16] in the middle."""
+    """A program of native, Python and native steps, with f32[4, n/16] in the middle."""
     builder = ProgramBuilder([ArraySpec(BYTES, (n,))], [ArraySpec(BYTES, (n,))])
     a, b = builder.buffer(n), builder.buffer(n)
     add(builder, builder.input(0), a, n, 1, node="before")
@@ -283,7 +283,7 @@ def test_guard_pages_stop_a_longer_overrun():
 @pytest.mark.parametrize("n", [1, 64, 100, 4096, 5000])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_inputs_and_outputs_are_touched_to_the_last_byte_and_no_further(n, threads):
-    """Arrays that end at a page that faults."""
+    """The arrays end at a page that faults."""
     source, target = guarded_block(n), guarded_block(n)
     source.data[:] = bytes_in(n)
     chain(n, 3, guard=True).run([source.data], [target.data], threads=threads)

@@ -1,4 +1,4 @@
-"""Constants of programs: shared, aligned, packed once, added by later bindings."""
+"""Constants of programs are shared, aligned and packed once; later bindings may add some."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Program images as values: the demo's as golden texts, equality, and what bindings of its batch share."""
+"""Program images as values: golden texts of the demo's image, equality, and what bindings of its batch size share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TARGETS = {
 
 @pytest.fixture(scope="module")
 def demo() -> Graph:
-    """The demo's integer graph with the activation ranges of its golden stages, the same on every machine."""
+    """The demo's integer graph with the activation ranges of its golden stages, which are the same on every machine."""
     traced = compiler.trace(trained_model(), (np.zeros((1, 1, 28, 28), np.float32),), dynamic={"x": {0: "B"}})
     prepared = compiler.prepare(traced, "int8")
     return compiler.convert(prepared, {name: Range(*ends) for name, ends in RANGES.items()})
 
 
 def image(demo: Graph, level: str, batch: int = 1) -> ProgramImage:
-    """exact: without extras that this CPU may have."""
+    """The image of the demo for a level, without the extras that this CPU may have."""
     return lower(demo, parse_target(TARGETS[level], exact=True), {"B": batch})
 
 
@@ -45,7 +45,7 @@ def test_text(demo: Graph, level: str, golden: Callable[..., None]) -> None:
 
 
 def test_another_batch(demo: Graph, golden: Callable[..., None]) -> None:
-    """The second image of a program: what only its batch needs lies in constants of its own."""
+    """What only the second batch size needs lies in constants of its image alone."""
     program = Program(PassManager(lower_pipeline()).run(demo), parse_target(TARGETS["avx2"], exact=True))
     one, three = program.image({"B": 1}), program.image({"B": 3})
     assert one == image(demo, "avx2") and one.own_constant_bytes == 0
