@@ -24,7 +24,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 
 os.environ["QC_CACHE"] = ""
-"""No test touches the user's cache of compiled kernels, nor is spared a kernel by it; child processes see this too."""
+"""No test reads or writes the user's cache of compiled kernels. Child processes see this too."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs one case in n of a test that is marked `sampled`; the others are marked `exhaustive`. A case's
-    name decides, so that every machine runs the same cases."""
+    """Mark all but one case in n of a test that is marked `sampled` as `exhaustive`, which `make test` leaves out. A
+    case's name decides, so that every machine runs the same cases."""
     for item in items:
         mark = item.get_closest_marker("sampled")
         if mark is not None and zlib.crc32(item.name.encode()) % mark.args[0]:
@@ -48,8 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`golden(text, suffix)` compares with tests/golden/<folder>/<file>/<test>.<suffix>, by default .txt. A test of one
-    string is called by that string: test_stage[fused] of tests/test_demo_stages.py has golden/demo_stages/fused.qir."""
+    """A function: `golden(text, suffix)` compares with tests/golden/<folder>/<file>/<test>.<suffix>, by default .txt.
+
+    The file of a test that is parametrized by one string has that string as its name: test_stage[fused] of
+    tests/test_demo_stages.py has golden/demo_stages/fused.qir.
+    """
 
     def check(text: str, suffix: str = "txt") -> None:
         function, _, case = request.node.name.removeprefix("test_").partition("[")
@@ -68,7 +71,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def demo_stages() -> dict[str, Graph]:
-    """The demo's network, trained weights, calibrated on 4 images: stage -> graph, as the real pipelines leave it."""
+    """The demo's network with trained weights, calibrated on 4 images: stage -> graph, as the real pipelines leave
+    it."""
     from qcompiler import compiler
     from tests.demo import load_split, preprocess, trained_model
 
@@ -93,13 +97,13 @@ def demo_stages() -> dict[str, Graph]:
 
 @pytest.fixture(scope="session")
 def demo_images() -> np.ndarray:
-    """f32[4,1,28,28] inputs for `demo_stages`, deterministic."""
+    """Inputs f32[4,1,28,28] for `demo_stages`, the same at every call."""
     return np.random.default_rng(7).uniform(-1, 2, (4, 1, 28, 28)).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A copy of what packages are built from, links as links."""
+    """A copy of what packages are built from, with links as links."""
     folder, root = tmp_path_factory.mktemp("source"), TESTS.parent
     for name in ("qcompiler", "frontend", "passes", "backends"):
         shutil.copytree(root / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -119,12 +123,12 @@ def wheel(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
 
 
 _kernels: Counter[tuple[str, str]] = Counter()
-"""(level, how) -> kernels that ran, summed over the processes."""
+"""(level, how) -> how many kernels ran, summed over the processes."""
 _skipped: list[str] = []
 
 
 def _ran_here() -> Counter[tuple[str, str]]:
-    """The kernels that this process compiled (for this CPU or an emulator) or interpreted."""
+    """How many kernels this process compiled (for this CPU or an emulator) or interpreted."""
     from qcompiler.backends.target import known_targets, parse_target
 
     found: Counter[tuple[str, str]] = Counter()
@@ -147,7 +151,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
-    """A worker of pytest-xdist has ended."""
+    """Add the kernels of a worker of pytest-xdist that has ended."""
     for level, how, count in getattr(node, "workeroutput", {}).get("kernels", ()):
         _kernels[level, how] += count
 
@@ -160,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The last lines: what did not run and why; for each level, how many kernels ran and how."""
+    """Print the last lines: what did not run and why, and for each level how many kernels ran, and how."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     for reason in sorted(set(_skipped)):

@@ -1,6 +1,6 @@
 """The demo's modules for tests: its dataset, its preprocessing, its trained model.
 
-They are files of a folder without a package, whose plain names other examples use too.
+They lie in a folder that is no package, and other examples have modules of the same names.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from qcompiler.ir import Graph, Value
 from qcompiler.types import tensor
 
 LEAST = 100
-"""Elements of a network's first output, so that shares of them mean something."""
+"""The least number of elements of a network's first output, so that fractions of them mean something."""
 UNARY = (
     "relu",
     "relu6",
@@ -35,7 +35,7 @@ UNARY = (
 
 
 class RandomGraph:
-    """Grows a graph of images, then one of rows. `build` gives it; inputs: arrays for its signature."""
+    """Grows a graph of images, then of rows. `build` gives it. inputs: arrays for its signature."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)

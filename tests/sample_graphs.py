@@ -1,4 +1,4 @@
-"""Small valid graphs for generic tests: every op's samples and what hypothesis builds of them."""
+"""Small valid graphs for generic tests: every op's samples, and what hypothesis builds of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_array(type: TensorType, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_graph(op: OpDef, index: int, *, seed: int = 0) -> Graph:
-    """One node: activations and indices given as types are inputs, the rest constants."""
+    """A graph of one node. Activations and indices that are given as types are inputs, the rest are constants."""
     graph = Graph(f"{op.name}_{index}")
     append_sample(graph, op, index, np.random.default_rng(seed), [])
     graph.set_outputs(graph.node_list[-1].results)
@@ -33,7 +33,7 @@ def sample_graph(op: OpDef, index: int, *, seed: int = 0) -> Graph:
 
 
 def append_sample(graph: Graph, op: OpDef, index: int, rng: np.random.Generator, reuse: list) -> None:
-    """Append a node; operands take values of equal type from `reuse`, else new inputs and constants."""
+    """Append a node. Its operands are values of equal type from `reuse`, or new inputs and constants."""
     sample = op.samples()[index]
     operands = []
     for position, given in enumerate(sample.operands):
@@ -72,7 +72,7 @@ def append_sample(graph: Graph, op: OpDef, index: int, rng: np.random.Generator,
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Float graphs of 1 to 12 nodes, operands shared where types allow, odd names and notes now and then."""
+    """Float graphs of 1 to 12 nodes, which share operands where types allow; odd names and notes now and then."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     cases = draw(st.lists(st.sampled_from(UNQUANTIZED), min_size=1, max_size=12))
     graph = Graph(draw(st.sampled_from(["main", "odd name", "0", "Grün"])))

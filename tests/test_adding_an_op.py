@@ -1,4 +1,4 @@
-"""docs/adding-an-op.md: its examples run, and their ops are quantized, proven and lowered as it says."""
+"""The examples of docs/adding-an-op.md run, and their ops are quantized, proven and lowered as the page says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ X = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
 
 @pytest.fixture
 def page() -> Iterator[dict[str, Any]]:
-    """The names that the examples define. The ops and the rules that they declare are gone after the test."""
+    """The names that the examples define. The ops and rules that they declare are removed after the test."""
     all_ops()  # loads them all
     load_rules()
     ops, rules = dict(_REGISTRY), {op: list(found) for op, found in _RULES.items()}

@@ -1,6 +1,6 @@
-"""Arguments of wrong types: every parameter of every public function gets one of each. The answer is a QCompilerError,
-or the value is legal for this parameter; Python's own errors from inside are not.
+"""Arguments of wrong types: every parameter of every public function gets one of each.
 
+The answer is a QCompilerError, unless the value is legal for this parameter; errors of Python from inside are failures.
 DType is a plain Enum, whose ValueError is Python's own and documented there.
 """
 

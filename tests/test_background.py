@@ -1,4 +1,4 @@
-"""A call beside gives what the call gives, on any number of CPUs and where no thread starts."""
+"""A call in the background gives what the call itself gives, on any number of CPUs and where no thread starts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One mistake of each kind: one error of the documented class, that says what, where, expected and got; nothing is left
-half done."""
+"""One mistake of each kind gives one error of the documented class, which says what, where, expected and got; nothing
+is left half done."""
 
 from __future__ import annotations
 

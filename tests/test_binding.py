@@ -1,5 +1,8 @@
-"""Sizes of calls that an op does not take: models with symbolic sizes, called with every size from 0 on. A call gives
-what the same model gives when it is compiled for that size alone, or an error that names a size which works."""
+"""Models with symbolic sizes, called with every size from 0 on, also those that an op does not take.
+
+A call gives what the same model gives when it is compiled for that size alone, or an error that names a size which
+works.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +94,8 @@ def _sized(shape: tuple[int, ...], sizes: dict[int, int], rng: np.random.Generat
 def _check_error(
     error: InputError, compiled: qc.CompiledModel, shape: tuple[int, ...], sizes: dict[int, int], rng: Any
 ) -> None:
-    """The error names each size, its input and its axis, and the smallest sizes that fit: they do, and one less does
-    not."""
+    """Check that the error names each size, its input and its axis, and the smallest sizes that fit: these fit, and one
+    less does not."""
     for axis, size in sizes.items():
         assert f"S{axis} = {size} (input 'x', axis {axis})" in str(error.got)
     fitting = {int(axis): int(size) for axis, size in re.findall(r"S(\d) = (\d+) is the smallest", str(error.expected))}

@@ -56,7 +56,7 @@ def test_a_copy_gives_the_same_bits(name: str) -> None:
 
 
 def test_a_loaded_model_is_pickled_whole(tmp_path: Path) -> None:
-    """Not as a name of the file, which the other machine does not have."""
+    """It is not pickled as the name of its file, which another machine does not have."""
     path = tmp_path / "m.qc.safetensors"
     compiled = _model()
     compiled.save(path)

@@ -1,4 +1,4 @@
-"""CPUs that a process may use: its affinity, and the quota of its control group in either version's files."""
+"""The CPUs that a process may use: its affinity, and the quota of its control group in the files of either version."""
 
 from __future__ import annotations
 

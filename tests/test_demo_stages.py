@@ -1,7 +1,7 @@
 """The demo's network as text at each stage: golden files in tests/golden/demo_stages.
 
-The activations have the ranges below: those of a real calibration, rounded. A calibration computes in float, and its
-sums differ in the last bits from machine to machine. Places in source files and origins are left out.
+The activations have the ranges below, which are those of a real calibration, rounded: a calibration computes in float,
+and its sums differ in the last bits from machine to machine. Places in source files and origins are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Range:
-    """An observer that saw these ends."""
+    """An observer that saw these ends of a range."""
 
     low: float
     high: float

@@ -31,7 +31,7 @@ _FILE_NAME = re.compile(r"\.(?:py|ll|lark|txt|[cho])$")
 
 @cache
 def tree() -> str:
-    """Every file and folder, one a line, folders with a slash at the end."""
+    """The path of every file and folder, one a line; folders end in a slash."""
     found = [
         path.relative_to(ROOT).as_posix() + ("/" if path.is_dir() else "")
         for top in TOP
@@ -42,7 +42,7 @@ def tree() -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a page's code spans; blocks of code are left out."""
+    """The words in a page's code spans, without its blocks of code."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
     spans = re.findall(r"`([^`]+)`", text)
@@ -50,7 +50,7 @@ def words(text: str) -> list[str]:
 
 
 def is_in_tree(path: str) -> bool:
-    """Whether a path exists; one that begins below a top folder may be that of any file or folder that ends so."""
+    """Whether a path exists. A path that begins below a top folder may be the end of any file's or folder's path."""
     if path.split("/")[0] in TOP:
         return (ROOT / path).exists()
     return f"/{path}\n" in tree() or f"/{path}/\n" in tree()
@@ -77,7 +77,7 @@ def resolves(name: str) -> bool:
 
 
 def wrong(text: str) -> list[str]:
-    """The paths and dotted names of a page that lead nowhere."""
+    """The paths and dotted names of a page that do not exist."""
     paths = [word for word in words(text) if _PATH.fullmatch(word) and not is_in_tree(word)]
     paths += [link for link in re.findall(r"\]\(([\w./-]+)\)", text) if not _is_link(link)]
     names = [word for word in words(text) if _DOTTED.fullmatch(word) and not _FILE_NAME.search(word)]

@@ -1,4 +1,4 @@
-"""Pictures: every format, what they show, odd names, big graphs, and a missing `dot`."""
+"""Pictures in every format: what they show, odd names, big graphs, and a missing `dot`."""
 
 from __future__ import annotations
 

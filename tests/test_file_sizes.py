@@ -14,7 +14,7 @@ MOST_LINES = 600
 
 
 def too_long(root: pathlib.Path) -> dict[str, int]:
-    """File -> lines of each that is over the limit."""
+    """File -> number of lines, for each file that is over the limit."""
     files = itertools.chain(root.glob("*.md"), *((root / top).rglob("*.*") for top in TOP))
     lines = {
         path.relative_to(root).as_posix(): len(path.read_text(encoding="utf-8").splitlines())

@@ -1,5 +1,5 @@
-"""The interpreter: integer ops at their extremes against Python's own integers and single float32 operations, and how a
-graph is run: binding, hooks, errors."""
+"""The interpreter: integer ops at their extremes against Python's integers and single float32 operations; and how a
+graph is run, with its binding, hooks and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def q(dtype: DType, shape: tuple[int, ...], scale: float, zero_point: int) -> Te
 
 
 def graph_of(op: str, types: list[TensorType], out: TensorType, attrs: dict | None = None) -> Graph:
-    """One node over inputs of these types."""
+    """A graph of one node over inputs of these types."""
     graph = Graph("g", "integer")
     operands: list[Value] = [graph.add_input(f"x{index}", type) for index, type in enumerate(types)]
     graph.set_outputs([graph.create(op, operands, attrs, types=out, names="y").result])
@@ -34,7 +34,8 @@ def filled(type: TensorType, code: int) -> np.ndarray:
 
 
 def rounded(real: float, out: TensorType) -> int:
-    """Clamp a float32 in units of the result's scale, round half to even, shift: rules (3) and (5) of qmath."""
+    """Clamp a float32 in units of the result's scale, round half to even, and add the zero point: rules (3) and (5) of
+    qmath."""
     zero = out.params.zero_point[0]
     low, high = out.params.qmin - zero, out.params.qmax - zero
     return round(min(max(float(real), low), high)) + zero
@@ -104,7 +105,8 @@ def test_lookup_takes_the_entry_of_its_code(dtype: DType) -> None:
 @pytest.mark.parametrize("depth", [1, 3, 64, 1000])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_linear_at_all_extremes(depth: int, scale: float) -> None:
-    """Every mix of least and largest codes, zero points and biases, with results that saturate and that do not."""
+    """Every mix of least and largest codes, zero points and biases, with results that saturate and results that do
+    not."""
     for code, zero, w_code, bias in itertools.product((0, 255), (0, 255), (-128, -127, 127), (-(2**30), 0, 2**30)):
         x, w = q(DType.U8, (2, depth), 0.02, zero), q(DType.I8, (3, depth), 0.01, 0)
         b = TensorType(DType.I32, (3,), QuantParams.per_tensor(float(multiplier(0.02, 0.01, over=1.0)), 0, DType.I32))

@@ -16,7 +16,7 @@ F32 = tensor("f32", 2)
 
 
 def chain() -> tuple[Graph, Value, Node, Node, Node]:
-    """x -> relu a -> add b (a + c) -> neg y"""
+    """The graph x -> relu a -> add b (a + c) -> neg y."""
     graph = Graph("g")
     x = graph.add_input("x", F32)
     c = graph.add_const("c", np.ones(2, np.float32))
@@ -32,7 +32,7 @@ def slots(value: Value) -> list[tuple[str, int]]:
 
 
 def check_uses(graph: Graph) -> None:
-    """Use lists, counted anew from the operands, and the linked list in both directions."""
+    """Check the use lists, counted anew from the operands, and the linked list in both directions."""
     expected: dict[int, list[tuple[int, int]]] = {id(value): [] for value in graph.values()}
     for node in graph.node_list:
         for index, value in enumerate(node.operands):
@@ -280,7 +280,7 @@ def test_a_module_has_an_entry() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_mix_of_mutations_keeps_the_lists_right(seed: int) -> None:
-    """200 random edits of one graph; use lists, links and names are counted anew after each."""
+    """One graph is edited 200 times at random. Use lists, links and names are counted anew after each edit."""
     rng = random.Random(seed)
     graph, *_ = chain()
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Knobs: values and errors of each, context managers, what they do; docs and code know the same ones."""
+"""Knobs: the values and errors of each, context managers, and what they do; docs and code know the same ones."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_other_threads_see_the_value():
 
 
 class Rename:
-    """A pass that is easy to see."""
+    """A pass whose effect is easy to see."""
 
     def __init__(self, name: str) -> None:
         self.name = name

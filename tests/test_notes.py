@@ -1,4 +1,4 @@
-"""Notes print as one line and parse back into the same typed value; what is malformed fails at the text's door."""
+"""Notes print as one line and parse back into the same typed value; a malformed note is refused when it is parsed."""
 
 from __future__ import annotations
 

@@ -42,14 +42,14 @@ F = tensor("f32", 2, 3)
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ops that a test declares are forgotten after it."""
+    """Removes the ops that a test declares."""
     all_ops()
     monkeypatch.setattr(module, "_REGISTRY", dict(module._REGISTRY))
     yield
 
 
 class _Layer(Op):
-    """What two ops share; has no name, so it is no op."""
+    """What two ops share. It has no name, so it is no op."""
 
     x = operand()
     weight = weight_operand()
@@ -58,8 +58,7 @@ class _Layer(Op):
 
 def declare() -> type[Op]:
     class Probe(_Layer):
-        """x, scaled;
-        then clamped."""
+        """Scale x, then clamp it."""
 
         name = "probe"
         bias = bias_operand()
@@ -117,7 +116,7 @@ def test_a_field_that_is_declared_again_moves() -> None:
     declare()
 
     class Other(_Layer):
-        """Its weight comes last."""
+        """An op whose weight comes last."""
 
         name = "other"
         extra = optional_operand()
@@ -131,7 +130,7 @@ def test_the_variadic_operand_is_last() -> None:
     with pytest.raises(VerifyError, match="stands at two positions"):
 
         class Wrong(Op):
-            """Operands after any number of others."""
+            """An op with operands after a variable number of others."""
 
             name = "wrong"
             items = variadic_operand()

@@ -1,4 +1,4 @@
-"""docs/ops.md is what the registry says."""
+"""docs/ops.md is what the registry of ops generates."""
 
 from __future__ import annotations
 

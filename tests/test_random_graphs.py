@@ -1,5 +1,5 @@
-"""Random networks: one integer graph, the same bits from the interpreter and from every level; float graphs the same
-bits on every level."""
+"""Random networks: the interpreter and every level give the same bits for an integer graph; every level gives the same
+bits for a float graph."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_integer_networks(seed: int) -> None:
 
 
 def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
-    """A dead or saturated network proves nothing: 30% of the first output's elements are not zero, 20% at most are at
-    the ends of the range."""
+    """Whether a network can prove something, being neither dead nor saturated: at least 30% of the first output's
+    elements are not zero, and at most 20% are at the ends of the range."""
     assert (output != 0).mean() >= 0.3
     producer = graph.outputs[0].producer
     if producer is not None and producer.op == "dequantize":

@@ -1,4 +1,4 @@
-"""Pipes, devices, sockets and folders are refused at every door that reads a path, at once."""
+"""Every function that reads a path refuses pipes, devices, sockets and folders at once."""
 
 from __future__ import annotations
 

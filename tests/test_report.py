@@ -18,7 +18,7 @@ from tests.sample_graphs import CASES, sample_graph
 
 
 def mixed_graph() -> Graph:
-    """quantize, an integer linear, dequantize, softmax in float; argmax gives indices."""
+    """A graph of quantize, an integer linear, dequantize and softmax in float; argmax gives indices."""
     graph = Graph("mixed", "integer")
     x = graph.add_input("x", tensor("f32", 2, 8))
     u8 = QuantParams.per_tensor(0.5, 128, DType.U8)

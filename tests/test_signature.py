@@ -20,7 +20,7 @@ F32 = np.float32
 
 
 def graph(outputs: int = 1) -> Graph:
-    """x: f32[B,2*S], y: f32[S], z: i64[3]"""
+    """A graph of x: f32[B,2*S], y: f32[S], z: i64[3]."""
     made = Graph("g")
     x = made.add_input("x", tensor("f32", "B", "S").with_shape((B, 2 * S)))
     made.add_input("y", tensor("f32", "S"))

@@ -1,4 +1,4 @@
-"""The verifier: a graph that is legal, and for each rule one graph that breaks this rule and no earlier one."""
+"""The verifier: a graph that is legal, and for each rule a graph that breaks this rule and no earlier one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Y = TensorType(DType.U8, (2, 3), U8)
 
 
 def float_graph() -> Graph:
-    """y = relu(x + c)"""
+    """The graph y = relu(x + c)."""
     graph = Graph("g")
     x = graph.add_input("x", tensor("f32", "B", 2))
     total = graph.create("add", [x, graph.add_const("c", np.ones(2, np.float32))], names="total")
@@ -34,7 +34,7 @@ def float_graph() -> Graph:
 def integer_graph(
     *, x: TensorType = X, weight: TensorType | None = None, bias: TensorType | None = None, out: TensorType = Y
 ) -> Graph:
-    """o = dequantize(linear(quantize(x), w, b))"""
+    """The graph o = dequantize(linear(quantize(x), w, b))."""
     graph = Graph("g", "integer")
     source = graph.add_input("x", tensor("f32", 2, 4))
     quantized = graph.create("quantize", [source], types=x, names="xq")

@@ -30,7 +30,7 @@ print(pathlib.Path(qc.__file__).resolve())
 
 @pytest.fixture(scope="module")
 def installed(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with nothing but the wheel's content."""
+    """A folder with the content of the wheel and nothing else."""
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "-q", "install", "--no-deps", "--no-index", "--target", str(target)]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
@@ -38,7 +38,7 @@ def installed(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _build(kind: str, source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    """What setuptools builds from `source`: an "sdist", a "wheel", or an "editable" wheel."""
+    """Build an "sdist", a "wheel" or an "editable" wheel from `source` by setuptools."""
     program = f"import setuptools.build_meta as backend; print(backend.build_{kind}({str(out)!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_the_sdist_gives_the_same_wheel(source: pathlib.Path, wheel: pathlib.Pat
 
 
 def test_an_editable_install_adds_the_root_to_the_path(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Nothing but a path: type checkers and editors can't follow an import hook."""
+    """It adds a path and no import hook, which type checkers and editors can't follow."""
     copy = shutil.copytree(source, tmp_path / "copy", symlinks=True)
     [(name, text)] = _contents(_build("editable", copy, tmp_path)).items()
     assert name.endswith(".pth") and text.decode().strip() == str(copy)

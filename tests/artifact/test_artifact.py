@@ -1,4 +1,5 @@
-"""Artifacts: round trips, bytes that depend on the graph alone, atomic saving, and every way a file can be damaged."""
+"""Artifacts: round trips, bytes that depend on the graph alone, atomic saving, and all ways in which a file can be
+damaged."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ def join(header: dict[str, Any] | str, data: bytes) -> bytes:
 
 
 def sealed(header: dict[str, Any], data: bytes) -> bytes:
-    """A file whose digest fits, so that the checks behind it are reached."""
+    """A file whose digest fits, so that the checks behind the digest's are reached."""
     header["__metadata__"]["qcompiler.sha256"] = hashlib.sha256(data).hexdigest()
     return join(header, data)
 

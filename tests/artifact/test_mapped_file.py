@@ -1,4 +1,5 @@
-"""Saved models are mapped: they outlive their file's replacement, and giving pages back changes no byte of anything."""
+"""Saved models are mapped: they outlive the replacement of their file, and giving pages back changes no byte of
+anything."""
 
 from __future__ import annotations
 

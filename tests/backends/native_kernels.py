@@ -101,7 +101,7 @@ tail:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """args: in, out (two words each), n, k."""
+    """A kernel that is loaded. Its arguments are: in, out (two words each), n, k."""
 
     name: str
     address: int
@@ -128,5 +128,5 @@ def _engine() -> Any:
 
 @cache
 def kernel(name: str) -> Kernel:
-    """One of the kernels above."""
+    """Load one of the kernels above."""
     return Kernel(name, _engine().get_function_address(name), _engine())

@@ -1,4 +1,4 @@
-"""Signatures of the tests' own kernels, named by their fields."""
+"""Signatures of the kernels that tests define, named by their fields."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TableXY(Arguments["TableXY"], Generic[P]):
 
 
 class ABCY(Arguments["ABCY"], Generic[P]):
-    """Up to three operands of an op."""
+    """Up to three operands of an op, and its result."""
 
     a: P
     b: P

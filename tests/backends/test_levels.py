@@ -23,7 +23,7 @@ def _level(name: str, features: tuple[str, ...], needs: tuple[str, ...]) -> Leve
 
 
 def _levels(*cpu: str) -> Levels:
-    """A table whose two middle levels do not include each other, on a CPU with these features."""
+    """A table of four levels, on a CPU with these features. The two middle levels do not include each other."""
     rows = (
         _level("base", ("base",), ("b",)),
         _level("dots", ("base", "dots", "shared"), ("b", "d")),

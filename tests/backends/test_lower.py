@@ -1,4 +1,4 @@
-"""Whole models through lowering: the demo's network on every level, symbolic batches, outputs in odd places."""
+"""Whole models through lowering: the demo's network on every level, symbolic batches, and outputs in odd places."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calibration() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def quantized(calibration: np.ndarray) -> qc.CompiledModel:
-    """The demo's integer graph, on the interpreter."""
+    """The demo's integer graph, with the interpreter's answer."""
     return qc.compile(
         trained_model(), "int8", (calibration[:1],), calibration_data=[calibration], dynamic=DYNAMIC, target="reference"
     )
@@ -107,7 +107,7 @@ CONSTANT = np.arange(4, dtype=np.float32).reshape(2, 2)
 @pytest.mark.parametrize("dynamic", [None, DYNAMIC])
 @pytest.mark.parametrize("level", ["native", "reference", *LEVELS])
 def test_models_that_compute_nothing(level: str, dynamic: object, tmp_path: pathlib.Path) -> None:
-    """Outputs that are inputs, constants, repeated or nested, in a graph without nodes, also saved and loaded."""
+    """Outputs are inputs, constants, repeated or nested, in a graph without nodes, which is also saved and loaded."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     models = {
         "the input": (lambda x: x, x),
@@ -141,7 +141,7 @@ def test_a_foreign_or_too_high_level_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def _convs(count: int, *, same: bool) -> Graph:
-    """The integer graph of convolutions of one input, added; they share their weights or not."""
+    """An integer graph that adds convolutions of one input, which share their weights or do not."""
     nn, rng = qc.nn, np.random.default_rng(0)
     convs = [nn.Conv2d(128, 128, 3, padding=1) for _ in range(count)]
     for conv in convs:
@@ -173,7 +173,7 @@ def test_nodes_that_share_weights_share_what_is_packed(same: bool) -> None:
 def test_the_short_epilogue_is_taken_where_the_weights_themselves_allow_it(
     weight: int, zero_point: int, proven: bool
 ) -> None:
-    """M is 1000 and there are 64 products: weights of 8 bits could leave i32 on their way, these may not."""
+    """M is 1000 and there are 64 products: weights of 8 bits could leave i32 on the way, these can't."""
     codes, x = np.full((8, 64, 1, 1), weight, np.int8), QuantParams.per_tensor(1.0, zero_point, DType.U8)
     graph = Graph("g", "integer")
     operands = [

@@ -1,4 +1,4 @@
-"""Commands in process, and a Python module with models, for the tests of the command line."""
+"""Runs commands in this process, and holds a Python module with models, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ broken = 3
 
 
 def call(capsys, *arguments: str) -> str:
-    """stdout of a command that must succeed without a word on stderr."""
+    """The stdout of a command that must succeed and print nothing on stderr."""
     code = cli.main(arguments)
     told = capsys.readouterr()
     assert (code, told.err) == (0, ""), told.err
@@ -44,7 +44,7 @@ def call(capsys, *arguments: str) -> str:
 
 
 def fail(capsys, *arguments: str, code: int = 1) -> str:
-    """The message of a command that must fail: one, without a traceback, and nothing on stdout."""
+    """The message of a command that must fail with one message, without a traceback, and print nothing on stdout."""
     assert cli.main(arguments) == code
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("qcompiler: ") and "Traceback" not in told.err

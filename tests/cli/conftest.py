@@ -13,7 +13,7 @@ from tests.cli.commands import MODULE
 
 @pytest.fixture
 def files(tmp_path, monkeypatch, demo_stages):
-    """A folder with the demo's float and integer models, data, and a Python module; the current folder."""
+    """A folder with the demo's float and integer models, data, and a Python module. It is the current folder."""
     save_graph(demo_stages["float"], tmp_path / "float.qc.safetensors")
     save_graph(demo_stages["integer"], tmp_path / "int8.qc.safetensors")
     save_graph(demo_stages["observed"], tmp_path / "observed.qc.safetensors")

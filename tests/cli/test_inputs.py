@@ -1,4 +1,4 @@
-"""Data files and calls, random inputs, outputs: the parts of the commands."""
+"""Data files and calls, random inputs, and outputs: the parts that commands share."""
 
 from __future__ import annotations
 

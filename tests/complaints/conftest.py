@@ -1,4 +1,4 @@
-"""What the complaint tests share: a small CNN, its data, and a comparison of all backends."""
+"""A small CNN, its data, and a comparison of all backends, which the complaint tests share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.backends.levels import programs
 
 
 class SmallNet(nn.Module):
-    """Two convolutions with batch norm, a residual, pooling, a classifier."""
+    """A network of two convolutions with batch norm, a residual, pooling and a classifier."""
 
     def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ def small_net() -> type[SmallNet]:
 
 @pytest.fixture
 def every_target() -> Callable[[qc.Graph, np.ndarray], np.ndarray]:
-    """Runs an integer graph on the interpreter and on every level; all bits must agree; gives the output."""
+    """A function that runs an integer graph on the interpreter and on every level, checks that all bits agree, and
+    gives the output."""
 
     def check(graph: qc.Graph, x: np.ndarray) -> np.ndarray:
         expected = qc.compile(graph, target="reference")(x)
@@ -63,6 +64,6 @@ def every_target() -> Callable[[qc.Graph, np.ndarray], np.ndarray]:
 
 
 def sqnr(reference: np.ndarray, got: np.ndarray) -> float:
-    """Signal to quantization noise in dB."""
+    """The signal-to-quantization-noise ratio in dB."""
     noise = np.square(reference.astype(np.float64) - got).sum()
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-30)))

@@ -1,4 +1,5 @@
-"""Complaints about numbers: simulated is not real, machines differ, folding, overflow, calibration."""
+"""Complaints about numbers: simulated accuracy is not real accuracy, machines differ, folding, overflow,
+calibration."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tests.complaints.conftest import sqnr
 
 
 def test_05_simulated_accuracy_is_not_int8_accuracy(batches, x) -> None:
-    """30 layers deep, the emitted int8 program has the bits of the reference: nothing is simulated in float."""
+    """The int8 program of 30 layers has the bits of the reference: nothing is simulated in float."""
 
     class Deep(nn.Module):
         def __init__(self) -> None:
@@ -36,7 +37,7 @@ def test_05_simulated_accuracy_is_not_int8_accuracy(batches, x) -> None:
 
 
 def test_06_machines_give_different_results(small_net, batches, x, every_target) -> None:
-    """The same bits on every level and for a sample alone; float as well."""
+    """Every level gives the same bits, also for a sample alone, in int8 and in float."""
     compiled = qc.compile(small_net(), "int8", (x,), calibration_data=batches, dynamic={"x": {0: "B"}})
     whole = every_target(compiled.graph, x)
     assert np.array_equal(np.concatenate([compiled(x[i : i + 1]) for i in range(4)]), whole)
@@ -76,7 +77,7 @@ def test_13_histogram_calibration_is_slow() -> None:
 
 
 def test_17_batchnorm_folding(batches, x) -> None:
-    """Shared weights are cloned, not folded twice; linear, transposed and grouped convolutions fold entirely."""
+    """Shared weights are cloned and not folded twice. Linear, transposed and grouped convolutions fold entirely."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -108,7 +109,7 @@ def test_17_batchnorm_folding(batches, x) -> None:
 
 
 def test_18_per_channel_transposed_convolution(batches, x, every_target) -> None:
-    """Grouped transposed convolutions have one scale for each channel of each group."""
+    """Grouped transposed convolutions have one scale for each channel, along the axis that the op names."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -126,7 +127,7 @@ def test_18_per_channel_transposed_convolution(batches, x, every_target) -> None
 
 
 def test_19_bias_overflows_with_tiny_weight_scales(batches, x, every_target) -> None:
-    """A bias of 10^6 beside weights of 10^-9: the channel's scale is raised until the i32 bias fits."""
+    """Beside weights of 10^-9 a bias is 10^6: the channel's scale is raised until the i32 bias fits."""
     model = nn.Conv2d(3, 4, 1)
     state = model.state_dict()
     state["weight"] = np.full((4, 3, 1, 1), 1e-9, np.float32)
@@ -142,13 +143,13 @@ def test_19_bias_overflows_with_tiny_weight_scales(batches, x, every_target) -> 
 
 
 def test_20_a_branch_that_never_ran_in_calibration(x) -> None:
-    """No silent scale of 1: an empty batch reaches no tensor, and that is an error that says so."""
+    """There is no silent scale of 1: an empty batch reaches no tensor, and an error says so."""
     with pytest.raises(QuantizationError, match="no calibration data reached"):
         qc.compile(nn.Conv2d(3, 4, 1), "int8", (x,), calibration_data=[x[:0]], dynamic={"x": {0: "B"}})
 
 
 def test_21_skip_this_layer_is_ignored(small_net, batches, x) -> None:
-    """A rule that matches nothing is an error with the nearest name; one that matches is in the table."""
+    """A rule that matches nothing is an error with the nearest name. One that matches stands in the table."""
     with pytest.raises(QuantizationError, match="matches no node") as caught:
         qc.compile(
             small_net(),
@@ -180,7 +181,7 @@ def test_32_shipped_configs_are_broken(qconfig, small_net, batches, x, every_tar
 
 
 def test_08_tracing_dies_on_control_flow(x) -> None:
-    """Python branches on shapes and flags just run; a branch on data names its line."""
+    """Python branches on shapes and flags just run. A branch on data is an error that names its line."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -201,7 +202,7 @@ def test_08_tracing_dies_on_control_flow(x) -> None:
 
 
 def test_27_names_do_not_match_the_graph(small_net, batches, x, tmp_path) -> None:
-    """One artifact holds graph, parameters and data under the graph's own names; loaded, it is the same graph."""
+    """One artifact holds graph, parameters and data under the graph's own names. Once loaded, it is the same graph."""
     compiled = qc.compile(small_net(), "int8", (x,), calibration_data=batches)
     path = tmp_path / "m.qc.safetensors"
     compiled.save(path)
@@ -229,7 +230,7 @@ def test_28_misleading_exceptions(call, text, small_net, batches, x) -> None:
 
 
 def test_every_combination_of_small_sizes_keeps_its_bits(every_target) -> None:
-    """Sizes of one: the corners that shipped kernels forget."""
+    """Sizes of one are corner cases that shipped kernels forget."""
     for batch, channels, size in itertools.product((1, 2), (1, 5), (1, 3)):
         x = np.random.default_rng(1).normal(size=(batch, channels, size, size)).astype(np.float32)
         compiled = qc.compile(nn.Conv2d(channels, 3, 3, padding=1), "int8", (x,), calibration_data=[x])

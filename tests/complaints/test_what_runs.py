@@ -14,7 +14,7 @@ from tests.complaints.conftest import sqnr
 
 
 def test_01_slower_than_float_because_ops_fall_back(small_net, batches, x) -> None:
-    """Every int8 node runs an emitted kernel, and what each costs can be read."""
+    """Every int8 node runs an emitted kernel, and the report says what each costs."""
     compiled = qc.compile(small_net(), "int8", (x,), calibration_data=batches)
     assert compiled.program.python_nodes == {}
     bound = compiled.program.bind({})
@@ -28,7 +28,7 @@ def test_01_slower_than_float_because_ops_fall_back(small_net, batches, x) -> No
 
 def test_02_could_not_run_quantized_op(small_net, batches, x) -> None:
     """int8 and float never meet without a conversion: an int8 add of a float operand does not verify, and the message
-    names node and line."""
+    names the node and its line."""
     graph = qc.compile(small_net(), "int8", (x,), calibration_data=batches, target="reference").graph
     node = next(n for n in graph.nodes if n.op == "conv")
     graph.set_operand(node, 0, graph.inputs[0])
@@ -59,7 +59,7 @@ def test_09_unsupported_activations_kill_int8(batches, x, every_target) -> None:
 
 
 def test_14_conversions_left_around_ops(small_net, batches, x) -> None:
-    """One quantize at the input, one dequantize at the output, none between."""
+    """There is one quantize at the input, one dequantize at the output, and none between them."""
     graph = qc.compile(small_net(), "int8", (x,), calibration_data=batches, target="reference").graph
     conversions = [n.op for n in graph.nodes if n.op in ("quantize", "dequantize", "requantize")]
     assert conversions == ["quantize", "dequantize"]
@@ -91,7 +91,7 @@ def test_31_a_quantized_model_cannot_be_traced(small_net, batches, x) -> None:
 
 
 def test_22_one_wide_activation_destroys_the_net(batches, x) -> None:
-    """Channels of widely different ranges: the node is left float by one line, and the table says which rule won."""
+    """The channels have widely different ranges. One line leaves the node float, and the table says which rule won."""
 
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -131,7 +131,7 @@ def test_22_one_wide_activation_destroys_the_net(batches, x) -> None:
 
 
 def test_07_silent_saturation_without_vnni(every_target) -> None:
-    """255 * 127 twice is more than an i16 holds: the AVX2 kernels stay exact."""
+    """Twice 255 * 127 is more than an i16 holds: the AVX2 kernels stay exact."""
     weight = np.full((16, 64), 127, np.int8)
     graph = qc.Graph("main")
     graph.stage = "integer"
@@ -151,6 +151,6 @@ def test_07_silent_saturation_without_vnni(every_target) -> None:
 
 
 def test_error_classes_are_ours(x) -> None:
-    """Every mistake of a user gives a QCompilerError."""
+    """Every mistake of a user raises a QCompilerError."""
     with pytest.raises(QCompilerError):
         qc.compile(object(), None, (x,))

@@ -1,4 +1,4 @@
-"""The C example: built by plain gcc and by CMake, it gives the scores that Python gives."""
+"""The C example, built by plain gcc and by CMake, gives the scores that Python gives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def model(tmp_path: pathlib.Path, demo_stages: dict[str, Graph]) -> qc.CompiledModel:
-    """The demo's int8 network; in tmp_path as model.o and model.h, beside two images."""
+    """The demo's int8 network. It lies in tmp_path as model.o and model.h, beside two images."""
     compiled = qc.compile(demo_stages["integer"], None, target="x86-64+avx2")
     compiled.export_object(tmp_path / "model.o", target="x86-64-linux+avx2", prefix="model", sizes={"B": 1})
     for index, image in enumerate(images()):
@@ -33,7 +33,7 @@ def model(tmp_path: pathlib.Path, demo_stages: dict[str, Graph]) -> qc.CompiledM
 
 
 def images() -> np.ndarray:
-    """u8[2,28,28]"""
+    """Two images, u8[2,28,28]."""
     return np.random.default_rng(5).integers(0, 256, (2, 28, 28)).astype(np.uint8)
 
 

@@ -1,4 +1,5 @@
-"""The demo's stored data and float model: splits as promised, weights complete, accuracy above a named threshold."""
+"""The demo's stored data and float model: the splits are as documented, the weights are complete, and the accuracy is
+above a named threshold."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def demo(monkeypatch: pytest.MonkeyPatch):
 
 
 def expected_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """The weights' names and shapes, written out from the model's description rather than from its code."""
+    """The names and shapes of the weights, written out from the model's description rather than from its code."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(conv: str, bn: str, out_channels: int, in_channels: int, kernel: int) -> None:

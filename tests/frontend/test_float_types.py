@@ -1,4 +1,5 @@
-"""Float types other than f32: a cast is honoured or refused, and what a module stores in another type is said."""
+"""Float types other than f32: a cast is honoured or refused, and a note names the other type in which a module stores
+something."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_what_has_no_such_meaning_is_refused(function: Callable[..., Any], messa
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_module_of_another_type_computes_in_f32_and_says_so(dtype: torch.dtype) -> None:
-    """Casts to that type inside of it stay f32 as well."""
+    """Casts to that type inside of the module stay f32 as well."""
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), Calls(lambda x: x.float().to(dtype) * 2)).to(dtype).eval()
     graph = import_torch(module, (X.to(dtype).float().to(dtype) if dtype is not torch.bfloat16 else X,))
     assert Remark(f"{str(dtype).removeprefix('torch.')} is computed as f32") in graph.notes
@@ -77,7 +78,7 @@ def test_a_module_of_another_type_computes_in_f32_and_says_so(dtype: torch.dtype
 
 
 def test_scalars_do_not_widen_in_torch() -> None:
-    """A tensor without axes counts as a number; numpy's do not."""
+    """A tensor without axes counts as a number in torch; numpy's do not."""
     module = Calls(lambda x: x.int() + torch.tensor(3))
     assert qc.compile(module, None, (X,), target="reference")(X.numpy()).dtype == np.int32
 

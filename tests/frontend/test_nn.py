@@ -118,7 +118,7 @@ LAYERS = [
 
 
 def randomize(module: torch.nn.Module) -> torch.nn.Module:
-    """Parameters and statistics that hide no mistake: not zeros and ones."""
+    """Draw parameters and statistics that hide no mistake, as zeros and ones would."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -388,8 +388,8 @@ def test_attention_equals_torch() -> None:
 @pytest.mark.parametrize("target", ["native", "reference"])
 @pytest.mark.parametrize("seed", range(6))
 def test_attention_with_masked_rows_equals_torch(seed: int, target: str) -> None:
-    """Bool and float masks of any leading shape, constant and given in the call, in which rows may be all masked: those
-    give 0. The same softmax spelt out gives NaN there."""
+    """Bool and float masks of any leading shape, constant and given in the call. Rows that are all masked give 0, where
+    the same softmax spelt out gives NaN."""
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((2, 3, size, 8)).astype(np.float32) for size in (5, 6, 6))
     shape = [(5, 6), (1, 6), (2, 1, 5, 6), (2, 1, 1, 6), (3, 1, 6), (2, 3, 5, 6)][seed]

@@ -170,7 +170,7 @@ INDICES = [
 
 
 def check(function, *arrays: np.ndarray, rtol: float = 2e-6, dynamic: dict | None = None) -> None:
-    """The traced function equals the function itself, structure included."""
+    """Check that the traced function equals the function itself, including the structure of its results."""
     graph = trace(function, arrays, dynamic=dynamic)
     got = restore_outputs(structure_of(graph), run(graph, list(arrays)))
     with np.errstate(all="ignore"):
@@ -223,7 +223,7 @@ def test_index(index) -> None:
 
 @pytest.mark.parametrize("index", INDICES, ids=str)
 def test_index_of_a_dynamic_axis_serves_other_sizes(index) -> None:
-    """Traced at 3 rows, run at 5: counting from the end must follow."""
+    """The function is traced at 3 rows and run at 5: an index that counts from the end must follow."""
     example = RNG.standard_normal((2, 4, 3)).astype(np.float32)
     graph = trace(lambda x: x[index], (np.zeros((2, 3, 3), np.float32),), dynamic={"x": {1: "S"}})
     assert not guards(graph)

@@ -32,7 +32,7 @@ Arguments = tuple[Any, ...]
 
 
 def rows(dtype: np.dtype) -> np.ndarray:
-    """Extremes in rows: each starts at another place."""
+    """Extremes in rows, each of which starts at another one."""
     return np.stack([np.roll(extremes(dtype), k) for k in (0, 3, 7)])
 
 
@@ -127,7 +127,7 @@ def _mapped(item: Any, change: Callable[[np.ndarray], Any]) -> Any:
 
 
 def outcome(function: Callable[..., Any], arguments: Arguments, sums: bool) -> str:
-    """given, refused or not allowed by numpy. Fails on another answer than numpy's."""
+    """What a call ended in: given, refused, or not allowed by numpy. Fails on an answer that differs from numpy's."""
     arrays: list[np.ndarray] = []
     _mapped(list(arguments), arrays.append)
     try:
@@ -188,7 +188,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 OF_SIZES = {np.shape, np.ndim, np.size}
-"""Functions of shapes alone; their results are no arrays."""
+"""Functions of shapes alone, whose results are no arrays."""
 CASES = [(function, dtype) for function in (*UFUNCS, *FUNCTIONS) if function not in OF_SIZES for dtype in DTYPES]
 
 

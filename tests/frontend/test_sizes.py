@@ -1,4 +1,4 @@
-"""Comparisons of symbolic sizes: what non-negativity decides needs no example and leaves no guard."""
+"""Comparisons of symbolic sizes: those that non-negativity decides need no example and leave no guard."""
 
 import itertools
 import pathlib
@@ -31,7 +31,7 @@ SMALL = [dict(zip("BS", sizes)) for sizes in itertools.product(range(6), repeat=
 
 
 class Trace:
-    """A trace without an example, or with one; it keeps its guards."""
+    """A trace with or without an example. It keeps its guards."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes

@@ -37,7 +37,7 @@ CASES = [(name, dtype) for name in TABLE if name not in OF_SIZES | ELSEWHERE for
 
 
 class Call(torch.nn.Module):
-    """One call of an op; the tensors among its arguments are inputs, cast to their element types."""
+    """One call of an op. The tensors among its arguments are inputs, cast to their element types."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Call(torch.nn.Module):
         self.eval()
 
     def inputs(self) -> list[torch.Tensor]:
-        """The tensors; f16 and f64 ones as f32, which holds them."""
+        """The tensors; those of f16 and f64 as f32, in which they are exact."""
         tensors = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
         return [t.float() if t.dtype.is_floating_point else t for t in tensors] or [torch.zeros(1)]
 
@@ -65,7 +65,7 @@ class Call(torch.nn.Module):
         return self.overload(*args, **keywords)
 
     def exact(self) -> Any:
-        """The call in float64, if it computes in a float type."""
+        """The result in float64, if the call computes in a float type."""
         leaves = [
             leaf.double()
             if isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
@@ -108,7 +108,7 @@ def compare(name: str, call: Call, got: np.ndarray, want: torch.Tensor, exact: t
 
 
 def outcome(name: str, dtype: torch.dtype) -> str:
-    """given, refused or not allowed by torch. Fails on another answer than torch's."""
+    """What a call ended in: given, refused, or not allowed by torch. Fails on an answer that differs from torch's."""
     found = {outcome_of(name, arguments) for arguments in RECIPES[name](dtype)}
     return next((how for how in ("refused", "given") if how in found), "not allowed")
 

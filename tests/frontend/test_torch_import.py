@@ -1,4 +1,4 @@
-"""Torch modules imported through torch.export against torch itself."""
+"""Torch modules that are imported through torch.export, against torch itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qcompiler.structure import restore_outputs
 
 
 def randomize(module: nn.Module) -> nn.Module:
-    """Parameters and statistics that hide no mistake; eval mode."""
+    """Draw parameters and statistics that hide no mistake, and set eval mode."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -45,7 +45,7 @@ def numpy_of(item):
 
 
 def check(module: nn.Module, *inputs: torch.Tensor, dynamic=None, others=(), rtol: float = 2e-5) -> Graph:
-    """The imported graph equals the module, on the example inputs and on `others`."""
+    """Check that the imported graph equals the module, on the example inputs and on `others`."""
     graph = import_torch(module, inputs, dynamic=dynamic)
     for items in (inputs, *others):
         with torch.no_grad():
@@ -137,7 +137,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name: str) -> None:
-    """Same numbers, and the layer arrives as the IR's op instead of its parts."""
+    """The numbers are the same, and the layer arrives as the IR's op instead of its parts."""
     layer, shape, expected = LAYERS[name]
 
     class Holder(nn.Module):

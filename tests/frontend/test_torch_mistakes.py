@@ -1,5 +1,5 @@
-"""What people give in place of a torch module in eval mode with arrays, and modules that read what has no meaning here:
-it works, or one error says what to do."""
+"""What people give in place of a torch module in eval mode with arrays, and modules that read something that has no
+meaning here: it works, or one error says what to do."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_a_pool_whose_indices_nobody_reads(name: str, args: tuple[int, ...]) -> 
 
 
 def test_tensors_of_every_kind_are_taken() -> None:
-    """With a gradient, of bfloat16, not contiguous: as examples, as calibration data and in calls."""
+    """Tensors with a gradient, of bfloat16, or not contiguous are taken as examples, as calibration data and in
+    calls."""
     x = torch.from_numpy(X)
     tensors = [x, x.clone().requires_grad_(), x.bfloat16(), x.transpose(2, 3)]
     compiled = qc.compile(LINEAR, "int8", (x.bfloat16(),), calibration_data=tensors)

@@ -1,4 +1,5 @@
-"""interpolate picks torch's pixels: fractional steps are f32, and their last bit decides which pixel is the nearest."""
+"""interpolate picks the pixels that torch picks: fractional steps are f32, and their last bit decides which pixel is
+the nearest."""
 
 from __future__ import annotations
 

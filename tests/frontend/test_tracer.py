@@ -356,7 +356,7 @@ def test_results_do_not_depend_on_the_run() -> None:
 
 
 def integer_graph() -> Graph:
-    """quantize, linear in int8, dequantize; batch size symbolic."""
+    """A graph of quantize, linear in int8, and dequantize, with a symbolic batch size."""
     graph = Graph("inner", "integer")
     b = Dim.name("B")
     x = graph.add_input("x", TensorType(DType.F32, (b, 4)))
@@ -374,7 +374,7 @@ def integer_graph() -> Graph:
 
 
 class Compiled:
-    """What a compiled model offers to a trace."""
+    """Offers to a trace what a compiled model offers."""
 
     def __init__(self, graph: Graph) -> None:
         self.__qc_graph__ = graph

@@ -51,7 +51,7 @@ def _two(dtype: torch.dtype) -> list[Arguments]:
 
 @recipe("remainder.Tensor fmod.Tensor floor_divide")
 def _division(dtype: torch.dtype) -> list[Arguments]:
-    """Without what torch stops at: 0, and the least integer over -1."""
+    """Operands of a division without those at which torch stops: 0, and the least integer over -1."""
     x, y = pairs(dtype)
     if not dtype.is_floating_point and dtype is not torch.bool:
         y = torch.where((y == 0) | ((y == -1) & (x == torch.iinfo(dtype).min)), torch.full_like(y, 3), y)
@@ -198,7 +198,7 @@ def _contiguous(dtype: torch.dtype) -> list[Any]:
 
 
 def _castable(dtype: torch.dtype, to: torch.dtype) -> torch.Tensor:
-    """Extremes whose conversion C defines."""
+    """The extremes whose conversion C defines."""
     x = extremes(dtype)
     if not dtype.is_floating_point or to.is_floating_point or to is torch.bool:
         return x

@@ -185,7 +185,7 @@ def _constant_pad(dtype: torch.dtype) -> list[Arguments]:
 
 
 def _shaped(names: str, *arguments: Arguments) -> None:
-    """Ops that move the elements of a tensor [3, n] of extremes."""
+    """Register ops that move the elements of a tensor [3, n] of extremes."""
     recipe(names)(lambda dtype: [(rows(dtype), *rest) for rest in arguments])
 
 

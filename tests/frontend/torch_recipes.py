@@ -23,7 +23,7 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 DTYPES = (*FLOATS, *INTEGERS, torch.bool)
 RECIPES: dict[str, Recipe] = {}
 SUMS: set[str] = set()
-"""Ops that add up several terms. Their arguments are moderate numbers."""
+"""The ops that add up several terms. Their arguments are moderate numbers."""
 
 
 def recipe(names: str, *, sums: bool = False) -> Callable[[Recipe], Recipe]:
@@ -65,12 +65,12 @@ def pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scalars(dtype: torch.dtype) -> list[Any]:
-    """Python numbers of the kind of a type, and of a higher one."""
+    """Python numbers of the kind of a type, and of a higher kind."""
     return [2.5, -0.5, 3] if dtype.is_floating_point else [3, 1, 2.5] if dtype is torch.uint8 else [3, -2, 2.5]
 
 
 def rows(dtype: torch.dtype) -> torch.Tensor:
-    """Extremes in rows: each starts at another place."""
+    """Extremes in rows, each of which starts at another one."""
     x = extremes(dtype)
     return torch.stack([x.roll(k) for k in (0, 3, 7)])
 
@@ -94,4 +94,4 @@ OF_SIZES = frozenset(
         "ge.default",
     ]
 )
-"""Ops on sizes and Python numbers, and torch's checks: they have no element type."""
+"""The ops on sizes and Python numbers, and torch's checks, which have no element type."""

@@ -40,15 +40,15 @@ DRAWN = {
     "passes": 40,
     "qcompiler/ops": 40,
 }
-"""Folder -> how many mutants are drawn from it."""
+"""How many mutants are drawn from each folder."""
 SKIPPED = (
     "tests/artifact", "tests/cli", "tests/examples", "tests/type_checkers", "tests/complaints", "tests/mutants",
     "tests/backends/arm", "tests/backends/cache", "tests/backends/object_export", "tests/backends/runtime",
     "tests/test_wheel.py", "tests/test_docs.py", "tests/test_readme.py", "tests/test_demo_stages.py",
     "tests/backends/kernels/test_texts.py",
 )  # fmt: skip
-"""Test files that are slow, need emulators or processes, or compare texts: a mutant that only these kill counts as a
-survivor. A golden text of a kernel notices any change and tells nothing about its meaning."""
+"""Test files that are slow, need emulators or processes, or compare texts. A mutant that only these kill counts as a
+survivor: a golden text of a kernel notices any change and says nothing about its meaning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tracked(folder: str) -> list[str]:
-    """The Python files of a folder that git knows."""
+    """The Python files of a folder that git tracks."""
     found = subprocess.run(["git", "ls-files", "-z", f"{folder}/*.py"], cwd=ROOT, capture_output=True, check=True)
     return [path for path in found.stdout.decode().split("\0") if path and (ROOT / path).is_file()]
 
 
 def draw(seed: int) -> list[Site]:
-    """The mutants of a seed: from each folder, those of the smallest ranks."""
+    """The mutants of a seed: those of the smallest ranks in each folder."""
     drawn: list[Site] = []
     for folder, count in DRAWN.items():
         sites = [site for path in tracked(folder) for site in sites_of(path, (ROOT / path).read_text())]
@@ -94,7 +94,7 @@ def draw(seed: int) -> list[Site]:
 
 
 def _copy_of_tree(folder: pathlib.Path) -> pathlib.Path:
-    """A fresh copy of the files that git knows, as they are now, compiled so that bytecode is never stale."""
+    """A fresh copy of the files that git tracks, as they are now, compiled so that bytecode is never stale."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, listed.split("\0")):
@@ -107,8 +107,8 @@ def _copy_of_tree(folder: pathlib.Path) -> pathlib.Path:
 
 
 def covering(site: Site, covered: Mapping[str, Coverage]) -> list[str]:
-    """The test files that execute the line of a mutant: those named like its file, those of the mirroring folder, then
-    the others, each by their time."""
+    """The test files that execute the line of a mutant: first those named like its file, then those of the mirroring
+    folder, then the others, the quickest first."""
     source = pathlib.Path(site.path)
     mirror = str(pathlib.Path("tests", source.parent)).replace("tests/qcompiler", "tests")
 
@@ -124,7 +124,7 @@ def run_all(
     sites: Iterable[Site], covered: Mapping[str, Coverage], copies: Sequence[pathlib.Path], results: pathlib.Path,
     timeout: float,
 ) -> None:  # fmt: skip
-    """Run mutants, one in each copy at a time, and append each result."""
+    """Run mutants, one at a time in each copy, and append each result."""
     free: Queue[pathlib.Path] = Queue()
     for copy in copies:
         free.put(copy)
@@ -146,7 +146,8 @@ def run_all(
 
 
 def run_mutant(site: Site, tests: Sequence[str], copy: pathlib.Path, timeout: float) -> dict[str, Any]:
-    """Run the tests with the mutant in place. killed: a test failed; `by` names it, or says how it ended."""
+    """Run the tests with the mutant in place. It is killed if a test failed; `by` names the test, or says how the run
+    ended."""
     found = {"key": site.key, "path": site.path, "line": site.line, "function": site.function, "kind": site.kind,
              "old": site.old, "new": site.new.strip()}  # fmt: skip
     path = copy / site.path
@@ -180,7 +181,7 @@ def _run_tests(tests: Sequence[str], copy: pathlib.Path, timeout: float) -> tupl
 
 
 def read_results(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Key -> the last result."""
+    """The last result under each key."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {found["key"]: found for found in map(json.loads, lines)}
 
@@ -192,7 +193,7 @@ def _diff(site: Site) -> Iterator[str]:
 
 
 def _print_report(drawn: Sequence[Site], known: Mapping[str, Any], equivalent: set[str], as_diffs: bool) -> None:
-    """The score by folder, and the survivors."""
+    """Print the score by folder, and the survivors."""
     table: dict[str, Counter[str]] = {folder: Counter() for folder in DRAWN}
     for site in drawn:
         folder = next(folder for folder in DRAWN if site.path.startswith(f"{folder}/"))

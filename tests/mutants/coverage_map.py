@@ -1,7 +1,7 @@
-"""Which test files execute which lines, recorded once for each state of the sources.
+"""Records which test files execute which lines, once for each state of the sources.
 
-Each test file runs in a process of its own: within one process a kernel is emitted once, by whichever test needs it
-first, so contexts of single tests would miss that the others depend on the same lines.
+Each test file runs in a process of its own. Within one process a kernel is emitted once, by whichever test needs it
+first, so contexts of single tests would miss that others depend on the same lines.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def environment(root: pathlib.Path) -> dict[str, str]:
 def record(
     root: pathlib.Path, tests: Iterable[str], sources: Iterable[str], folder: pathlib.Path, jobs: int
 ) -> dict[str, Coverage]:
-    """The coverage of each test file; what `folder` holds for the same test and the same sources is read instead."""
+    """The coverage of each test file. What `folder` holds for the same test and the same sources is read instead."""
     folder.mkdir(parents=True, exist_ok=True)
     state = hashlib.sha256()
     for source in sorted(sources):
@@ -94,5 +94,5 @@ def _run(root: pathlib.Path, test: str) -> Coverage:
 
 
 def _relative(root: pathlib.Path, name: str) -> str:
-    """The path of a source below the root, with links such as qcompiler/passes followed."""
+    """The path of a source below the root, with links such as qcompiler/passes resolved."""
     return str((root / name).resolve().relative_to(root.resolve()))

@@ -1,4 +1,4 @@
-"""The places of a source file where a small change changes its meaning, and what they are changed to.
+"""Finds the places of a source file where a small change changes its meaning, and what to change them to.
 
 A mutant replaces one expression or statement; the rest of the text stays. No change is made inside docstrings, messages
 (arguments of `raise`, `refuse`, f-strings), annotations, decorators, asserts, and what `EXCLUDED` names.
@@ -19,7 +19,7 @@ EXCLUDED = {
     "__repr__": "a text for people",
     "describe": "a text for people",
 }
-"""Functions and class attributes that decide speed or wording, not results: name -> why."""
+"""Functions and class attributes that decide speed or wording and not results: name -> why."""
 _ESTIMATES = frozenset({"bytes"})
 """Keywords of `NodeLowering.call` that choose how many threads run a step."""
 _STRICTER: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -36,7 +36,7 @@ _STRICTER: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 }
 _SWAPPED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.LShift, ast.RShift, ast.Pow, ast.MatMult)
 _BOUNDS = frozenset({"max", "min", "maximum", "minimum", "smax", "smin", "clamp", "clip", "maxnum", "minnum", "abs"})
-"""Calls whose first argument is left where the bound is dropped."""
+"""Calls that are replaced by their first argument where the bound is dropped."""
 _ROUNDINGS = {"rint": "floor", "floor": "ceil", "ceil": "floor", "trunc": "floor", "round": "int", "lrint": "fptosi"}
 
 
@@ -62,12 +62,12 @@ class Site:
 
     @property
     def key(self) -> str:
-        """Names the mutant, whatever changes elsewhere in the file."""
+        """A name of the mutant that edits elsewhere in the file do not change."""
         text = "\0".join((self.path, self.function, self.kind, self.old, self.new, str(self.ordinal)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def rank(self, seed: int) -> str:
-        """Draws are by the smallest ranks: an edit elsewhere changes no other mutant's place."""
+        """The draw takes the smallest ranks, so an edit elsewhere does not change which mutants are drawn."""
         return hashlib.sha256(f"{seed}:{self.key}".encode()).hexdigest()
 
     def apply(self, text: str) -> str:

@@ -28,7 +28,7 @@ class Finding:
 
 
 def findings(source: str) -> list[Finding]:
-    """What a module holds of each kind, in the order of lines."""
+    """The findings of each kind in a module, in the order of its lines."""
     tree = ast.parse(source)
     registered = {
         id(inner)

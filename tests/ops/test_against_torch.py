@@ -81,7 +81,7 @@ def adaptive(kind: str) -> Oracle:
 
 
 def resize(x, *, size, scales, mode, coordinates, rounding, arithmetic):
-    """torch's own arithmetic is "multiply"; where no step is fractional, or in linear modes, "divide" is as near."""
+    """torch's own arithmetic is "multiply". Where no step is fractional, and in linear modes, "divide" is as near."""
     if mode == "nearest":  # round_prefer_floor is nearest-exact too where no pixel lies halfway
         assert (
             (coordinates, rounding) == ("asymmetric", "floor")
@@ -158,7 +158,7 @@ def product(x, axes, keepdims):
 
 
 def plain(function: Oracle) -> Oracle:
-    """The torch function of the operands alone, then the fused activation."""
+    """Call the torch function on the operands alone, then the fused activation."""
     return lambda *arrays, activation="none": fused(function(*arrays), activation)
 
 
@@ -461,7 +461,7 @@ UNARY = [op.name for op in all_ops() if Trait.UNARY in op.traits]
 
 @pytest.mark.parametrize("name", UNARY)
 def test_unary_ops_on_special_values(name: str) -> None:
-    """Infinities, NaN and the ends of the range, as torch has them in float64."""
+    """Infinities, NaN and the ends of the range give what torch gives in float64."""
     attrs = opdef(name).complete_attrs({})
     given = {RENAMED.get(name, {}).get(key, key): value for key, value in attrs.items()}
     with np.errstate(all="ignore"):

@@ -39,7 +39,7 @@ PARAMS = QuantParams.per_tensor(0.5, 0, DType.U8)
 
 @pytest.fixture
 def registry() -> Iterator[None]:
-    """Ops that a test declares are gone after it."""
+    """Removes the ops that a test declares."""
     before = dict(_REGISTRY)
     yield
     _REGISTRY.clear()
@@ -95,7 +95,7 @@ def test_variadic_operands_come_as_a_tuple() -> None:
 
 def test_a_copy_of_sum_is_no_safer_than_sum(registry: None) -> None:
     class SumAgain(Sum):
-        """Sum under another name."""
+        """The op sum under another name."""
 
         name = "sum_again"
 
@@ -114,7 +114,7 @@ def test_an_op_that_does_not_say_what_it_sums_is_refused(registry: None) -> None
     with pytest.raises(VerifyError, match="does not say how much it sums"):
 
         class Total(Op):
-            """Sums everything."""
+            """The sum of all elements."""
 
             name = "total"
             quant = OWN_RANGE

@@ -1,6 +1,4 @@
-"""The table test: every op's declaration is complete, and its samples run through infer, reference and integer
-meaning.
-"""
+"""Every op's declaration is complete, and its samples run through infer, reference and integer meaning."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Case = tuple[OpDef, int]
 
 
 def select(*, where: object) -> dict[str, object]:
-    """Arguments of parametrize: the cases that `where` accepts."""
+    """The arguments of parametrize for the cases that `where` accepts."""
     chosen = [case for case in CASES if where(case[0])]
     return {"argnames": "case", "argvalues": chosen, "ids": [f"{op.name}-{i}" for op, i in chosen]}
 
@@ -75,7 +73,7 @@ def resized(
 
 
 def sized_attrs(op: OpDef, attrs: dict, old: int, new: Dim | int) -> dict:
-    """`attrs` with the size `old` replaced in attrs of kind "shape"."""
+    """The attrs with the size `old` replaced in those of kind "shape"."""
     names = {spec.name for spec in op.attrs if spec.kind == "shape"}
     entry = str(new) if isinstance(new, Dim) else new
     return {
@@ -84,7 +82,7 @@ def sized_attrs(op: OpDef, attrs: dict, old: int, new: Dim | int) -> dict:
 
 
 def ties(types: list[TensorType | None], axis: int) -> Iterator[frozenset[tuple[int, int]]]:
-    """Sets of (operand, axis) that may stand for one size together with `axis` of operand 0: alone, or with any
+    """The sets of (operand, axis) that may have one size together with `axis` of operand 0: it alone, or with any
     operands that have the same size at the same place, counted from either end."""
     size, others = types[0].shape[axis], []
     for i, type in enumerate(types[1:], 1):
@@ -98,7 +96,8 @@ def ties(types: list[TensorType | None], axis: int) -> Iterator[frozenset[tuple[
 
 
 def check_symbolic_axis(op: OpDef, index: int, axis: int) -> bool:
-    """Whether an axis of operand 0 may be symbolic; if so its types agree with the concrete ones for several sizes."""
+    """Whether an axis of operand 0 may be symbolic. If so, checks that its types agree with the concrete ones for
+    several sizes."""
     sample = op.samples()[index]
     types = [None if o is None else type_of(o) if isinstance(o, np.ndarray) else o for o in sample.operands]
     attrs = op.complete_attrs(sample.attrs)
@@ -130,9 +129,7 @@ def check_symbolic_axis(op: OpDef, index: int, axis: int) -> bool:
 
 @pytest.mark.parametrize("op", [op for op in all_ops() if op.samples()], ids=lambda op: op.name)
 def test_symbolic_sizes_agree_with_concrete_ones(op: OpDef) -> None:
-    """Every axis of every sample: where infer takes a symbol, it means what it means for ints; some axis must take
-    one.
-    """
+    """Where infer takes a symbol for an axis of a sample, it means what it means for ints. Some axis must take one."""
     accepted = 0
     for index, sample in enumerate(op.samples()):
         first = sample.operands[0]
@@ -145,7 +142,7 @@ def test_symbolic_sizes_agree_with_concrete_ones(op: OpDef) -> None:
 
 
 class Quantized:
-    """A sample's operands as codes, with the real numbers that they stand for in float64."""
+    """The operands of a sample as codes, with the real numbers that they stand for in float64."""
 
     def __init__(self, op: OpDef, arrays: list[np.ndarray | None], per_channel: bool) -> None:
         self.op, self.per_channel = op, per_channel
@@ -200,7 +197,7 @@ class Quantized:
 
 
 def exact_codes(value: np.ndarray, out: TensorType) -> np.ndarray:
-    """float64: where the real value lies among the codes, before rounding."""
+    """Where the real value lies among the codes before rounding, in float64."""
     quant = out.quant
     return np.clip(value / np.float64(quant.scale[0]) + quant.zero_point[0], quant.qmin, quant.qmax)
 
@@ -262,7 +259,7 @@ def test_a_table_is_the_function_rounded_once(op: OpDef) -> None:
 
 @pytest.mark.parametrize("op", [op for op in all_ops() if op.samples()], ids=lambda op: op.name)
 def test_no_sizes_make_infer_fail_in_python(op: OpDef) -> None:
-    """Operands of odd ranks and sizes give a type or a ShapeError, nothing else."""
+    """Operands of odd ranks and sizes give a type or a ShapeError, and nothing else."""
     sample = op.samples()[0]
     types = [None if o is None else type_of(o) if isinstance(o, np.ndarray) else o for o in sample.operands]
     attrs = op.complete_attrs(sample.attrs)

@@ -1,4 +1,4 @@
-"""What tests of passes share: graphs from text with drawn constants, and comparison of text and of numbers."""
+"""Graphs from text with drawn constants, and comparisons of text and of numbers, which the tests of passes share."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CONV = "stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)"
 
 
 def text_of(inputs: str, body: str, stage: str = "float") -> str:
-    """A graph's whole text from its inputs and the lines between the braces; CONV stands for plain attrs of a 2d
-    convolution.
-    """
+    """The whole text of a graph from its inputs and the lines between the braces. CONV stands for plain attrs of a 2d
+    convolution."""
     lines = textwrap.indent(textwrap.dedent(body).strip(), "  ").replace("CONV", CONV)
     return f"qcompiler 1\ngraph g({inputs}) stage={stage} {{\n{lines}\n}}\n"
 
 
 def load(inputs: str, body: str, stage: str = "float", *, seed: int = 0, **data: np.ndarray) -> Graph:
-    """The graph of `text_of` with the constants of `draw_constants`; `data` overrides by name, "_" for "."."""
+    """Parse the graph of `text_of`, with the constants of `draw_constants`. data: constants by name, with "_" for
+    "."."""
     return draw_constants(text_of(inputs, body, stage), seed, data)
 
 
@@ -51,14 +51,14 @@ def draw_constants(text: str, seed: int = 0, data: Mapping[str, Any] = MappingPr
 
 
 def check_text(graph: Graph, inputs: str, body: str, stage: str | None = None) -> None:
-    """The graph reads as given; the data of constants is not compared."""
+    """Check that the graph reads as given, without comparing the data of constants."""
     wanted = parse(text_of(inputs, body, stage or graph.stage), "zeros")
     difference = first_difference(wanted, graph, data=False)
     assert difference is None, f"{difference}\n\n{graph}"
 
 
 def apply(step: Pass, graph: Graph) -> Graph:
-    """The pass on a copy, verified before and after."""
+    """Run the pass on a copy, which is verified before and after."""
     from qcompiler.verify import verify
 
     verify(graph)
@@ -66,7 +66,7 @@ def apply(step: Pass, graph: Graph) -> Graph:
 
 
 def unchanged(step: Pass, graph: Graph, reason: str | None = None) -> None:
-    """The pass leaves the graph as it is; with `reason`, it says so of some node."""
+    """Check that the pass leaves the graph as it is, and, if `reason` is given, that it says so of some node."""
     graph = graph.clone()
     graph.erase_unused_consts()
     after = apply(step, graph)
@@ -77,7 +77,7 @@ def unchanged(step: Pass, graph: Graph, reason: str | None = None) -> None:
 
 
 def draw(graph: Graph, seed: int = 1, low: float = -2.0, high: float = 2.0) -> list[np.ndarray]:
-    """Inputs for a static graph."""
+    """Draw inputs for a static graph."""
     rng = np.random.default_rng(seed)
     arrays = []
     for value in graph.inputs:
@@ -98,15 +98,16 @@ def same_bits(before: Graph, after: Graph, **given: float) -> None:
 
 
 def close(before: Graph, after: Graph, relative: float = 2.0**-18) -> None:
-    """Equal but for the roundings of a few dozen f32 operations, relative to the largest result."""
+    """Check that numbers are equal except for the roundings of a few dozen f32 operations, relative to the largest
+    result."""
     inputs = draw(before)
     for one, other in zip(run(before, inputs), run(after, inputs), strict=True):
         assert np.abs(one - other).max() <= relative * np.abs(one).max()
 
 
 def within_one_code(before: Graph, after: Graph) -> None:
-    """Codes, or floats that codes became, differ by one code at most: requantize multiplies where a qdq graph divides,
-    and a table rounds once."""
+    """Check that codes, or floats made from codes, differ by one code at most: requantize multiplies where a qdq graph
+    divides, and a table rounds once."""
     inputs = draw(before)
     for value, one, other in zip(after.outputs, run(before, inputs), run(after, inputs), strict=True):
         made = value.producer

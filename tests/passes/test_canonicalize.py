@@ -1,4 +1,4 @@
-"""canonicalize: identities, clamps, merged moves."""
+"""canonicalize removes identities, names clamps, and merges moves."""
 
 from __future__ import annotations
 

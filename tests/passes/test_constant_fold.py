@@ -1,4 +1,4 @@
-"""constant-fold: bits of the interpreter, and what stays."""
+"""constant-fold gives the bits of the interpreter; and what it leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""equalize: the same bits, like ranges."""
+"""equalize keeps the bits and makes ranges alike."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ X = "%x: f32[1,4,6,6]"
 
 
 def spread(graph: Graph) -> float:
-    """The largest ratio of the ranges on both sides of a channel, over all pairs of neighbours."""
+    """The largest ratio of the ranges on the two sides of a channel, over all pairs of neighbours."""
     layers = [node for node in graph.nodes if node.op in ("conv", "conv_transpose", "linear")]
     ratios = [_row_ranges(op_of(a)) / _column_ranges(op_of(b)) for a, b in zip(layers, layers[1:])]
     return float(max(np.maximum(r, 1 / r).max() for r in ratios))
 
 
 def uneven(shape: tuple[int, ...], axis: int, seed: int) -> np.ndarray:
-    """Channels along `axis` that differ by up to 2^8."""
+    """A weight whose channels along `axis` differ by factors of up to 2^8."""
     rng = np.random.default_rng(seed)
     gains = 2.0 ** np.linspace(-4, 4, shape[axis])
     return rng.uniform(-1, 1, shape) * gains.reshape([-1 if i == axis else 1 for i in range(len(shape))])

@@ -39,7 +39,7 @@ _LINE = re.compile(r"^----- *(.+)\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Case:
-    """A file. text: all up to the line of dashes, itself included; expected: the rest."""
+    """A file. text: everything up to the line of dashes, itself included; expected: the rest."""
 
     text: str
     pass_text: str
@@ -66,7 +66,7 @@ class Case:
 
 
 def outcome(applied: Pass, before: Graph, after: Graph) -> str:
-    """The second part of a file."""
+    """What the second part of a file must be."""
     clean = before.clone()
     clean.erase_unused_consts()
     if first_difference(clean, after) is not None:

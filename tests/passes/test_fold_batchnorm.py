@@ -1,4 +1,4 @@
-"""fold-batchnorm over all weighted ops, ranks and groups; shared weights; what it leaves alone."""
+"""fold-batchnorm over all weighted ops, ranks and groups; shared weights; and what it leaves alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fold-requantize: into tables exactly, into ops within one code."""
+"""fold-requantize folds into tables exactly, and into ops within one code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fuse: biases, residual adds, activations; the reasons where it does not; its cost on long chains."""
+"""fuse: biases, residual adds and activations; the reasons why it does not fuse; its cost on long chains."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_options() -> None:
 
 
 def chain(blocks: int) -> Graph:
-    """conv-free residual blocks: linear, add, relu."""
+    """A chain of residual blocks without convolutions: linear, add, relu."""
     import numpy as np
 
     graph = Graph("chain")
@@ -84,9 +84,8 @@ def lines_run(graph: Graph, passes: list) -> int:
 
 
 def test_work_grows_with_the_number_of_nodes_not_its_square() -> None:
-    """All passes from float to integer, on 2x as many nodes: 2x the lines, where one quadratic pass would tend to
-    4x.
-    """
+    """All passes from float to integer run on twice as many nodes. They execute twice the lines; a single quadratic
+    pass would tend to four times."""
     from qcompiler.passes.pipelines import convert_pipeline, float_pipeline, observe_pipeline
     from qcompiler.types import DType, QuantParams
 

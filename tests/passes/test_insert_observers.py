@@ -1,4 +1,4 @@
-"""insert-observers: which values, which groups, what stays float and why."""
+"""insert-observers: which values get an observer, in which groups, and what stays float and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def observe(graph: Graph, **given: QConfig | None) -> Graph:
 
 
 def observed(graph: Graph) -> dict[str, str]:
-    """Value -> group."""
+    """The group of each observed value."""
     return {node.operands[0].name: node.attrs["group"] for node in graph.nodes if node.op == "observe"}
 
 

@@ -1,4 +1,4 @@
-"""insert-qdq: pairs, weights, biases."""
+"""insert-qdq: pairs of conversions, weights and biases."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_large_bias_raises_the_scale_of_its_channel_alone() -> None:
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_raised_scales_keep_every_bias_within_the_limit(per_channel: bool) -> None:
-    """The scale sx * sw is rounded twice to f32, so a weight scale that is only just large enough would not do."""
+    """The scale sx * sw is rounded to f32 twice, so a weight scale that is only just large enough would not do."""
     bias = np.random.default_rng(1).uniform(1e9, 3e10, 500).astype(np.float32)
     for seed, scale in enumerate(np.random.default_rng(2).uniform(0.001, 0.1, 1 if per_channel else 20)):
         graph = load(
@@ -135,7 +135,8 @@ def test_a_weight_shared_under_equal_parameters_is_one_constant() -> None:
 
 
 def test_numbers_stay_within_half_steps() -> None:
-    """A linear layer in the qdq graph differs by the rounding of x, of w, of b and of y, each half a step at most."""
+    """A linear layer in the qdq graph differs by the rounding of x, of w, of b and of y, which is at most half a step
+    each."""
     graph = linear(seed=5)
     after = apply(InsertQdq({"x": X, "y": Y}), graph)
     x = np.random.default_rng(0).uniform(-8, 8, (2, 8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Instruments on the pass manager's hook, reproducers, bisection."""
+"""Instruments on the hook of the pass manager, reproducers, and bisection."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def observed() -> Graph:
 
 @dataclass(frozen=True)
 class Break:
-    """Leaves a graph that does not verify."""
+    """A pass that leaves a graph which does not verify."""
 
     name: ClassVar[str] = "break"
 
@@ -80,7 +80,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class Negate:
-    """A wrong pass: exchanges relu and abs."""
+    """A wrong pass, which exchanges relu and abs."""
 
     name: ClassVar[str] = "negate"
 

@@ -1,4 +1,4 @@
-"""integerize: dq-op-q to integer ops, chains to tables, what stays float and why."""
+"""integerize makes integer ops of dq-op-q and tables of chains; what stays float, and why."""
 
 from __future__ import annotations
 
@@ -192,12 +192,12 @@ def test_notes_of_nodes_that_became_integer_go() -> None:
 
 W4 = "{axis=0, scale=(0.5, 0.25, 1.0, 2.0)}"
 PRODUCTS = [0.03125, 0.015625, 0.0625, 0.125]
-"""The scales of x, 0.0625, times those of W4."""
+"""The scales of the products: 0.0625, the scale of x, times those of W4."""
 BESIDE = [float(np.nextafter(np.float32(s), np.float32(9 if i % 2 else 0))) for i, s in enumerate(PRODUCTS)]
 
 
 def layer(bias: str, weight: str = f"i8[4,8]{W4}", x: str = f"u8[2,8]{Q}", out: str = f"u8[2,4]{P}", **data) -> Graph:
-    """A linear layer between conversions; `bias` is the type of the constant @b."""
+    """A linear layer between conversions. bias: the type of the constant @b."""
     real = "@b" if bias.startswith("f32") else "%b.dq"
     feed = "" if real == "@b" else "%b.dq = dequantize(@b) : f32[4]"
     body = f"""

@@ -1,4 +1,4 @@
-"""Passes as text: there and back, and complaints with the nearest name."""
+"""Passes as text: printed and parsed, and errors with the nearest name."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_pipelines() -> None:
 
 
 def test_every_pass_is_complete() -> None:
-    """A frozen dataclass under a name in kebab-case, with a docstring that shows IR before and after."""
+    """Each is a frozen dataclass with a name in kebab-case and a docstring that shows IR before and after."""
     for name, step in passes_by_name().items():
         assert name == step.name == name.lower() and "_" not in name
         assert dataclasses.is_dataclass(step) and step.__dataclass_params__.frozen

@@ -1,4 +1,4 @@
-"""Whole pipelines on small networks: every node where it should be, and numbers near the float ones."""
+"""Whole pipelines on small networks: each node is where it should be, and numbers are near the float ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.passes.pass_texts import load
 def quantized(
     graph: Graph, qconfig: object = "int8", count: int = 4, seed: int = 0, **inputs: object
 ) -> tuple[Graph, list, list]:
-    """(integer graph, float outputs, integer outputs) on one of the calibration items."""
+    """The integer graph, the float outputs and the integer outputs for one of the calibration items."""
     rng = np.random.default_rng(seed)
 
     def item() -> tuple[np.ndarray, ...]:
@@ -217,7 +217,8 @@ def test_dead_branches_are_not_calibrated() -> None:
 
 @pytest.mark.parametrize("qconfig", ["int8", "int8:minmax", "torch:default"])
 def test_the_same_graph_whatever_the_hash_seed(qconfig: str, demo_stages) -> None:
-    """Twice the same passes: the same text. (Object ids differ between the runs, as hash seeds would.)"""
+    """The same passes run twice give the same text. (Object ids differ between the runs, as hash seeds would make
+    them.)"""
     graph = demo_stages["float"]
     data = [np.random.default_rng(3).normal(size=(2, 1, 28, 28)).astype(np.float32)]
     texts = set()

@@ -1,4 +1,4 @@
-"""propagate-qparams: up, down, equal; always the same bits."""
+"""propagate-qparams moves parameters up, down, and between equals, always with the same bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Q = "{scale=0.0625, zero_point=128}"
 
 
 class Step(PropagateQparams):
-    """With reasons for `unchanged`, of every quantize."""
+    """A pass that gives `unchanged` the reasons of every quantize."""
 
     name = "propagate-qparams"
 

@@ -1,4 +1,4 @@
-"""quantized-io: codes in, codes out, the same bits inside."""
+"""quantized-io makes inputs and outputs codes, with the same bits inside."""
 
 from __future__ import annotations
 

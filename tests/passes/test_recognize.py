@@ -1,4 +1,4 @@
-"""recognize: every way to write a function gives the graph of the op itself; other functions are left alone."""
+"""recognize: every way to write a function gives the graph of the op itself, and other functions are left alone."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _paddle(x: np.ndarray) -> np.ndarray:
 
 
 def _tensorflow(x: np.ndarray) -> np.ndarray:
-    """As tf.nn.batch_normalization writes it: the gain goes into the factor."""
+    """A batch norm as tf.nn.batch_normalization writes it: the gain is a part of the factor."""
     mean = x.mean(axis=-1, keepdims=True)
     factor = rsqrt(np.square(x - mean).mean(axis=-1, keepdims=True) + 1e-5) * GAIN
     return x * factor + (SHIFT - mean * factor)
@@ -231,7 +231,8 @@ def test_every_spelling_gives_the_integer_graph_of_the_op(name: str, number: int
 
 @pytest.mark.parametrize("name,number", CASES)
 def test_the_numbers_stay(name: str, number: int) -> None:
-    """Against the spelling in float64, as `Region` computes it: 2^-16 of the largest result, recognize's own bound."""
+    """The result is compared with the spelling in float64, as `Region` computes it, within recognize's own bound: 2^-16
+    of the largest result."""
     spelling = KNOWN[name][1][number]
     traced = qc.trace(spelling, (X,), dynamic={0: {0: "B"}})
     before, after = run(traced, [X])[0], run(_simplified(spelling), [X])[0]
@@ -410,7 +411,7 @@ def test_one_qconfig_for_one_op() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_elementwise_functions_keep_their_values(seed: int) -> None:
-    """Random expressions of one value: whatever is recognized in them computes the same."""
+    """Whatever is recognized in random expressions of one value computes the same."""
     rng = np.random.default_rng(seed)
     unary: list[Spelling] = [np.tanh, np.exp, F.sigmoid, F.relu, np.abs, lambda v: v * v, lambda v: np.clip(v, -1, 2)]
     binary = [np.add, np.multiply, np.subtract, np.maximum]
@@ -431,7 +432,7 @@ def test_random_elementwise_functions_keep_their_values(seed: int) -> None:
 
 
 def test_all_pairs_of_known_functions_are_told_apart() -> None:
-    """No two activations are taken for one another."""
+    """No activation is taken for another."""
     for (name, (f, _)), (other, _) in itertools.product(ACTIVATIONS.items(), repeat=2):
         [node] = _simplified(f).nodes
         assert node.op == {"tanh gelu": "gelu"}.get(name, name), (name, other)

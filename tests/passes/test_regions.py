@@ -1,4 +1,4 @@
-"""Pointwise regions: one table for any function of one value, exactly the float function of each code."""
+"""Pointwise regions: a function of one value becomes one table, which holds the float function of each code exactly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_function_of_one_value_is_one_exact_table(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_functions_of_one_value(seed: int) -> None:
-    """Random diamonds with comparisons and selections: a table, one step of which is as far as it is from float."""
+    """Random diamonds with comparisons and selections become a table, which differs from float by one step at most."""
     rng = np.random.default_rng(seed)
 
     def function(v: Any) -> Any:
@@ -80,7 +80,7 @@ def test_what_two_values_make_is_no_table() -> None:
 
 
 def test_a_value_inside_that_others_read_keeps_its_own_parameters() -> None:
-    """The tanh is an output too, so it has a table of its own, and what follows it starts from its codes."""
+    """The tanh is an output too, so it has a table of its own, and the one after it reads its codes."""
     text = """
     const @w : f32[8,8]
     %a = linear(%x, @w) : f32[64,8]

@@ -1,4 +1,4 @@
-"""verify-integer-safety: the bound is reached by real inputs, and one more is refused."""
+"""verify-integer-safety: real inputs reach the bound, and one more is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def linear(depth: int, weight: np.ndarray, bias: int = 0, zero_point: int = 0) -
 
 
 def test_the_bound_is_tight_and_exact() -> None:
-    """2^31 - 1 = 255 * 8,421,504 + 127: weights whose sum is 8,421,504 and a bias of 127 just fit."""
+    """2^31 - 1 = 255 * 8,421,504 + 127, so weights with the sum 8,421,504 and a bias of 127 just fit."""
     depth = 8_421_504 // 126
     weight = np.full((1, depth), 126)
     rest = 8_421_504 - 126 * depth
@@ -44,7 +44,7 @@ def test_the_bound_is_tight_and_exact() -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_bias_counts_by_its_magnitude(sign: int) -> None:
-    """One channel whose sums reach 255 * 127 on both sides: a bias of either sign leaves room for 2^31 - 1 in all."""
+    """The sums of one channel reach 255 * 127 on both sides. A bias of either sign leaves room for 2^31 - 1 in all."""
     most = LIMIT - 255 * 127
     for bias, safe in ((most, True), (most + 1, False)):
         graph = linear(1, np.array([[-sign * 127]]), bias=sign * bias)
@@ -66,7 +66,7 @@ def test_the_bias_counts_by_its_magnitude(sign: int) -> None:
     ],
 )
 def test_all_elements_of_a_group_are_summed(op: str, attrs: str, terms: int) -> None:
-    """8,421,504 codes of reach 255 are the most that i32 holds. terms: how many of 6 channels one sum covers."""
+    """8,421,504 codes that reach 255 are the most that i32 holds. terms: how many of 6 channels one sum covers."""
     most = (2**31 - 1) // 255
     for spatial in ((most // terms // 4, 4), (4, most // terms // 4 + 1)):
         source = f"[1,6,{spatial[0]},{spatial[1]}]"
@@ -107,7 +107,7 @@ def test_groups_of_a_transposed_convolution_count_apart() -> None:
 
 @pytest.mark.parametrize("depth, safe", [(33_025, True), (33_026, False)])
 def test_matmul(depth: int, safe: bool) -> None:
-    """33,025 * 255 * 255 = 2^31 - 33,023: the next depth is too much."""
+    """33,025 * 255 * 255 = 2^31 - 33,023, so the next larger depth is too much."""
     graph = load(
         f"%x: u8[1,{depth}]{Q}, %y: u8[{depth},1]{Q}", f"%z = matmul(%x, %y) : u8[1,1]{Q}\nreturn %z", "integer"
     )

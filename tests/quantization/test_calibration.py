@@ -1,4 +1,4 @@
-"""qconfigs, their rules, and calibrations that are saved, merged and used again."""
+"""qconfigs and their rules, and calibrations that are saved, merged and used again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Calibration runs the compiled float program: the same state as observers of its values, on every level."""
+"""Calibration runs the compiled float program: observers end in the same state as if they were given its values, on
+every level."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ SEEDS = range(12)
 
 
 def conv_net() -> nn.Module:
-    """Halos, a concatenation in place, a residual, a strided view and a head."""
+    """A network with halos, a concatenation in place, a residual, a strided view and a head."""
 
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Observers on hard data: the ends of f32 against torch, spikes and tails against ONNX Runtime and min-max."""
+"""Observers on hard data: the ends of f32 against torch; spikes and tails against ONNX Runtime and min-max."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_torchs_range_at_moderate_magnitudes(exponents: list[int], shift: float,
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(exponent=st.integers(-16, 67), seed=st.integers(0, 99), batches=st.integers(1, 3))
 def test_the_search_does_not_depend_on_the_magnitude(exponent: int, seed: int, batches: int) -> None:
-    """torch's own search breaks down where a cube leaves f32; ours gives the scaled range of the same data."""
+    """torch's own search breaks down where a cube leaves f32. Ours gives the scaled range of the same data."""
     rng = np.random.default_rng(seed)
     data = [rng.normal(size=200).astype(np.float32) * np.float32(i + 1) for i in range(batches)]
     params = observed("torch_histogram", data)
@@ -179,7 +179,7 @@ DISTRIBUTIONS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 
 def sqnr(data: np.ndarray, params: QuantParams) -> float:
-    """The signal-to-noise ratio in dB of quantized data."""
+    """The signal-to-noise ratio of quantized data, in dB."""
     noise = np.square(fake_quantize(data, params, SPEC.dtype).astype(np.float64) - data).sum()
     return float(10 * np.log10(np.square(data.astype(np.float64)).sum() / max(noise, 1e-30)))
 

@@ -1,4 +1,4 @@
-"""Observers: torch's numbers for torch's observers, exact merging for ours, streaming memory, bad data."""
+"""Observers: those of torch give torch's numbers, ours merge exactly; memory while streaming; bad data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The qconfig "auto": the cut is the cheapest assignment of all, and what it keeps float is recorded in the graph."""
+"""The qconfig "auto": the cut is the cheapest of all assignments, and what it keeps float is recorded in the graph."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _random_graph(seed: int) -> Graph:
 
 
 def _total(graph: Graph, integer: set[str], profile: CostProfile) -> float:
-    """The cost of an assignment, written from its definition."""
+    """The cost of an assignment, computed from its definition."""
     total = sum(profile.cost(node, quantized=node.name in integer) for node in graph.nodes)
     for value in graph.values():
         made_integer = value.producer is not None and value.producer.name in integer
@@ -82,7 +82,7 @@ def test_followers_are_int8_only_behind_int8() -> None:
 
 
 class _Convolutions(qc.nn.Module):
-    """Two that pay, and an op without an integer form."""
+    """Two convolutions for which int8 pays, and an op without an integer form."""
 
     def __init__(self) -> None:
         super().__init__()

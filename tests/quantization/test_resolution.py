@@ -17,7 +17,7 @@ TORCH = get_qconfig("torch:x86")
 
 
 def graph() -> Graph:
-    """stem, then block.0, block.1 and block.1.inner, a chain of unary nodes with the origins of modules."""
+    """A chain of unary nodes with the origins of the modules stem, block.0, block.1 and block.1.inner."""
     made = Graph()
     value = made.add_input("x", tensor("f32", 2))
     for name, op, path, kind in (
@@ -67,7 +67,7 @@ def test_what_a_rule_matches(name: str, rule: Callable[[QConfigMapping], QConfig
 
 
 def test_priority_from_the_global_rule_to_the_order() -> None:
-    """Each rule is added to those below it, and wins for node c whatever the order of the calls."""
+    """Each rule is added to those below it, and wins for node c in whatever order the calls were made."""
     made = mapping()
     made.builtin["relu"] = KL
     assert resolved(made)["c"] is KL

@@ -1,4 +1,4 @@
-"""Ranges and counts of values against numpy's own functions, and what is exact about them."""
+"""Ranges and counts of values against numpy's own functions, and which of them are exact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARRAYS = {
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_each_element_counts_in_the_bin_that_holds_it(name: str) -> None:
-    """By exact fractions, one element after the other."""
+    """The bin is computed in exact fractions, one element after the other."""
     array = ARRAYS[name].astype(np.float32)
     bounds = value_range(array)
     assert (bounds[0], bounds[1]) == (min(array), max(array)) and not np.signbit(bounds[bounds == 0]).any()

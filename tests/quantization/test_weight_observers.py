@@ -1,4 +1,4 @@
-"""The observers of weights are honoured; what no tensor can have is refused where it is given."""
+"""The observers of weights are honoured; parameters that no tensor can have are refused where they are given."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[.
 
 
 class Recorder:
-    """A user's observer: the range of min-max, times a number."""
+    """A user's observer, which gives the range of min-max times a number."""
 
     seen: list[tuple[tuple[int, ...], str]] = []
 
@@ -102,7 +102,7 @@ def test_fixed_parameters_of_a_weight() -> None:
 
 
 class Wrong(Recorder):
-    """Chooses what its class attribute says."""
+    """An observer that chooses what its class attribute says."""
 
     answer: object = None
 

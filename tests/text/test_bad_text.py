@@ -1,4 +1,5 @@
-"""Bad text, one file an area: each block gives one clear error with the messages it names; mutated text does too."""
+"""Bad text, one file for each area: each block gives one clear error with the messages that it names, and so does
+mutated text."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ MARK = "// expect: "
 
 
 def blocks() -> list[tuple[str, str, list[str]]]:
-    """(id, text, the messages expected) of every block."""
+    """The (id, text, expected messages) of every block."""
     found = []
     for path in sorted(FOLDER.glob("*.txt")):
         for index, block in enumerate(path.read_text().split("-----\n")):
@@ -186,7 +187,7 @@ def test_zeros_do_not_allocate_without_bound():
 
 
 def harmless_or_refused(text: str, data: dict[str, np.ndarray]) -> bool:
-    """Whether the text was taken; errors other than ours propagate."""
+    """Whether the text was taken. Errors that are not ours propagate."""
     try:
         found = parse(text, data)
         for graph in found.graphs.values() if isinstance(found, Module) else [found]:

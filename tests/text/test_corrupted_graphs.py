@@ -1,5 +1,7 @@
-"""Corrupted graphs: one field of a valid graph changed, more than a thousand times over. The verifier refuses it with a
-VerifyError, or it prints and reads back the same."""
+"""Corrupted graphs: one field of a valid graph is changed, in more than a thousand ways.
+
+Either the verifier refuses it with a VerifyError, or it prints and parses back the same.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,7 @@ def odd_type(type: TensorType, rng: random.Random) -> Any:
 
 
 def corrupt(graph: Graph, rng: random.Random) -> str:
-    """Change one field behind the graph's back; what was done."""
+    """Change one field without the graph's methods, and say what was done."""
     node: Node = rng.choice(graph.node_list)
     values = list(graph.values())
     value: Value = rng.choice(values)

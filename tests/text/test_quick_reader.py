@@ -1,5 +1,5 @@
-"""The quick reader gives the phrases that lark gives, for every text that it takes, and takes all that the printer
-writes."""
+"""The quick reader gives the phrases that lark gives for every text that it takes, and takes everything that the
+printer writes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXTS = [*SAMPLES, *GOLDEN, *BAD, ODD]
 
 
 def plain(phrase: Any) -> Any:
-    """Phrases as something that compares, tokens with their types."""
+    """Phrases in a form that compares, with tokens and their types."""
     if isinstance(phrase, NodePhrase | TypePhrase):
         return type(phrase).__name__, plain(list(vars(phrase).values()))
     if isinstance(phrase, tuple | list):
@@ -63,7 +63,7 @@ def places(phrase: Any, text: str) -> list[tuple[str, int, int]]:
 
 
 def agree(text: str) -> bool:
-    """Whether the quick reader takes the text; if so, lark must give the same phrases."""
+    """Whether the quick reader takes the text. If so, checks that lark gives the same phrases."""
     quick = read_quickly(text)
     if quick is not None:
         assert plain(quick) == plain(lark_parser().parse(text)), text
@@ -86,8 +86,8 @@ def test_tokens_stand_where_lark_sees_them():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_changed_texts(seed):
-    """Characters and tokens dropped, doubled, swapped and put in: never something that lark refuses, or reads
-    otherwise."""
+    """Characters and tokens are dropped, doubled, swapped and inserted. The quick reader never takes a text that lark
+    refuses or reads otherwise."""
     rng, taken = random.Random(seed), 0
     pieces = [
         *'(){},:=%@"#/.-+ \n\\',
@@ -143,7 +143,7 @@ def test_errors_of_graphs_have_places():
 
 
 def test_text_that_is_cut_off_anywhere_is_left_to_lark() -> None:
-    """But for a cut between graphs, or behind the last one."""
+    """Exceptions are cuts between graphs, and behind the last one."""
     for text in (ODD, SAMPLES[0]):
         found = {length: read_quickly(text[:length]) for length in range(len(text))}
         for length, phrases in found.items():

@@ -50,7 +50,7 @@ def check_round_trip(graph: Graph) -> Graph:
 
 
 def same_in_memory(a: Graph, b: Graph) -> bool:
-    """Compares objects, not text: what the printer leaves out on both sides would show here."""
+    """Compare objects and not text: what the printer leaves out on both sides shows here."""
     key = {id(value): index for index, value in enumerate(a.values())}
     key.update({id(value): index for index, value in enumerate(b.values())})
     for one, other in zip(a.values(), b.values(), strict=True):

@@ -1,4 +1,4 @@
-"""A user's program without a mistake: test_user_programs.py runs type checkers on it."""
+"""A user's program without a mistake, on which test_user_programs.py runs type checkers."""
 
 from __future__ import annotations
 

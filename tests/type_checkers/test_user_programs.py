@@ -57,7 +57,7 @@ def _site_packages(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.fixture(params=["checkout", "wheel"])
 def python(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
-    """An interpreter whose qcompiler is the checkout or the wheel."""
+    """An interpreter for which qcompiler is the checkout or the wheel."""
     python, packages = _site_packages(tmp_path)
     if request.param == "checkout":
         (packages / "checkout.pth").write_text(f"{ROOT}\n")

@@ -1,4 +1,4 @@
-"""Every ARM level runs where QC_REQUIRE_ALL says that everything must run."""
+"""Every ARM level runs under an emulator or says what is missing; with QC_REQUIRE_ALL all must run."""
 
 from __future__ import annotations
 

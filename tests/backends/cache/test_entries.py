@@ -359,7 +359,7 @@ def test_an_entry_that_cannot_be_touched_is_used(folder: pathlib.Path, monkeypat
 
 
 def refused(folder: pathlib.Path, caplog: pytest.LogCaptureFixture, reason: str) -> None:
-    """Whether nothing is read from the folder and nothing written to it, while the log says why, once."""
+    """Check that nothing is read from the folder and nothing written to it, and that the log says why, once."""
     before = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) and folder.is_dir() else None
     assert object_cache.load(list(TWO)) == {}
     object_cache.store({"key three": b"3"})

@@ -49,12 +49,12 @@ def u8_params(zero_point: int, scale: float = 0.05) -> QuantParams:
 
 
 def whole_range(dtype: DType) -> QuantSpec:
-    """Affine codes of all that an element type holds."""
+    """Affine codes over the whole range of an element type."""
     return QuantSpec(dtype, dtype.min, dtype.max)
 
 
 def random_array(type: TensorType, rng: np.random.Generator, low: float = -2.0, high: float = 2.0) -> np.ndarray:
-    """Floats in [low, high), integers in the dtype's range, bools."""
+    """Random data: floats in [low, high), integers in the dtype's range, or bools."""
     if type.dtype.is_float:
         return rng.uniform(low, high, type.shape).astype(type.dtype.numpy)
     if type.dtype is DType.BOOL:
@@ -159,7 +159,7 @@ def one_node(
 
 
 def _pooled(graph: Graph, value: Value) -> Value:
-    """max_pool with a window of one pixel: the identity."""
+    """A max_pool with a window of one pixel, which is the identity."""
     if value.type.dtype not in (DType.F32, DType.U8):
         return value
     spatial = value.type.rank - 2
@@ -221,7 +221,7 @@ def _compare(
     bound: float,
     where: str,
 ) -> None:
-    """Outputs of one run with the interpreter's, and with those of the first run of all."""
+    """Compare the outputs of one run with the interpreter's, and with those of the first run of all."""
     for value, want, have in zip(graph.outputs, expected, got):
         assert (have.dtype, have.shape) == (want.dtype, want.shape), where
         if value.producer is not None and works_on_codes(value.producer):
@@ -235,8 +235,8 @@ def _compare(
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Equal bytes, but that any NaN equals any other: IEEE 754 leaves its sign and payload open, and x86 and ARM differ
-    in them."""
+    """Whether the bytes are equal, except that any NaN equals any other: IEEE 754 leaves its sign and payload open, and
+    x86 and ARM differ in them."""
     if one.dtype.kind != "f":
         return one.tobytes() == other.tobytes()
     return (

@@ -1,4 +1,4 @@
-"""Every op's samples, in f32 and on codes, on every level: kernels equal the interpreter."""
+"""The samples of every op, in f32 and on codes, on every level: kernels equal the interpreter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.backends.rules.harness import check_op, is_quantizable
 
 
 def _is_image(op: OpDef, index: int) -> bool:
-    """Whether the first operand is a f32 tensor that a pooling could have made."""
+    """Whether the first operand is an f32 tensor that a pooling could have made."""
     first = op.samples()[index].operands[0]
     return isinstance(first, TensorType) and first.dtype is DType.F32 and 3 <= first.rank <= 5
 
@@ -47,7 +47,7 @@ def test_quantized(case: tuple[OpDef, int]) -> None:
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("case", BEHIND_A_POOL, ids=_ids(BEHIND_A_POOL))
 def test_channels_last(case: tuple[OpDef, int], quantized: bool) -> None:
-    """The same behind a max_pool of one pixel, whose result lies channels last."""
+    """Each sample behind a max_pool of one pixel, whose result lies channels last."""
     op, index = case
     if quantized and not is_quantizable(op):
         return

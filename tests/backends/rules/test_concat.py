@@ -1,5 +1,5 @@
-"""Operands of a concatenation along the channels that convolutions write into the result: no copy, the same numbers, on
-every level."""
+"""Convolutions write the operands of a concatenation along the channels into its result: nothing is copied, and the
+numbers are the same on every level."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Network:
         return TensorType(DType.U8, shape, CODES) if self.quantized else TensorType(DType.F32, shape)
 
     def pool(self, x: Value) -> Value:
-        """The identity, which wants pixels without gaps."""
+        """Append an identity that wants pixels without gaps."""
         ones = (1,) * (x.type.rank - 2)
         attrs = {"kernel": ones, "stride": ones, "padding": ((0, 0),) * len(ones), "dilation": ones}
         return self.graph.create("max_pool", [x], attrs, types=x.type).result
 
     def conv(self, x: Value, outputs: int, kernel: int = 1, groups: int = 1, residual: Value | None = None) -> Value:
-        """A convolution that keeps the operand's height and width."""
+        """Append a convolution that keeps the operand's height and width."""
         spatial, channels = x.type.rank - 2, x.type.shape[1]
         shape = (outputs, channels // groups, *(kernel,) * spatial)
         scale = 1.0 / np.sqrt(np.prod(shape[1:])) / 127
@@ -78,8 +78,8 @@ class Network:
         return self.graph.create("concat", values, {"axis": axis}, types=self.type(tuple(shape)), names=JOINED).result
 
     def check(self, *outputs: Value, copies: int) -> None:
-        """The outputs equal the interpreter's, nothing outside the arena is touched, and the concatenation takes this
-        number of copies at every level."""
+        """Check that the outputs equal the interpreter's, that nothing outside the arena is touched, and that the
+        concatenation takes this number of copies at every level."""
         self.graph.set_outputs(outputs)
         x = (
             self.rng.integers(0, 256, self.shape).astype(np.uint8)
@@ -103,7 +103,7 @@ def quantized(request: pytest.FixtureRequest) -> bool:
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("channels", [(1, 3, 5), (13, 16, 33), (33, 1, 2), (2, 2), (64, 65)])
 def test_any_channels(channels: tuple[int, ...], backwards: bool, quantized: bool) -> None:
-    """backwards: what lies behind an operand is written before it, so that a byte too many would show."""
+    """backwards: the operand behind another one is written before it, so that a byte too many would show."""
     net = Network(quantized)
     parts = [net.conv(net.x, count, kernel) for count, kernel in zip(channels, (1, 3, 1))]
     net.check(net.pool(net.join(*(parts[::-1] if backwards else parts))), copies=0)
@@ -132,7 +132,8 @@ def test_groups(groups: int, channels: int, outputs: int, quantized: bool) -> No
 
 @pytest.mark.parametrize("channels,times", [(8, 1), (5, 1), (36, 1), (6, 2), (33, 1), (3, 2)])
 def test_convolutions_by_channel(channels: int, times: int, quantized: bool) -> None:
-    """Those of bytes write words of four channels: with a rest, the operand is copied."""
+    """Convolutions of bytes write words of four channels, so an operand whose channels do not divide by four is
+    copied."""
     net = Network(quantized, (2, channels, 4, 6))
     behind, by_channel = net.conv(net.x, 5), net.conv(net.x, channels * times, 3, channels)
     rest = quantized and channels * times % 4 != 0
@@ -159,7 +160,7 @@ def test_a_result_that_is_an_output(quantized: bool) -> None:
 
 
 def test_other_operands_are_copied(quantized: bool) -> None:
-    """An operand, and what is no convolution's result, beside one that is."""
+    """One operand is the result of a convolution; the other is not, so it is copied."""
     net = Network(quantized)
     relu = net.graph.create("relu", [net.x], types=net.x.type).result
     net.check(net.pool(net.join(net.graph.inputs[0], net.conv(net.x, 5), relu)), copies=2)

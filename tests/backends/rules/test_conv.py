@@ -43,7 +43,7 @@ def test_widths_around_the_tile(width: int, quantized: bool) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("window,width", [(3, 5), (5, 15), (7, 16), (7, 17), (3, 33), (7, 66)])
 def test_pixels_of_few_channels_lie_side_by_side(channels: int, window: int, width: int) -> None:
-    """The window's row is one run of the dot product; zero padding of real zero, at both ends of the row."""
+    """A row of the window is one run of the dot product. Real zero pads both ends of the row."""
     check_op(
         "conv",
         (tensor("f32", 2, channels, 3, width), tensor("f32", 9, channels, 3, window), tensor("f32", 9)),
@@ -84,7 +84,8 @@ def test_groups(groups: int, channels: int, outputs: int, quantized: bool) -> No
 @pytest.mark.parametrize("weight", [-128, -127, 127])
 @pytest.mark.parametrize("groups", [1, 64])
 def test_extremes_over_long_sums_are_exact(code: int, zero_point: int, weight: int, groups: int) -> None:
-    """All codes and all weights at their limits: 255 * -128 four times is beyond what a saturating i16 sum holds."""
+    """All codes and all weights are at their limits: four times 255 * -128 is beyond what a saturating i16 sum
+    holds."""
     channels = 512 if groups == 1 else 64
     x = QuantParams.per_tensor(1.0, zero_point, DType.U8)
     w = QuantParams.per_channel([1.0] * 64, 0, 0, DType.I8)
@@ -97,7 +98,7 @@ def test_extremes_over_long_sums_are_exact(code: int, zero_point: int, weight: i
 
 
 def test_an_epilogue_beyond_i32_is_clamped_in_float() -> None:
-    """Multipliers that take accumulators out of i32: what the packed epilogue cannot do."""
+    """Multipliers take accumulators out of i32, which the packed epilogue cannot do."""
     x = QuantParams.per_tensor(2.0**20, 3, DType.U8)
     w = QuantParams.per_channel([2.0**10] * 33, 0, 0, DType.I8)
     out = QuantParams.per_tensor(2.0**-10, 7, DType.U8)
@@ -117,7 +118,7 @@ def test_empty_batches() -> None:
 @pytest.mark.parametrize("zero_point", [-128, -3, 127])
 @pytest.mark.parametrize("groups", [1, 2, 24])
 def test_weights_with_zero_points(zero_point: int, groups: int) -> None:
-    """Codes less their zero point are beyond i8: up to 255."""
+    """Codes minus their zero point are beyond i8: up to 255."""
     rng = np.random.default_rng(1)
     weights = (rng.integers(-128, 128, (24, 24 // groups, 3, 3)) - zero_point).astype(np.float32)
     weights[0] = -128 - zero_point
@@ -207,7 +208,8 @@ def test_float_groups_keep_nan_and_infinity_to_themselves() -> None:
 
 @pytest.mark.parametrize("channels, streamed", [(32, True), (48, True), (65, False), (41, False)])
 def test_large_float_results_go_past_the_caches(channels: int, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where registers lie at multiples of their size; in a border too, and whatever is left of a panel."""
+    """Non-temporal stores are used where registers lie at multiples of their size, also beside a halo, and for whatever
+    is left of a panel."""
     import qcompiler as qc
     from qcompiler.backends.rules import gemm
     from qcompiler.frontend import nn

@@ -118,7 +118,7 @@ def test_extremes_are_exact(code: int, zero_point: int, weight: int, groups: int
 
 
 def test_nan_and_infinity_stay_in_their_window() -> None:
-    """No product with a zero that the meaning does not have: pixels out of reach of a NaN stay finite."""
+    """No kernel multiplies with a zero that the meaning does not have, so pixels out of reach of a NaN stay finite."""
     data = np.ones((1, 4, 4, 4), np.float32)
     data[0, 1, 2, 2], data[0, 2, 0, 0] = np.nan, np.inf
     for kernel, groups in ((1, 1), (2, 1), (3, 2), (2, 4)):

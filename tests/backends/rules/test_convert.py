@@ -1,4 +1,4 @@
-"""quantize on every level: results at and beside exact ties, for scales over the whole exponent range."""
+"""quantize on every level: results at exact ties and beside them, for scales over the whole exponent range."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCALES = [2.0**-59, 1e-12, 0.017, 1 / 3, 1 / 255, 0.1, 1.0, 1.1, 7.3, 1e15, 2.0*
 
 @pytest.mark.parametrize("scale,zero_point", zip(map(np.float32, SCALES), [0, 128, 255, 3] * 3))
 def test_quantize_divides_at_ties(scale: np.float32, zero_point: int) -> None:
-    """The quotients x / scale at the numbers nearest to each tie, and the next ones on both sides.
+    """The quotients x / scale at the numbers nearest to each tie, and at their neighbours on both sides.
 
-    A product with 1 / scale rounds twice, so some of these quotients land on the other side of the tie.
+    A product with 1 / scale rounds twice, so some of these would land on the other side of the tie.
     """
     ties = np.arange(-130, 130, dtype=np.float64) + 0.5
     nearest = (ties * np.float64(scale)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Copies that change the order of axes, at sizes around the tile, on every level: the same bytes in other places."""
+"""Copies that change the order of axes, at sizes around the tile, put the same bytes in other places on every level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elementwise kernels against the interpreter: every op over widths, layouts, broadcasts, types and extremes; on every
+"""Elementwise kernels against the interpreter: every op over widths, layouts, broadcasts, types and extremes, on every
 level and thread count, with inputs and outputs between pages that fault."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SPECIAL = np.float32([
 
 
 def _guarded(array: np.ndarray) -> np.ndarray:
-    """A copy between two pages that fault, its end on the second."""
+    """A copy of an array between two pages that fault, with its end at the second one."""
     data = guarded_block(array.nbytes, array.itemsize).data[: array.nbytes]
     copy = data.view(array.dtype).reshape(array.shape)
     copy[...] = array
@@ -53,9 +53,11 @@ def _guarded(array: np.ndarray) -> np.ndarray:
 def check_exact(
     graph: Graph, inputs: Sequence[np.ndarray], threads: Sequence[int] = (1, 2, 3), signs: bool = True
 ) -> np.ndarray:
-    """The interpreter's bits but for which NaN it is, on every level and thread count, from and to guarded memory.
+    """Check that the result has the interpreter's bits, except for which NaN it is, on every level and thread count,
+    from and to guarded memory.
 
-    signs: of zeros as well (numpy's minimum of 0 and -0 is either)."""
+    signs: whether the signs of zeros count as well (numpy's minimum of 0 and -0 is either).
+    """
     want = interpret(graph, inputs)[0]
     arrays, sizes = bind_inputs(graph, inputs)
     given = [_guarded(np.asarray(array, order="C")) for array in arrays]
@@ -146,7 +148,8 @@ def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 17, 31, 32, 33, 64, 65])
 @pytest.mark.parametrize("quantized", [False, True])
 def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values behind a pooling lie channels last, those of bytes with gaps; each kind of second operand."""
+    """Values behind a pooling lie channels last, bytes with gaps between pixels. Each kind of second operand is
+    tried."""
     monkeypatch.setenv("QC_GUARD", "1")
     x = floats(2, channels, 5, 6)
     for shape in (
@@ -169,7 +172,7 @@ def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.Monke
 
 
 def test_layouts_that_differ() -> None:
-    """One operand channels last, the other as it came in."""
+    """One operand lies channels last, the other as it came in."""
     for quantized in (False, True):
         graph, inputs = one_node("add", [floats(2, 5, 4, 3), floats(2, 5, 4, 3, seed=1)], {}, quantized=quantized)
         node, x = graph.node_list[0], graph.inputs[0]
@@ -185,7 +188,7 @@ def test_layouts_that_differ() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize(("rows", "count"), [(1, 1000), (5, 300), (13, 7), (2, 64), (3, 129)])
 def test_threads_write_different_elements(rows: int, count: int, threads: int) -> None:
-    """Every element by exactly one thread, so that no two write to one place at a time."""
+    """Every element is written by exactly one thread, so that no two write to one place at a time."""
     compiled = compile_kernels([INTEGER[1].build(native_target(), op="neg", inner="1", dtype="i8")])[0]
     x, strides = np.ones(rows * count, np.int8), (0, 0, 0, 0, count)
     tensors = Map(count, (1, 1, 1, 1, rows), (MapOperand(At(0), strides),), MapResult(At(1), strides))
@@ -215,7 +218,7 @@ SYMBOLIC = [
 
 @pytest.mark.parametrize("shapes", SYMBOLIC, ids=str)
 def test_symbolic_sizes_need_no_new_kernel(shapes: list[tuple[Any, ...]]) -> None:
-    """Sizes of 1 among them, which in the type are not."""
+    """Some of the sizes are 1, which the type does not tell."""
     check_symbolic(graph_of("sub", [TensorType(DType.F32, shape) for shape in shapes]), shapes)
 
 
@@ -243,7 +246,7 @@ def check_symbolic(graph: Graph, shapes: Sequence[tuple[Any, ...]]) -> None:
 @pytest.mark.parametrize("dtype", [*INTEGERS, DType.BOOL, DType.F32], ids=str)
 @pytest.mark.parametrize("shape", [(9, 31), (2, 1, 5, 70), (3, 0, 4)], ids=str)
 def test_triangles_of_every_type(dtype: DType, shape: tuple[int, ...]) -> None:
-    """Infinities and NaN outside of the triangle become 0 as well; diagonals far outside are taken too."""
+    """Infinities and NaN outside of the triangle become 0 as well. Diagonals may lie far outside."""
     with np.errstate(invalid="ignore"):
         x = np.resize(SPECIAL, shape).astype(dtype.numpy)
     for diagonal in (0, -3, 2**62, -(2**63)):
@@ -309,8 +312,8 @@ def _ulp(x: np.ndarray) -> np.ndarray:
 
 
 IN_F32 = {"sigmoid": 2.0**-126, "silu": 2.0**-119}
-"""Computed in f32, within 4 units in the last place (their function within 2^-21.4, one more rounding) -> the absolute
-bound where e^-x leaves f32's range."""
+"""The functions that are computed in f32, within 4 units in the last place (their function within 2^-21.4, one more
+rounding) -> the absolute bound where e^-x leaves the range of f32."""
 
 
 @pytest.mark.parametrize("op", IN_F32)
@@ -330,8 +333,8 @@ def test_unary_in_f32(op: str) -> None:
 
 @pytest.mark.parametrize("op", [name for name in UNARY if name not in (*EXACT, *IN_F32, "tanhshrink")])
 def test_unary_in_ulp(op: str) -> None:
-    """At most the neighbour of the interpreter's result; both round what lies within 2^-36 of the true value, so nearly
-    all are equal. Attrs that f32 can't hold as well."""
+    """The result is at most the neighbour of the interpreter's. Both round a value that lies within 2^-36 of the true
+    one, so nearly all are equal. Some attrs are not representable in f32."""
     attrs: dict[str, list[dict[str, Any]]] = {
         "gelu": [{"approximate": "none"}, {"approximate": "tanh"}],
         "elu": [{"alpha": 0.7312}],
@@ -379,7 +382,7 @@ def test_tanhshrink_without_cancellation() -> None:
 )
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 1e-3])
 def test_where_an_attr_decides(op: str, attr: str, value: float) -> None:
-    """Floats next to an attr that f32 can't hold."""
+    """Floats next to an attr that f32 can't represent."""
     near = [np.float32(value)]
     for to in (-np.inf, np.inf):
         step = near[0]
@@ -420,7 +423,8 @@ DIVISIONS = ("floor_divide", "remainder", "fmod")
 
 @pytest.mark.parametrize("op", DIVISIONS)
 def test_divisions_of_floats(op: str) -> None:
-    """Pairs of special values, and of random bits, whose quotients span all of f32; quotients next to whole numbers."""
+    """Pairs of special values and of random bits, whose quotients span all of f32, and quotients next to whole
+    numbers."""
     rng = np.random.default_rng(0)
     bits = [rng.integers(0, 2**32, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32) for _ in range(2)]
     whole = rng.integers(-(2**24), 2**24, 2000).astype(np.float32)
@@ -446,7 +450,7 @@ def _extremes(dtype: DType) -> np.ndarray:
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("op", [name for name in SIGNED if len(opdef(name).operands) == 2])
 def test_integer_pairs(op: str, dtype: DType) -> None:
-    """Sums and products wrap. Divisors of 0 and -1, counts of shifts around the width."""
+    """Sums and products wrap. Divisors include 0 and -1, and shifts go by counts around the width."""
     numbers = _extremes(dtype)
     if op.startswith("shift"):
         numbers[-5:-2] = dtype.bits - 1, dtype.bits, dtype.bits + 1
@@ -478,7 +482,7 @@ def test_logic() -> None:
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.BOOL, *INTEGERS], ids=str)
 def test_where(dtype: DType) -> None:
-    """Bits pass unchanged, NaN's as well."""
+    """Bits pass unchanged, those of NaN too."""
     values = SPECIAL if dtype.is_float else np.array([0, 1]) if dtype is DType.BOOL else _extremes(dtype)
     x, y = pairs(values.astype(dtype.numpy))
     condition = np.random.default_rng(0).integers(0, 2, x.shape).astype(bool)
@@ -494,7 +498,7 @@ KINDS = (DType.F32, DType.F64, DType.BOOL, *INTEGERS)
 @pytest.mark.parametrize("source", KINDS, ids=str)
 @pytest.mark.parametrize("to", KINDS, ids=str)
 def test_casts(source: DType, to: DType) -> None:
-    """Saturation, truncation and NaN of floats; low bits of integers."""
+    """Casts of floats saturate, truncate, and define NaN; casts of integers keep the low bits."""
     values = SPECIAL if source.is_float else np.array([0, 1]) if source is DType.BOOL else _extremes(source)
     with np.errstate(over="ignore"):
         values = np.resize(values.astype(source.numpy), 131)
@@ -526,7 +530,7 @@ def _params(name: str) -> list[QuantParams]:
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("op", BINARY)
 def test_every_pair_of_codes(op: str, params: str) -> None:
-    """All 65536, as one run and with an operand that stands still."""
+    """All 65536 pairs, as one run and with one operand that repeats."""
     x, y, out = _params(params)
     column, row = np.repeat(CODES, 256), np.tile(CODES, 256)
     types = [TensorType(DType.U8, column.shape, x), TensorType(DType.U8, row.shape, y)]

@@ -1,5 +1,5 @@
-"""Borders that producers write around: no copy is left where padding was, and the same results with every reader that
-may step over a halo."""
+"""Producers write around a halo: no copy is left where padding was, and results are the same with every reader that can
+skip a halo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(3)
 
 
 class Chain(nn.Module):
-    """conv -> conv with padding, twice, with a residual and a pool over the values with a halo."""
+    """Twice a convolution and one with padding, with a residual and a pool over the values that have a halo."""
 
     def __init__(self, channels: int, padding: int, groups: int = 1):
         super().__init__()
@@ -36,7 +36,7 @@ class Chain(nn.Module):
 
 
 class Volume(nn.Module):
-    """Three spatial axes, of another border each."""
+    """A convolution over three spatial axes, with a different border at each."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ def test_any_batch_and_bytes_between_guard_pages() -> None:
 
 
 class Read(nn.Module):
-    """A value that a padded convolution reads, and something else."""
+    """A padded convolution reads a value, and something else reads it too."""
 
     def __init__(self, other):
         super().__init__()
@@ -138,7 +138,8 @@ def test_a_halo_needs_readers_that_step_over_it(other: object, has_halo: bool, q
 
 
 def test_a_border_takes_no_barrier_of_its_own() -> None:
-    """One before it or behind it belongs to the steps around; and the groups of a convolution need none."""
+    """A barrier before or after the step that fills the border belongs to the steps around it. The groups of a
+    convolution need none."""
     x = RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)
     steps = lower_graph(compiled(Chain(64, 1, 2), x, True), native_target()).image({}).steps
     fills = [number for number, step in enumerate(steps) if step.kernel.startswith("fill_gaps")]

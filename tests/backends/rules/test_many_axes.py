@@ -1,5 +1,8 @@
 """Tensors of 6 to 8 axes on every level: the ops that move, repeat, combine and reduce elements, in orders and sizes
-drawn by seed. Axes of one element are among them, so some reductions are of nothing else."""
+drawn by seed.
+
+Some axes have one element, so some reductions reduce nothing.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ def _binary(rng: np.random.Generator, rank: int) -> Case:
 
 
 def _alternating(rng: np.random.Generator, rank: int) -> Case:
-    """Operands that repeat along every second axis: no two axes merge."""
+    """Operands that repeat along every second axis, so that no two axes merge."""
     x, y = ([2 if axis % 2 == odd else 1 for axis in range(rank)] for odd in (0, 1))
     return [tensor("f32", *x), tensor("f32", *y)], {}
 
@@ -180,7 +183,7 @@ def test_reduced_axes_of_one_element(shape: tuple[int, ...], axes: tuple[int, ..
 
 @pytest.mark.parametrize("axes", [(0,), (2,), (3,), (2, 3)])
 def test_kept_axes_of_a_result_with_gaps(axes: tuple[int, ...]) -> None:
-    """Channels last with 6 channels of bytes: a result in more than one piece."""
+    """The result lies channels last with 6 channels of bytes, so it is not in one piece."""
     for quantized in (False, True):
         attrs = {"axes": axes, "keepdims": True}
         check_op("max", [tensor("f32", 3, 6, 4, 5)], attrs, quantized=quantized, behind_a_pool=True, threads=(2,))

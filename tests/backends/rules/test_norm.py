@@ -97,7 +97,7 @@ def test_batch_norm(channels: int, quantized: bool, behind_a_pool: bool) -> None
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("zero_point", [0, 100, 255])
 def test_extremes_of_codes(zero_point: int, behind_a_pool: bool) -> None:
-    """Rows of one value (a variance of 0), of both extremes, and of all but one."""
+    """Rows of one value (a variance of 0), of both extremes, and of one extreme with a single exception."""
     params, rng = u8_params(zero_point), np.random.default_rng(0)
     codes = np.zeros((8, 6, 5, 10), np.int64)
     codes[1], codes[2, ::2], codes[3, :, :, 3:] = 255, 255, 255
@@ -118,7 +118,7 @@ def test_extremes_of_codes(zero_point: int, behind_a_pool: bool) -> None:
 
 @pytest.mark.parametrize("zero_point", [0, 255])
 def test_long_rows(zero_point: int) -> None:
-    """Sums of squares beyond 32 bits, in one lane and over all."""
+    """Sums of squares exceed 32 bits, in one lane and over all."""
     codes = np.full((1, 700_001), 255 - zero_point)
     codes[0, ::1000] = zero_point
     real = ((codes - zero_point) * np.float64(np.float32(0.05))).astype(np.float32)

@@ -1,5 +1,5 @@
-"""With seven-bit activations (torch:fbgemm), levels without VNNI add products in pairs of i16: exact; not where codes
-may be larger."""
+"""With seven-bit activations (torch:fbgemm), levels without VNNI add products in pairs of i16, exactly; where codes may
+be larger they do not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ K = 4612
 
 
 def network(weight: int, *, given: bool) -> Graph:
-    """linear [3, K] x [9, K] on codes 0 to 127, whose producer is quantize; or, given, the caller."""
+    """A linear layer [3, K] x [9, K] on codes 0 to 127, which come from a quantize or, if `given`, from the caller."""
     x = QuantParams.per_tensor(1.0, 64, DType.U8, 0, 127)
     out = QuantParams.per_tensor(4.0 * K, 128, DType.U8)
     graph = Graph("pairs", stage="integer")

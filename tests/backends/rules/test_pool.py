@@ -73,7 +73,7 @@ def test_dilation(quantized: bool) -> None:
 
 @pytest.mark.parametrize("quantized", [True, False])
 def test_one_window_over_all(quantized: bool) -> None:
-    """Dilated and clipped windows that leave one place: their taps are not all of the input."""
+    """Dilated and clipped windows that fit at one position, whose taps do not cover the input."""
     for kernel, dilation, size, padding in (
         ((2, 2), (2, 1), (3, 2), 0),
         ((2, 2), (1, 2), (2, 3), 0),
@@ -119,7 +119,8 @@ def test_adaptive(op: str, quantized: bool) -> None:
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("zero_point", [0, 128, 255])
 def test_extremes_of_codes(value: int, zero_point: int) -> None:
-    """Sums of thousands of equal extreme codes: words must not wrap. Results keep the parameters, or take others."""
+    """Sums of thousands of equal extreme codes, in which no 16-bit lane may wrap. Results keep the parameters of the
+    operand, or have others."""
     params = u8_params(zero_point)
     real = np.full((1, 40, 40, 33), (value - zero_point) * 0.05, np.float32)
     for out in (params, u8_params(255 - zero_point, 0.07), u8_params(zero_point, 1e-3)):
@@ -132,7 +133,7 @@ def test_extremes_of_codes(value: int, zero_point: int) -> None:
 
 
 def test_rows_of_258_taps() -> None:
-    """The first length at which a row of words is cut."""
+    """258 is the first length at which a row of 16-bit sums is cut."""
     params = u8_params(0)
     for length in (256, 257, 258, 514, 515):
         real = np.full((1, 5, length), 255 * 0.05, np.float32)

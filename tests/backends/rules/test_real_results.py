@@ -100,7 +100,7 @@ def test_extremes_of_codes_and_zero_points(zero_point: int, code: int, weight: i
 
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
 def test_scales_at_their_ends(scale: float) -> None:
-    """Results from 2^-120 to infinity, with residuals of infinities, NaN and negative zero."""
+    """Results go from 2^-120 to infinity; residuals include infinities, NaN and negative zero."""
     w = np.array([[1, -1, 1], [0, 0, 0], [-1, -1, -1], [1, 0, 0]], np.float32) * 127
     weight = QuantParams.per_tensor(scale, 0, DType.I8, -127, 127)
     x = np.full((2, 3), 200 * scale, np.float32)
@@ -128,7 +128,8 @@ def test_symbolic_batch() -> None:
 
 
 def test_the_meaning_in_numbers() -> None:
-    """[[3, 5]] less the zero point 2, times [[4, -6]], plus the bias 7: -7 units of 0.5 * 0.25, plus the residual."""
+    """[[3, 5]] minus the zero point 2, times [[4, -6]], plus the bias 7, is -7 units of 0.5 * 0.25, to which the
+    residual is added."""
     x, w = np.array([[0.5, 1.5]], np.float32), np.array([[1.0, -1.5]], np.float32)
     given = {0: codes(0.5, 2), 1: QuantParams.per_tensor(0.25, 0, DType.I8), 3: codes(0.5, 1)}
     bias, residual = np.array([0.875], np.float32), np.array([[2.0]], np.float32)

@@ -24,7 +24,7 @@ def _range(op: str) -> dict[str, Any]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_lengths(op: str, quantized: bool, size: int) -> None:
-    """Along adjacent elements, and across them."""
+    """Reductions along adjacent elements, and across them."""
     check_op(op, (tensor("f32", 5, size),), {"axes": (1,)}, quantized=quantized, **_range(op))
     check_op(op, (tensor("f32", 7, size),), {"axes": (0,)}, quantized=quantized, **_range(op))
     check_op(op, (tensor("f32", 2, 3, size),), {"axes": (1,)}, quantized=quantized, **_range(op))
@@ -34,7 +34,7 @@ def test_lengths(op: str, quantized: bool, size: int) -> None:
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_axes(op: str, quantized: bool, behind_a_pool: bool) -> None:
-    """Every set of axes, kept and dropped, row major and channels last; 6 channels leave gaps between pixels."""
+    """Every set of axes, kept and dropped, row major and channels last. 6 channels leave gaps between pixels."""
     for shape in ((2, 6, 3, 5), (3, 1, 2, 4), (2, 70, 3)):
         for count in range(1, len(shape) + 1):
             for axes in itertools.combinations(range(len(shape)), count):
@@ -55,7 +55,7 @@ def test_axes(op: str, quantized: bool, behind_a_pool: bool) -> None:
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("zero_point", [0, 100, 255])
 def test_extremes_of_codes(zero_point: int, value: int, axis: int) -> None:
-    """Hundreds of equal extreme codes, across the lengths at which words are full."""
+    """Hundreds of equal extreme codes, at the lengths at which 16-bit sums are full."""
     params = u8_params(zero_point)
     for length in (256, 257, 258, 515, 3000):
         shape = (length, 66) if axis == 0 else (3, length)
@@ -81,7 +81,7 @@ def test_special_values(op: str) -> None:
 @pytest.mark.parametrize("dtype", ["i32", "i64"])
 @pytest.mark.parametrize("op", ["sum", "prod", "max", "min"])
 def test_integers(op: str, dtype: str) -> None:
-    """Sums and products wrap. Those of odd numbers keep their lowest bits, so a product is not 0."""
+    """Sums and products wrap. Products of odd numbers keep their lowest bits, so they are not 0."""
     for shape, axes in (((5, 33), (1,)), ((33, 5), (0,)), ((2, 3, 17), (0, 2)), ((4, 1, 65), (1,))):
         check_op(op, (tensor(dtype, *shape),), {"axes": axes})
         odd = random_array(tensor(dtype, *shape), np.random.default_rng(0)) | 1
@@ -111,7 +111,7 @@ def test_cumulative_sums(dtype: str, attrs: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("attrs", CUMULATIVE, ids=str)
 def test_cumulative_sums_of_special_values(attrs: dict[str, bool]) -> None:
-    """Infinities, NaN, sums beyond f32's range, and integers that wrap."""
+    """Infinities, NaN, sums beyond the range of f32, and integers that wrap."""
     x = np.resize(np.float32([-0.0, -0.0, 3e38, 3e38, -3e38, 1e-45, np.inf, 1.0, -np.inf, np.nan, 2.0]), (3, 11))
     large = np.full((3, 11), 2**30, np.int32)
     for axis in (0, 1):

@@ -11,7 +11,7 @@ from tests.backends.rules.harness import check_graph
 
 
 def _linear(weights: np.ndarray, bias: np.ndarray, zero_point: int, multiplier: float) -> Graph:
-    """A layer of u8 codes whose requantize multiplies its sums with `multiplier`."""
+    """A layer of u8 codes whose requantize multiplies its sums by `multiplier`."""
     graph = Graph("layer")
     graph.stage = "integer"
     rows = len(weights)
@@ -28,7 +28,8 @@ def _linear(weights: np.ndarray, bias: np.ndarray, zero_point: int, multiplier: 
 @pytest.mark.parametrize("zero_point", [0, 128, 255])
 @pytest.mark.parametrize("exponent", [-12, 0, 8, 12, 14, 16, 18, 24])
 def test_sums_beyond_i32_are_clamped_first(exponent: int, zero_point: int) -> None:
-    """|sum * M| reaches 2^30, 2^31 and far more, from the dot product alone and from the bias alone, of both signs."""
+    """|sum * M| reaches 2^30, 2^31 and far more, from the dot product alone and from the bias alone, with both
+    signs."""
     signs = np.array([1, -1, 1, -1, 1, -1, 1, -1, 1])
     weights = np.zeros((9, 64), np.int8)
     weights[0:2], weights[2:4, :7], weights[4:6, 0] = 127, 127, 1

@@ -46,7 +46,7 @@ def test_axes_and_layouts(op: str, behind_a_pool: bool, quantized: bool) -> None
 @pytest.mark.parametrize("size", [5, 64, 65, TABLE_FROM, 200, 513])
 @pytest.mark.parametrize("scale", [1e-4, 0.02, 0.1, 1.0, 50.0])
 def test_scales_and_codes(scale: float, size: int) -> None:
-    """All differences of codes, tables that fall slowly or at once, and results in other parameters."""
+    """All differences of codes, tables that fall slowly or at once, and results with other parameters."""
     rng = np.random.default_rng(size)
     codes = rng.integers(0, 256, (6, size))
     codes[0], codes[1], codes[2] = 0, 255, np.arange(size) % 256
@@ -59,7 +59,7 @@ def test_scales_and_codes(scale: float, size: int) -> None:
 
 
 def test_long_lines() -> None:
-    """Sums of entries beyond 32 bits."""
+    """Sums of entries exceed 32 bits."""
     real = np.zeros((2, 5000), np.float32)
     real[1, 4321] = 1.0
     check_op("softmax", (real,), {"axis": 1}, quantized=True, params={0: _params(0.01)}, out=_params(2e-6))
@@ -67,10 +67,8 @@ def test_long_lines() -> None:
 
 
 def test_lines_of_several_chunks() -> None:
-    """The sum of a line is taken in chunks of registers: two whole chunks of the widest register, and a tail.
-
-    A lane adds 4 bytes of each register of a chunk, and the sum must stay in i32.
-    """
+    """The sum of a line is taken in chunks of registers: here two whole chunks of the widest register, and a tail. A
+    lane adds 4 bytes of each register of a chunk, and the sum must stay in i32."""
     assert _CHUNK * 4 * 255 < 2**31
     size = 2 * _CHUNK * 64 + 77
     codes = np.zeros((1, size), np.uint8)

@@ -1,4 +1,4 @@
-"""Ranges and counts on every level: sizes around blocks and parts, all layouts, extremes; to the bit."""
+"""Ranges and counts on every level, to the bit: sizes around blocks and parts, all layouts, extremes."""
 
 from __future__ import annotations
 

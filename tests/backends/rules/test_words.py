@@ -19,9 +19,9 @@ SIZES = (1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129)
 BINARY = ("add", "sub", "mul", "div", "minimum", "maximum")
 CODES = (DType.U8, DType.I16)
 MIXES = [mix for mix in itertools.product(CODES, repeat=3) if DType.I16 in mix]
-"""Element types of two operands and the result, at least one of them i16."""
+"""The element types of two operands and the result, at least one of them i16."""
 ENDS = {DType.U8: (0, 3, 255), DType.I16: (-32768, 5, 32767)}
-"""Zero points at both ends of the range, and one between."""
+"""Zero points at both ends of the range, and one between them."""
 
 
 def codes(dtype: DType, scale: float, zero_point: int = 0) -> QuantParams:
@@ -29,7 +29,7 @@ def codes(dtype: DType, scale: float, zero_point: int = 0) -> QuantParams:
 
 
 def some_codes(type: TensorType, rng: np.random.Generator) -> np.ndarray:
-    """Random codes of the whole range; both ends of it and the zero point are among them where there is room."""
+    """Random codes of the whole range. Both its ends and the zero point are among them where there is room."""
     low, high = type.params.qmin, type.params.qmax
     found = rng.integers(low, high, type.sizes, endpoint=True)
     given = [low, high, type.params.zero_point[0]]
@@ -40,7 +40,7 @@ def some_codes(type: TensorType, rng: np.random.Generator) -> np.ndarray:
 def one_op(
     op: str, types: Sequence[TensorType], out: tuple[DType, QuantParams], attrs: Mapping[str, Any] | None = None
 ) -> Graph:
-    """A node whose operands are all inputs."""
+    """A graph of one node whose operands are all inputs."""
     graph, definition = Graph("words", "integer"), opdef(op)
     operands = [graph.add_input(f"x{i}", type) for i, type in enumerate(types)]
     complete = definition.complete_attrs(attrs or {})
@@ -55,7 +55,7 @@ def one_op(
 @pytest.mark.parametrize("zero_point", ENDS[DType.I16])
 @pytest.mark.parametrize("scale", [2.0**-59, 1 / 3, 0.0003, 7.3, 2.0**59])
 def test_quantize_divides_at_ties(scale: float, zero_point: int) -> None:
-    """The quotients at the f32 nearest to each tie and their neighbours, beyond both ends too; infinities and NaN."""
+    """The quotients at the f32 nearest to each tie, at their neighbours, and beyond both ends; infinities and NaN."""
     ends = np.r_[-65540:-65520, -32800:-32750, -300:300, 32750:32800, 65520:65540]
     nearest = ((ends + 0.5) * np.float64(np.float32(scale))).astype(np.float32)
     beside = [np.nextafter(nearest, np.float32(side)) for side in (-np.inf, np.inf)]
@@ -94,7 +94,8 @@ def test_requantize(source: DType, to: DType, size: int) -> None:
 
 
 def test_requantize_to_bytes_and_back_is_the_nearest_byte() -> None:
-    """Words of 256 to a byte: what comes back is the nearest multiple of 256, ties to even."""
+    """A 16-bit code becomes a byte of 256 times the scale. What comes back is the nearest multiple of 256, with ties to
+    even."""
     x = TensorType(DType.I16, (65536,), codes(DType.I16, 1 / 256))
     graph = Graph("there_and_back", "integer")
     value = graph.add_input("x", x)
@@ -106,7 +107,7 @@ def test_requantize_to_bytes_and_back_is_the_nearest_byte() -> None:
 
 
 def test_channels_last() -> None:
-    """Words have no gap after their channels, bytes have; conversions between the two, and to f32."""
+    """16-bit codes have no gap after their channels and bytes have one; conversions go between the two, and to f32."""
     rng = np.random.default_rng(0)
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
     for channels in (1, 3, 4, 17):
@@ -126,7 +127,7 @@ def test_channels_last() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_tables_of_words(size: int) -> None:
-    """lookup, and functions of one operand, from bytes to words."""
+    """Look-ups and functions of one operand, from bytes to 16-bit codes."""
     rng = np.random.default_rng(size)
     x = TensorType(DType.U8, (2, size), codes(DType.U8, 0.03, 128))
     out = (DType.I16, codes(DType.I16, 0.0001, 17))
@@ -327,7 +328,8 @@ def test_binary(op: str, mix: tuple[DType, DType, DType], size: int) -> None:
 @pytest.mark.parametrize("out", CODES)
 @pytest.mark.parametrize("op", BINARY)
 def test_extremes_of_codes_and_zero_points(op: str, out: DType) -> None:
-    """All pairs of the ends of both ranges: sums to +-65535 * 2, products to 2^32, quotients by 0 and of 0 by 0."""
+    """All pairs of the ends of both ranges: sums up to +-65535 * 2, products up to 2^32, quotients by 0 and of 0 by
+    0."""
     values = {DType.U8: np.r_[0, 1, 254, 255], DType.I16: np.r_[-32768, -32767, -1, 0, 1, 32766, 32767]}
     for first, second in itertools.product(CODES, CODES):
         if DType.I16 not in (first, second, out):
@@ -364,7 +366,7 @@ def test_fused_activations(op: str, activation: str) -> None:
 @pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
 @pytest.mark.parametrize("channels", [1, 7, 8, 33])
 def test_maps_of_channels(channels: int, source: DType, to: DType) -> None:
-    """prelu and batch_norm."""
+    """prelu and batch_norm, whose parameters differ by channel."""
     rng = np.random.default_rng(channels)
     slopes, mean, gain, shift = (rng.uniform(-1, 1, channels).astype(np.float32) for _ in range(4))
     options: dict[str, Any] = {"quantized": True, "dtypes": {0: source}, "out_dtype": to}
@@ -375,7 +377,7 @@ def test_maps_of_channels(channels: int, source: DType, to: DType) -> None:
 
 
 def test_the_product_of_two_words_is_rounded_once() -> None:
-    """65535 * 65533 has 32 bits: its f32 is the one nearest to the exact product."""
+    """65535 * 65533 has 32 bits, and its f32 is the one nearest to the exact product."""
     types = [TensorType(DType.I16, (1,), codes(DType.I16, 1.0, -32768))] * 2
     graph = one_op("mul", types, (DType.I16, codes(DType.I16, 2.0**17, -32768)))
     given = [np.array([32767], np.int16), np.array([32765], np.int16)]

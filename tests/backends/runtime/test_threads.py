@@ -1,4 +1,5 @@
-"""The dispatcher and the thread pool: equal results on any number of threads, signals, forks, exits, float mode."""
+"""The dispatcher and the thread pool: equal results on any number of threads; signals, forks, exits, and the float
+mode."""
 
 import ctypes
 import os
@@ -24,7 +25,7 @@ HERE = Path(__file__).parents[1]
 
 
 class Table:
-    """A hand-written step table over two i32 arrays of n elements, stepped to and fro by the `rotate` kernel."""
+    """A step table written by hand. It moves n elements to and fro between two i32 arrays by the kernel `rotate`."""
 
     def __init__(self, steps, n=1000, seed=0):
         self.n, self.count = n, steps
@@ -247,7 +248,8 @@ define void @set(i32 %v) {
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("mode", [0x8040, 0x6000, 0x2000])
 def test_the_callers_float_environment_is_ignored_and_restored(threads, mode):
-    """Flush-to-zero and directed rounding in the caller: subnormals still come out, to the bit, and the mode stays."""
+    """The caller flushes subnormals to zero and rounds in one direction. Subnormals still come out right to the bit,
+    and the mode stays as it was."""
     get, put, _engine = mxcsr_functions()
     x = (np.arange(1, 1001, dtype=np.uint32) * 3).view(np.float32)  # subnormals, half of them odd: halving rounds
     expected = np.array([int(round(v / 2)) for v in (np.arange(1, 1001) * 3).tolist()], np.uint32)  # ties to even
@@ -346,7 +348,7 @@ def test_ctrl_c_ends_a_long_program_and_leaves_the_pool_usable(threads):
 
 
 def test_a_storm_of_signals_never_breaks_the_pool():
-    """Handlers that raise at any point of a call: either it raises or it is right, and the next one works."""
+    """Handlers raise at any point of a call. The call either raises or is right, and the next one works."""
     code = """
         import signal
         import numpy as np

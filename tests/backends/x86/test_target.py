@@ -19,7 +19,7 @@ needs_x86 = pytest.mark.skipif(not cpu_features(), reason="an x86 host")
 
 
 def _targets(level: str) -> list[Target]:
-    """The level's target, and the same without extras where it has some."""
+    """The target of the level, and the same without extras where it has some."""
     target = parse_target(f"x86-64+{level}")
     plain = X86Target(target.level, target.os, target.features - {"vbmi"})
     return [target] if plain == target else [target, plain]
@@ -28,7 +28,8 @@ def _targets(level: str) -> list[Target]:
 def _both(
     target: Target, definition: object, buffers: dict[str, np.ndarray], result: np.ndarray, **static: object
 ) -> np.ndarray:
-    """The result of machine code, after comparing the interpreter with it. Without the level: of the interpreter."""
+    """The result of machine code, after comparing the interpreter with it; of the interpreter alone where this CPU
+    lacks the level."""
     function = definition.build(target, **static)  # type: ignore[attr-defined]
     (loaded,) = load([function])
     native = result.copy()

@@ -104,7 +104,7 @@ def _dropout(d: Draw) -> tuple[Operands, dict[str, Any]]:
 
 
 def _windows(d: Draw, spatial: Sequence[int], kernel: Sequence[int], pool: bool = False) -> dict[str, Any]:
-    """strides, dilations, pads or auto_pad, so that each window sees the operand."""
+    """Draw strides, dilations, and pads or auto_pad, so that each window sees the operand."""
     attrs: dict[str, Any] = {}
     dilations = [int(d.one(1, 1, 2)) for _ in kernel]
     if d.chance(0.4) and all(k * e <= s for k, e, s in zip(kernel, dilations, spatial)):
@@ -126,7 +126,7 @@ def _windows(d: Draw, spatial: Sequence[int], kernel: Sequence[int], pool: bool 
 
 
 def _image(d: Draw, channels: int, low: int = 3, high: int = 7) -> tuple[int, list[int], list[int]]:
-    """(batch, spatial sizes, a kernel that fits)"""
+    """Draw (batch, spatial sizes, a kernel that fits)."""
     spatial = [int(d.rng.integers(low, high)) for _ in range(int(d.one(1, 2, 2, 3)))]
     return int(d.one(1, 2)), spatial, [int(d.rng.integers(1, 4)) for _ in spatial]
 

@@ -41,15 +41,14 @@ WIDE = {TensorProto.FLOAT: TensorProto.DOUBLE, TensorProto.FLOAT16: TensorProto.
 F32 = {TensorProto.DOUBLE: TensorProto.FLOAT, TensorProto.FLOAT16: TensorProto.FLOAT}
 UNIT = 2.0**-23
 TINY = 2.0**-149
-"""A unit in the last place of 1 and of the smallest f32."""
+"""A unit in the last place of 1, and the smallest f32."""
 
 
 @dataclass(frozen=True)
 class Case:
     """A node, its operands (None where absent), which of them are initializers, and the types of its outputs.
 
-    Attributes:
-        free: the operands whose element type is a parameter of the schema.
+    free: the operands whose element type is a parameter of the schema.
     """
 
     op: str
@@ -117,7 +116,7 @@ class Case:
 
 @cache
 def _schemas(op: str) -> list[Any]:
-    """The schemas of an op that a model of opset 11 or newer may mean, the oldest first."""
+    """The schemas that an op may have in a model of opset 11 or newer, the oldest first."""
     found = [s for s in onnx.defs.get_all_schemas_with_history() if s.domain == "" and s.name == op]
     found.sort(key=lambda schema: schema.since_version)
     newer = [i for i, schema in enumerate(found) if schema.since_version > OLDEST]
@@ -125,7 +124,8 @@ def _schemas(op: str) -> list[Any]:
 
 
 def _type_number(name: str) -> int:
-    """tensor(float) -> TensorProto.FLOAT; 0 for sequences, optionals and types that numpy cannot hold."""
+    """The number of a type, such as TensorProto.FLOAT for tensor(float); 0 for sequences, optionals and types that
+    numpy can't represent."""
     if not name.startswith("tensor("):
         return 0
     spelt = name[len("tensor(") : -1].upper()
@@ -149,7 +149,7 @@ _HELD = [np.dtype(t) for t in (np.float32, np.uint8, np.int8, np.int16, np.int32
 
 
 def _plain_attrs(schema: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Flags and float attributes: those that the schema has a default of 0, 1 or any float for."""
+    """Draw flags and float attributes for which the schema has a default: 0, 1, or any float."""
     found: dict[str, Any] = {}
     for name, attr in schema.attributes.items():
         if not attr.default_value.name or rng.random() < 0.5:
@@ -172,7 +172,7 @@ def _type_of_output(schema: Any, index: int, types: dict[str, int]) -> int:
 
 
 def draw(seed: int, op: str | None = None) -> Case:
-    """The case of a seed, of any op or of a given one."""
+    """Draw the case of a seed, of any op or of a given one."""
     rng = np.random.default_rng(seed)
     op = op or str(rng.choice(sorted(RECIPES)))
     schemas = _schemas(op)
@@ -218,7 +218,7 @@ def _evaluator(case: Case) -> list[np.ndarray]:
 
 
 def truth(case: Case) -> list[np.ndarray] | None:
-    """The right outputs, or None where nobody has an answer."""
+    """The right outputs, or None if no oracle has an answer."""
     if case.op in TRUTHS:
         own = TRUTHS[case.op](case)
         if own is not None:
@@ -241,7 +241,7 @@ def truth(case: Case) -> list[np.ndarray] | None:
 
 
 def _moved(case: Case) -> list[np.ndarray] | None:
-    """Elements of any type where f32 indices would come to lie: ONNX Runtime resizes few types."""
+    """Elements of any type, moved as f32 indices would be: ONNX Runtime resizes few types."""
     x = case.operands[0]
     assert x is not None
     places = np.arange(x.size, dtype=np.float32).reshape(x.shape)
@@ -257,7 +257,7 @@ def _moved(case: Case) -> list[np.ndarray] | None:
 
 
 def _magnitude(case: Case) -> list[np.ndarray] | None:
-    """The result for the operands' magnitudes: what the error of a sum of products is relative to."""
+    """The result for the magnitudes of the operands, to which the error of a sum of products is relative."""
     whole = {k: abs(v) if k in ("alpha", "beta") else v for k, v in case.attrs.items()}
     positive = [np.abs(x) if x is not None and x.dtype.kind == "f" else x for x in case.operands]
     return truth(replace(case, operands=positive, attrs=whole))
@@ -332,7 +332,7 @@ def check(case: Case, target: str = "reference") -> str:
 
 
 def one(seed: int) -> None:
-    """Check the case of a seed on the interpreter, every fourth on the machine too."""
+    """Check the case of a seed on the interpreter, and every fourth one on this machine's level too."""
     case = draw(seed)
     for target in ("reference", "native") if seed % 4 == 0 else ("reference",):
         try:
@@ -342,5 +342,5 @@ def one(seed: int) -> None:
 
 
 def unchecked() -> set[str]:
-    """Mapped ops of ONNX itself that no recipe draws."""
+    """The ops of ONNX itself that the importer maps and no recipe draws."""
     return {op for op in table() if "." not in op} - set(RECIPES)

@@ -21,7 +21,7 @@ from qcompiler.ops.interfaces import Conversion
 from tests.frontend.onnx.qdq_graphs import UNIT, Coded, QdqGraph, Real
 
 TRIES = 4
-"""Draws of data until one has no tie that changes a code."""
+"""How often data are drawn until a draw has no tie that changes a code."""
 
 
 def exact(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -37,11 +37,11 @@ def exact(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> dict[str, np.n
 
 
 def one(seed: int, target: str = "reference") -> str:
-    """Compile and compare one graph. Gives what it ended in: "integer", "mixed", "tie", "refused" or "unsupported" (by
-    ONNX Runtime).
+    """Compile one graph and compare its answers.
 
-    Raises:
-        AssertionError: a wrong answer, a missing note, or an error that no documented refusal explains.
+    Returns what it ended in: "integer", "mixed", "tie", "refused" or "unsupported" (by ONNX Runtime).
+
+    Raises: AssertionError: a wrong answer, a missing note, or an error that no documented refusal explains.
     """
     graph = QdqGraph(seed)
     model = graph.model()
@@ -67,7 +67,7 @@ def one(seed: int, target: str = "reference") -> str:
 
 
 def is_refusal(graph: QdqGraph, error: QCompilerError) -> bool:
-    """Whether a graph holds what the importer refuses, and the error says so."""
+    """Whether a graph holds something that the importer refuses, and the error says so."""
     if graph.opset < 11:
         return "the opset is too old" in str(error)
     foreign = [out.type for out in graph.outputs if isinstance(out, Coded) and out.type in ("uint16", "uint4", "int4")]
@@ -75,7 +75,7 @@ def is_refusal(graph: QdqGraph, error: QCompilerError) -> bool:
 
 
 def _check_notes(compiled: Any, seed: int) -> bool:
-    """Whether a node computes in float; each that does has a note."""
+    """Whether a node computes in float. Each one that does must have a note."""
     noted = {note.node for note in compiled.graph.notes if isinstance(note, KeptFloat)}
     real = [
         node

@@ -34,7 +34,8 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Real:
-    """A real value: its name, its shape, a bound on its magnitude, and one on the difference of two evaluations."""
+    """A real value: its name, its shape, a bound on its magnitude, and one on the difference between two evaluations of
+    it."""
 
     name: str
     shape: tuple[int, ...]
@@ -124,7 +125,8 @@ class QdqGraph:
         return names[0]
 
     def scale(self, about: float) -> np.ndarray:
-        """A scale of this size; a power of two in some graphs, whose every step is exact and whose ties must agree."""
+        """Draw a scale of this size. In some graphs it is a power of two, so that every step is exact and ties must
+        agree."""
         value = about * 2.0 ** self.rng.uniform(-0.7, 0.7)
         return np.asarray(2.0 ** round(math.log2(value)) if self.powers else value, np.float32)
 
@@ -169,7 +171,7 @@ class QdqGraph:
         return made
 
     def _quantize_as(self, x: Real, shared: tuple[Coded, str, str]) -> Coded:
-        """Codes of x with the parameters, and the initializers, of other codes."""
+        """Quantize x with the parameters, and the initializers, of other codes."""
         like, scale, zero = shared
         made = self.node("QuantizeLinear", [x.name, scale, zero])
         codes = Coded(made, x.shape, like.type, like.scale, like.zero_point, None)
@@ -183,7 +185,7 @@ class QdqGraph:
         self.roundings.append(Rounding(x.name, scale, band + (MOVED if x.name in self.moved else 0)))
 
     def dequantize(self, q: Coded) -> Real:
-        """DequantizeLinear, in one graph of 20 with parameters of its own."""
+        """Append a DequantizeLinear, in one graph of 20 with parameters of its own."""
         scale, zero, axis = q.scale, q.zero_point, q.axis
         _, low, high = TYPES[q.type]
         if self.chance(0.05):
@@ -198,7 +200,8 @@ class QdqGraph:
         return Real(self.node("DequantizeLinear", operands, **attrs), q.shape, size, 2 * UNIT * size, True)
 
     def pair(self, x: Real) -> Real:
-        """What stands between two ops: mostly a pair of conversions, with ops on codes between them now and then."""
+        """Append what stands between two ops: mostly a pair of conversions, now and then with ops on codes between
+        them."""
         for _ in range(self.pick([1] * 12 + [0] * 2 + [2])):
             codes = self.quantize(x)
             if self.chance(0.25):
@@ -207,7 +210,7 @@ class QdqGraph:
         return x
 
     def move_codes(self, q: Coded) -> Coded:
-        """An op that moves codes. Codes per channel may lie along an axis that it moves: then they are one tensor."""
+        """Append an op that moves codes. If it moves the axis of codes per channel, they are per tensor."""
         if q.axis is not None or q.type in ("uint16", "uint4", "int4", "int16"):
             return q
         x = Real(q.name, q.shape, 0.0, 0.0)
@@ -233,10 +236,8 @@ class QdqGraph:
     # -- constants of layers
 
     def weight(self, shape: tuple[int, ...], channels: int) -> tuple[str, np.ndarray, np.ndarray | None]:
-        """A weight: its name, its real values, and the scales that its products have, if there is one an output.
-
-        channels: the axis of the outputs.
-        """
+        """A weight: its name, its real values, and the scales of its products if there is one for each output.
+        channels: the axis of the outputs."""
         real = self.rng.normal(size=shape) * 0.4
         if self.chance(0.08):
             return self.const("weight", real.astype(np.float32)), real, None
@@ -266,7 +267,7 @@ class QdqGraph:
         return self.node("DequantizeLinear", [codes_name, *given], **attrs), result, scales
 
     def bias(self, count: int, x: Real, scales: np.ndarray | None) -> tuple[str, float, float]:
-        """A bias: its name ("" for none), its largest magnitude, and how far it may move a result by rounding."""
+        """A bias: its name ("" for none), its largest magnitude, and by how much rounding it may move a result."""
         style = self.pick(["none"] * 2 + ["exact"] * 4 + ["near"] * 2 + ["float", "tensor", "int8", "free"])
         if style == "none":
             return "", 0.0, 0.0
@@ -357,7 +358,8 @@ class QdqGraph:
         return self._sum(x, y, shape, terms, total, largest, moved)
 
     def _sum(self, x: Real, name: str, shape: Any, terms: int, total: float, bias: float, moved: float) -> Real:
-        """The result of a layer. total: the largest sum of |weights|; moved: codes that rounding the bias may move."""
+        """The result of a layer. total: the largest sum of |weights|; moved: codes by which rounding the bias may move
+        it."""
         size = x.size * total + bias
         error = x.error * total + (terms + 8) * UNIT * size
         if moved:
@@ -404,7 +406,7 @@ class QdqGraph:
         return Real(name, shape, x.size + y.size, x.error + y.error + 4 * UNIT * (x.size + y.size))
 
     def multiply(self, x: Real) -> Real:
-        """A matrix product of two activations."""
+        """Append a matrix product of two activations."""
         rank = len(x.shape)
         if rank < 2:
             return x
@@ -441,7 +443,7 @@ class QdqGraph:
         return Real(name, shape, max(x.size, y.size), max(x.error, y.error))
 
     def move(self, x: Real) -> Real:
-        """An op that moves elements; legal on codes too."""
+        """Append an op that moves elements, which is legal on codes too."""
         shape, rank = x.shape, len(x.shape)
         op = self.pick(["Transpose", "Reshape", "Flatten", "Slice", "Gather", "Unsqueeze", "Expand", "Tile"])
         if op == "Transpose":
@@ -542,7 +544,7 @@ class QdqGraph:
         return x if x.name not in self.inputs else self.dequantize(self.quantize(x))
 
     def _one(self, values: np.ndarray, axis: int | None) -> np.ndarray:
-        """Parameters as a file has them: one number, or one an element of the axis."""
+        """Parameters as a file holds them: one number, or one for each element of the axis."""
         if axis is not None or self.chance(0.1):
             return values
         return values.reshape(())
@@ -561,7 +563,7 @@ class QdqGraph:
     # -- as a model, and as data
 
     def model(self, extra: tuple[str, ...] = ()) -> onnx.ModelProto:
-        """The ONNX model; `extra`: real values that are outputs too."""
+        """The ONNX model. extra: real values that are outputs too."""
         tensors = [
             helper.make_tensor(name, TYPES[data[0]][0], data[1], data[2])
             if isinstance(data, tuple)

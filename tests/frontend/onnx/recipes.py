@@ -23,12 +23,10 @@ HUGE = [88.8, 16777217.0, 2147483648.0, -2147483648.0, 3e9, 1e20, 3.4e38, -3.4e3
 
 @dataclass
 class Draw:
-    """One case in the making: the op, its opset, the element type of each of the schema's type parameters.
+    """A case that is being drawn: its op, its opset, the element type of each of the schema's type parameters.
 
-    Attributes:
-        known: operands that the importer needs as initializers.
-        wanted: how many outputs are asked for.
-        attrs: given to the node, besides those that a recipe returns.
+    known: operands that the importer needs as initializers. wanted: how many outputs are asked for. attrs: given to the
+    node, besides those that a recipe returns.
     """
 
     rng: np.random.Generator
@@ -45,14 +43,14 @@ class Draw:
         return bool(self.rng.random() < probability)
 
     def shape(self, low: int = 0, high: int = 4, empty: bool = True) -> tuple[int, ...]:
-        """Between `low` and `high` axes; now and then a size is 0."""
+        """Draw `low` to `high` axes; now and then a size is 0."""
         sizes = [int(self.one(1, 2, 3, 3, 5)) for _ in range(int(self.rng.integers(low, high + 1)))]
         if empty and sizes and self.chance(0.05):
             sizes[int(self.rng.integers(len(sizes)))] = 0
         return tuple(sizes)
 
     def data(self, shape: Sequence[int], param: str = "T", tame: bool = False) -> np.ndarray:
-        """Values of a type parameter's element type; `tame` ones can be summed without overflow."""
+        """Draw values of a type parameter's element type. tame: they can be summed without overflow."""
         dtype = helper.tensor_dtype_to_np_dtype(self.types[param])
         return self.values(shape, dtype, tame)
 
@@ -81,7 +79,7 @@ class Draw:
             return real.astype(narrow).astype(dtype).reshape(shape)
 
     def broadcast(self, params: Sequence[str], high: int = 4, tame: bool = False) -> list[np.ndarray]:
-        """Operands whose shapes broadcast against each other."""
+        """Draw operands whose shapes broadcast against each other."""
         whole = self.shape(0, high)
         found = []
         for param in params:
@@ -90,7 +88,7 @@ class Draw:
         return found
 
     def axis(self, rank: int) -> int:
-        """An axis, from either end."""
+        """Draw an axis, counted from either end."""
         return int(self.rng.integers(-rank, rank)) if rank else 0
 
     def axes(self, rank: int) -> list[int]:

@@ -1,5 +1,5 @@
-"""ONNX files that contradict themselves, are damaged, reach outside of their folder, or grow: one TraceError each, that
-says what and where, in little memory."""
+"""ONNX files that contradict themselves, are damaged, reach outside of their folder, or grow: each gives one TraceError
+that says what and where, in little memory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture
 def folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A model's folder with data of ones, beside a working folder whose data of the same name is another model's."""
+    """A model's folder with data of ones, beside a working folder whose data of the same name belong to another
+    model."""
     for name, value in (("models", 1), ("elsewhere", 666)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "w.bin").write_bytes(np.full(6, value, np.float32).tobytes())

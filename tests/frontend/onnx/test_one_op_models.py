@@ -17,7 +17,7 @@ from tests.frontend.onnx.one_op_models import Case, check, draw, unchecked
 from tests.frontend.onnx.recipes import RECIPES
 
 SAMPLED, ALL = 24, 600
-"""Seeds of each op in `make test`, and in `make test-all`."""
+"""How many seeds of each op run in `make test`, and in `make test-all`."""
 
 
 def test_every_mapped_op_has_a_recipe() -> None:

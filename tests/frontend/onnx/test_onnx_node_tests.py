@@ -1,9 +1,9 @@
-"""onnx's own node tests, on the interpreter, for every op that the importer claims.
+"""ONNX's own node tests on the interpreter, for every op that the importer claims.
 
-Operands that the IR wants constant (shapes, axes, quantization parameters) are inputs in these tests: where an import
-is refused for that, the inputs after the first become initializers. What stays refused is listed in refused.txt, test
-by test with the reason, and the list is exact. Floats: numpy.testing's bound of onnx's own runner, rtol 1e-3, with atol
-1e-6.
+Operands that the IR wants constant (shapes, axes, quantization parameters) are inputs in these tests. If an import is
+refused for that reason, the inputs after the first become initializers. refused.txt lists each test that is still
+refused, with the reason, and the list is exact. Floats have the bound of onnx's own runner: rtol 1e-3, with
+numpy.testing's atol of 1e-6.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cases() -> dict[str, Any]:
 
 
 def _at_opset_11(model: onnx.ModelProto) -> bool:
-    """Whether the model is of opset 11 or newer, or was made so: its ops mean the same there."""
+    """Whether the model is of opset 11 or newer, or was converted to it: its ops mean the same there."""
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version < 11:
             for node in model.graph.node:
@@ -86,7 +86,7 @@ def _imported(model: onnx.ModelProto, inputs: list[np.ndarray]) -> tuple[Any, li
 
 
 def _outcome(case: Any) -> str | None:
-    """None if the outputs agree, else why the import was refused."""
+    """None if the outputs agree, otherwise why the import was refused."""
     for inputs, outputs in case.data_sets:
         arrays, expected = [_array(v) for v in inputs], [_array(v) for v in outputs]
         if any(not isinstance(v, np.ndarray | np.generic) for v in (*arrays, *expected)):

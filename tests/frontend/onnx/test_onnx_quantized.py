@@ -25,7 +25,7 @@ X = RNG.normal(size=(2, 3, 12, 12)).astype(np.float32)
 
 
 def float_model(path: pathlib.Path) -> pathlib.Path:
-    """Conv, ReLU, depthwise conv, residual add, max pool, sigmoid gate, global pool, linear."""
+    """A model of Conv, ReLU, depthwise conv, residual add, max pool, sigmoid gate, global pool and linear."""
     weights = {
         "w1": RNG.normal(size=(8, 3, 3, 3)),
         "b1": RNG.normal(size=8),
@@ -113,11 +113,12 @@ def as_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 FLOAT_OPS = {"Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "MaxPool", "Flatten", "Relu"}
-"""Ops of `float_model`, and the multiplication of a bias's scale. MaxPool and Flatten may see codes."""
+"""The ops of `float_model`, and the multiplication of a bias's scale. MaxPool and Flatten may see codes."""
 
 
 def exact_session(model: onnx.ModelProto, folder: pathlib.Path) -> ort.InferenceSession:
-    """ONNX Runtime on `as_qdq(model)`, all of its optimisations off: what it executes has no integer product."""
+    """A session of ONNX Runtime on `as_qdq(model)` with all optimisations off, so that it executes no integer
+    product."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.optimized_model_filepath = str(folder / "executed.onnx")
@@ -129,7 +130,7 @@ def exact_session(model: onnx.ModelProto, folder: pathlib.Path) -> ort.Inference
 
 @pytest.mark.parametrize("op", ["QLinearConv", "QLinearMatMul", "QGemm"])
 def test_the_reference_cannot_saturate(op: str, tmp_path: pathlib.Path) -> None:
-    """Two products of 255 and 127 are more than 16 bits hold; 64 of them need 22."""
+    """Two products of 255 and 127 exceed 16 bits; 64 of them need 22."""
     x, w = np.full((2, 64, 1, 1), 255, np.uint8), np.full((8, 64, 1, 1), 127, np.int8)
     shapes = {
         "QLinearConv": (x, w),

@@ -1,4 +1,5 @@
-"""Random QDQ graphs against ONNX Runtime (a seeded sample of `qdq_answers.py`), and codes read in every way."""
+"""Random QDQ graphs against ONNX Runtime (a seeded sample of `qdq_answers.py`), and codes that are read in every
+way."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tests.frontend.onnx.qdq_answers import exact, one
 
 CHUNKS = 10
 GRAPHS = 60
-"""Graphs of a chunk. `for seed in range(20_000): one(seed)` takes about five minutes."""
+"""How many graphs a chunk has. `for seed in range(20_000): one(seed)` takes about five minutes."""
 NATIVE = range(100_000, 100_060)
 
 
@@ -39,7 +40,7 @@ NODE = helper.make_node
 
 
 def model(nodes: list[Any], constants: dict[str, Any], out: int = TensorProto.FLOAT, opset: int = 21) -> Any:
-    """A model of x, f32[2,4], and y; `constants`: arrays, or TensorProtos."""
+    """A model with input x, f32[2,4], and output y. constants: arrays, or TensorProtos."""
     tensors = []
     for name, data in constants.items():
         tensor = data if isinstance(data, onnx.TensorProto) else numpy_helper.from_array(np.asarray(data))
@@ -63,7 +64,8 @@ TYPES = {T.UINT8: 100, T.INT8: -7, T.UINT16: 40_000, T.INT16: 5, T.UINT4: 8, T.I
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("zero_point", [True, False])
 def test_types_of_codes(kind: int, zero_point: bool) -> None:
-    """With a zero point, and by output_dtype without one; a DequantizeLinear without one takes the codes' type."""
+    """A zero point gives the type; without one, output_dtype does. A DequantizeLinear without a zero point takes the
+    type of the codes."""
     z, attrs = (["z"], {}) if zero_point else ([], {"output_dtype": kind})
     nodes = [NODE("QuantizeLinear", ["x", "s", *z], ["q"], **attrs), NODE("DequantizeLinear", ["q", "s", *z], ["y"])]
     made = model(nodes, {"s": np.float32(0.05), **({"z": number(kind, TYPES[kind])} if z else {})})

@@ -13,7 +13,7 @@ TRUTHS: dict[str, Truth] = {}
 
 
 def truth(*ops: str) -> Callable[[Truth], Truth]:
-    """Register a function of a `Case`. None: the other oracles are right about this case."""
+    """Register a function of a `Case`. It returns None if the other oracles are right about the case."""
 
     def add(function: Truth) -> Truth:
         TRUTHS.update(dict.fromkeys(ops, function))
@@ -23,7 +23,7 @@ def truth(*ops: str) -> Callable[[Truth], Truth]:
 
 
 def _whole(x: np.ndarray, y: np.ndarray, of: Callable[[int, int], int]) -> list[np.ndarray]:
-    """A function of Python's integers, wrapped to the type of x."""
+    """Compute with Python's integers, and wrap the result to the type of x."""
     x, y = np.broadcast_arrays(x, y)
     bits = 8 * x.dtype.itemsize
     values = [of(int(a), int(b)) % (1 << bits) for a, b in zip(x.flat, y.flat)]
@@ -36,14 +36,15 @@ def _toward_zero(a: int, b: int) -> int:
 
 @truth("Div")
 def _div(case: Any) -> list[np.ndarray] | None:
-    """Integers truncate. ONNX Runtime ends the process on the least integer over -1; here the quotient wraps."""
+    """Integer quotients truncate. ONNX Runtime ends the process on the least integer over -1; here the quotient
+    wraps."""
     x, y = case.operands
     return _whole(x, y, _toward_zero) if x.dtype.kind in "iu" else None
 
 
 @truth("Mod")
 def _mod(case: Any) -> list[np.ndarray] | None:
-    """Integers: the sign of the divisor, with fmod that of the dividend."""
+    """Integer remainders have the sign of the divisor; with fmod, that of the dividend."""
     x, y = case.operands
     if x.dtype.kind not in "iu":
         return None
@@ -52,7 +53,7 @@ def _mod(case: Any) -> list[np.ndarray] | None:
 
 @truth("Pow")
 def _pow(case: Any) -> list[np.ndarray] | None:
-    """Integers: exactly. ONNX Runtime goes through double."""
+    """Integer powers are exact. ONNX Runtime computes them in double."""
     x, y = case.operands
     return _whole(x, y, pow) if x.dtype.kind in "iu" and y.dtype.kind in "iu" else None
 
@@ -80,13 +81,14 @@ def _reduce(case: Any) -> list[np.ndarray] | None:
 
 @truth("Where")
 def _where(case: Any) -> list[np.ndarray]:
-    """One of the two. ONNX Runtime adds up two selections, and -0 + 0 is 0."""
+    """The result is one of the two. ONNX Runtime adds two selections, and -0 + 0 is 0."""
     return [np.where(*case.operands)]
 
 
 @truth("PRelu")
 def _prelu(case: Any) -> list[np.ndarray] | None:
-    """x itself where x >= 0, as -0 is. The oracles multiply -0 by the slope: NaN if that is infinite."""
+    """The result is x itself where x >= 0, which -0 is. The oracles multiply -0 by the slope, which gives NaN if that
+    is infinite."""
     x, slope = case.operands
     if x.dtype not in (np.float32, np.float64):
         return None
@@ -118,7 +120,7 @@ def _of_each(x: np.ndarray, function: Callable[[float], float]) -> list[np.ndarr
 
 @truth("Gelu")
 def _gelu(case: Any) -> list[np.ndarray]:
-    """x * Phi(x). The oracles lose Phi(x) = (1 + erf(...)) / 2 to cancellation where x is negative."""
+    """The result is x * Phi(x). The oracles lose Phi(x) = (1 + erf(...)) / 2 to cancellation where x is negative."""
     x = case.operands[0].astype(np.float64)
     x = np.where(x == -math.inf, math.nan, x)  # -inf * 0, as the formula has it
     if case.attrs.get("approximate", "none") == "tanh":
@@ -133,7 +135,7 @@ def _gelu(case: Any) -> list[np.ndarray]:
 
 @truth("HardSwish")
 def _hard_swish(case: Any) -> list[np.ndarray]:
-    """alpha is 1/6, not the nearest f32, which the function's body holds."""
+    """alpha is 1/6, not the nearest f32, which the body of the function holds."""
     x = case.operands[0].astype(np.float64)
     with np.errstate(all="ignore"):
         return [x * np.clip(x / 6 + 0.5, 0, 1)]
@@ -141,7 +143,7 @@ def _hard_swish(case: Any) -> list[np.ndarray]:
 
 @truth("Range")
 def _range(case: Any) -> list[np.ndarray] | None:
-    """start + i * delta. ONNX Runtime adds delta up, rounding each time."""
+    """Element i is start + i * delta. ONNX Runtime adds delta up, rounding each time."""
     start, limit, delta = case.operands
     if start.dtype.kind != "f":
         return None
@@ -152,7 +154,7 @@ def _range(case: Any) -> list[np.ndarray] | None:
 
 @truth("Mish")
 def _mish(case: Any) -> list[np.ndarray]:
-    """x * tanh(log(1 + e^x)). The oracles lose e^x to the 1."""
+    """The result is x * tanh(log(1 + e^x)). The oracles lose e^x beside the 1."""
     x = case.operands[0].astype(np.float64)
     with np.errstate(all="ignore"):
         return [x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))]
@@ -160,7 +162,7 @@ def _mish(case: Any) -> list[np.ndarray]:
 
 @truth("Clip")
 def _clip(case: Any) -> list[np.ndarray]:
-    """A bound that is absent is none. Opset 11 says that it is the largest finite number, as ONNX Runtime has it."""
+    """An absent bound does not bound. Opset 11 says that it is the largest finite number, and ONNX Runtime does so."""
     x, low, high = case.operands
     found = x if low is None else np.maximum(x, low)
     return [found if high is None else np.minimum(found, high)]
@@ -168,6 +170,6 @@ def _clip(case: Any) -> list[np.ndarray]:
 
 @truth("GlobalMaxPool")
 def _global_max_pool(case: Any) -> list[np.ndarray]:
-    """The largest. ONNX Runtime starts from the lowest finite number, not from -inf."""
+    """The result is the largest element. ONNX Runtime starts from the lowest finite number, not from -inf."""
     x = case.operands[0]
     return [np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)]
