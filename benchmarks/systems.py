@@ -55,6 +55,10 @@ def ours_int8_avx2(name: str, batch: int, threads: int, folder: pathlib.Path) ->
     return _ours(name, batch, threads, "int8", "x86-64+avx2")
 
 
+def ours_fbgemm_avx2(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
+    return _ours(name, batch, threads, "torch:fbgemm", "x86-64+avx2")
+
+
 def ours_float_avx2(name: str, batch: int, threads: int, folder: pathlib.Path) -> Call:
     return _ours(name, batch, threads, None, "x86-64+avx2")
 
@@ -202,6 +206,7 @@ SYSTEMS: dict[str, Callable[[str, int, int, pathlib.Path], Call]] = {
     "ours int8": ours_int8,
     "ours float": ours_float,
     "ours int8 avx2": ours_int8_avx2,
+    "ours fbgemm avx2": ours_fbgemm_avx2,
     "ours float avx2": ours_float_avx2,
     "onnxruntime int8": ort_int8,
     "onnxruntime float": ort_float,
