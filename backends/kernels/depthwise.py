@@ -27,7 +27,7 @@ from qcompiler.backends.kernels.code_range import CODES
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
 from qcompiler.backends.kernels.lane_order import in_order
-from qcompiler.backends.kernels.tile_epilogue import Load, Part, activated, added, rounded_code
+from qcompiler.backends.kernels.tile_epilogue import Finished, Load, activated, added, rounded_code
 
 
 class DepthwiseGeometry(Group, Generic[P, E]):
@@ -127,7 +127,7 @@ class _Arithmetic(ABC):
         """A pointer to the multipliers of a channel block; None if the arithmetic has none."""
 
     @abstractmethod
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         """The results of one pixel. load: reads a vector of the residual."""
 
 
@@ -189,7 +189,7 @@ class _Requantized(_Bytes):
         super().__init__(b, requantize.multiplier, taps)
         self.requantize, self.residual, self.proven = requantize, residual, proven
 
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
         reals = self.reals(acc, multipliers)
         words = vector(I16, self.register_channels // 2)
@@ -227,7 +227,7 @@ class _InOrder(_Bytes):
         self.terms, self.residual, self.y_item = terms, residual, y_item
         self.residual_item = 4 if residual is None else residual.bytes
 
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         b, found = self.b, []
         for i, real in enumerate(in_order(b, self.reals(acc, multipliers), self.b.target.quad_order())):
             first = i * self.lanes
@@ -289,7 +289,7 @@ class _Floats(_Arithmetic):
     def multipliers(self, block: Value) -> None:
         return None
 
-    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Part]:
+    def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         b, [real] = self.b, acc
         if self.residual:
             real = real + load(self.element, 0)
@@ -297,8 +297,8 @@ class _Floats(_Arithmetic):
 
 
 @dataclass(frozen=True)
-class _RowBlock:
-    """One row of output pixels by one channel block.
+class _Unit:
+    """One row of output pixels by one channel block, which is what a thread takes.
 
     Attributes:
         taps: pointers to the tap rows.
@@ -350,9 +350,9 @@ class _Loops:
                 taps.append(b.select(offset < 0, border, x + offset))
             weights = a.weights.data + block * (math.weight_bytes * self.kw)
             left = a.weights.channels - block * math.register_channels
-            self._columns(_RowBlock(taps, border, y, residual, weights, block, left))
+            self._columns(_Unit(taps, border, y, residual, weights, block, left))
 
-    def _columns(self, part: _RowBlock) -> None:
+    def _columns(self, unit: _Unit) -> None:
         b, geometry, mr = self.b, self.a.geometry, self.mr
         with b.if_(geometry.columns >= mr) as wide:
             with b.loop(0, geometry.columns, mr) as tiles:
@@ -360,23 +360,23 @@ class _Loops:
                 first = start * self.stride - geometry.before
                 last = first + ((mr - 1) * self.stride + (self.kw - 1) * self.dilation)
                 with b.if_((first >= 0) & (last < geometry.width)) as inside:
-                    self._tile(part, start, mr, is_inside=True)
+                    self._tile(unit, start, mr, is_inside=True)
                     inside.yield_([])
                 with inside.else_():
-                    self._tile(part, start, mr, is_inside=False)
+                    self._tile(unit, start, mr, is_inside=False)
                     inside.yield_([])
             wide.yield_([])
         with wide.else_():
             with b.loop(0, geometry.columns) as tiles:
-                self._tile(part, tiles.index, 1, is_inside=False)
+                self._tile(unit, tiles.index, 1, is_inside=False)
             wide.yield_([])
 
-    def _tile(self, part: _RowBlock, start: Value, count: int, is_inside: bool) -> None:
+    def _tile(self, unit: _Unit, start: Value, count: int, is_inside: bool) -> None:
         """Compute `count` pixels from `start` on. is_inside: whether all columns of their windows lie within the row of
         x."""
         b, math, geometry = self.b, self.math, self.a.geometry
         first = start * self.stride - geometry.before
-        bias = self.a.weights.bias + part.block * (math.register_channels * 4)
+        bias = self.a.weights.bias + unit.block * (math.register_channels * 4)
         acc = [math.start(bias) for _ in range(count)]
         users: dict[int, list[tuple[int, int]]] = {}
         for o in range(count):
@@ -386,20 +386,20 @@ class _Loops:
             column = first + place
             offset = column * geometry.x.pixel
             if is_inside:
-                loaded = [b.load(math.element, tap, offset) for tap in part.taps]
+                loaded = [b.load(math.element, tap, offset) for tap in unit.taps]
             else:
                 there = (column >= 0) & (column < geometry.width)
-                loaded = [b.load(math.element, b.select(there, tap + offset, part.border)) for tap in part.taps]
+                loaded = [b.load(math.element, b.select(there, tap + offset, unit.border)) for tap in unit.taps]
             prepared = math.column(loaded)
             for o, k in users[place]:
-                acc[o] = math.add(acc[o], prepared, part.weights + k * math.weight_bytes)
-        self._store(acc, part, start)
+                acc[o] = math.add(acc[o], prepared, unit.weights + k * math.weight_bytes)
+        self._store(acc, unit, start)
 
-    def _store(self, acc: Sequence[Sequence[Value]], part: _RowBlock, start: Value) -> None:
-        b, math, left = self.b, self.math, part.left
+    def _store(self, acc: Sequence[Sequence[Value]], unit: _Unit, start: Value) -> None:
+        b, math, left = self.b, self.math, unit.left
         y_pixel, residual_pixel = self.a.geometry.y.pixel, self.a.geometry.residual.pixel
-        y, residual = part.y + start * y_pixel, part.residual + start * residual_pixel
-        multipliers = math.multipliers(part.block)
+        y, residual = unit.y + start * y_pixel, unit.residual + start * residual_pixel
+        multipliers = math.multipliers(unit.block)
 
         item, residual_item = math.y_item, math.residual_item
 

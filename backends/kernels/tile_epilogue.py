@@ -17,7 +17,7 @@ from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
 Load = Callable[[Type, int], Value]
 """Reads a vector of the residual that starts at a channel of the tile."""
 
-Part = tuple[int, Value]
+Finished = tuple[int, Value]
 """(channel of the tile, the vector to store from that channel on)."""
 
 
@@ -68,7 +68,7 @@ class _InOrder(ABC):
     def result(self, real: Value, residual: Value | None) -> Value:
         """The results of a register of sums that are multiplied already."""
 
-    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Finished]]:
         """See `Requantized.finish`."""
         return [
             [(j * self.lanes, self._finished(acc, at, j * self.lanes, load)) for j, acc in enumerate(row)]
@@ -134,10 +134,10 @@ class Requantized:
         self.residual, self.proven, self.saturates = residual, proven, saturates
         self.residual_item = 1 if residual is None else residual.bytes
 
-    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Finished]]:
         """Convert the accumulators of one or two pixels to bytes. at: the byte offset of the tile's first
         multiplier."""
-        parts: list[list[Part]] = [[] for _ in rows]
+        parts: list[list[Finished]] = [[] for _ in rows]
         for j in range(0, self.nv - 1, 2):
             words = [self._words(row[j : j + 2], at, j, load) for row, load in zip(rows, loads)]
             for found, value in zip(parts, self._as_bytes(words)):

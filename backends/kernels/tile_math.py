@@ -12,7 +12,7 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
 from qcompiler.backends.kernels.epilogue import Clamp
-from qcompiler.backends.kernels.tile_epilogue import Dequantized, Load, Part, Requantized, RequantizedToWords
+from qcompiler.backends.kernels.tile_epilogue import Dequantized, Finished, Load, Requantized, RequantizedToWords
 from qcompiler.backends.target import Target
 
 
@@ -137,7 +137,7 @@ class Bytes(_Arithmetic):
                         row[j] = self.dot4(b, row[j], quads[r], w)
         return acc, rows.pointers
 
-    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Finished]]:
         """Convert the accumulators of one or two pixels to results. at: the byte offset of the tile's first
         multiplier."""
         return self.epilogue.finish(rows, at, loads)
@@ -241,7 +241,7 @@ class Floats(_Arithmetic):
                     row[j] = b.fma(b.shuffle(x, None, [k] * self.lanes), w, row[j])
         return acc, rows.moved(4 * size)
 
-    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Part]]:
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Finished]]:
         """Add the residual to the sums of pixels and apply the activation."""
         return [
             [(j * self.lanes, self._finished(real, j, load)) for j, real in enumerate(row)]
