@@ -56,3 +56,13 @@ def agreement(expected: np.ndarray, got: np.ndarray) -> float:
 def first(outputs: Outputs) -> np.ndarray:
     """The first output of all items, along one batch axis."""
     return np.concatenate([item[0] for item in outputs])
+
+
+def classifier_judge(classes: np.ndarray) -> Judge:
+    """Judge a classifier by how many of its classes are right, and how many are those of the float model."""
+
+    def judge(real: Outputs, outputs: Outputs) -> dict[str, float]:
+        best, got = first(real).argmax(1), first(outputs).argmax(1)
+        return {"right class, %": agreement(classes, got), "same as float, %": agreement(best, got)}
+
+    return judge

@@ -8,7 +8,17 @@ import sys
 
 import numpy as np
 
-from accuracy_cases.case import Case, Item, MissingPackage, Outputs, agreement, first, needs, package_folder
+from accuracy_cases.case import (
+    Case,
+    Item,
+    MissingPackage,
+    Outputs,
+    agreement,
+    classifier_judge,
+    first,
+    needs,
+    package_folder,
+)
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -95,13 +105,12 @@ def fashion(folder: pathlib.Path, items: int | None) -> Case:
     images, classes = _fashion(items or 10000, "test")
     inputs = preprocess(images[:, None])
 
-    def judge(real: Outputs, outputs: Outputs) -> dict[str, float]:
-        best, got = first(real).argmax(1), first(outputs).argmax(1)
-        return {"right class, %": agreement(classes, got), "same as float, %": agreement(best, got)}
-
     path = _export(model, (1, 28, 28), folder / "fashion.onnx")
     return Case(
-        path, [{"x": each[None]} for each in preprocess(calibration)], [{"x": each[None]} for each in inputs], judge
+        path,
+        [{"x": each[None]} for each in preprocess(calibration)],
+        [{"x": each[None]} for each in inputs],
+        classifier_judge(classes),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from accuracy_cases.case import Case, Judge, Outputs, agreement, first, needs
+from accuracy_cases.case import Case, classifier_judge, needs
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -58,16 +58,8 @@ def _case(
         model.eval(), example, str(path), opset_version=17, input_names=["x"], output_names=["y"], dynamo=False
     )
     test = x[trained:][:items]
-    judge: Judge = _judge(classes[trained:][:items])
+    judge = classifier_judge(classes[trained:][:items])
     return Case(path, [{"x": each[None]} for each in x[:64]], [{"x": each[None]} for each in test], judge)
-
-
-def _judge(classes: np.ndarray) -> Judge:
-    def judge(real: Outputs, outputs: Outputs) -> dict[str, float]:
-        best, got = first(real).argmax(1), first(outputs).argmax(1)
-        return {"right class, %": agreement(classes, got), "same as float, %": agreement(best, got)}
-
-    return judge
 
 
 def gru(folder: pathlib.Path, items: int | None) -> Case:
