@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from qcompiler.fork_safety import cached_property
 from qcompiler.ir import AttrValue, Const
 from qcompiler.opdef import Op
 from qcompiler.ops.norm import Normalised

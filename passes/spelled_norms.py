@@ -20,11 +20,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from qcompiler.fork_safety import cached_property
 from qcompiler.ir import AttrValue
 from qcompiler.ops.norm import L2Normalize, LastAxesNorm, Normalised
 from qcompiler.passes.spelled import SAME, Function, Miss, Rows, Spelled, is_near
