@@ -6,7 +6,8 @@
 
 The mutants are drawn by a fixed seed from all sites of the folders below, so many from each. Each runs in a copy of the
 tree, against the test files that execute its line, those that mirror its file first. Results are appended to
-results.jsonl in the folder, so a run that was stopped goes on. A timeout counts as a survivor.
+results.jsonl in the folder, so a run that was stopped goes on. A timeout, counted in processor time so that a loaded
+machine gives the same score, counts as a survivor.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ DRAWN = {
     "qcompiler/ops": 40,
 }
 """How many mutants are drawn from each folder."""
+LONG = 30.0
+"""Seconds of processor time, under coverage, from which a test file is long."""
+WALL = 5
+"""A mutant is also stopped after so many times its processor time by the clock: a mutant that sleeps ends too."""
 SKIPPED = (
     "tests/artifact", "tests/cli", "tests/examples", "tests/type_checkers", "tests/complaints", "tests/mutants",
     "tests/backends/arm", "tests/backends/cache", "tests/backends/object_export", "tests/backends/runtime",
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="where results, coverage and copies lie")
     parser.add_argument("--seed", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each mutant")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds of processor time for each mutant")
     parser.add_argument("--only", default="", help="only mutants whose path starts so")
     parser.add_argument("--again", action="store_true", help="run the survivors again")
     parser.add_argument("--list", action="store_true", help="print the survivors, run nothing")
@@ -108,13 +113,13 @@ def _copy_of_tree(folder: pathlib.Path) -> pathlib.Path:
 
 def covering(site: Site, covered: Mapping[str, Coverage]) -> list[str]:
     """The test files that execute the line of a mutant: first those named like its file, then those of the mirroring
-    folder, then the others, the quickest first."""
+    folder, then the others, the quickest first. Files that would use most of a mutant's time come last."""
     source = pathlib.Path(site.path)
     mirror = str(pathlib.Path("tests", source.parent)).replace("tests/qcompiler", "tests")
 
-    def order(test: str) -> tuple[bool, bool, float]:
-        path = pathlib.Path(test)
-        return path.stem != f"test_{source.stem}", str(path.parent) != mirror, covered[test].seconds
+    def order(test: str) -> tuple[bool, bool, bool, float]:
+        path, seconds = pathlib.Path(test), covered[test].seconds
+        return seconds > LONG, path.stem != f"test_{source.stem}", str(path.parent) != mirror, seconds
 
     found = [test for test, one in covered.items() if one.passed and site.line in one.lines.get(site.path, ())]
     return sorted(found, key=order)
@@ -163,17 +168,35 @@ def run_mutant(site: Site, tests: Sequence[str], copy: pathlib.Path, timeout: fl
     return {**found, "killed": killed, "by": by, "seconds": round(time.monotonic() - started, 1)}
 
 
+def _cpu_seconds(session: int) -> float:
+    """The processor time of all processes of a session, and of those of their children that have ended."""
+    ticks = 0
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(") ")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if int(fields[3]) == session:
+            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: proc(5), counted from field 3
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _run_tests(tests: Sequence[str], copy: pathlib.Path, timeout: float) -> tuple[bool, str]:
     process = subprocess.Popen(
         [*PYTEST, "--tb=no", *tests], cwd=copy, env=environment(copy), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return False, "timeout"
+    spent, started = 0.0, time.monotonic()
+    while True:
+        try:
+            output, _ = process.communicate(timeout=0.5)
+            break
+        except subprocess.TimeoutExpired:
+            spent = max(spent, _cpu_seconds(process.pid))
+            if spent > timeout or time.monotonic() - started > WALL * timeout:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                return False, "timeout"
     failed = [line.split(" ", 1)[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     if process.returncode == 0:
         return False, "all tests passed"

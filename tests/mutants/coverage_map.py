@@ -1,7 +1,8 @@
 """Records which test files execute which lines, once for each state of the sources.
 
 Each test file runs in a process of its own. Within one process a kernel is emitted once, by whichever test needs it
-first, so contexts of single tests would miss that others depend on the same lines.
+first, so contexts of single tests would miss that others depend on the same lines. A file's run ends once it has
+used `MOST_SECONDS`: a mutant's run does not get further either.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+
+import pytest
 
 PYTEST = (
     sys.executable,
@@ -33,12 +35,16 @@ PYTEST = (
 )
 
 
+MOST_SECONDS = 90.0
+"""Processor time, under coverage, after which no further test of a file starts."""
+
+
 @dataclass(frozen=True)
 class Coverage:
     """What one test file executes.
 
     Attributes:
-        seconds: how long the file ran, under coverage.
+        seconds: the processor time of the file's run, under coverage.
         passed: whether all its tests passed; a file that fails without a mutant can kill none.
         lines: source file -> the lines that ran.
     """
@@ -82,15 +88,23 @@ def _run(root: pathlib.Path, test: str) -> Coverage:
     with tempfile.TemporaryDirectory() as scratch:
         data, report = pathlib.Path(scratch, "data"), pathlib.Path(scratch, "report.json")
         coverage = (sys.executable, "-m", "coverage")
-        started = time.monotonic()
-        run = (*coverage, "run", f"--data-file={data}", "--source=qcompiler,passes,backends", *PYTEST[1:], test)
-        code = subprocess.run(run, cwd=root, env=environment(root), capture_output=True).returncode
-        seconds = time.monotonic() - started
+        options = (*PYTEST[1:], "-p", "tests.mutants.stopwatch")
+        run = (*coverage, "run", f"--data-file={data}", "--source=qcompiler,passes,backends", *options, test)
+        process = subprocess.Popen(
+            run, cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)  # the time of this child alone
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = usage.ru_utime + usage.ru_stime
         export = (*coverage, "json", "-q", f"--data-file={data}", "-o", str(report))
         subprocess.run(export, cwd=root, env=environment(root), capture_output=True)
         files = json.loads(report.read_text())["files"] if report.exists() else {}
     lines = {_relative(root, name): found["executed_lines"] for name, found in files.items()}
-    return Coverage(seconds, code == 0, {name: found for name, found in lines.items() if found})
+    return Coverage(
+        seconds,
+        code in (pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED),
+        {name: found for name, found in lines.items() if found},
+    )
 
 
 def _relative(root: pathlib.Path, name: str) -> str:
