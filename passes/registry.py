@@ -3,9 +3,9 @@
     pipeline = pass ("," pass)*          pass = name ("{" option ("," option)* "}")?        option = field "=" value
     value    = true | false | none | number | "string" | ["key": value, ...]
 
-Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams and
-QConfigs are written as strings. The resolution table and calibration give mappings of these, so a pipeline with all its
-decisions can be written as text.
+Options are the fields of the pass, with `_` written as `-`; those at their defaults are left out. QuantParams, QConfigs
+and tuples of numbers are written as strings. The resolution table and calibration give mappings of these, so a pipeline
+with all its decisions can be written as text.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
+    from qcompiler.passes.scale_channels import ScaleChannels
     from qcompiler.passes.unsigned_codes import UnsignedCodes
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
@@ -62,6 +63,7 @@ def passes_by_name() -> dict[str, type]:
         Dce,
         InsertObservers,
         ExposeStatistics,
+        ScaleChannels,
         InsertQdq,
         UnsignedCodes,
         PropagateQparams,
@@ -97,6 +99,8 @@ def _format(value: Any) -> str:
         return f"[{','.join(f'{json.dumps(key)}:{_format(item)}' for key, item in value.items())}]"
     if isinstance(value, QuantParams):
         return json.dumps(f"{_floats(value.scale)} {_floats(value.zero_point)} {value.axis} {value.qmin} {value.qmax}")
+    if isinstance(value, tuple):
+        return json.dumps(_floats(value))
     if isinstance(value, QConfig):
         return json.dumps(f"{value.activation}; {value.weight}")
     return json.dumps(value) if isinstance(value, str) else repr(value)
@@ -229,7 +233,8 @@ class _Reader:
     def _convert(self, value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, dict):
             text = str(hint)
-            reads = _quant_params if "QuantParams" in text else _qconfig if "QConfig" in text else None
+            readers = {"QuantParams": _quant_params, "QConfig": _qconfig, "tuple[float": _numbers}
+            reads = next((reader for kind, reader in readers.items() if kind in text), None)
             if reads is not None:
                 return {key: None if item is None else reads(item, where) for key, item in value.items()}
             if hint == Mapping[str, str] and all(isinstance(item, str) for item in value.values()):
@@ -242,6 +247,13 @@ class _Reader:
         raise PassError(
             "an option of another kind", where=where, expected=_PLAIN.get(hint, str(hint)), got=repr(value)[:80]
         )
+
+
+def _numbers(text: Any, where: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split("/")))
+    except (ValueError, AttributeError) as error:
+        raise PassError("malformed numbers", where=where, expected="number/number/...", got=repr(text)[:80]) from error
 
 
 def _quant_params(text: Any, where: str) -> QuantParams:

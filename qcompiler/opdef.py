@@ -229,6 +229,7 @@ class Op:
         picks: the result holds a selection of the operand's elements.
         carries_masks: -inf in an operand is -inf in the result.
         is_homogeneous: f(s * x) = s * f(x) for a positive s per channel.
+        commutes_with_clip: clipping x to [low, high], with low <= 0 <= high, clips the result and does nothing else.
         keeps_dtype: the integer meaning selects codes, so operand and result have one dtype.
         chooses_params: the integer meaning rounds to whatever parameters its result has.
         gives_real: the integer meaning may have an f32 result, by rule (6) of qmath. `reads_real`: the operands that
@@ -267,6 +268,7 @@ class Op:
     picks: ClassVar[bool] = False
     carries_masks: ClassVar[bool] = False
     is_homogeneous: ClassVar[bool] = False
+    commutes_with_clip: ClassVar[bool] = False
     keeps_dtype: ClassVar[bool] = False
     chooses_params: ClassVar[bool] = False
     gives_real: ClassVar[bool] = False

@@ -87,6 +87,7 @@ class Relu(Clamp):
 
     name = "relu"
     is_homogeneous = True
+    commutes_with_clip = True
 
     def function(self, x: np.ndarray) -> np.ndarray:
         return np.where(x < 0, 0, x)

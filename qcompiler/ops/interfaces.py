@@ -104,6 +104,18 @@ class TakesResidual(Weighted):
         return self.residual
 
 
+class AffineNorm(Op):
+    """A norm, then * weight + bias. Either may be absent."""
+
+    weight: OperandSpec[Value | None]
+    bias: OperandSpec[Value | None]
+
+    @property
+    def affine_axis(self) -> int | None:
+        """The axis of the result along which weight and bias lie; None if along several."""
+        return 1
+
+
 class Arithmetic(Op):
     """Elementwise arithmetic on two operands. Where one is a scalar constant, it is a function of the other alone."""
 

@@ -46,6 +46,7 @@ from qcompiler.opdef import (
     parameter,
 )
 from qcompiler.ops.axes import check_axis
+from qcompiler.ops.interfaces import AffineNorm
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
@@ -109,7 +110,7 @@ def _parameters(channels: int, variance: float = 1.5) -> tuple[np.ndarray, ...]:
     return ramp * F32(0.5), np.abs(ramp) + F32(variance), F32(1) + ramp * F32(0.5), ramp * F32(0.25)
 
 
-class BatchNorm(Op):
+class BatchNorm(AffineNorm):
     """(x - mean) / sqrt(var + eps) * weight + bias with the running statistics, one a channel (axis 1).
     torch.nn.functional.batch_norm(training=False); ONNX BatchNormalization."""
 
@@ -203,7 +204,7 @@ def normalised_eps(eps: float, source: TensorType) -> np.ndarray:
     return np.asarray(np.float64(eps) / (scale * scale), F32)
 
 
-class Normalised(Op):
+class Normalised(AffineNorm):
     """Normalised over groups of elements by their own mean and variance, then * weight + bias.
 
     An op gives `group_sizes`, the trailing sizes that one group consists of. The parameters lie along axis 1. Without
@@ -266,6 +267,10 @@ class LastAxesNorm(Normalised):
         _check_parameters(self.name, x.shape[-self.normalized_rank :], weight=weight, bias=bias)
         _check_not_empty(self.name, x.shape[-self.normalized_rank :], x)
         return x
+
+    @property
+    def affine_axis(self) -> int | None:
+        return self.node.result.type.rank - 1 if self.normalized_rank == 1 else None
 
     def group_sizes(self, shape: Sequence[DimLike]) -> Sequence[DimLike]:
         return shape[len(shape) - self.normalized_rank :]

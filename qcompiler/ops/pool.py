@@ -90,6 +90,7 @@ class MaxPool(_Windowed):
 
     name = "max_pool"
     keeps_dtype = True
+    commutes_with_clip = True
     element_cost = (0.05, 0.10)
     terms = no_accumulator
     dilation = ints_attr()
@@ -302,6 +303,7 @@ class AdaptiveMaxPool(_Adaptive):
 
     name = "adaptive_max_pool"
     keeps_dtype = True
+    commutes_with_clip = True
     terms = no_accumulator
 
     def reference(self, x: np.ndarray) -> np.ndarray:

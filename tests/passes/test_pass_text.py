@@ -15,6 +15,7 @@ from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.pipelines import convert_pipeline, float_pipeline, observe_pipeline
 from qcompiler.passes.registry import format_pass, format_pipeline, parse_pass, parse_pipeline, passes_by_name
+from qcompiler.passes.scale_channels import ScaleChannels
 from qcompiler.passmanager import describe
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.types import DType, QuantParams
@@ -23,7 +24,12 @@ PARAMS = {
     "x": QuantParams.per_tensor(0.1, 3, DType.U8),
     'odd "name", {1}': QuantParams.per_channel([0.5, 1e-7], [0, -1], 0, DType.I8, -127),
 }
-CONFIGS = {"a": get_qconfig("int8"), "b": None, "c": QConfig(None, get_qconfig("torch:default").weight)}
+CONFIGS = {
+    "a": get_qconfig("int8"),
+    "b": None,
+    "c": QConfig(None, get_qconfig("torch:default").weight),
+    "d": get_qconfig("torch:x86"),
+}
 
 TEXTS = [
     (InsertQdq(), "insert-qdq"),
@@ -53,6 +59,7 @@ def test_pipelines() -> None:
         float_pipeline(CONFIGS, equalize=True),
         observe_pipeline(CONFIGS),
         convert_pipeline(PARAMS, CONFIGS),
+        [ScaleChannels({"x": (0.5, 1e-7, 3.0)}), Fuse()],
         [],
     ):
         assert parse_pipeline(format_pipeline(pipeline)) == pipeline
@@ -96,6 +103,7 @@ COMPLAINTS = [
     ('insert-qdq{params=["x":"0.1 3"]}', "malformed quantization parameters", "insert-qdq: params"),
     ('insert-qdq{params=["x":"-1.0 3 None 0 255"]}', "malformed quantization parameters", "insert-qdq: params"),
     ('insert-qdq{params=["x":3]}', "malformed quantization parameters", "insert-qdq: params"),
+    ('scale-channels{scales=["x":"1.0/wide"]}', "malformed numbers", "scale-channels: scales"),
     ('insert-observers{configs=["x":"u8"]}', "malformed qconfig", "insert-observers: configs"),
     ('insert-observers{configs="x"}', "an option of another kind", "insert-observers: configs"),
 ]
