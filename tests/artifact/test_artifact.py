@@ -29,6 +29,7 @@ from qcompiler.notes import Remark
 from qcompiler.text.compare import first_difference
 from qcompiler.text.printer import graph_data
 from qcompiler.types import DType, QuantParams, TensorType, tensor
+from tests.safetensors_files import join, parts
 from tests.sample_graphs import CASE_IDS, CASES, graphs, sample_graph
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
@@ -60,16 +61,6 @@ def saved(tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "m.qc.safetensors"
     save_graph(small_graph(), path)
     return path
-
-
-def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    (length,) = struct.unpack("<Q", raw[:8])
-    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
-
-
-def join(header: dict[str, Any] | str, data: bytes) -> bytes:
-    encoded = header.encode() if isinstance(header, str) else json.dumps(header).encode()
-    return struct.pack("<Q", len(encoded)) + encoded + data
 
 
 def sealed(header: dict[str, Any], data: bytes) -> bytes:

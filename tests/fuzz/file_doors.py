@@ -24,13 +24,14 @@ from qcompiler.ir import Graph
 from qcompiler.quantization.observers import SavableObserver
 from qcompiler.text.compare import first_difference
 from qcompiler.types import tensor
-from tests.artifact.test_artifact import join, parts, sealed, small_graph
+from tests.artifact.test_artifact import sealed, small_graph
 from tests.fuzz.accepted import check_text
 from tests.fuzz.damage import ODD_FLOATS, ODD_INTS, ODD_NAMES, Chance, damaged
 from tests.fuzz.door import generator
 from tests.fuzz.minimize import shorter_bytes
 from tests.fuzz.text_door import damaged_text
 from tests.quantization import calibration_files
+from tests.safetensors_files import join, parts
 from tests.sample_graphs import CASES, sample_graph
 
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-from typing import Any
+
+from tests.safetensors_files import join, parts
 
 ZEROS = "0" * 64
 DIGEST_KEY = "qcompiler.sha256"
-
-
-def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """(header, data) of a safetensors file."""
-    (length,) = struct.unpack("<Q", raw[:8])
-    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
-
-
-def join(header: dict[str, Any], data: bytes) -> bytes:
-    encoded = json.dumps(header).encode()
-    return struct.pack("<Q", len(encoded)) + encoded + data
 
 
 def sealed(raw: bytes) -> bytes:

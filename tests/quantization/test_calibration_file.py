@@ -18,7 +18,8 @@ import qcompiler as qc
 from qcompiler.errors import ArtifactError
 from qcompiler.quantization.observers import SavableObserver, make_observer
 from qcompiler.quantization.product_inputs import ProductInput
-from tests.quantization.calibration_files import DIGEST_KEY, join, parts, sealed
+from tests.quantization.calibration_files import DIGEST_KEY, sealed
+from tests.safetensors_files import join, parts
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "calibration_v1.safetensors"
 W = np.array([[1, -2, 0.5], [0.25, 3, -1], [-1, 1, 2], [2, 0, -0.5]], np.float32)
