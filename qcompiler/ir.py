@@ -351,6 +351,7 @@ class Graph:
         while operands and operands[-1] is None:
             operands = operands[:-1]
         full_attrs = definition.complete_attrs(attrs or {})
+        definition.check_operands(operands)
         if types is None:
             types = definition.infer_types([v.type if v is not None else None for v in operands], full_attrs)
         elif isinstance(types, TensorType):

@@ -425,8 +425,9 @@ class Op:
         return complete
 
     @classmethod
-    def check_operands(cls, count: int) -> None:
-        """VerifyError if an op with so many operands is malformed."""
+    def check_operands(cls, operands: Sequence[object | None]) -> None:
+        """VerifyError if an op cannot have these operands: another number of them, or a required one is None."""
+        count = len(operands)
         variadic = bool(cls.operands) and cls.operands[-1].variadic
         least = sum(1 for spec in cls.operands if not spec.optional and not spec.variadic)
         most = None if variadic else len(cls.operands)
@@ -436,16 +437,16 @@ class Op:
                 expected=f"{least}" if least == most else f"{least} to {most if most is not None else 'many'}",
                 got=count,
             )
+        for index, given in enumerate(operands):
+            if given is None and not cls.spec(index).optional:
+                raise VerifyError(f"{cls.name}: operand {cls.spec(index).name!r} is missing")
 
     # -- the meaning
 
     @classmethod
     def infer_types(cls, types: Sequence[TensorType | None], attrs: Mapping[str, AttrValue]) -> tuple[TensorType, ...]:
         """Result types for *expressed* operand types (quantized operands count as f32)."""
-        cls.check_operands(len(types))
-        for index, type in enumerate(types):
-            if type is None and not cls.spec(index).optional:
-                raise VerifyError(f"{cls.name}: operand {cls.spec(index).name!r} is missing")
+        cls.check_operands(types)
         expressed = [None if type is None else type.expressed() for type in cls._padded(types)]
         try:
             inferred = cls.from_attrs(attrs).infer(*expressed)

@@ -129,29 +129,62 @@ class AttrSpec(Generic[T]):
         if value is None and self.default is None:
             return None
         if not _KINDS[self.kind](value):
-            raise VerifyError(f"attr {self.name!r} of {op} is of another kind", expected=self.kind, got=repr(value))
+            raise VerifyError(
+                f"attr {self.name!r} of {op} is of another kind", expected=_SPELLED[self.kind], got=repr(value)[:200]
+            )
         if self.choices and value not in self.choices:
             raise VerifyError(f"attr {self.name!r} of {op}", expected=" | ".join(self.choices), got=repr(value))
         if self.kind == "float" and isinstance(value, (int, float)):
             return float(value)
         if self.kind == "floats" and isinstance(value, tuple):
-            return tuple(float(item) for item in value if isinstance(item, (int, float)))
+            return tuple([float(item) for item in value if isinstance(item, (int, float))])
         return value
 
     def __repr__(self) -> str:
         return f"<attr {self.name}>"
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, str) or _is_int(value)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_int, value))
+
+
+def _all(is_item: Callable[[object], bool]) -> Callable[[AttrValue], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(is_item, value))
+
+
 _KINDS: dict[str, Callable[[AttrValue], bool]] = {
-    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
-    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
-    "bool": lambda v: isinstance(v, bool),
-    "str": lambda v: isinstance(v, str),
-    "dtype": lambda v: isinstance(v, DType),
-    "ints": lambda v: isinstance(v, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in v),
-    "floats": lambda v: isinstance(v, tuple) and all(isinstance(i, (int, float)) for i in v),
-    "pairs": lambda v: isinstance(v, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in v),
-    "shape": lambda v: isinstance(v, tuple) and all(isinstance(i, (int, str)) for i in v),
+    "int": _is_int,
+    "float": _is_number,
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "dtype": lambda value: isinstance(value, DType),
+    "ints": _all(_is_int),
+    "floats": _all(_is_number),
+    "pairs": _all(_is_pair),
+    "shape": _all(_is_size),
+}
+_SPELLED = {
+    "int": "an int of 64 bits",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dtype": "a dtype",
+    "ints": "a tuple of ints of 64 bits",
+    "floats": "a tuple of numbers",
+    "pairs": "a tuple of pairs of ints of 64 bits",
+    "shape": "a tuple of sizes: ints of 64 bits, or texts",
 }
 _PLAIN = frozenset({int, str, float, bool, type(None)})
 

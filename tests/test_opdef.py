@@ -97,7 +97,7 @@ def test_fields_stand_in_order_base_classes_first() -> None:
         ("bias", 2, Role.BIAS),
     ]
     assert [spec.name for spec in probe.attrs] == ["activation", "factor", "axes", "optional", "direction"]
-    assert (probe.name, probe.doc, probe.family) == ("probe", "x, scaled; then clamped.", "test_opdef")
+    assert (probe.name, probe.doc, probe.family) == ("probe", "Scale x, then clamp it.", "test_opdef")
     assert [probe.operand_index(name) for name in ("x", "weight", "bias")] == [0, 1, 2]
     assert not _Layer.name and find_opdef("") is None
 
@@ -214,15 +214,15 @@ def test_attributes_that_are_refused(given: dict, message: str) -> None:
 @pytest.mark.parametrize(
     "spec, good, bad",
     [
-        (int_attr(), [0, -(2**40)], [True, 1.0, "1", None]),
-        (float_attr(), [0, 2.5, float("inf")], [False, "1", None]),
+        (int_attr(), [0, -(2**40), 2**63 - 1], [True, 1.0, "1", None, 2**63]),
+        (float_attr(), [0, 2.5, float("inf")], [False, "1", None, 10**400]),
         (bool_attr(), [True, False], [0, "true", None]),
         (str_attr(), ["", "x"], [1, None, ("x",)]),
-        (ints_attr(), [(), (1, -2)], [(1.0,), (True,), 1, None]),
-        (optional_floats_attr(), [None, (), (1, 2.5)], [("x",), 1.0]),
-        (pairs_attr(), [(), ((1, 2), (0, 0))], [((1,),), (1, 2), None]),
+        (ints_attr(), [(), (1, -2)], [(1.0,), (True,), 1, None, (-(2**63) - 1,), ((1,),)]),
+        (optional_floats_attr(), [None, (), (1, 2.5)], [("x",), 1.0, (True,), (10**400,), (None,)]),
+        (pairs_attr(), [(), ((1, 2), (0, 0))], [((1,),), (1, 2), None, ((1, 2.5),), ((1, "a"),), ((True, 0),)]),
         (dtype_attr(), [DType.U8], ["u8", None]),
-        (shape_attr(), [(), (1, -1, "2*B")], [(1.5,), "B", None]),
+        (shape_attr(), [(), (1, -1, "2*B")], [(1.5,), "B", None, (True,), (2**63,)]),
     ],
 )
 def test_kinds(spec: object, good: list, bad: list) -> None:
@@ -252,10 +252,10 @@ def test_a_required_attribute() -> None:
 @pytest.mark.parametrize("op, legal, illegal", [("relu", {1}, {0, 2}), ("linear", {2, 3, 4}, {1, 5})])
 def test_operand_counts(op: str, legal: set[int], illegal: set[int]) -> None:
     for count in legal:
-        opdef(op).check_operands(count)
+        opdef(op).check_operands(["x"] * count)
     for count in illegal:
         with pytest.raises(VerifyError, match="wrong number of operands"):
-            opdef(op).check_operands(count)
+            opdef(op).check_operands(["x"] * count)
 
 
 def test_unknown_operands() -> None:

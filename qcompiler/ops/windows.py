@@ -8,15 +8,20 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
+from qcompiler.types import MAX_ELEMENTS
 
 Pairs = Sequence[tuple[int, int]]
 
 
 def check_geometry(op: str, spatial: int, **attrs: Sequence[object]) -> None:
-    """ShapeError unless every attr has one entry per spatial axis; it names the one that has not."""
+    """ShapeError unless every attr has one entry per spatial axis, none so large that positions could leave 64 bits.
+    It names the attr that is wrong."""
     for name, value in attrs.items():
         if len(value) != spatial:
-            raise ShapeError(f"{name} of {op}", expected=f"{spatial} entries", got=str(value))
+            raise ShapeError(f"{name} of {op}", expected=f"{spatial} entries", got=str(value)[:200])
+        numbers = [number for entry in value for number in (entry if isinstance(entry, tuple) else (entry,))]
+        if any(isinstance(number, int) and number > MAX_ELEMENTS for number in numbers):
+            raise ShapeError(f"{name} of {op} is too large", expected=f"at most {MAX_ELEMENTS}", got=str(value)[:200])
 
 
 def output_size(

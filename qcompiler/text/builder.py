@@ -135,7 +135,7 @@ class GraphBuilder:
         types = [self.tensor_type(type) for type in phrase.types]
 
         def make() -> Node:
-            opdef(str(phrase.op)).check_operands(len(operands))
+            opdef(str(phrase.op)).check_operands(operands)
             return graph.create(
                 str(phrase.op), operands, attrs, types=types or None, names=names, loc=phrase.loc, origin=phrase.origin
             )
