@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from qcompiler.arguments import (
     check_callable,
@@ -18,11 +18,12 @@ from qcompiler.arguments import (
     check_text,
     check_threads,
     check_type,
+    described,
 )
 from qcompiler.compiled import CompiledModel
 from qcompiler.cpus import thread_count
 from qcompiler.dims import Dynamic
-from qcompiler.errors import LoweringError, QuantizationError
+from qcompiler.errors import LoweringError, QuantizationError, TraceError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 from qcompiler.quantization.workflow import Prepared, calibrate, convert, prepare
@@ -45,8 +46,10 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
         dynamic: {input: {axis: size name}}.
 
     Raises:
-        TraceError: the model or its inputs cannot be traced.
+        TraceError: the model or its inputs cannot be traced; or it is a graph, whose inputs have their types already,
+            and example inputs or dynamic sizes are given.
     """
+    _check_typed(model, example_inputs, dynamic)
     if isinstance(model, Graph):
         return model.clone()
     if isinstance(model, CompiledModel):
@@ -55,11 +58,11 @@ def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | No
         from qcompiler.frontend.torch_import import import_program
 
         return import_program(model, example_inputs, dynamic=dynamic)
-    if any(base.__module__.startswith("torch.") for base in type(model).__mro__):
+    if _is_torch_module(model):
         from qcompiler.frontend.torch_import import import_torch
 
         return import_torch(model, example_inputs, dynamic=dynamic)
-    if isinstance(model, (str, os.PathLike)) and str(model).endswith(".safetensors"):
+    if _is_saved(model):
         from qcompiler.artifact import load_graph
 
         return load_graph(model)
@@ -79,9 +82,31 @@ def _is_torch_program(model: object) -> bool:
     return type(model).__name__ == "ExportedProgram"
 
 
+def _is_torch_module(model: object) -> bool:
+    return any(base.__module__.startswith("torch.") for base in type(model).__mro__)
+
+
 def _is_file(model: object) -> bool:
     """Whether a model is a file, or an ONNX model in memory."""
     return isinstance(model, (str, os.PathLike)) or type(model).__name__ == "ModelProto"
+
+
+def _is_saved(model: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(model, (str, os.PathLike)) and str(model).endswith(".safetensors")
+
+
+def _check_typed(model: object, example_inputs: object, dynamic: Dynamic | None) -> None:
+    """Refuse example inputs and dynamic sizes for a model whose inputs have their types already."""
+    if not (isinstance(model, (Graph, CompiledModel)) or _is_saved(model)):
+        return
+    for name, value in (("example_inputs", example_inputs), ("dynamic", dynamic or None)):
+        if value is not None:
+            raise TraceError(
+                f"{name} is for a model that is traced; a graph has the types of its inputs",
+                expected=f"{name}=None",
+                got=described(value),
+                hint="give it to qc.trace, or to the call that takes the model itself",
+            )
 
 
 def fuse(
@@ -99,8 +124,14 @@ def fuse(
     from qcompiler.passes.pipelines import float_pipeline
 
     instruments = check_instruments(instruments)
-    graph = model if isinstance(model, Graph) else trace(model, example_inputs, dynamic=dynamic)
+    graph = as_graph(model, example_inputs, dynamic)
     return PassManager(float_pipeline(), instruments).run(graph)  # on a copy
+
+
+def as_graph(model: object, example_inputs: object, dynamic: Dynamic | None) -> Graph:
+    """`trace`, but a Graph is not copied."""
+    _check_typed(model, example_inputs, dynamic)
+    return model if isinstance(model, Graph) else trace(model, example_inputs, dynamic=dynamic)
 
 
 def compile(
@@ -121,7 +152,7 @@ def compile(
     """Trace, quantize and lower a model.
 
     Args:
-        model: what `trace` takes. A graph at the integer stage is only lowered.
+        model: what `trace` takes. A graph at the integer stage is only lowered: its qconfig is the default or "keep".
         qconfig: None (float), "int8", "auto" (int8, except for nodes that it would slow down), "keep" (a model that is
             quantized already keeps its own parameters), "torch:<backend>", a QConfig or a QConfigMapping.
         example_inputs: an array, a tuple by position, or a dict by name; only shapes and dtypes are read.
@@ -133,9 +164,11 @@ def compile(
         target: "native", "reference", or a level ("x86-64+avx2", ...).
         threads: the most threads to use, and never more than the CPUs that this process may use (the default).
         io: "float", or "quantized": inputs and outputs are codes, as the types in the graph's signature say.
-        transform: applied to each calibration item first.
-        progress: called with the number of calibration items done.
+        transform: applied to each item of `calibration_data` first.
+        progress: called with the number of items of `calibration_data` done.
         instruments: see every pass that runs, those of lowering included (instruments.py).
+
+    An option that the model leaves no use for, such as calibration data without a qconfig, is refused.
 
     Raises:
         QuantizationError, TraceError, LoweringError, all QCompilerError.
@@ -148,18 +181,23 @@ def compile(
             "both calibration_data and a calibration are given",
             hint="merge what both saw: calibrate(...) + calibration",
         )
-    if qconfig == "keep" or _is_file(model) or _is_torch_program(model):
-        model = trace(model, example_inputs, dynamic=dynamic)  # which says whether the model is quantized already
-    stage = model.stage if isinstance(model, Graph) else "float"
-    _check_stage(stage, qconfig, io, has_data=calibration_data is not None or calibration is not None)
-    if isinstance(model, Graph):
+    graph = None
+    may_be_quantized = _is_file(model) or _is_torch_program(model) or isinstance(model, (Graph, CompiledModel))
+    if may_be_quantized or (_is_torch_module(model) and qconfig == "keep"):
+        graph = trace(model, example_inputs, dynamic=dynamic)
+    stage = "float" if graph is None else graph.stage
+    has_data = calibration_data is not None or calibration is not None
+    _check_stage(stage, qconfig, io, has_data=has_data)
+    if graph is None:
+        graph = trace(model, example_inputs, dynamic=dynamic)
+        if graph.stage != stage:
+            stage = graph.stage
+            _check_stage(stage, qconfig, io, has_data=has_data)
+    elif isinstance(model, Graph):
         from qcompiler.verify import verify
 
-        verify(model)
+        verify(graph)
 
-    graph = trace(model, example_inputs, dynamic=dynamic)  # a Graph is copied
-    if graph.stage != stage:
-        _check_stage(graph.stage, qconfig, io, has_data=True)
     if stage == "qdq":
         graph = _integer(graph, instruments)
     elif stage != "integer" and qconfig is not None:
@@ -191,6 +229,9 @@ def _check_calibration(data: object, calibration: object, transform: object, pro
         check_type("calibration", calibration, Calibration, "a Calibration", hint)
     check_callable("transform", transform, "a calibration item")
     check_callable("progress", progress, "a number of items")
+    for name, value in (("transform", transform), ("progress", progress)):
+        if value is not None and data is None:
+            raise QuantizationError(f"{name} is for calibration_data, which is not given", got=described(value))
 
 
 def _check_options(
@@ -233,6 +274,15 @@ def _check_stage(stage: str, qconfig: str | QConfig | QConfigMapping | None, io:
         raise QuantizationError(
             "the model is quantized already", got=repr(qconfig), hint='qconfig="keep" takes its own parameters'
         )
+    if io == "quantized" and qconfig is None and stage not in ("qdq", "integer"):
+        raise QuantizationError('io="quantized" is for a quantized graph', got=f"stage {stage}")
+    if has_data and (stage in ("qdq", "integer") or qconfig is None):
+        why = "qconfig=None quantizes nothing" if stage == "float" else "the model is quantized already"
+        raise QuantizationError(f"{why}, so there is nothing to calibrate", hint="leave the calibration out")
+    if stage == "integer" and not (qconfig is None or (isinstance(qconfig, str) and qconfig in ("int8", "keep"))):
+        raise QuantizationError(
+            "the model is quantized already", got=described(qconfig), hint='qconfig="keep" takes its own parameters'
+        )
     if stage in ("qdq", "integer"):
         return
     if qconfig is not None and not has_data:
@@ -240,8 +290,6 @@ def _check_stage(stage: str, qconfig: str | QConfig | QConfigMapping | None, io:
             "static quantization needs calibration data",
             hint="compile(..., calibration_data=batches), or qconfig=None for float",
         )
-    if io == "quantized" and qconfig is None:
-        raise QuantizationError('io="quantized" is for a quantized graph', got=f"stage {stage}")
 
 
 def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:

@@ -66,13 +66,12 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
     target.add_argument(
         "--target", default="native", help="native (the default), reference, or a level; `qcompiler targets` lists them"
     )
-    target.add_argument(
+    threads = argparse.ArgumentParser(add_help=False, parents=[target])
+    threads.add_argument(
         "--threads", type=_positive, metavar="N", help="the most threads to use; by default QC_THREADS or all CPUs"
     )
     qconfig = argparse.ArgumentParser(add_help=False)
-    qconfig.add_argument(
-        "--qconfig", default="int8", metavar="NAME", help="int8 (the default), int8:minmax, torch:default, ..."
-    )
+    qconfig.add_argument("--qconfig", metavar="NAME", help="int8 (the default), int8:minmax, torch:default, ...")
     batch = argparse.ArgumentParser(add_help=False)
     batch.add_argument(
         "--batch",
@@ -82,7 +81,9 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
     )
     figures = argparse.ArgumentParser(add_help=False)
     figures.add_argument("--json", action="store_true", help="print the figures as JSON")
-    return {"source": source, "model": model, "target": target, "qconfig": qconfig, "batch": batch, "figures": figures}
+    return {
+        "source": source, "model": model, "threads": threads, "qconfig": qconfig, "batch": batch, "figures": figures
+    }  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -105,19 +106,19 @@ def make_parser() -> argparse.ArgumentParser:
         "model",
         "qconfig",
         "batch",
-        "target",
+        "threads",
         "figures",
     )
     quantize.add_argument("--data", required=True, metavar="CALIB", help=".npz or .npy file, or a folder of them")
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.qc.safetensors")
 
-    run = add("run", "Run a model once.", "model", "target", "figures")
+    run = add("run", "Run a model once.", "model", "threads", "figures")
     run.add_argument(
         "--input", required=True, metavar="X.npz", help="the inputs of one call, by name; .npy for a single input"
     )
     run.add_argument("-o", "--output", metavar="Y.npz", help="where to write the outputs")
 
-    bench = add("bench", "Time a model.", "model", "target", "figures")
+    bench = add("bench", "Time a model.", "model", "threads", "figures")
     bench.add_argument("--input", metavar="X.npz", help="the inputs of one call; by default random ones, from QC_SEED")
     bench.add_argument(
         "--size",
@@ -131,13 +132,14 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--profile", action="store_true", help="also print the time of each step")
 
     for name, help in (("dump", "Print a model's graph as text."), ("draw", "Draw a model's graph.")):
-        command = add(name, help, "model", "qconfig", "batch", "target")
+        command = add(name, help, "model", "qconfig", "batch")
         command.add_argument(
             "--stage",
             choices=[stage for stage in ORDER if stage != "fake_quant"],
             help="the stage to show; by default the model as it is",
         )
         command.add_argument("--data", metavar="CALIB", help="calibration data, for the stages after observed")
+        command.add_argument("--target", help="for the stage lowered: native (the default), or a level")
         command.add_argument("-o", "--output", required=name == "draw", metavar="g.svg" if name == "draw" else "g.qir")
 
     passes = add(
@@ -158,7 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Compare two models' outputs: SQNR, top-1 agreement, largest difference.",
         "source",
         "batch",
-        "target",
+        "threads",
         "figures",
     )
     compare.add_argument("a", metavar="A", help=f"the reference: {_MODEL}")
@@ -190,6 +192,28 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("targets", "List the targets and say which run here.", "figures")
     return parser
+
+
+def _check_source(options: argparse.Namespace) -> None:
+    """Refuse the options of Python models where no model is one."""
+    from qcompiler.cli.inputs import is_file
+
+    models = [getattr(options, name) for name in ("model", "a", "b") if hasattr(options, name)]
+    for name in ("python", "type"):
+        if getattr(options, name, None) and all(map(is_file, models)):
+            raise QCompilerError(
+                f"--{name} is for Python models",
+                got=", ".join(models),
+                expected="package.module:name",
+                hint=f"no --{name}",
+            )
+
+
+def refuse_unused(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise QCompilerError if one of the options is given, which this use of the command has no use for."""
+    given = [name for name in names if getattr(options, name) is not None]
+    if given:
+        raise QCompilerError(f"--{given[0]} has no effect: {why}", hint=f"leave --{given[0]} out")
 
 
 def _show(error: Exception, message: str) -> None:
@@ -226,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.size = dict(options.size)
     try:
         with _logging():
+            _check_source(options)
             module = importlib.import_module(f"qcompiler.cli.{_MODULES[options.command]}")
             getattr(module, options.command)(options)
             sys.stdout.flush()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qcompiler import compiler
+from qcompiler.cli.arguments import refuse_unused
 from qcompiler.cli.inputs import Data, given_model, open_data
 from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_text
 from qcompiler.errors import QCompilerError
@@ -23,10 +24,14 @@ def _calibrated(graph: Graph, data: Data, compile_it: Callable[[Callable[[int], 
         return compile_it(advance)
 
 
+def _qconfig(options: argparse.Namespace) -> str:
+    return "int8" if options.qconfig is None else str(options.qconfig)
+
+
 def _float_model(options: argparse.Namespace) -> Graph:
     from qcompiler.quantization.qconfig import get_qconfig
 
-    get_qconfig(options.qconfig)
+    get_qconfig(_qconfig(options))
     graph = given_model(options)
     if graph.stage != "float":
         raise QCompilerError(
@@ -43,7 +48,12 @@ def quantize(options: argparse.Namespace) -> None:
         graph,
         data,
         lambda advance: compiler.compile(
-            graph, options.qconfig, calibration_data=data, target=options.target, progress=advance
+            graph,
+            _qconfig(options),
+            calibration_data=data,
+            target=options.target,
+            threads=options.threads,
+            progress=advance,
         ),
     )
     model.save(options.output)
@@ -60,9 +70,10 @@ def check(options: argparse.Namespace) -> None:
 
     graph = given_model(options)
     if graph.stage != "float":
+        refuse_unused(options, ["qconfig"], "the model is quantized already")
         print_json(report(graph).to_dict()) if options.json else print(report(graph))
         return
-    prepared = compiler.prepare(graph, options.qconfig)
+    prepared = compiler.prepare(graph, _qconfig(options))
     reasons = noted_reasons(prepared.graph)
     rows = [
         (
@@ -114,8 +125,9 @@ class _Watch:
 
 def _converted(graph: Graph, options: argparse.Namespace, watch: _Watch) -> Graph:
     """The graph after the passes that the given data allows: observed without data, integer with it."""
-    prepared = compiler.prepare(graph, options.qconfig, instruments=[watch])
+    prepared = compiler.prepare(graph, _qconfig(options), instruments=[watch])
     if options.data is None:
+        refuse_unused(options, ["batch"], "there is no --data to cut into calls")
         return prepared.graph
     data = open_data(options.data, graph, options.batch)
     observers = _calibrated(graph, data, lambda advance: compiler.calibrate(prepared, data, progress=advance))
@@ -149,9 +161,13 @@ def _at_stage(options: argparse.Namespace) -> Graph:
     """The model's graph at the stage that is asked for, or as it is."""
     graph = given_model(options)
     stage = options.stage
+    if stage != "lowered":
+        refuse_unused(options, ["target"], "only the stage lowered depends on it")
     if stage is None or stage == graph.stage:
+        refuse_unused(options, ["qconfig", "data", "batch"], "the model is shown as it is")
         return graph
     if stage == "lowered" and (graph.stage == "integer" or (graph.stage == "float" and options.data is None)):
+        refuse_unused(options, ["qconfig", "data", "batch"], f"a graph of stage {graph.stage} is lowered as it is")
         return _lowered(graph if graph.stage == "integer" else compiler.fuse(graph), options.target)
     if graph.stage != "float":
         raise QCompilerError(
@@ -159,18 +175,20 @@ def _at_stage(options: argparse.Namespace) -> Graph:
         )
     if stage != "observed" and options.data is None:
         raise QCompilerError(f"stage {stage} needs calibration data", hint="--data CALIB.npz")
+    if stage == "observed":
+        refuse_unused(options, ["data"], "observers are inserted without data")
     watch = _Watch()
     final = _converted(graph, options, watch)
     return _lowered(final, options.target) if stage == "lowered" else watch.stages[stage]
 
 
-def _lowered(graph: Graph, target: str) -> Graph:
+def _lowered(graph: Graph, target: str | None) -> Graph:
     from qcompiler.backends.lower import lower_graph
     from qcompiler.backends.target import parse_target
 
     if target == "reference":
         raise QCompilerError("the interpreter has no lowered graph", hint="--target native, or a level")
-    return lower_graph(graph, parse_target(target)).graph
+    return lower_graph(graph, parse_target("native" if target is None else target)).graph
 
 
 def dump(options: argparse.Namespace) -> None:

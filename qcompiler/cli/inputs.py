@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,11 @@ def given_model(options: argparse.Namespace) -> Graph:
     return load_model(options.model, python=options.python, types=options.type)
 
 
+def is_file(text: str) -> bool:
+    """Whether a MODEL argument names a file that exists."""
+    return text.endswith((".onnx", ".safetensors")) and os.path.exists(text)
+
+
 def _attribute(module: str, path: str, call: str | None) -> Any:
     """The object `module:path`, or what it returns where the argument ends in ()."""
     folder = os.getcwd()
@@ -123,14 +128,17 @@ def parse_type(text: str) -> TensorType:
 
 
 def named_inputs(
-    arrays: dict[str, np.ndarray], inputs: Sequence[Value], path: str | os.PathLike[str]
+    arrays: dict[str, np.ndarray],
+    inputs: Sequence[Value],
+    path: str | os.PathLike[str],
+    warn: Callable[..., None] = _log.warning,
 ) -> list[np.ndarray]:
     """The arrays of a file in the order of the inputs: by name, or the only one for the only input."""
     names = [value.name for value in inputs]
     if all(name in arrays for name in names):
         ignored = [name for name in arrays if name not in names]
         if ignored:
-            _log.warning("%s: not an input, so ignored: %s", path, ", ".join(ignored))
+            warn("%s: not an input, so ignored: %s", path, ", ".join(ignored))
         return [arrays[name] for name in names]
     if len(names) == 1 and len(arrays) == 1:
         return list(arrays.values())
@@ -160,14 +168,19 @@ class Data:
     batch: int | None
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        for path in self.files:
-            yield from self._cut(named_inputs(read_arrays(path), self.inputs, path), path)
+        return self._calls(_log.warning)
 
     def count(self) -> int | None:
         """The number of calls, where it is known without reading many files."""
-        return sum(1 for _ in self) if len(self.files) == 1 else None
+        return sum(1 for _ in self._calls(lambda *message: None)) if len(self.files) == 1 else None
 
-    def _cut(self, arrays: list[np.ndarray], path: pathlib.Path) -> Iterator[list[np.ndarray]]:
+    def _calls(self, warn: Callable[..., None]) -> Iterator[list[np.ndarray]]:
+        for path in self.files:
+            yield from self._cut(named_inputs(read_arrays(path), self.inputs, path, warn), path, warn)
+
+    def _cut(
+        self, arrays: list[np.ndarray], path: pathlib.Path, warn: Callable[..., None]
+    ) -> Iterator[list[np.ndarray]]:
         lengths = {array.shape[0] for array in arrays if array.ndim}
         if len(lengths) != 1 or not all(array.ndim for array in arrays):
             yield arrays
@@ -184,9 +197,7 @@ class Data:
         fixed = not any(isinstance(value.type.shape[0], Dim) for value in self.inputs)
         for start in range(0, length, size):
             if fixed and start + size > length:
-                _log.warning(
-                    "%s: the last %d samples do not fill a call of %d and are left out", path, length - start, size
-                )
+                warn("%s: the last %d samples do not fill a call of %d and are left out", path, length - start, size)
                 return
             yield [array[start : start + size] for array in arrays]
 

@@ -73,6 +73,8 @@ def bench(options: argparse.Namespace) -> None:
             f"the model has no size {unknown[0]!r}",
             hint=nearest(unknown[0], sizes) if sizes else "all its sizes are fixed",
         )
+    if options.input and options.size:
+        raise QCompilerError("--size is for random inputs", got=f"--input {options.input}", hint="leave --size out")
     arrays = read_inputs(options.input, graph) if options.input else random_inputs(graph, sizes, knobs.SEED.get())
     model = _compiled(graph, options)
     call = lambda: _flat_outputs(model, arrays)  # noqa: E731

@@ -31,8 +31,7 @@ def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int |
     intervals = np.float32(spec.qmax - spec.qmin)
     if spec.symmetric:
         scale = np.maximum(np.maximum(-low, high) / (intervals / np.float32(2)), eps)
-        middle = 0 if spec.qmin < 0 else (spec.qmin + spec.qmax + 1) // 2
-        points = np.full(scale.shape, middle)
+        points = np.full(scale.shape, symmetric_zero_point(spec))
     else:
         with np.errstate(over="ignore"):
             span = high - low
@@ -41,3 +40,8 @@ def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int |
         points = np.clip(spec.qmin - np.rint(low / scale), spec.qmin, spec.qmax).astype(np.int64)
     scale = np.minimum(scale, np.float32(MAX_SCALE))
     return QuantParams(tuple(float(s) for s in scale), tuple(int(z) for z in points), axis, spec.qmin, spec.qmax)
+
+
+def symmetric_zero_point(spec: QuantSpec) -> int:
+    """The zero point of a symmetric spec: 0, or the middle of an unsigned range."""
+    return 0 if spec.qmin < 0 else (spec.qmin + spec.qmax + 1) // 2

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import QuantizationError
-from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.choose_qparams import choose_qparams, symmetric_zero_point
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.value_counts import value_range
 from qcompiler.types import QuantParams
 
 Bound = np.ndarray | np.floating[Any]
-"""f32: one bound, or one per channel."""
+"""f32: one bound, or an array of rank 0."""
 
 
 def checked(array: np.ndarray, name: str) -> np.ndarray:
@@ -42,11 +42,9 @@ class MinMax:
 
     Attributes:
         fields: the attributes that hold what the observer collected; a calibration saves and restores them.
-        fixed_shapes: whether the fields always have the shapes that `__init__` gives them.
     """
 
     fields: tuple[str, ...] = ("low", "high")
-    fixed_shapes = True
 
     def __init__(self, spec: QuantSpec) -> None:
         self.spec = spec
@@ -100,7 +98,7 @@ class MinMax:
             )
         for name in self.fields:
             mine, given = np.asarray(getattr(self, name)), np.asarray(state[name])
-            if given.dtype != mine.dtype or (given.shape != mine.shape and self.fixed_shapes):
+            if (given.dtype, given.shape) != (mine.dtype, mine.shape):
                 raise QuantizationError(
                     f"the field {name} of an observer has another type",
                     expected=f"{mine.dtype}{list(mine.shape)}",
@@ -113,13 +111,10 @@ class MinMax:
 
     def _why_impossible(self) -> str | None:
         """Why no data gives the fields, or None."""
-        low, high = np.asarray(self.low), np.asarray(self.high)
-        if low.shape != high.shape:
-            return "the bounds have different shapes"
-        empty = (low == np.inf) & (high == -np.inf)
-        if not (empty | (np.isfinite(low) & np.isfinite(high) & (low <= high))).all():
-            return f"the bounds are [{low.min(initial=np.inf)}, {high.max(initial=-np.inf)}]"
-        return None
+        empty = self.low == np.inf and self.high == -np.inf
+        if empty or (np.isfinite(self.low) and np.isfinite(self.high) and self.low <= self.high):
+            return None
+        return f"the bounds are [{self.low}, {self.high}]"
 
     def qparams(self) -> QuantParams:
         if self.is_empty:
@@ -156,32 +151,6 @@ class MovingAverage(MinMax):
         )
 
 
-class PerChannelMinMax(MinMax):
-    """The smallest and largest value of each channel along `axis`."""
-
-    fixed_shapes = False
-
-    def __init__(self, spec: QuantSpec, axis: int = 0) -> None:
-        super().__init__(spec)
-        self.axis = axis
-
-    @property
-    def is_empty(self) -> bool:
-        return bool(np.any(np.asarray(self.low) > np.asarray(self.high)))
-
-    def observe(self, array: np.ndarray, name: str = "") -> None:
-        array = checked(array, name)
-        if array.size:
-            others = tuple(i for i in range(array.ndim) if i != self.axis)
-            self.low = np.minimum(self.low, array.min(axis=others))
-            self.high = np.maximum(self.high, array.max(axis=others))
-
-    def qparams(self) -> QuantParams:
-        if self.is_empty:
-            return super().qparams()
-        return choose_qparams(self.low, self.high, self.spec, self.axis)
-
-
 class Fixed(MinMax):
     """Parameters that are known beforehand; the data is only checked."""
 
@@ -190,6 +159,12 @@ class Fixed(MinMax):
         if zero_point != np.rint(zero_point) or not np.isfinite(zero_point):
             raise QuantizationError("the zero point of fixed", expected="a whole number", got=zero_point)
         self.params = QuantParams.per_tensor(scale, int(zero_point), spec.dtype, spec.qmin, spec.qmax)
+        if self.params.scale[0] < spec.eps:
+            raise QuantizationError("the scale of fixed", expected=f"at least eps = {spec.eps}", got=scale)
+        if spec.symmetric and zero_point != symmetric_zero_point(spec):
+            raise QuantizationError(
+                "the zero point of a symmetric fixed", expected=symmetric_zero_point(spec), got=int(zero_point)
+            )
 
     def qparams(self) -> QuantParams:
         return self.params

@@ -15,7 +15,7 @@ from qcompiler.arguments import check_text, check_type
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.histogram import Entropy, Histogram, MeanSquaredError, Percentile
-from qcompiler.quantization.minmax import Fixed, MinMax, MovingAverage, PerChannelMinMax
+from qcompiler.quantization.minmax import Fixed, MinMax, MovingAverage
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.torch_histogram import TorchHistogram
 from qcompiler.types import QuantParams
@@ -58,9 +58,12 @@ _OBSERVERS: dict[str, Callable[..., Observer]] = {
     "percentile": Percentile,
     "mse": MeanSquaredError,
     "kl": Entropy,
-    "per_channel_minmax": PerChannelMinMax,
     "fixed": Fixed,
 }
+
+
+_SYNONYMS = {"per_channel_minmax": "minmax", "entropy": "kl", "min_max": "minmax", "max": "minmax"}
+"""What else the field calls an observer. A spec says by itself whether there is one scale per channel."""
 
 
 def register_observer(name: str, factory: Callable[..., Observer]) -> None:
@@ -90,7 +93,7 @@ def make_observer(spec: QuantSpec) -> Observer:
     name, _, rest = spec.observer.partition("(")
     factory = _OBSERVERS.get(name)
     if factory is None:
-        raise QuantizationError(f"unknown observer {name!r}", hint=nearest(name, _OBSERVERS))
+        raise QuantizationError(f"unknown observer {name!r}", hint=nearest(name, _OBSERVERS, _SYNONYMS))
     try:
         if bool(rest) != rest.endswith(")"):
             raise ValueError("its parentheses do not match")
@@ -171,7 +174,6 @@ __all__ = [
     "MinMax",
     "MovingAverage",
     "Observer",
-    "PerChannelMinMax",
     "Percentile",
     "SavableObserver",
     "Statistic",

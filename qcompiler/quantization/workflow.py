@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_threads, check_type
 from qcompiler.dims import Dynamic
-from qcompiler.errors import QuantizationError
+from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 
@@ -87,14 +87,14 @@ def prepare(
         QuantizationError: an unknown qconfig, a qconfig rule that matches nothing, a model that is quantized already.
         TraceError: the model cannot be traced.
     """
-    from qcompiler.compiler import trace
+    from qcompiler.compiler import as_graph
     from qcompiler.passes.pipelines import float_pipeline, observe_pipeline
     from qcompiler.quantization.qconfig import as_mapping
     from qcompiler.quantization.resolution import resolve
 
     instruments = check_instruments(instruments)
     as_mapping(qconfig)
-    graph = model if isinstance(model, Graph) else trace(model, example_inputs, dynamic=dynamic)
+    graph = as_graph(model, example_inputs, dynamic)
     if graph.stage != "float":
         raise QuantizationError("only a float graph is prepared", expected="stage float", got=f"stage {graph.stage}")
     table = resolve(graph, qconfig)
@@ -188,6 +188,13 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     specs = prepared.specs()
     if isinstance(observers, Calibration):
         observers = observers.for_prepared(prepared)
+    unknown = [group for group in observers if group not in specs]
+    if unknown:
+        raise QuantizationError(
+            "an observer of a group that the graph has not",
+            got=str(unknown[0])[:80],
+            hint=nearest(str(unknown[0]), specs),
+        )
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }

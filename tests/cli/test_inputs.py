@@ -110,3 +110,10 @@ def test_output_errors_by_hand():
     assert plain.agreement is None and plain.sqnr_db == np.inf
     with pytest.raises(QCompilerError, match="differ in shape"):
         plain.add(np.ones(3), np.ones(4))
+
+
+def test_counting_calls_says_nothing(tmp_path, caplog):
+    np.savez(tmp_path / "d.npz", x0=np.zeros((5, 3), np.float32), other=np.zeros(2))
+    data = open_data(str(tmp_path / "d.npz"), graph_of((2, 3)))
+    assert data.count() == 2 and not caplog.records
+    assert len(list(data)) == 2 and len(caplog.records) == 2

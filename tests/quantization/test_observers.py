@@ -13,7 +13,7 @@ import torch
 from torch.ao.quantization import observer as theirs
 
 from qcompiler.errors import QuantizationError
-from qcompiler.quantization.observers import PerChannelMinMax, make_observer, register_observer
+from qcompiler.quantization.observers import make_observer, register_observer, weight_params
 from qcompiler.quantization.qmath import fake_quantize
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import DType
@@ -90,17 +90,19 @@ def test_zero_point_is_torchs_and_scale_within_1e6(name: str, kind: str) -> None
 def test_per_channel_is_torchs(axis: int, symmetric: bool) -> None:
     scheme = torch.per_channel_symmetric if symmetric else torch.per_channel_affine
     reference = theirs.PerChannelMinMaxObserver(ch_axis=axis, dtype=torch.qint8, qscheme=scheme)
-    ours = PerChannelMinMax(
-        QuantSpec(DType.I8, -128, 127, symmetric, per_channel=True, observer="per_channel_minmax"), axis
+    weight = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32) * np.arange(1, 7, dtype=np.float32)
+    ours = weight_params(
+        weight, QuantSpec(DType.I8, -128, 127, symmetric, per_channel=True, observer="minmax"), axis, "w"
     )
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        batch = rng.normal(size=(4, 5, 6)).astype(np.float32) * np.arange(1, 7, dtype=np.float32)
-        ours.observe(batch)
-        reference(torch.from_numpy(batch))
+    reference(torch.from_numpy(weight))
     scale, zero_point = reference.calculate_qparams()
-    assert ours.qparams().zero_point == tuple(zero_point.tolist())
-    np.testing.assert_allclose(ours.qparams().scales, scale.numpy(), rtol=1e-6)
+    assert ours.axis == axis and ours.zero_point == tuple(zero_point.tolist())
+    np.testing.assert_allclose(ours.scales, scale.numpy(), rtol=1e-6)
+
+
+def test_the_name_of_torchs_class_leads_to_the_spec() -> None:
+    with pytest.raises(QuantizationError, match="did you mean 'minmax'"):
+        QuantSpec(per_channel=True, observer="per_channel_minmax")
 
 
 MERGEABLE = ("histogram", "minmax", "percentile", "mse", "kl")
@@ -216,3 +218,17 @@ def test_bad_data_and_names() -> None:
 def test_fixed_takes_a_zero_point_that_is_a_code(zero_point: str) -> None:
     with pytest.raises(QuantizationError):
         QuantSpec(observer=f"fixed(0.1,{zero_point})")
+
+
+@pytest.mark.parametrize(
+    "spec,text",
+    [
+        ({"observer": "fixed(1e-9,0)"}, "at least eps"),
+        ({"observer": "fixed(0.1,3)", "symmetric": True}, "expected: 128"),
+        ({"observer": "fixed(0.1,3)", "symmetric": True, "dtype": DType.I8, "qmin": -127, "qmax": 127}, "expected: 0"),
+    ],
+)
+def test_fixed_parameters_that_contradict_their_spec(spec: dict[str, object], text: str) -> None:
+    with pytest.raises(QuantizationError, match=text):
+        QuantSpec(**spec)  # type: ignore[arg-type]
+    QuantSpec(observer="fixed(0.1,128)", symmetric=True)
