@@ -1,4 +1,4 @@
-"""What a case is: an ONNX file, arrays to calibrate with, other arrays to test with, and a metric."""
+"""A case: an ONNX file, arrays to calibrate with, other arrays to test with, and a metric."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Judge = Callable[[Outputs, Outputs], dict[str, float]]
 
 
 class MissingPackage(Exception):
-    """What a case needs is not installed; the text is the command that installs it."""
+    """A package that a case needs is not installed. The text is the command that installs it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Calibration and test items are disjoint: no test item, nor another cut of the same source, calibrates."""
+    """A model with data and a metric. Calibration and test items are disjoint: no test item calibrates, nor another cut
+    of the same source."""
 
     onnx: pathlib.Path
     calibration: Sequence[Item]
@@ -36,7 +37,7 @@ Maker = Callable[[pathlib.Path, int | None], Case]
 
 
 def package_folder(name: str, requirement: str) -> pathlib.Path:
-    """The folder of an installed package, which is not imported: its own dependencies are not needed."""
+    """The folder of an installed package. The package is not imported, so its own dependencies are not needed."""
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise MissingPackage(f"pip install --no-deps {requirement}")
@@ -49,12 +50,12 @@ def needs(module: str, requirement: str) -> None:
 
 
 def agreement(expected: np.ndarray, got: np.ndarray) -> float:
-    """Percent of equal elements."""
+    """The percentage of equal elements."""
     return 100 * float(np.mean(expected == got))
 
 
 def first(outputs: Outputs) -> np.ndarray:
-    """The first output of all items, along one batch axis."""
+    """The first outputs of all items, joined along one batch axis."""
     return np.concatenate([item[0] for item in outputs])
 
 

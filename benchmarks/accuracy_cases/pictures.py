@@ -1,4 +1,4 @@
-"""Models that look at pictures: classifiers, a detector, and features under a linear classifier."""
+"""Models that look at pictures: classifiers, a detector, and features for a linear classifier."""
 
 from __future__ import annotations
 
@@ -268,7 +268,8 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _matches(one: list[tuple[int, np.ndarray]], other: list[tuple[int, np.ndarray]], overlap: float) -> int:
-    """Boxes of one that have a partner of their own in the other: the same class, and at least this overlap."""
+    """How many boxes of one have a partner of their own in the other: one of the same class, with at least this
+    overlap."""
     free, count = list(other), 0
     for name, box in one:
         partners = [(_overlap(box, each), i) for i, (of, each) in enumerate(free) if of == name]

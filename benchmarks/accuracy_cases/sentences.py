@@ -15,10 +15,10 @@ import numpy as np
 from accuracy_cases.case import Case, MissingPackage, Outputs, needs, package_folder
 
 LENGTH = 32
-"""Tokens of a sentence: shorter ones are padded, longer ones cut."""
+"""The tokens of a sentence. Shorter sentences are padded, longer ones are cut."""
 CALIBRATION = 128
 PROBE = 1000
-"""Test sentences whose float vectors train the sentiment probe. It is scored on the others."""
+"""How many test sentences train the sentiment probe by their float vectors. It is scored on the others."""
 
 
 def sentences() -> tuple[list[str], np.ndarray]:

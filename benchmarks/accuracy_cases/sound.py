@@ -22,7 +22,7 @@ TEST_VOICES = ("en-gb", "fr", "es", "pt", "nl", "sv")
 
 
 def _speak(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
-    """Speech of espeak-ng at 16 kHz, f32 in [-1, 1]."""
+    """Speech by espeak-ng at 16 kHz, f32 in [-1, 1]."""
     import wave
 
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
@@ -38,7 +38,7 @@ def _speak(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
 
 
 def _recordings(voices: tuple[str, ...], count: int, samples: int, seed: int) -> list[np.ndarray]:
-    """Speech of one voice each, with noise between none and louder than the voice, some clipped, some muffled."""
+    """Speech, each by one voice, with noise from none to louder than the voice; some are clipped, some are muffled."""
     rng = np.random.default_rng(seed)
     found = []
     for index in range(count):
@@ -129,7 +129,8 @@ def pitch(folder: pathlib.Path, items: int | None) -> Case:
     test, pitches = _tones(items or 2000, seed=1)
 
     def cents(bins: np.ndarray) -> np.ndarray:
-        """Weighted mean of 9 bins of 20 cents around the highest, as the model's paper does (Kim et al., 2018)."""
+        """The weighted mean of the 9 bins of 20 cents around the highest, as in the model's paper (Kim et al.,
+        2018)."""
         found = []
         for row in bins.astype(np.float64):
             best = int(row.argmax())

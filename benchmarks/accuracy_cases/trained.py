@@ -46,7 +46,7 @@ def _case(
     items: int | None,
     epochs: int = 25,
 ) -> Case:
-    """Train on the first part of the data, calibrate with 64 items of it, and test on the rest."""
+    """Train on the first part of the data, calibrate with 64 of its items, and test on the rest."""
     import torch
 
     x, classes = data

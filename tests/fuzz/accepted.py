@@ -1,4 +1,4 @@
-"""What a graph must fulfil that came in through a door: it prints and reads back, compiles and runs."""
+"""What must hold for a graph that came in through a door: it prints and parses back, compiles, and runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fuzz.damage import Chance
 from tests.text.test_quick_reader import plain
 
 MOST_ELEMENTS = 200_000
-"""Of all values of a graph together: larger graphs are not run."""
+"""The most elements of all values of a graph together; larger graphs are not run."""
 
 
 def check_text(found: Graph | Module) -> None:
@@ -126,7 +126,7 @@ def _outputs(found: Any) -> list[np.ndarray]:
 
 
 def is_integer(graph: Graph) -> bool:
-    """Whether only conversions make floats, so that all levels must agree to the bit."""
+    """Whether only conversions make floats, in which case all levels must agree to the bit."""
     return all(
         issubclass(opdef(node.op), Conversion) or not any(value.type.dtype.is_float for value in node.results)
         for node in graph.node_list

@@ -16,7 +16,7 @@ from tests.fuzz.door import generator
 
 
 class _Seeded:
-    """What these doors share."""
+    """The base of these doors."""
 
     suffix = ".seed"
 

@@ -16,7 +16,7 @@ ODD_NAMES = [
 
 
 class Chance:
-    """Short names for what drawing needs."""
+    """Draws by short names."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -31,7 +31,7 @@ class Chance:
         return bool(self.rng.random() < probability)
 
     def int(self) -> int:
-        """Mostly small, now and then odd."""
+        """Draw a number that is mostly small, now and then odd."""
         return self.one(ODD_INTS) if self.often(0.3) else int(self.rng.integers(-3, 7))
 
     def float(self) -> float:

@@ -1,4 +1,4 @@
-"""What a door is: a way by which input of strangers comes in, and the inputs that fuzzing tries on it."""
+"""A door is a way by which input from strangers comes in, together with the inputs that fuzzing tries on it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ HOMES = {
 class Door(Protocol):
     """One door.
 
-    Attributes:
-        suffix: of the files that hold its inputs.
+    suffix: the ending of the names of files that hold its inputs.
     """
 
     suffix: str
 
     def draw(self, seed: int) -> bytes:
-        """The input of a seed."""
+        """Draw the input of a seed."""
         ...
 
     def run(self, data: bytes) -> str:
@@ -58,12 +57,12 @@ class Door(Protocol):
 
 
 def open_door(name: str) -> Door:
-    """The door of a name."""
+    """The door with this name."""
     module, _, cls = HOMES[name].partition(":")
     door: Door = getattr(importlib.import_module(f"tests.fuzz.{module}"), cls)()
     return door
 
 
 def generator(door: str, seed: int) -> np.random.Generator:
-    """The random numbers of a seed, other ones for each door."""
+    """The random numbers of a seed, which differ between doors."""
     return np.random.default_rng([seed, zlib.crc32(door.encode())])

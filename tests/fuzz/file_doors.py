@@ -36,7 +36,7 @@ from tests.sample_graphs import CASES, sample_graph
 
 
 def made_by(write: Callable[[Path], object]) -> bytes:
-    """What `write` writes to a path."""
+    """The bytes that `write` writes to a path."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         write(path)
@@ -99,7 +99,7 @@ def damaged_file(
 
 
 class _Files:
-    """What doors of files share: an input is a file in the working folder."""
+    """The base of the doors of files, whose inputs are files in the working folder."""
 
     suffix = ".safetensors"
 
@@ -125,7 +125,7 @@ def _model(index: int) -> bytes:
 
 
 class Artifact(_Files):
-    """Load, save and load again."""
+    """Loads a model, saves it, and loads it again."""
 
     def draw(self, seed: int) -> bytes:
         chance = Chance(generator("artifact", seed))
@@ -176,7 +176,7 @@ def _calibration(index: int) -> bytes:
 
 
 class CalibrationFile(_Files):
-    """Load, choose parameters, merge, save and load again."""
+    """Loads a calibration, chooses parameters, merges, saves, and loads it again."""
 
     def draw(self, seed: int) -> bytes:
         chance = Chance(generator("calibration", seed))
@@ -257,7 +257,7 @@ _SPELLINGS = [b"'O'", b"'<f4'", b"'V8'", b"'<U2147483647'", b"[('a','<f4')]", b"
 
 
 class DataFile(_Files):
-    """Read as .npy and as .npz, by name and as calibration data."""
+    """Reads arrays as .npy and as .npz, by name and as calibration data."""
 
     suffix = ".bin"
 

@@ -1,4 +1,4 @@
-"""Findings made small: parts of the input are dropped while it still ends in the same finding."""
+"""Makes findings small: drops parts of the input as long as it still ends in the same finding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fuzz.worker import Verdict, Worker
 
 
 def minimized(verdict: Verdict, door: Door, worker: Worker, seconds: float = 60.0) -> Verdict:
-    """The verdict on the smallest input found within so many seconds on the clock that gives the same finding."""
+    """The verdict on the smallest input with the same finding that was found within this many seconds."""
     end = time.monotonic() + seconds
     again = worker.judge(verdict.data)
     if again.key != verdict.key:
@@ -29,7 +29,7 @@ def minimized(verdict: Verdict, door: Door, worker: Worker, seconds: float = 60.
 
 
 def shorter_bytes(data: bytes) -> Iterator[bytes]:
-    """`data` without a part: halves first, then ever smaller parts, as far as 500 of a size."""
+    """`data` without a part: without halves first, then without ever smaller parts, up to 500 of one size."""
     size = len(data) // 2
     while size:
         for start in range(0, min(len(data), 500 * size), size):

@@ -26,7 +26,7 @@ def damage_model(model: onnx.ModelProto, chance: Chance) -> None:
 
 
 def _name(model: onnx.ModelProto, chance: Chance) -> str:
-    """A name of the model, or an odd one."""
+    """Draw a name of the model, or an odd one."""
     graph = model.graph
     known = [name for node in graph.node for name in (*node.input, *node.output)]
     known += [item.name for item in (*graph.input, *graph.initializer, *graph.output)]
@@ -42,7 +42,7 @@ def _node(model: onnx.ModelProto, chance: Chance) -> Any:
 
 @cache
 def _declared(op: str) -> list[tuple[str, int]]:
-    """The attributes of an op, in any version."""
+    """The attributes that any version of an op has."""
     schemas = [schema for schema in _all_schemas() if schema.name == op]
     return sorted({(name, attr.type.value) for schema in schemas for name, attr in schema.attributes.items()})
 
@@ -53,7 +53,7 @@ def _all_schemas() -> list[Any]:
 
 
 def _attribute(model: onnx.ModelProto, chance: Chance) -> None:
-    """Another value, one more attribute, one less, or one of another kind."""
+    """Give a node another value of an attribute, one attribute more or less, or one of another kind."""
     node = _node(model, chance)
     kind = chance.below(10)
     if kind < 3 and len(node.attribute):
@@ -152,7 +152,7 @@ def _change_tensor(tensor: Any, chance: Chance) -> None:
 
 
 def _change_numbers(tensor: Any, chance: Chance) -> None:
-    """Another number in the data, or another count of numbers: sizes, axes and bounds are data in ONNX."""
+    """Change a number in the data, or how many there are: sizes, axes and bounds are data in ONNX."""
     try:
         array = numpy_helper.to_array(tensor).copy()
     except Exception:  # noqa: BLE001 -- damaged before
@@ -261,7 +261,7 @@ def _names(model: onnx.ModelProto, chance: Chance) -> None:
 
 
 def _shape(model: onnx.ModelProto, chance: Chance) -> None:
-    """Another size, name of a size, rank or element type of an input or output."""
+    """Change a size, the name of a size, the rank or the element type of an input or output."""
     graph = model.graph
     values = list(graph.input if chance.often(0.7) else graph.output) or [graph.input.add(name="x0")]
     tensor = chance.one(values).type.tensor_type

@@ -23,7 +23,7 @@ from tests.fuzz.onnx_damage import damage_model
 
 
 class _OnnxFile:
-    """What both doors share: a file is imported, printed, compiled and run."""
+    """The base of both doors: a file is imported, printed, compiled and run."""
 
     suffix = ".onnx"
 
@@ -40,7 +40,7 @@ class _OnnxFile:
             raise AssertionError(f"an imported graph is refused: {error}") from error
 
     def is_clear(self, error: QCompilerError) -> bool:
-        """An import may find shapes that do not fit, but must not leave it to a pass or to the verifier."""
+        """Whether the import itself refused: it must not leave shapes that do not fit to a pass or to the verifier."""
         return not isinstance(error, PassError) and (
             not isinstance(error, VerifyError) or isinstance(error, ShapeError)
         )
@@ -106,7 +106,7 @@ def drawn_model(chance: Chance, seed: int) -> onnx.ModelProto:
 
 
 def _append(model: onnx.ModelProto, other: onnx.ModelProto, prefix: str, chance: Chance) -> None:
-    """Put the nodes of another model behind those of `model`; now and then they read what is there already."""
+    """Append the nodes of another model, which now and then read values that are there already."""
     graph = model.graph
     made = [name for node in graph.node for name in node.output if name]
     renamed = {value.name: prefix + value.name for value in (*other.graph.input, *other.graph.initializer)}
