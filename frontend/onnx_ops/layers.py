@@ -259,23 +259,32 @@ def _group_norm(n: OnnxNode) -> Any:
     return n.emit("group_norm", (x, scale, bias), groups=groups, eps=float(n.attr("epsilon", 1e-5)))
 
 
+def _over_last_axes(n: OnnxNode, op: str, axis: int) -> Any:
+    """The node as a norm over the axes from `axis` on. Its parameters broadcast to these axes. Sums are made in f64,
+    which is at least as exact as any stash_type."""
+    x = n.x(0)
+    shape = dims(x)[axis:]
+    given = [n.optional(index) for index in range(1, len(n.values))]
+    parameters = [p if p is None or dims(p) == shape else ops.expand(p, shape) for p in given]
+    return n.emit(op, (x, *parameters), normalized_rank=len(shape), eps=float(n.attr("epsilon", 1e-5)))
+
+
+@onnx("RMSNormalization")
+def _rms_norm(n: OnnxNode) -> Any:
+    return _over_last_axes(n, "rms_norm", ops.check_axis(n.attr("axis", -1), rank(n.x(0)), n.op))
+
+
 @onnx("LayerNormalization")
 def _layer_norm(n: OnnxNode) -> Any:
     x = n.x(0)
-    axis, eps = n.attr("axis", -1) % rank(x), float(n.attr("epsilon", 1e-5))
-    shape = dims(x)[axis:]
-
-    def parameter(index: int) -> Any:
-        value = n.optional(index)
-        return value if value is None or dims(value) == shape else ops.expand(value, shape)
-
-    normal = n.emit("layer_norm", (x, parameter(1), parameter(2)), normalized_rank=rank(x) - axis, eps=eps)
+    axis = ops.check_axis(n.attr("axis", -1), rank(x), n.op)
+    normal = _over_last_axes(n, "layer_norm", axis)
     if not any(n.outputs[1:]):
         return normal
     axes = tuple(range(axis, rank(x)))
     mean = ops.reduce("mean", x, axes, True)
     variance = ops.reduce("mean", unary("square", binary("sub", x, mean)), axes, True)
-    return normal, mean, unary("rsqrt", binary("add", variance, eps))
+    return normal, mean, unary("rsqrt", binary("add", variance, float(n.attr("epsilon", 1e-5))))
 
 
 @onnx("LpNormalization")

@@ -269,6 +269,15 @@ def _layer_norm(d: Draw) -> tuple[Operands, dict[str, Any]]:
     ) else {}
 
 
+@recipe("RMSNormalization", bound="scaled")
+def _rms_norm(d: Draw) -> tuple[Operands, dict[str, Any]]:
+    shape = (*d.shape(0, 3, empty=False), 5)
+    axis = d.axis(len(shape))
+    inner = shape[axis:]
+    scale = d.data(inner if d.chance(0.7) else (1,) * (len(inner) - 1) + (5,), "V", tame=True)
+    return [d.data(shape, tame=True), scale], {"axis": axis} if axis != -1 else {}
+
+
 @recipe("LpNormalization", bound="scaled")
 def _lp_norm(d: Draw) -> tuple[Operands, dict[str, Any]]:
     x = d.data((*d.shape(0, 3, empty=False), 4), tame=True)
