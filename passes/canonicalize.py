@@ -1,4 +1,5 @@
-"""canonicalize: erase identities, merge two data movements into one, and name clamps after the activation they are."""
+"""canonicalize: erase identities, merge two data movements into one, drop neutral parameters, and name clamps after the
+activation they are."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from qcompiler.opdef import Op, op_of
 from qcompiler.ops.activations import Hardtanh, Relu, Relu6
 from qcompiler.ops.elementwise import Maximum
 from qcompiler.ops.interfaces import Arithmetic, TakesActivation
+from qcompiler.ops.norm import Normalised
 from qcompiler.ops.shape import Reshape, Transpose
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
 
@@ -93,6 +95,32 @@ def _is_zero(value: Value) -> bool:
     return isinstance(value, Const) and value.data.size == 1 and bool(value.data.reshape(()) == 0)
 
 
+class _NeutralParameters(Rewrite[Normalised]):
+    """A weight of ones and a bias of zeros, which exporters write where a norm has no parameters, are dropped."""
+
+    rule = "dropping of neutral parameters"
+    ops = (Normalised,)
+
+    def match(self, graph: Graph, node: Node) -> Normalised | Refusal:
+        norm = Normalised.of(node)
+        if norm is not None and (_holds(norm.weight, 1) or _holds(norm.bias, 0)):
+            return norm
+        return self.refuse(node, "it has no weight of ones or bias of zeros")
+
+    def rewrite(self, graph: Graph, match: Normalised) -> None:
+        weight = None if _holds(match.weight, 1) else match.weight
+        bias = None if _holds(match.bias, 0) else match.bias
+        operands = [match.x, weight, bias]
+        while operands[-1] is None:
+            operands.pop()
+        graph.replace(match.node, match.node.op, operands, match.node.attrs)
+
+
+def _holds(value: Value | None, number: float) -> bool:
+    """Whether a value is a constant that holds one number alone."""
+    return isinstance(value, Const) and not value.type.is_quantized and bool(np.all(value.data == number))
+
+
 @dataclass(frozen=True)
 class _Merged:
     """Two data movements in a row: `node` can read the operand of `first` directly, with `attrs`."""
@@ -133,7 +161,7 @@ class Canonicalize(RewritePass):
 
     transpose(transpose(x, p), q) = transpose(x, p[q]);  reshape(reshape(x)) = reshape(x);  clamp(x, 0, 6) = relu6(x);
     max(x, 0) = relu(x); x * 1 = x;  relu(relu(x)) = relu(x);  a reshape, expand or cast to the operand's own type is
-    the identity.
+    the identity;  layer_norm(x, 1, 0) = layer_norm(x), and so for all norms.
 
     Before:
         %a = reshape(%x) {shape=(2, 12)} : f32[2,12]
@@ -147,4 +175,4 @@ class Canonicalize(RewritePass):
     name: ClassVar[str] = "canonicalize"
 
     def rules(self, graph: Graph) -> Sequence[Rewrite[Any]]:
-        return _MovedTwice(), _Clamp(), _Maximum(), _Identity()
+        return _MovedTwice(), _Clamp(), _Maximum(), _NeutralParameters(), _Identity()

@@ -178,17 +178,17 @@ def _clip(n: OnnxNode) -> Any:
 
 @onnx("LeakyRelu")
 def _leaky_relu(n: OnnxNode) -> Any:
-    return unary("leaky_relu", n.x(0), negative_slope=float(n.attr("alpha", 0.01)))
+    return unary("leaky_relu", n.x(0), negative_slope=n.number("alpha", 0.01))
 
 
 @onnx("Elu")
 def _elu(n: OnnxNode) -> Any:
-    return unary("elu", n.x(0), alpha=float(n.attr("alpha", 1.0)))
+    return unary("elu", n.x(0), alpha=n.number("alpha", 1.0))
 
 
 @onnx("Celu")
 def _celu(n: OnnxNode) -> Any:
-    return unary("celu", n.x(0), alpha=float(n.attr("alpha", 1.0)))
+    return unary("celu", n.x(0), alpha=n.number("alpha", 1.0))
 
 
 @onnx("Selu")
@@ -206,10 +206,10 @@ def _thresholded_relu(n: OnnxNode) -> Any:
 
 @onnx("HardSigmoid")
 def _hard_sigmoid(n: OnnxNode) -> Any:
-    alpha, beta = n.attr("alpha", 0.2), n.attr("beta", 0.5)
+    alpha, beta = n.number("alpha", 0.2), n.number("beta", 0.5)
     if np.float32(alpha) == np.float32(1 / 6) and beta == 0.5:
         return unary("hardsigmoid", n.x(0))
-    line = binary("add", binary("mul", n.x(0), float(alpha)), float(beta))
+    line = binary("add", binary("mul", n.x(0), alpha), beta)
     return unary("hardtanh", line, min_value=0.0, max_value=1.0)
 
 
@@ -225,13 +225,13 @@ def _gelu(n: OnnxNode) -> Any:
 
 @onnx("Shrink")
 def _shrink(n: OnnxNode) -> Any:
-    x, bias, lambd = n.floats(0), n.attr("bias", 0.0), n.attr("lambd", 0.5)
+    x, bias, lambd = n.floats(0), float(n.attr("bias", 0.0)), float(n.attr("lambd", 0.5))
     if bias == lambd:
-        return unary("softshrink", x, lambd=float(lambd))
+        return unary("softshrink", x, lambd=lambd)
     if bias == 0:
-        return unary("hardshrink", x, lambd=float(lambd))
-    below = ops.where(binary("less", x, -float(lambd)), binary("add", x, float(bias)), 0.0)
-    return ops.where(binary("greater", x, float(lambd)), binary("sub", x, float(bias)), below)
+        return unary("hardshrink", x, lambd=lambd)
+    below = ops.where(binary("less", x, -lambd), binary("add", x, bias), 0.0)
+    return ops.where(binary("greater", x, lambd), binary("sub", x, bias), below)
 
 
 @onnx("PRelu")

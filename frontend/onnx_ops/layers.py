@@ -111,7 +111,7 @@ def _transposed_weight(n: OnnxNode, weight: Any, groups: int) -> Any:
 @onnx("Gemm")
 def _gemm(n: OnnxNode) -> Any:
     a, b, c = n.floats(0), n.raw(1), n.raw(2)
-    alpha, beta = float(n.attr("alpha", 1.0)), float(n.attr("beta", 1.0))
+    alpha, beta = n.number("alpha", 1.0), n.number("beta", 1.0)
     transposed = bool(n.attr("transB", 0))
     a = ops.transpose(a, (1, 0)) if n.attr("transA", 0) else a
     if isinstance(b, np.ndarray) and b.ndim == 2 and b.dtype.kind == "f":
@@ -241,12 +241,12 @@ def _global_pool(n: OnnxNode) -> Any:
 def _batch_norm(n: OnnxNode) -> Any:
     n.only("training_mode", 0)
     n.unused(1, 2, 3, 4)
-    return n.emit("batch_norm", (n.x(0), n.x(3), n.x(4), n.x(1), n.x(2)), eps=float(n.attr("epsilon", 1e-5)))
+    return n.emit("batch_norm", (n.x(0), n.x(3), n.x(4), n.x(1), n.x(2)), eps=n.number("epsilon", 1e-5))
 
 
 @onnx("InstanceNormalization")
 def _instance_norm(n: OnnxNode) -> Any:
-    return n.emit("instance_norm", (n.x(0), n.x(1), n.x(2)), eps=float(n.attr("epsilon", 1e-5)))
+    return n.emit("instance_norm", (n.x(0), n.x(1), n.x(2)), eps=n.number("epsilon", 1e-5))
 
 
 @onnx("GroupNormalization")
@@ -256,7 +256,7 @@ def _group_norm(n: OnnxNode) -> Any:
     if n.opset < 21:  # one gain and shift per group
         repeat = ops.static_size(x, 1, "GroupNormalization") // groups
         scale, bias = np.repeat(scale, repeat), np.repeat(bias, repeat)
-    return n.emit("group_norm", (x, scale, bias), groups=groups, eps=float(n.attr("epsilon", 1e-5)))
+    return n.emit("group_norm", (x, scale, bias), groups=groups, eps=n.number("epsilon", 1e-5))
 
 
 def _over_last_axes(n: OnnxNode, op: str, axis: int) -> Any:
@@ -266,7 +266,7 @@ def _over_last_axes(n: OnnxNode, op: str, axis: int) -> Any:
     shape = dims(x)[axis:]
     given = [n.optional(index) for index in range(1, len(n.values))]
     parameters = [p if p is None or dims(p) == shape else ops.expand(p, shape) for p in given]
-    return n.emit(op, (x, *parameters), normalized_rank=len(shape), eps=float(n.attr("epsilon", 1e-5)))
+    return n.emit(op, (x, *parameters), normalized_rank=len(shape), eps=n.number("epsilon", 1e-5))
 
 
 @onnx("RMSNormalization")
@@ -284,7 +284,7 @@ def _layer_norm(n: OnnxNode) -> Any:
     axes = tuple(range(axis, rank(x)))
     mean = ops.reduce("mean", x, axes, True)
     variance = ops.reduce("mean", unary("square", binary("sub", x, mean)), axes, True)
-    return normal, mean, unary("rsqrt", binary("add", variance, float(n.attr("epsilon", 1e-5))))
+    return normal, mean, unary("rsqrt", binary("add", variance, n.number("epsilon", 1e-5)))
 
 
 @onnx("LpNormalization")

@@ -220,6 +220,12 @@ class OnnxNode:
         found = self.attr(name, None)
         return None if found is None else [int(axis) for axis in found]
 
+    def number(self, name: str, default: float) -> float:
+        """A float attribute as the shortest decimal that rounds to it in f32: what the exporter was given. Stored in
+        f32, 1e-05 would read as 9.999999747378752e-06, and the graph would differ from that of the same model. Not for
+        thresholds: numbers of f32 are compared with them."""
+        return float(str(np.float32(self.attr(name, default))))
+
     def only(self, name: str, *values: Any) -> None:
         """Raise unless an attribute has one of these values, of which the first is its default."""
         found = self.attr(name, values[0])
