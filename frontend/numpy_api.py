@@ -16,7 +16,7 @@ import numpy as np
 
 from qcompiler.errors import TraceError, near_name, nearest
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend import indexing
+from qcompiler.frontend import indexing, pieces
 from qcompiler.frontend.array_ops import binary, cast, dims, kind_of, lift, rank, reduce, reshape, unary
 from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.proxy import power, summable
@@ -519,6 +519,9 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.split: _split,
     np.array_split: lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, exact=False),
     np.where: _where,
+    np.select: pieces.select,
+    np.piecewise: pieces.piecewise,
+    np.interp: pieces.interp,
     np.clip: _clip,
     np.pad: _pad,
     np.tril: lambda m, k=0: ops.trilu(m, False, k),

@@ -23,6 +23,9 @@ from qcompiler.types import DType
 MOST_NODES = 32
 """Regions stop growing here: the longest function in use that is written in small ops has fewer nodes."""
 
+MOST_POINTWISE = 1024
+"""Pointwise regions stop growing here. They become tables whatever they compute: np.interp of 200 points, say."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -52,7 +55,9 @@ def _array(value: Value, found: Mapping[int, np.ndarray], dtype: np.dtype) -> np
     return data.reshape(()) if data.size == 1 else data
 
 
-def regions_to(graph: Graph, end: Node, takes: Callable[[Node], bool]) -> Iterator[Region]:
+def regions_to(
+    graph: Graph, end: Node, takes: Callable[[Node], bool], most_nodes: int = MOST_NODES
+) -> Iterator[Region]:
     """The regions that end in a node, from the smallest to the largest; `takes`: whether a node may belong to one."""
     if len(end.results) != 1 or not takes(end):
         return
@@ -64,7 +69,7 @@ def regions_to(graph: Graph, end: Node, takes: Callable[[Node], bool]) -> Iterat
             [source] = outside.values()
             yield Region(source, tuple(nodes[::-1]))
         taken = next((value for value in outside.values() if _is_takeable(graph, value, inside, takes)), None)
-        if taken is None or taken.producer is None or len(nodes) == MOST_NODES:
+        if taken is None or taken.producer is None or len(nodes) == most_nodes:
             return
         nodes.append(taken.producer)
         inside.add(id(taken.producer))
@@ -90,7 +95,9 @@ def pointwise_region(graph: Graph, end: Node, agree: Callable[[Node, Node], bool
 
     agree: whether a node may belong to a region with this end; None: any may.
     """
-    regions = regions_to(graph, end, lambda node: is_pointwise(node, end) and (agree is None or agree(node, end)))
+    regions = regions_to(
+        graph, end, lambda node: is_pointwise(node, end) and (agree is None or agree(node, end)), MOST_POINTWISE
+    )
     return max(regions, key=lambda region: len(region.nodes), default=None)
 
 

@@ -79,6 +79,10 @@ SUMS: dict[Callable[..., Any], Callable[[np.dtype], list[Arguments]]] = {
     np.inner: _two((2, 5), (3, 5)),
     np.outer: _two((4,), (5,)),
     np.tensordot: lambda dtype: [(moderate(dtype, 2, 5), moderate(dtype, 5, 3), 1)],
+    np.interp: lambda dtype: [  # a line is value + slope * distance
+        (rows(dtype), *points)
+        for points in (([-2, 0.5, 1, 7.25], [0, 3, -1, 2]), ([0.0], [2.0]), ([-1, 2], [0.5, 1.5], -3, 4))
+    ],
     np.einsum: lambda dtype: [("ij,jk->ik", moderate(dtype, 2, 5), moderate(dtype, 5, 3))],
 }
 RECIPES: dict[Callable[..., Any], Callable[[np.dtype], list[Arguments]]] = {
@@ -105,6 +109,14 @@ RECIPES: dict[Callable[..., Any], Callable[[np.dtype], list[Arguments]]] = {
     np.where: lambda dtype: [
         (rows(dtype) == 1, rows(dtype), rows(dtype)[::-1].copy()),
         (rows(dtype) == 1, rows(dtype), 3),
+    ],
+    np.select: lambda dtype: [
+        ([rows(dtype) == 1, rows(dtype) > 0], [rows(dtype), rows(dtype)[::-1].copy()]),
+        ([rows(dtype) == 1], [rows(dtype)], 3),
+    ],
+    np.piecewise: lambda dtype: [
+        (rows(dtype), [rows(dtype) == 1, rows(dtype) > 0], [lambda v: v, 1]),
+        (rows(dtype), [rows(dtype) == 0, rows(dtype) != 1], [1, lambda v: v, lambda v: v]),
     ],
     np.clip: _shaped((1, 5), (5, 1), (0.5, 2.5), (None, 2)),
     np.pad: _shaped((1,), (1, "edge"), (1, "reflect")),

@@ -19,11 +19,17 @@ X = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "diamond": lambda v: v * np.clip(v + 1, 0, 2) / 3,
     "leaky by maximum": lambda v: np.maximum(v, v * 0.1),
-    "piecewise": lambda v: np.where(v > 0.5, v * 2, np.where(v < -0.5, v - 1, v * v)),
+    "nested where": lambda v: np.where(v > 0.5, v * 2, np.where(v < -0.5, v - 1, v * v)),
     "polynomial": lambda v: ((v * 0.1 + 0.2) * v - 0.3) * v + 1,
     "quick gelu": lambda v: v / (1 + np.exp(v * -1.702)),
     "sum of two": lambda v: np.tanh(v) + np.abs(v),
     "selected by two": lambda v: np.where((v > -1) & (v < 1), v, np.sign(v)),
+    "interp": lambda v: np.interp(v, [-2, -0.5, 0, 1.5], [0, 1, -1, 2]),
+    "interp with ends": lambda v: np.interp(v, [-2, 1.5], [0, 2], left=-1, right=3),
+    "interp of 40 points": lambda v: np.interp(v, np.linspace(-5, 5, 40), np.sin(np.linspace(-5, 5, 40))),
+    "select": lambda v: np.select([v < -1, v < 1], [v * 0.5, v * v], 1.0),
+    "piecewise": lambda v: np.piecewise(v, [v < -1, v >= 1], [lambda t: -t, lambda t: t * t, 0.25]),
+    "piecewise without a rest": lambda v: np.piecewise(v, [v > 0, v > 1], [np.tanh, 2.0]),
 }
 
 
