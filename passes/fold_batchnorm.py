@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.ops.elementwise import Div, Mul
+from qcompiler.ops.elementwise import Add, Div, Mul
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.norm import BatchNorm, batch_norm_terms
 from qcompiler.passes.agreement import agree
-from qcompiler.passes.channel_constants import after_layer
+from qcompiler.passes.channel_constants import after_layer, per_channel, variable_and_const
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, names_of, why_not_alone
 from qcompiler.quantization.qconfig import QConfig
 
@@ -67,17 +67,22 @@ class _FoldBatchnorm(Rewrite[_Normalised]):
 
 @dataclass(frozen=True)
 class _Scaled:
-    """op(layer(x)), which multiplies each output channel by a constant."""
+    """op(layer(x)) or op(add(layer(x), addend)), which multiplies each output channel by a constant."""
 
     op: Mul | Div
     layer: Weighted
     weight: Const
     factor: np.ndarray
     """float64 [output channels]"""
+    add: Add | None = None
+    addend: np.ndarray | None = None
+    """[output channels]"""
 
 
 class _FoldFactor(Rewrite[_Scaled]):
-    """mul(conv(x, w, b), c) = conv(x, c w, c b) for a constant c with one number for each channel; div likewise."""
+    """mul(conv(x, w, b), c) = conv(x, c w, c b) for a constant c with one number for each channel; div likewise. A
+    constant d that is added between, as of a batch norm that subtracts the mean first, is folded too:
+    mul(add(conv(x, w, b), d), c) = conv(x, c w, c (b + d))."""
 
     rule = "folding of a factor"
     ops = (Mul, Div)
@@ -87,40 +92,59 @@ class _FoldFactor(Rewrite[_Scaled]):
 
     def match(self, graph: Graph, node: Node) -> _Scaled | Refusal:
         op = Mul.of(node) or Div(node)
-        found = after_layer(op)
+        value, const = variable_and_const(op)
+        add = None if value is None else Add.of(value.producer)
+        found = after_layer(op if add is None or add.activation != "none" else add)
         if isinstance(found, str):
             return self.refuse(node, found)
-        layer, weight, number = found.layer, found.layer.weight, found.numbers.astype(np.float64)
-        if isinstance(op, Div) and found.value is not op.x:
-            return self.refuse(node, f"it divides by %{found.value.name}")
+        layer, weight = found.layer, found.layer.weight
+        if value is None or const is None:
+            return self.refuse(node, "no operand is constant")
+        if isinstance(op, Div) and value is not op.x:
+            return self.refuse(node, f"it divides by %{value.name}")
         if not isinstance(weight, Const):
             return self.refuse(node, f"the weight %{weight.name} is not constant")
+        number = per_channel(const.data, value, layer.channel_axis)
+        if number is None:
+            return self.refuse(node, f"{const.type} is not one number a channel of {value.type}")
         with np.errstate(all="ignore"):
-            factor = number if isinstance(op, Mul) else 1 / number
+            factor = number.astype(np.float64) if isinstance(op, Mul) else 1 / number.astype(np.float64)
         if not np.isfinite(factor).all():
-            return self.refuse(node, f"%{found.const.name} is not finite")
-        if not agree(self.configs, layer.node, node):
-            return self.refuse(node, f"%{layer.node.name} has another qconfig")
-        apart = why_not_alone(graph, found.value, node)
-        return _Scaled(op, layer, weight, factor) if apart is None else self.refuse(node, apart)
+            return self.refuse(node, f"%{const.name} is not finite")
+        chain = [layer.node, node] if add is None else [layer.node, add.node, node]
+        for before, after in zip(chain, chain[1:]):
+            if not agree(self.configs, before, node):
+                return self.refuse(node, f"%{before.name} has another qconfig")
+            apart = why_not_alone(graph, before.result, after)
+            if apart is not None:
+                return self.refuse(node, apart)
+        return _Scaled(op, layer, weight, factor, add, None if add is None else found.numbers)
 
     def rewrite(self, graph: Graph, match: _Scaled) -> None:
-        bias = _data(match.layer.bias)
-        shift = None if bias is None else bias.astype(np.float64) * match.factor
-        _fold(graph, match.op.node, match.layer, match.weight, match.factor, shift)
+        terms = [term.astype(np.float64) for term in (_data(match.layer.bias), match.addend) if term is not None]
+        shift = sum(terms) * match.factor if terms else None
+        _fold(graph, match.op.node, match.layer, match.weight, match.factor, shift, match.add)
 
 
 def _fold(
-    graph: Graph, node: Node, layer: Weighted, weight: Const, factor: np.ndarray, shift: np.ndarray | None
+    graph: Graph,
+    node: Node,
+    layer: Weighted,
+    weight: Const,
+    factor: np.ndarray,
+    shift: np.ndarray | None,
+    between: Add | None = None,
 ) -> None:
-    """Replace `node` and the layer by the layer with weight `factor * weight` and bias `shift`."""
+    """Replace `node`, the layer and what is between by the layer with weight `factor * weight` and bias `shift`."""
     folded = scaled_weight(weight.data.astype(np.float64), factor, layer).astype(weight.data.dtype)
     operands: list[Value] = [layer.x, graph.add_const(f"{weight.name}.folded", folded)]
     if shift is not None:
         operands.append(graph.add_const(f"{layer.node.name}.bias", shift.astype(np.float32)))
-    origin = (*layer.node.origin, *node.origin)
+    inner = [layer.node] if between is None else [layer.node, between.node]
+    origin = tuple(part for each in (*inner, node) for part in each.origin)
     graph.replace(node, layer.name, operands, layer.node.attrs, origin=origin)
-    graph.erase(layer.node)
+    for each in reversed(inner):
+        graph.erase(each)
 
 
 def _data(value: Value | None) -> np.ndarray | None:
@@ -145,9 +169,10 @@ class FoldBatchnorm(RewritePass):
         y = (W x + b - mean) * gamma / sqrt(var + eps) + beta
           = (f W) x + (b - mean) f + beta          with f = gamma / sqrt(var + eps), one factor for each output channel
 
-    A constant factor for each channel is folded in the same way, since exporters write a batch norm as a factor and an
-    addend (for which see `fuse`). The folded weight is computed in float64 and rounded once. It is a new constant, so a
-    weight that several nodes share is copied for each, never folded twice.
+    A constant factor for each channel is folded in the same way, with an addend before it, since exporters write a
+    batch norm as factors and addends (for one that comes last see `fuse`). The folded weight is computed
+    in float64 and rounded once. It is a new constant, so a weight that several nodes share is copied for each, never
+    folded twice.
 
     Before:
         %c = conv(%x, @w) {...} : f32[1,4,8,8]

@@ -225,7 +225,7 @@ def test_every_spelling_gives_the_integer_graph_of_the_op(name: str, number: int
     ]
     assert [node.op for node in graphs[0].nodes] == [node.op for node in graphs[1].nodes], f"{graphs[0]}\n{graphs[1]}"
     codes = [run(graph, [X])[0] for graph in graphs]
-    step = max(graph.nodes.__next__().result.type.params.scale[0] for graph in graphs)
+    step = max(graph.node_list[0].result.type.params.scale[0] for graph in graphs)
     assert np.abs(codes[0] - codes[1]).max() <= 64 * step  # a tie of one code behind, times 24 weights of about 1
 
 
