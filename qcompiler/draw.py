@@ -17,6 +17,7 @@ from typing import Any
 from qcompiler.errors import QCompilerError, nearest
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.module_scopes import Scope, module_tree
+from qcompiler.regular_file import create_regular
 from qcompiler.report import NodeKind, node_kind
 from qcompiler.types import TensorType
 
@@ -73,7 +74,8 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> pathlib.Path:
 
 def _write(path: pathlib.Path, content: bytes) -> pathlib.Path:
     try:
-        path.write_bytes(content)
+        with create_regular(path) as file:
+            file.write(content)
     except OSError as error:
         raise QCompilerError(
             "the picture cannot be written", where=f"file {path}", got=error.strerror or str(error)

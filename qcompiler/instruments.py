@@ -16,6 +16,7 @@ from qcompiler import knobs
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, Pass, describe
+from qcompiler.regular_file import create_regular
 
 _log = logging.getLogger("qcompiler.passmanager")
 _MOST_DRAWN = 400  # nodes; Graphviz takes long for more
@@ -44,7 +45,8 @@ class Dump:
             self.folder.mkdir(parents=True, exist_ok=True)
             number = sum(1 for path in self.folder.glob("*.qir") if path.stem[:1].isdigit())
             stem = f"{number:02d}_{done.name}"
-            (self.folder / f"{stem}.qir").write_text(str(graph), encoding="utf-8")
+            with create_regular(self.folder / f"{stem}.qir") as file:
+                file.write(str(graph).encode())
         except OSError as error:
             raise QCompilerError(
                 "the dump cannot be written",

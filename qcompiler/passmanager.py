@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 from qcompiler import knobs
 from qcompiler.errors import PassError, QCompilerError, VerifyError, nearest
 from qcompiler.ir import Graph
+from qcompiler.regular_file import create_regular
 
 
 class Pass(Protocol):
@@ -154,6 +155,7 @@ class PassManager:
         folder = knobs.DUMP.get()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "reproducer.qir").write_text(error.reproducer, encoding="utf-8")
+            with create_regular(folder / "reproducer.qir") as file:
+                file.write(error.reproducer.encode())
             error.add_note(f"reproducer: {folder / 'reproducer.qir'}")
         return error

@@ -8,12 +8,19 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 import qcompiler as qc
+from qcompiler import nn
+from qcompiler.backends.object_export.files import replace_together
 from qcompiler.cli.inputs import read_arrays
+from qcompiler.cli.output import check_writable, write_arrays, write_text
+from qcompiler.draw import draw
 from qcompiler.errors import ArgumentError, ArtifactError, InputError, QCompilerError, TraceError
-from qcompiler.regular_file import open_regular
+from qcompiler.ir import Graph
+from qcompiler.regular_file import create_regular, open_regular
+from qcompiler.types import tensor
 
 DOORS: dict[str, tuple[Callable[[pathlib.Path], object], type[QCompilerError], str]] = {
     "qc.trace of ONNX": (qc.trace, TraceError, ".onnx"),
@@ -79,3 +86,68 @@ def test_a_file_that_becomes_a_pipe_after_it_was_looked_at(
     monkeypatch.setattr(os, "stat", lambda *args, **kwargs: os.lstat(plain))
     with pytest.raises(OSError, match="named pipe"):
         open_regular(path)
+
+
+# -- outputs
+
+
+def _graph() -> Graph:
+    graph = Graph()
+    graph.set_outputs([graph.add_input("x", tensor("f32", 2))])
+    return graph
+
+
+def _calibrate(path: pathlib.Path) -> None:
+    x = np.ones((1, 4), np.float32)
+    qc.calibrate(qc.prepare(qc.trace(nn.Linear(4, 2), (x,)), "int8"), [x]).save(path)
+
+
+EXITS: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
+    "save": (lambda path: qc.compile(_graph(), None, target="reference").save(path), ".qc.safetensors"),
+    "Calibration.save": (_calibrate, ".calibration.safetensors"),
+    "draw": (lambda path: draw(_graph(), path), ".dot"),
+    "object files": (lambda path: replace_together({path: b"object", path.with_suffix(".h"): b"header"}), ".o"),
+    "arrays of the command line": (lambda path: write_arrays(str(path), ["y"], [np.ones(2, np.float32)]), ".npz"),
+    "text of the command line": (lambda path: write_text(str(path), "text"), ".qir"),
+    "a check of the command line": (lambda path: check_writable(str(path), [".npz"]), ".npz"),
+}
+
+
+@pytest.mark.parametrize("exit", EXITS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_files_are_not_written_or_replaced(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, exit: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (write, suffix), (make, text) = EXITS[exit], KINDS[kind]
+    path = pathlib.Path(f"f{suffix}")
+    make(path)
+    before = (path.lstat().st_ino, path.stat().st_ino, sorted(os.listdir()))
+    with pytest.raises(QCompilerError, match=text):
+        write(path)
+    assert (path.lstat().st_ino, path.stat().st_ino, sorted(os.listdir())) == before
+
+
+@pytest.mark.parametrize("exit", EXITS)
+def test_plain_files_are_replaced(tmp_path: pathlib.Path, exit: str) -> None:
+    write, suffix = EXITS[exit]
+    path = tmp_path / f"f{suffix}"
+    write(path)
+    path.write_bytes(b"old" * 100_000)
+    write(path)
+    assert exit.startswith("a check") or (0 < path.stat().st_size < 300_000)
+
+
+def test_an_output_that_becomes_a_pipe_after_it_was_looked_at(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, path = tmp_path / "plain", tmp_path / "f"
+    plain.write_bytes(b"x")
+    os.mkfifo(path)
+    monkeypatch.setattr(os, "stat", lambda *args, **kwargs: os.lstat(plain))
+    with pytest.raises(OSError):
+        create_regular(path)  # no one reads the pipe
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError, match="named pipe"):
+        create_regular(path)
+    os.close(reader)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from qcompiler.artifact.header import shown
 from qcompiler.errors import ArtifactError
+from qcompiler.regular_file import check_output
 
 Path = str | os.PathLike[str]
 
@@ -27,8 +28,7 @@ def replace_together(files: Mapping[Path, bytes]) -> None:
     }
     try:
         for target, content in zip(targets, files.values(), strict=True):
-            if os.path.isdir(target):
-                raise IsADirectoryError(f"{target} is a folder")
+            check_output(target)
             with open(new[target], "xb") as file:
                 file.write(content)
                 file.flush()

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from qcompiler.artifact.header import Path, shown
 from qcompiler.errors import ArtifactError
+from qcompiler.regular_file import check_output
 
 
 @contextlib.contextmanager
@@ -20,6 +21,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = os.path.join(folder, f".qc-{secrets.token_hex(8)}.tmp")
     made = False
     try:
+        check_output(target)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         made = True
         with open(descriptor, "wb") as file:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import QCompilerError
+from qcompiler.regular_file import check_output, create_regular
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
@@ -75,6 +75,10 @@ def check_writable(path: str, suffixes: Sequence[str]) -> None:
         raise QCompilerError(
             "the output cannot be written", where=f"file {path}", expected=f"a writable folder {folder}"
         )
+    try:
+        check_output(path)
+    except OSError as error:
+        raise QCompilerError("the output cannot be written", where=f"file {path}", got=error.strerror) from error
 
 
 def write_arrays(path: str, names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
@@ -87,7 +91,7 @@ def write_arrays(path: str, names: Sequence[str], arrays: Sequence[np.ndarray]) 
             key = f"{name}_{count}"
         named[key] = array
     try:
-        with zipfile.ZipFile(path, "w") as archive:
+        with create_regular(path) as file, zipfile.ZipFile(file, "w") as archive:
             for key, array in named.items():  # not np.savez: it refuses an array named "file"
                 with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -103,7 +107,8 @@ def write_text(path: str | None, text: str) -> None:
         sys.stdout.write(text)
         return
     try:
-        pathlib.Path(path).write_text(text, encoding="utf-8")
+        with create_regular(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise QCompilerError(
             "the output cannot be written", where=f"file {path}", got=error.strerror or str(error)
