@@ -185,6 +185,10 @@ def check_schema(node: Any, opset: int, where: str) -> None:
                 expected=f"{least} to {most}" if least != most else least,
                 got=count,
             )
+    for index, name in enumerate(node.input):
+        declared = schema.inputs[min(index, len(schema.inputs) - 1)]
+        if not name and declared.option.name != "Optional":
+            raise TraceError(f"{node.op_type}: operand {index} ({declared.name}) is missing", where=where)
     given_attributes = {attribute.name: attribute for attribute in node.attribute}
     for name, attribute in given_attributes.items():
         if name not in schema.attributes:

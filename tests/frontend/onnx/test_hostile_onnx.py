@@ -246,6 +246,29 @@ def test_every_flag_of_a_mapped_op_is_known() -> None:
     assert found - numbers == FLAGS
 
 
+@pytest.mark.parametrize("op", sorted(set(RECIPES) - {"Constant"}))
+def test_operands_that_an_op_needs_are_given(op: str) -> None:
+    """Each operand of a model that imports is left out in turn, by an empty name: only optional ones may be."""
+    tried = 0
+    for seed in range(12):
+        case = draw(seed, op)
+        proto = case.model()
+        try:
+            qc.trace(proto)
+        except QCompilerError:
+            continue
+        [changed] = proto.graph.node
+        schema = onnx.defs.get_schema(op, case.opset)
+        for index, name in enumerate(changed.input):
+            if name and schema.inputs[min(index, len(schema.inputs) - 1)].option.name != "Optional":
+                changed.input[index] = ""
+                tried += 1
+                with pytest.raises(TraceError, match=rf"{op}: operand {index} .* is missing"):
+                    qc.trace(proto)
+                changed.input[index] = name
+    assert tried
+
+
 FOREIGN = [
     ("QLinearSoftmax", {"axis": [0.5]}),
     ("QLinearConcat", {"axis": "x"}),
