@@ -154,9 +154,11 @@ def _hypot(x: Any, y: Any) -> Any:
 
 
 def _logaddexp(x: Any, y: Any) -> Any:
+    """max + log(1 + e^(min - max)). The two terms may cancel, so f16 is computed in f32, as numpy does."""
+    dtype, x, y = kind_of(x), _widened(x), _widened(y)
     high, low = binary("maximum", x, y), binary("minimum", x, y)
     distance = ops.where(binary("equal", high, low), 0.0, binary("sub", low, high))  # of equal infinities as well
-    return binary("add", high, unary("softplus", distance, beta=1.0, threshold=20.0))
+    return cast(binary("add", high, unary("softplus", distance, beta=1.0, threshold=20.0)), dtype)
 
 
 def _heaviside(x: Any, y: Any) -> Any:

@@ -213,6 +213,13 @@ def all_outcomes(function: Callable[..., Any], dtype: np.dtype) -> set[str]:
     return {outcome(function, arguments, function in SUMS or function is np.matmul) for arguments in calls}
 
 
+def test_terms_that_cancel() -> None:
+    """log(e^x + e^y) is 0 on a curve, near which the two terms that make it have to be known in more digits."""
+    y = np.linspace(-5, -0.05, 200)
+    x = np.log1p(-np.exp(y)) + np.random.default_rng(0).normal(size=200) * 0.01
+    assert outcome(np.logaddexp, (x.astype(np.float16), y.astype(np.float16)), False) == "given"
+
+
 @pytest.mark.parametrize(("function", "dtype"), CASES, ids=[f"{name_of(f)}-{d}" for f, d in CASES])
 def test_equal_or_refused(function: Callable[..., Any], dtype: np.dtype) -> None:
     assert ("refused" in all_outcomes(function, dtype)) == (name_of(function) in refused_in_docs("numpy", str(dtype)))
