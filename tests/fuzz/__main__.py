@@ -26,6 +26,9 @@ from tests.fuzz.door import HOMES, open_door
 from tests.fuzz.minimize import minimized
 from tests.fuzz.worker import Verdict, Worker
 
+_AT_ONCE = 200
+"""Inputs that a worker runs between two messages."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the doors of qcompiler.")
@@ -60,15 +63,16 @@ def fuzz(name: str, minutes: float, count: int | None, first: int, folder: Path)
     seed, spent, shown, door = first, 0.0, time.monotonic(), open_door(name)
     with Worker(name) as worker:
         while seed - first < count if count is not None else spent < 60 * minutes:
-            verdict = worker.judge(seed)
-            ends[verdict.ended] += 1
-            spent += verdict.seconds
-            if verdict.ended == "finding":
-                if verdict.key not in findings:
-                    path = _keep(minimized(verdict, door, worker), name, seed, door.suffix, folder)
-                    print(f"{name}: seed {seed}: {verdict.kind} at {verdict.place}: {path}", flush=True)
-                findings[verdict.key] = findings.get(verdict.key, 0) + 1
-            seed += 1
+            many = _AT_ONCE if count is None else min(_AT_ONCE, first + count - seed)
+            for verdict in worker.judge_all(range(seed, seed + many)):
+                ends[verdict.ended] += 1
+                spent += verdict.seconds
+                if verdict.ended == "finding":
+                    if verdict.key not in findings:
+                        path = _keep(minimized(verdict, door, worker), name, seed, door.suffix, folder)
+                        print(f"{name}: seed {seed}: {verdict.kind} at {verdict.place}: {path}", flush=True)
+                    findings[verdict.key] = findings.get(verdict.key, 0) + 1
+                seed += 1
             if time.monotonic() - shown > 60:
                 print(f"{name}: {_summary(seed - first, spent, ends, findings)}", flush=True)
                 shown = time.monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 import qcompiler as qc
+from qcompiler.backends.target import known_targets, parse_target
 from qcompiler.cli.inputs import random_inputs
 from qcompiler.errors import ParseError, ShapeError, VerifyError
 from qcompiler.interpreter import run
@@ -22,6 +24,8 @@ from qcompiler.verify import verify
 from tests.fuzz.damage import Chance
 from tests.text.test_quick_reader import plain
 
+OBSERVED = ["int8", "int8:minmax", "int8:percentile", "int8:mse", "int8:kl", "torch:fbgemm", "torch:qnnpack"]
+"""qconfigs with every kind of observer."""
 MOST_ELEMENTS = 200_000
 """The most elements of all values of a graph together; larger graphs are not run."""
 
@@ -77,12 +81,13 @@ def sizes_of(graph: Graph, chance: Chance) -> dict[str, int] | None:
     return sizes if sum(math.prod(type.sizes) for type in types) <= MOST_ELEMENTS else None
 
 
-def check_runs(graph: Graph, chance: Chance, *, native: bool = False, quantize: bool = False) -> str:
+def check_runs(graph: Graph, chance: Chance, *, native: bool = False, config: str | None = None) -> str:
     """Compile and run a legal graph. Gives "large" if it is too large to run, else on what it ran.
 
     Args:
-        native: run it on this machine too. Integer graphs must have the bits of the interpreter.
-        quantize: make an int8 model of a float graph before.
+        native: run it on this machine too, and on a weaker level. Integer graphs must have the bits of the interpreter,
+            and float graphs the same bits on both levels.
+        config: a qconfig by which a float graph is quantized before.
 
     Raises:
         AssertionError: an output has another type than the graph says, or other bits.
@@ -94,8 +99,8 @@ def check_runs(graph: Graph, chance: Chance, *, native: bool = False, quantize: 
     inputs = random_inputs(graph, sizes, chance.below(1000))
     with np.errstate(all="ignore"):
         _check_types(graph, sizes, run(graph, inputs))
-        if quantize and graph.stage == "float":
-            graph = qc.compile(graph, "int8", calibration_data=[tuple(inputs)], target="reference").graph
+        if config is not None and graph.stage == "float":
+            graph = qc.compile(graph, config, calibration_data=[tuple(inputs)], target="reference").graph
             check_legal(graph, "the integer graph")
             check_text(graph)
         wanted = "keep" if graph.stage == "qdq" else None
@@ -105,12 +110,29 @@ def check_runs(graph: Graph, chance: Chance, *, native: bool = False, quantize: 
         if not native:
             return "ran"
         got = _outputs(qc.compile(graph, wanted, target="native")(*inputs))
+        level = str(chance.one(_levels()))
+        weaker = _outputs(qc.compile(graph, wanted, target=level)(*inputs))
     assert len(got) == len(want), "another number of outputs"
     exact = is_integer(model.graph)
-    for one, other in zip(got, want):
+    for one, other, third in zip(got, want, weaker, strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape), "an output is of another type natively"
-        assert not exact or np.array_equal(one, other, equal_nan=one.dtype.kind == "f"), "other bits natively"
+        assert not exact or _same(one, other), "other bits natively"
+        assert _same(one, third), f"other bits on {level}"
     return "ran natively"
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether all bits are equal, but for those of NaN."""
+    if one.dtype.kind != "f":
+        return one.tobytes() == other.tobytes()
+    signs = (np.signbit(one) == np.signbit(other)) | np.isnan(one)
+    return np.array_equal(one, other, equal_nan=True) and bool(signs.all())
+
+
+@cache
+def _levels() -> list[str]:
+    """The levels that this CPU runs."""
+    return [name for name in known_targets() if parse_target(name).execution() == "native"]
 
 
 def _check_types(graph: Graph, sizes: dict[str, int], outputs: list[np.ndarray]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import QCompilerError
+from tests.fuzz.accepted import OBSERVED, check_runs
 from tests.fuzz.damage import Chance
 from tests.fuzz.door import generator
+from tests.random_graphs import RandomGraph
 
 
 class _Seeded:
@@ -52,6 +54,16 @@ class QdqGraphs(_Seeded):
         from tests.frontend.onnx.qdq_answers import one
 
         return one(seed, "native" if seed % 16 == 0 else "reference")
+
+
+class Networks(_Seeded):
+    """A network of a few dozen nodes, as it is or quantized, on the interpreter and on two levels."""
+
+    def one(self, seed: int) -> str:
+        chance = Chance(generator("networks", seed))
+        graph = RandomGraph(chance.below(2**31)).build(chance.one([3, 6, 10]))
+        config = chance.one([None, None, *OBSERVED])
+        return check_runs(graph, chance, native=True, config=config)
 
 
 class NumpyOps(_Seeded):

@@ -22,6 +22,7 @@ HOMES = {
     "ops-numpy": "answer_doors:NumpyOps",
     "ops-torch": "answer_doors:TorchOps",
     "qdq": "answer_doors:QdqGraphs",
+    "networks": "answer_doors:Networks",
 }
 """Door -> its module and class. A module is imported when its door is opened: torch takes seconds."""
 

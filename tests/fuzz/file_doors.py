@@ -25,7 +25,7 @@ from qcompiler.quantization.observers import SavableObserver
 from qcompiler.text.compare import first_difference
 from qcompiler.types import tensor
 from tests.artifact.test_artifact import sealed, small_graph
-from tests.fuzz.accepted import check_text
+from tests.fuzz.accepted import OBSERVED, check_text
 from tests.fuzz.damage import ODD_FLOATS, ODD_INTS, ODD_NAMES, Chance, damaged
 from tests.fuzz.door import generator
 from tests.fuzz.minimize import shorter_bytes
@@ -158,9 +158,6 @@ class Artifact(_Files):
 
 
 # -- calibrations
-
-
-OBSERVED = ["int8", "int8:minmax", "int8:percentile", "int8:mse", "int8:kl", "torch:fbgemm", "torch:qnnpack"]
 
 
 @cache

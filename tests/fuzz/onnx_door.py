@@ -15,7 +15,7 @@ import qcompiler as qc
 from qcompiler.errors import PassError, QCompilerError, ShapeError, VerifyError
 from tests.frontend.onnx.one_op_models import draw
 from tests.frontend.onnx.qdq_graphs import QdqGraph
-from tests.fuzz.accepted import check_legal, check_runs, check_text
+from tests.fuzz.accepted import OBSERVED, check_legal, check_runs, check_text
 from tests.fuzz.damage import Chance, damaged
 from tests.fuzz.door import generator
 from tests.fuzz.minimize import shorter_bytes
@@ -35,7 +35,9 @@ class _OnnxFile:
         check_text(graph)
         chance = Chance(np.random.default_rng(zlib.crc32(data)))
         try:
-            return check_runs(graph, chance, native=chance.often(0.1), quantize=chance.often(0.1))
+            return check_runs(
+                graph, chance, native=chance.often(0.1), config=chance.one(OBSERVED) if chance.often(0.1) else None
+            )
         except VerifyError as error:
             raise AssertionError(f"an imported graph is refused: {error}") from error
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ SAMPLE = {
     "ops-numpy": 150,
     "ops-torch": 100,
     "qdq": 40,
+    "networks": 6,
 }
 """Door -> inputs in `make test`: about two seconds each."""
 
@@ -41,11 +42,12 @@ SAMPLE = {
 def test_a_sample_of_a_door(name: str) -> None:
     ends: Counter[str] = Counter()
     with Worker(name) as worker:
-        for seed in range(SAMPLE[name]):
-            verdict = worker.judge(seed)
+        for seed, verdict in enumerate(worker.judge_all(range(SAMPLE[name]))):
             assert verdict.ended != "finding", f"seed {seed}: {verdict.kind} {verdict.text}"
             ends[verdict.ended] += 1
-    assert min(ends["refused"], ends.total() - ends["refused"]) >= SAMPLE[name] / 50, f"one-sided: {ends}"
+    accepted = ends.total() - ends["refused"]
+    assert accepted >= SAMPLE[name] / 50, f"nearly all are refused: {ends}"
+    assert ends["refused"] >= SAMPLE[name] / 50 or name == "networks", f"nearly none is refused: {ends}"
 
 
 @pytest.mark.parametrize("door", sorted({path.parent.name for path in PAST}))
@@ -134,8 +136,7 @@ def test_a_worker_that_dies_or_does_not_answer_is_replaced(odd: Odd) -> None:
         worker.judge(0)
         assert worker._process is not None and worker._process.pid is not None
         os.kill(worker._process.pid, signal.SIGKILL)
-        assert worker.judge(1).kind == "crash"
-        assert worker.judge(1).ended != "finding"
+        assert [verdict.kind for verdict in worker.judge_all(range(3))] == ["crash", "", ""]
         os.kill(worker._process.pid, signal.SIGSTOP)
         worker.patience = 0.5
         assert worker.judge(2).kind == "hang"
@@ -160,8 +161,8 @@ def test_findings_are_written_once_for_each_place(
     monkeypatch.setattr(Odd, "draw", lambda self, seed: next(texts))
 
     class Here(Worker):
-        def judge(self, given: int | bytes) -> Verdict:
-            return judge(odd, given)
+        def judge_all(self, inputs: Sequence[int | bytes]) -> list[Verdict]:
+            return [judge(odd, given) for given in inputs]
 
     monkeypatch.setattr("tests.fuzz.__main__.Worker", Here)
     monkeypatch.setattr("tests.fuzz.__main__.open_door", lambda name: odd)

@@ -19,7 +19,7 @@ from qcompiler.text.lark_reader import lark_parser
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import print_graph
 from qcompiler.verify import verify
-from tests.fuzz.accepted import check_readers, check_runs, check_text
+from tests.fuzz.accepted import OBSERVED, check_readers, check_runs, check_text
 from tests.fuzz.damage import ODD_FLOATS, ODD_INTS, ODD_NAMES, Chance
 from tests.fuzz.door import generator
 from tests.fuzz.minimize import shorter_lines
@@ -57,7 +57,9 @@ class Text:
         if graph.stage not in ("float", "qdq", "integer"):
             return "legal"
         try:
-            return check_runs(graph, chance, native=chance.often(0.2), quantize=chance.often(0.2))
+            return check_runs(
+                graph, chance, native=chance.often(0.2), config=chance.one(OBSERVED) if chance.often(0.2) else None
+            )
         except VerifyError as error:
             raise AssertionError(f"a legal graph is refused: {error}") from error
 

@@ -17,7 +17,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -44,7 +45,8 @@ class Verdict:
         ended: a word of the door's, "refused", or "finding".
         kind, place, text: of a finding: the class of the exception or the limit, where, and the traceback.
         data: of a finding: the input.
-        seconds: CPU time.
+        seconds: CPU time of the worker since the verdict before. Systems that count it in ticks give 0 for most inputs;
+            the sum over many is right.
     """
 
     ended: str
@@ -66,10 +68,10 @@ class TooSlow(BaseException):
 
 def judge(door: Door, given: int | bytes) -> Verdict:
     """Run the input of a seed, or a given one."""
-    data, started = b"", time.process_time()
+    data = b""
 
     def verdict(ended: str, kind: str = "", place: str = "", text: str = "") -> Verdict:
-        return Verdict(ended, kind, place, text, data if kind else b"", time.process_time() - started)
+        return Verdict(ended, kind, place, text, data if kind else b"")
 
     def found(error: BaseException, kind: str) -> Verdict:
         return verdict("finding", kind, _place(error), "".join(traceback.format_exception(error))[-20_000:])
@@ -139,7 +141,7 @@ def _status(field: str) -> int:
 
 
 def serve(name: str, connection: Connection, errors: str) -> None:
-    """Judge what comes through the connection until None comes. Runs in a process of its own."""
+    """Judge the inputs of each sequence that comes through the connection, until the process is ended."""
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
@@ -156,8 +158,11 @@ def serve(name: str, connection: Connection, errors: str) -> None:
         except (OSError, ValueError):
             pass
         connection.send(None)
-        while (given := connection.recv()) is not None:
-            connection.send(judge(door, given))
+        spent = time.process_time()
+        while True:
+            for given in connection.recv():
+                verdict, before, spent = judge(door, given), spent, time.process_time()
+                connection.send(replace(verdict, seconds=spent - before))
 
 
 class Worker:
@@ -179,18 +184,25 @@ class Worker:
         self._end()
 
     def judge(self, given: int | bytes) -> Verdict:
-        """The verdict of a worker, or that it died or does not answer."""
-        if self._process is None:
-            self._start()
-        try:
-            self._connection.send(given)
-            if self._connection.poll(self.patience):
-                verdict: Verdict = self._connection.recv()
-                return verdict
+        """The verdict on one input: of the worker, or that it died or does not answer."""
+        return self.judge_all([given])[0]
+
+    def judge_all(self, inputs: Sequence[int | bytes]) -> list[Verdict]:
+        """The verdicts on inputs, which the worker runs without a pause. A worker that dies is replaced."""
+        found: list[Verdict] = []
+        while len(found) < len(inputs):
+            if self._process is None:
+                self._start()
             kind = "hang"
-        except (EOFError, OSError):
-            kind = "crash"
-        return self._died(given, kind)
+            try:
+                self._connection.send(inputs[len(found) :])
+                while len(found) < len(inputs) and self._connection.poll(self.patience):
+                    found.append(self._connection.recv())
+            except (EOFError, OSError):
+                kind = "crash"
+            if len(found) < len(inputs):
+                found.append(self._died(inputs[len(found)], kind))
+        return found
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -207,9 +219,9 @@ class Worker:
     def _died(self, given: int | bytes, kind: str) -> Verdict:
         process = self._process
         assert process is not None
-        if kind == "hang":
-            process.terminate()
-        process.join(10)
+        if kind == "hang" and process.pid is not None:
+            os.kill(process.pid, signal.SIGABRT)  # faulthandler tells where it hangs
+        process.join(2)
         text = f"exit code {process.exitcode}\n" + Path(self._errors).read_text(errors="replace")[-5000:]
         first = re.search(r'File "([^"]+)", line \d+ in (\w+)', text)
         place = f"{Path(first[1]).name}:{first[2]}" if first else ""

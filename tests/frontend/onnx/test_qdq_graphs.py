@@ -17,7 +17,7 @@ from tests.frontend.onnx.qdq_answers import exact, one
 
 CHUNKS = 10
 GRAPHS = 60
-"""How many graphs a chunk has. `for seed in range(20_000): one(seed)` takes about five minutes."""
+"""How many graphs a chunk has. `python -m tests.fuzz --door qdq` runs more of them."""
 NATIVE = range(100_000, 100_060)
 
 
