@@ -92,8 +92,8 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "prepare": (qc.prepare, {**traced, "qconfig": "int8", "instruments": ()}, {**legal, **instruments}),
         "calibrate": (
             qc.calibrate,
-            {"prepared": PREPARED, "data": [X], "transform": None, "progress": None},
-            {"data": "nested", "transform": "None", "progress": "None"},
+            {"prepared": PREPARED, "data": [X], "transform": None, "progress": None, "executor": None},
+            {"data": "nested", "transform": "None", "progress": "None", "executor": "None"},
         ),
         "convert": (
             qc.convert,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import pathlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -153,6 +154,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "calibrate.progress": lambda f: progressed(lambda **options: qc.calibrate(PREPARED, [X, X], **options)),
     "calibrate.threads": lambda f: (threads_of_calibration(3), threads_of_calibration(None)),
+    "calibrate.executor": lambda f: sent(),
     "convert.instruments": lambda f: watched(lambda **options: qc.convert(PREPARED, CALIBRATION, **options)),
     "load.target": lambda f: (
         qc.load(saved(f), target="reference").target,
@@ -217,6 +219,15 @@ OBSERVERS: dict[str, Effect] = {
         make_observer(qc.QuantSpec(observer=f"fixed(0.5,{point})")).qparams() for point in (3, 4)
     ),
 }
+
+
+def sent() -> Pair:
+    with ThreadPoolExecutor(1) as pool:
+        used: list[object] = []
+        submit = pool.submit
+        pool.submit = lambda *args: used.append(args) or submit(*args)  # type: ignore[assignment, func-returns-value]
+        qc.calibrate(PREPARED, [X], executor=pool)
+    return len(used), 0
 
 
 def hooked() -> Pair:
@@ -293,6 +304,9 @@ WITHOUT_USE: dict[str, Callable[[], object]] = {
         calibration_data=None, calibration=CALIBRATION, progress=print
     ),
     "compile: no data and a transform": lambda: qc.compile(INTEGER, transform=doubled),
+    "calibrate: an executor and observers that depend on the order": lambda: qc.calibrate(
+        qc.prepare(GRAPH, "torch:x86"), [X], executor=ThreadPoolExecutor(1)
+    ),
     "convert: an observer of no group": lambda: qc.convert(PREPARED, {**CALIBRATION, "y": CALIBRATION["x"]}),
     "QConfig: activations per channel": lambda: qc.QConfig(qc.QuantSpec(per_channel=True), qc.QuantSpec()),
     "QuantSpec: numbers for an observer that takes none": lambda: qc.QuantSpec(observer="minmax(1)"),

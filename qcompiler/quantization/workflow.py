@@ -17,9 +17,13 @@ from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.collect import Collector
+    from qcompiler.quantization.executors import Executor
     from qcompiler.quantization.observers import Observer
     from qcompiler.quantization.precision import Decision
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
@@ -126,6 +130,7 @@ def calibrate(
     transform: Callable[[Any], object] | None = None,
     progress: Callable[[int], object] | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
 ) -> Calibration:
     """Run the observed graph on every item of `data`.
 
@@ -137,33 +142,56 @@ def calibrate(
         data: each item is the inputs of one call: an array, a tuple by position, or a dict by name.
         transform: applied to each item first.
         progress: called with the number of items done.
-        threads: the most threads to use; by default QC_THREADS, or all CPUs that this process may use.
+        threads: the most threads to use; by default QC_THREADS, or all CPUs that this process may use. With an executor
+            the threads of each worker, by default 1.
+        executor: runs the items on its workers, with the same result to the bit: an executor of concurrent.futures, a
+            Dask client, or what has their `submit` (docs/calibration.md).
 
     Raises:
-        QuantizationError: no items, NaN, or an item that is not the inputs of a call.
+        QuantizationError: no items, NaN, or an item that is not the inputs of a call; an executor with observers that
+            depend on the order of the data.
     """
     from qcompiler.cpus import thread_count
-    from qcompiler.quantization.calibration import Calibration
-    from qcompiler.quantization.collect import Taken, collector
+    from qcompiler.quantization.collect import collector
+    from qcompiler.quantization.executors import check_executor, check_mergeable, observe_on
     from qcompiler.quantization.items import iterate_items
-    from qcompiler.quantization.observers import make_observer
-    from qcompiler.quantization.product_inputs import make_inputs
 
     check_prepared(prepared)
     check_data("data", data)
     check_callable("transform", transform, "a calibration item")
     check_callable("progress", progress, "a number of items")
     check_threads(threads)
+    check_executor(executor)
+    items = iterate_items(data, prepared.graph.inputs, transform)
+    if executor is not None:
+        check_mergeable(prepared)
+        return observe_on(executor, prepared, items, threads or 1, progress)
+    runner = collector(prepared.graph, prepared.sampled_products())
+    return observe_items(prepared, runner, items, thread_count(threads), progress)
+
+
+def observe_items(
+    prepared: Prepared,
+    runner: Collector,
+    items: Iterable[list[np.ndarray]],
+    threads: int,
+    progress: Callable[[int], object] | None = None,
+) -> Calibration:
+    """What fresh observers collect of the items, which `runner` runs."""
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.collect import Taken
+    from qcompiler.quantization.observers import make_observer
+    from qcompiler.quantization.product_inputs import make_inputs
+
     specs = prepared.specs()
-    observers = {group: make_observer(spec) for group, spec in specs.items()}
-    sampled = prepared.sampled_products()
-    taken = Taken(observers, make_inputs(sampled))
-    runner, used = collector(prepared.graph, sampled), thread_count(threads)
-    for count, item in enumerate(iterate_items(data, prepared.graph.inputs, transform), start=1):
-        runner.observe(item, taken, used)
+    taken = Taken(
+        {group: make_observer(spec) for group, spec in specs.items()}, make_inputs(prepared.sampled_products())
+    )
+    for count, item in enumerate(items, start=1):
+        runner.observe(item, taken, threads)
         if progress is not None:
             progress(count)
-    return Calibration(observers, specs, prepared.members(), runner.interpreted, taken.inputs)
+    return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, taken.inputs)
 
 
 def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:
