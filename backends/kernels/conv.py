@@ -17,6 +17,13 @@ x is an image, channels last, which already has its padding. All kernels and rul
 one before it. The arithmetic (`tile_math`) and `kernel_ir.rows` see a matrix product, and call the pixels of a tile its
 rows.
 
+Pixels of i16 codes come as two planes of bytes, q + 32768 = 256 * high + low. A tile goes over the taps of the high
+plane first, multiplies its sums by 256, and goes over those of the low plane with the same weights:
+
+    sum (q + 32768) * w = 256 * sum high * w + sum low * w
+
+The sums wrap in i32. That is exact, because the last one fits (verify-integer-safety) and all else is modulo 2^32.
+
 Packed weights are i8 [panels][taps][kc / depth][nr][depth], where depth is the target's `dot_depth` and kc is rounded
 up to a multiple of it (i16, see `packing.widen`, where the target has `widened_weights`), or f32
 [panels][taps * kc][nr]. The host packs them in `lowering.packing`.
@@ -29,7 +36,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic
 
-from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I64, Type
@@ -57,7 +64,8 @@ class ConvGeometry(Group, Generic[P, E]):
         row_total: rows of all images.
         row_block: rows in a row block.
         columns: pixels of a row.
-        taps: i64 [tap_count]: the byte offset of each tap from the pixel of x that the window belongs to.
+        taps: i64 [tap_count]: the byte offset of each tap from the pixel of x that the window belongs to. For
+            words, those in the plane of low bytes follow.
         kc: elements of a tap; a multiple of 4 for bytes.
         x, y, residual: the distances between their images and between their pixels.
     """
@@ -141,6 +149,7 @@ class _Loops:
     """The loops around tiles, which are the same for bytes and for floats.
 
     streams: an i64, nonzero to use non-temporal stores; None if the kernel has none, as for results of bytes.
+    words: whether the pixels are two planes of bytes.
     """
 
     b: KernelBuilder
@@ -149,6 +158,7 @@ class _Loops:
     mr: int
     nv: int
     streams: Value | None = None
+    words: bool = False
 
     @property
     def nr(self) -> int:
@@ -218,14 +228,33 @@ class _Loops:
         self, x: Value, y: Value, residual: Value, weights: Value, ahead: list[Value], channel: Value, count: int
     ) -> list[Value]:
         """One tile of `count` pixels. Returns the next address of weights to prefetch."""
-        b, math, geometry, lanes = self.b, self.math, self.a.geometry, self.math.lanes
-        start = [b.load(math.start, self.a.weights.bias, channel * 4, disp=j * 4 * lanes) for j in range(self.nv)]
+        b, math, geometry = self.b, self.math, self.a.geometry
+        bias = [b.zero(math.start)] * self.nv if self.words else self._bias(channel)
         rows = b.rows(x, geometry.x.pixel, count)
         prefetched = [*ahead, x + geometry.x.pixel * count] if ahead else []
+        acc, prefetched = self._sums(math.begin(bias, count), rows, geometry.taps, weights, prefetched)
+        if self.words:
+            start = math.begin(self._bias(channel), count)
+            acc = [[b.binary("shl", total, 8) + first for total, first in zip(*pair)] for pair in zip(acc, start)]
+            acc, _ = self._sums(acc, rows, geometry.taps + geometry.tap_count * 8, weights, [])
+        self._store(math.sums(acc, count), y, residual, channel)
+        return prefetched[:1]
+
+    def _bias(self, channel: Value) -> list[Value]:
+        """A register of bias for each register of channels."""
+        type, bias = self.math.start, self.a.weights.bias
+        return [self.b.load(type, bias, channel * 4, disp=j * 4 * self.math.lanes) for j in range(self.nv)]
+
+    def _sums(
+        self, start: list[list[Value]], rows: Rows, taps_at: Value, weights: Value, ahead: list[Value]
+    ) -> tuple[list[list[Value]], list[Value]]:
+        """(the accumulators `start` plus the products of all taps, the next addresses to prefetch). taps_at: the
+        address of their offsets."""
+        b, math, geometry = self.b, self.math, self.a.geometry
         advance = (self.a.prefetch.weights, self.a.prefetch.x)
-        with b.loop(0, geometry.tap_count, carried=[math.begin(start, count), weights, prefetched]) as taps:
+        with b.loop(0, geometry.tap_count, carried=[start, weights, ahead]) as taps:
             acc, panel, prefetched = taps.carried
-            pointers, done = rows.moved(b.load(I64, geometry.taps, taps.index * 8)), b.i64(0)
+            pointers, done = rows.moved(b.load(I64, taps_at, taps.index * 8)), b.i64(0)
             for size in math.k_blocks:
                 until = geometry.kc if size == math.k_blocks[-1] else geometry.kc // size * size
                 lead = math.lead(size)
@@ -241,8 +270,7 @@ class _Loops:
                 panel = panel - lead
             taps.yield_([acc, panel, prefetched])
         acc, _, prefetched = taps.results
-        self._store(math.sums(acc, count), y, residual, channel)
-        return prefetched[:1]
+        return acc, prefetched
 
     def _store(self, acc: Sequence[Sequence[Value]], y: Value, residual: Value, channel: Value) -> None:
         b, item, residual_item = self.b, self.math.item, self.math.residual_item
@@ -306,34 +334,45 @@ def conv_u8(
     proven: bool,
     pairs: bool = False,
     saturates: bool = False,
+    words: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and requantize the sums to u8.
 
-    mr, nv: the tile. residual: "u8", "i16" or None. The other keywords are those of `tile_math.Bytes` and
-    `tile_epilogue.Requantized`.
+    mr, nv: the tile. words: whether the pixels are i16, as two planes. residual: "u8", "i16" or None. The other
+    keywords are those of `tile_math.Bytes` and `tile_epilogue.Requantized`.
     """
     epilogue = Requantized(b, a.requantize, nv, residual=RESIDUALS[residual], proven=proven, saturates=saturates)
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, words=words).emit()
 
 
 @kernel
-def conv_u8_to_i16(b: KernelBuilder, a: ConvU8, *, mr: int, nv: int, residual: str | None, pairs: bool = False) -> None:
+def conv_u8_to_i16(
+    b: KernelBuilder, a: ConvU8, *, mr: int, nv: int, residual: str | None, pairs: bool = False, words: bool = False
+) -> None:
     """Multiply u8 pixels with i8 weights and requantize the sums to i16. The keywords are those of `conv_u8`."""
     epilogue = RequantizedToWords(b, a.requantize, nv, residual=RESIDUALS[residual])
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv).emit()
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, words=words).emit()
 
 
 @kernel
 def conv_u8_to_f32(
-    b: KernelBuilder, a: ConvU8ToF32, *, mr: int, nv: int, residual: str | None, pairs: bool = False
+    b: KernelBuilder,
+    a: ConvU8ToF32,
+    *,
+    mr: int,
+    nv: int,
+    residual: str | None,
+    pairs: bool = False,
+    words: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and write the sums as f32.
 
-    mr, nv: the tile. residual: "u8", "i16", "f32" or None. pairs: see `tile_math.Bytes`.
+    mr, nv: the tile. residual: "u8", "i16", "f32" or None. pairs: see `tile_math.Bytes`. words: see
+    `conv_u8`.
     """
     epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
     streams = a.streams if b.target.streams else None
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams).emit()
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams, words).emit()
 
 
 def _arithmetic(b: KernelBuilder) -> type[Bytes]:

@@ -79,6 +79,15 @@ class Lookup(Arguments["Lookup"], Generic[P, E]):
     count: E
 
 
+class SplitWords(Arguments["SplitWords"], Generic[P, E]):
+    """The arguments of `split_words`: words [count], and the bytes [count] of each plane."""
+
+    x: P
+    high: Written[P]
+    low: Written[P]
+    count: E
+
+
 class _Quantizer:
     """Rule (2) of qmath on one register."""
 
@@ -191,3 +200,15 @@ def lookup_words_flat(b: KernelBuilder, a: Lookup) -> None:
             pairs = [lane + part * size for lane in range(first, first + size // 2) for part in range(2)]
             words = b.bitcast(b.shuffle(lows, highs, pairs), vector(I16, size // 2))
             b.store_prefix(words, a.y, (loop.index + first) * 2, b.smax(left - first, 0))
+
+
+@kernel
+def split_words(b: KernelBuilder, a: SplitWords) -> None:
+    """x + 32768 = 256 * high + low, in unsigned bytes."""
+    words = vector(I16, b.target.vector_bytes // 2)
+    lo, hi = b.share(a.count, words.lanes)
+    with b.loop(lo, hi, words.lanes) as loop:
+        left = a.count - loop.index
+        unsigned = b.load_prefix(words, a.x, loop.index * 2, left) ^ b.const(words, -32768)
+        b.store_prefix(b.trunc(b.lshr(unsigned, 8), I8), a.high, loop.index, left)
+        b.store_prefix(b.trunc(unsigned, I8), a.low, loop.index, left)

@@ -17,6 +17,7 @@ from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
 from qcompiler.backends.lowering.why_not import CODES
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
+from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
@@ -34,8 +35,8 @@ MOST_TAPS = 32
 def why_not_weighted(node: Node, target: Target) -> str | None:
     """Why no product kernel serves a weighted node, or None.
 
-    Kernels take f32, or u8 codes with an eight-bit constant weight and a constant bias; these give u8, i16 or f32, and
-    read a residual of u8 or i16, or where they give f32 of f32.
+    Kernels take f32, or codes of u8 or i16 with an eight-bit constant weight and a constant bias; these give u8, i16
+    or f32, and read a residual of u8 or i16, or where they give f32 of f32.
     """
     op = Weighted.of(node)
     if op is None:
@@ -48,8 +49,8 @@ def why_not_weighted(node: Node, target: Target) -> str | None:
     if not isinstance(op.weight, Const) or not isinstance(op.bias, Const | None):
         return "weights or bias are not constant"
     wanted = CODES if out.is_quantized else (DType.F32,)
-    if x.dtype is not DType.U8 or out.dtype not in wanted or weight.dtype not in (DType.I8, DType.U8):
-        return f"{x}, {weight}, {out} are not u8, i8 or u8, {' or '.join(map(str, wanted))}"
+    if x.dtype not in CODES or out.dtype not in wanted or weight.dtype not in (DType.I8, DType.U8):
+        return f"{x}, {weight}, {out} are not u8 or i16, i8 or u8, {' or '.join(map(str, wanted))}"
     results = CODES if out.is_quantized else (*CODES, DType.F32)
     if op.added is None or op.added.type.dtype in results:
         return None
@@ -57,12 +58,13 @@ def why_not_weighted(node: Node, target: Target) -> str | None:
 
 
 def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
-    """Whether the depthwise kernels fit: each filter sees one channel, and the window is small enough to be unrolled.
+    """Whether the depthwise kernels fit: each filter sees one channel, the window is small enough to be unrolled, and
+    the pixels are not words.
 
     `Conv.is_depthwise`, which decides whether the op wants a halo, has no limit of size.
     """
     weight, groups = op.weight.type, op.groups
-    if groups == 1 or not weight.is_static:
+    if groups == 1 or not weight.is_static or op.x.type.dtype is DType.I16:
         return False
     *others, columns = weight.sizes[2:]
     sees_one = weight.shape[0 if isinstance(op, ConvTranspose) else 1] == 1
@@ -268,9 +270,10 @@ def convolve(
     weight: Weight,
     taps: Taps,
     pixels: Pixels,
+    low_plane: int = 0,
 ) -> None:
     """Append the products that compute some pixels of the result. weight: [O, C/groups, *K], K in the order of the
-    taps."""
+    taps. low_plane: see `ProductCall`."""
     y, size, quantized = s.result(), x.dtype.itemsize, is_of_codes(s)
     per_group = weight.shape[1]
     bias = None if op.bias is None else Weight.of(s, op.bias)
@@ -310,9 +313,10 @@ def convolve(
             x=x.shifted(part * merge * per_group * size),
             residual=None if residual is None else residual.shifted(part * outputs * residual.dtype.itemsize),
             y=y.shifted(part * outputs * y.dtype.itemsize),
-            weight=weight.taken(part, take),
+            weight=weight.taken(part if kc == per_group * merge else f"{part} in {kc}", take),
             bias=None if bias is None else bias.taken(part, take_bias),
             channels=chosen,
+            low_plane=low_plane,
         )
         append_product(s, op, product)
 
@@ -323,6 +327,7 @@ def convolution(s: NodeLowering) -> None:
     y, weight, channel_stride = s.result(), Weight.of(s, conv.weight), channel_stride_of(s, conv)
     x = s.channels_last(conv.x, channel_stride)
     x = padded(s, conv, x, conv.padding, channels_of(conv) if compacts_pixels(s, conv, weight) else channel_stride)
+    x, low_plane = byte_planes(s, x)
     residual = residual_of(s, conv)
     offsets = tuple(
         tuple(k * dilation * stride for k in range(n))
@@ -342,4 +347,4 @@ def convolution(s: NodeLowering) -> None:
         rows, columns, static_columns = np.stack(starts, axis=1), y.shape[-1], s.out.shape[-1]
     stride = Distances(x.strides[-1] * conv.stride[-1], y.strides[-1], (residual or y).strides[-1])
     pixels = Pixels(rows, columns, static_columns, stride, is_flat)
-    convolve(s, conv, x, residual, weight, Taps(offsets, x.strides[-1]), pixels)
+    convolve(s, conv, x, residual, weight, Taps(offsets, x.strides[-1]), pixels, low_plane)

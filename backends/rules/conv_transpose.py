@@ -29,6 +29,7 @@ from qcompiler.backends.rules.conv import (
 )
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
 from qcompiler.backends.rules.gemm import Distances
+from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
@@ -97,7 +98,7 @@ def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[P
         first = min((shift for phase in along for shift in phase.shifts), default=0)
         last = max((shift + phase.count for phase in along for shift in phase.shifts), default=0)
         borders.append((max(0, -first), max(0, last - size)))
-    x = padded(s, op, x, borders, channel_stride)
+    x, low_plane = byte_planes(s, padded(s, op, x, borders, channel_stride))
     forward = weight.taken("forward", lambda array: array.swapaxes(0, 1))
     for number, chosen in enumerate(itertools.product(*axes)):
         offsets = tuple(
@@ -111,7 +112,7 @@ def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[P
         stride = Distances(x.strides[-1], op.stride[-1] * y.strides[-1])
         pixels = Pixels(np.array(rows, np.int64), chosen[-1].count, _static_columns(s, chosen), stride)
         part = _phase(forward, number, 2, chosen)
-        convolve(s, op, x, None, part, Taps(offsets, x.strides[-1]), pixels)
+        convolve(s, op, x, None, part, Taps(offsets, x.strides[-1]), pixels, low_plane)
 
 
 def _depthwise(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:

@@ -78,6 +78,7 @@ class ProductCall:
             fewer elements, which are padded with zeros.
         bias: [channels].
         channels: which channels of the result.
+        low_plane: bytes from the high to the low bytes of x, if they are two planes of words; otherwise 0.
     """
 
     window: Window
@@ -88,6 +89,7 @@ class ProductCall:
     weight: Weight
     bias: Weight | None
     channels: slice
+    low_plane: int = 0
 
     @property
     def outputs(self) -> int:
@@ -100,9 +102,11 @@ class ProductCall:
         """The arguments that the kernels of bytes and of floats share.
 
         rows, weights, bias: as the kernel reads them. taps: the window's taps, repeated for each i8 summand of the
-        weights. weight_ratio: bytes of a packed weight, divided by those of an element of x.
+        weights; for words, those of the high bytes. weight_ratio: bytes of a packed weight, divided by those of an
+        element of x.
         """
         window, tile = self.window, self.tile
+        low_taps = [tap + self.low_plane for tap in taps] if self.low_plane else []
         panels = -(-self.outputs // tile.nr)
         row_total = window.images * len(window.rows)
         block = row_block(row_total, panels, window.x_row_bytes)
@@ -121,7 +125,7 @@ class ProductCall:
                 row_total=row_total,
                 row_block=block,
                 columns=window.columns,
-                taps=s.stored(np.array(taps, np.int64)),
+                taps=s.stored(np.array([*taps, *low_taps], np.int64)),
                 tap_count=len(taps),
                 kc=window.kc,
                 x=kernels.Strides(image=window.image.x, pixel=window.pixel.x),
@@ -180,10 +184,11 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     start = s.filled(f"{s.node.name}, {weight.role}.start {tile}", (channels,), np.int32, pack_start)
     scale = s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, packing.order))
     taps = list(window.taps) * packing.parts
+    words = product.low_plane > 0
     shared = product.arguments(s, rows, weights, start, taps, 2 if packing.is_wide else 1)
     residual = residual_name(product.residual, op)
     if not isinstance(terms, RequantizeTerms):
-        to_f32 = kernels.conv_u8_to_f32(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs)
+        to_f32 = kernels.conv_u8_to_f32(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
         dequantize = terms.dequantize(scale, activation_clamp(op))
         streams = int(_is_streamed(s, product))
         _call(s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams))
@@ -196,9 +201,10 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
             proven=terms.proven,
             pairs=packing.pairs,
             saturates=s.target.pack_saturates and terms.is_plain,
+            words=words,
         )
     else:
-        kernel = kernels.conv_u8_to_i16(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs)
+        kernel = kernels.conv_u8_to_i16(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
     _call(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
 
 

@@ -12,6 +12,7 @@ from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, runs, tiles
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
+from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.ops.linear import Linear
 
@@ -22,7 +23,9 @@ def linear(s: NodeLowering) -> None:
     weight, y = Weight.of(s, op.weight), s.result()
     (outputs, depth), quantized = weight.shape, is_of_codes(s)
     kc = -(-depth // 4) * 4 if quantized else depth
-    x = _readable(s, op, past_the_end=kc != depth)
+    x, low_plane = byte_planes(s, s.row_major(op.x))
+    if not low_plane:
+        x = _readable(s, op, past_the_end=kc != depth)
     residual = None if op.residual is None else s.row_major(op.residual)
     x_row, y_row, residual_row = (n * v.dtype.itemsize for n, v in ((depth, x), (outputs, y), (outputs, residual or y)))
     tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
@@ -41,7 +44,7 @@ def linear(s: NodeLowering) -> None:
         products=pixels * depth,
     )
     bias = None if op.bias is None else Weight.of(s, op.bias)
-    append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs)))
+    append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs), low_plane))
 
 
 def _readable(s: NodeLowering, op: Linear, past_the_end: bool) -> TensorView:

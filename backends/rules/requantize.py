@@ -14,6 +14,7 @@ from qcompiler.backends.rules.convert import code_range
 from qcompiler.fork_safety import cached_property
 from qcompiler.ops.interfaces import TakesResidual, Weighted
 from qcompiler.quantization import qmath
+from qcompiler.types import DType
 
 _LARGEST_CODE = {np.dtype(np.int8): 128, np.dtype(np.int16): 255}
 """The largest magnitude of a weight minus its zero point: i8, or nine bits in i16."""
@@ -28,7 +29,9 @@ class SumTerms:
     Attributes:
         weights: the weights minus their zero point, [channels, ...].
         bias: i64 [channels].
-        shift: the zero point of x minus the target's `dot4_offset`.
+        shift: what the products' sums contain of each weight: the zero point of x minus the target's `dot4_offset`. For
+            words, which are multiplied as two planes of bytes, see `kernels.conv`, it is that of q + 32768 minus
+            256 * dot4_offset + dot4_offset.
         multiplier: f32 [channels], M of rule (4), or of rule (6) if the result is real.
         residual_zero, residual_scale: see `Requantize` and `Dequantize`; 0 without a residual of codes.
     """
@@ -98,7 +101,8 @@ def sum_terms(s: NodeLowering, op: Weighted, weights: np.ndarray, bias: np.ndarr
     assert isinstance(outputs, int)  # that of the weight, which is constant
     multiplier = np.broadcast_to(multiplier, (outputs,))[channels].astype(np.float32)
     first = np.zeros(len(weights), np.int64) if bias is None else bias.astype(np.int64)
-    shift = int(op.x.type.params.zero_point[0]) - s.target.dot4_offset
+    zero, offset = int(op.x.type.params.zero_point[0]), s.target.dot4_offset
+    shift = zero - offset if op.x.type.dtype is DType.U8 else zero + 2**15 - 257 * offset
     residual_zero, residual_scale = 0, 0.0
     if isinstance(op, TakesResidual) and op.residual is not None and op.residual.type.is_quantized:
         residual = op.residual.type.params
@@ -113,11 +117,12 @@ def requantize_terms(
     """`sum_terms` of a node whose result is codes. role: unique within the node."""
     terms = sum_terms(s, op, weights, bias, channels)
     first, shift = terms.bias, terms.shift
+    highest = 2**op.x.type.dtype.bits - 1
     farthest = 0 if op.added is None else 2**op.added.type.dtype.bits - 1  # of the residual from its zero point
 
     def stays(magnitudes: np.ndarray | int, start: np.ndarray) -> bool:
         """Whether f32(sum) * M stays far within i32. magnitudes: sums of |weight|; start: |first term|."""
-        reach = (255 * magnitudes + start) * terms.multiplier.astype(np.float64) + farthest * terms.residual_scale
+        reach = (highest * magnitudes + start) * terms.multiplier.astype(np.float64) + farthest * terms.residual_scale
         return bool(reach.max(initial=0) < _LARGEST_PRODUCT)
 
     def exactly() -> np.ndarray:

@@ -134,7 +134,7 @@ class BytePacking:
             parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(array))])).item()
         inputs = s.node.graph.inputs if s.node.graph is not None else ()
         given = any(value.type.is_quantized for value in inputs)  # a caller's codes may lie beyond qmax
-        highest = 255 if given else op.x.type.params.qmax
+        highest = 255 if given or op.x.type.dtype is not DType.U8 else op.x.type.params.qmax
 
         def pairwise_is_exact() -> np.ndarray:
             summands = byte_parts(_by_taps(array, taps, kc), parts)

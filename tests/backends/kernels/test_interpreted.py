@@ -94,6 +94,18 @@ graph products_to_words(%x: u8[1,5,3,4]{scale=0.03, zero_point=7}, %r: i16[1,5,3
   return %a, %c, %d
 }
 """,
+    "products_of_words": """qcompiler 1
+graph products_of_words(%x: i16[1,5,3,4]{scale=0.001, zero_point=-300}, %y: i16[3,9]{scale=0.5}) stage=integer {
+  const @w : i8[5,1,3,3]{scale=0.5}
+  const @v : i8[3,5,1,1]{scale=0.25}
+  const @u : i8[2,9]{scale=0.25}
+  %a = conv(%x, @w, none, %x) {stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=5}
+    : i16[1,5,3,4]{scale=0.2, zero_point=9}
+  %b = conv(%x, @v) {stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)} : u8[1,3,3,4]{scale=0.5, zero_point=100}
+  %c = linear(%y, @u) : f32[3,2]
+  return %a, %b, %c
+}
+""",
     "norms_of_words": """qcompiler 1
 graph norms_of_words(%x: i16[3,67]{scale=0.0001, zero_point=-70},
                      %y: u8[2,35]{scale=0.02, zero_point=120}) stage=integer {
