@@ -42,6 +42,8 @@ class _IntoProducer(Rewrite[_Produced]):
         if producer is None:
             return self.refuse(node, f"%{value.name} is an input of the graph")
         op, table = op_of(producer), None
+        if isinstance(op, Lookup) and op.x.type.dtype.bits != 8:
+            return self.refuse(node, f"the table of {producer.op} has knots, not an entry for each code")
         if isinstance(op, Lookup) and isinstance(op.table, Const):
             table = op.table
         elif self.exact:
@@ -86,6 +88,8 @@ class _IntoTable(Rewrite[_Tabulated]):
             return self.refuse(node, "its operand is not requantized")
         if not isinstance(table, Const):
             return self.refuse(node, "its table is not constant")
+        if lookup.x.type.dtype.bits != 8:
+            return self.refuse(node, "its table has knots, not an entry for each code")
         if requantize.x.type.dtype.bits != 8:
             return self.refuse(node, f"{requantize.x.type} has more than 256 codes")
         return _Tabulated(lookup, table, requantize, requantize.x)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat
 from qcompiler.opdef import Op, Role, Trait, op_of, opdef, works_on_codes
@@ -19,12 +21,14 @@ from qcompiler.passes.unary_form import is_unary
 from qcompiler.passes.verify_integer_safety import why_unsafe
 from qcompiler.quantization import qmath
 from qcompiler.quantization.qconfig import QConfig
-from qcompiler.quantization.tables import build_table
-from qcompiler.types import TensorType
+from qcompiler.quantization.tables import build_knots, build_table
+from qcompiler.types import DType, TensorType
 from qcompiler.verify_quantization import why_no_conversion, why_not_integer
 
 _QUANTIZED_ROLES = (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
 Configs = Mapping[str, QConfig | None] | None
+_LARGEST_ERROR = 1.0
+"""By how many codes of the result an interpolated table may be off."""
 
 
 def _is_kept_float(configs: Configs, node: Node) -> bool:
@@ -87,6 +91,7 @@ class _Tabulated:
     quantize: Node
     region: Region
     source: Value
+    table: np.ndarray
 
 
 class _AsTable(Rewrite[_Tabulated]):
@@ -110,13 +115,19 @@ class _AsTable(Rewrite[_Tabulated]):
             return self.refuse(node, "a qconfig is None")
         violation = why_no_conversion(Lookup, source.type, out)
         if violation is not None:
-            return self.refuse(node, f"a table reads 8 bits, per tensor: {violation}")
-        return _Tabulated(node, region, source)
+            return self.refuse(node, f"a table reads 8 or 16 bits, per tensor: {violation}")
+        if source.type.dtype is not DType.I16:
+            return _Tabulated(node, region, source, build_table(region, source.type, out))
+        if self.configs is None:
+            return self.refuse(node, "interpolation would give other codes than the float function")
+        knots, error = build_knots(region, source.type, out)
+        if error > _LARGEST_ERROR:
+            return self.refuse(node, f"between {len(knots)} knots the function is off by {error:.3g} codes")
+        return _Tabulated(node, region, source, knots)
 
     def rewrite(self, graph: Graph, match: _Tabulated) -> None:
         *inner, last = match.region.nodes
-        data = build_table(match.region, match.source.type, match.quantize.result.type)
-        table = graph.add_const(f"{last.name}.table", data)
+        table = graph.add_const(f"{last.name}.table", match.table)
         origin = tuple(part for node in match.region.nodes for part in node.origin)
         _become(graph, match.quantize, last, Lookup.name, [match.source, table], {}, origin)
         for node in reversed(inner):
@@ -278,13 +289,14 @@ class Integerize:
         q(op(d(a), d(w), d(b))) = the integer meaning of op on a, w, b      each op's own; see qcompiler/ops
                                   (b: an i32 of scale sx * sw, or a constant that integer_bias.py turns into one)
         op(d(a), d(w), d(b))    = the same with an f32 result, where a product is read as real numbers (`Op.gives_real`)
-        q(f(d(a)))              = table[a]          256 entries, made in float64; f maps each element by itself
+        q(f(d(a)))              = table[a]          made in float64; f maps each element by itself. 256 entries, or for
+                                  16-bit codes knots, where all results are right within a code
         q(d(a))                 = requantize(a), or a itself
 
-    The second is applied only with `configs`: in imported graphs such a node is float, as its writer meant it. A node
-    stays float if the verifier's rules forbid its integer form, if it is not proven free of overflow, if it reads a
-    float value, or if it resolved to the qconfig None (`configs`; None: no decisions, as in imported graphs;
-    ops that only move data do so on codes all the same). A note says why.
+    The second, and tables of knots, are made only with `configs`: in imported graphs such a node is float, as its
+    writer meant it. A node stays float if the verifier's rules forbid its integer form, if it is not proven free of
+    overflow, if it reads a float value, or if it resolved to the qconfig None (`configs`; None: no decisions, as in
+    imported graphs; ops that only move data do so on codes all the same). A note says why.
 
     Before:
         %x.dq = dequantize(%x.q) : f32[2,8]

@@ -156,8 +156,8 @@ def _width_table() -> list[str]:
         "## Widths of codes",
         "",
         "What kernels serve if all activations that an op reads have one width. quantize, dequantize and requantize "
-        "serve both widths, lookup reads u8 and gives either. Elementwise ops may mix the widths of their operands. "
-        "refused: the verifier allows no such node, "
+        "serve both widths, and so does lookup: integerize makes one of a function of i16 too, which interpolates. "
+        "Elementwise ops may mix the widths of their operands. refused: the verifier allows no such node, "
         "since codes that are moved or picked keep their type, a table has 256 entries, and a sum must be proven to "
         "fit 32 bits. no: the node runs as a numpy step, and the report names it.",
         "",

@@ -17,6 +17,7 @@ from qcompiler.opdef import OpDef, QuantKind, Role, Trait, op_of
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Lookup, Observe, Quantize, Requantize
 from qcompiler.quantization import qmath
+from qcompiler.quantization.tables import INTERVALS
 from qcompiler.stages import Stage
 from qcompiler.types import DType, QuantParams, TensorType
 from qcompiler.violation import fail
@@ -90,16 +91,23 @@ def why_no_conversion(
         return Violation(f"{definition.name} is per tensor", got=f"{source}, {out}")
     if issubclass(definition, Requantize) and source.dtype.bits > 16:
         return Violation("requantize reads at most 16 bits", got=str(source))
-    if issubclass(definition, Lookup) and (
-        source.dtype not in (DType.U8, DType.I8)
-        or (table is not None and (table.dtype is not out.dtype or table.is_quantized))
-    ):
-        return Violation(
-            "lookup reads 8 bits, and a table of plain codes of the result's dtype",
-            expected=f"{out.dtype}[256]",
-            got=f"{source}, {table}",
-        )
-    return None
+    return _why_not_looked_up(source, out, table) if issubclass(definition, Lookup) else None
+
+
+def _why_not_looked_up(source: TensorType, out: TensorType, table: TensorType | None) -> Violation | None:
+    if source.dtype is DType.I16:
+        if table is None or (table.dtype is DType.I32 and not table.is_quantized and table.shape != (256,)):
+            return None
+        sizes = " or ".join(f"i32[{intervals + 1}]" for intervals in INTERVALS)
+        return Violation("lookup by i16 reads plain knots", expected=sizes, got=f"{source}, {table}")
+    plain = table is None or (table.dtype is out.dtype and not table.is_quantized and table.shape == (256,))
+    if source.dtype in (DType.U8, DType.I8) and plain:
+        return None
+    return Violation(
+        "lookup reads 8 bits, and a table of plain codes of the result's dtype",
+        expected=f"{out.dtype}[256]",
+        got=f"{source}, {table}",
+    )
 
 
 def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType]) -> Violation | None:

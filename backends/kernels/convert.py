@@ -12,7 +12,7 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, vector
 from qcompiler.backends.kernels.code_range import CODES, CodeRange, as_i32
 
 
@@ -77,6 +77,18 @@ class Lookup(Arguments["Lookup"], Generic[P, E]):
     table: P
     y: Written[P]
     count: E
+
+
+class Interpolate(Arguments["Interpolate"], Generic[P, E]):
+    """The arguments of `interpolate_flat`: words [count] to codes [count]. knots: i32; low, high: the bounds of the
+    result's codes."""
+
+    x: P
+    knots: P
+    y: Written[P]
+    count: E
+    low: E
+    high: E
 
 
 class SplitWords(Arguments["SplitWords"], Generic[P, E]):
@@ -212,3 +224,21 @@ def split_words(b: KernelBuilder, a: SplitWords) -> None:
         unsigned = b.load_prefix(words, a.x, loop.index * 2, left) ^ b.const(words, -32768)
         b.store_prefix(b.trunc(b.lshr(unsigned, 8), I8), a.high, loop.index, left)
         b.store_prefix(b.trunc(unsigned, I8), a.low, loop.index, left)
+
+
+@kernel
+def interpolate_flat(b: KernelBuilder, a: Interpolate, *, shift: int, bits: int, to: str) -> None:
+    """`quantization.tables.interpolate`, code by code: no level but avx2 and above could gather the knots.
+
+    shift: the logarithm of the distance between two knots. bits: of a sum below one code. to: the element type of y.
+    """
+    element = CODES[to]
+    low, high = b.trunc(a.low, I32), b.trunc(a.high, I32)
+    lo, hi = b.share(a.count)
+    with b.loop(lo, hi) as loop:
+        place = b.sext(b.load(I16, a.x, loop.index * 2), I64) + 2**15
+        at, fraction = b.lshr(place, shift) * 4, b.trunc(place & (2**shift - 1), I32)
+        first, second = b.load(I32, a.knots, at), b.load(I32, a.knots, at, disp=4)
+        total = b.binary("shl", first, shift) + (second - first) * fraction + 2 ** (bits - 1)
+        code = b.smax(b.smin(b.binary("ashr", total, bits), high), low)
+        b.store(b.trunc(code, element), a.y, loop.index * element.bytes)

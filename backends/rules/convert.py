@@ -16,6 +16,7 @@ from qcompiler.backends.target import Target
 from qcompiler.ir import Node, Value
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.quantization import qmath
+from qcompiler.quantization.tables import interpolation_bits, interpolation_shift
 from qcompiler.types import DType, TensorType
 
 
@@ -136,20 +137,25 @@ def requantize_run(s: NodeLowering, x: TensorView, source: TensorType) -> None:
     )
 
 
-def _why_not_looked_up(node: Node, target: Target) -> str | None:
-    """Why a lookup is not from u8 to u8 or i16, or None."""
-    return _why_not_converted(node, target) or why_no_table(Lookup(node).x.type)
-
-
 def why_no_table(source: TensorType) -> str | None:
     """Why kernels look up no codes of this type, or None."""
     return None if source.dtype is DType.U8 else f"a table of 256 entries is looked up by u8, not by {source}"
 
 
-@lowers("lookup", unless=_why_not_looked_up)
+@lowers("lookup", unless=_why_not_converted)
 def lookup(s: NodeLowering) -> None:
     op = Lookup(s.node)
-    look_up(s, op.x, s.constant(op.table))
+    table = s.constant(op.table)
+    if op.x.type.dtype is DType.U8:
+        look_up(s, op.x, table)
+        return
+    shift, quant = interpolation_shift(len(table)), s.out.params
+    x, y = in_result_layout(s, op.x), s.result()
+    s.call(
+        kernels.interpolate_flat(shift=shift, bits=interpolation_bits(shift), to=str(s.out.dtype)),
+        kernels.Interpolate(x=x, knots=s.stored(table), y=y, count=run_length(s), low=quant.qmin, high=quant.qmax),
+        bytes=x.elements * (2 + y.dtype.itemsize),
+    )
 
 
 def look_up(s: NodeLowering, value: Value, table: np.ndarray) -> None:

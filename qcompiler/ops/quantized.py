@@ -20,7 +20,8 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.quantization import qmath
-from qcompiler.types import TensorType, tensor
+from qcompiler.quantization.tables import INTERVALS, interpolate
+from qcompiler.types import DType, TensorType, tensor
 
 _QUANTIZED_STAGES = frozenset({"qdq", "integer", "lowered"})
 
@@ -78,8 +79,9 @@ class Requantize(_Conversion):
 
 
 class Lookup(Op):
-    """8-bit table lookup: result = table[q - dtype.min]. Made by integerize from chains of unary ops; the table holds
-    the composed function, evaluated in float64 and quantized once."""
+    """Table lookup: result = table[q - dtype.min] for codes of 8 bits. Codes of i16 are interpolated between knots,
+    which `qcompiler/quantization/tables.py` describes. Made by integerize from chains of unary ops; the table holds the
+    composed function, evaluated in float64 and quantized once."""
 
     name = "lookup"
     stages = frozenset({"integer", "lowered"})
@@ -88,14 +90,17 @@ class Lookup(Op):
     table = parameter()
 
     def infer(self, x: TensorType, table: TensorType) -> TensorType:
-        if table.rank != 1 or table.shape[0] != 256:
-            raise ShapeError("table of lookup", expected="[256]", got=str(table))
+        sizes = (256, *(intervals + 1 for intervals in INTERVALS))
+        if table.rank != 1 or table.shape[0] not in sizes:
+            raise ShapeError("table of lookup", expected=", ".join(f"[{size}]" for size in sizes), got=str(table))
         return x
 
     def reference(self, x: np.ndarray, table: np.ndarray) -> np.ndarray:
         return x
 
     def integer(self, x: TypedArray, table: TypedArray, *, out: TensorType) -> np.ndarray:
+        if x.type.dtype is DType.I16:
+            return interpolate(x.array, table.array, out)
         return table.array[x.array.astype(np.int32) - x.type.dtype.min]
 
 

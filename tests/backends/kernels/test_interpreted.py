@@ -70,13 +70,15 @@ graph real_results(%x: u8[1,5,3,4]{scale=0.03, zero_point=7}, %y: u8[3,9]{scale=
     "words": """qcompiler 1
 graph words(%x: f32[3,35]) stage=integer {
   const @t : i16[256]
+  const @k : i32[257]
   const @g : f32[35]
   %a = quantize(%x) : i16[3,35]{scale=0.0001, zero_point=-70}
   %b = requantize(%a) : u8[3,35]{scale=0.02, zero_point=120}
   %c = lookup(%b, @t) : i16[3,35]{scale=0.0002, zero_point=3}
   %d = add(%b, %c) : i16[3,35]{scale=0.0003}
   %e = dequantize(%d) : f32[3,35]
-  return %a, %d, %e
+  %f = lookup(%d, @k) : u8[3,35]{scale=0.02, zero_point=120}
+  return %a, %d, %e, %f
 }
 """,
     "products_to_words": """qcompiler 1
