@@ -23,7 +23,7 @@ import numpy as np
 from accuracy_cases import CASES
 from accuracy_cases.case import Case, Item, MissingPackage, Outputs
 
-SYSTEMS = ("ours float", "ours int8", "onnxruntime static", "onnxruntime dynamic")
+SYSTEMS = ("ours float", "ours int8", "ours int8:plain", "onnxruntime static", "onnxruntime dynamic")
 Run = Callable[[Item], Sequence[np.ndarray]]
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
-from qcompiler.notes import KeptFloat
+from qcompiler.notes import KeptFloat, RealResult
 from qcompiler.opdef import Op, Role, Trait, op_of, opdef, works_on_codes
 from qcompiler.ops.interfaces import Conversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
@@ -354,7 +354,11 @@ class Integerize:
             for node in graph.nodes
             if not issubclass(opdef(node.op), Conversion) and not works_on_codes(node)
         }
-        graph.notes[:] = [note for note in graph.notes if not isinstance(note, KeptFloat) or note.node in is_float]
+        graph.notes[:] = [
+            note
+            for note in graph.notes
+            if not isinstance(note, (KeptFloat, RealResult)) or (note.node in is_float) is isinstance(note, KeptFloat)
+        ]
         noted = {note.node for note in graph.notes if isinstance(note, KeptFloat)}
         for name, node in is_float.items():
             if name not in noted and any(value.type.dtype.is_float for value in node.results):

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.choose_precision import ChoosePrecision
 from qcompiler.passes.constant_fold import ConstantFold
 from qcompiler.passes.cse import Cse
 from qcompiler.passes.dce import Dce
@@ -52,9 +53,9 @@ def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyTyp
     return [InsertObservers(configs, slow)]
 
 
-def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs) -> list[Pass]:
+def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs, *, code_outputs: bool = False) -> list[Pass]:
     """observed -> qdq -> integer."""
-    return [InsertQdq(params, configs), *integer_pipeline(configs)]
+    return [ChoosePrecision(configs, code_outputs), InsertQdq(params, configs), *integer_pipeline(configs)]
 
 
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:

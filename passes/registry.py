@@ -30,6 +30,7 @@ def passes_by_name() -> dict[str, type]:
     """Every pass, under its name."""
     from qcompiler.passes.assign_layout import AssignLayout
     from qcompiler.passes.canonicalize import Canonicalize
+    from qcompiler.passes.choose_precision import ChoosePrecision
     from qcompiler.passes.constant_fold import ConstantFold
     from qcompiler.passes.cse import Cse
     from qcompiler.passes.dce import Dce
@@ -63,6 +64,7 @@ def passes_by_name() -> dict[str, type]:
         Dce,
         InsertObservers,
         ExposeStatistics,
+        ChoosePrecision,
         ScaleChannels,
         InsertQdq,
         UnsignedCodes,
@@ -102,7 +104,7 @@ def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return json.dumps(_floats(value))
     if isinstance(value, QConfig):
-        return json.dumps(f"{value.activation}; {value.weight}")
+        return json.dumps(f"{value.activation}; {value.weight}{'' if value.mixed_precision else '; plain'}")
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
@@ -277,10 +279,14 @@ def _quant_params(text: Any, where: str) -> QuantParams:
 
 def _qconfig(text: Any, where: str) -> QConfig:
     try:
-        parts = [None if part.strip() == "None" else QuantSpec.parse(part.strip()) for part in text.split(";")]
-        activation, weight = parts
-        return QConfig(activation, weight)
+        parts = [part.strip() for part in text.split(";")]
+        mixed_precision = parts[2:] != ["plain"]
+        specs = [
+            None if part == "None" else QuantSpec.parse(part) for part in (parts if mixed_precision else parts[:2])
+        ]
+        activation, weight = specs
+        return QConfig(activation, weight, mixed_precision)
     except (ValueError, AttributeError, QCompilerError) as error:
         raise PassError(
-            "malformed qconfig", where=where, expected="activation spec; weight spec", got=repr(text)[:80]
+            "malformed qconfig", where=where, expected="activation spec; weight spec[; plain]", got=repr(text)[:80]
         ) from error

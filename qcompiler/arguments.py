@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.errors import ArgumentError
+from qcompiler.errors import ArgumentError, QuantizationError
 
 if TYPE_CHECKING:
     from qcompiler.passmanager import Instrument
@@ -50,6 +50,13 @@ def check_callable(name: str, value: object, of: str) -> None:
 def check_threads(threads: object) -> None:
     if threads is not None:
         check_type("threads", threads, int, "a number of threads of at least 1, or None")
+
+
+def check_io(io: object) -> None:
+    """Raise an error unless `io` is "float" or "quantized"."""
+    check_text("io", io, '"float" or "quantized"')
+    if io not in ("float", "quantized"):
+        raise QuantizationError("io", expected="float | quantized", got=repr(io))
 
 
 def check_instruments(instruments: object) -> Sequence[Instrument]:

@@ -14,6 +14,7 @@ from qcompiler.arguments import (
     check_callable,
     check_data,
     check_instruments,
+    check_io,
     check_path,
     check_text,
     check_threads,
@@ -153,8 +154,9 @@ def compile(
 
     Args:
         model: what `trace` takes. A graph at the integer stage is only lowered: its qconfig is the default or "keep".
-        qconfig: None (float), "int8", "auto" (int8, except for nodes that it would slow down), "keep" (a model that is
-            quantized already keeps its own parameters), "torch:<backend>", a QConfig or a QConfigMapping.
+        qconfig: None (float), "int8", "int8:plain" (no value between int8 nodes stays real), "auto" (int8, except for
+            nodes that it would slow down), "keep" (a model that is quantized already keeps its own parameters),
+            "torch:<backend>", a QConfig or a QConfigMapping.
         example_inputs: an array, a tuple by position, or a dict by name; only shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
         calibration: the result of an earlier `calibrate`, in place of data. Another qconfig may use it as far as its
@@ -205,7 +207,7 @@ def compile(
         if calibration is None:
             assert calibration_data is not None  # _check_stage
             calibration = calibrate(prepared, calibration_data, transform=transform, progress=progress, threads=threads)
-        graph = convert(prepared, calibration, instruments=instruments)
+        graph = convert(prepared, calibration, io=io, instruments=instruments)
     elif stage != "integer":
         graph = fuse(graph, instruments=instruments)
     if io == "quantized":
@@ -240,11 +242,9 @@ def _check_options(
     """The target to lower for, None for the interpreter, once every option that needs no model is checked."""
     check_threads(threads)
     check_text("target", target, 'a text such as "native"')
-    check_text("io", io, '"float" or "quantized"')
     if threads is not None and threads < 1:
         raise LoweringError("threads", expected="at least 1", got=threads)
-    if io not in ("float", "quantized"):
-        raise QuantizationError("io", expected="float | quantized", got=repr(io))
+    check_io(io)
     if qconfig is not None and not (isinstance(qconfig, str) and qconfig == "keep"):
         from qcompiler.quantization.qconfig import as_mapping
 

@@ -5,6 +5,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "guard: B >= 2"                       the trace took a branch that holds for such sizes only
     note "structure: {\"dict\": {\"y\": 0}}"   how the flat outputs nest (structure.py)
     note "float: %s = softmax: kept by a rule" why a node of a quantized graph computes in float
+    note "real: %y = linear: %s = softmax ..." why a node that reads codes gives real numbers
     note "estimate: zen5: 1.0 us as quantized, 2.0 us in float"
     note "calibrated on the interpreter: no backend for riscv64"
     note "input x: float64 became f32"         a remark, for the reader only
@@ -20,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from qcompiler.dims import Dim, DimLike, evaluate, parse_dim, substitute
 from qcompiler.errors import ParseError, VerifyError
@@ -35,7 +36,7 @@ _RELATIONS: dict[str, Callable[[int, int], bool]] = {
     ">=": operator.ge,
 }
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
-_KEPT_FLOAT = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
+_NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -102,22 +103,33 @@ class OutputStructure(Note):
 
 
 @dataclass(frozen=True)
-class KeptFloat(Note):
-    """Why a node of a quantized graph computes in float."""
+class _NodeReason(Note):
+    """A node, its op, and the reason of a decision about it."""
 
     node: str
     op: str
     reason: str
-    kind: ClassVar[str] = "float"
 
-    @staticmethod
-    def parse(text: str) -> KeptFloat | None:
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
         """Read what `str(note)` prints; None for other text."""
-        match = _KEPT_FLOAT.fullmatch(text)
-        return None if match is None else KeptFloat(*match.groups())
+        match = _NODE_REASON.fullmatch(text)
+        return None if match is None else cls(*match.groups())
 
     def __str__(self) -> str:
         return f"%{self.node} = {self.op}: {self.reason}"
+
+
+class KeptFloat(_NodeReason):
+    """Why a node of a quantized graph computes in float."""
+
+    kind = "float"
+
+
+class RealResult(_NodeReason):
+    """Why a product of codes gives real numbers."""
+
+    kind = "real"
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,7 @@ class Remark(Note):
 
 
 _PARSERS: dict[str, Callable[[str], Note | None]] = {
-    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, Estimate, Interpreted)
+    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, RealResult, Estimate, Interpreted)
 }
 
 

@@ -234,6 +234,8 @@ class Op:
         chooses_params: the integer meaning rounds to whatever parameters its result has.
         gives_real: the integer meaning may have an f32 result, by rule (6) of qmath. `reads_real`: the operands that
             may then be f32.
+        wants_real: its answer depends on differences that are small against the range of its operands. Codes lose
+            them, so it stays float, with what is computed around it (see passes/choose_precision.py).
         neutral: a second operand of this value gives the first one back.
         checks_values: the reference refuses values (indices, say) of which kernels make something that does no harm.
         stages: the stages in which the op may stand; None: all.
@@ -273,6 +275,7 @@ class Op:
     chooses_params: ClassVar[bool] = False
     gives_real: ClassVar[bool] = False
     reads_real: ClassVar[tuple[OperandSpec[Any], ...]] = ()
+    wants_real: ClassVar[bool] = False
     neutral: ClassVar[float | None] = None
     checks_values: ClassVar[bool] = False
     stages: ClassVar[frozenset[str] | None] = None

@@ -128,7 +128,8 @@ def _section(op: OpDef) -> str:
         "",
         f"Operands: {operands}.",
         f"Quantization: {_RULES[op.quant.kind]}"
-        + (", by a table of 256 entries." if Trait.UNARY in op.traits else "."),
+        + (", by a table of 256 entries." if Trait.UNARY in op.traits else ".")
+        + (" It wants real numbers: see [numerics.md](numerics.md#what-stays-real)." if op.wants_real else ""),
     ]
     for attr in op.attrs:
         default = "required" if attr.default is REQUIRED else f"default {attr.default!r}"

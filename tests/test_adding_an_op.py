@@ -42,7 +42,7 @@ def test_the_examples_run_as_float_and_int8(page: dict[str, Any]) -> None:
     graph: Graph = page["graph"]
     wanted = 1 - np.cos(np.abs(X).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(qc.compile(graph, None, target="reference")(X), wanted, rtol=1e-6)
-    compiled = qc.compile(graph, "int8", calibration_data=[(X,)], target="reference")
+    compiled = qc.compile(graph, "int8:plain", calibration_data=[(X,)], target="reference")
     assert [node.op for node in compiled.graph.nodes if node.result.type.is_quantized] == [
         "quantize",
         "l1_norm",

@@ -50,7 +50,8 @@ def stages() -> dict[str, Graph]:
 
     class Stages:
         def after(self, index: int, applied: object, before: Graph, graph: Graph, seconds: float) -> None:
-            found[graph.stage] = graph.clone()
+            if graph.stage != "observed":
+                found[graph.stage] = graph.clone()
 
     compiler.convert(prepared, {name: Range(*ends) for name, ends in RANGES.items()}, instruments=[Stages()])
     return found

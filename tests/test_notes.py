@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qcompiler.dims import Dim
 from qcompiler.errors import ParseError, VerifyError
 from qcompiler.ir import Graph
-from qcompiler.notes import Estimate, Guard, KeptFloat, Note, OutputStructure, Remark, parse_note
+from qcompiler.notes import Estimate, Guard, KeptFloat, Note, OutputStructure, RealResult, Remark, parse_note
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import print_graph
 from qcompiler.types import tensor
@@ -20,6 +20,8 @@ NOTES: dict[str, Note] = {
     "guard: 2*B <= 100": Guard(2 * B, "<=", 100),
     'structure: {"dict": {"y": 0, "k": {"value": null}}}': OutputStructure({"dict": {"y": 0, "k": {"value": None}}}),
     "float: %s = softmax: kept float by a rule: mine": KeptFloat("s", "softmax", "kept float by a rule: mine"),
+    "real: %y = linear: %s = softmax reads real numbers": RealResult("y", "linear", "%s = softmax reads real numbers"),
+    "real: numbers": Remark("real: numbers"),
     "float: %a = b = relu: its qconfig is None": KeptFloat("a = b", "relu", "its qconfig is None"),
     "estimate: zen5: 12.5 us as quantized, 20.0 us in float": Estimate("zen5", 12.5, 20.0),
     "input x: float64 became f32": Remark("input x: float64 became f32"),

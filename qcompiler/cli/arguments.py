@@ -71,7 +71,9 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
         "--threads", type=_positive, metavar="N", help="the most threads to use; by default QC_THREADS or all CPUs"
     )
     qconfig = argparse.ArgumentParser(add_help=False)
-    qconfig.add_argument("--qconfig", metavar="NAME", help="int8 (the default), int8:minmax, torch:default, ...")
+    qconfig.add_argument(
+        "--qconfig", metavar="NAME", help="int8 (the default), int8:plain, int8:minmax, torch:default, ..."
+    )
     batch = argparse.ArgumentParser(add_help=False)
     batch.add_argument(
         "--batch",

@@ -214,6 +214,7 @@ class Normalised(AffineNorm):
     centers: ClassVar[bool] = True
 
     quant = OWN_RANGE
+    wants_real = True
     chooses_params = True
     element_cost = (0.096, 0.226)
     x = operand()
@@ -378,6 +379,7 @@ class L2Normalize(Op):
 
     name = "l2_normalize"
     quant = OWN_RANGE
+    wants_real = True
     chooses_params = True
     element_cost = LastAxesNorm.element_cost
     x = operand()

@@ -301,6 +301,7 @@ def softmax_table(source: TensorType) -> np.ndarray:
 class _Softmax(Op):
     """softmax and log_softmax: a function of the elements along one axis."""
 
+    wants_real = True
     x = operand()
     axis = int_attr()
 

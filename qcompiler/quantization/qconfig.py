@@ -18,7 +18,8 @@ class QConfig:
     """The specs of activations and weights. A node stays float if either is None.
 
     The activation's observer sees the values of a calibration run, the weight's sees the weight: with `per_channel` one
-    observer sees one channel each.
+    observer sees one channel each. With `mixed_precision` the pass choose-precision may keep values real where codes
+    would cost accuracy; without it, every value that has a range becomes codes.
 
     Raises:
         QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
@@ -26,8 +27,10 @@ class QConfig:
 
     activation: QuantSpec | None
     weight: QuantSpec | None
+    mixed_precision: bool = True
 
     def __post_init__(self) -> None:
+        check_type("mixed_precision", self.mixed_precision, bool, "True or False")
         check_type("activation", self.activation, (QuantSpec, NoneType), "a QuantSpec, or None for float")
         check_type("weight", self.weight, (QuantSpec, NoneType), "a QuantSpec, or None for float")
         if self.activation is not None and self.activation.per_channel:
@@ -49,10 +52,10 @@ _REDUCED = QuantSpec(DType.U8, 0, 127, observer="torch_histogram")
 _FULL = QuantSpec(DType.U8, observer="torch_histogram")
 
 TORCH_BACKENDS: Mapping[str, QConfig] = {
-    "x86": QConfig(_REDUCED, _TORCH_WEIGHT),
-    "fbgemm": QConfig(_REDUCED, _TORCH_WEIGHT),
-    "qnnpack": QConfig(_FULL, _TORCH_TENSOR_WEIGHT),
-    "onednn": QConfig(_FULL, _TORCH_WEIGHT),
+    "x86": QConfig(_REDUCED, _TORCH_WEIGHT, mixed_precision=False),
+    "fbgemm": QConfig(_REDUCED, _TORCH_WEIGHT, mixed_precision=False),
+    "qnnpack": QConfig(_FULL, _TORCH_TENSOR_WEIGHT, mixed_precision=False),
+    "onednn": QConfig(_FULL, _TORCH_WEIGHT, mixed_precision=False),
 }
 """torch.ao.quantization.get_default_qconfig of torch 2.13, by backend."""
 
@@ -60,12 +63,17 @@ _INT8 = QConfig(QuantSpec(DType.U8), _OURS_WEIGHT)
 _QCONFIGS: Mapping[str, QConfig] = {
     "int8": _INT8,
     "auto": _INT8,
+    "int8:plain": replace(_INT8, mixed_precision=False),
     "int8:minmax": QConfig(QuantSpec(DType.U8, observer="minmax"), _OURS_WEIGHT),
     "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
     "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
     "int8:kl": QConfig(QuantSpec(DType.U8, observer="kl"), _OURS_WEIGHT),
-    "torch:default": QConfig(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT),
-    "torch:default_per_channel": QConfig(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT),
+    "torch:default": QConfig(
+        QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT, mixed_precision=False
+    ),
+    "torch:default_per_channel": QConfig(
+        QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT, mixed_precision=False
+    ),
     **{f"torch:{backend}": qconfig for backend, qconfig in TORCH_BACKENDS.items()},
 }
 
@@ -76,6 +84,7 @@ _SYNONYMS = {
     "qint8": "int8",
     "quint8": "int8",
     "default": "int8",
+    "plain": "int8:plain",
     "entropy": "int8:kl",
     "histogram": "int8",
     "minmax": "int8:minmax",
@@ -90,6 +99,7 @@ def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
     "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights per channel.
+    Values around norms and softmax, and behind the last product, stay real; with "int8:plain" they are codes too.
     "int8:minmax", "int8:percentile", "int8:mse", "int8:kl" differ in the observer. "auto" is int8 for a whole model,
     except for nodes that are slower in int8 by a cost model. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
     "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from qcompiler.arguments import check_callable, check_data, check_instruments, check_threads, check_type
+from qcompiler.arguments import check_callable, check_data, check_instruments, check_io, check_threads, check_type
 from qcompiler.dims import Dynamic
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph
@@ -194,12 +194,20 @@ def observe_items(
     return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, taken.inputs)
 
 
-def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instruments: Sequence[Instrument] = ()) -> Graph:
+def convert(
+    prepared: Prepared,
+    observers: Mapping[str, Observer],
+    *,
+    io: Literal["float", "quantized"] = "float",
+    instruments: Sequence[Instrument] = (),
+) -> Graph:
     """The integer graph that the calibrated ranges give.
 
     Args:
         observers: a Calibration, which may be one of another qconfig (see `Calibration.for_prepared`), or a mapping:
             group of values -> its observer.
+        io: "quantized" decides for codes at the outputs. The graph's own inputs and outputs are real all the same;
+            `compile` and the pass quantized-io strip the conversions there.
 
     Raises:
         QuantizationError: a value was not observed, or an observer saw no data.
@@ -210,6 +218,7 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     from qcompiler.quantization.observers import chosen_params
 
     check_prepared(prepared)
+    check_io(io)
     hint = "qc.calibrate(prepared, batches) makes one of data"
     check_type("observers", observers, Mapping, "a Calibration", hint)
     instruments = check_instruments(instruments)
@@ -226,7 +235,8 @@ def convert(prepared: Prepared, observers: Mapping[str, Observer], *, instrument
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }
-    converted = PassManager(convert_pipeline(params, prepared.configs), instruments).run(prepared.graph)
+    pipeline = convert_pipeline(params, prepared.configs, code_outputs=io == "quantized")
+    converted = PassManager(pipeline, instruments).run(prepared.graph)
     if isinstance(observers, Calibration) and observers.interpreted:
         converted.notes.append(Interpreted(observers.interpreted))
     return converted

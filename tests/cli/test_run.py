@@ -61,7 +61,7 @@ def test_bench(files, capsys):
         and found["threads"] == 1
     )
     steps = json.loads(call(capsys, *arguments, "--json", "--profile"))["steps"]
-    assert len(steps) == 20 and steps[1]["op"] == "conv" and all(step["us"] > 0 for step in steps)
+    assert len(steps) == 19 and steps[1]["op"] == "conv" and all(step["us"] > 0 for step in steps)
     assert "median ms" in call(capsys, *arguments) and "numpy" in call(capsys, *arguments, "--profile")
     assert "the model has no size 'C'" in fail(capsys, *arguments, "--size", "C=3")
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from qcompiler.errors import PassError
+from qcompiler.passes.choose_precision import ChoosePrecision
 from qcompiler.passes.constant_fold import ConstantFold
 from qcompiler.passes.equalize import Equalize
 from qcompiler.passes.fuse import Fuse
@@ -26,6 +27,7 @@ PARAMS = {
 }
 CONFIGS = {
     "a": get_qconfig("int8"),
+    "p": get_qconfig("int8:plain"),
     "b": None,
     "c": QConfig(None, get_qconfig("torch:default").weight),
     "d": get_qconfig("torch:x86"),
@@ -34,6 +36,7 @@ CONFIGS = {
 TEXTS = [
     (InsertQdq(), "insert-qdq"),
     (InsertQdq(per_channel=False), "insert-qdq{per-channel=false}"),
+    (ChoosePrecision(code_outputs=True), "choose-precision{code-outputs=true}"),
     (Equalize(iterations=2), "equalize{iterations=2}"),
     (Fuse(residual=False), "fuse{residual=false}"),
     (Fuse({"a": None}, residual=False), 'fuse{configs=["a":none],residual=false}'),
@@ -64,7 +67,7 @@ def test_pipelines() -> None:
     ):
         assert parse_pipeline(format_pipeline(pipeline)) == pipeline
     assert format_pipeline(convert_pipeline({}, {})).startswith(
-        "insert-qdq,unsigned-codes,propagate-qparams,integerize{configs=[]},"
+        "choose-precision,insert-qdq,unsigned-codes,propagate-qparams,integerize{configs=[]},"
     )
 
 
@@ -105,6 +108,7 @@ COMPLAINTS = [
     ('insert-qdq{params=["x":3]}', "malformed quantization parameters", "insert-qdq: params"),
     ('scale-channels{scales=["x":"1.0/wide"]}', "malformed numbers", "scale-channels: scales"),
     ('insert-observers{configs=["x":"u8"]}', "malformed qconfig", "insert-observers: configs"),
+    ('choose-precision{configs=["x":"None; None; simple"]}', "malformed qconfig", "[; plain]"),
     ('insert-observers{configs="x"}', "an option of another kind", "insert-observers: configs"),
 ]
 

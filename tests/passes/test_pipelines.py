@@ -21,7 +21,7 @@ from tests.passes.pass_texts import load
 
 
 def quantized(
-    graph: Graph, qconfig: object = "int8", count: int = 4, seed: int = 0, **inputs: object
+    graph: Graph, qconfig: object = "int8:plain", count: int = 4, seed: int = 0, **inputs: object
 ) -> tuple[Graph, list, list]:
     """The integer graph, the float outputs and the integer outputs for one of the calibration items."""
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def floats(graph: Graph) -> set[str]:
     return {node.op for node in graph.nodes if not node.results[0].type.is_quantized and node.op != "dequantize"}
 
 
-def check(graph: Graph, expected: dict[str, int], least: float = 25.0, qconfig: object = "int8") -> Graph:
+def check(graph: Graph, expected: dict[str, int], least: float = 25.0, qconfig: object = "int8:plain") -> Graph:
     integer, wanted, got = quantized(graph, qconfig)
     assert ops(integer) == expected
     for one, other in zip(wanted, got, strict=True):
@@ -113,12 +113,12 @@ def test_mixed_qconfigs() -> None:
         %y = linear(%s, @w) : f32[2,8]
         return %y""",
     )
-    names = QConfigMapping(get_qconfig("int8"), names={"b": None})
+    names = QConfigMapping(get_qconfig("int8:plain"), names={"b": None})
     integer = check(graph, {"quantize": 2, "linear": 3, "relu": 1, "dequantize": 2}, qconfig=names)
     kept = {note.node: note for note in integer.notes}
     assert kept["b"] == KeptFloat("b", "linear", "its qconfig is None") and "s" in kept
     assert integer.value("r").type.is_quantized and not integer.value("b").type.is_quantized
-    relu = QConfigMapping(get_qconfig("int8"), object_types={"relu": None})
+    relu = QConfigMapping(get_qconfig("int8:plain"), object_types={"relu": None})
     integer, _, _ = quantized(graph, relu)
     assert ops(integer)["relu"] == 2, "parts of unequal qconfig do not fuse"
 
@@ -215,7 +215,7 @@ def test_dead_branches_are_not_calibrated() -> None:
     check(graph, {"quantize": 1, "linear": 1, "dequantize": 1})
 
 
-@pytest.mark.parametrize("qconfig", ["int8", "int8:minmax", "torch:default"])
+@pytest.mark.parametrize("qconfig", ["int8", "int8:plain", "int8:minmax", "torch:default"])
 def test_the_same_graph_whatever_the_hash_seed(qconfig: str, demo_stages) -> None:
     """The same passes run twice give the same text. (Object ids differ between the runs, as hash seeds would make
     them.)"""

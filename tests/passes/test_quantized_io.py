@@ -10,14 +10,17 @@ from qcompiler import nn
 from qcompiler.errors import QuantizationError
 from qcompiler.passes.quantized_io import QuantizedIo
 from qcompiler.quantization.qmath import dequantize, quantize
+from qcompiler.text.compare import first_difference
 
 X = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
 
 
 def test_codes_in_and_out_give_the_same_codes() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    real = qc.compile(model, "int8", (X,), calibration_data=[X])
+    model = qc.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (X,))
+    real = qc.compile(model, "int8:plain", calibration_data=[X])
     codes = qc.compile(real.graph, io="quantized")
+    asked = qc.compile(model, "int8", calibration_data=[X], io="quantized")
+    assert first_difference(asked.graph, codes.graph) is None, "codes at the outputs are wanted, so none stays real"
     source, result = codes.graph.inputs[0].type, codes.graph.outputs[0].type
     assert source.is_quantized and result.is_quantized
     assert not any(node.op in ("quantize", "dequantize") for node in codes.graph.nodes)

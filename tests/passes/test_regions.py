@@ -36,7 +36,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_of_one_value_is_one_exact_table(name: str) -> None:
     function = FUNCTIONS[name]
-    compiled = qc.compile(lambda x: function(x @ W) @ W, "int8", (X,), calibration_data=[X], target="reference")
+    compiled = qc.compile(lambda x: function(x @ W) @ W, "int8:plain", (X,), calibration_data=[X], target="reference")
     graph = compiled.graph
     assert [node.op for node in graph.nodes] == ["quantize", "linear", "lookup", "linear", "dequantize"]
     lookup = graph.node_list[2]
@@ -73,14 +73,14 @@ def test_random_functions_of_one_value(seed: int) -> None:
             values.append(made)
         return values[-1] + np.tanh(v)
 
-    compiled = qc.compile(lambda x: function(x @ W), "int8", (X,), calibration_data=[X], target="reference")
+    compiled = qc.compile(lambda x: function(x @ W), "int8:plain", (X,), calibration_data=[X], target="reference")
     graph = compiled.graph
     assert [node.op for node in graph.nodes] == ["quantize", "linear", "lookup", "dequantize"], str(graph)
 
 
 def test_what_two_values_make_is_no_table() -> None:
     graph = qc.compile(
-        lambda x: np.maximum(x @ W, x * 0.5) * 2.0, "int8", (X,), calibration_data=[X], target="reference"
+        lambda x: np.maximum(x @ W, x * 0.5) * 2.0, "int8:plain", (X,), calibration_data=[X], target="reference"
     ).graph
     assert "maximum" in {node.op for node in graph.nodes}
 
@@ -95,7 +95,7 @@ def test_a_value_inside_that_others_read_keeps_its_own_parameters() -> None:
     %y = add(%s, %t) : f32[64,8]
     return %t, %y"""
     graph = load("%x: f32[64,8]", text, w=W)
-    integer = qc.compile(graph, "int8", calibration_data=[X], target="reference").graph
+    integer = qc.compile(graph, "int8:plain", calibration_data=[X], target="reference").graph
     assert [node.op for node in integer.nodes].count("lookup") == 2
 
 
@@ -107,7 +107,7 @@ def test_nodes_of_other_qconfigs_stay_apart() -> None:
     %y = mul(%t, %a) : f32[64,8]
     return %y"""
     graph = load("%x: f32[64,8]", text, w=W)
-    mapping = qc.QConfigMapping().set_global("int8").set_object_type("tanh", None)
+    mapping = qc.QConfigMapping().set_global("int8:plain").set_object_type("tanh", None)
     kept = qc.compile(graph, mapping, calibration_data=[X], target="reference").graph
     assert {"tanh", "mul"} <= {node.op for node in kept.nodes} and "lookup" not in {node.op for node in kept.nodes}
     assert np.isfinite(run(kept, [X])[0]).all()
@@ -115,6 +115,6 @@ def test_nodes_of_other_qconfigs_stay_apart() -> None:
 
 def test_a_mask_inside_keeps_the_region_float() -> None:
     graph = qc.compile(
-        lambda x: np.where(x @ W > 0, x @ W, -1e9) + 1.0, "int8", (X,), calibration_data=[X], target="reference"
+        lambda x: np.where(x @ W > 0, x @ W, -1e9) + 1.0, "int8:plain", (X,), calibration_data=[X], target="reference"
     ).graph
     assert "where" in {node.op for node in graph.nodes} and "lookup" not in {node.op for node in graph.nodes}

@@ -92,8 +92,9 @@ def test_what_other_machines_objects_need(lacking: str, monkeypatch: pytest.Monk
     assert c_programs.emulator(c_programs.X86_64) == [] and "-static" not in c_programs.c_compiler()
 
 
-def test_codes_in_and_out(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
-    graph = QuantizedIo().run(demo_stages["integer"].clone())
+def test_codes_in_and_out(demo_stages: dict[str, Graph], demo_images: np.ndarray, tmp_path: pathlib.Path) -> None:
+    graph = qc.compile(demo_stages["float"], "int8:plain", calibration_data=[demo_images], target="reference").graph
+    graph = QuantizedIo().run(graph)
     made = build_object(graph, AVX2, sizes={"B": 1})
     x = np.random.default_rng(0).integers(0, 256, (1, 1, 28, 28)).astype(np.uint8)
     (got,) = run_in_c(tmp_path, made, [x])
