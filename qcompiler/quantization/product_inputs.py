@@ -69,8 +69,11 @@ class ProductInput:
         self.low = np.minimum(self.low, channels.min(axis=2).min(axis=0))
         self.high = np.maximum(self.high, channels.max(axis=2).max(axis=0))
         keys, positions = _offered(x, layer.row_counts(x.shape))
-        distinct = np.unique(np.concatenate([self.keys, keys]))[: self.limit]
-        chosen = np.flatnonzero(keys <= distinct[-1])
+        if len(self.keys) == self.limit:
+            most = self.keys[-1]
+        else:
+            most = np.unique(np.concatenate([self.keys, keys]))[: self.limit][-1]
+        chosen = np.flatnonzero(keys <= most)
         if chosen.size:
             self._keep(keys[chosen], layer.rows(x, positions[chosen]))
 
@@ -93,6 +96,13 @@ class ProductInput:
         """Keep the rows with the least keys, of those kept and those given."""
         keys, rows = np.concatenate([self.keys, keys]), np.concatenate([self.rows, rows])
         order = np.argsort(keys, kind="stable")
+        kept: list[int] | np.ndarray = order[: self.limit]
+        if (keys[order[1:]] == keys[order[:-1]]).any():
+            kept = self._lesser_of_equal(keys, rows, order)
+        self.keys, self.rows = keys[kept], rows[kept]
+
+    def _lesser_of_equal(self, keys: np.ndarray, rows: np.ndarray, order: np.ndarray) -> list[int]:
+        """The indices of the rows with the least keys; of two with one key, that of the lesser bytes."""
         kept: list[int] = []
         for index in order:
             if kept and keys[kept[-1]] == keys[index]:
@@ -102,7 +112,7 @@ class ProductInput:
                 kept.append(index)
             else:
                 break
-        self.keys, self.rows = keys[kept], rows[kept]
+        return kept
 
     def state(self) -> dict[str, np.ndarray]:
         """The fields, by name."""

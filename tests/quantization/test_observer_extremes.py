@@ -202,6 +202,13 @@ def test_kl_is_at_most_3_db_below_the_better_of_min_max_and_onnx_runtimes_entrop
     assert ours >= max(sqnr(data, params) for params in others) - 3.1
 
 
+@pytest.mark.parametrize("kind", ["relu", "sparse relu", "negated relu", "half zero"])
+@pytest.mark.parametrize("seed", range(3))
+def test_kl_keeps_39_db_where_half_of_the_values_are_0(kind: str, seed: int) -> None:
+    data = DISTRIBUTIONS[kind](np.random.default_rng(seed)).astype(np.float32)
+    assert sqnr(data, observed("kl", [data])) >= 39
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
 def test_zeros_do_not_change_the_range_that_kl_chooses_much(share: float) -> None:
     rng = np.random.default_rng(1)
