@@ -151,7 +151,14 @@ def _bind_one(value: Value | Input, array: np.ndarray, sizes: dict[str, int]) ->
             hint=f"pass {value.name}.astype(np.{type.dtype.numpy})",
         )
     if array.ndim != type.rank:
-        raise InputError(f"input {value.name!r} has another rank", expected=str(type), got=str(type_of(array)))
+        hint = None
+        if array.ndim == type.rank + 1 and array.shape[0] == 1:
+            hint = "pass the array itself, not a list that holds it"
+        elif array.ndim == type.rank - 1:
+            hint = "one sample is a batch too: array[None]"
+        raise InputError(
+            f"input {value.name!r} has another rank", expected=str(type), got=str(type_of(array)), hint=hint
+        )
     for axis, size in enumerate(type.shape):
         got = array.shape[axis]
         if isinstance(size, Dim):

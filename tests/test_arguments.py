@@ -236,6 +236,13 @@ def test_data_of_another_dtype_names_it_and_the_cure() -> None:
         qc.compile(model, "int8", (X,), calibration_data=[wide])
 
 
+def test_inputs_of_another_rank_give_the_cure() -> None:
+    with pytest.raises(InputError, match="not a list that holds it"):
+        COMPILED([X])
+    with pytest.raises(InputError, match=r"array\[None\]"):
+        COMPILED(X[0])
+
+
 def test_a_pass_that_returns_nothing_is_named() -> None:
     class Forgetful:
         name = "forgetful"
