@@ -22,6 +22,7 @@ from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.recognize import Recognize
+from qcompiler.passes.scale_channels import ScaleChannels, Scales
 from qcompiler.passes.unsigned_codes import UnsignedCodes
 from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 from qcompiler.passmanager import Pass
@@ -53,9 +54,25 @@ def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyTyp
     return [InsertObservers(configs, slow)]
 
 
-def convert_pipeline(params: Mapping[str, QuantParams], configs: Configs, *, code_outputs: bool = False) -> list[Pass]:
-    """observed -> qdq -> integer."""
-    return [ChoosePrecision(configs, code_outputs), InsertQdq(params, configs), *integer_pipeline(configs)]
+def precision_pipeline(configs: Configs, *, code_outputs: bool = False) -> list[Pass]:
+    """observed -> observed: which values stay real."""
+    return [ChoosePrecision(configs, code_outputs)]
+
+
+def convert_pipeline(
+    params: Mapping[str, QuantParams],
+    configs: Configs,
+    scales: Scales = MappingProxyType({}),
+    *,
+    code_outputs: bool = False,
+) -> list[Pass]:
+    """observed -> qdq -> integer. scales: those that equalization chose (`equalization.choose_scales`)."""
+    return [
+        *precision_pipeline(configs, code_outputs=code_outputs),
+        *([ScaleChannels(scales)] if scales else []),
+        InsertQdq(params, configs),
+        *integer_pipeline(configs),
+    ]
 
 
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:

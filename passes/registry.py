@@ -23,6 +23,8 @@ from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import QuantParams
 
 _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([A-Za-z_][\w-]*)|(-?\d[\w.+-]*|-?inf)|([{}\[\],=:]))')
+_FLAGS = {"plain": "mixed_precision", "unequalized": "equalize"}
+"""What the text of a qconfig says of a field that is False."""
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -104,7 +106,8 @@ def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return json.dumps(_floats(value))
     if isinstance(value, QConfig):
-        return json.dumps(f"{value.activation}; {value.weight}{'' if value.mixed_precision else '; plain'}")
+        flags = [word for word, field in _FLAGS.items() if not getattr(value, field)]
+        return json.dumps("; ".join([str(value.activation), str(value.weight), *flags]))
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
@@ -280,13 +283,10 @@ def _quant_params(text: Any, where: str) -> QuantParams:
 def _qconfig(text: Any, where: str) -> QConfig:
     try:
         parts = [part.strip() for part in text.split(";")]
-        mixed_precision = parts[2:] != ["plain"]
-        specs = [
-            None if part == "None" else QuantSpec.parse(part) for part in (parts if mixed_precision else parts[:2])
-        ]
-        activation, weight = specs
-        return QConfig(activation, weight, mixed_precision)
-    except (ValueError, AttributeError, QCompilerError) as error:
+        activation, weight = (None if part == "None" else QuantSpec.parse(part) for part in parts[:2])
+        return QConfig(activation, weight, **{_FLAGS[word]: False for word in parts[2:]})
+    except (ValueError, KeyError, AttributeError, QCompilerError) as error:
+        flags = "".join(f"[; {word}]" for word in _FLAGS)
         raise PassError(
-            "malformed qconfig", where=where, expected="activation spec; weight spec[; plain]", got=repr(text)[:80]
+            "malformed qconfig", where=where, expected=f"activation spec; weight spec{flags}", got=repr(text)[:80]
         ) from error

@@ -1,6 +1,6 @@
 """scale-channels: divide the channels of values that products read by scales, and multiply the weights with them.
 
-Does not own the choice of the scales.
+Does not own the choice of the scales (`equalization.py`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "real: %y = linear: %s = softmax ..." why a node that reads codes gives real numbers
     note "estimate: zen5: 1.0 us as quantized, 2.0 us in float"
     note "calibrated on the interpreter: no backend for riscv64"
+    note "equalized: %x for %q, %k by %n: a = 0.5, error 2.50e-03 -> 1.21e-04"   scales of channels (equalization)
+    note "not equalized: %x: the calibration kept no rows of it"
     note "input x: float64 became f32"         a remark, for the reader only
 
 Only `parse_note` reads the text of a note, and only the text parser calls it; everything else asks for the note's
@@ -37,6 +39,7 @@ _RELATIONS: dict[str, Callable[[int, int], bool]] = {
 }
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
+_EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+), error (\S+) -> (\S+)", re.DOTALL)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -169,6 +172,64 @@ class Interpreted(Note):
 
 
 @dataclass(frozen=True)
+class Equalized(Note):
+    """The channels of a value were divided by scales, and the weights that multiply them multiplied.
+
+    Attributes:
+        value, products: the value, and the products that read it.
+        source: what took the reciprocal scales into its weights; "" for a multiplication of its own.
+        strength: 0 to 1: how far the spread of the channels moved into the weights.
+        before, after: the energy of the error of the products' outputs on the sampled rows, relative to that of the
+            outputs; the mean over the products.
+    """
+
+    value: str
+    products: tuple[str, ...]
+    source: str
+    strength: float
+    before: float
+    after: float
+    kind: ClassVar[str] = "equalized"
+
+    @staticmethod
+    def parse(text: str) -> Equalized | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _EQUALIZED.fullmatch(text)
+        if match is None:
+            return None
+        value, products, source, *numbers = match.groups()
+        try:
+            strength, before, after = map(float, numbers)
+        except ValueError:
+            return None
+        names = tuple(products.split(", %"))
+        return Equalized(value, names, (source or "").removeprefix(" by %"), strength, before, after)
+
+    def __str__(self) -> str:
+        products, source = ", ".join(f"%{name}" for name in self.products), f" by %{self.source}" if self.source else ""
+        errors = f"error {self.before:.2e} -> {self.after:.2e}"
+        return f"%{self.value} for {products}{source}: a = {self.strength:g}, {errors}"
+
+
+@dataclass(frozen=True)
+class Unjudged(Note):
+    """Why no scales could be chosen for the channels of a value."""
+
+    value: str
+    reason: str
+    kind: ClassVar[str] = "not equalized"
+
+    @staticmethod
+    def parse(text: str) -> Unjudged | None:
+        """Read what `str(note)` prints; None for other text."""
+        value, colon, reason = text.partition(": ")
+        return Unjudged(value[1:], reason) if colon and value.startswith("%") else None
+
+    def __str__(self) -> str:
+        return f"%{self.value}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Remark(Note):
     """Free text for the reader. It must not read as a guard or a structure, which have a meaning."""
 
@@ -188,7 +249,8 @@ class Remark(Note):
 
 
 _PARSERS: dict[str, Callable[[str], Note | None]] = {
-    note.kind: note.parse for note in (Guard, OutputStructure, KeptFloat, RealResult, Estimate, Interpreted)
+    note.kind: note.parse
+    for note in (Guard, OutputStructure, KeptFloat, RealResult, Estimate, Interpreted, Equalized, Unjudged)
 }
 
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import Estimate, Interpreted, KeptFloat
+from qcompiler.notes import Equalized, Estimate, Interpreted, KeptFloat, Unjudged
 from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
@@ -88,6 +88,7 @@ class Report:
         name, stage: the graph's name and stage.
         target: what the graph was compiled for; "" if it was not.
         execution: how that runs here: "native", "emulated by ..." or "interpreter".
+        equalized: the values whose channels were divided by scales; unjudged: those for which none could be chosen.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
         conversions: op -> count.
@@ -112,6 +113,8 @@ class Report:
     estimate: str = ""
     interpreted: str = ""
     execution: str = ""
+    equalized: tuple[Equalized, ...] = ()
+    unjudged: tuple[Unjudged, ...] = ()
 
     @property
     def int8_nodes(self) -> int:
@@ -153,6 +156,12 @@ class Report:
             lines.append("  stayed float:")
             for row in self.kept_float:
                 lines.append(f"    %{row.node} = {row.op}: {row.reason}" + (f" at {row.where}" if row.where else ""))
+        if self.equalized:
+            lines.append("  equalized, with the error of the products on sampled rows:")
+            lines += [f"    {note}" for note in self.equalized]
+        if self.unjudged:
+            lines.append("  not equalized:")
+            lines += [f"    {note}" for note in self.unjudged]
         if self.python_nodes:
             lines.append("  run in numpy, not by a kernel:")
             lines += [f"    %{node}: {reason}" for node, reason in self.python_nodes.items()]
@@ -194,6 +203,8 @@ def report(model: Any) -> Report:
         estimate=next((str(note) for note in graph.notes if isinstance(note, Estimate)), ""),
         interpreted=next((note.reason for note in graph.notes if isinstance(note, Interpreted)), ""),
         execution="" if isinstance(model, Graph) else _execution(model),
+        equalized=tuple(note for note in graph.notes if isinstance(note, Equalized)),
+        unjudged=tuple(note for note in graph.notes if isinstance(note, Unjudged)),
     )
 
 

@@ -17,6 +17,7 @@ HOMES = (
     "opdef",
     "types",
     "passmanager",
+    "quantization.qconfig",
     "backends.target",
     "backends.levels",
     "backends.lower",

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from qcompiler.dims import Dim
 from qcompiler.errors import ParseError, VerifyError
 from qcompiler.ir import Graph
-from qcompiler.notes import Estimate, Guard, KeptFloat, Note, OutputStructure, RealResult, Remark, parse_note
+from qcompiler.notes import (
+    Equalized,
+    Estimate,
+    Guard,
+    KeptFloat,
+    Note,
+    OutputStructure,
+    RealResult,
+    Remark,
+    Unjudged,
+    parse_note,
+)
 from qcompiler.text.parser import parse
 from qcompiler.text.printer import print_graph
 from qcompiler.types import tensor
@@ -24,6 +35,13 @@ NOTES: dict[str, Note] = {
     "real: numbers": Remark("real: numbers"),
     "float: %a = b = relu: its qconfig is None": KeptFloat("a = b", "relu", "its qconfig is None"),
     "estimate: zen5: 12.5 us as quantized, 20.0 us in float": Estimate("zen5", 12.5, 20.0),
+    "equalized: %x for %q, %k by %n: a = 0.5, error 2.50e-03 -> 1.21e-04": Equalized(
+        "x", ("q", "k"), "n", 0.5, 2.5e-3, 1.21e-4
+    ),
+    "equalized: %x for %q: a = 1, error 2.50e-03 -> 0.00e+00": Equalized("x", ("q",), "", 1.0, 2.5e-3, 0.0),
+    "equalized: %x for %q: a = 1, error low": Remark("equalized: %x for %q: a = 1, error low"),
+    "not equalized: %x: its rows: none": Unjudged("x", "its rows: none"),
+    "not equalized: nothing": Remark("not equalized: nothing"),
     "input x: float64 became f32": Remark("input x: float64 became f32"),
     "float: nothing stayed float": Remark("float: nothing stayed float"),
     "estimate: about the same": Remark("estimate: about the same"),

@@ -19,7 +19,8 @@ class QConfig:
 
     The activation's observer sees the values of a calibration run, the weight's sees the weight: with `per_channel` one
     observer sees one channel each. With `mixed_precision` the pass choose-precision may keep values real where codes
-    would cost accuracy; without it, every value that has a range becomes codes.
+    would cost accuracy; without it, every value that has a range becomes codes. With `equalize` the channels of what
+    products read may be divided by scales, and their weights multiplied (`passes/equalization.py`).
 
     Raises:
         QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
@@ -28,9 +29,11 @@ class QConfig:
     activation: QuantSpec | None
     weight: QuantSpec | None
     mixed_precision: bool = True
+    equalize: bool = True
 
     def __post_init__(self) -> None:
         check_type("mixed_precision", self.mixed_precision, bool, "True or False")
+        check_type("equalize", self.equalize, bool, "True or False")
         check_type("activation", self.activation, (QuantSpec, NoneType), "a QuantSpec, or None for float")
         check_type("weight", self.weight, (QuantSpec, NoneType), "a QuantSpec, or None for float")
         if self.activation is not None and self.activation.per_channel:
@@ -51,11 +54,17 @@ _TORCH_TENSOR_WEIGHT = replace(_TORCH_WEIGHT, per_channel=False)
 _REDUCED = QuantSpec(DType.U8, 0, 127, observer="torch_histogram")
 _FULL = QuantSpec(DType.U8, observer="torch_histogram")
 
+
+def _torch(activation: QuantSpec, weight: QuantSpec) -> QConfig:
+    """A QConfig that does what torch does and no more."""
+    return QConfig(activation, weight, mixed_precision=False, equalize=False)
+
+
 TORCH_BACKENDS: Mapping[str, QConfig] = {
-    "x86": QConfig(_REDUCED, _TORCH_WEIGHT, mixed_precision=False),
-    "fbgemm": QConfig(_REDUCED, _TORCH_WEIGHT, mixed_precision=False),
-    "qnnpack": QConfig(_FULL, _TORCH_TENSOR_WEIGHT, mixed_precision=False),
-    "onednn": QConfig(_FULL, _TORCH_WEIGHT, mixed_precision=False),
+    "x86": _torch(_REDUCED, _TORCH_WEIGHT),
+    "fbgemm": _torch(_REDUCED, _TORCH_WEIGHT),
+    "qnnpack": _torch(_FULL, _TORCH_TENSOR_WEIGHT),
+    "onednn": _torch(_FULL, _TORCH_WEIGHT),
 }
 """torch.ao.quantization.get_default_qconfig of torch 2.13, by backend."""
 
@@ -63,17 +72,13 @@ _INT8 = QConfig(QuantSpec(DType.U8), _OURS_WEIGHT)
 _QCONFIGS: Mapping[str, QConfig] = {
     "int8": _INT8,
     "auto": _INT8,
-    "int8:plain": replace(_INT8, mixed_precision=False),
+    "int8:plain": replace(_INT8, mixed_precision=False, equalize=False),
     "int8:minmax": QConfig(QuantSpec(DType.U8, observer="minmax"), _OURS_WEIGHT),
     "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
     "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
     "int8:kl": QConfig(QuantSpec(DType.U8, observer="kl"), _OURS_WEIGHT),
-    "torch:default": QConfig(
-        QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT, mixed_precision=False
-    ),
-    "torch:default_per_channel": QConfig(
-        QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT, mixed_precision=False
-    ),
+    "torch:default": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT),
+    "torch:default_per_channel": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT),
     **{f"torch:{backend}": qconfig for backend, qconfig in TORCH_BACKENDS.items()},
 }
 
@@ -99,7 +104,8 @@ def get_qconfig(name: str) -> QConfig:
     """A QConfig by name.
 
     "int8" is ours: u8 [0, 255] affine activations from an exact histogram, i8 [-127, 127] weights per channel.
-    Values around norms and softmax, and behind the last product, stay real; with "int8:plain" they are codes too.
+    Values around norms and softmax, and behind the last product, stay real; with "int8:plain" they are codes too,
+    and channels are not equalized.
     "int8:minmax", "int8:percentile", "int8:mse", "int8:kl" differ in the observer. "auto" is int8 for a whole model,
     except for nodes that are slower in int8 by a cost model. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
     "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its

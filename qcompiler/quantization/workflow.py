@@ -19,6 +19,7 @@ from qcompiler.passmanager import Instrument, PassManager
 if TYPE_CHECKING:
     import numpy as np
 
+    from qcompiler.notes import Note
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
     from qcompiler.quantization.calibration import Calibration
@@ -213,7 +214,8 @@ def convert(
         QuantizationError: a value was not observed, or an observer saw no data.
     """
     from qcompiler.notes import Interpreted
-    from qcompiler.passes.pipelines import convert_pipeline
+    from qcompiler.passes.equalization import choose_scales
+    from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import chosen_params
 
@@ -235,8 +237,17 @@ def convert(
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }
-    pipeline = convert_pipeline(params, prepared.configs, code_outputs=io == "quantized")
+    notes: list[Note] = []
+    scales: dict[str, tuple[float, ...]] = {}
+    if isinstance(observers, Calibration):
+        graph = PassManager(precision_pipeline(prepared.configs, code_outputs=io == "quantized")).run(prepared.graph)
+        choices, unjudged = choose_scales(graph, params, observers.inputs, prepared.configs)
+        params |= {choice.group: choice.params for choice in choices}
+        scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
+        notes += [*(choice.note for choice in choices), *unjudged]
+    pipeline = convert_pipeline(params, prepared.configs, scales, code_outputs=io == "quantized")
     converted = PassManager(pipeline, instruments).run(prepared.graph)
+    converted.notes += notes
     if isinstance(observers, Calibration) and observers.interpreted:
         converted.notes.append(Interpreted(observers.interpreted))
     return converted

@@ -16,7 +16,6 @@ from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.pipelines import convert_pipeline, float_pipeline, observe_pipeline
 from qcompiler.passes.registry import format_pass, format_pipeline, parse_pass, parse_pipeline, passes_by_name
-from qcompiler.passes.scale_channels import ScaleChannels
 from qcompiler.passmanager import describe
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.types import DType, QuantParams
@@ -62,7 +61,7 @@ def test_pipelines() -> None:
         float_pipeline(CONFIGS, equalize=True),
         observe_pipeline(CONFIGS),
         convert_pipeline(PARAMS, CONFIGS),
-        [ScaleChannels({"x": (0.5, 1e-7, 3.0)}), Fuse()],
+        convert_pipeline(PARAMS, CONFIGS, {"x": (0.5, 1e-7, 3.0)}),
         [],
     ):
         assert parse_pipeline(format_pipeline(pipeline)) == pipeline
@@ -108,7 +107,7 @@ COMPLAINTS = [
     ('insert-qdq{params=["x":3]}', "malformed quantization parameters", "insert-qdq: params"),
     ('scale-channels{scales=["x":"1.0/wide"]}', "malformed numbers", "scale-channels: scales"),
     ('insert-observers{configs=["x":"u8"]}', "malformed qconfig", "insert-observers: configs"),
-    ('choose-precision{configs=["x":"None; None; simple"]}', "malformed qconfig", "[; plain]"),
+    ('choose-precision{configs=["x":"None; None; simple"]}', "malformed qconfig", "[; plain][; unequalized]"),
     ('insert-observers{configs="x"}', "an option of another kind", "insert-observers: configs"),
 ]
 
