@@ -92,8 +92,18 @@ def export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[s
         raise TraceError(
             f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
             where=_place_of(error),
-            hint="take control flow on data out of forward(), and see that dynamic sizes are really free",
+            hint=_other_floats(module, tensors)
+            or "take control flow on data out of forward(), and see that dynamic sizes are really free",
         ) from error
+
+
+def _other_floats(module: Any, tensors: Mapping[str, Any]) -> str | None:
+    """What to do if example inputs and weights have different float types, None if they have not."""
+    weights = sorted({str(each.dtype) for each in module.parameters() if each.is_floating_point()})
+    given = sorted({str(each.dtype) for each in tensors.values() if each.is_floating_point()})
+    if not weights or set(given) <= set(weights):
+        return None
+    return f"convert the example inputs ({', '.join(given)}) to the type of the weights ({', '.join(weights)})"
 
 
 def _dynamic_shape(torch: Any, type: TensorType) -> dict[int, Any] | None:

@@ -117,3 +117,13 @@ def test_one_value_has_no_variance() -> None:
     for missing in ((None, np.ones(2)), (np.ones(2), None)):
         with pytest.raises(TraceError, match="both running statistics"):
             qc.trace(lambda x, m=missing: qc.nn.functional.batch_norm(x, *m), (X,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_inputs_and_weights_of_different_float_types(dtype: torch.dtype) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    x = torch.ones(1, 3, 8, 8)
+    with pytest.raises(TraceError, match=rf"convert the example inputs \({dtype}\) to .*\(torch.float32\)"):
+        qc.trace(module, (x.to(dtype),))
+    with pytest.raises(TraceError, match=rf"\(torch.float32\) to .*\({dtype}\)"):
+        qc.trace(module.to(dtype), (x,))
