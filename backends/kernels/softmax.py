@@ -16,7 +16,7 @@ from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, vector
 from qcompiler.backends.kernels import math as functions
-from qcompiler.backends.kernels.code_range import CodeRange
+from qcompiler.backends.kernels.code_range import CODES, CodeRange
 from qcompiler.backends.kernels.reduce import LOGICAL_LANES, Mode, largest
 
 TABLE_FROM = 96
@@ -316,20 +316,22 @@ class _CodeLines:
 
 
 @kernel
-def softmax_codes_strided(b: KernelBuilder, a: SoftmaxCodesStrided) -> None:
-    """Like `softmax_codes`, for lines at any strides, code by code."""
+def softmax_codes_strided(b: KernelBuilder, a: SoftmaxCodesStrided, *, source: str = "u8", to: str = "u8") -> None:
+    """Like `softmax_codes`, for lines at any strides, code by code. source, to: the element types of x and y."""
     lines, table = a.lines, a.table
-    size = lines.size
+    size, element, written = lines.size, CODES[source], CODES[to]
+    lowest = 0 if element is I8 else -(2**15)
 
     def code(x: Value, place: Value) -> Value:
-        return b.zext(b.load(I8, x, place * lines.x_stride), I64)
+        loaded = b.load(element, x, place * lines.x_stride)
+        return b.zext(loaded, I64) if element is I8 else b.sext(loaded, I64)
 
     lo, hi = b.share(lines.outer * lines.inner)
     with b.loop(lo, hi) as line:
         outer, inner = line.index // lines.inner, line.index % lines.inner
         x = lines.x + (outer * lines.x_outer + inner * a.x_inner)
         y = lines.y + (outer * lines.y_outer + inner * a.y_inner)
-        with b.loop(0, size, carried=[b.i64(0)]) as tops:
+        with b.loop(0, size, carried=[b.i64(lowest)]) as tops:
             tops.yield_([b.smax(tops.carried[0], code(x, tops.index))])
         top = tops.results[0]
         with b.loop(0, size, carried=[b.i64(0)]) as sums:
@@ -339,4 +341,4 @@ def softmax_codes_strided(b: KernelBuilder, a: SoftmaxCodesStrided) -> None:
             e = b.sitofp(b.load(I32, table, (top - code(x, places.index)) * 4))
             real = b.clamp(e / total * a.scale, a.codes.low, a.codes.high)
             rounded = b.convert("lrint", real, I32) + b.trunc(a.codes.zero, I32)
-            b.store(b.trunc(rounded, I8), y, places.index * lines.y_stride)
+            b.store(b.trunc(rounded, written), y, places.index * lines.y_stride)

@@ -11,11 +11,13 @@ from qcompiler.backends.kernels import softmax as kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
+from qcompiler.backends.lowering.why_not import why_not_codes, why_not_f32
 from qcompiler.backends.rules.convert import code_range, in_result_layout
+from qcompiler.backends.target import Target
+from qcompiler.ir import Node
 from qcompiler.ops.reduce import LogSoftmax, Softmax, softmax_table
 from qcompiler.quantization import qmath
-from qcompiler.types import Layout
+from qcompiler.types import DType, Layout
 
 
 def _axes_within(s: NodeLowering, axis: int, layout: Layout | None) -> list[int]:
@@ -29,7 +31,7 @@ def _lines(
     s: NodeLowering, axis: int, x: TensorView, y: TensorView, layout: Layout | None
 ) -> kernels.Lines[Memory, int]:
     """The lines of an operand and of a result, which have the same layout without gaps."""
-    size, stride = y.shape[axis], y.strides[axis]
+    size, x_stride, y_stride = y.shape[axis], x.strides[axis], y.strides[axis]
     inner = math.prod(y.shape[a] for a in _axes_within(s, axis, layout))
     return kernels.Lines(
         x=x,
@@ -37,10 +39,10 @@ def _lines(
         outer=y.elements // (inner * size),
         size=size,
         inner=inner,
-        x_outer=stride * size,
-        x_stride=stride,
-        y_outer=stride * size,
-        y_stride=stride,
+        x_outer=x_stride * size,
+        x_stride=x_stride,
+        y_outer=y_stride * size,
+        y_stride=y_stride,
     )
 
 
@@ -61,13 +63,19 @@ def softmax_real(s: NodeLowering) -> None:
     )
 
 
-@lowers("softmax", unless=why_not_u8)
+def _why_not_softmax(node: Node, target: Target) -> str | None:
+    """Why a softmax does not read and give codes of u8 or i16, or None."""
+    return why_not_codes(Softmax(node).x.type) or why_not_codes(node.result.type)
+
+
+@lowers("softmax", unless=_why_not_softmax)
 def softmax_codes(s: NodeLowering) -> None:
     op, layout = Softmax(s.node), s.out.layout
     axis, table = op.axis, s.memo("table", lambda: softmax_table(op.x.type))
     scale, codes = float(qmath.multiplier(1.0, over=s.out.params.scale[0])), code_range(s.out)
     along_channels = layout is not None and layout.order == "channels_last" and axis == 1
-    if along_channels or (layout is None and axis == len(s.out.shape) - 1):
+    is_of_bytes = {op.x.type.dtype, s.out.dtype} == {DType.U8}
+    if is_of_bytes and (along_channels or (layout is None and axis == len(s.out.shape) - 1)):
         x, y = in_result_layout(s, op.x), s.result()
         size = y.shape[axis]
         line = layout.channel_stride if layout is not None else size
@@ -95,11 +103,16 @@ def softmax_codes(s: NodeLowering) -> None:
     else:
         x, y = in_result_layout(s, op.x), s.result()
     s.call(
-        kernels.softmax_codes_strided(),
+        kernels.softmax_codes_strided(source=str(op.x.type.dtype), to=str(s.out.dtype)),
         kernels.SoftmaxCodesStrided(
-            lines=_lines(s, axis, x, y, layout), x_inner=1, y_inner=1, table=s.stored(table), scale=scale, codes=codes
+            lines=_lines(s, axis, x, y, layout),
+            x_inner=x.dtype.itemsize,
+            y_inner=y.dtype.itemsize,
+            table=s.stored(table),
+            scale=scale,
+            codes=codes,
         ),
-        bytes=2 * y.elements,
+        bytes=(x.dtype.itemsize + y.dtype.itemsize) * y.elements,
     )
     if y is not s.result():
         s.copy(y, s.result())

@@ -246,6 +246,40 @@ def test_words_among_convolutions() -> None:
         check_graph(graph, [some_codes(x.type, rng)])
 
 
+# -- softmax
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
+@pytest.mark.parametrize("size", SIZES)
+def test_softmax(size: int, source: DType, to: DType) -> None:
+    """Along each axis, row major and channels last, where bytes have gaps."""
+    rng = np.random.default_rng(size)
+    out = (to, codes(to, 1 / 256 if to is DType.U8 else 1 / 65536, to.min))
+    for shape, axis in (((5, size), 1), ((size, 5), 0), ((2, size, 3, 4), 1), ((2, 3, size, 4), 2)):
+        x = TensorType(source, shape, codes(source, 0.02 if source is DType.U8 else 0.0003, 7))
+        check_graph(one_op("softmax", [x], out, {"axis": axis}), [some_codes(x, rng)], threads=(1, 3))
+    options: dict[str, Any] = {"quantized": True, "dtypes": {0: source}, "out": out[1], "out_dtype": to}
+    for axis in (1, 2, 3):
+        check_op("softmax", (tensor("f32", 2, min(size, 33), 3, 4),), {"axis": axis}, behind_a_pool=True, **options)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 0.0003, 1.0, 2.0**20])
+def test_softmax_of_extremes(scale: float) -> None:
+    """Codes at both ends, whose distance takes the last entry of the table; lines of one value; sums beyond 2^31."""
+    x = TensorType(DType.I16, (5, 1030), codes(DType.I16, scale))
+    given = np.zeros(x.shape, np.int16)
+    given[0], given[1], given[2] = -32768, 32767, np.resize([-32768, 32767], 1030)
+    given[3, 7], given[4] = 32767, np.linspace(-32768, 32767, 1030)
+    graph = one_op("softmax", [x], (DType.I16, codes(DType.I16, 1 / 65536, -32768)), {"axis": 1})
+    [got] = check_graph(graph, [given], threads=(2,))
+    real = given * np.float64(np.float32(scale))
+    exact = np.exp(real - real.max(axis=1, keepdims=True))
+    exact /= exact.sum(axis=1, keepdims=True)
+    bound = 0.5 + 65536 * ((1 + 1030 * exact) * 2.0**-23 + 3 * 2.0**-24 * exact)
+    assert (np.abs(got + 32768.0 - np.minimum(exact * 65536, 65535)) <= bound).all()
+
+
 # -- norms
 
 NORMS: dict[str, dict[str, Any]] = {
