@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim
+from qcompiler.dims import Dim, DimLike
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import dims, rank
@@ -152,28 +153,38 @@ def _beyond(bound: Any) -> bool:
 @onnx("Split")
 def _split(n: OnnxNode) -> Any:
     value = n.raw(0)
-    parts = n.ints(1) if n.has(1) else n.attr("split", None)
-    count = len(n.outputs)
     if isinstance(value, np.ndarray):
-        axis = n.attr("axis", 0)
-        size = value.shape[axis]
-        parts = parts or _even(size, count)
-        return tuple(np.split(value, np.cumsum(parts)[:-1], axis))
+        axis = ops.check_axis(n.attr("axis", 0), value.ndim, n.op)
+        return tuple(np.split(value, np.cumsum(_split_sizes(n, value.shape[axis]))[:-1], axis))
     x = n.x(0)
     axis = ops.check_axis(n.attr("axis", 0), rank(x), n.op)
-    if parts is None:
-        size = dims(x)[axis]
-        if isinstance(size, Dim):
-            raise n.refuse("an even split of a symbolic axis", got=str(size), hint="give the sizes of the parts")
-        parts = _even(size, count)
-    bounds = [int(sum(parts[:i])) for i in range(len(parts) + 1)]
-    return tuple(indexing.slice_axes(x, {axis: slice(a, b)}) for a, b in zip(bounds, bounds[1:]))
+    bounds = list(itertools.accumulate(_split_sizes(n, dims(x)[axis]), initial=0))
+    return tuple(indexing.slice_axes(x, {axis: slice(a, b)}) for a, b in itertools.pairwise(bounds))
 
 
-def _even(size: int, count: int) -> list[int]:
-    """The sizes of equal parts, of which the last may be smaller (opset 18)."""
-    part = -(-size // count)
-    return [min(part, size - part * i) for i in range(count)]
+def _split_sizes(n: OnnxNode, size: DimLike) -> list[int]:
+    """The sizes of the parts: those given, or equal ones, of which the last may be smaller (opset 18).
+
+    Raises:
+        TraceError: they are not one for each output, or do not add up to the size of the axis.
+    """
+    count = len(n.outputs)
+    given = n.ints(1) if n.has(1) else n.attr("split", None)
+    declared = n.attr("num_outputs", count)
+    if declared != count:
+        raise n.refuse("num_outputs is not the number of outputs", expected=count, got=declared)
+    if given is not None:
+        parts = [int(part) for part in given]
+    elif isinstance(size, Dim):
+        raise n.refuse("an even split of a symbolic axis", got=str(size), hint="give the sizes of the parts")
+    else:
+        part = -(-size // count)
+        parts = [part] * (count - 1) + [size - part * (count - 1)]
+    if len(parts) != count or min(parts) < 0 or (not isinstance(size, Dim) and sum(parts) != size):
+        raise n.refuse(
+            "the parts do not fit the axis", expected=f"{count} parts that add up to {size}", got=str(parts)[:200]
+        )
+    return parts
 
 
 @onnx("Concat")

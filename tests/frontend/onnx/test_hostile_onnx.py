@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -354,6 +355,107 @@ def test_a_function_of_the_model_does_not_pass_for_the_op_of_its_name() -> None:
     made.functions.add(name="Relu", domain="")
     with pytest.raises(TraceError, match="function of the model"):
         qc.trace(made)
+
+
+def _split(
+    of: str, count: int, opset: int = 17, given: list[int] | None = None, axis: int = 1, **attributes: int
+) -> Any:
+    """A split of x, or of a constant of its shape (2, 3)."""
+    sizes = [] if given is None else ["s"]
+    split = node("Split", [of, *sizes], [f"o{i}" for i in range(count)], axis=axis, **attributes)
+    return model([split, node("Relu", ["o0"], ["y"])], [tensor(), _ints(given or [0], "s")], opset=opset)
+
+
+@pytest.mark.parametrize("of", ["x", "w"])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"count": 5}, "parts do not fit"),
+        ({"count": 50_000}, "parts do not fit"),
+        ({"count": 3, "given": [1, 1, 2]}, "parts do not fit"),
+        ({"count": 3, "given": [1, 3, -1]}, "parts do not fit"),
+        ({"count": 2, "given": [1, 1, 1]}, "parts do not fit"),
+        ({"count": 2, "opset": 18, "num_outputs": 3}, "num_outputs"),
+        ({"count": 3, "axis": 2**62}, "no axis"),
+        ({"count": 3, "axis": -3}, "no axis"),
+    ],
+)
+def test_splits_that_do_not_fit(arguments: dict[str, Any], text: str, of: str) -> None:
+    with pytest.raises(TraceError, match=text):
+        qc.trace(_split(of, **arguments))
+
+
+@pytest.mark.parametrize("of", ["x", "w"])
+@pytest.mark.parametrize("arguments", [{"opset": 18, "num_outputs": 2}, {"given": [2, 1]}])
+def test_splits_into_unequal_parts(arguments: dict[str, Any], of: str) -> None:
+    assert qc.trace(_split(of, 2, **arguments)).outputs[0].type.shape == (2, 2)
+
+
+# -- depth, names and many nodes
+
+
+def test_deeply_nested_bodies_give_one_error(tmp_path: pathlib.Path) -> None:
+    def field(number: int, data: bytes) -> bytes:
+        """A length-delimited field of protobuf."""
+        size, left = b"", len(data)
+        while left > 127:
+            size, left = size + bytes([left & 127 | 128]), left >> 7
+        return bytes([number << 3 | 2]) + size + bytes([left]) + data
+
+    for depth in (10, 1000):
+        graph = b""
+        for _ in range(depth):
+            body = field(1, b"then_branch") + b"\xa0\x01\x05" + field(6, graph)
+            graph = field(1, field(4, b"If") + field(5, body) + field(2, b"o")) + field(2, b"b")
+        path = tmp_path / "deep.onnx"
+        path.write_bytes(b"\x08\x08" + field(7, graph) + field(8, b"\x10\x11"))
+        with pytest.raises(TraceError, match="not supported|not an ONNX file"):
+            qc.trace(path)
+
+
+@pytest.mark.parametrize("is_recursive", [False, True])
+def test_functions_of_the_model_are_refused_whatever_they_hold(is_recursive: bool) -> None:
+    made = model([node("F", ["x"], ["y"], domain="d")])
+    made.opset_import.append(helper.make_opsetid("d", 1))
+    call = node("F", ["a"], ["b"], domain="d") if is_recursive else node("Relu", ["a"], ["b"])
+    made.functions.append(helper.make_function("d", "F", ["a"], ["b"], [call], made.opset_import))
+    with pytest.raises(TraceError, match="function of the model"):
+        qc.trace(made)
+
+
+@pytest.mark.parametrize("count", [100_001, 10**6])
+def test_too_many_nodes_are_refused_at_once(count: int) -> None:
+    made = model([node("Relu", ["x"], ["y"])])
+    made.graph.node.extend([made.graph.node[0]] * (count - 1))
+    began = time.process_time()
+    with pytest.raises(TraceError, match="too many nodes"):
+        qc.trace(made)
+    assert time.process_time() - began < 2
+
+
+def test_a_chain_takes_linear_time() -> None:
+    def seconds(count: int) -> float:
+        names = ["x", *(f"v{i}" for i in range(1, count)), "y"]
+        made = model([node("Relu", [a], [b]) for a, b in zip(names, names[1:])])
+        began = time.process_time()
+        qc.trace(made)
+        return time.process_time() - began
+
+    seconds(100)
+    assert seconds(32_000) < 20 * seconds(4_000)  # 8 times as long; in quadratic time 64 times
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", '"', "%a", "\u2028", "n" * 1024])
+def test_odd_names_stay_as_they_are(name: str) -> None:
+    graph = qc.trace(model([node("Relu", ["x"], [name]), node("Exp", [name], ["y"])]))
+    assert name in [value.name for each in graph.node_list for value in each.results]
+    assert str(qc.parse(str(graph))) == str(graph)
+
+
+@pytest.mark.parametrize("name", ["n" * 1025, "n" * 2**16, "ü" * 513])
+def test_names_that_are_too_long(name: str) -> None:
+    with pytest.raises(TraceError, match="name is too long"):
+        qc.trace(model([node("Relu", ["x"], [name]), node("Exp", [name], ["y"])]))
 
 
 # -- growth
