@@ -12,7 +12,7 @@ import torch
 
 import qcompiler as qc
 from qcompiler.frontend import functional as F
-from qcompiler.ir import Graph
+from qcompiler.ir import Const, Graph, Value
 from qcompiler.text.compare import first_difference
 
 
@@ -27,12 +27,17 @@ def integer_graph(model: Any, x: np.ndarray) -> Graph:
 
 
 def bare(graph: Graph) -> Graph:
-    """A graph without names, source lines and notes."""
+    """A graph without names, source lines and notes, and with equal constants as one."""
     found = graph.clone()
     found.name, found.notes = "any", []
     found.set_outputs(found.outputs, [f"y{index}" for index in range(len(found.outputs))])
+    first: dict[tuple[str, bytes], Value] = {}
     for node in found.nodes:
         node.loc, node.origin = None, ()
+        for index, value in enumerate(node.operands):
+            if isinstance(value, Const):
+                found.set_operand(node, index, first.setdefault((str(value.type), value.data.tobytes()), value))
+    found.erase_unused_consts()
     return found
 
 
