@@ -21,7 +21,7 @@ from qcompiler.opdef import REQUIRED, Op, Trait, all_ops, opdef
 from qcompiler.ops.activations import Unary
 from qcompiler.ops.norm import Normalised
 from qcompiler.ops.reduce import Reduction
-from qcompiler.ops.shape import Expand, Reshape
+from qcompiler.ops.shape import Expand, Reshape, Transpose
 from qcompiler.passes.agreement import agree
 from qcompiler.passes.regions import Region, is_pointwise, regions_to
 from qcompiler.passes.rewrite import Refusal, Rewrite, RewritePass, erase_if_unread
@@ -67,9 +67,22 @@ class _Recognized(Rewrite[_Found]):
             for index, data in enumerate(spelled.constants, 1)
         ]
         origin = tuple(part for node in region.nodes for part in node.origin)
-        graph.replace(end, spelled.op.name, [region.source, *constants], spelled.attrs, origin=origin)
-        for node in reversed(region.nodes[:-1]):
-            erase_if_unread(graph, node)
+        source, taken = region.source, {end}
+        if spelled.axis is None:
+            graph.replace(end, spelled.op.name, [source, *constants], spelled.attrs, origin=origin)
+        else:
+            # transpose, op, transpose take the places, and so the names and qconfigs, of nodes of the region.
+            places = {node: place for place, node in enumerate(graph.node_list)}
+            first, second, *_ = sorted(region.nodes, key=places.__getitem__)
+            taken |= {first, second}
+            perm = (*(axis for axis in range(source.type.rank) if axis != spelled.axis), spelled.axis)
+            back = tuple(perm.index(axis) for axis in range(source.type.rank))
+            moved = graph.replace(first, Transpose.name, [source], {Transpose.perm.name: perm}, origin=origin)
+            norm = graph.replace(second, spelled.op.name, [moved.result, *constants], spelled.attrs, origin=origin)
+            graph.replace(end, Transpose.name, [norm.result], {Transpose.perm.name: back}, origin=origin)
+        for node in reversed(region.nodes):
+            if node not in taken:
+                erase_if_unread(graph, node)
 
     def _agrees(self, region: Region) -> bool:
         return all(agree(self.configs, node, region.nodes[-1]) for node in region.nodes)
@@ -163,7 +176,7 @@ class _AsReduction(_Recognized):
         return super().starts_at(op) or issubclass(op, Reshape)  # a group norm without weights ends in a reshape
 
     def match(self, graph: Graph, node: Node) -> _Found | Refusal:
-        reason = "no reduction is in the region that it ends"
+        reason = ""
         found, most = None, 0
         for region in regions_to(graph, node, _takes_reductions):
             reductions = sum(map(_reduces, region.nodes))
@@ -172,6 +185,9 @@ class _AsReduction(_Recognized):
             if not self._agrees(region):
                 reason = "its parts have other qconfigs"
                 break
+            if region.source.type.shape != node.result.type.shape:
+                reason = reason or f"its result {node.result.type} has another shape than {region.source.type}"
+                continue
             spelled = spelled_reduction(region, graph.dim_names)
             if isinstance(spelled, Spelled):
                 # A larger region may compute the op too: layer_norm(x) = rms_norm(x - mean(x)), and
@@ -179,7 +195,7 @@ class _AsReduction(_Recognized):
                 found, most = _Found(region, spelled), reductions
             else:
                 reason = spelled
-        return found or self.refuse(node, reason)
+        return found or self.refuse(node, reason or "no reduction is in the region that it ends")
 
 
 def _reduces(node: Node) -> bool:
@@ -187,9 +203,11 @@ def _reduces(node: Node) -> bool:
 
 
 def _takes_reductions(node: Node) -> bool:
-    """Whether a node may be a part of a norm: float arithmetic, reductions, and reshapes between them."""
+    """Whether a node may be a part of a norm: float arithmetic, reductions, and moves between them."""
     definition = opdef(node.op)
-    is_part = Trait.ELEMENTWISE in definition.traits or issubclass(definition, (Reduction, Normalised, Reshape, Expand))
+    is_part = Trait.ELEMENTWISE in definition.traits or issubclass(
+        definition, (Reduction, Normalised, Reshape, Expand, Transpose)
+    )
     values = [value for value in (*node.operands, *node.results) if value is not None]
     return is_part and all(value.type.dtype is DType.F32 for value in values)
 
@@ -206,6 +224,8 @@ class Recognize(RewritePass):
         %y = mul(%x, %s) : f32[2,8]
     After:
         %y = silu(%x) : f32[2,8]
+
+    A layer norm or RMS norm of another axis than the last becomes a transpose, the op and a transpose back.
     """
 
     configs: Configs = None

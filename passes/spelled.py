@@ -27,6 +27,8 @@ class Spelled:
     attrs: Mapping[str, AttrValue] = field(default_factory=dict)
     constants: Sequence[np.ndarray | None] = ()
     """f32, the operands after the first"""
+    axis: int | None = None
+    """The axis that the op needs as its last one; None if the operand lies as the op reads it"""
 
 
 class Miss(NamedTuple):

@@ -18,7 +18,7 @@ means. All is computed in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,11 +61,17 @@ _FORMS = (_UNDER_ROOT, _LEAST_DIVISOR, _BESIDE_ROOT)
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm of each row: layer_norm, rms_norm, group_norm, instance_norm or l2_normalize. attrs: all except eps."""
+    """A norm of each row: layer_norm, rms_norm, group_norm, instance_norm or l2_normalize.
+
+    Attributes:
+        attrs: all except eps.
+        axis: the axis that layer_norm or rms_norm normalizes, if it is not the last one and has to be moved there.
+    """
 
     rows: Rows
     op: type[Normalised] | type[L2Normalize]
     attrs: Mapping[str, AttrValue]
+    axis: int | None = None
 
     def spelled_by(self, function: Function) -> Spelled | Miss:
         """The op that a function computes, or why it computes none."""
@@ -91,8 +97,9 @@ class Norm:
             return eps
         attrs = self.op.complete_attrs({**self.attrs, self.op.eps.name: eps})
         constants = [] if self._is_l2 else [self._constant(function, weight, 1), self._constant(function, bias, 0)]
-        apart = self._difference(function, Spelled(self.op, attrs, constants), weight, bias, eps)
-        return Spelled(self.op, attrs, constants) if apart is None else Miss(4, apart)
+        found = Spelled(self.op, attrs, constants, self.axis)
+        apart = self._difference(function, found, weight, bias, eps)
+        return found if apart is None else Miss(4, apart)
 
     # -- the parts of the formula
 
@@ -115,9 +122,10 @@ class Norm:
     def _parameter_shape(self) -> tuple[int, ...]:
         """The shape of weight and bias that broadcasts against the operand."""
         shape = self.rows.shape
-        return (
-            shape[-len(self.rows.axes) :] if issubclass(self.op, LastAxesNorm) else (shape[1], *(1,) * len(shape[2:]))
-        )
+        if self.axis is None and issubclass(self.op, LastAxesNorm):
+            return shape[-len(self.rows.axes) :]
+        axis = 1 if self.axis is None else self.axis
+        return (shape[axis], *(1,) * (len(shape) - 1 - axis))
 
     def _along(self, parameter: np.ndarray) -> np.ndarray:
         """A parameter as rows of the operand."""
@@ -128,6 +136,8 @@ class Norm:
         differs."""
         if self._is_l2:
             common = x.reshape(-1)[:1].reshape((1,) * x.ndim)
+        elif self.axis is not None:
+            common = np.moveaxis(x, self.axis, -1).reshape(-1, x.shape[self.axis])[0].reshape(self._parameter_shape)
         elif issubclass(self.op, LastAxesNorm):
             common = x.reshape(-1, *self._parameter_shape)[0]
         else:
@@ -196,7 +206,13 @@ class Norm:
         data = np.asarray(values if given is None else given, np.float32)
         if (data == neutral).all():
             return None
-        return data if issubclass(self.op, LastAxesNorm) else data.reshape(-1)
+        return data if issubclass(self.op, LastAxesNorm) and self.axis is None else data.reshape(-1)
+
+    def _run(self, x: np.ndarray, found: Spelled, constants: Sequence[np.ndarray | None]) -> np.ndarray:
+        """The op's result for an array, with its axis moved."""
+        axis = x.ndim - 1 if self.axis is None else self.axis
+        [y] = self.op.run_reference([np.moveaxis(x, axis, -1), *constants], found.attrs)
+        return np.moveaxis(y, -1, axis)
 
     def _difference(
         self, function: Function, found: Spelled, weight: np.ndarray, bias: np.ndarray, eps: float
@@ -213,8 +229,8 @@ class Norm:
                 self.rows.split(y)
                 for y in (
                     function(x),
-                    self.op.run_reference([x, *found.constants], found.attrs)[0],
-                    self.op.run_reference([x], found.attrs)[0],
+                    self._run(x, found, found.constants),
+                    self._run(x, found, ()),
                 )
             )
             largest = np.abs(plain).max(axis=1, keepdims=True)

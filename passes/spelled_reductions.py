@@ -27,11 +27,9 @@ FINITE = 60.0
 
 
 def spelled_reduction(region: Region, dim_names: Sequence[str]) -> Spelled | str:
-    """The norm or softmax that a region computes, or why it is none."""
+    """The norm or softmax that a region computes, or why it is none. Its result has the shape of its source."""
     sizes = {name: SIZES[index % len(SIZES)] for index, name in enumerate(dim_names)}
-    source, end = region.source.type, region.nodes[-1].result.type
-    if end.shape != source.shape:
-        return f"its result {end} has another shape than {source}"
+    source = region.source.type
     try:
         shape = source.bind(sizes).sizes
         length, elements = _reduced(region, sizes), math.prod(shape)
@@ -77,6 +75,10 @@ def _candidates(shape: tuple[int, ...], length: int) -> Iterator[_Softmax | Norm
         rows = Rows(shape, shape, tuple(range(len(shape) - rank, len(shape))))
         for norm in (LayerNorm, RmsNorm):
             yield Norm(rows, norm, {norm.normalized_rank.name: rank})
+    else:
+        for axis in (axis for axis, size in enumerate(shape) if size == length):
+            for norm in (LayerNorm, RmsNorm):
+                yield Norm(Rows(shape, shape, (axis,)), norm, {norm.normalized_rank.name: 1}, axis)
     channels, pixels = (shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, 0)
     if pixels and length % pixels == 0 and channels % (length // pixels) == 0:
         groups = channels * pixels // length

@@ -134,6 +134,21 @@ NORMS: dict[str, tuple[Spelling, list[Spelling]]] = {
         lambda x: F.layer_norm(x, (24,), eps=1e-6),
         [lambda x: _centered(x) / np.sqrt(np.square(_centered(x)).mean(axis=-1, keepdims=True) + 1e-6)],
     ),
+    "layer_norm of the channels of an image": (
+        lambda x: F.layer_norm(x.swapaxes(1, 2), (5,), GAIN[:5], SHIFT[:5], 1e-6).swapaxes(1, 2),
+        [
+            lambda x: (
+                (x - x.mean(axis=1, keepdims=True))
+                / np.sqrt(np.square(x - x.mean(axis=1, keepdims=True)).mean(axis=1, keepdims=True) + 1e-6)
+                * GAIN[:5, None]
+                + SHIFT[:5, None]
+            )
+        ],
+    ),
+    "rms_norm of the first axis": (
+        lambda x: F.rms_norm(x.transpose(1, 2, 0), (6,), eps=1e-6).transpose(2, 0, 1),
+        [lambda x: x * rsqrt(np.square(x).mean(axis=0, keepdims=True) + 1e-6)],
+    ),
     "layer_norm of two axes": (
         lambda x: F.layer_norm(x, (5, 24), eps=1e-3),
         [
@@ -275,10 +290,9 @@ NEAR: dict[str, tuple[Spelling, str]] = {
         lambda x: _centered(x) / (np.abs(_centered(x)).mean(axis=-1, keepdims=True) + 1e-5),
         NOT_NORMALIZED,
     ),
-    "norm over the first axis": (
+    "norm by the variance along another axis": (
         lambda x: (
-            (x - x.mean(axis=0, keepdims=True))
-            / np.sqrt(np.square(x - x.mean(axis=0, keepdims=True)).mean(axis=0, keepdims=True) + 1e-5)
+            _centered(x[:, :, :5]) / np.sqrt(np.square(_centered(x[:, :, :5])).mean(axis=1, keepdims=True) + 1e-5)
         ),
         NOT_NORMALIZED,
     ),

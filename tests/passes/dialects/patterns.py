@@ -38,6 +38,17 @@ def _rms(x: Any, eps: float) -> Any:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
+def _norm_of_channels(x: Any) -> Any:
+    """LayerNorm2d, as ConvNeXt and SAM write it."""
+    mean = x.mean(1, keepdim=True)
+    normal = (x - mean) / torch.sqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-6)
+    return GAIN_T[:, None, None] * normal + SHIFT_T[:, None, None]
+
+
+def _direct_norm_of_channels(x: Any) -> Any:
+    return F.layer_norm(x.transpose(0, 2, 3, 1), (24,), GAIN, SHIFT, 1e-6).transpose(0, 3, 1, 2)
+
+
 PATTERNS: dict[str, Pattern] = {
     "layer_norm": Pattern(
         lambda x: T.layer_norm(x, (24,), GAIN_T, SHIFT_T), lambda x: F.layer_norm(x, (24,), GAIN, SHIFT)
@@ -110,6 +121,7 @@ PATTERNS: dict[str, Pattern] = {
         lambda x: T.group_norm(x, 3, GAIN_T, SHIFT_T), lambda x: F.group_norm(x, 3, GAIN, SHIFT), IMAGE
     ),
     "group_norm without parameters": Pattern(lambda x: T.group_norm(x, 3), lambda x: F.group_norm(x, 3), IMAGE),
+    "layer_norm of channels": Pattern(_norm_of_channels, _direct_norm_of_channels, IMAGE),
     "instance_norm": Pattern(
         lambda x: T.instance_norm(x, weight=GAIN_T, bias=SHIFT_T),
         lambda x: F.instance_norm(x, weight=GAIN, bias=SHIFT),
