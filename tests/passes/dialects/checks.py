@@ -21,8 +21,8 @@ def example(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def integer_graph(model: Any, x: np.ndarray) -> Graph:
-    """The int8 graph of a model, calibrated on one batch, without its source lines."""
-    graph = qc.compile(model, "int8", (x,), calibration_data=[x], target="reference").graph
+    """The int8 graph of a model, with codes everywhere, calibrated on one batch, without its source lines."""
+    graph = qc.compile(model, "int8:plain", (x,), calibration_data=[x], target="reference").graph
     return bare(graph)
 
 
@@ -50,13 +50,20 @@ def assert_same(got: Graph, wanted: Graph) -> None:
 WEIGHT = np.random.default_rng(1).normal(size=(24, 24)).astype(np.float32)
 
 
-def behind_a_layer(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function of a linear layer's result, or of a convolution's if x is an image."""
-    return lambda x: function(F.conv2d(x, WEIGHT[:, :, None, None]) if len(x.shape) == 4 else x @ WEIGHT)
+def between_layers(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function between two linear layers, or two convolutions if x is an image: what it reads and gives are codes."""
+
+    def whole(x: Any) -> Any:
+        if len(x.shape) == 4:
+            return F.conv2d(function(F.conv2d(x, WEIGHT[:, :, None, None])), WEIGHT[:, :, None, None])
+        y = function(x @ WEIGHT)
+        return y @ WEIGHT[: y.shape[-1]]
+
+    return whole
 
 
 class Module(torch.nn.Module):
-    """`behind_a_layer` of a torch function as a module."""
+    """`between_layers` of a torch function, or of each of several results, as a module."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -64,8 +71,13 @@ class Module(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.from_numpy(WEIGHT))
 
     def forward(self, x: torch.Tensor) -> Any:
-        layer = torch.nn.functional.conv2d(x, self.weight[:, :, None, None]) if x.ndim == 4 else x @ self.weight
-        return self.function(layer)
+        results = self.function(self._layer(x))
+        return tuple(map(self._layer, results)) if isinstance(results, tuple) else self._layer(results)
+
+    def _layer(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 4:
+            return torch.nn.functional.conv2d(x, self.weight[:, :, None, None])
+        return x @ self.weight[: x.shape[-1]]
 
 
 def torchscript(function: Callable[[Any], Any], x: np.ndarray, opset: int) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ import torch
 
 from qcompiler.frontend import functional as F
 from qcompiler.ir import Graph
-from tests.passes.dialects.checks import Module, behind_a_layer, example, integer_graph, torchscript
+from tests.passes.dialects.checks import Module, between_layers, example, integer_graph, torchscript
 from tests.passes.dialects.patterns import GAIN, IMAGE, SHAPE, SHIFT
 
 MEAN, VAR = np.linspace(-0.3, 0.3, 24, dtype=np.float32), np.linspace(0.5, 2, 24, dtype=np.float32)
@@ -60,8 +60,8 @@ def assert_folded_alike(got: Graph, wanted: Graph) -> None:
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_behind_a_convolution(name: str) -> None:
     x = example(IMAGE)
-    wanted = integer_graph(behind_a_layer(direct), x)
-    assert [node.op for node in wanted.nodes] == ["quantize", "conv", "dequantize"]
+    wanted = integer_graph(between_layers(direct), x)
+    assert [node.op for node in wanted.nodes] == ["quantize", "conv", "conv", "dequantize"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torchscript(SPELLINGS[name], x, 13)
@@ -73,5 +73,5 @@ def test_behind_a_convolution(name: str) -> None:
 def test_behind_a_linear_layer(name: str) -> None:
     x = example(SHAPE)
     graph = integer_graph(Module(SPELLINGS[name]).eval(), x)
-    assert [node.op for node in graph.nodes] == ["quantize", "linear", "dequantize"]
+    assert [node.op for node in graph.nodes] == ["quantize", "linear", "linear", "dequantize"]
     assert_folded_alike(graph, integer_graph(Module(SPELLINGS["mul, add"]).eval(), x))

@@ -14,7 +14,7 @@ import torch
 
 import qcompiler as qc
 from qcompiler.ir import Graph
-from tests.passes.dialects.checks import Module, assert_same, behind_a_layer, example, integer_graph
+from tests.passes.dialects.checks import Module, assert_same, between_layers, example, integer_graph
 from tests.passes.dialects.patterns import IMAGE, PATTERNS, SHAPE
 
 pytest.importorskip("onnxscript")
@@ -50,4 +50,4 @@ def test_the_dynamo_exporter(name: str, opset: int) -> None:
     graph.notes = []
     graph.set_outputs([graph.outputs[names.index(name)]])
     x = example(pattern.shape)
-    assert_same(integer_graph(graph, x), integer_graph(behind_a_layer(pattern.direct), x))
+    assert_same(integer_graph(graph, x), integer_graph(between_layers(pattern.direct), x))

@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qcompiler.frontend import functional as F
-from tests.passes.dialects.checks import WEIGHT, assert_same, behind_a_layer, example, integer_graph
+from tests.passes.dialects.checks import WEIGHT, assert_same, between_layers, example, integer_graph
 from tests.passes.dialects.patterns import GAIN, IMAGE, SHAPE, SHIFT
 
 
 class Spelling:
-    """Nodes that make "y" of "x", and constants by name.
+    """Nodes that make "y" of "x" between two layers, and constants by name.
 
     Each line is `result = Op(operands)`, with attributes behind a semicolon: "m = ReduceMean(x); axes=[-1] keepdims=1".
     """
@@ -36,6 +36,7 @@ class Spelling:
             nodes.append(
                 helper.make_node(op, [name.strip() for name in operands.split(",")], [result.strip()], **attrs)
             )
+        nodes.append(helper.make_node(nodes[0].op_type, ["y", "W"], ["output"]))
         weight = WEIGHT if len(self.shape) < 4 else WEIGHT[:, :, None, None]
         initializers = [
             numpy_helper.from_array(np.asarray(value, None if hasattr(value, "dtype") else np.float32), name)
@@ -45,7 +46,7 @@ class Spelling:
             nodes,
             "spelled",
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, self.shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
             initializers,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
@@ -287,4 +288,4 @@ SPELLINGS: dict[str, tuple[Any, Spelling]] = {
 def test_a_spelling_gives_the_integer_graph_of_the_op(name: str) -> None:
     direct, spelling = SPELLINGS[name]
     x = example(spelling.shape)
-    assert_same(integer_graph(spelling.model(), x), integer_graph(behind_a_layer(direct), x))
+    assert_same(integer_graph(spelling.model(), x), integer_graph(between_layers(direct), x))

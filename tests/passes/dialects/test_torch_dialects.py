@@ -13,7 +13,7 @@ import torch
 
 from qcompiler.frontend import functional as F
 from qcompiler.ir import Graph
-from tests.passes.dialects.checks import Module, assert_same, behind_a_layer, example, integer_graph, torchscript
+from tests.passes.dialects.checks import Module, assert_same, between_layers, example, integer_graph, torchscript
 from tests.passes.dialects.patterns import PATTERNS, SHAPE
 
 CHANGED = (11, 13, 17, 18, 20)
@@ -24,7 +24,7 @@ OPSETS = [opset if opset in CHANGED else pytest.param(opset, marks=pytest.mark.e
 @cache
 def wanted(name: str) -> Graph:
     pattern = PATTERNS[name]
-    return integer_graph(behind_a_layer(pattern.direct), example(pattern.shape))
+    return integer_graph(between_layers(pattern.direct), example(pattern.shape))
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -75,6 +75,6 @@ def test_compositions(seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torchscript(written, x, int(rng.choice([13, 17, 18])))
-    wanted = integer_graph(behind_a_layer(direct), x)
+    wanted = integer_graph(between_layers(direct), x)
     for dialect in (model, Module(written).eval()):
         assert_same(integer_graph(dialect, x), wanted)
