@@ -26,7 +26,7 @@ from tests.fuzz.door import HOMES, open_door
 from tests.fuzz.minimize import minimized
 from tests.fuzz.worker import Verdict, Worker
 
-_AT_ONCE = 200
+_AT_ONCE = 50
 """Inputs that a worker runs between two messages."""
 
 
