@@ -10,7 +10,7 @@ import inspect
 import pathlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from qcompiler.quantization import collect
 from qcompiler.quantization.observers import make_observer
 from qcompiler.text.printer import graph_data
 from qcompiler.types import Layout
+from tests.passes.test_equalization import items, normed
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 5, 5)).astype(np.float32)
@@ -120,6 +121,16 @@ def spec_effect(name: str, value: object, values: list[float] | None = None, **r
     return lambda folder: (params(**{name: value}), params())
 
 
+def qconfig_effect(name: str, model: Callable[[], nn.Module], data: list[np.ndarray]) -> Effect:
+    """A compiled model with an option of a QConfig that is on or off, all others off."""
+
+    def graph(value: bool) -> str:
+        config = replace(qc.get_qconfig("int8:plain"), **{name: value})  # type: ignore[arg-type]
+        return text(qc.compile(model(), config, (data[0],), calibration_data=data, target="reference"))
+
+    return lambda folder: (graph(True), graph(False))
+
+
 def rules(**options: Any) -> str:
     return str(qc.prepare(GRAPH, qc.QConfigMapping(**{"default": qc.get_qconfig("int8"), **options})).table)
 
@@ -189,6 +200,11 @@ EFFECTS: dict[str, Effect] = {
     ),
     "QuantSpec.observer": spec_effect("observer", "percentile(60)"),
     "QuantSpec.eps": spec_effect("eps", 0.5),
+    "QConfig.mixed_precision": qconfig_effect(
+        "mixed_precision", lambda: nn.Sequential(nn.Linear(5, 4), nn.Softmax(-1)), [X[0, 0]]
+    ),
+    "QConfig.equalize": qconfig_effect("equalize", normed, items(8, 64)),
+    "convert.io": lambda f: (text(qc.convert(PREPARED, CALIBRATION, io="quantized")), text(INTEGER)),
     "QConfigMapping.default": lambda f: (rules(default=None), rules()),
     "QConfigMapping.object_types": lambda f: (rules(object_types={"conv": None}), rules()),
     "QConfigMapping.regexes": lambda f: (rules(regexes={"0": None}), rules()),

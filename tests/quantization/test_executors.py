@@ -26,6 +26,7 @@ X = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
 DATA = [(RNG.normal(size=X.shape) * 2.0 ** (i % 5)).astype(np.float32) for i in range(37)]
 MODEL = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 5))
 PREPARED = qc.prepare(MODEL, "int8", (X,))
+OVERFLOWING = qc.prepare(lambda x: np.maximum(x * np.float32(1e30) @ np.ones((8, 8), np.float32), 0), "int8", (X,))
 
 
 def everything(calibration: qc.Calibration, path: pathlib.Path) -> bytes:
@@ -69,7 +70,7 @@ def test_processes_give_the_same_bits(method: str, expected: bytes, tmp_path: pa
     with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
         assert everything(qc.calibrate(PREPARED, DATA, executor=pool), tmp_path / "c") == expected
         with pytest.raises(QuantizationError, match="not finite") as caught:
-            qc.calibrate(PREPARED, [np.full_like(X, 3e38)], executor=pool)
+            qc.calibrate(OVERFLOWING, [np.full_like(X, 1e20)], executor=pool)
     assert caught.value.where is not None
 
 
