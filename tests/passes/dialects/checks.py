@@ -22,8 +22,8 @@ def example(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def integer_graph(model: Any, x: np.ndarray) -> Graph:
     """The int8 graph of a model, with codes everywhere, calibrated on one batch, without its source lines."""
-    graph = qc.compile(model, "int8:plain", (x,), calibration_data=[x], target="reference").graph
-    return bare(graph)
+    inputs = None if isinstance(model, Graph) else (x,)
+    return bare(qc.compile(model, "int8:plain", inputs, calibration_data=[x], target="reference").graph)
 
 
 def bare(graph: Graph) -> Graph:
