@@ -130,8 +130,8 @@ def _places(graph: Graph, configs: Mapping[str, QConfig | None]) -> Iterator[tup
             continue
         if isinstance(place, str):
             producer = observe.x.producer
-            if producer is not None and producer.name not in real:
-                continue  # codes already, which a multiplication would only convert
+            if producer is None or producer.name not in real:
+                continue  # codes, which a multiplication would only convert; a caller may give an input as codes too
             place = match_multiply(graph, observe)
         if isinstance(place, str):
             continue

@@ -167,6 +167,16 @@ def test_codes_are_not_multiplied() -> None:
     assert not [node for node in graph.nodes if node.op == "mul"]
 
 
+def test_inputs_are_not_multiplied() -> None:
+    """A caller may give them as codes."""
+    weight = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
+    data = [x * outliers(64) for x in items(8, 64)]
+    graph = converted(lambda x: x @ weight, data)
+    assert not notes(graph, Equalized) and [node.op for node in graph.nodes] == ["quantize", "linear"]
+    model = qc.compile(lambda x: x @ weight, "int8", (data[0],), calibration_data=data, io="quantized")
+    assert [node.op for node in model.graph.nodes] == ["linear"]
+
+
 # -- what is judged is what runs
 
 
