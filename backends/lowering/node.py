@@ -22,6 +22,9 @@ from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.types import Layout, TensorType
 
+MAX_TABLE_BYTES = 2**30
+"""A table that lowering computes takes at most this much memory."""
+
 
 class Steps:
     """Appends calls of kernels to a program.
@@ -175,6 +178,20 @@ class NodeLowering(Steps):
     def scratch(self, nbytes: int, name: str = "scratch") -> BufferHandle:
         """Allocate scratch memory of the arena for this node."""
         return self.lowering.builder.buffer(nbytes, f"{self.node.name}.{name}")
+
+    def check_table(self, count: int, nbytes: int) -> None:
+        """Raise LoweringError if a table of `count` entries, which lowering is about to compute, takes too much memory.
+
+        nbytes: bytes that lowering needs for each entry.
+        """
+        if count * nbytes > MAX_TABLE_BYTES:
+            raise LoweringError(
+                "a table that the program needs is too large",
+                where=self.node.describe(),
+                expected=f"at most {MAX_TABLE_BYTES:,} bytes",
+                got=f"{count:,} entries of {nbytes} bytes",
+                hint='smaller sizes, or target="reference"',
+            )
 
     def stored(self, array: npt.ArrayLike) -> BufferHandle:
         """Add an array that was made for this binding to the constants."""

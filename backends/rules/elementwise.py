@@ -208,6 +208,7 @@ def trilu(s: NodeLowering) -> None:
     # A map repeats an axis of size 1, and that must not depend on a symbolic size. So the mask gets 2 or more there.
     sizes = zip(s.out.shape[-2:], y.shape[-2:])
     rows, columns = (size if isinstance(declared, int) else max(size, 2) for declared, size in sizes)
+    s.check_table(rows * columns, 1)
     kept = triangle(rows, columns, op.upper, op.diagonal)
     zero = qmath.quantize(np.zeros(1, np.float32), s.out.params, s.out.dtype) if s.out.is_quantized else [0]
     mask = TensorView(s.stored(kept), DType.BOOL.numpy, kept.shape, kept.strides)

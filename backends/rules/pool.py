@@ -157,6 +157,7 @@ def adaptive_max_pool(s: NodeLowering) -> None:
 @lowers("avg_pool", unless=_why_not_f32_or_u8)
 def avg_pool(s: NodeLowering) -> None:
     op = AvgPool(s.node)
+    _check_tables(s)
     counts = window_counts(
         s.view(op.x).shape, op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad, op.divisor_override
     )
@@ -180,12 +181,25 @@ def copy_pixels(s: NodeLowering, x: Value, pixels: Sequence[np.ndarray]) -> None
     _max(s, x, [[(int(place), 1) for place in axis] for axis in pixels], (1,) * len(pixels), (1, 1))
 
 
+_ENTRY_BYTES = 128
+"""Bytes that lowering needs for one window along an axis, a tuple of ints."""
+
+
+def _check_tables(s: NodeLowering) -> None:
+    """LoweringError if the windows, or the divisors of all positions, take too much memory."""
+    spatial = s.result().shape[2:]
+    s.check_table(max(spatial), _ENTRY_BYTES)
+    s.check_table(math.prod(spatial), 8)
+
+
 def _window_axes(s: NodeLowering, op: MaxPool | AvgPool) -> list[Axis]:
+    _check_tables(s)
     sizes, outputs, before = s.view(op.x).shape[2:], s.result().shape[2:], [first for first, _ in op.padding]
     return [clipped_windows(*axis) for axis in zip(sizes, outputs, op.kernel, op.stride, before, op.dilations)]
 
 
 def _adaptive_axes(s: NodeLowering, op: AdaptiveMaxPool | AdaptiveAvgPool) -> list[Axis]:
+    _check_tables(s)
     sizes = zip(s.view(op.x).shape[2:], op.output_size)
     return [[(start, stop - start) for start, stop in adaptive_bounds(size, out)] for size, out in sizes]
 

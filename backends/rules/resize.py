@@ -31,9 +31,14 @@ def _why_not_image(node: Node, target: Target) -> str | None:
     return reason
 
 
+_ENTRY_BYTES = 128
+"""Bytes that lowering needs for one position along an axis: arrays of f64 and i64, or a tuple of ints."""
+
+
 def _positions(s: NodeLowering, op: Resize) -> list[tuple[int, np.ndarray]]:
     """For each spatial axis (the operand's size, the positions in the operand)."""
     x, y = s.view(op.x), s.result()
+    s.check_table(max(y.shape[2:]), _ENTRY_BYTES)
     return [(n, op.positions(i, n, out)) for i, (n, out) in enumerate(zip(x.shape[2:], y.shape[2:]))]
 
 
