@@ -97,6 +97,8 @@ class Norm:
             return eps
         attrs = self.op.complete_attrs({**self.attrs, self.op.eps.name: eps})
         constants = [] if self._is_l2 else [self._constant(function, weight, 1), self._constant(function, bias, 0)]
+        if any(data is not None for data in constants) and not self._parameter_is_static(function):
+            return Miss(4, "its weight or bias would lie along an axis of open size")
         found = Spelled(self.op, attrs, constants, self.axis)
         apart = self._difference(function, found, weight, bias, eps)
         return found if apart is None else Miss(4, apart)
@@ -126,6 +128,13 @@ class Norm:
             return shape[-len(self.rows.axes) :]
         axis = 1 if self.axis is None else self.axis
         return (shape[axis], *(1,) * (len(shape) - 1 - axis))
+
+    def _parameter_is_static(self, function: Function) -> bool:
+        """Whether the axes of weight and bias have sizes that are known: the tried ones say nothing about others."""
+        sizes = function.region.source.type.shape
+        if self.axis is None and issubclass(self.op, LastAxesNorm):
+            return all(isinstance(size, int) for size in sizes[-len(self.rows.axes) :])
+        return isinstance(sizes[1 if self.axis is None else self.axis], int)
 
     def _along(self, parameter: np.ndarray) -> np.ndarray:
         """A parameter as rows of the operand."""
