@@ -158,13 +158,18 @@ class _Roles:
             if id(node) in self.bounds:
                 continue
             part = part_of[id(node)] = [node]
-            for maker in _makers(node):
+            for maker in (*_makers(node), *self._deciders(node)):
                 other = part_of.get(id(maker), part)
                 if other is not part:
                     part, other = (part, other) if len(part) >= len(other) else (other, part)
                     part += other
                     part_of.update((id(moved), part) for moved in other)
         return list({id(part): part for part in part_of.values()}.values())
+
+    def _deciders(self, node: Node) -> list[Node]:
+        """The nodes that make the conditions which a node reads, where they are chosen: parts of one table."""
+        makers = (value.producer for value in node.operands if value is not None and not value.type.dtype.is_float)
+        return [maker for maker in makers if maker is not None and id(maker) in self.chosen]
 
     def reads_codes(self, graph: Graph, value: Value, code_outputs: bool) -> bool:
         """Whether a product, or another node that always works on codes, reads a value."""

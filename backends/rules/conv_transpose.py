@@ -11,6 +11,7 @@ pixels apart.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,9 @@ from qcompiler.backends.target import Target
 from qcompiler.dims import Dim
 from qcompiler.ir import Const, Node
 from qcompiler.ops.conv import ConvTranspose
+
+MOST_PHASES = 256
+"""The most phases, the product of the strides: each has steps of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def phases(size: int, kernel: int, stride: int, dilation: int, padding: int) -> 
 def _why_not_transposed(node: Node, target: Target) -> str | None:
     """Why a conv_transpose is not lowered, or None."""
     op = ConvTranspose(node)
+    if math.prod(op.stride) > MOST_PHASES:
+        return f"its strides make {math.prod(op.stride)} phases, and kernels run for at most {MOST_PHASES}"
     axes = zip(op.weight.type.shape[2:], op.stride, op.dilation)
     sparse = any(isinstance(n, int) and len({k * d % s for k in range(n)}) < s for n, s, d in axes)
     if sparse and not isinstance(op.weight, Const):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import qcompiler as qc
+from qcompiler.frontend.functional import conv_transpose2d
+from qcompiler.interpreter import run
 from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.rules.harness import check_op
 
@@ -52,6 +55,17 @@ def test_geometry(
         bound=1e-5,
         threads=(1, 3),
     )
+
+
+@pytest.mark.parametrize("strides, kernels", [((16, 16), True), ((16, 17), False), ((1, 2**20), False)])
+def test_many_phases_run_in_numpy(strides: tuple[int, int], kernels: bool) -> None:
+    """Each phase has steps of its own: a stride of 100 would emit 10,000 of them."""
+    x, weight = np.ones((1, 2, 1, 2), np.float32), np.ones((2, 3, 1, 2), np.float32)
+    compiled = qc.compile(lambda x: conv_transpose2d(x, weight, stride=strides), None, (x,))
+    assert (not compiled.program.python_nodes) is kernels
+    if not kernels:
+        assert "phases" in str(compiled.report())
+    assert np.array_equal(compiled(x), run(compiled.graph, [x])[0])
 
 
 @pytest.mark.parametrize("quantized", [True, False])
