@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import Equalized, Estimate, Interpreted, KeptFloat, Unjudged
+from qcompiler.notes import Equalized, Estimate, Interpreted, KeptFloat, RealResult, Unjudged
 from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
@@ -93,6 +93,7 @@ class Report:
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
         conversions: op -> count.
         kept_float: the float nodes; empty at stage float, where all are.
+        real: the int8 products that write f32 and not codes, and why.
         constant_bytes, float_constant_bytes: bytes as they are, and with every quantized constant in f32.
         python_nodes: node -> why no kernel serves it, so that it runs in numpy.
         estimate: what the cost model of qconfig "auto" expects of the graph, quantized and in float; "" without it.
@@ -115,6 +116,7 @@ class Report:
     execution: str = ""
     equalized: tuple[Equalized, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
+    real: tuple[RealResult, ...] = ()
 
     @property
     def int8_nodes(self) -> int:
@@ -156,6 +158,9 @@ class Report:
             lines.append("  stayed float:")
             for row in self.kept_float:
                 lines.append(f"    %{row.node} = {row.op}: {row.reason}" + (f" at {row.where}" if row.where else ""))
+        if self.real:
+            lines.append("  int8 products that give real numbers:")
+            lines += [f"    {note}" for note in self.real]
         if self.equalized:
             lines.append("  equalized, with the error of the products on sampled rows:")
             lines += [f"    {note}" for note in self.equalized]
@@ -205,6 +210,7 @@ def report(model: Any) -> Report:
         execution="" if isinstance(model, Graph) else _execution(model),
         equalized=tuple(note for note in graph.notes if isinstance(note, Equalized)),
         unjudged=tuple(note for note in graph.notes if isinstance(note, Unjudged)),
+        real=tuple(note for note in graph.notes if isinstance(note, RealResult)),
     )
 
 

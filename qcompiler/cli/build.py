@@ -66,6 +66,9 @@ def quantize(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
+    from qcompiler.notes import RealResult
+    from qcompiler.passes.pipelines import precision_pipeline
+    from qcompiler.passmanager import PassManager
     from qcompiler.report import noted_reasons, report
 
     graph = given_model(options)
@@ -74,13 +77,15 @@ def check(options: argparse.Namespace) -> None:
         print_json(report(graph).to_dict()) if options.json else print(report(graph))
         return
     prepared = compiler.prepare(graph, _qconfig(options))
-    reasons = noted_reasons(prepared.graph)
+    decided = PassManager(precision_pipeline(prepared.configs)).run(prepared.graph)
+    reasons = noted_reasons(decided)
+    real = {note.node: note.reason for note in decided.notes if isinstance(note, RealResult)}
     rows = [
         (
             row.node,
             row.op,
             "float" if row.qconfig is None or row.node in reasons else "int8",
-            reasons.get(row.node) or row.rule,
+            reasons.get(row.node) or (f"gives f32: {real[row.node]}" if row.node in real else row.rule),
         )
         for row in prepared.table.rows
     ]

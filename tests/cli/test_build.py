@@ -115,15 +115,19 @@ def test_check_says_what_stays_float_and_why(files, capsys):
     def model() -> Graph:
         graph = Graph("g")
         x = graph.add_input("x", tensor("f32", 2, 3))
-        y = graph.create("sin", [graph.create("log_softmax", [x], {"axis": 1}, names="soft").result], names="s").result
+        weight = graph.add_const("w", np.ones((3, 3), np.float32))
+        z = graph.create("linear", [x, weight], names="fc").result
+        y = graph.create("sin", [graph.create("log_softmax", [z], {"axis": 1}, names="soft").result], names="s").result
         graph.set_outputs([y])
         return graph
 
     save_graph(model(), "soft.qc.safetensors")
     found = json.loads(call(capsys, "check", "soft.qc.safetensors", "--json"))["nodes"]
-    assert found[0]["node"] == "soft" and found[0]["runs_in"] in ("float", "int8") and found[0]["why"]
-    floats = [row for row in found if row["runs_in"] == "float"]
-    assert all(row["why"] and row["why"] != "global int8" for row in floats)
+    assert {row["node"]: (row["runs_in"], row["why"]) for row in found} == {
+        "fc": ("int8", "gives f32: %soft = log_softmax reads real numbers"),
+        "soft": ("float", "log_softmax has no integer form"),
+        "s": ("float", "its operand is float"),
+    }
 
 
 def test_passes(files, capsys):
