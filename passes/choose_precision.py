@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node, Use, Value
 from qcompiler.notes import KeptFloat, RealResult
 from qcompiler.opdef import opdef
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import elements
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
+from qcompiler.quantization.spec import QuantSpec
+from qcompiler.types import DType
 
 SHARE_FOR_OUTPUTS = 0.03
 """Work behind the last product stays float while it adds at most this share to the estimated time of the graph."""
@@ -21,18 +24,21 @@ SHARE_FOR_OUTPUTS = 0.03
 @dataclass(frozen=True)
 class ChoosePrecision:
     """observed -> observed. configs: node name -> QConfig (int8 for a node that is not in it); code_outputs: the
-    outputs of the graph are codes too.
+    outputs of the graph are codes too; steep: name of a node at the end of a function that codes serve badly -> why
+    (`steep.steep_functions`).
 
     A product (conv, linear, matmul: `Op.gives_real`) reads codes, and writes f32 as cheaply as codes. A part is a
     largest group of other nodes that read each other's values. All nodes of a part stay float
 
-        if one of them wants real numbers (`Op.wants_real`: norms, softmax), or
+        if one of them wants real numbers (`Op.wants_real`: norms, softmax) or is steep, or
         if no product reads what the part makes, as behind the last product. Together such parts may add 3 % to
         the time that the cost profile estimates; the cheapest ones come first.
 
     Their values lose their observers; a value that products read too keeps one, for these readers alone. Codes serve
     the residual of a product and an output of the graph as well, so these read real numbers only where no conversion
     is added: the value is real for other reasons, or a product makes it and nothing reads codes of it.
+    Products whose results a part with a steep function reads, as a spectrum before its log, read 16-bit codes: what is
+    small in them counts as much as what is large.
     A node whose qconfig lacks `mixed_precision` works on codes, like a product that gives codes. Notes say why.
 
     Before:
@@ -50,6 +56,7 @@ class ChoosePrecision:
 
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
     code_outputs: bool = False
+    steep: Mapping[str, str] = field(default_factory=dict)
     name: ClassVar[str] = "choose-precision"
 
     def run(self, graph: Graph) -> Graph:
@@ -66,15 +73,36 @@ class ChoosePrecision:
                 note = self._settle(graph, observe, roles, reasons, real)
                 made += [] if note is None else [note]
         graph.notes += reversed(made)
+        self._widen(graph, roles, real)
         return graph
+
+    def _widen(self, graph: Graph, roles: _Roles, real: set[int]) -> None:
+        """Let products in front of a steep function read 16-bit codes, in the whole group of each operand."""
+        groups = set()
+        for part in roles.parts():
+            if any(node.name in self.steep for node in part):
+                makers = [maker for node in part for maker in _makers(node) if id(maker) in real]
+                layers = [layer for maker in makers if (layer := Weighted.of(maker)) is not None]
+                observes = [Observe.of(layer.x.producer) for layer in layers]
+                groups |= {observe.group for observe in observes if observe is not None}
+        for node in graph.nodes:
+            observe = Observe.of(node)
+            if observe is not None and observe.group in groups:
+                wide = wide_spec(QuantSpec.parse(observe.spec_text))
+                graph.set_attr(node, Observe.spec_text.name, str(wide))
 
     def _reasons(self, graph: Graph, roles: _Roles) -> dict[int, str]:
         """Id of each node of the parts that stay float -> why."""
         found: dict[int, str] = {}
         tails = []
         for part in roles.parts():
+            steep = next((node for node in part if node.name in self.steep), None)
             wants = next((node for node in part if opdef(node.op).wants_real), None)
-            if wants is not None:
+            if steep is not None:
+                near = f"%{steep.name} = {steep.op} is steep, and no product stands between"
+                found.update((id(node), near) for node in part)
+                found |= {id(node): self.steep[node.name] for node in part if node.name in self.steep}
+            elif wants is not None:
                 near = f"%{wants.name} = {wants.op} wants real numbers, and no product stands between"
                 found.update((id(node), near) for node in part)
                 found |= {id(n): f"{n.op} wants real numbers" for n in part if opdef(n.op).wants_real}
@@ -124,6 +152,11 @@ def _why_real(wanted: list[Use], indifferent: list[Use]) -> str:
     for use in (*wanted, *indifferent):
         return f"%{use.node.name} = {use.node.op} reads real numbers"
     return "it is an output of the graph"
+
+
+def wide_spec(spec: QuantSpec) -> QuantSpec:
+    """The spec of 16 bits in place of one of 8."""
+    return replace(spec, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)
 
 
 class _Roles:

@@ -54,9 +54,11 @@ def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyTyp
     return [InsertObservers(configs, slow)]
 
 
-def precision_pipeline(configs: Configs, *, code_outputs: bool = False) -> list[Pass]:
-    """observed -> observed: which values stay real."""
-    return [ChoosePrecision(configs, code_outputs)]
+def precision_pipeline(
+    configs: Configs, *, code_outputs: bool = False, steep: Mapping[str, str] = MappingProxyType({})
+) -> list[Pass]:
+    """observed -> observed: which values stay real. steep: what calibration found (`steep.steep_functions`)."""
+    return [ChoosePrecision(configs, code_outputs, steep)]
 
 
 def convert_pipeline(
@@ -65,10 +67,11 @@ def convert_pipeline(
     scales: Scales = MappingProxyType({}),
     *,
     code_outputs: bool = False,
+    steep: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
     """observed -> qdq -> integer. scales: those that equalization chose (`equalization.choose_scales`)."""
     return [
-        *precision_pipeline(configs, code_outputs=code_outputs),
+        *precision_pipeline(configs, code_outputs=code_outputs, steep=steep),
         *([ScaleChannels(scales)] if scales else []),
         InsertQdq(params, configs),
         *integer_pipeline(configs),

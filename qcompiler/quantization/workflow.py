@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.resolution import ResolutionTable
     from qcompiler.quantization.spec import QuantSpec
+    from qcompiler.types import QuantParams
 
 
 @dataclass(repr=False)
@@ -52,9 +53,7 @@ class Prepared:
 
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
-        from qcompiler.quantization.spec import QuantSpec
-
-        return {observe.group: QuantSpec.parse(observe.spec_text) for observe in self._observers()}
+        return _specs(self.graph)
 
     def members(self) -> dict[str, list[str]]:
         """Group of values -> the names of its values, which share one observer."""
@@ -216,6 +215,7 @@ def convert(
     from qcompiler.notes import Interpreted
     from qcompiler.passes.equalization import choose_scales
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
+    from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import chosen_params
 
@@ -239,18 +239,44 @@ def convert(
     }
     notes: list[Note] = []
     scales: dict[str, tuple[float, ...]] = {}
+    options: dict[str, Any] = {
+        "code_outputs": io == "quantized",
+        "steep": steep_functions(prepared.graph, params, observers),
+    }
+    graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
+    for group, spec in _specs(graph).items():
+        if group in params and spec != specs[group]:
+            params[group] = _spanning(params[group], spec)
     if isinstance(observers, Calibration):
-        graph = PassManager(precision_pipeline(prepared.configs, code_outputs=io == "quantized")).run(prepared.graph)
         choices, unjudged = choose_scales(graph, params, observers.inputs, prepared.configs)
         params |= {choice.group: choice.params for choice in choices}
         scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
         notes += [*(choice.note for choice in choices), *unjudged]
-    pipeline = convert_pipeline(params, prepared.configs, scales, code_outputs=io == "quantized")
+    pipeline = convert_pipeline(params, prepared.configs, scales, **options)
     converted = PassManager(pipeline, instruments).run(prepared.graph)
     converted.notes += notes
     if isinstance(observers, Calibration) and observers.interpreted:
         converted.notes.append(Interpreted(observers.interpreted))
     return converted
+
+
+def _specs(graph: Graph) -> dict[str, QuantSpec]:
+    """The spec of each group of observed values."""
+    from qcompiler.ops.quantized import Observe
+    from qcompiler.quantization.spec import QuantSpec
+
+    observers = (observe for node in graph.nodes if (observe := Observe.of(node)) is not None)
+    return {observe.group: QuantSpec.parse(observe.spec_text) for observe in observers}
+
+
+def _spanning(params: QuantParams, spec: QuantSpec) -> QuantParams:
+    """Parameters of another spec for the range that `params` span."""
+    import numpy as np
+
+    from qcompiler.quantization.choose_qparams import choose_qparams
+
+    low, high = ((code - params.zero_point[0]) * params.scale[0] for code in (params.qmin, params.qmax))
+    return choose_qparams(np.float32(low), np.float32(high), spec)
 
 
 def check_prepared(prepared: object) -> None:
