@@ -110,10 +110,7 @@ class _NeutralParameters(Rewrite[Normalised]):
     def rewrite(self, graph: Graph, match: Normalised) -> None:
         weight = None if _holds(match.weight, 1) else match.weight
         bias = None if _holds(match.bias, 0) else match.bias
-        operands = [match.x, weight, bias]
-        while operands[-1] is None:
-            operands.pop()
-        graph.replace(match.node, match.node.op, operands, match.node.attrs)
+        graph.replace(match.node, match.node.op, [match.x, weight, bias], match.node.attrs)
 
 
 def _holds(value: Value | None, number: float) -> bool:

@@ -18,9 +18,9 @@ from qcompiler.quantization.observers import Observer
 from qcompiler.quantization.tables import build_table
 from qcompiler.types import DType, QuantParams
 
-MOST_JUMP = 8.0
+MOST_JUMP = 16.0
 """The mean jump, in codes of the result, up to which a table serves: half of it is the mean error that rounding the
-operand makes, so 5 to 6 bits of the result are left."""
+operand makes, so 5 bits of the result are left."""
 
 
 def steep_functions(

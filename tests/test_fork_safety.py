@@ -117,6 +117,7 @@ _ALLOWED = {
     ("qcompiler/fork_safety.py", "RLock"),  # the locks themselves
     ("qcompiler/fork_safety.py", "cached_property"),  # of Python 3.12, which holds none
     ("backends/runtime/threads.py", "Lock"),  # a worker parks on it; the child abandons the pool
+    ("qcompiler/quantization/executors.py", "ProcessPoolExecutor"),  # only asked for as a class
     ("frontend/nn/init.py", "default_rng"),  # drawn from under a lock that forks wait for
 }
 

@@ -12,13 +12,14 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from qcompiler.cpus import usable_cpus
 from qcompiler.errors import ArgumentError, QuantizationError
+from qcompiler.fork_safety import cached_property
 
 if TYPE_CHECKING:
     from qcompiler.quantization.calibration import Calibration
@@ -168,7 +169,7 @@ class _Here:
     def __init__(self, prepared: Prepared, threads: int) -> None:
         self._prepared, self._threads = prepared, threads
 
-    @functools.cached_property
+    @cached_property
     def _runner(self) -> Collector:
         from qcompiler.quantization.collect import collector
 
@@ -194,7 +195,7 @@ def _submitted(executor: Executor, graph: Any, chunk: list[Item], threads: int) 
 def _result(future: Future, chunk: Sequence[Item], here: _Here) -> Calibration:
     try:
         part: Calibration = future.result()
-    except BrokenExecutor:
+    except (BrokenExecutor, CancelledError):  # Dask cancels calls whose arguments were lost with a worker
         return here.observe(chunk)
     return part
 

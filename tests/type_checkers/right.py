@@ -40,14 +40,14 @@ def main() -> None:
 
     mapping = qc.QConfigMapping().set_global("int8").set_module_name("head", None).set_object_type(nn.ReLU, "int8:mse")
     prepared = qc.prepare(qc.trace(model, (batches[0],)), mapping)
-    calibration = qc.calibrate(prepared, batches[:2]) + qc.calibrate(prepared, batches[2:])
+    calibration = qc.calibrate(prepared, batches[:2], progress=print) + qc.calibrate(prepared, batches[2:])
     calibration.save("net.calibration.safetensors")
     mixed = qc.compile(model, mapping, (batches[0],), calibration=qc.Calibration.load("net.calibration.safetensors"))
     graph = qc.convert(prepared, calibration)
     print(qc.print_graph(qc.fuse(graph)).splitlines(), mixed.threads + 1)
     print([target.upper() for target in known_targets()])
     try:
-        qc.compile(lambda x: x + 1, None, (batches[0],), progress=print)
+        qc.compile(lambda x: x + 1, None, (batches[0],), threads=1)
     except qc.TraceError as error:
         print(error.message.upper())
     except (qc.LoweringError, qc.QCompilerError):
