@@ -20,7 +20,7 @@ REFUSED: dict[str, dict[str, str]] = {
             "baddbmm batch_norm bilinear bmm conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding "
             "conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution dot einsum group_norm "
             "instance_norm layer_norm linear log_softmax.int matmul max_pool1d max_pool1d_with_indices max_pool2d "
-            "max_pool2d_with_indices max_pool3d max_pool3d_with_indices mm mv native_layer_norm prelu "
+            "max_pool2d_with_indices max_pool3d max_pool3d_with_indices mm mv native_layer_norm prelu rms_norm "
             "scaled_dot_product_attention softmax.int upsample_bilinear2d.vec upsample_linear1d.vec "
             "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_trilinear3d.vec"
         ),
@@ -32,7 +32,7 @@ REFUSED: dict[str, dict[str, str]] = {
             "batch_norm bilinear bmm conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding "
             "conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution dot einsum group_norm "
             "instance_norm layer_norm linear log_softmax.int matmul max_pool1d max_pool1d_with_indices max_pool2d "
-            "max_pool2d_with_indices max_pool3d max_pool3d_with_indices mm mv native_layer_norm prelu "
+            "max_pool2d_with_indices max_pool3d max_pool3d_with_indices mm mv native_layer_norm prelu rms_norm "
             "scaled_dot_product_attention softmax.int upsample_bilinear2d.vec upsample_linear1d.vec "
             "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_trilinear3d.vec"
         ),

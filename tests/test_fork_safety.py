@@ -193,8 +193,11 @@ def _is_right(channels: int) -> bool:
     return np.array_equal(model(X), qc.compile(model.graph, "keep", target="reference")(X))
 
 
-def _forks(work: Callable[[int], object]) -> int:
-    """While another thread works in a loop, fork 20 times at random moments. Returns how many children failed."""
+FORKS = [6, pytest.param(20, marks=pytest.mark.exhaustive)]
+
+
+def _forks(count: int, work: Callable[[int], object]) -> int:
+    """While another thread works in a loop, fork `count` times at random moments. Returns how many children failed."""
     stop, failed, draw = threading.Event(), 0, random.Random(0)
 
     def loop() -> None:
@@ -207,7 +210,7 @@ def _forks(work: Callable[[int], object]) -> int:
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
-        for number in range(20):
+        for number in range(count):
             time.sleep(draw.uniform(0.0, 0.1))
             failed += not in_child(lambda: _is_right(60 + number))  # noqa: B023  the child runs at once
     finally:
@@ -217,13 +220,15 @@ def _forks(work: Callable[[int], object]) -> int:
     return failed
 
 
-def test_children_compile_while_a_thread_of_the_parent_compiles() -> None:
-    assert _forks(lambda number: _build(4 + number % 50)) == 0
+@pytest.mark.parametrize("forks", FORKS)
+def test_children_compile_while_a_thread_of_the_parent_compiles(forks: int) -> None:
+    assert _forks(forks, lambda number: _build(4 + number % 50)) == 0
 
 
-def test_children_compile_while_a_thread_of_the_parent_calls() -> None:
+@pytest.mark.parametrize("forks", FORKS)
+def test_children_compile_while_a_thread_of_the_parent_calls(forks: int) -> None:
     model = _build(8)
-    assert _forks(lambda _: model(X)) == 0
+    assert _forks(forks, lambda _: model(X)) == 0
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_a_symbolic_batch_has_the_bits_of_each_size_and_emits_no_kernel_again(
 
 
 def test_float_bits_are_equal_on_every_level(images: np.ndarray) -> None:
+    images = images[:4]  # emulated levels are slow
     outputs = {level: qc.compile(trained_model(), None, (images,), target=level)(images) for level in RUNNABLE}
     first = outputs[RUNNABLE[0]]
     assert all(np.array_equal(first, other) for other in outputs.values())

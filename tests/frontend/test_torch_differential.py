@@ -145,7 +145,7 @@ def test_every_name_of_the_table_is_an_op_of_torch() -> None:
         functools.reduce(getattr, name.split("."), torch.ops)
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize(
     ("name", "dtype"), CASES, ids=[f"{name.removeprefix('aten.')}-{NAMES[d]}" for name, d in CASES]
 )

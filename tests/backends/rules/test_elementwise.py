@@ -144,7 +144,7 @@ def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     check("less", [y, x])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 17, 31, 32, 33, 64, 65])
 @pytest.mark.parametrize("quantized", [False, True])
 def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_binary_f64(op: str) -> None:
     check(op, [a.astype(np.float64) / 3 for a in pairs(SPECIAL)])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("op", COMPARISONS)
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.BOOL, *INTEGERS], ids=str)
 def test_comparisons(op: str, dtype: DType) -> None:
@@ -494,7 +494,7 @@ def test_where(dtype: DType) -> None:
 KINDS = (DType.F32, DType.F64, DType.BOOL, *INTEGERS)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("source", KINDS, ids=str)
 @pytest.mark.parametrize("to", KINDS, ids=str)
 def test_casts(source: DType, to: DType) -> None:
@@ -526,7 +526,7 @@ def _params(name: str) -> list[QuantParams]:
     return [QuantParams.per_tensor(scale, zero, DType.U8) for scale, zero in PARAMS[name]]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("op", BINARY)
 def test_every_pair_of_codes(op: str, params: str) -> None:
