@@ -152,7 +152,9 @@ class _Graph:
                 file.write(self.sent)
             self.sent = self._path
         elif hasattr(executor, "scatter"):
-            self.sent = executor.scatter(self.sent, broadcast=True)
+            # A key of its own: with that of equal bytes, which Dask may be releasing just then, workers would look for
+            # these for ever.
+            self.sent = executor.scatter(self.sent, broadcast=True, hash=False)
 
     def __enter__(self) -> _Graph:
         return self
