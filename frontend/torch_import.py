@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import operator
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -36,7 +37,6 @@ from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.frontend.torch_ops.table import Missing, dtype_of
 from qcompiler.frontend.torch_program import (
     is_exported_module,
-    is_program,
     load_program,
     program_inputs,
     size_expression,
@@ -115,7 +115,7 @@ def import_program(program: Any, example_inputs: Any = None, *, dynamic: Dynamic
         TraceError: torch is missing, the file is none, or as `import_torch`.
     """
     torch = _torch()
-    if not is_program(program):
+    if isinstance(program, (str, os.PathLike)):
         program = load_program(torch, program)
     recorder = Trace("exported")
     recorder.scalars_yield = True

@@ -17,12 +17,6 @@ from qcompiler.regular_file import open_regular
 from qcompiler.types import DType, TensorType
 
 
-def is_program(model: Any) -> bool:
-    """Whether `model` is a torch.export.ExportedProgram; does not import torch."""
-    name = ("torch.export.exported_program", "ExportedProgram")
-    return any((base.__module__, base.__qualname__) == name for base in type(model).__mro__)
-
-
 def is_exported_module(torch: Any, module: Any) -> bool:
     """Whether a module is what `ExportedProgram.module()` gives. It takes no mode: `training` stays True, and `eval`
     refuses. The program that it plays was made in the mode that the exported module had."""

@@ -61,7 +61,8 @@ class ChoosePrecision:
 
     def run(self, graph: Graph) -> Graph:
         roles = _Roles(graph, self.configs)
-        reasons = self._reasons(graph, roles)
+        parts = roles.parts()
+        reasons = self._reasons(graph, roles, parts)
         for node in graph.nodes:
             if id(node) in reasons and id(node) in roles.chosen:
                 graph.notes.append(KeptFloat(node.name, node.op, reasons[id(node)]))
@@ -73,13 +74,13 @@ class ChoosePrecision:
                 note = self._settle(graph, observe, roles, reasons, real)
                 made += [] if note is None else [note]
         graph.notes += reversed(made)
-        self._widen(graph, roles, real)
+        self._widen(graph, parts, real)
         return graph
 
-    def _widen(self, graph: Graph, roles: _Roles, real: set[int]) -> None:
+    def _widen(self, graph: Graph, parts: Iterable[list[Node]], real: set[int]) -> None:
         """Let products in front of a steep function read 16-bit codes, in the whole group of each operand."""
         groups = set()
-        for part in roles.parts():
+        for part in parts:
             if any(node.name in self.steep for node in part):
                 makers = [maker for node in part for maker in _makers(node) if id(maker) in real]
                 layers = [layer for maker in makers if (layer := Weighted.of(maker)) is not None]
@@ -88,14 +89,14 @@ class ChoosePrecision:
         for node in graph.nodes:
             observe = Observe.of(node)
             if observe is not None and observe.group in groups:
-                wide = wide_spec(QuantSpec.parse(observe.spec_text))
+                wide = _wide(QuantSpec.parse(observe.spec_text))
                 graph.set_attr(node, Observe.spec_text.name, str(wide))
 
-    def _reasons(self, graph: Graph, roles: _Roles) -> dict[int, str]:
+    def _reasons(self, graph: Graph, roles: _Roles, parts: Iterable[list[Node]]) -> dict[int, str]:
         """Id of each node of the parts that stay float -> why."""
         found: dict[int, str] = {}
         tails = []
-        for part in roles.parts():
+        for part in parts:
             steep = next((node for node in part if node.name in self.steep), None)
             wants = next((node for node in part if opdef(node.op).wants_real), None)
             if steep is not None:
@@ -154,7 +155,7 @@ def _why_real(wanted: list[Use], indifferent: list[Use]) -> str:
     return "it is an output of the graph"
 
 
-def wide_spec(spec: QuantSpec) -> QuantSpec:
+def _wide(spec: QuantSpec) -> QuantSpec:
     """The spec of 16 bits in place of one of 8."""
     return replace(spec, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)
 

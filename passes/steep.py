@@ -46,7 +46,7 @@ def steep_functions(
         types = (source.x.type.quantized(DType.U8, into), result.x.type.quantized(DType.U8, out))
         steps = np.abs(np.diff(build_table(region, *types).astype(np.int64), prepend=0, append=0))
         steps[[0, -1]] = 0
-        jump = _mean((steps[:-1] + steps[1:]) / 2, _counts(histogram, into))
+        jump = _mean_at((steps[:-1] + steps[1:]) / 2, histogram, into)
         if jump > MOST_JUMP:
             end = region.nodes[-1]
             found[end.name] = f"{end.op} jumps by {jump:.0f} codes between two codes of its operand, in the mean"
@@ -57,18 +57,10 @@ def _is_byte(params: QuantParams) -> bool:
     return params.axis is None and params.qmin >= 0 and params.qmax <= 255
 
 
-def _counts(histogram: Histogram, params: QuantParams) -> np.ndarray:
-    """How often calibration saw each code, i64 [256]."""
-    used = np.flatnonzero(histogram.counts)
-    middles = np.ldexp(used - histogram.BINS + 0.5, histogram.exponent)
+def _mean_at(values: np.ndarray, histogram: Histogram, params: QuantParams) -> float:
+    """The mean of a number for each code, f64 [256], over the codes that calibration saw."""
+    middles, counts = histogram.filled_bins()
     with np.errstate(over="ignore"):
         codes = np.rint(middles / np.float64(params.scale[0])) + params.zero_point[0]
     codes = np.clip(codes, params.qmin, params.qmax).astype(np.int64)
-    found = np.zeros(256, np.int64)
-    np.add.at(found, codes, histogram.counts[used])
-    return found
-
-
-def _mean(values: np.ndarray, counts: np.ndarray) -> float:
-    weights = counts.astype(np.float64)
-    return float((values * weights).sum() / max(weights.sum(), 1.0))
+    return float((values[codes] * counts).sum() / max(counts.sum(), 1.0))

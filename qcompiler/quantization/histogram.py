@@ -73,6 +73,11 @@ class Histogram(MinMax):
         self.counts = _widened(self.counts, wider - self.exponent) + _widened(counts, wider - exponent)
         self.exponent = wider
 
+    def filled_bins(self) -> tuple[np.ndarray, np.ndarray]:
+        """(middles, counts), both f64, of the bins that hold values."""
+        used = np.flatnonzero(self.counts)
+        return (used - self.BINS + 0.5) * 2.0**self.exponent, self.counts[used].astype(np.float64)
+
     def qparams(self) -> QuantParams:
         """The range of least squared error among 64 x 64 shrunken ranges, rounding and clipping both counted."""
         if self.is_empty:
@@ -80,9 +85,8 @@ class Histogram(MinMax):
         low, high = min(float(self.low), 0.0), max(float(self.high), 0.0)
         if low == high:
             return choose_qparams(low, high, self.spec)
-        used = np.flatnonzero(self.counts)
-        centers = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, float(self.low), float(self.high))
-        weights = self.counts[used].astype(np.float64)
+        middles, weights = self.filled_bins()
+        centers = np.clip(middles, float(self.low), float(self.high))
         fractions = np.linspace(1.0, 0.02, 64)
         below = self._clip_errors(-centers, weights, -low * fractions)
         above = self._clip_errors(centers, weights, high * fractions)
@@ -140,9 +144,8 @@ class MeanSquaredError(Histogram):
     def qparams(self) -> QuantParams:
         if self.is_empty:
             return super().qparams()
-        used = np.flatnonzero(self.counts)
-        values = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, float(self.low), float(self.high))
-        weights = self.counts[used].astype(np.float64)
+        middles, weights = self.filled_bins()
+        values = np.clip(middles, float(self.low), float(self.high))
         best, least = choose_qparams(self.low, self.high, self.spec), np.inf
         for fraction in np.linspace(1.0, 0.1, 91):
             params = choose_qparams(float(self.low) * fraction, float(self.high) * fraction, self.spec)
@@ -210,9 +213,8 @@ class Entropy(Histogram):
             rounded: how many values are not exact.
         """
         low, high = min(float(self.low), 0.0), max(float(self.high), 0.0)
-        used = np.flatnonzero(self.counts)
-        centers = np.clip((used - self.BINS + 0.5) * 2.0**self.exponent, low, high)
-        weights = self.counts[used].astype(np.float64)
+        middles, weights = self.filled_bins()
+        centers = np.clip(middles, low, high)
         scale = (high - low) * fractions / (self.spec.qmax - self.spec.qmin)
         clipped = self._clip_errors(centers, weights, high * fractions)
         return clipped + self._clip_errors(-centers, weights, -low * fractions) + rounded * scale**2 / 12
