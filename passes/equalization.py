@@ -50,7 +50,7 @@ LEAST_ROWS = 8
 SHARE_FOR_MULTIPLIES = 0.03
 """Multiplications before observers may add this share to the estimated time of a graph."""
 
-MOST_OUTPUTS = 128
+MOST_OUTPUTS = 64
 """Output channels of a product whose error is judged, where each has a weight scale of its own."""
 
 _MOST = 2.0**10
@@ -58,6 +58,10 @@ _MOST = 2.0**10
 
 _BITS = 15
 """Rows and weights are rounded to this many bits and a sign: products have 30, and 2^23 of them sum up in an f64."""
+
+_ONE_THREAD = 2**18
+"""Up to so many multiplications a BLAS stays on the calling thread. Waking others for products as small as these here
+takes longer than the products, several times as long on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,9 @@ class _Product:
         groups, _, inputs, _ = self.layer.grouped(self.weight).shape
         if self.axis is not None and inputs == 1 and groups > 1:
             return None
-        found = np.abs(self.layer.grouped(self.weight)).max(axis=(1, 3)).reshape(-1).astype(np.float64)
+        weight = self.layer.grouped(self.weight)
+        largest = np.maximum(weight.max(axis=1), -weight.min(axis=1))  # first along the outer axis, which is fast
+        found = largest.max(axis=2).reshape(-1).astype(np.float64)
         return found / (found.max(initial=0.0) or 1.0)
 
     def error(self, x: QuantParams, scales: np.ndarray | None) -> float:
@@ -205,7 +211,7 @@ class _Product:
         rows, weight = self.rows, self.weight
         if scales is not None:
             rows = rows / scales.reshape(1, rows.shape[1], -1, 1)
-            weight = scaled_inputs(self.layer, weight.astype(np.float64), scales).astype(np.float32)
+            weight = scaled_inputs(self.layer, weight, scales)
         params = weight_params(weight, self.spec, self.axis, f"%{self.layer.weight.name}")
         sums = _dot(_centered(rows, x), self.layer.row_weight(_centered(weight, params)))
         step = np.broadcast_to(params.along(weight.ndim)[0], weight.shape)
@@ -308,10 +314,17 @@ def _centered(array: np.ndarray, params: QuantParams) -> np.ndarray:
 
 def _dot(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """[groups, n, outputs] of rows [n, groups, inputs, taps] and a weight [groups, outputs, inputs, taps]; integers in
-    f64 whose sums are exact."""
-    groups, outputs = weight.shape[:2]
-    left = rows.swapaxes(0, 1).reshape(groups, len(rows), -1)
-    return np.matmul(left, weight.reshape(groups, outputs, -1).swapaxes(1, 2))
+    f64 whose sums are exact, so they are summed block by block of a row."""
+    (groups, outputs), n = weight.shape[:2], len(rows)
+    left, right = rows.swapaxes(0, 1).reshape(groups, n, -1), weight.reshape(groups, outputs, -1)
+    size = left.shape[2]
+    block = max(1, _ONE_THREAD // max(1, n * outputs))
+    whole = size // block * block
+    total = np.matmul(left[:, :, whole:], right[:, :, whole:].swapaxes(1, 2))
+    if whole:
+        a, b = (x[:, :, :whole].reshape(groups, -1, whole // block, block).swapaxes(1, 2) for x in (left, right))
+        total += np.matmul(a, b.swapaxes(2, 3)).sum(axis=1)
+    return total
 
 
 def _power(base: np.ndarray, exponent: float) -> np.ndarray:

@@ -239,7 +239,8 @@ def _channels(layer: Weighted) -> int:
 
 def _multiply_weights(graph: Graph, products: tuple[Weighted, ...], scales: np.ndarray) -> None:
     for layer in products:
-        _set(graph, layer, "weight", scaled_inputs(layer, _data(layer.weight), scales))
+        assert isinstance(layer.weight, Const)  # as `match_fold` and `match_multiply` have checked
+        _set(graph, layer, "weight", scaled_inputs(layer, layer.weight.data, scales.astype(np.float32)))
 
 
 def scaled_inputs(layer: Weighted, weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -258,4 +259,4 @@ def _set(graph: Graph, op: AffineNorm | Weighted, operand: str, data: np.ndarray
     index = op.operand_index(operand)
     old = op.node.operand(operand)
     name = f"{op.node.name}.{operand}" if old is None else old.name.removesuffix(".scaled")
-    graph.set_operand(op.node, index, graph.add_const(f"{name}.scaled", data.astype(np.float32)))
+    graph.set_operand(op.node, index, graph.add_const(f"{name}.scaled", data.astype(np.float32, copy=False)))

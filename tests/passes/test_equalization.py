@@ -232,6 +232,15 @@ def test_sums_are_exact_in_any_order() -> None:
     assert np.array_equal(_dot(rows, weight), exact) and np.abs(exact).max() < 2**53
 
 
+@pytest.mark.parametrize("n, outputs, size", [(64, 64, 200), (64, 128, 64), (1, 1, 9), (3, 700, 1), (64, 5000, 3)])
+def test_sums_of_blocks_are_those_of_whole_rows(n: int, outputs: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    rows, weight = (
+        rng.integers(-100, 100, shape).astype(np.float64) for shape in ((n, 2, size, 1), (2, outputs, size, 1))
+    )
+    assert np.array_equal(_dot(rows, weight), np.einsum("ngit,goit->gno", rows, weight))
+
+
 def test_powers_are_made_of_roots() -> None:
     base = np.random.default_rng(0).uniform(1e-6, 1e6, 1000)
     for quarters in range(5):
