@@ -31,7 +31,6 @@ test-all: test
 # has a result in FOLDER is not run again.
 FOLDER ?= .mutants
 mutants: $(BIN)/.ready
-	$(BIN)/python -m pip install -q coverage
 	$(BIN)/python -m tests.mutants --folder $(FOLDER)
 
 # Give random and damaged input to one door, or to all, for so many minutes of CPU time each.

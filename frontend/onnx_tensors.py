@@ -159,15 +159,14 @@ def _texts(tensor: Any, where: str) -> np.ndarray:
 def _count(dims: Any, where: str) -> int:
     if len(dims) > 64 or any(size < 0 for size in dims):
         raise TraceError("malformed shape of a tensor", where=where, expected="sizes >= 0", got=str(list(dims))[:200])
-    count = math.prod(dims)
-    if len(dims) > MAX_RANK or count > MAX_ELEMENTS:
+    if len(dims) > MAX_RANK or math.prod(size for size in dims if size) > MAX_ELEMENTS:
         raise TraceError(
             "the tensor is too large",
             where=where,
             expected=f"at most {MAX_ELEMENTS} elements, rank at most {MAX_RANK}",
             got=str(list(dims))[:200],
         )
-    return count
+    return math.prod(dims)
 
 
 def _check_numbers(tensor: Any, count: int, bits: int, where: str) -> None:

@@ -7,6 +7,7 @@ how parameters are chosen (`quantization/observers.py`) nor any rounding (`quant
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -246,7 +247,7 @@ class TensorType:
     for plain integers (indices, masks).
 
     Raises:
-        ShapeError: rank above 8, a negative size, 2^31 elements or more.
+        ShapeError: rank above 8, a negative size, sizes other than 0 whose product is 2^31 or more.
         QuantizationError: a channel axis that does not fit the shape, or a float dtype with parameters.
     """
 
@@ -269,8 +270,8 @@ class TensorType:
                 raise ShapeError("a size of a tensor", expected="an int or a Dim", got=described(size))
             if not isinstance(size, Dim) and size < 0:
                 raise ShapeError("negative size", got=f"{self.dtype}[{','.join(map(str, self.shape))}]")
-        elements = self.elements
-        if not isinstance(elements, Dim) and elements > MAX_ELEMENTS:
+        elements = math.prod(int(size) for size in self.shape if not isinstance(size, Dim) and size)
+        if elements > MAX_ELEMENTS:  # sizes of 0 do not count: numpy has no such array either
             raise ShapeError("tensor too large", expected=f"at most {MAX_ELEMENTS} elements", got=elements)
         if self.quant is not None:
             self._check_quant(self.quant)

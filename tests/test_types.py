@@ -95,6 +95,8 @@ def test_the_limits_of_scales_themselves() -> None:
         (lambda: tensor("f32", *[1] * 9), "too many axes"),
         (lambda: tensor("f32", 2, -1), "negative size"),
         (lambda: tensor("i8", 2**16, 2**15), "too large"),
+        (lambda: tensor("i8", 0, 2**31), "too large"),
+        (lambda: tensor("i8", 2**16, Dim.name("B"), 0, 2**15), "too large"),
         (lambda: tensor("f32", 4).quantized(DType.F32, U8), "cannot carry"),
         (lambda: tensor("f32", 4).quantized(DType.I8, U8), "exceeds the dtype"),
         (lambda: TensorType(DType.U8, (4,), QuantParams.per_channel([0.5], 0, 1, DType.U8)), "axis outside"),

@@ -5,9 +5,9 @@
     python -m tests.mutants --folder ~/mutants --again    run the survivors once more, after tests were added
 
 The mutants are drawn by a fixed seed from all sites of the folders below, so many from each. Each runs in a copy of the
-tree, against the test files that execute its line, those that mirror its file first. Results are appended to
-results.jsonl in the folder, so a run that was stopped goes on. A timeout, counted in processor time so that a loaded
-machine gives the same score, counts as a survivor.
+tree, against the tests that evaluate its place (`reach`), those in the files that mirror its file first. Results are
+appended to results.jsonl in the folder, so a run that was stopped goes on. A timeout, counted in processor time so that
+a loaded machine gives the same score, counts as a survivor.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
 from typing import Any
 
-from tests.mutants.coverage_map import PYTEST, Coverage, environment, record
+from tests.mutants.reach import SOURCES, Recorded, make_noting, record, rounds
+from tests.mutants.runner import Ended, Runner
 from tests.mutants.sites import Site, sites_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,43 +38,48 @@ DRAWN = {
     "qcompiler/ops": 40,
 }
 """How many mutants are drawn from each folder."""
-LONG = 30.0
-"""Seconds of processor time, under coverage, from which a test file is long."""
-WALL = 5
-"""A mutant is also stopped after so many times its processor time by the clock: a mutant that sleeps ends too."""
+NEAR = ("tests/backends/rules", "tests/backends/kernels", "tests/passes", "tests/quantization", "tests/ops")
+"""The folders of the tests of these sources. The other tests run for the mutants that survive these."""
+SHARE = 0.6
+"""The tests of a mutant need at most this share of its time without the mutant: the rest is for imports."""
 SKIPPED = (
     "tests/artifact", "tests/cli", "tests/examples", "tests/type_checkers", "tests/complaints", "tests/mutants",
     "tests/backends/arm", "tests/backends/cache", "tests/backends/object_export", "tests/backends/runtime",
     "tests/test_wheel.py", "tests/test_docs.py", "tests/test_readme.py", "tests/test_demo_stages.py",
-    "tests/backends/kernels/test_texts.py",
+    "tests/backends/kernels/test_texts.py", "tests/fuzz",
 )  # fmt: skip
-"""Test files that are slow, need emulators or processes, or compare texts. A mutant that only these kill counts as a
-survivor: a golden text of a kernel notices any change and says nothing about its meaning."""
+"""Test files that are slow, need emulators or other processes, or compare texts. A mutant that only these kill counts
+as a survivor: a golden text of a kernel notices any change and says nothing about its meaning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Run semantic mutants.")
-    parser.add_argument("--folder", type=pathlib.Path, required=True, help="where results, coverage and copies lie")
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="where results, recordings and copies lie")
     parser.add_argument("--seed", type=int, default=12)
-    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds of processor time for each mutant")
     parser.add_argument("--only", default="", help="only mutants whose path starts so")
+    parser.add_argument("--near", action="store_true", help="run no tests but those of the mirroring folders")
     parser.add_argument("--again", action="store_true", help="run the survivors again")
     parser.add_argument("--list", action="store_true", help="print the survivors, run nothing")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    drawn = [site for site in draw(options.seed) if site.path.startswith(options.only)]
+    drawn = draw(options.seed)
     results = options.folder / "results.jsonl"
     known = read_results(results)
     equivalent = {entry["key"] for entry in tomllib.loads(EQUIVALENT.read_text())["mutant"]}
     if not options.list:
-        todo = [site for site in drawn if site.key not in equivalent]
+        todo = [site for site in drawn if site.key not in equivalent and site.path.startswith(options.only)]
         todo = [s for s in todo if s.key not in known or (options.again and not known[s.key]["killed"])]
-        copies = [_copy_of_tree(options.folder / f"copy{i}") for i in range(options.jobs)]
         tests = [t for t in tracked("tests") if pathlib.Path(t).name.startswith("test_") and not t.startswith(SKIPPED)]
-        sources = [path for folder in ("qcompiler", "frontend", "passes", "backends") for path in tracked(folder)]
-        covered = record(copies[0], tests, sources, options.folder / "coverage", options.jobs)
-        run_all(todo, covered, copies, results, options.timeout)
+        noting = _copy_of_tree(options.folder / "noting")
+        make_noting(noting, drawn)
+        with Runner(noting) as notes, Runner(_copy_of_tree(options.folder / "copy")) as runner:
+            for near in (True,) if options.near else (True, False):
+                chosen = [test for test in tests if test.startswith(NEAR) == near]
+                recorded = record(notes, chosen, options.folder / "reach")
+                run_all(todo, recorded, runner, results, options.timeout)
+                known = read_results(results)
+                todo = [site for site in todo if not known[site.key]["killed"] and known[site.key]["by"] != "timeout"]
     _print_report(drawn, read_results(results), equivalent, options.list)
     return 0
 
@@ -99,7 +100,7 @@ def draw(seed: int) -> list[Site]:
 
 
 def _copy_of_tree(folder: pathlib.Path) -> pathlib.Path:
-    """A fresh copy of the files that git tracks, as they are now, compiled so that bytecode is never stale."""
+    """A fresh copy of the files that git tracks, as they are now. Bytecode is checked by the digest of its source."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, listed.split("\0")):
@@ -107,42 +108,17 @@ def _copy_of_tree(folder: pathlib.Path) -> pathlib.Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     compiled = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash"]
-    subprocess.run([*compiled, "qcompiler", "frontend", "passes", "backends", "tests"], cwd=folder, check=True)
+    subprocess.run([*compiled, *SOURCES], cwd=folder, check=True)
     return folder
 
 
-def covering(site: Site, covered: Mapping[str, Coverage]) -> list[str]:
-    """The test files that execute the line of a mutant: first those named like its file, then those of the mirroring
-    folder, then the others, the quickest first. Files that would use most of a mutant's time come last."""
-    source = pathlib.Path(site.path)
-    mirror = str(pathlib.Path("tests", source.parent)).replace("tests/qcompiler", "tests")
-
-    def order(test: str) -> tuple[bool, bool, bool, float]:
-        path, seconds = pathlib.Path(test), covered[test].seconds
-        return seconds > LONG, path.stem != f"test_{source.stem}", str(path.parent) != mirror, seconds
-
-    found = [test for test, one in covered.items() if one.passed and site.line in one.lines.get(site.path, ())]
-    return sorted(found, key=order)
-
-
 def run_all(
-    sites: Iterable[Site], covered: Mapping[str, Coverage], copies: Sequence[pathlib.Path], results: pathlib.Path,
-    timeout: float,
-) -> None:  # fmt: skip
-    """Run mutants, one at a time in each copy, and append each result."""
-    free: Queue[pathlib.Path] = Queue()
-    for copy in copies:
-        free.put(copy)
-
-    def one(site: Site) -> dict[str, Any]:
-        copy = free.get()
-        try:
-            return run_mutant(site, covering(site, covered), copy, timeout)
-        finally:
-            free.put(copy)
-
-    with ThreadPoolExecutor(len(copies)) as pool, results.open("a") as file:
-        for found in pool.map(one, sites):
+    sites: Iterable[Site], recorded: Mapping[str, Recorded], runner: Runner, results: pathlib.Path, timeout: float
+) -> None:
+    """Run mutants and append each result."""
+    with results.open("a") as file:
+        for site in sites:
+            found = run_mutant(site, rounds(site, recorded, timeout * SHARE), runner, timeout)
             file.write(json.dumps(found) + "\n")
             file.flush()
             state = "killed" if found["killed"] else "SURVIVED"
@@ -150,57 +126,26 @@ def run_all(
                   f"{found['seconds']} s)", flush=True)  # fmt: skip
 
 
-def run_mutant(site: Site, tests: Sequence[str], copy: pathlib.Path, timeout: float) -> dict[str, Any]:
+def run_mutant(site: Site, tests: Sequence[Sequence[str]], runner: Runner, timeout: float) -> dict[str, Any]:
     """Run the tests with the mutant in place. It is killed if a test failed; `by` names the test, or says how the run
     ended."""
-    found = {"key": site.key, "path": site.path, "line": site.line, "function": site.function, "kind": site.kind,
-             "old": site.old, "new": site.new.strip()}  # fmt: skip
-    path = copy / site.path
+    path, listed = runner.root / site.path, runner.root / "mutants-tests.json"
     text = path.read_text()
-    started = time.monotonic()
-    if not tests:
-        return {**found, "killed": False, "by": "no test executes the line", "seconds": 0.0}
+    ended, spent = Ended(False, "no test evaluates it", 0.0), 0.0
     try:
         path.write_text(site.apply(text))
-        killed, by = _run_tests(tests, copy, timeout)
+        for names in tests:
+            listed.write_text(json.dumps(names))
+            files = dict.fromkeys(name.partition("::")[0] for name in names)
+            ended = runner.run(["-x", "--tb=no", *files], {"MUTANTS_TESTS": str(listed)}, timeout - spent)
+            spent += ended.seconds
+            if ended.failed or ended.by == "timeout":
+                break
     finally:
         path.write_text(text)
-    return {**found, "killed": killed, "by": by, "seconds": round(time.monotonic() - started, 1)}
-
-
-def _cpu_seconds(session: int) -> float:
-    """The processor time of all processes of a session, and of those of their children that have ended."""
-    ticks = 0
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(") ")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-        if int(fields[3]) == session:
-            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: proc(5), counted from field 3
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _run_tests(tests: Sequence[str], copy: pathlib.Path, timeout: float) -> tuple[bool, str]:
-    process = subprocess.Popen(
-        [*PYTEST, "--tb=no", *tests], cwd=copy, env=environment(copy), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    spent, started = 0.0, time.monotonic()
-    while True:
-        try:
-            output, _ = process.communicate(timeout=0.5)
-            break
-        except subprocess.TimeoutExpired:
-            spent = max(spent, _cpu_seconds(process.pid))
-            if spent > timeout or time.monotonic() - started > WALL * timeout:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                return False, "timeout"
-    failed = [line.split(" ", 1)[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if process.returncode == 0:
-        return False, "all tests passed"
-    return True, failed[0].split(" - ")[0] if failed else f"exit status {process.returncode}"
+    return {"key": site.key, "path": site.path, "line": site.line, "function": site.function, "kind": site.kind,
+            "old": site.old, "new": site.new.strip(), "killed": ended.failed, "by": ended.by,
+            "seconds": round(spent, 1)}  # fmt: skip
 
 
 def read_results(path: pathlib.Path) -> dict[str, dict[str, Any]]:

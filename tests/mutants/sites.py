@@ -13,8 +13,12 @@ from dataclasses import dataclass
 
 EXCLUDED = {
     "samples": "instances of an op for the tests",
+    "binary_samples": "instances of an op for the tests",
+    "sampled": "instances of an op for the tests",
+    "_extremes": "data of instances of an op for the tests",
     "macs": "an estimate of the work, which chooses between int8 and float",
     "cost": "an estimate of the time",
+    "element_cost": "an estimate of the time",
     "work": "an estimate of the work, which chooses how many threads run",
     "__repr__": "a text for people",
     "describe": "a text for people",
@@ -37,6 +41,7 @@ _STRICTER: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 _SWAPPED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.LShift, ast.RShift, ast.Pow, ast.MatMult)
 _BOUNDS = frozenset({"max", "min", "maximum", "minimum", "smax", "smin", "clamp", "clip", "maxnum", "minnum", "abs"})
 """Calls that are replaced by their first argument where the bound is dropped."""
+_DROPPED_RAISE = "a dropped raise"
 _ROUNDINGS = {"rint": "floor", "floor": "ceil", "ceil": "floor", "trunc": "floor", "round": "int", "lrint": "fptosi"}
 
 
@@ -65,6 +70,11 @@ class Site:
         """A name of the mutant that edits elsewhere in the file do not change."""
         text = "\0".join((self.path, self.function, self.kind, self.old, self.new, str(self.ordinal)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def is_statement(self) -> bool:
+        """Whether the text is a statement, not an expression."""
+        return self.kind == _DROPPED_RAISE
 
     def rank(self, seed: int) -> str:
         """The draw takes the smallest ranks, so an edit elsewhere does not change which mutants are drawn."""
@@ -144,7 +154,7 @@ class _Finder(ast.NodeVisitor):
         return
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        self._add(node, "a dropped raise", "pass" + "\n" * 0)
+        self._add(node, _DROPPED_RAISE, "pass")
 
     # What is changed.
 

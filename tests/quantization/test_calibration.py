@@ -252,11 +252,12 @@ def test_calibrations_of_other_groups_do_not_merge() -> None:
         ([np.full((2, 3, 6, 6), np.nan, np.float32)], "not finite"),
         ([(X, np.zeros(2))], "label"),
         ([X[:, :2]], "does not fit"),
+        (X, "row by row"),
         ([X.astype(np.float64)], "does not fit"),
         ([{"y": X}], "other names"),
     ],
 )
-def test_bad_calibration_data(data: list[object], text: str) -> None:
+def test_bad_calibration_data(data: object, text: str) -> None:
     with pytest.raises(QuantizationError, match=text):
         qc.compile(graph(), calibration_data=data)
 

@@ -13,6 +13,8 @@ import torch
 from torch.ao.quantization import observer as theirs
 
 from qcompiler.errors import QuantizationError
+from qcompiler.quantization.choose_qparams import choose_qparams
+from qcompiler.quantization.histogram import Entropy
 from qcompiler.quantization.observers import make_observer, register_observer, weight_params
 from qcompiler.quantization.qmath import fake_quantize
 from qcompiler.quantization.spec import QuantSpec
@@ -172,6 +174,18 @@ def test_percentile_and_kl_cut_tails() -> None:
     assert scales["percentile(99)"] < scales["percentile"] < scales["minmax"] and scales["kl"] < scales["minmax"]
     exact = np.percentile(data, [0.5, 99.5])
     assert scales["percentile(99)"] == pytest.approx((exact[1] - exact[0]) / 255, rel=0.01)
+
+
+def test_the_error_that_kl_expects_is_that_of_the_codes() -> None:
+    """The rounding errors of uniform data are uniform, so 200,000 of them vary by less than 1% of their sum."""
+    data = np.random.default_rng(0).uniform(-1, 2, 200_000).astype(np.float32)
+    made = make_observer(QuantSpec(observer="kl"))
+    made.observe(data)
+    assert isinstance(made, Entropy)
+    for fraction in (1.0, 0.99, 0.7):
+        params = choose_qparams(float(made.low) * fraction, float(made.high) * fraction, made.spec)
+        error = np.square(fake_quantize(data, params, made.spec.dtype).astype(np.float64) - data).sum()
+        assert made._noise(np.array([fraction]), data.size)[0] == pytest.approx(error, rel=0.02)
 
 
 def test_fixed_and_users_observers() -> None:

@@ -142,6 +142,8 @@ def test_an_observer_that_chooses_no_legal_parameters(
         (lambda: QuantSpec(observer="percentile 99)"), "unknown observer"),
         (lambda: QuantSpec(observer="percentile(x)"), "cannot be made"),
         (lambda: QuantSpec(observer="percentile(1000)"), "percentile"),
+        (lambda: QuantSpec(observer="percentile(50)"), "above 50, up to 100"),
+        (lambda: QuantSpec(observer="percentile(100.5)"), "above 50, up to 100"),
         (lambda: QuantSpec(observer="minmax(3)"), "cannot be made"),
         (lambda: QuantSpec(observer="fixed"), "cannot be made"),
         (lambda: QuantSpec(DType.U8, 0, 256), "quantized range"),

@@ -126,6 +126,7 @@ DAMAGED: dict[str, Any] = {
     "negative size": tensor((-2, 3)),
     "two negative sizes": tensor((-2, -3)),
     "product beyond 64 bits": tensor((2**32, 2**32, 2**32), raw=b""),
+    "sizes beyond 64 bits beside a 0": tensor((0, 2**62), raw=b""),
     "many axes": tensor((1,) * 9, raw=b"\0" * 4),
     "too few numbers": tensor(raw=None, float_data=[0.0] * 5),
     "numbers of another field": tensor(raw=None, int32_data=[0] * 6),
