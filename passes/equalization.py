@@ -1,9 +1,12 @@
-"""Chooses the scales by which scale-channels evens out the channels of what products read (equalization).
+"""Chooses the scales and shifts by which scale-channels evens out what products read, by channel (equalization).
 
 Xiao et al., "SmoothQuant", arXiv 2211.10438: with m_x and m_w the largest magnitudes of a channel of x and of the
 weights that multiply it, s = m_x^a / m_w^(1 - a), where a moves the spread of the channels from x into the weights.
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, is a = 1/2 between
 convolutions. Weights with a scale for each input channel, as depthwise ones have, take all of it at no cost: a = 1.
+Channels whose ranges lie apart are shifted to their middles first, where the bias of what makes x can take that up (Wei
+et al., "Outlier Suppression+", arXiv 2304.09145).
+Behind a clamp such as relu6 no scale is above 1, and none so small that the clamp would come near calibrated values.
 
 Here a is the one of a small grid that makes the error of the products' own outputs least: on the sampled rows of
 calibration and up to MOST_OUTPUTS channels of the output, with x, its range and the weights quantized as they will be.
@@ -44,6 +47,9 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 GAIN = 1.25
 """Errors that fall by less (1 dB) are not worth the edit: the sampled rows are few."""
 
+HEADROOM = 2.0
+"""A clamp between stays at this multiple of a channel's calibrated range, or where it is: other data goes further."""
+
 LEAST_ROWS = 8
 """With fewer sampled rows nothing is judged."""
 
@@ -71,12 +77,14 @@ class Choice:
     Attributes:
         value: the value's name.
         scales: f32 [channels], the divisors.
+        shifts: f32 [channels], what is subtracted before; None for nothing.
         group, params: the group of the divided value, and its parameters.
         note: what was chosen, for the report.
     """
 
     value: str
     scales: np.ndarray
+    shifts: np.ndarray | None
     group: str
     params: QuantParams
     note: Equalized
@@ -187,11 +195,15 @@ class _Product:
             groups, outputs = layer.grouped(self.weight).shape[:2]
             judged = np.arange(outputs)[:: -(-groups * outputs // MOST_OUTPUTS)] + np.arange(groups)[:, None] * outputs
             self.weight = np.take(self.weight, judged.reshape(-1), self.axis)
-        rows, row_unit = _fixed_point(self.rows)
-        weight, weight_unit = _fixed_point(layer.row_weight(self.weight))
-        self.exact = _dot(rows, weight) * (row_unit * weight_unit)
+        self.exact = self._outputs(self.rows)
         self.unit = np.abs(self.exact).max(initial=0.0) / 2.0**18
         self.energy = self._energy(self.exact)
+
+    def _outputs(self, rows: np.ndarray) -> np.ndarray:
+        """What the product makes of rows, without its bias."""
+        rows, row_unit = _fixed_point(rows)
+        weight, weight_unit = _fixed_point(self.layer.row_weight(self.weight))
+        return _dot(rows, weight) * (row_unit * weight_unit)
 
     def _magnitudes(self) -> np.ndarray | None:
         """The largest weight of each input channel, relative to the largest of all; None where each input channel has
@@ -204,11 +216,14 @@ class _Product:
         found = largest.max(axis=2).reshape(-1).astype(np.float64)
         return found / (found.max(initial=0.0) or 1.0)
 
-    def error(self, x: QuantParams, scales: np.ndarray | None) -> float:
+    def error(self, x: QuantParams, scales: np.ndarray | None, shifts: np.ndarray | None = None) -> float:
         """The energy of the error of the product's output, relative to that of the output."""
         if not self.energy:
             return 0.0
-        rows, weight = self.rows, self.weight
+        rows, weight, exact = self.rows, self.weight, self.exact
+        if shifts is not None:
+            rows = rows - shifts.reshape(1, rows.shape[1], -1, 1)
+            exact = self._outputs(rows)
         if scales is not None:
             rows = rows / scales.reshape(1, rows.shape[1], -1, 1)
             weight = scaled_inputs(self.layer, weight, scales)
@@ -216,7 +231,7 @@ class _Product:
         sums = _dot(_centered(rows, x), self.layer.row_weight(_centered(weight, params)))
         step = np.broadcast_to(params.along(weight.ndim)[0], weight.shape)
         steps = self.layer.row_weight(step)[:, :, 0, 0].astype(np.float64)
-        return self._energy(sums * steps[:, None, :] * float(x.scale[0]) - self.exact) / self.energy
+        return self._energy(sums * steps[:, None, :] * float(x.scale[0]) - exact) / self.energy
 
     def _energy(self, outputs: np.ndarray) -> float:
         """The sum of squares in units of 2^-18 of the largest exact output, as an exact integer."""
@@ -252,11 +267,13 @@ class _Trial:
         if not sum(before):
             return None
         best: tuple[float, float, np.ndarray, QuantParams] | None = None
+        shifts = self._shifts(place)
         magnitudes = [product.magnitudes for product in self.products if product.magnitudes is not None]
         for strength in STRENGTHS if magnitudes else STRENGTHS[-1:]:
-            scales = self._scales(strength, magnitudes)
-            params = choose_qparams((self.low / scales).min(), (self.high / scales).max(), self.spec)
-            errors = self._errors(params, scales)
+            low, high = (self.low, self.high) if shifts is None else (self.low - shifts, self.high - shifts)
+            scales = self._scales(strength, magnitudes, place, np.maximum(np.abs(low), np.abs(high)))
+            params = choose_qparams((low / scales).min(), (high / scales).max(), self.spec)
+            errors = self._errors(params, scales, shifts)
             is_better = sum(errors) * GAIN <= sum(before) and all(a <= b for a, b in zip(errors, before))
             if is_better and (best is None or sum(errors) < best[0]):
                 best = sum(errors), strength, scales, params
@@ -271,21 +288,37 @@ class _Trial:
             strength,
             _rounded(sum(before) / count),
             _rounded(after / count),
+            shifts is not None,
         )
-        return Choice(self.observe.x.name, scales, place.group, params, note)
+        return Choice(self.observe.x.name, scales, shifts, place.group, params, note)
 
-    def _errors(self, params: QuantParams, scales: np.ndarray | None) -> list[float]:
-        return [product.error(params, scales) for product in self.products]
+    def _errors(self, params: QuantParams, scales: np.ndarray | None, shifts: np.ndarray | None = None) -> list[float]:
+        return [product.error(params, scales, shifts) for product in self.products]
 
-    def _scales(self, strength: float, magnitudes: Sequence[np.ndarray]) -> np.ndarray:
-        """f32 [channels]: m_x^a / m_w^(1 - a), with the median 1. Channels that are always 0 keep a scale of 1."""
-        of_x = np.maximum(np.abs(self.low), np.abs(self.high))
+    def _shifts(self, place: Fold | Multiply) -> np.ndarray | None:
+        """f32 [channels]: the middle of each channel's range, if all ranges are much narrower than the value's."""
+        whole = max(self.high.max(), 0) - min(self.low.min(), 0)
+        narrow = (self.high - self.low).max() * GAIN <= whole
+        if not (narrow and np.isfinite(whole)) or not isinstance(place, Fold) or place.why_no_shift() is not None:
+            return None
+        return ((self.low + self.high) / 2).astype(np.float32)
+
+    def _scales(
+        self, strength: float, magnitudes: Sequence[np.ndarray], place: Fold | Multiply, of_x: np.ndarray
+    ) -> np.ndarray:
+        """f32 [channels]: m_x^a / m_w^(1 - a), with the median 1. Channels that are always 0 keep a scale of 1.
+
+        Behind a clamp the largest scale is 1, and no scale clamps what calibration saw. of_x: m_x.
+        """
         of_weights = np.max(magnitudes, axis=0) if magnitudes else np.ones(of_x.shape)
         usable = (of_x > 0) & (of_weights > 0) & np.isfinite(of_x)
         scales = np.ones(of_x.shape)
         if usable.any():
             raw = _power(of_x[usable], strength) / _power(of_weights[usable], 1 - strength)
             scales[usable] = np.clip(raw / np.median(raw), 1 / _MOST, _MOST)
+            if isinstance(place, Fold) and place.is_clamped:
+                least = HEADROOM * np.maximum(self.low / place.low, self.high / place.high)
+                scales = np.minimum(np.maximum(scales / scales.max(), least), 1)
         return scales.astype(np.float32)
 
 

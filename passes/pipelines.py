@@ -65,14 +65,15 @@ def convert_pipeline(
     params: Mapping[str, QuantParams],
     configs: Configs,
     scales: Scales = MappingProxyType({}),
+    shifts: Scales = MappingProxyType({}),
     *,
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
-    """observed -> qdq -> integer. scales: those that equalization chose (`equalization.choose_scales`)."""
+    """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`)."""
     return [
         *precision_pipeline(configs, code_outputs=code_outputs, steep=steep),
-        *([ScaleChannels(scales)] if scales else []),
+        *([ScaleChannels(scales, shifts)] if scales else []),
         InsertQdq(params, configs),
         *integer_pipeline(configs),
     ]

@@ -1,10 +1,11 @@
-"""scale-channels: divide the channels of values that products read by scales, and multiply the weights with them.
+"""scale-channels: shift and divide the channels of values that products read, and make up for it in the products.
 
-Does not own the choice of the scales (`equalization.py`).
+Does not own the choice of the scales and shifts (`equalization.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,6 +15,7 @@ import numpy as np
 from qcompiler.errors import PassError
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import op_of
+from qcompiler.ops.activations import Clamp
 from qcompiler.ops.elementwise import Mul
 from qcompiler.ops.interfaces import AffineNorm, Weighted
 from qcompiler.ops.quantized import Observe
@@ -25,14 +27,22 @@ Scales = Mapping[str, tuple[float, ...]]
 @dataclass(frozen=True)
 class ScaleChannels:
     """observed -> observed. scales: the name of an observed value that products read -> a positive number for each of
-    its channels.
+    its channels; shifts: for some of these values, a number z for each channel.
 
-        y = W x = (W S) (S^-1 x)          S diagonal, positive
+        y = W x + b = (W S) (S^-1 (x - z)) + (b + W z)          S diagonal, positive
 
     S^-1 moves into the weight and bias of the norm or of the product that makes x, also through ops that are
     homogeneous channel by channel (relu s x = s relu x, max pooling), where all that reads x are products. Otherwise
     a multiplication is put before the observer, whose readers then must all be products. The real numbers
     that the products give stay what they were, but for the rounding of the scaled constants. Ranges of x change.
+
+    S^-1 also moves through a clamp to other bounds than 0, as relu6, where no scale is above 1:
+
+        s clamp(x / s, low, high) = clamp(x, s low, s high)
+
+    That clamps a channel to narrower bounds than before. Who chooses the scales keeps what was calibrated within them:
+    beyond the calibrated range, codes clamp a value in any case. Shifts need a norm or product whose results only
+    products without a border read, with nothing between.
 
     Before:
         %n = layer_norm(%x, @g) {normalized_rank=1} : f32[4,8]
@@ -45,6 +55,7 @@ class ScaleChannels:
     """
 
     scales: Scales = field(default_factory=dict)
+    shifts: Scales = field(default_factory=dict)
     name: ClassVar[str] = "scale-channels"
 
     def run(self, graph: Graph) -> Graph:
@@ -62,7 +73,26 @@ class ScaleChannels:
                 raise PassError(
                     "scales of channels", where=f"%{value}", expected=f"{place.channels} positive numbers", got=scales
                 )
-            place.scale(graph, numbers)
+            if isinstance(place, Fold) and place.is_clamped and (numbers > 1).any():
+                raise PassError(
+                    f"scales of channels that are clamped to [{place.low}, {place.high}]",
+                    where=f"%{value}",
+                    expected="none above 1",
+                    got=numbers.max(),
+                )
+            shifts = np.asarray(self.shifts.get(value, np.zeros(place.channels)), np.float64)
+            if value in self.shifts:
+                reason = place.why_no_shift() if isinstance(place, Fold) else "a multiplication shifts nothing"
+                if reason is not None:
+                    raise PassError(f"{self.name} cannot shift %{value}: {reason}")
+                if shifts.shape != (place.channels,) or not np.isfinite(shifts).all():
+                    raise PassError(
+                        "shifts of channels", where=f"%{value}", expected=f"{place.channels} numbers", got=self.shifts
+                    )
+            place.scale(graph, numbers, shifts)
+        unscaled = next((value for value in self.shifts if value not in self.scales), None)
+        if unscaled is not None:
+            raise PassError(f"{self.name} shifts a value that it does not scale", where=f"%{unscaled}")
         graph.erase_unused_consts()
         return graph
 
@@ -75,11 +105,19 @@ class Fold:
         source: the norm or product whose weight and bias are divided.
         products: whose weights are multiplied.
         observers: of the values between.
+        low, high: the nearest bounds other than 0 to which something between clamps.
     """
 
     source: AffineNorm | Weighted
     products: tuple[Weighted, ...]
     observers: tuple[Observe, ...]
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def is_clamped(self) -> bool:
+        """Whether scales must not be above 1."""
+        return math.isfinite(self.low) or math.isfinite(self.high)
 
     @property
     def channels(self) -> int:
@@ -90,14 +128,31 @@ class Fold:
         """The group of the scaled values."""
         return self.observers[0].group
 
-    def scale(self, graph: Graph, scales: np.ndarray) -> None:
+    def why_no_shift(self) -> str | None:
+        """Why the channels cannot be shifted, or None."""
+        source = self.source
+        if any(observe.x is not source.node.result for observe in self.observers) or (
+            isinstance(source, Weighted) and source.activation != "none"
+        ):
+            return f"an activation stands between %{source.node.name} and a product"
+        border = next((layer for layer in self.products if layer.has_border), None)
+        if border is not None:
+            return f"%{border.node.name} = {border.node.op} has a border"
+        variable = next((layer for layer in self.products if layer.bias is not None and not layer.bias.is_const), None)
+        return None if variable is None else f"the bias of %{variable.node.name} is not constant"
+
+    def scale(self, graph: Graph, scales: np.ndarray, shifts: np.ndarray) -> None:
         source = self.source
         if isinstance(source, Weighted):
             _set(graph, source, "weight", scaled_weight(_data(source.weight), 1 / scales, source))
         else:
             _set(graph, source, "weight", (1.0 if source.weight is None else _data(source.weight)) / scales)
-        if source.bias is not None:
-            _set(graph, source, "bias", _data(source.bias) / scales)
+        if source.bias is not None or shifts.any():
+            _set(graph, source, "bias", ((0.0 if source.bias is None else _data(source.bias)) - shifts) / scales)
+        if shifts.any():
+            for layer in self.products:
+                bias = shift_in_bias(layer, _data(layer.weight), shifts)
+                _set(graph, layer, "bias", bias + (0.0 if layer.bias is None else _data(layer.bias)))
         _multiply_weights(graph, self.products, scales)
 
 
@@ -117,7 +172,8 @@ class Multiply:
         """The group of the scaled value, which shares its range with no other."""
         return f"{self.observe.x.name}.scaled"
 
-    def scale(self, graph: Graph, scales: np.ndarray) -> None:
+    def scale(self, graph: Graph, scales: np.ndarray, shifts: np.ndarray) -> None:
+        assert not shifts.any()  # as `ScaleChannels.run` has checked
         value, node, group = self.observe.x, self.observe.node, self.group
         shape = [1] * value.type.rank
         shape[self.products[0].input_axis] = -1
@@ -137,7 +193,7 @@ def match_fold(graph: Graph, observe: Observe) -> Fold | str:
     reached = _reached(graph, source.node.result)
     if isinstance(reached, str):
         return reached
-    products, observers = reached
+    products, observers, clamps = reached
     if not products:
         return "no product reads it"
     if isinstance(source, Weighted):
@@ -152,7 +208,12 @@ def match_fold(graph: Graph, observe: Observe) -> Fold | str:
         other = Observe.of(node)
         if other is not None and (other.group == group) != (node.name in inside):
             return f"%{other.x.name} shares the range of %{observe.x.name}"
-    return Fold(source, products, observers)
+    bounds = [clamp.bounds for clamp in clamps]
+    if isinstance(source, Weighted):
+        bounds.append(source.bounds)
+    low = max((low for low, _ in bounds if low), default=-math.inf)
+    high = min((high for _, high in bounds if high), default=math.inf)
+    return Fold(source, products, observers, low, high)
 
 
 def match_multiply(graph: Graph, observe: Observe) -> Multiply | str:
@@ -190,18 +251,18 @@ def _source(value: Value) -> AffineNorm | Weighted | str:
     layer = Weighted.of(node)
     if layer is None:
         return f"{node.op} of %{value.name} stands between"
-    if layer.activation not in ("none", "relu"):
-        return f"the activation {layer.activation} of %{node.name} does not scale"
     if layer.added is not None:
         return f"%{node.name} adds a residual"
     variable = next((v for v in (layer.weight, layer.bias) if v is not None and not v.is_const), None)
     return layer if variable is None else f"%{variable.name} is not constant"
 
 
-def _reached(graph: Graph, value: Value) -> tuple[tuple[Weighted, ...], tuple[Observe, ...]] | str:
-    """The products and observers that a value reaches through ops that scales pass through; or what else reads it."""
+def _reached(graph: Graph, value: Value) -> tuple[tuple[Weighted, ...], tuple[Observe, ...], tuple[Clamp, ...]] | str:
+    """The products, observers and clamps that a value reaches through ops that scales pass through; or what else reads
+    it."""
     products: list[Weighted] = []
     observers: list[Observe] = []
+    clamps: list[Clamp] = []
     left = [value]
     while left:
         current = left.pop()
@@ -216,13 +277,18 @@ def _reached(graph: Graph, value: Value) -> tuple[tuple[Weighted, ...], tuple[Ob
                 observers.append(observe)
             elif not _passes_scales(use.node):
                 return f"%{use.node.name} = {use.node.op} reads %{value.name} too"
+            clamp = Clamp.of(use.node)
+            clamps += [] if clamp is None else [clamp]
             left.append(use.node.result)
-    return tuple(products), tuple(observers)
+    return tuple(products), tuple(observers), tuple(clamps)
 
 
 def _passes_scales(node: Node) -> bool:
     """Whether an op of one operand lets scales through, and the operand may be clipped to the range of the result."""
-    op = op_of(node)
+    op, clamp = op_of(node), Clamp.of(node)
+    if clamp is not None:
+        low, high = clamp.bounds
+        return low <= 0 <= high
     return op.is_homogeneous and op.commutes_with_clip
 
 
@@ -247,6 +313,12 @@ def scaled_inputs(layer: Weighted, weight: np.ndarray, scales: np.ndarray) -> np
     """Multiply a weight with scales [input channels] along its input channels."""
     grouped = layer.grouped(weight)
     return layer.ungrouped(grouped * scales.reshape(grouped.shape[0], 1, -1, 1), weight.shape)
+
+
+def shift_in_bias(layer: Weighted, weight: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """f64 [outputs]: W z, what a product without a border makes of the shifts z [input channels]."""
+    grouped = layer.grouped(weight)
+    return (grouped * shifts.reshape(grouped.shape[0], 1, -1, 1)).sum(axis=(2, 3)).reshape(-1)
 
 
 def _data(value: Value) -> np.ndarray:

@@ -39,7 +39,7 @@ _RELATIONS: dict[str, Callable[[int, int], bool]] = {
 }
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
-_EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+), error (\S+) -> (\S+)", re.DOTALL)
+_EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+),( shifted,)? error (\S+) -> (\S+)", re.DOTALL)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -181,6 +181,7 @@ class Equalized(Note):
         strength: 0 to 1: how far the spread of the channels moved into the weights.
         before, after: the energy of the error of the products' outputs on the sampled rows, relative to that of the
             outputs; the mean over the products.
+        shifted: whether the channels were shifted to the middles of their ranges first.
     """
 
     value: str
@@ -189,6 +190,7 @@ class Equalized(Note):
     strength: float
     before: float
     after: float
+    shifted: bool = False
     kind: ClassVar[str] = "equalized"
 
     @staticmethod
@@ -197,18 +199,18 @@ class Equalized(Note):
         match = _EQUALIZED.fullmatch(text)
         if match is None:
             return None
-        value, products, source, *numbers = match.groups()
+        value, products, source, strength_text, shifted, *errors = match.groups()
         try:
-            strength, before, after = map(float, numbers)
+            strength, before, after = map(float, (strength_text, *errors))
         except ValueError:
             return None
         names = tuple(products.split(", %"))
-        return Equalized(value, names, (source or "").removeprefix(" by %"), strength, before, after)
+        return Equalized(value, names, (source or "").removeprefix(" by %"), strength, before, after, bool(shifted))
 
     def __str__(self) -> str:
         products, source = ", ".join(f"%{name}" for name in self.products), f" by %{self.source}" if self.source else ""
         errors = f"error {self.before:.2e} -> {self.after:.2e}"
-        return f"%{self.value} for {products}{source}: a = {self.strength:g}, {errors}"
+        return f"%{self.value} for {products}{source}: a = {self.strength:g},{' shifted,' * self.shifted} {errors}"
 
 
 @dataclass(frozen=True)

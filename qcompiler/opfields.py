@@ -8,6 +8,7 @@ fields that exist.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
@@ -289,7 +290,10 @@ def optional_floats_attr(doc: str = "") -> AttrSpec[tuple[float, ...] | None]:
     return AttrSpec("", "floats", None, doc)
 
 
-ACTIVATIONS = ("none", "relu", "relu6")
+ACTIVATION_BOUNDS = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+"""Fused activation -> what it clamps the result to."""
+
+ACTIVATIONS = tuple(ACTIVATION_BOUNDS)
 
 
 def fused_activation() -> AttrSpec[str]:

@@ -39,6 +39,9 @@ NOTES: dict[str, Note] = {
         "x", ("q", "k"), "n", 0.5, 2.5e-3, 1.21e-4
     ),
     "equalized: %x for %q: a = 1, error 2.50e-03 -> 0.00e+00": Equalized("x", ("q",), "", 1.0, 2.5e-3, 0.0),
+    "equalized: %x for %q by %n: a = 0.25, shifted, error 2.50e-03 -> 1.21e-04": Equalized(
+        "x", ("q",), "n", 0.25, 2.5e-3, 1.21e-4, True
+    ),
     "equalized: %x for %q: a = 1, error low": Remark("equalized: %x for %q: a = 1, error low"),
     "not equalized: %x: its rows: none": Unjudged("x", "its rows: none"),
     "not equalized: nothing": Remark("not equalized: nothing"),

@@ -5,7 +5,6 @@ The kernels are in `kernels.conv`, whose docstring explains the terms of this mo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -237,5 +236,5 @@ def _is_streamed(s: NodeLowering, product: ProductCall) -> bool:
 
 def activation_clamp(op: Weighted) -> Clamp[float]:
     """The bounds of a float result's fused activation."""
-    low, high = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}[op.activation]
+    low, high = op.bounds
     return Clamp(low=low, high=high)

@@ -81,6 +81,11 @@ class Clamp(Unary):
     takes_integers = True
     element_cost = (0.053, 0.065)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What it clamps to."""
+        raise NotImplementedError
+
 
 class Relu(Clamp):
     """max(x, 0)."""
@@ -88,6 +93,10 @@ class Relu(Clamp):
     name = "relu"
     is_homogeneous = True
     commutes_with_clip = True
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
 
     def function(self, x: np.ndarray) -> np.ndarray:
         return np.where(x < 0, 0, x)
@@ -100,6 +109,10 @@ class Relu6(Clamp):
     """min(max(x, 0), 6)."""
 
     name = "relu6"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, 6.0
 
     def function(self, x: np.ndarray) -> np.ndarray:
         return np.where(x < 0, 0, np.where(x > 6, 6, x))
@@ -115,6 +128,10 @@ class Hardtanh(Clamp):
     element_cost = (0.015, 0.066)
     min_value = float_attr(default=-1.0)
     max_value = float_attr(default=1.0)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.min_value, self.max_value
 
     def infer(self, x: TensorType) -> TensorType:
         result = super().infer(x)

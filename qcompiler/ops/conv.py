@@ -111,6 +111,10 @@ class Conv(TakesResidual):
         return self.groups > 1 and self.weight.type.shape[1] == 1
 
     @property
+    def has_border(self) -> bool:
+        return any(size for sizes in self.padding for size in sizes)
+
+    @property
     def row_form(self) -> str:
         return (
             f"windows {self.weight.type.shape[2:]}, stride {self.stride}, padding {self.padding}, "

@@ -13,12 +13,18 @@ import numpy as np
 from qcompiler.dims import DimLike
 from qcompiler.ir import Value
 from qcompiler.opdef import AttrSpec, Op, OperandSpec, Trait
+from qcompiler.opfields import ACTIVATION_BOUNDS
 
 
 class TakesActivation(Op):
     """A following relu or relu6 may become part of the op."""
 
     activation: AttrSpec[str]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the fused activation clamps the result to."""
+        return ACTIVATION_BOUNDS[self.activation]
 
 
 class Weighted(TakesActivation):
@@ -58,6 +64,11 @@ class Weighted(TakesActivation):
     def input_axis(self) -> int:
         """The axis of x along which its channels lie."""
         return 1
+
+    @property
+    def has_border(self) -> bool:
+        """Whether some results sum zeros from outside of x, or fewer elements than others."""
+        return True
 
     @property
     def row_form(self) -> str:

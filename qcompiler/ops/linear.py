@@ -81,6 +81,10 @@ class Linear(TakesResidual):
         return self.x.type.rank - 1
 
     @property
+    def has_border(self) -> bool:
+        return False
+
+    @property
     def row_form(self) -> str:
         return "last axis"
 

@@ -239,6 +239,7 @@ def convert(
     }
     notes: list[Note] = []
     scales: dict[str, tuple[float, ...]] = {}
+    shifts: dict[str, tuple[float, ...]] = {}
     options: dict[str, Any] = {
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
@@ -251,8 +252,9 @@ def convert(
         choices, unjudged = choose_scales(graph, params, observers.inputs, prepared.configs)
         params |= {choice.group: choice.params for choice in choices}
         scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
+        shifts = {each.value: tuple(map(float, each.shifts)) for each in choices if each.shifts is not None}
         notes += [*(choice.note for choice in choices), *unjudged]
-    pipeline = convert_pipeline(params, prepared.configs, scales, **options)
+    pipeline = convert_pipeline(params, prepared.configs, scales, shifts, **options)
     converted = PassManager(pipeline, instruments).run(prepared.graph)
     converted.notes += notes
     if isinstance(observers, Calibration) and observers.interpreted:

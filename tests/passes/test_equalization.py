@@ -13,7 +13,7 @@ from qcompiler import nn
 from qcompiler.ir import Graph
 from qcompiler.notes import Equalized, Unjudged
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.equalization import GAIN, LEAST_ROWS, _dot, _fixed_point, _power, choose_scales
+from qcompiler.passes.equalization import GAIN, HEADROOM, LEAST_ROWS, _dot, _fixed_point, _power, choose_scales
 from qcompiler.quantization import qmath
 from qcompiler.quantization.observers import chosen_params, weight_params
 from qcompiler.quantization.product_inputs import input_key
@@ -50,12 +50,12 @@ def normed(seed: int = 0) -> nn.Module:
     return Net()
 
 
-def convs(middle: nn.Module, first: int = 16, seed: int = 0) -> nn.Module:
-    """A convolution whose output channels differ in range, then `middle`, then a product."""
+def convs(middle: nn.Module, first: int = 16, seed: int = 0, size: float = 1.0) -> nn.Module:
+    """A convolution whose output channels differ in range, then `middle`, then a product. size: of the weights."""
     net = nn.Sequential(nn.Conv2d(3, first, 3, padding=1), middle, nn.Conv2d(first, 8, 1))
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(first, 3, 3, 3)) * outliers(first, seed).reshape(-1, 1, 1, 1)
-    net[0].weight = weight.astype(np.float32)
+    net[0].weight = (size * weight).astype(np.float32)
     return net
 
 
@@ -91,7 +91,22 @@ def converted(net: object, data: list[np.ndarray], qconfig: str | QConfig = "int
 # -- errors fall
 
 
+def apart() -> nn.Module:
+    """Channels of 1 to 2 around middles of up to 40, whose sums nearly cancel, as between two blocks of MobileNetV2."""
+    net = nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 40), nn.ReLU6())
+    rng = np.random.default_rng(1)
+    net[0].bias = rng.uniform(-40, 40, 24).astype(np.float32)
+    net[1].bias = (3 - net[1].weight @ net[0].bias).astype(np.float32)
+    return net
+
+
 CASES = {
+    "through relu6": (
+        convs(nn.Sequential(nn.ReLU6(), nn.Conv2d(16, 16, 3, padding=1, groups=16)), size=0.05),
+        (2, 3, 10, 9),
+        1.0,
+    ),
+    "ranges that lie apart": (apart(), (16, 16), 6.0),
     "behind a norm": (normed(), (8, 64), 2.5),
     "into a depthwise convolution": (convs(nn.Conv2d(16, 16, 3, padding=1, groups=16)), (2, 3, 10, 9), 1.0),
     "through relu and max pool": (convs(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))), (2, 3, 10, 9), 0.5),
@@ -111,6 +126,25 @@ def test_channels_into_a_depthwise_convolution_get_all_of_it() -> None:
     net, shape, _ = CASES["into a depthwise convolution"]
     first, *_ = notes(converted(net, items(*shape)), Equalized)
     assert isinstance(first, Equalized) and first.strength == 1 and first.source and len(first.products) == 1
+
+
+def test_behind_a_clamp_no_scale_is_above_1_nor_near_calibrated_values() -> None:
+    net, shape, _ = CASES["through relu6"]
+    data = items(*shape)
+    prepared = qc.prepare(net, "int8", (data[0],))
+    calibration = qc.calibrate(prepared, data)
+    params = {group: chosen_params(calibration[group], spec, group) for group, spec in prepared.specs().items()}
+    choices, _ = choose_scales(prepared.graph, params, calibration.inputs, prepared.configs)
+    first = next(choice for choice in choices if choice.shifts is None)
+    kept = next(kept for key, kept in calibration.inputs.items() if key.startswith(f"{first.value}:"))
+    assert first.scales.max() == 1 and first.scales.min() < 0.5
+    assert (6 * first.scales >= np.minimum(HEADROOM * kept.high, 6) * (1 - 1e-6)).all()
+
+
+def test_ranges_that_lie_apart_are_shifted() -> None:
+    net, shape, _ = CASES["ranges that lie apart"]
+    (note,) = notes(converted(net, items(*shape)), Equalized)
+    assert isinstance(note, Equalized) and note.shifted
 
 
 @pytest.mark.parametrize("seed", range(8))

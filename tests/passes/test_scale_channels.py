@@ -147,9 +147,10 @@ def observer(graph: Graph, value: str) -> Observe:
 
 
 NO_FOLD = {
-    "relu6": (
-        f'  %a = conv(%x, @w) {CONV}, activation="relu6"}} : f32[1,2,6,6]\n  %a.obs = obs(a) : f32[1,2,6,6]\n',
-        "the activation relu6 of %a does not scale",
+    "a clamp without 0": (
+        f"  %b = conv(%x, @w) {CONV}}} : f32[1,2,6,6]\n"
+        "  %a = hardtanh(%b) {min_value=1.0, max_value=6.0} : f32[1,2,6,6]\n  %a.obs = obs(a) : f32[1,2,6,6]\n",
+        "hardtanh of %a stands between",
     ),
     "residual": (
         f"  %a = conv(%x, @w, none, %x) {CONV}}} : f32[1,2,6,6]\n  %a.obs = obs(a) : f32[1,2,6,6]\n",
@@ -176,6 +177,90 @@ def test_what_cannot_take_scales_is_told(case: str) -> None:
     graph = graph_of(lines + last, "w : f32[2,2,1,1]; v : f32[3,2,1,1]", IMAGE)
     assert match_fold(graph, observer(graph, "a")) == reason
     assert isinstance(match_multiply(graph, observer(graph, "a")), Multiply)
+
+
+CLAMPED = {
+    "a fused relu6": (f'  %a = conv(%x, @w) {CONV}, activation="relu6"}} : f32[1,2,6,6]\n', 0.0, 6.0),
+    "relu6": (f"  %b = conv(%x, @w) {CONV}}} : f32[1,2,6,6]\n  %a = relu6(%b) : f32[1,2,6,6]\n", 0.0, 6.0),
+    "two clamps": (
+        f'  %b = conv(%x, @w) {CONV}, activation="relu6"}} : f32[1,2,6,6]\n'
+        "  %a = hardtanh(%b) {min_value=-0.5, max_value=4.0} : f32[1,2,6,6]\n",
+        0.0,
+        4.0,
+    ),
+    "hardtanh": (
+        f"  %b = conv(%x, @w) {CONV}}} : f32[1,2,6,6]\n"
+        "  %a = hardtanh(%b) {min_value=-3.0, max_value=0.5} : f32[1,2,6,6]\n",
+        -3.0,
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CLAMPED)
+def test_scales_narrow_a_clamp(case: str) -> None:
+    """Scales below 1 clamp a channel to that part of the bounds; none may be above 1."""
+    lines, low, high = CLAMPED[case]
+    last = f"  %a.obs = obs(a) : f32[1,2,6,6]\n  %y = conv(%a.obs, @v) {CONV}}} : f32[1,3,6,6]\n  return %y, %a.obs\n"
+    scales = np.array([1.0, 0.25], np.float32)
+    graph = graph_of(lines + last.replace(", %a.obs\n", "\n"), "w : f32[2,2,1,1]; v : f32[3,2,1,1]", IMAGE)
+    place = match_fold(graph, observer(graph, "a"))
+    assert isinstance(place, Fold) and place.is_clamped
+    assert place.high == high and place.low in (low, -0.5, -np.inf)
+    scaled = ScaleChannels({"a": tuple(map(float, scales))}).run(graph.clone())
+    x = 8 * np.random.default_rng(0).normal(size=(1, 2, 6, 6)).astype(np.float32)
+    real = np.einsum("oi,nihw->nohw", graph.consts["w"].data[:, :, 0, 0], x)
+    clamped = np.clip(real, low * scales.reshape(1, 2, 1, 1), high * scales.reshape(1, 2, 1, 1))
+    expected = np.einsum("oi,nihw->nohw", graph.consts["v"].data[:, :, 0, 0], clamped)
+    assert (clamped != np.clip(real, low, high)).any()
+    np.testing.assert_allclose(run(scaled, [x])[0], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(PassError, match="expected: none above 1"):
+        ScaleChannels({"a": (1.0, 1.5)}).run(graph)
+
+
+NO_SHIFT = {
+    "an activation": (', activation="relu"}', "}", "an activation stands between %a and a product"),
+    "a border": ("}", "}", "%y = conv has a border"),
+}
+
+
+@pytest.mark.parametrize("case", NO_SHIFT)
+def test_what_cannot_be_shifted_is_told(case: str) -> None:
+    first, second, reason = NO_SHIFT[case]
+    padded = CONV.replace("(0, 0), (0, 0)", "(1, 0), (0, 0)") if "border" in case else CONV
+    rows = 7 if "border" in case else 6
+    lines = (
+        f"  %a = conv(%x, @w) {CONV}{first} : f32[1,2,6,6]\n  %a.obs = obs(a) : f32[1,2,6,6]\n"
+        f"  %y = conv(%a.obs, @v) {padded}{second} : f32[1,3,{rows},6]\n  return %y\n"
+    )
+    graph = graph_of(lines, "w : f32[2,2,1,1]; v : f32[3,2,1,1]", IMAGE)
+    with pytest.raises(PassError) as caught:
+        ScaleChannels({"a": (1.0, 1.0)}, {"a": (1.0, 2.0)}).run(graph)
+    assert caught.value.message == f"scale-channels cannot shift %a: {reason}"
+
+
+def test_a_shift_without_scales_is_refused() -> None:
+    graph = graph_of(NORM + "  %y = linear(%n.obs, @w) : f32[4,2]\n  return %y\n", "g : f32[2]; w : f32[2,2]")
+    with pytest.raises(PassError, match="shifts a value that it does not scale"):
+        ScaleChannels({}, {"n": (1.0, 2.0)}).run(graph)
+
+
+def test_shifts_keep_what_grouped_products_give() -> None:
+    """With windows of several elements, groups, biases and a source in 16ths, whose sums are exact."""
+    lines = (
+        f"  %a = conv(%x, @w, @b) {CONV}}} : f32[1,4,6,6]\n  %a.obs = obs(a) : f32[1,4,6,6]\n"
+        f"  %y = conv(%a.obs, @v, @c) {CONV}, groups=2}} : f32[1,6,5,5]\n"
+        f"  %z = conv(%a.obs, @u) {CONV}}} : f32[1,1,6,6]\n  return %y, %z\n"
+    )
+    consts = "w : f32[4,2,1,1]; b : f32[4]; v : f32[6,2,2,2]; c : f32[6]; u : f32[1,4,1,1]"
+    graph = graph_of(lines, consts, IMAGE)
+    graph = parse(str(graph), {name: np.rint(16 * const.data) / 16 for name, const in graph.consts.items()})
+    assert isinstance(graph, Graph)
+    shifted = ScaleChannels({"a": (1.0, 2.0, 0.5, 1.0)}, {"a": (3.0, -1.0, 0.25, 8.0)}).run(graph.clone())
+    verify(shifted)
+    x = np.rint(16 * np.random.default_rng(0).normal(size=(1, 2, 6, 6))).astype(np.float32) / 16
+    for before, after in zip(run(graph, [x]), run(shifted, [x])):
+        assert np.array_equal(before, after)
 
 
 def test_a_fold_tells_all_that_it_reaches() -> None:
