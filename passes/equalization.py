@@ -201,9 +201,9 @@ class _Product:
 
     def _outputs(self, rows: np.ndarray) -> np.ndarray:
         """What the product makes of rows, without its bias."""
-        rows, row_unit = _fixed_point(rows)
-        weight, weight_unit = _fixed_point(self.layer.row_weight(self.weight))
-        return _dot(rows, weight) * (row_unit * weight_unit)
+        rows, row_unit = fixed_point(rows)
+        weight, weight_unit = fixed_point(self.layer.row_weight(self.weight))
+        return dot(rows, weight) * (row_unit * weight_unit)
 
     def _magnitudes(self) -> np.ndarray | None:
         """The largest weight of each input channel, relative to the largest of all; None where each input channel has
@@ -228,7 +228,7 @@ class _Product:
             rows = rows / scales.reshape(1, rows.shape[1], -1, 1)
             weight = scaled_inputs(self.layer, weight, scales)
         params = weight_params(weight, self.spec, self.axis, f"%{self.layer.weight.name}")
-        sums = _dot(_centered(rows, x), self.layer.row_weight(_centered(weight, params)))
+        sums = dot(_centered(rows, x), self.layer.row_weight(_centered(weight, params)))
         step = np.broadcast_to(params.along(weight.ndim)[0], weight.shape)
         steps = self.layer.row_weight(step)[:, :, 0, 0].astype(np.float64)
         return self._energy(sums * steps[:, None, :] * float(x.scale[0]) - exact) / self.energy
@@ -258,7 +258,7 @@ class _Trial:
         self.low = np.min([each.low for each in kept], axis=0).astype(np.float64)
         self.high = np.max([each.high for each in kept], axis=0).astype(np.float64)
         self.products = [
-            _Product(layer, each, _weight_spec(configs, layer.node.name)) for layer, each in zip(layers, kept)
+            _Product(layer, each, weight_spec(configs, layer.node.name)) for layer, each in zip(layers, kept)
         ]
 
     def choice(self, place: Fold | Multiply) -> Choice | None:
@@ -322,7 +322,7 @@ class _Trial:
         return scales.astype(np.float32)
 
 
-def _weight_spec(configs: Mapping[str, QConfig | None], name: str) -> QuantSpec:
+def weight_spec(configs: Mapping[str, QConfig | None], name: str) -> QuantSpec:
     default = get_qconfig("int8")
     config = configs.get(name, default) or default
     spec = config.weight or default.weight
@@ -330,7 +330,7 @@ def _weight_spec(configs: Mapping[str, QConfig | None], name: str) -> QuantSpec:
     return spec
 
 
-def _fixed_point(array: np.ndarray) -> tuple[np.ndarray, float]:
+def fixed_point(array: np.ndarray) -> tuple[np.ndarray, float]:
     """(integers of 15 bits and a sign, in f64; the real number that 1 stands for)."""
     largest = float(np.abs(array).max(initial=0.0))
     unit = largest / 2.0**_BITS or 1.0
@@ -345,7 +345,7 @@ def _centered(array: np.ndarray, params: QuantParams) -> np.ndarray:
     return np.rint(qmath.clamp(scaled, params.qmin - zero_point, params.qmax - zero_point)).astype(np.float64)
 
 
-def _dot(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def dot(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """[groups, n, outputs] of rows [n, groups, inputs, taps] and a weight [groups, outputs, inputs, taps]; integers in
     f64 whose sums are exact, so they are summed block by block of a row."""
     (groups, outputs), n = weight.shape[:2], len(rows)

@@ -9,6 +9,7 @@ from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.choose_precision import ChoosePrecision
 from qcompiler.passes.constant_fold import ConstantFold
+from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cse import Cse
 from qcompiler.passes.dce import Dce
 from qcompiler.passes.decompose import Decompose
@@ -66,14 +67,17 @@ def convert_pipeline(
     configs: Configs,
     scales: Scales = MappingProxyType({}),
     shifts: Scales = MappingProxyType({}),
+    corrections: Scales = MappingProxyType({}),
     *,
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
-    """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`)."""
+    """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
+    corrections: what biases take up (`correct_bias.choose_corrections`)."""
     return [
         *precision_pipeline(configs, code_outputs=code_outputs, steep=steep),
         *([ScaleChannels(scales, shifts)] if scales else []),
+        *([CorrectBias(corrections)] if corrections else []),
         InsertQdq(params, configs),
         *integer_pipeline(configs),
     ]

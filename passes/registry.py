@@ -34,6 +34,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.canonicalize import Canonicalize
     from qcompiler.passes.choose_precision import ChoosePrecision
     from qcompiler.passes.constant_fold import ConstantFold
+    from qcompiler.passes.correct_bias import CorrectBias
     from qcompiler.passes.cse import Cse
     from qcompiler.passes.dce import Dce
     from qcompiler.passes.decompose import Decompose
@@ -68,6 +69,7 @@ def passes_by_name() -> dict[str, type]:
         ExposeStatistics,
         ChoosePrecision,
         ScaleChannels,
+        CorrectBias,
         InsertQdq,
         UnsignedCodes,
         PropagateQparams,

@@ -144,15 +144,15 @@ class Fold:
     def scale(self, graph: Graph, scales: np.ndarray, shifts: np.ndarray) -> None:
         source = self.source
         if isinstance(source, Weighted):
-            _set(graph, source, "weight", scaled_weight(_data(source.weight), 1 / scales, source))
+            set_operand(graph, source, "weight", scaled_weight(_data(source.weight), 1 / scales, source))
         else:
-            _set(graph, source, "weight", (1.0 if source.weight is None else _data(source.weight)) / scales)
+            set_operand(graph, source, "weight", (1.0 if source.weight is None else _data(source.weight)) / scales)
         if source.bias is not None or shifts.any():
-            _set(graph, source, "bias", ((0.0 if source.bias is None else _data(source.bias)) - shifts) / scales)
+            set_operand(graph, source, "bias", ((0.0 if source.bias is None else _data(source.bias)) - shifts) / scales)
         if shifts.any():
             for layer in self.products:
                 bias = shift_in_bias(layer, _data(layer.weight), shifts)
-                _set(graph, layer, "bias", bias + (0.0 if layer.bias is None else _data(layer.bias)))
+                set_operand(graph, layer, "bias", bias + (0.0 if layer.bias is None else _data(layer.bias)))
         _multiply_weights(graph, self.products, scales)
 
 
@@ -306,7 +306,7 @@ def _channels(layer: Weighted) -> int:
 def _multiply_weights(graph: Graph, products: tuple[Weighted, ...], scales: np.ndarray) -> None:
     for layer in products:
         assert isinstance(layer.weight, Const)  # as `match_fold` and `match_multiply` have checked
-        _set(graph, layer, "weight", scaled_inputs(layer, layer.weight.data, scales.astype(np.float32)))
+        set_operand(graph, layer, "weight", scaled_inputs(layer, layer.weight.data, scales.astype(np.float32)))
 
 
 def scaled_inputs(layer: Weighted, weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -326,9 +326,11 @@ def _data(value: Value) -> np.ndarray:
     return value.data.astype(np.float64)
 
 
-def _set(graph: Graph, op: AffineNorm | Weighted, operand: str, data: np.ndarray) -> None:
+def set_operand(
+    graph: Graph, op: AffineNorm | Weighted, operand: str, data: np.ndarray, suffix: str = "scaled"
+) -> None:
     """Let an operand of an op read a new constant; others may read the old one still."""
     index = op.operand_index(operand)
     old = op.node.operand(operand)
-    name = f"{op.node.name}.{operand}" if old is None else old.name.removesuffix(".scaled")
-    graph.set_operand(op.node, index, graph.add_const(f"{name}.scaled", data.astype(np.float32, copy=False)))
+    name = f"{op.node.name}.{operand}" if old is None else old.name.removesuffix(f".{suffix}")
+    graph.set_operand(op.node, index, graph.add_const(f"{name}.{suffix}", data.astype(np.float32, copy=False)))

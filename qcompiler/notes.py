@@ -10,6 +10,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "calibrated on the interpreter: no backend for riscv64"
     note "equalized: %x for %q, %k by %n: a = 0.5, error 2.50e-03 -> 1.21e-04"   scales of channels (equalization)
     note "not equalized: %x: the calibration kept no rows of it"
+    note "bias: %y: 37 of 96 channels take up the mean error of rounded weights"
     note "input x: float64 became f32"         a remark, for the reader only
 
 Only `parse_note` reads the text of a note, and only the text parser calls it; everything else asks for the note's
@@ -40,6 +41,7 @@ _RELATIONS: dict[str, Callable[[int, int], bool]] = {
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
 _EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+),( shifted,)? error (\S+) -> (\S+)", re.DOTALL)
+_CORRECTED = re.compile(r"%(.*?): (\d+) of (\d+) channels take up the mean error of rounded weights", re.DOTALL)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -232,6 +234,27 @@ class Unjudged(Note):
 
 
 @dataclass(frozen=True)
+class BiasCorrected(Note):
+    """Channels of a product whose bias takes up the mean error that the rounding of their weights makes."""
+
+    product: str
+    corrected: int
+    channels: int
+    kind: ClassVar[str] = "bias"
+
+    @staticmethod
+    def parse(text: str) -> BiasCorrected | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _CORRECTED.fullmatch(text)
+        return None if match is None else BiasCorrected(match[1], int(match[2]), int(match[3]))
+
+    def __str__(self) -> str:
+        return (
+            f"%{self.product}: {self.corrected} of {self.channels} channels take up the mean error of rounded weights"
+        )
+
+
+@dataclass(frozen=True)
 class Remark(Note):
     """Free text for the reader. It must not read as a guard or a structure, which have a meaning."""
 
@@ -252,7 +275,17 @@ class Remark(Note):
 
 _PARSERS: dict[str, Callable[[str], Note | None]] = {
     note.kind: note.parse
-    for note in (Guard, OutputStructure, KeptFloat, RealResult, Estimate, Interpreted, Equalized, Unjudged)
+    for note in (
+        Guard,
+        OutputStructure,
+        KeptFloat,
+        RealResult,
+        Estimate,
+        Interpreted,
+        Equalized,
+        Unjudged,
+        BiasCorrected,
+    )
 }
 
 

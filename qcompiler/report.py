@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import Equalized, Estimate, Interpreted, KeptFloat, RealResult, Unjudged
+from qcompiler.notes import BiasCorrected, Equalized, Estimate, Interpreted, KeptFloat, RealResult, Unjudged
 from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
@@ -89,6 +89,7 @@ class Report:
         target: what the graph was compiled for; "" if it was not.
         execution: how that runs here: "native", "emulated by ..." or "interpreter".
         equalized: the values whose channels were divided by scales; unjudged: those for which none could be chosen.
+        corrected: the products whose biases take up the mean error of rounded weights.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
         conversions: op -> count.
@@ -117,6 +118,7 @@ class Report:
     equalized: tuple[Equalized, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
     real: tuple[RealResult, ...] = ()
+    corrected: tuple[BiasCorrected, ...] = ()
 
     @property
     def int8_nodes(self) -> int:
@@ -167,6 +169,9 @@ class Report:
         if self.unjudged:
             lines.append("  not equalized:")
             lines += [f"    {note}" for note in self.unjudged]
+        if self.corrected:
+            lines.append("  biases corrected:")
+            lines += [f"    {note}" for note in self.corrected]
         if self.python_nodes:
             lines.append("  run in numpy, not by a kernel:")
             lines += [f"    %{node}: {reason}" for node, reason in self.python_nodes.items()]
@@ -211,6 +216,7 @@ def report(model: Any) -> Report:
         equalized=tuple(note for note in graph.notes if isinstance(note, Equalized)),
         unjudged=tuple(note for note in graph.notes if isinstance(note, Unjudged)),
         real=tuple(note for note in graph.notes if isinstance(note, RealResult)),
+        corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),
     )
 
 

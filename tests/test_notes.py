@@ -10,6 +10,7 @@ from qcompiler.dims import Dim
 from qcompiler.errors import ParseError, VerifyError
 from qcompiler.ir import Graph
 from qcompiler.notes import (
+    BiasCorrected,
     Equalized,
     Estimate,
     Guard,
@@ -45,6 +46,8 @@ NOTES: dict[str, Note] = {
     "equalized: %x for %q: a = 1, error low": Remark("equalized: %x for %q: a = 1, error low"),
     "not equalized: %x: its rows: none": Unjudged("x", "its rows: none"),
     "not equalized: nothing": Remark("not equalized: nothing"),
+    "bias: %y: 3 of 16 channels take up the mean error of rounded weights": BiasCorrected("y", 3, 16),
+    "bias: %y: some channels": Remark("bias: %y: some channels"),
     "input x: float64 became f32": Remark("input x: float64 became f32"),
     "float: nothing stayed float": Remark("float: nothing stayed float"),
     "estimate: about the same": Remark("estimate: about the same"),

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from qcompiler.notes import Note
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
+    from qcompiler.passes.scale_channels import Scales
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Collector
     from qcompiler.quantization.executors import Executor
     from qcompiler.quantization.observers import Observer
     from qcompiler.quantization.precision import Decision
+    from qcompiler.quantization.product_inputs import ProductInput
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.resolution import ResolutionTable
     from qcompiler.quantization.spec import QuantSpec
@@ -212,7 +214,7 @@ def convert(
     Raises:
         QuantizationError: a value was not observed, or an observer saw no data.
     """
-    from qcompiler.notes import Interpreted
+    from qcompiler.notes import BiasCorrected, Interpreted
     from qcompiler.passes.equalization import choose_scales
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.passes.steep import steep_functions
@@ -240,6 +242,7 @@ def convert(
     notes: list[Note] = []
     scales: dict[str, tuple[float, ...]] = {}
     shifts: dict[str, tuple[float, ...]] = {}
+    corrections: dict[str, tuple[float, ...]] = {}
     options: dict[str, Any] = {
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
@@ -254,12 +257,35 @@ def convert(
         scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
         shifts = {each.value: tuple(map(float, each.shifts)) for each in choices if each.shifts is not None}
         notes += [*(choice.note for choice in choices), *unjudged]
-    pipeline = convert_pipeline(params, prepared.configs, scales, shifts, **options)
+        corrections = _corrections(prepared, observers.inputs, scales, shifts, options)
+        notes += [
+            BiasCorrected(name, sum(each != 0 for each in numbers), len(numbers))
+            for name, numbers in corrections.items()
+        ]
+    pipeline = convert_pipeline(params, prepared.configs, scales, shifts, corrections, **options)
     converted = PassManager(pipeline, instruments).run(prepared.graph)
     converted.notes += notes
     if isinstance(observers, Calibration) and observers.interpreted:
         converted.notes.append(Interpreted(observers.interpreted))
     return converted
+
+
+def _corrections(
+    prepared: Prepared, inputs: Mapping[str, ProductInput], scales: Scales, shifts: Scales, options: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
+    """What the biases of products take up."""
+    from qcompiler.ops.interfaces import Weighted
+    from qcompiler.passes.correct_bias import choose_corrections
+    from qcompiler.passes.pipelines import precision_pipeline
+    from qcompiler.passes.scale_channels import ScaleChannels
+    from qcompiler.quantization.product_inputs import input_key
+
+    layers = {node.name: layer for node in prepared.graph.nodes if (layer := Weighted.of(node)) is not None}
+    keys = {name: input_key(layer) for name, layer in layers.items()}
+    pipeline = [*precision_pipeline(prepared.configs, **options), ScaleChannels(scales, shifts)]
+    scaled = PassManager(pipeline).run(prepared.graph)
+    found = choose_corrections(scaled, keys, inputs, prepared.configs, scales, shifts)
+    return {name: tuple(map(float, numbers)) for name, numbers in found.items()}
 
 
 def _specs(graph: Graph) -> dict[str, QuantSpec]:

@@ -13,7 +13,7 @@ from qcompiler import nn
 from qcompiler.ir import Graph
 from qcompiler.notes import Equalized, Unjudged
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.equalization import GAIN, HEADROOM, LEAST_ROWS, _dot, _fixed_point, _power, choose_scales
+from qcompiler.passes.equalization import GAIN, HEADROOM, LEAST_ROWS, _power, choose_scales, dot, fixed_point
 from qcompiler.quantization import qmath
 from qcompiler.quantization.observers import chosen_params, weight_params
 from qcompiler.quantization.product_inputs import input_key
@@ -260,10 +260,10 @@ def test_ranges_of_scaled_values_hold_all_that_was_seen() -> None:
 
 def test_sums_are_exact_in_any_order() -> None:
     rng = np.random.default_rng(0)
-    rows, _ = _fixed_point(rng.normal(size=(5, 2, 300, 9)).astype(np.float32))
-    weight, _ = _fixed_point(rng.normal(size=(2, 7, 300, 9)).astype(np.float32))
+    rows, _ = fixed_point(rng.normal(size=(5, 2, 300, 9)).astype(np.float32))
+    weight, _ = fixed_point(rng.normal(size=(2, 7, 300, 9)).astype(np.float32))
     exact = np.einsum("ngit,goit->gno", rows.astype(np.int64), weight.astype(np.int64))
-    assert np.array_equal(_dot(rows, weight), exact) and np.abs(exact).max() < 2**53
+    assert np.array_equal(dot(rows, weight), exact) and np.abs(exact).max() < 2**53
 
 
 @pytest.mark.parametrize("n, outputs, size", [(64, 64, 200), (64, 128, 64), (1, 1, 9), (3, 700, 1), (64, 5000, 3)])
@@ -272,7 +272,7 @@ def test_sums_of_blocks_are_those_of_whole_rows(n: int, outputs: int, size: int)
     rows, weight = (
         rng.integers(-100, 100, shape).astype(np.float64) for shape in ((n, 2, size, 1), (2, outputs, size, 1))
     )
-    assert np.array_equal(_dot(rows, weight), np.einsum("ngit,goit->gno", rows, weight))
+    assert np.array_equal(dot(rows, weight), np.einsum("ngit,goit->gno", rows, weight))
 
 
 def test_powers_are_made_of_roots() -> None:
