@@ -36,7 +36,7 @@ from qcompiler.backends.runtime.executable import Executable, PythonFunction
 from qcompiler.backends.runtime.link import link
 from qcompiler.backends.runtime.loader import LoadedKernel, Loader
 from qcompiler.backends.target import Target
-from qcompiler.errors import LoweringError
+from qcompiler.errors import LoweringError, no_memory
 from qcompiler.fork_safety import cached_property, fork_safe_lock
 from qcompiler.ir import Graph, Node
 from qcompiler.signature import Signature
@@ -223,10 +223,17 @@ class Program:
             return self._add(image.sizes, self._link(image, Constants()))
 
     def run(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int], threads: int = 1) -> list[np.ndarray]:
-        """Outputs for inputs in signature order; sizes as the inputs bind them."""
+        """Outputs for inputs in signature order; sizes as the inputs bind them.
+
+        Raises:
+            LoweringError: no memory for the call.
+        """
         bound = self.bind(sizes)
         useful = min(threads, 1 + bound.image.work // SMALL_PROGRAM_WORK)
-        return bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
+        try:
+            return bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
+        except MemoryError as error:  # for an output, or a copy of an input
+            raise no_memory(f"a call of {bound.image.name}", error) from None
 
     def _link(self, image: ProgramImage, own: Constants) -> Executable:
         nodes = {step.node for step in image.python_steps}

@@ -98,6 +98,13 @@ class LoweringError(QCompilerError):
     """A target cannot run a graph, or is unknown."""
 
 
+def no_memory(what: str, error: MemoryError) -> LoweringError:
+    """The error for something that the memory of this machine does not suffice for."""
+    return LoweringError(
+        "there is not enough memory on this machine", where=what, got=str(error) or None, hint="smaller sizes"
+    )
+
+
 class ArtifactError(QCompilerError):
     """A saved file is damaged, unknown or of another version."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from qcompiler.arguments import check_type
 from qcompiler.binding import bound_attrs, check_sizes
-from qcompiler.errors import QCompilerError, VerifyError
+from qcompiler.errors import QCompilerError, VerifyError, no_memory
 from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import OpDef, Trait, opdef
 from qcompiler.ops.interfaces import Conversion
@@ -25,7 +25,20 @@ Hook = Callable[[Node, Sequence[np.ndarray]], None]
 def evaluate_node(
     node: Node, arrays: Sequence[np.ndarray | None], sizes: Mapping[str, int] | None = None
 ) -> tuple[np.ndarray, ...]:
-    """The results of one node for given operand arrays."""
+    """The results of one node for given operand arrays.
+
+    Raises:
+        LoweringError: no memory for them.
+    """
+    try:
+        return _evaluate(node, arrays, sizes)
+    except MemoryError as error:
+        raise no_memory(node.describe(), error) from None
+
+
+def _evaluate(
+    node: Node, arrays: Sequence[np.ndarray | None], sizes: Mapping[str, int] | None
+) -> tuple[np.ndarray, ...]:
     definition = opdef(node.op)
     attrs = bound_attrs(definition, node.attrs, sizes or {})
     types = [None if value is None else value.type for value in node.operands]

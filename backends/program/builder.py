@@ -42,6 +42,9 @@ from qcompiler.backends.program.image import (
 )
 from qcompiler.errors import LoweringError
 
+MOST_BYTES = 2**46
+"""The most bytes of all buffers of a program together: no process can address more than 2^47."""
+
 
 @dataclass(frozen=True)
 class BufferHandle(Memory):
@@ -190,6 +193,7 @@ class ProgramBuilder:
                 raise LoweringError("only a buffer of the arena can be aliased", where=self.name, got=alias.name)
         index = len(self._buffers)
         handle = BufferHandle("arena", index, _nonnegative(nbytes, "buffer size"), name or f"buffer{index}")
+        self._check_room(handle.nbytes, handle.name)
         self._buffers.append(_ArenaBuffer(handle, alignment, None if alias is None else alias.index))
         if is_empty:
             self._empty.add(self._memory_of(handle))
@@ -323,6 +327,7 @@ class ProgramBuilder:
             says.
         """
         self._check_order()
+        self._check_room(sum(each.handle.nbytes for each in self._buffers), "all buffers together")
         arena, guards = self._plan(knobs.GUARD.get() if guard is None else guard)
         plan = _Plan(arena, guards)
         buffers = self._placed_buffers(plan)
@@ -341,6 +346,16 @@ class ProgramBuilder:
             constant_bytes=self._constants.nbytes,
             own_constant_bytes=self.own.nbytes,
         )
+
+    def _check_room(self, nbytes: int, what: str) -> None:
+        if nbytes > MOST_BYTES:
+            raise LoweringError(
+                "a program needs more memory than a process can address",
+                where=f"{self.name}, {what}",
+                expected=f"at most {MOST_BYTES:,} bytes",
+                got=f"{nbytes:,} bytes",
+                hint="smaller sizes, such as that of a padding",
+            )
 
     def _root(self, index: int) -> int:
         alias = self._buffers[index].alias

@@ -28,6 +28,8 @@ from qcompiler.passes.assign_layout import AssignLayout
 from qcompiler.types import DType, Layout
 
 Pairs = Sequence[tuple[int, int]]
+MOST_PRODUCTS = 4096
+"""The most groups of a convolution whose groups have steps of their own."""
 MOST_TAPS = 32
 """Windows of at most this many tap rows and columns are unrolled by the depthwise kernels."""
 
@@ -71,9 +73,16 @@ def unrolls_as_depthwise(op: Conv | ConvTranspose) -> bool:
     return sees_one and math.prod(others) <= MOST_TAPS and columns <= MOST_TAPS
 
 
+def why_not_products(op: Conv | ConvTranspose, target: Target) -> str | None:
+    """Why no products serve a convolution whose filters see several channels, or None."""
+    if op.groups > MOST_PRODUCTS:
+        return f"each of its {op.groups} groups is a product, and kernels run for at most {MOST_PRODUCTS}"
+    return why_not_weighted(op.node, target)
+
+
 def _why_not_dense(node: Node, target: Target) -> str | None:
     """Why a conv is not one of f32 or u8 whose filters see several channels, or None."""
-    return "depthwise" if unrolls_as_depthwise(Conv(node)) else why_not_weighted(node, target)
+    return "depthwise" if unrolls_as_depthwise(Conv(node)) else why_not_products(Conv(node), target)
 
 
 def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pairs, channel_stride: int) -> TensorView:
@@ -86,6 +95,7 @@ def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pa
         return x
     layout, (images, channels, *spatial) = op.x.type.layout, x.shape
     shape = (images, channels, *(n + before + after for n, (before, after) in zip(spatial, padding)))
+    check_rows(s, shape)
     if (
         x is s.view(op.x)
         and layout is not None
@@ -128,6 +138,28 @@ def padded(s: NodeLowering, op: Conv | ConvTranspose, x: TensorView, padding: Pa
         bytes=2 * images * y.strides[0],
     )
     return y
+
+
+_ROW_BYTES = 64
+"""Bytes that lowering needs for one row of pixels: a few offsets as i64, and their copy among the constants."""
+_TAP_BYTES = 128
+"""Bytes that lowering needs for one tap: a tuple of ints and their sum."""
+
+
+def list_bytes(count: int) -> int:
+    """Bytes of a list of `count` ints, and of their copies as i64."""
+    return 128 + 48 * count
+
+
+def check_rows(s: NodeLowering, shape: Sequence[int], row_bytes: int = _ROW_BYTES) -> None:
+    """LoweringError if a table of the rows of an image [N, C, *S] takes too much memory. row_bytes: of one row."""
+    s.check_table(math.prod(shape[2:-1]), row_bytes)
+
+
+def check_taps(s: NodeLowering, weight: Weight) -> None:
+    """LoweringError if a table of the taps of a window takes too much memory. weight: [O, C, *K], which a caller may
+    give."""
+    s.check_table(math.prod(weight.shape[2:]), _TAP_BYTES)
 
 
 def is_run(view: TensorView) -> bool:
@@ -253,10 +285,11 @@ class Pixels:
     stride: Distances
     is_flat: bool = False
 
-    def cut(self, tile: Tile) -> tuple[np.ndarray, int]:
+    def cut(self, s: NodeLowering, tile: Tile) -> tuple[np.ndarray, int]:
         """(rows, columns) after cutting for a tile."""
         if not self.is_flat:
             return self.rows, self.columns
+        s.check_table(self.columns // tile.mr, _ROW_BYTES)
         starts, columns = runs(self.columns, tile.mr)
         strides = (self.stride.x, self.stride.y, self.stride.residual)
         return np.stack([starts * stride for stride in strides], axis=1), columns
@@ -283,7 +316,7 @@ def convolve(
     tap_list, tap_elements = taps.of(kc, size)
     tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
     tile = choose_tile(tiles, lanes, pixels.static_columns, outputs, pixels.stride.x)
-    rows, columns = pixels.cut(tile)
+    rows, columns = pixels.cut(s, tile)
     window = Window(
         rows=rows,
         columns=columns,
@@ -325,6 +358,8 @@ def convolve(
 def convolution(s: NodeLowering) -> None:
     conv = Conv(s.node)
     y, weight, channel_stride = s.result(), Weight.of(s, conv.weight), channel_stride_of(s, conv)
+    check_taps(s, weight)
+    check_rows(s, y.shape)
     x = s.channels_last(conv.x, channel_stride)
     x = padded(s, conv, x, conv.padding, channels_of(conv) if compacts_pixels(s, conv, weight) else channel_stride)
     x, low_plane = byte_planes(s, x)

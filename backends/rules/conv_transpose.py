@@ -23,9 +23,13 @@ from qcompiler.backends.rules.conv import (
     Pixels,
     Taps,
     channel_stride_of,
+    check_rows,
+    check_taps,
     convolve,
+    list_bytes,
     padded,
     unrolls_as_depthwise,
+    why_not_products,
     why_not_weighted,
 )
 from qcompiler.backends.rules.depthwise import Lines, filter_channels, repeated_channels, row_offset
@@ -81,19 +85,21 @@ def _why_not_transposed(node: Node, target: Target) -> str | None:
     if math.prod(op.stride) > MOST_PHASES:
         return f"its strides make {math.prod(op.stride)} phases, and kernels run for at most {MOST_PHASES}"
     axes = zip(op.weight.type.shape[2:], op.stride, op.dilation)
-    sparse = any(isinstance(n, int) and len({k * d % s for k in range(n)}) < s for n, s, d in axes)
+    sparse = any(isinstance(n, int) and len({k * d % s for k in range(min(n, s))}) < s for n, s, d in axes)
     if sparse and not isinstance(op.weight, Const):
         return "phases without taps of a weight that is not constant"
-    return why_not_weighted(node, target)
+    return why_not_weighted(node, target) if unrolls_as_depthwise(op) else why_not_products(op, target)
 
 
 @lowers("conv_transpose", unless=_why_not_transposed)
 def conv_transpose(s: NodeLowering) -> None:
     op = ConvTranspose(s.node)
-    weight = Weight.of(s, op.weight)
+    weight, is_depthwise = Weight.of(s, op.weight), unrolls_as_depthwise(op)
+    check_taps(s, weight)
+    check_rows(s, s.result().shape, list_bytes(3 + (math.prod(weight.shape[2:-1]) if is_depthwise else 0)))
     before = [first for first, _ in op.padding]
     axes = [phases(*axis) for axis in zip(s.result().shape[2:], weight.shape[2:], op.stride, op.dilation, before)]
-    (_depthwise if unrolls_as_depthwise(op) else _dense)(s, op, weight, axes)
+    (_depthwise if is_depthwise else _dense)(s, op, weight, axes)
 
 
 def _dense(s: NodeLowering, op: ConvTranspose, weight: Weight, axes: list[list[Phase]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -93,15 +94,24 @@ def _transpose(s: Steps, x: TensorView, y: TensorView, axes: Sequence[Axis]) -> 
     return True
 
 
+_ROW_BYTES = 96
+"""Bytes that lowering needs for one row of an image with a border."""
+
+
 def fill_border(s: NodeLowering, y: TensorView, type: TensorType) -> None:
     """Append a call that writes real zero into the border around the images of a value with a halo. It may run at the
     same time as the steps that write the images."""
     layout, size = type.layout, y.dtype.itemsize
     assert layout is not None
-    inside = np.zeros(with_halo(y.shape[2:], layout), bool)
-    inside[tuple(slice(before, before + n) for n, (before, _) in zip(y.shape[2:], layout.halo))] = True
-    edges = np.flatnonzero(np.diff(inside.reshape(-1), prepend=True, append=True)).reshape(-1, 2)
-    gaps = np.stack([edges[:, 0] * size, edges[:, 1] - edges[:, 0]], axis=1) * layout.channel_stride
+    whole, (*others, columns) = with_halo(y.shape[2:], layout), y.shape[2:]
+    s.check_table(math.prod(others), _ROW_BYTES)
+    starts = np.full((), layout.halo[-1][0], np.int64)  # of the rows of pixels inside, in pixels
+    for axis, n in enumerate(others):
+        places = np.arange(n, dtype=np.int64) + layout.halo[axis][0]
+        starts = np.add.outer(starts, places * math.prod(whole[axis + 1 :]))
+    begins, ends = np.append(0, starts.reshape(-1) + columns), np.append(starts.reshape(-1), math.prod(whole))
+    begins, ends = begins[ends > begins], ends[ends > begins]
+    gaps = np.stack([begins * size, ends - begins], axis=1) * layout.channel_stride
     zero = type.quant.zero_point[0] if type.quant is not None else 0
     s.call(
         kernels.fill_gaps(itemsize=size),

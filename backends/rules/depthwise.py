@@ -19,7 +19,14 @@ from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_by
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.program.builder import BufferHandle
-from qcompiler.backends.rules.conv import residual_of, stored_channels, unrolls_as_depthwise, why_not_weighted
+from qcompiler.backends.rules.conv import (
+    check_rows,
+    list_bytes,
+    residual_of,
+    stored_channels,
+    unrolls_as_depthwise,
+    why_not_weighted,
+)
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_clamp, is_of_codes, residual_name
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
@@ -212,8 +219,9 @@ class _Filtering:
 
     def _border(self, fill: int) -> BufferHandle:
         """A row of x that holds real zero."""
-        x = self.x
-        return self.s.stored(np.full(x.shape[-1] * x.strides[-1] // x.dtype.itemsize + SLACK, fill, x.dtype))
+        x, count = self.x, self.x.shape[-1] * self.x.strides[-1] // self.x.dtype.itemsize + SLACK
+        self.s.check_table(count, 2 * x.dtype.itemsize)
+        return self.s.stored(np.full(count, fill, x.dtype))
 
     def _arguments(
         self, weights: PackedWeights[Memory, int], rows: Memory, border: Memory
@@ -258,6 +266,7 @@ def depthwise(s: NodeLowering) -> None:
     x = repeated_channels(s, conv, weight.shape[0] // conv.groups)
     residual = residual_of(s, conv)
     stride, dilation, before = conv.stride, conv.dilation, [first for first, _ in conv.padding]
+    check_rows(s, y.shape, list_bytes(2 + math.prod(weight.shape[2:-1])))
     rows = []
     for place in itertools.product(*(range(n) for n in y.shape[2:-1])):
         row = [sum(p * distance for p, distance in zip(place, view.strides[2:])) for view in (y, residual or y)]

@@ -153,6 +153,7 @@ def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
 def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile = product.window, product.tile
     rows = s.stored(window.rows)
+    s.check_table(product.outputs, 8)
     bias = product.bias or Weight(np.zeros(product.outputs, np.float32), None, f"no bias of {product.outputs}")
     weights, start = product.weight.packed(s, tile.nr), bias.packed(s, tile.nr)
     arguments = kernels.ConvF32(

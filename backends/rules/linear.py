@@ -31,6 +31,7 @@ def linear(s: NodeLowering) -> None:
     tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
     tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, x_row)
     pixels = math.prod(y.shape[:-1])
+    s.check_table(pixels // tile.mr, 64)
     starts, columns = runs(pixels, tile.mr)
     window = Window(
         rows=np.stack([starts * x_row, starts * y_row, starts * residual_row], axis=1),

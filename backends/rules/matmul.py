@@ -36,6 +36,10 @@ def _why_not_matmul(node: Node, target: Target) -> str | None:
     return why_not_codes(out) if out.is_quantized else None
 
 
+_BATCH_BYTES = 64
+"""Bytes that lowering needs for one matrix of the result: three offsets as i64, and their copy among the constants."""
+
+
 def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) -> np.ndarray:
     """For each batch of the result the byte offset of the operand's matrix, as i64. own: the operand's batch axes."""
     own = (1,) * (len(batch) - len(own)) + own
@@ -50,6 +54,7 @@ def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) ->
 def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_bytes: int, y: TensorView) -> BufferHandle:
     """The constant `Matmul.batches`. x_bytes, w_bytes: bytes of one matrix, as the kernel reads it."""
     *batch, m, n = y.shape
+    s.check_table(math.prod(batch), _BATCH_BYTES)
     matrices = ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))
     return s.stored(np.stack([_offsets(view.shape[:-2], tuple(batch), nbytes) for view, nbytes in matrices], axis=1))
 

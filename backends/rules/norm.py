@@ -33,6 +33,9 @@ from qcompiler.ops.norm import (
 from qcompiler.ops.reduce import check_sum_fits
 from qcompiler.quantization import qmath
 
+_PARAMETER_BYTES = 32
+"""Bytes that lowering needs for the gain and the shift of one channel: as f32, as f64, and among the constants."""
+
 
 def _why_not_constant(node: Node) -> str | None:
     """Why the parameters of a node are not all constant, or None."""
@@ -110,6 +113,7 @@ def norm_of_channels(s: NodeLowering) -> None:
     sums, squares = (s.scratch(images * slices * channels * 4, name) for name in ("sums", "squares"))
     means, factors = (s.scratch(images * channels * 4, name) for name in ("means", "factors"))
     weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
+    s.check_table(channels, _PARAMETER_BYTES)
     gain, shift = np.zeros((2, channels), np.float32)
     gain[:real_channels] = 1 if weight is None else weight
     shift[:real_channels] = 0 if bias is None else bias
@@ -168,6 +172,7 @@ def norm(s: NodeLowering) -> None:
     out = y if y.is_row_major else s.new(s.out, f"{s.node.name}.row_major")
     scale = s.out.params.scale[0] if s.out.is_quantized else 1.0
     weight, bias = _parameter(s, op.weight), _parameter(s, op.bias)
+    s.check_table(parameters, _PARAMETER_BYTES)
     gain = np.ones(parameters, np.float32) if weight is None else weight.reshape(-1)
     shift = np.zeros(parameters, np.float32) if bias is None else bias.reshape(-1)
     tensors = kernels.NormRows[Memory, int](
