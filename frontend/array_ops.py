@@ -20,6 +20,7 @@ from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_place
 from qcompiler.ir import Const
 from qcompiler.opdef import opdef
+from qcompiler.ops.linear import broadcast_shapes
 from qcompiler.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ def is_number(item: Any) -> bool:
 
 
 def lift(item: Any, trace: Trace | None = None, *, dtype: DType | None = None) -> Proxy:
-    """`item` as a traced value. Arrays and numbers become constants; float64 becomes f32."""
+    """`item` as a traced value. Arrays and numbers become constants; float64 becomes f32. Sizes stay symbolic."""
     if is_traced(item):
         return item if dtype is None else cast(item, dtype)
     trace = trace or required_trace("a constant")
+    if isinstance(item, Size):
+        from qcompiler.frontend.ranges import size_value
+
+        return lift(size_value(item, trace), trace, dtype=dtype)
     if is_number(item):
-        if isinstance(item, Size):
-            item = item.bake()
         if dtype is None:
             kind = np.asarray(item).dtype.kind
             dtype = DType.BOOL if kind == "b" else DType.F32 if kind == "f" else DType.I64
@@ -363,6 +366,14 @@ def expand(x: Any, shape: Sequence[Any]) -> Proxy:
     if tuple(target) == dims(x):
         return x
     return trace.emit("expand", (x,), {"shape": tuple(shape_entry(size) for size in target)})
+
+
+def broadcast_dims(*shapes: Sequence[DimLike]) -> tuple[DimLike, ...]:
+    """The shape that shapes broadcast to, by numpy's rules."""
+    found: tuple[DimLike, ...] = ()
+    for shape in shapes:
+        found = broadcast_shapes(found, shape, "arrays")
+    return found
 
 
 def flip(x: Any, axis: Any = None) -> Proxy:

@@ -1,18 +1,20 @@
 """Indexing of traced values: slices, numpy's basic indexing, gathers, and functions made of slices (split, roll).
 
-A slice that counts from the end of an axis of symbolic size is recorded with flips, so that it is right for every size.
+Bounds of slices may be symbolic: a bound that counts from the end of an axis of symbolic size becomes `size - n`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import TraceError
 from qcompiler.frontend.array_ops import (
+    binary,
+    broadcast_dims,
     check_axis,
     concat,
     dims,
@@ -20,13 +22,16 @@ from qcompiler.frontend.array_ops import (
     flip,
     kind_of,
     lift,
+    moveaxis,
     rank,
     reshape,
+    stack,
     trace_of,
+    transpose,
     type_of,
 )
-from qcompiler.frontend.recorder import Trace, Traced
-from qcompiler.frontend.sizes import Size
+from qcompiler.frontend.recorder import Trace, Traced, shape_entry
+from qcompiler.frontend.sizes import Size, sized
 from qcompiler.types import DType
 
 if TYPE_CHECKING:
@@ -37,100 +42,88 @@ FULL = 2**31 - 1  # a slice's stop that means "to the end", whatever the size
 
 def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
     """Slice some axes with numpy's meaning, in as few ops as possible."""
-    axes, starts, stops, steps, flips_before, flips_after = [], [], [], [], [], []
-    for axis, wanted in sorted(ranges.items()):
-        start, stop, step, before, after = _normalise(x, axis, wanted)
-        if before:
-            flips_before.append(axis)
-        if after:
-            flips_after.append(axis)
-        if (start, stop, step) != (0, FULL, 1):
-            axes.append(axis)
-            starts.append(start)
-            stops.append(stop)
-            steps.append(step)
-    if flips_before:
-        x = flip(x, flips_before)
-    if axes:
-        x = x.trace.emit(
-            "slice", (x,), {"axes": tuple(axes), "starts": tuple(starts), "stops": tuple(stops), "steps": tuple(steps)}
-        )
-    return flip(x, flips_after) if flips_after else x
+    found = {axis: _normalise(x, axis, wanted) for axis, wanted in sorted(ranges.items())}
+    flips = [axis for axis, part in found.items() if part.backwards]
+    cut = {axis: part for axis, part in found.items() if (part.start, part.stop, part.step) != (0, FULL, 1)}
+    if flips:
+        x = flip(x, flips)
+    if not cut:
+        return x
+    attrs = {
+        "axes": tuple(cut),
+        "starts": tuple(shape_entry(part.start) for part in cut.values()),
+        "stops": tuple(shape_entry(part.stop) for part in cut.values()),
+        "steps": tuple(part.step for part in cut.values()),
+    }
+    return x.trace.emit("slice", (x,), attrs)
 
 
-def _normalise(x: Proxy, axis: int, wanted: slice) -> tuple[int, int, int, bool, bool]:
-    """The slice as (start, stop, step, flip before, flip after) with a positive step and start >= 0."""
+class _Range(NamedTuple):
+    """A slice as the op takes it, of the flipped axis if `backwards`: bounds that count from 0, a positive step."""
+
+    start: DimLike
+    stop: DimLike
+    step: int
+    backwards: bool
+
+
+def _normalise(x: Proxy, axis: int, wanted: slice) -> _Range:
     size = dims(x)[axis]
     step = 1 if wanted.step is None else int(wanted.step)
     if step == 0:
         raise TraceError("a slice's step is 0", where=x.trace.place())
-    if not isinstance(size, Dim):
+    start: DimLike | None
+    stop: DimLike | None
+    if not any(isinstance(bound, (Size, Dim)) for bound in (size, wanted.start, wanted.stop)):
+        assert isinstance(size, int)
         start, stop, step = slice(_index(wanted.start), _index(wanted.stop), step).indices(size)
         backwards = step < 0
         if backwards:  # the same elements of the flipped axis
             count = len(range(start, stop, step))
             start, step = size - 1 - start, -step
             stop = start + max(count - 1, 0) * step + (count > 0)
-        if (start, stop, step) == (0, size, 1):
-            stop = FULL
-        return start, max(stop, start), step, backwards, False
-    first, end = _symbolic(x, size, wanted.start), _symbolic(x, size, wanted.stop)
+        stop = FULL if (start, stop, step) == (0, size, 1) else max(stop, start)
+        return _Range(start, stop, step, backwards)
+    start, stop = _place(x, size, wanted.start), _place(x, size, wanted.stop)
     if step < 0:
-        start, stop, step, before, after = _normalise_forward(x, flip_bound(first), flip_bound(end), -step)
-        return start, stop, step, not before, after
-    return _normalise_forward(x, first, end, step)
-
-
-def flip_bound(bound: int | None) -> int | None:
-    """A bound counted from the other end of the axis."""
-    return None if bound is None else -1 - bound
-
-
-def _normalise_forward(x: Proxy, start: int | None, stop: int | None, step: int) -> tuple[int, int, int, bool, bool]:
+        start, stop = (None if place is None else size - 1 - place for place in (start, stop))
     start = 0 if start is None else start
-    stop = FULL if stop is None else stop
-    if start >= 0 and stop >= 0:
-        return start, max(stop, start), step, False, False
-    if step != 1:
-        raise TraceError(
-            "a stepped slice that counts from the end of a symbolic axis",
-            where=x.trace.place(),
-            hint="slice twice: first x[-n:], then [::step]",
-        )
-    if start >= 0 and start == 0:  # [:-n]: flip, drop the first n, flip back
-        return -stop, FULL, 1, True, True
-    if start < 0 and stop == FULL:  # [-n:]: flip, take the first n, flip back
-        return 0, -start, 1, True, start != -1
-    if start < 0 and stop < 0:  # [-n:-m]
-        return -stop, max(-start, -stop), 1, True, stop - start > 1
-    raise TraceError(
-        "a slice with bounds from both ends of a symbolic axis",
-        where=x.trace.place(),
-        hint="slice twice: first x[n:], then [:-m]",
-    )
+    if stop is None or stop == size or isinstance(stop, int) and stop >= FULL:
+        stop = FULL
+    elif isinstance(start, int) and isinstance(stop, int):
+        stop = max(stop, start)
+    return _Range(start, stop, abs(step), step < 0)
 
 
 def _index(bound: Any) -> int | None:
     return None if bound is None else int(bound)
 
 
-def _symbolic(x: Proxy, size: Dim, bound: Any) -> int | None:
-    """A bound on an axis of symbolic size: the axis' own size means "to the end", `size - n` counts from the end."""
-    if isinstance(bound, Size):
-        rest = bound.dim - size
-        if isinstance(rest, Dim):
-            return bound.bake()
-        return rest if rest < 0 else FULL
-    return _index(bound)
+def _place(x: Proxy, size: DimLike, bound: Any) -> DimLike | None:
+    """A bound of a slice, counted from the start of the axis, where the bound or the axis' size is symbolic.
+
+    The example decides whether a symbolic bound is negative or lies behind the end, and the trace notes the guard.
+    Without an example it is taken to lie inside. Compiled programs refuse sizes with which it does not.
+    """
+    if not isinstance(bound, Size):
+        number = _index(bound)
+        return number if number is None or number >= 0 else size + number
+    if bound.dim == size:
+        return size
+    known = bound.dim.names() | (size.names() if isinstance(size, Dim) else set())
+    if not known <= x.trace.sizes.keys():
+        return bound.dim
+    place = bound.dim + size if bound < 0 else bound.dim
+    return size if sized(place, x.trace) > sized(size, x.trace) else place
 
 
-def select(x: Proxy, axis: int, index: int) -> Proxy:
+def select(x: Proxy, axis: int, index: int | Size) -> Proxy:
     """torch's select: one position of an axis, which is dropped."""
-    return getitem(x, (slice(None),) * check_axis(axis, rank(x), "select") + (int(index),))
+    return getitem(x, (slice(None),) * check_axis(axis, rank(x), "select") + (index,))
 
 
 def getitem(x: Proxy, index: Any) -> Proxy:
-    """numpy's basic indexing, and one list or array of indices (a gather)."""
+    """numpy's basic indexing, and lists or arrays of indices (a gather)."""
     parts = list(index) if isinstance(index, tuple) else [index]
     used = sum(1 for part in parts if part is not None and part is not Ellipsis)
     if sum(1 for part in parts if part is Ellipsis) > 1 or used > rank(x):
@@ -154,12 +147,6 @@ def getitem(x: Proxy, index: Any) -> Proxy:
         else:
             gathers.append((axis, part))
         axis += 1
-    if len(gathers) > 1:
-        raise TraceError(
-            "indexing with several arrays at once is not supported",
-            where=x.trace.place(),
-            hint="index one axis after the other, or use np.take_along_axis",
-        )
     result = slice_axes(x, ranges)
     if dropped or any(part is None for part in parts):
         sizes: list[DimLike] = []
@@ -172,17 +159,19 @@ def getitem(x: Proxy, index: Any) -> Proxy:
                 sizes.append(dims(result)[axis])
             axis += 1
         result = reshape(result, tuple(sizes))
+    moved: dict[int, Any] = {}
     for axis, part in gathers:
         before = sum(1 for p in parts[: next(i for i, p in enumerate(parts) if p is part)] if p is None)
-        result = take(result, part, axis + before - sum(1 for d in dropped if d < axis))
-    return result
+        moved[axis + before - sum(1 for d in dropped if d < axis)] = part
+    return take_many(result, moved) if moved else result
 
 
 def _single(x: Proxy, axis: int, part: Any) -> slice:
     size = dims(x)[axis]
     if isinstance(part, Size):
-        rest = part.dim - size
-        part = rest if not isinstance(rest, Dim) and rest < 0 else part.bake()
+        at = _place(x, size, part)
+        assert at is not None  # the place of a given bound
+        return slice(sized(at, x.trace), sized(at + 1, x.trace))
     index = int(part)
     if not isinstance(size, Dim) and not -size <= index < size:
         raise TraceError(f"index {index} is outside of axis {axis}", where=x.trace.place(), got=str(type_of(x)))
@@ -194,11 +183,7 @@ def take(x: Any, indices: Any, axis: int | None) -> Proxy:
     trace = trace_of(x, indices)
     x = lift(x, trace)
     if kind_of(indices) is DType.BOOL:
-        raise TraceError(
-            "indexing with a mask gives a shape that depends on data",
-            where=trace.place(),
-            hint="np.where(mask, x, y) keeps the shape",
-        )
+        raise _mask_refusal(trace)
     if kind_of(indices).is_float:
         raise TraceError("indices must be ints", where=trace.place())
     if axis is None:
@@ -207,6 +192,36 @@ def take(x: Any, indices: Any, axis: int | None) -> Proxy:
     if not isinstance(indices, Traced):
         indices = _wrapped_indices(np.asarray(indices), dims(x)[axis], trace)
     return trace.emit("gather", (x, lift(indices, trace, dtype=DType.I64)), {"axis": axis})
+
+
+def _mask_refusal(trace: Trace) -> TraceError:
+    return TraceError(
+        "indexing with a mask gives a shape that depends on data",
+        where=trace.place(),
+        hint="np.where(mask, x, y) keeps the shape",
+    )
+
+
+def take_many(x: Any, indices: Mapping[int, Any]) -> Proxy:
+    """Index several axes at once: arrays by axis, which broadcast against each other. As in numpy, their axes replace
+    the indexed ones if those are neighbours, and otherwise come first."""
+    if len(indices) == 1:
+        ((axis, index),) = indices.items()
+        return take(x, index, axis)
+    trace = trace_of(x, list(indices.values()))
+    x = lift(x, trace)
+    if any(kind_of(index) is DType.BOOL for index in indices.values()):
+        raise _mask_refusal(trace)
+    axes = sorted(indices)
+    parts = [lift(indices[axis], trace, dtype=DType.I64) for axis in axes]
+    common = broadcast_dims(*(dims(part) for part in parts))
+    tuples = stack([expand(part, common) for part in parts], -1)
+    rest = [axis for axis in range(rank(x)) if axis not in indices]
+    found = trace.emit("gather_nd", (transpose(x, axes + rest), tuples))
+    if axes != list(range(axes[0], axes[-1] + 1)):
+        return found
+    count, before = len(common), axes[0]
+    return moveaxis(found, list(range(count, count + before)), list(range(before)))
 
 
 def gather_elements(x: Any, indices: Any, axis: int) -> Proxy:
@@ -270,6 +285,22 @@ def split_at(x: Proxy, bounds: Sequence[int], axis: int) -> list[Proxy]:
     axis = check_axis(axis, rank(x), "split")
     edges = [0, *bounds, None]
     return [slice_axes(x, {axis: slice(low, high)}) for low, high in zip(edges, edges[1:])]
+
+
+def windows(x: Proxy, axis: int, size: int, step: int) -> Proxy:
+    """torch's Tensor.unfold: slices of `size` elements, `step` apart along an axis. The elements of a slice become the
+    last axis."""
+    from qcompiler.frontend.ranges import arange
+
+    axis = check_axis(axis, max(rank(x), 1), "unfold")
+    x = x if rank(x) else reshape(x, (1,))
+    whole = dims(x)[axis]
+    if isinstance(whole, int) and not 0 <= size <= whole:
+        raise TraceError(f"unfold: no slice of {size} elements", where=x.trace.place(), got=str(type_of(x)))
+    count = (whole - size) // step + 1
+    starts = reshape(arange(0, sized(count * step, x.trace), step), (sized(count, x.trace), 1))
+    places = binary("add", starts, np.arange(size))
+    return moveaxis(take(x, places, axis), axis + 1, -1)
 
 
 def roll(x: Proxy, shift: Any, axis: Any) -> Proxy:

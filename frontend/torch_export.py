@@ -194,6 +194,10 @@ _MAY_ALIAS = frozenset(
 )
 
 
+_CORE_BUT_DECOMPOSED = ("grid_sampler_2d", "native_group_norm")
+"""Core ATen ops that have no meaning of their own here, but a decomposition in torch that others don't ask for."""
+
+
 def decompose(torch: Any, program: Any) -> Any:
     """Make the graph functional, and decompose ops outside of the table into core ATen ops.
 
@@ -209,7 +213,9 @@ def decompose(torch: Any, program: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if unknown:
-            table = {op: rule for op, rule in torch.export.default_decompositions().items() if str(op) not in TABLE}
+            more = torch._decomp.get_decompositions([getattr(torch.ops.aten, name) for name in _CORE_BUT_DECOMPOSED])
+            rules = {**torch.export.default_decompositions(), **more}
+            table = {op: rule for op, rule in rules.items() if str(op) not in TABLE}
         return program.run_decompositions(table)
 
 

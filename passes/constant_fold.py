@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from qcompiler.binding import is_bound
 from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Const, Graph, Node
 from qcompiler.opdef import Op
@@ -52,6 +53,8 @@ class _Fold(Rewrite[Node]):
         variable = next((value for value in node.operands if value is not None and not value.is_const), None)
         if variable is not None:
             return self.refuse(node, f"%{variable.name} is not constant")
+        if not is_bound(node):
+            return self.refuse(node, "its attrs have symbolic sizes")
         for value in node.results:
             if not value.type.is_static:
                 return self.refuse(node, f"its size is symbolic: {value.type}")

@@ -7,6 +7,7 @@ be divided. Once the sizes are known the same inference decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from qcompiler.dims import evaluate, parse_dim
 from qcompiler.errors import InputError, QCompilerError, ShapeError
@@ -30,6 +31,16 @@ def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mappin
     return bound
 
 
+def is_bound(node: Node) -> bool:
+    """Whether no attr of a node has a symbolic size."""
+    return not any(
+        isinstance(entry, str)
+        for spec in opdef(node.op).attrs
+        if spec.kind == "shape"
+        for entry in cast("tuple[int | str, ...]", node.attrs[spec.name] or ())
+    )
+
+
 def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
     """Raise InputError if an op does not take these sizes, or gives others than the graph's types say. The error names
     the input and the axis, and the smallest size that fits."""
@@ -51,7 +62,7 @@ def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
 
 def _problem(node: Node, sizes: Mapping[str, int]) -> QCompilerError | None:
     """Why a node does not take these sizes."""
-    if not any(value is not None and not value.type.is_static for value in (*node.operands, *node.results)):
+    if is_bound(node) and all(value is None or value.type.is_static for value in (*node.operands, *node.results)):
         return None
     definition = opdef(node.op)
     try:

@@ -502,11 +502,13 @@ _FAMILIES = (
     "activations",
     "pool",
     "reduce",
+    "sort",
     "norm",
     "shape",
     "shuffle",
     "resize",
     "indexing",
+    "scatter",
     "statistics",
 )
 _loaded = False

@@ -335,27 +335,31 @@ def search(b: KernelBuilder, a: Search, *, op: Literal["argmax", "argmin"], dtyp
         b.store(long.results, a.y, line.index * 8)
 
 
+def ordered_key(b: KernelBuilder, x: Value, unsigned: bool, inverted: bool = False) -> Value:
+    """Integers that are ordered as elements are; `inverted` reverses their order, but NaN stays the largest. An integer
+    is its own key. The key of a float is its bits, all but the sign flipped if the float is negative; both zeros have
+    key 0."""
+    if not x.type.is_float:
+        if x.type.bits < 32:
+            x = b.convert("zext" if unsigned else "sext", x, I32)
+        return x ^ -1 if inverted else x
+    bits = b.bitcast(x + 0.0, x.type.of(I32))  # -0 + 0 is 0
+    key = bits ^ b.lshr(bits >> 31, 1)
+    key = key ^ -1 if inverted else key
+    return b.select(x != x, b.const(key.type, 2**31 - 1), key)
+
+
 class _Search:
-    """The search for the maximum of a line. It compares integer keys that are ordered as the elements are; for the
-    minimum it inverts the keys, which reverses their order."""
+    """The search for the maximum of a line. It compares the elements' ordered keys; for the minimum it inverts them."""
 
     def __init__(self, b: KernelBuilder, a: Search, element: Type, unsigned: bool, minimum: bool) -> None:
         self.b, self.element, self.unsigned, self.minimum = b, element, unsigned, minimum
         self.size, self.stride = a.size, a.x_stride
 
     def _key(self, x: Value, offset: Value, lanes: int = 0) -> Value:
-        """The keys of some elements. An integer is its own key. The key of a float is its bits, all but the sign
-        flipped if the float is negative; both zeros have key 0, and NaN has the largest."""
-        b = self.b
-        found = b.load(vector(self.element, lanes) if lanes else self.element, x, offset)
-        if not self.element.is_float:
-            if self.element.bits < 32:
-                found = b.convert("zext" if self.unsigned else "sext", found, I32)
-            return found ^ -1 if self.minimum else found
-        bits = b.bitcast(found + 0.0, found.type.of(I32))  # -0 + 0 is 0
-        key = bits ^ b.lshr(bits >> 31, 1)
-        key = key ^ -1 if self.minimum else key
-        return b.select(found != found, b.const(key.type, 2**31 - 1), key)
+        """The keys of some elements."""
+        found = self.b.load(vector(self.element, lanes) if lanes else self.element, x, offset)
+        return ordered_key(self.b, found, self.unsigned, self.minimum)
 
     def one_by_one(self, x: Value) -> Value:
         """The index of the maximum of a line."""

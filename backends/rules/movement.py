@@ -7,18 +7,13 @@ elements.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.backends.kernels import gather as gathers
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.target import Target
 from qcompiler.errors import InputError
-from qcompiler.ir import Node
-from qcompiler.ops.indexing import Gather, GatherElements
 from qcompiler.ops.shape import Concat, Expand, Flip, Pad, Slice, Tile, Transpose
 from qcompiler.ops.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from qcompiler.quantization import qmath
@@ -77,10 +72,7 @@ def expand(s: NodeLowering) -> None:
 def slice_(s: NodeLowering) -> None:
     op = Slice(s.node, s.attrs)
     x, y = s.view(op.x), s.result()
-    index = [slice(None)] * len(x.shape)
-    for axis, start, stop, step in zip(op.axes, op.starts, op.stops, op.steps):
-        index[axis] = slice(start, stop, step)
-    _copy_views(s, x, geometry(x)[tuple(index)], y, geometry(y))
+    _copy_views(s, x, geometry(x)[op.index()], y, geometry(y))
 
 
 @lowers("flip")
@@ -202,58 +194,3 @@ def pad(s: NodeLowering) -> None:
         else:
             taken = source[tuple(p[1] for p in parts)]
             _copy_views(s, x, np.broadcast_to(taken, part.shape), y, part)
-
-
-# -- gathers
-
-
-def _why_not_indices(node: Node, target: Target) -> str | None:
-    """Why no kernel reads the indices of a node, or None."""
-    op = Gather.of(node) or GatherElements.of(node)
-    assert op is not None
-    kind = str(op.indices.type.dtype)
-    return None if kind in ("i64", "i32") else f"indices are {kind}"
-
-
-def _around(shape: Sequence[int], axis: int) -> tuple[int, int]:
-    """How many elements there are along the axes before and after one."""
-    return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis + 1 :], dtype=np.int64))
-
-
-@lowers("gather", unless=_why_not_indices)
-def gather(s: NodeLowering) -> None:
-    op = Gather(s.node)
-    x, indices, y = s.row_major(op.x), s.row_major(op.indices), s.result()
-    before, after = _around(x.shape, op.axis)
-    s.call(
-        gathers.gather_rows(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
-        gathers.GatherRows(
-            x=x,
-            indices=gathers.Indices(indices, size=x.shape[op.axis]),
-            y=y,
-            outer=before,
-            picks=indices.elements,
-            inner=after,
-        ),
-        bytes=2 * y.elements * y.dtype.itemsize,
-    )
-
-
-@lowers("gather_elements", unless=_why_not_indices)
-def gather_elements(s: NodeLowering) -> None:
-    op = GatherElements(s.node)
-    x, indices, y, axis = s.view(op.x), s.row_major(op.indices), s.result(), op.axis
-    axes = [
-        gathers.GatherAxis(size, 0 if i == axis else stride) for i, (size, stride) in enumerate(zip(y.shape, x.strides))
-    ]
-    s.call(
-        gathers.gather_single(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
-        gathers.GatherElements(
-            x=x,
-            indices=gathers.Indices(indices, size=x.shape[axis]),
-            y=y,
-            axes=(*[gathers.GatherAxis(1, 0)] * (gathers.AXES - len(axes)), *axes),
-            stride=x.strides[axis],
-        ),
-        bytes=2 * y.elements * y.dtype.itemsize,
-    )

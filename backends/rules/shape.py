@@ -1,12 +1,14 @@
-"""Lowers reshape and dropout. They need no step where the operand already lies as the result does."""
+"""Lowers reshape and dropout, which need no step where the operand already lies as the result does; and sizes."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.views import layout_strides
+from qcompiler.backends.lowering.views import TensorView, layout_strides
 from qcompiler.ops.activations import Dropout
-from qcompiler.ops.shape import Reshape
+from qcompiler.ops.shape import Reshape, Size
 
 
 @lowers("reshape")
@@ -27,3 +29,10 @@ def dropout(s: NodeLowering) -> None:
         s.alias(s.view(x))
     else:
         s.copy(s.view(x), s.result())
+
+
+@lowers("size")
+def size(s: NodeLowering) -> None:
+    op = Size(s.node)
+    number = np.asarray(s.view(op.x).shape[op.axis], np.int64)
+    s.copy(TensorView(s.stored(number.reshape(1)), number.dtype, (), ()), s.result())

@@ -95,6 +95,7 @@ aten("rrelu")(lambda x, lower=1 / 8, upper=1 / 3, training=False, generator=None
 aten("log2")(lambda x: binary("mul", unary("log", x), 1 / math.log(2)))
 aten("log10")(lambda x: binary("mul", unary("log", x), 1 / math.log(10)))
 aten("exp2")(lambda x: binary("pow", 2.0, x))
+aten("round.decimals")(lambda x, decimals: _round(x, decimals))
 aten("isnan")(lambda x: binary("not_equal", x, x))
 aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")(ops.where)
 aten("masked_fill.Scalar", "masked_fill.Tensor")(lambda x, mask, value: ops.where(mask, value, x))
@@ -108,6 +109,14 @@ aten("lerp.Scalar", "lerp.Tensor")(
 )
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
 aten("gelu")(lambda x, approximate="none": unary("gelu", x, approximate=approximate))
+
+
+def _round(x: Any, decimals: int) -> Any:
+    """x rounded to a number of decimals, in the way of torch: scaled, rounded, scaled back."""
+    factor = 10.0 ** abs(decimals)
+    if decimals < 0:
+        return binary("mul", unary("round", binary("div", x, factor)), factor)
+    return binary("div", unary("round", binary("mul", x, factor)), factor) if decimals else unary("round", x)
 
 
 @aten("elu")

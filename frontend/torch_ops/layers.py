@@ -6,9 +6,13 @@ from typing import Any
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
-from qcompiler.frontend.array_ops import binary, cast, rank
+from qcompiler.frontend import indexing
+from qcompiler.frontend.array_ops import binary, cast, dims, rank
 from qcompiler.frontend.einsum import einsum
-from qcompiler.frontend.torch_ops.table import Missing, aten, cast_to, scaled_by, unsupported
+from qcompiler.frontend.ranges import arange
+from qcompiler.frontend.scattering import add_slices
+from qcompiler.frontend.sizes import sized
+from qcompiler.frontend.torch_ops.table import Missing, aten, cast_to, meaning, scaled_by, unsupported
 from qcompiler.types import DType
 
 _INDICES = Missing("the indices of a max pool")
@@ -63,8 +67,61 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     if enable_gqa:
-        raise unsupported("attention with grouped queries is not supported")
+        key, value = (_repeated_heads(each, ops.static_size(query, -3, "attention")) for each in (key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+
+def _repeated_heads(x: Any, heads: int) -> Any:
+    """x [..., groups, S, D] with each group of heads repeated, one after the other, so that there are `heads`."""
+    *batch, groups, length, size = dims(x)
+    if not isinstance(groups, int) or heads % groups:
+        raise unsupported(f"attention of {heads} heads to {groups} groups is not supported")
+    spread = ops.expand(ops.expand_dims(x, -3), (*batch, groups, heads // groups, length, size))
+    return ops.reshape(spread, (*batch, heads, length, size))
+
+
+@aten("_embedding_bag", "_embedding_bag_forward_only")
+def _embedding_bag(
+    weight: Any,
+    indices: Any,
+    offsets: Any,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Any = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> Any:
+    """Sums (mode 0) or means (mode 1) of the rows of `weight` in each bag of indices; a bag starts at its offset."""
+    if mode not in (0, 1) or padding_idx != -1 or rank(indices) != 1:
+        raise unsupported("embedding_bag with max or padding_idx is not supported")
+    rows = F.embedding(indices, weight)
+    if per_sample_weights is not None:
+        rows = binary("mul", rows, ops.expand_dims(per_sample_weights, 1))
+    places = arange(0, sized(dims(indices)[0], indices.trace))
+    started = binary("less_equal", ops.expand_dims(offsets, 0), ops.expand_dims(places, 1))
+    bags = binary("sub", ops.total("sum", started, 1), 1)
+    count = dims(offsets)[0] - int(include_last_offset)
+    total = add_slices(ops.expand(ops.lift(0.0), (count, dims(rows)[1])), 0, bags, rows)
+    if mode == 1:
+        sizes = add_slices(ops.expand(ops.lift(0.0), (count,)), 0, bags, ops.expand(ops.lift(1.0), dims(indices)))
+        total = binary("div", total, ops.expand_dims(binary("maximum", sizes, 1.0), 1))
+    return total, *[Missing("the bookkeeping of embedding_bag")] * 3
+
+
+@meaning("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")
+def _grouped_mm(x: Any, weight: Any, offs: Any, bias: Any = None, out_dtype: Any = None) -> Any:
+    """Rows of x [S, K] times the matrix of their group, weight [G, K, N]; group g ends before row offs[g]. Every row is
+    multiplied with every matrix, and its own product is picked."""
+    if rank(x) != 2 or rank(weight) != 3 or offs is None or bias is not None:
+        raise unsupported("a grouped product of other than rows and a matrix for each group is not supported")
+    products = ops.matmul(ops.expand_dims(x, 0), weight)
+    row = arange(0, sized(dims(x)[0], x.trace))
+    ended = binary("less_equal", ops.expand_dims(offs, 0), ops.expand_dims(row, 1))
+    last = ops.static_size(offs, 0, "grouped_mm") - 1
+    group = binary("minimum", ops.total("sum", ended, 1), last)
+    inside = binary("less", row, indexing.select(offs, 0, last))
+    return ops.where(ops.expand_dims(inside, 1), indexing.take_many(products, {0: group, 1: row}), 0.0)
 
 
 aten("group_norm")(

@@ -9,18 +9,13 @@ import numpy as np
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend.recorder import Traced, required_trace
-from qcompiler.frontend.torch_ops.table import TABLE, Meaning, element_type, unsupported
+from qcompiler.frontend.torch_ops.table import Meaning, element_type, meaning, unsupported
 from qcompiler.ir import Const, Value
 from qcompiler.types import DType, QuantParams, TensorType
 
 
 def _decomposed(*names: str) -> Callable[[Meaning], Meaning]:
-    def add(meaning: Meaning) -> Meaning:
-        for name in names:
-            TABLE[f"quantized_decomposed.{name}"] = meaning
-        return meaning
-
-    return add
+    return meaning(*(f"quantized_decomposed.{name}" for name in names))
 
 
 @_decomposed("quantize_per_tensor.default", "quantize_per_tensor.tensor", "quantize_per_tensor.tensor2")

@@ -6,8 +6,11 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
+
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend.array_ops import binary, cast, kind_of, reduce, unary
+from qcompiler.frontend.array_ops import binary, cast, kind_of, reduce, reshape, unary
+from qcompiler.frontend.proxy import power
 from qcompiler.frontend.torch_ops.table import aten, cast_to, dtype_of, unsupported
 from qcompiler.types import DType
 
@@ -39,16 +42,14 @@ aten("min.dim")(lambda x, dim, keepdim=False: (reduce("min", x, dim, keepdim), o
 aten("cumsum")(lambda x, dim, dtype=None: ops.cumsum(x, dim, None if dtype is None else dtype_of(dtype)))
 aten("argmax")(lambda x, dim=None, keepdim=False: ops.argmax(x, dim, keepdim))
 aten("argmin")(lambda x, dim=None, keepdim=False: ops.argmin(x, dim, keepdim))
-aten("var.correction")(
-    lambda x, dim=None, correction=1, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, correction)
-)
-aten("std.correction")(
-    lambda x, dim=None, correction=1, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, correction))
-)
+aten("var.correction")(lambda x, *args, **kwargs: _variance(x, *args, **kwargs))
+aten("std.correction")(lambda x, *args, **kwargs: _deviation(x, *args, **kwargs))
 aten("var.dim")(lambda x, dim, unbiased=True, keepdim=False: ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
 aten("std.dim")(
     lambda x, dim, unbiased=True, keepdim=False: unary("sqrt", ops.variance(x, _axes(x, dim), keepdim, int(unbiased)))
 )
+aten("var_mean.correction")(lambda x, *args, **kwargs: _with_mean(_variance, x, *args, **kwargs))
+aten("std_mean.correction")(lambda x, *args, **kwargs: _with_mean(_deviation, x, *args, **kwargs))
 for _name, _of in (("any", ops.any_of), ("all", ops.all_of)):
 
     @aten(_name, f"{_name}.dim", f"{_name}.dims")
@@ -56,6 +57,18 @@ for _name, _of in (("any", ops.any_of), ("all", ops.all_of)):
         """Bools, but uint8 for uint8."""
         found = _of(x, dim, keepdim)
         return cast(found, DType.U8) if kind_of(x) is DType.U8 else found
+
+
+def _variance(x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
+    return ops.variance(x, _axes(x, dim), keepdim, 1 if correction is None else correction)
+
+
+def _deviation(x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
+    return unary("sqrt", _variance(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _with_mean(spread: Any, x: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
+    return spread(x, dim, correction=correction, keepdim=keepdim), reduce("mean", x, _axes(x, dim), keepdim)
 
 
 aten("logsumexp")(lambda x, dim, keepdim=False: _logsumexp(x, dim, keepdim))
@@ -77,4 +90,26 @@ def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, d
         return reduce("sum", unary("abs", x), _axes(x, dim), keepdim)
     if ord == math.inf:
         return reduce("max", unary("abs", x), _axes(x, dim), keepdim)
-    raise unsupported(f"vector norm of order {ord} is not supported")
+    if ord == -math.inf:
+        return reduce("min", unary("abs", x), _axes(x, dim), keepdim)
+    if ord == 0:
+        return reduce("sum", cast(binary("not_equal", x, 0), kind_of(x)), _axes(x, dim), keepdim)
+    return power(reduce("sum", power(unary("abs", x), float(ord)), _axes(x, dim), keepdim), 1 / float(ord))
+
+
+@aten("histc")
+def _histc(x: Any, bins: int = 100, min: Any = 0, max: Any = 0) -> Any:
+    """How many elements lie in each of `bins` intervals from min to max; the last one is closed."""
+    if not min < max:
+        raise unsupported("histc over the range of the data is not supported")
+    flat = ops.single(reshape(x, (-1, 1)), "histc")
+    at = unary("floor", binary("mul", binary("div", binary("sub", flat, min), max - min), bins))
+    at = ops.where(binary("equal", flat, max), bins - 1, at)  # elements outside are in none of the bins
+    return reduce("sum", cast(binary("equal", at, np.arange(bins, dtype=np.float32)), kind_of(x)), 0)
+
+
+@aten("_cdist_forward")
+def _cdist(x: Any, y: Any, p: float, compute_mode: Any = None) -> Any:
+    """The norm of order p of the difference of every two rows."""
+    apart = binary("sub", ops.expand_dims(x, -2), ops.expand_dims(y, -3))
+    return _vector_norm(apart, p, -1)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import cast, dims, kind_of, lift, rank, reshape
+from qcompiler.frontend.ranges import arange
 from qcompiler.frontend.sizes import as_dim
 from qcompiler.frontend.torch_ops.table import TABLE, aten, dtype_of, unsupported
 from qcompiler.types import DType
@@ -42,8 +41,6 @@ aten("unbind.int")(
     )
 )
 aten("narrow")(lambda x, dim, start, length: _slice(x, dim, start, start + length))
-aten("index_select")(lambda x, dim, index: indexing.take(x, index, dim))
-aten("gather")(lambda x, dim, index, sparse_grad=False: indexing.gather_elements(x, index, dim))
 
 
 def _cat(xs: Sequence[Any], dim: int) -> Any:
@@ -96,12 +93,19 @@ def _unflatten(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
     return reshape(x, (*dims(x)[:axis], *sizes, *dims(x)[axis + 1 :]))
 
 
-@aten("index.Tensor")
-def _index(x: Any, indices: Sequence[Any]) -> Any:
-    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(given) != 1:
-        raise unsupported("indexing with several tensors at once is not supported")
-    return indexing.take(x, given[0][1], given[0][0])
+aten("unfold")(indexing.windows)
+
+
+@aten("repeat_interleave.self_int")
+def _repeat_interleave(x: Any, repeats: Any, dim: int | None = None, output_size: Any = None) -> Any:
+    """Each slice along an axis, `repeats` times in a row."""
+    if dim is None:
+        x, dim = reshape(x, (-1,)), 0
+    axis = ops.check_axis(dim, rank(x), "repeat_interleave")
+    before, size, behind = dims(x)[:axis], dims(x)[axis], dims(x)[axis + 1 :]
+    times = as_dim(repeats)
+    spread = ops.expand(ops.expand_dims(x, axis + 1), (*before, size, times, *behind))
+    return reshape(spread, (*before, size * times, *behind))
 
 
 # -- new tensors
@@ -121,6 +125,12 @@ def _new_dtype(dtype: Any, value: Any) -> DType:
 aten("full")(lambda size, value, dtype=None, **kwargs: _filled(size, value, _new_dtype(dtype, value)))
 aten("zeros")(lambda size, dtype=None, **kwargs: _filled(size, 0, _new_dtype(dtype, 0.0)))
 aten("ones")(lambda size, dtype=None, **kwargs: _filled(size, 1, _new_dtype(dtype, 0.0)))
+for _name in ("empty.memory_format", "empty_permuted"):  # torch says nothing of the elements
+    aten(_name)(lambda size, *args, dtype=None, **kwargs: _filled(size, 0, _new_dtype(dtype, 0.0)))
+aten("empty_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
+aten("new_empty")(
+    lambda x, size, dtype=None, **kwargs: _filled(size, 0, kind_of(x) if dtype is None else dtype_of(dtype))
+)
 aten("scalar_tensor")(lambda value, dtype=None, **kwargs: lift(value, dtype=_new_dtype(dtype, 0.0)))
 aten("full_like", "new_full")(lambda x, *args, **kwargs: _full_like(x, *args, **kwargs))
 aten("zeros_like")(lambda x, dtype=None, **kwargs: _full_like(x, 0, dtype=dtype))
@@ -141,9 +151,8 @@ def _full_like(x: Any, value: Any, dtype: Any = None, **kwargs: Any) -> Any:
 
 
 def _arange(start: Any, end: Any, step: Any = 1, dtype: Any = None, **kwargs: Any) -> Any:
-    bounds = [float(v) if isinstance(v, float) else int(v) for v in (start, end, step)]
-    kind = _new_dtype(dtype, float("nan") if any(isinstance(v, float) for v in bounds) else 0)
-    return lift(np.arange(*bounds), dtype=kind)
+    is_float = any(isinstance(number, float) for number in (start, end, step))
+    return arange(start, end, step, _new_dtype(dtype, 0.0 if is_float else 0))
 
 
 aten("arange.start_step")(_arange)

@@ -29,10 +29,15 @@ _DTYPES = {
 def aten(*names: str) -> Callable[[Meaning], Meaning]:
     """Register a meaning under overload names; a name without a dot means `.default`."""
 
-    def add(meaning: Meaning) -> Meaning:
-        for name in names:
-            TABLE[f"aten.{name}" if "." in name else f"aten.{name}.default"] = meaning
-        return meaning
+    return meaning(*(f"aten.{name}" if "." in name else f"aten.{name}.default" for name in names))
+
+
+def meaning(*names: str) -> Callable[[Meaning], Meaning]:
+    """Register a meaning under the printed names of ops of any namespace."""
+
+    def add(function: Meaning) -> Meaning:
+        TABLE.update(dict.fromkeys(names, function))
+        return function
 
     return add
 

@@ -12,6 +12,7 @@ from qcompiler.errors import ShapeError
 from qcompiler.opdef import (
     SHARES_INPUT,
     LayoutRule,
+    Op,
     Sample,
     TypedArray,
     bool_attr,
@@ -40,6 +41,30 @@ class _Shared(Mover):
     """A mover whose result shares the parameters of its operands."""
 
     quant = SHARES_INPUT
+
+
+# sizes
+
+
+class Size(Op):
+    """The size of an axis of x, i64[]. torch's x.shape[axis] as a tensor; ONNX Shape."""
+
+    name = "size"
+    layout = LayoutRule.ROW_MAJOR
+    x = operand()
+    axis = int_attr()
+
+    def infer(self, x: TensorType) -> TensorType:
+        check_axis("size", self.axis, x)
+        return TensorType(DType.I64, ())
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(x.shape[self.axis], np.int64)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        shapes = ((7,), (2, 33), (4, 17, 3), (1, 1), (2, 3, 5, 5))
+        return [Sample((tensor("f32", *shape),), {"axis": len(shape) - 1}) for shape in shapes]
 
 
 # reshape, transpose, expand
@@ -207,13 +232,15 @@ class Expand(_Shared):
 # slice, concat, flip, tile
 
 
-def _sliced(size: DimLike, start: int, stop: int, step: int) -> DimLike:
-    """Elements of start:stop:step. A symbolic size is taken to reach `stop`; MAX_ELEMENTS or more: to the end."""
-    if not isinstance(size, Dim):
-        return len(range(start, min(stop, size), step))
-    if stop >= MAX_ELEMENTS:
-        return (size - start + step - 1) // step
-    return len(range(start, stop, step))
+def _sliced(size: DimLike, start: DimLike, stop: DimLike, step: int) -> DimLike:
+    """Elements of start:stop:step. What is symbolic is taken to lie inside; MAX_ELEMENTS or more: to the end."""
+    if isinstance(stop, int) and stop >= MAX_ELEMENTS and not (isinstance(size, int) and isinstance(start, int)):
+        stop = size
+    elif isinstance(size, int) and isinstance(stop, int):
+        stop = min(stop, size)
+    if isinstance(start, int) and isinstance(stop, int):
+        return len(range(start, stop, step))
+    return (stop - start + step - 1) // step
 
 
 def _slice_attrs(*ranges: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -222,19 +249,19 @@ def _slice_attrs(*ranges: tuple[int, int, int, int]) -> dict[str, tuple[int, ...
 
 class Slice(_Shared):
     """Elements start, start + step, ... below stop on some axes. Bounds count from 0; a stop may exceed the size, and
-    from 2^31-1 on means the end. On a symbolic axis a smaller stop is taken to lie inside. torch narrow, select, split,
-    x[a:b:c]; ONNX Slice."""
+    from 2^31-1 on means the end. A bound may be symbolic. It, and any bound on a symbolic axis, is taken to lie inside.
+    torch narrow, select, split, x[a:b:c]; ONNX Slice."""
 
     name = "slice"
     picks = True
     x = operand()
     axes = ints_attr()
-    starts = ints_attr()
-    stops = ints_attr()
+    starts = shape_attr(doc="ints or Dim text")
+    stops = shape_attr(doc="ints or Dim text")
     steps = ints_attr()
 
     def infer(self, x: TensorType) -> TensorType:
-        axes, starts, stops, steps = self.axes, self.starts, self.stops, self.steps
+        axes, starts, stops, steps = self.axes, sizes_of(self.starts), sizes_of(self.stops), self.steps
         check_axes("slice", axes, x)
         if not len(axes) == len(starts) == len(stops) == len(steps):
             raise ShapeError(
@@ -244,7 +271,7 @@ class Slice(_Shared):
             )
         shape = list(x.shape)
         for axis, start, stop, step in zip(axes, starts, stops, steps):
-            if start < 0 or stop < 0 or step < 1:
+            if any(isinstance(bound, int) and bound < 0 for bound in (start, stop)) or step < 1:
                 raise ShapeError(
                     "bounds of slice",
                     expected="start and stop of 0 or more, step of 1 or more",
@@ -253,14 +280,19 @@ class Slice(_Shared):
             shape[axis] = _sliced(shape[axis], start, stop, step)
         return x.with_shape(shape)
 
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        index = [slice(None)] * x.ndim
+    def index(self) -> tuple[slice, ...]:
+        """numpy's index for an operand of as many axes as `axes` needs. All bounds must be numbers."""
+        index = [slice(None)] * (max(self.axes, default=-1) + 1)
         for axis, start, stop, step in zip(self.axes, self.starts, self.stops, self.steps):
             index[axis] = slice(start, stop, step)
-        return x[tuple(index)]
+        return tuple(index)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x[self.index()]
 
     def is_identity(self) -> bool:
-        return self.x.type.is_static  # of a static type the same shape means all elements in order
+        """Of a static type the same shape means all elements in order, if the bounds are numbers."""
+        return self.x.type.is_static and all(isinstance(bound, int) for bound in (*self.starts, *self.stops))
 
     @staticmethod
     def samples() -> Sequence[Sample]:

@@ -31,6 +31,11 @@ def _one(dtype: torch.dtype) -> list[Arguments]:
     return [(extremes(dtype),), (extremes(dtype)[:1].reshape(()),)]
 
 
+@recipe("round.decimals")
+def _round(dtype: torch.dtype) -> list[Any]:
+    return [(moderate(dtype, 20), {"decimals": decimals}) for decimals in (0, 1, 2, -1)]
+
+
 @recipe("log_sigmoid_forward")
 def _first_only(dtype: torch.dtype) -> list[Arguments]:
     return [(extremes(dtype),)]

@@ -2,7 +2,8 @@
 
 `RECIPES` has an entry for each name of the importer's table: a function from an element type to argument lists. Ops of
 one signature share a recipe. Extremes go to the ops that take single elements; sums of products get moderate numbers,
-because the order of their additions is free. `torch_element_recipes` and `torch_layer_recipes` fill the table.
+because the order of their additions is free. `torch_element_recipes`, `torch_layer_recipes` and
+`torch_pick_recipes` fill the table.
 """
 
 from __future__ import annotations

@@ -280,6 +280,9 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "resize": ("few", resize),
     "gather": ("exact", gather),
     "gather_elements": ("exact", gather_elements),
+    "gather_nd": ("exact", lambda x, indices: x[tuple(indices.long().unbind(-1))]),
+    "argsort": ("exact", lambda x, axis, descending: torch.argsort(x, stable=True, dim=axis, descending=descending)),
+    "size": ("exact", lambda x, axis: torch.tensor(x.shape[axis])),
 }
 NOT_IN_TORCH = {
     "quantize": "torch multiplies by 1/scale; tests/quantization compares ours with onnxruntime",

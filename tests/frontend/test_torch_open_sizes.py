@@ -1,0 +1,93 @@
+"""Torch modules that compute with open sizes: position buffers, ranges, masks built from indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qcompiler as qc
+from qcompiler.errors import InputError
+from qcompiler.frontend.torch_import import import_torch
+from qcompiler.interpreter import run
+from qcompiler.signature import guards
+
+
+class Calls(nn.Module):
+    """A module that calls a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("positions", torch.arange(16)[None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self, x)
+
+
+def _mask(m: Calls, x: torch.Tensor) -> torch.Tensor:
+    """An attention mask as transformers builds it: every axis is a range, and the mask is read by two of them."""
+    batch, length = x.shape[0], x.shape[1]
+    rows = torch.arange(batch)[:, None, None, None]
+    q, k = torch.arange(length)[None, None, :, None], torch.arange(length)[None, None, None, :]
+    padding = (x[:, :, 0] > 0)[rows, k]
+    return (padding & (k <= q) & (k > q - 3)).expand(batch, 1, length, length)
+
+
+FUNCTIONS: dict[str, Callable[[Calls, torch.Tensor], Any]] = {
+    "position buffer": lambda m, x: x + m.positions[:, : x.shape[1], None],
+    "positions from the end": lambda m, x: x + m.positions[:, 16 - x.shape[1] :, None],
+    "expanded positions": lambda m, x: m.positions[:, : x.shape[1]].expand(x.shape[0], -1),
+    "range of the length": lambda m, x: x + torch.arange(x.shape[1])[None, :, None],
+    "range with start and step": lambda m, x: x.sum() + torch.arange(1, 2 * x.shape[1], 2),
+    "range from the length": lambda m, x: torch.arange(x.shape[1], 2 * x.shape[1]),
+    "falling range": lambda m, x: torch.arange(x.shape[1] - 1, -1, -1),
+    "range of floats": lambda m, x: torch.arange(x.shape[1], dtype=torch.float32),
+    "unused range": lambda m, x: (torch.arange(x.shape[0]), x * 2)[1],
+    "rows and a column": lambda m, x: x[torch.arange(x.shape[0]), torch.tensor(3)],
+    "last token": lambda m, x: x[:, x.shape[1] - 1],
+    "last token of each row": lambda m, x: x[torch.arange(x.shape[0]), (x[:, :, 0] > 0).long().sum(1) - 1],
+    "last rows": lambda m, x: x[:, -2:],
+    "all but the last": lambda m, x: x[:, :-1],
+    "half": lambda m, x: x[:, : x.shape[1] // 2],
+    "every second from the end": lambda m, x: x[:, -4::2],
+    "attention mask": _mask,
+    "size as a number": lambda m, x: x / x.shape[1],
+    "filled with a size": lambda m, x: torch.full((2,), x.shape[1]) + x.shape[0],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_open_sizes(name: str) -> None:
+    """The graph, imported for one batch and length, gives torch's results for others."""
+    module = Calls(FUNCTIONS[name]).eval()
+    generator = torch.Generator().manual_seed(1)
+    graph = import_torch(module, (torch.zeros(2, 6, 4),), dynamic={0: {0: "B", 1: "S"}})
+    for batch, length in ((2, 6), (3, 8), (1, 5), (5, 16)):
+        x = torch.randn(batch, length, 4, generator=generator)
+        want = module(x).numpy()
+        got = run(graph, [x.numpy()])[0]
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["position buffer", "attention mask", "last token of each row", "filled with a size"])
+def test_compiled(name: str) -> None:
+    module = Calls(FUNCTIONS[name]).eval()
+    compiled = qc.compile(module, None, (torch.zeros(2, 6, 4),), dynamic={0: {0: "B", 1: "S"}})
+    assert not compiled.program.python_nodes
+    for batch, length in ((2, 6), (3, 9)):
+        x = torch.randn(batch, length, 4)
+        np.testing.assert_allclose(compiled(x.numpy()), module(x).numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_longer_sequence_than_the_buffer_is_refused() -> None:
+    module = Calls(FUNCTIONS["position buffer"]).eval()
+    compiled = qc.compile(module, None, (torch.zeros(2, 6, 4),), dynamic={0: {0: "B", 1: "S"}})
+    assert [str(guard) for guard in guards(compiled.__qc_graph__)] == ["S <= 16"]
+    with pytest.raises(InputError, match="S <= 16"):
+        compiled(np.zeros((2, 17, 4), np.float32))
