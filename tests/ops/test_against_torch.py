@@ -123,6 +123,15 @@ def gather_elements(x, indices, *, axis):
     return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
 
 
+def scatter_nd(x, indices, updates, reduction=None):
+    combine = {"add": torch.add, "mul": torch.mul, "max": torch.maximum, "min": torch.minimum}.get(reduction)
+    y = x.clone()
+    for place in np.ndindex(*indices.shape[:-1]):
+        at = tuple(indices[place].tolist())
+        y[at] = updates[place] if combine is None else combine(y[at], updates[place])
+    return y
+
+
 def cast(x, *, dtype):
     kinds = {
         DType.I32: torch.int32,
@@ -281,6 +290,8 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "gather": ("exact", gather),
     "gather_elements": ("exact", gather_elements),
     "gather_nd": ("exact", lambda x, indices: x[tuple(indices.long().unbind(-1))]),
+    "scatter_nd": ("exact", scatter_nd),
+    "scatter_nd_reduce": ("few", scatter_nd),
     "argsort": ("exact", lambda x, axis, descending: torch.argsort(x, stable=True, dim=axis, descending=descending)),
     "size": ("exact", lambda x, axis: torch.tensor(x.shape[axis])),
 }
