@@ -6,22 +6,23 @@ package onnx; ops of other domains have none there, so only their structure is c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from qcompiler.errors import TraceError, nearest
+from qcompiler.frontend.onnx_bodies import branches
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.verify import MAX_NAME_BYTES, MAX_NODES
 
-OLDEST_OPSET = 11
+OLDEST_OPSET = 7
 _OTHER_DOMAINS = {"com.microsoft": 1}
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 """AttributeProto.AttributeType -> the field that holds the value."""
 FLAGS = frozenset({
-    "allowzero", "antialias", "ceil_mode", "count_include_pad", "exclude_outside", "exclusive", "fmod", "keepdims",
-    "noop_with_empty_axes", "reverse", "saturate", "select_last_index", "storage_order", "training_mode", "transA",
-    "transB", "upper",
+    "allowzero", "antialias", "ceil_mode", "count_include_pad", "detect_negative", "detect_positive", "exclude_outside",
+    "exclusive", "fmod", "keepdims", "new_axis", "noop_with_empty_axes", "reverse", "saturate", "select_last_index",
+    "storage_order", "training_mode", "transA", "transB", "upper",
 })  # fmt: skip
 """Attributes that are 0 or 1 wherever they occur. Of another number, readers of the file make different things."""
 
@@ -32,14 +33,29 @@ def check_names(proto: Any, file: str) -> None:
     if len(graph.node) > MAX_NODES:
         raise TraceError("too many nodes", where=file, expected=f"at most {MAX_NODES}", got=len(graph.node))
     _check_texts((entry.domain for entry in proto.opset_import), f"{file}, opset_import")
+    _check_graph_names(graph, file)
+    for number, function in enumerate(proto.functions):
+        where = f"{file}, function {number}"
+        _check_texts((function.name, function.domain, function.overload, *function.input, *function.output), where)
+        _check_texts((entry.domain for entry in function.opset_import), f"{where}, opset_import")
+        _check_nodes(function.node, where)
+
+
+def _check_graph_names(graph: Any, file: str) -> None:
     _check_texts((each.name for each in (graph,)), f"{file}, the graph's name")
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for index, value in enumerate(values):
             _check_texts(_value_texts(value), f"{file}, {kind} {index}")
     for index, tensor in enumerate(graph.initializer):
         _check_texts(_tensor_texts(tensor), f"{file}, initializer {index}")
-    for index, node in enumerate(graph.node):
+    _check_nodes(graph.node, file)
+
+
+def _check_nodes(nodes: Sequence[Any], file: str) -> None:
+    for index, node in enumerate(nodes):
         _check_texts(_node_texts(node), f"{file}, node {index}")
+        for graph in branches(node):
+            _check_graph_names(graph, f"{file}, node {index}")
 
 
 def _value_texts(value: Any) -> Iterator[Any]:
@@ -77,16 +93,19 @@ def _check_texts(texts: Iterable[Any], where: str) -> None:
         raise TraceError("a name is too long", where=where, expected=f"at most {MAX_NAME_BYTES} bytes", got=longest)
 
 
-def checked_opsets(proto: Any, file: str) -> dict[str, int]:
-    """Domain -> version, ONNX's own domain as "ai.onnx"."""
+def checked_opsets(entries: Any, nodes: Sequence[Any], file: str) -> dict[str, int]:
+    """Domain -> version, ONNX's own domain as "ai.onnx", of a model or of one of its functions.
+
+    entries: its opset_import. nodes: what it applies to.
+    """
     from onnx.defs import onnx_opset_version
 
     opsets: dict[str, int] = {}
-    for entry in proto.opset_import:
+    for entry in entries:
         domain = entry.domain or "ai.onnx"
         if opsets.setdefault(domain, entry.version) != entry.version:
             raise TraceError(f"two opset versions of {domain}", where=file, got=f"{opsets[domain]} and {entry.version}")
-    used = {node.domain or "ai.onnx" for node in proto.graph.node}
+    used = {node.domain or "ai.onnx" for node in nodes}
     if "ai.onnx" in used and "ai.onnx" not in opsets:
         raise TraceError(
             "the file does not say its opset", where=file, hint="onnx.helper.make_model(..., opset_imports=...)"
@@ -111,14 +130,6 @@ def checked_opsets(proto: Any, file: str) -> dict[str, int]:
     for domain, version in _OTHER_DOMAINS.items():
         if domain in used and opsets.get(domain, version) != version:
             raise TraceError(f"unknown version of {domain}", where=file, expected=version, got=opsets[domain])
-    functions = {(function.domain or "ai.onnx", function.name) for function in proto.functions}
-    for index, node in enumerate(proto.graph.node):
-        if node.overload or (node.domain or "ai.onnx", node.op_type) in functions:
-            raise TraceError(
-                f"{node.op_type} is a function of the model, which is not supported",
-                where=f"{file}, node {index} {node.name}",
-                hint="onnx.inliner.inline_local_functions",
-            )
     return opsets
 
 
@@ -284,7 +295,7 @@ def check_declared(
         return
     sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
     differs = len(sizes) != len(shape) or any(
-        isinstance(own, int) and given is not None and given >= 0 and own != given for own, given in zip(shape, sizes)
+        isinstance(own, int) and given is not None and given > 0 and own != given for own, given in zip(shape, sizes)
     )
     if differs:
         raise TraceError(

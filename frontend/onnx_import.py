@@ -6,36 +6,48 @@ file, and messages give a node's number in the file as its line.
 
 from __future__ import annotations
 
-import collections
 import itertools
-import os
-import pathlib
 import re
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim, Dynamic
+from qcompiler.dims import Dim, DimLike, Dynamic, evaluate, substitute
 from qcompiler.errors import QCompilerError, TraceError, VerifyError
+from qcompiler.frontend.onnx_bodies import (
+    all_nodes,
+    branches,
+    function_key,
+    functions_of,
+    is_defined,
+    names_read,
+    needed_nodes,
+    schema_defaults,
+    schema_function,
+    with_attributes,
+)
 from qcompiler.frontend.onnx_checks import (
     check_declared,
     check_makers,
-    check_names,
     check_schema,
     checked_opsets,
     read_attributes,
 )
+from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
+from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.codes import Codes
-from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held
+from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held, folded, type_proto
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.tracer import set_outputs
-from qcompiler.ir import Graph, Loc
-from qcompiler.regular_file import open_regular
+from qcompiler.ir import Const, Graph, Loc
+from qcompiler.notes import Remark
 from qcompiler.types import DType, TensorType
+from qcompiler.verify import MAX_NODES
 
 _UNFIT = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError, RecursionError)
 """What numpy and Python raise for operands and attributes that no op takes."""
@@ -60,52 +72,49 @@ _DTYPES = {
 def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
     """The graph of an ONNX model.
 
+    Nodes that no output needs are left out. Functions of the model are inlined, and so is the branch of an If whose
+    condition is known.
+
     Args:
         model: a path, or an onnx.ModelProto.
-        example_inputs: arrays by name or position. They give numbers to sizes that the file leaves open and `dynamic`
-            does not name.
-        dynamic: {input: {axis: size name}}. By default the file decides: named dimensions have their names, and open
-            ones are named after input and axis.
+        example_inputs: arrays by name or position. They decide what the names of sizes leave open: the size that a node
+            needs as a number gets the example's everywhere, and two sizes that a node needs equal become one size if
+            they are equal in the example. Notes say so.
+        dynamic: {input: {axis: size name}}: these stay open, or the import is refused. By default the file decides:
+            named dimensions have their names, and open ones (a size of 0 or less too) are named after input and axis.
 
     Raises:
-        TraceError: onnx is not installed, the file is no ONNX file, its opset is below 11, inputs don't fit, or ops
+        TraceError: onnx is not installed, the file is no ONNX file, its opset is below 7, inputs don't fit, or nodes
             are not supported (all of them listed, with counts).
     """
-    proto, name, folder = _load(model)
-    opsets = checked_opsets(proto, name)
-    _check_supported(proto, name)
-    check_makers(proto.graph, name)
-    return _Importer(proto, TensorReader(name, folder), opsets, example_inputs, dynamic).run()
+    proto, name, folder = load_proto(model)
+    known: dict[str, DimLike] = {}
+    remarks: list[str] = []
+    while True:
+        importer = _Importer(proto, TensorReader(name, folder), example_inputs, dynamic, known)
+        try:
+            graph = importer.run()
+        except _Decided as decided:
+            found = {**decided.sizes, **importer.baked_sizes()}
+        except QCompilerError:
+            found = importer.baked_sizes()
+            if not found:
+                raise
+        else:
+            found = importer.baked_sizes()
+            if not found:
+                graph.notes.extend(map(Remark, remarks))
+                return graph
+        for size, (value, where) in found.items():
+            importer.check_may_decide(size, value, where)
+            remarks.append(f"the size {size} is {value}, as in the example inputs: {where} needs it")
+            known = {key: substitute(old, {size: value}) for key, old in known.items()} | {size: value}
 
 
-def _load(model: Any) -> tuple[Any, str, pathlib.Path | None]:
-    """The ModelProto, a name for messages, and the folder of its external data (None for a model in memory)."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ModuleNotFoundError as error:
-        raise TraceError(
-            "reading ONNX needs the package onnx", got=str(error), hint="pip install qcompiler-ir[onnx]"
-        ) from None
-    if not isinstance(model, (str, os.PathLike)):
-        if not isinstance(model, onnx.ModelProto):
-            raise TraceError("not an ONNX model", expected="a path or an onnx.ModelProto", got=type(model).__name__)
-        check_names(model, "model")
-        return model, model.graph.name or "model", None
-    path = pathlib.Path(model)
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise TraceError("the model cannot be read", where=str(path), got=error.strerror or str(error)) from None
-    try:
-        proto = onnx.ModelProto.FromString(data)
-    except (DecodeError, ValueError) as error:
-        raise TraceError("not an ONNX file, or a truncated one", where=str(path), got=str(error)[:200]) from None
-    if not proto.graph.node and not proto.graph.output:
-        raise TraceError("the file holds no ONNX graph", where=str(path))
-    check_names(proto, path.name)
-    return proto, path.name, path.parent
+def has_meaning(node: Any, opset: int) -> bool:
+    """Whether the importer knows an op, or ONNX defines it by others."""
+    key = op_key(node)
+    return key in table() or key == "If" or (key == node.op_type and is_defined(key, opset))
 
 
 def op_key(node: Any) -> str:
@@ -113,47 +122,61 @@ def op_key(node: Any) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
-def _check_supported(proto: Any, name: str) -> None:
-    """Raise a TraceError that lists every op without a meaning, with its count and first node."""
-    unknown: collections.Counter[str] = collections.Counter()
-    first: dict[str, str] = {}
-    for index, node in enumerate(proto.graph.node):
-        key = op_key(node)
-        if key not in table():
-            unknown[key] += 1
-            first.setdefault(key, f" (first: node {index} {node.name})")
-    if unknown:
-        listed = "\n            ".join(f"{count} x {op}{first[op]}" for op, count in unknown.most_common())
-        raise TraceError(f"{len(unknown)} kinds of ONNX ops are not supported", where=name, got=listed)
+class _Decided(Exception):
+    """The example decides sizes on which a node depends: name -> (what it is, which node needs it)."""
+
+    def __init__(self, sizes: dict[str, tuple[DimLike, str]]) -> None:
+        super().__init__(", ".join(sizes))
+        self.sizes = sizes
 
 
 class _Importer:
-    """Records an ONNX graph on a Trace, node by node."""
+    """Records an ONNX graph on a Trace, node by node.
+
+    Args:
+        known: sizes that were decided before: a number, or an expression of other sizes.
+    """
 
     def __init__(
-        self, proto: Any, reader: TensorReader, opsets: Mapping[str, int], examples: Any, dynamic: Dynamic | None
+        self, proto: Any, reader: TensorReader, examples: Any, dynamic: Dynamic | None, known: Mapping[str, DimLike]
     ) -> None:
-        self.proto, self.file, self.opsets, self.reader = proto, reader.file, opsets, reader
+        self.proto, self.file, self.reader, self.known = proto, reader.file, reader, known
         self.trace = Trace(_identifier(proto.graph.name) or "main")
         self.examples = self._by_name(examples)
         self.dynamic = None if dynamic is None else {key: axes for key, axes in dynamic.items() if isinstance(key, str)}
-        self.values: dict[str, Any] = {"": None}
+        self.functions = functions_of(proto, self.file)
+        self.values: MutableMapping[str, Any] = {"": None}
+        self.opsets: Mapping[str, int] = {}
+        self.faults = Faults(self.file)
         self._made = self._counted = 0  # bytes of the constants made so far; consts of the graph among them
+        self._imported = 0  # nodes
 
     def run(self) -> Graph:
         graph = self.proto.graph
-        self._initializers()
+        self.opsets = checked_opsets(self.proto.opset_import, list(all_nodes(graph.node)), self.file)
+        check_makers(graph, self.file)
+        needed = needed_nodes(graph.node, [output.name for output in graph.output])
+        self._check_supported([(index, graph.node[index]) for index in needed])
+        self._initializers(graph, self.file)
+        if any(_quantizes(node) for node in graph.node):  # also if no output needs them: the model is a quantized one
+            self.trace.graph.stage = "qdq"
         with self.trace.recording():
             for name, type in self._input_types().items():
                 self.values[name] = self.trace.wrap(self.trace.graph.add_input(name, type))
-            for index, node in enumerate(graph.node):
-                self._node(index, node)
-            self.trace.loc = None
-            outputs = {}
+            self.trace.missing_example = self._example_hint()
+            for index in needed:
+                self.trace.loc = Loc(self.file, index)
+                self._node(index, graph.node, self.file)
+            self.trace.loc = self.trace.spot = None
             for output in graph.output:
                 if output.name not in self.values:
                     raise TraceError("no node makes an output", where=self.file, got=output.name)
+            self.faults.check()
+            outputs = {}
+            for output in graph.output:
                 value = self.values[output.name]
+                if isinstance(value, list):
+                    raise TraceError(f"the output {output.name!r} is a sequence", where=self.file, expected="a tensor")
                 if isinstance(value, Codes) and not value.element.is_own:
                     raise TraceError(
                         f"the output {output.name!r} has {value.element.name} codes",
@@ -168,6 +191,59 @@ class _Importer:
                 outputs[output.name] = value
             set_outputs(self.trace, outputs)
         return self.trace.graph
+
+    # -- what the example decides
+
+    def baked_sizes(self) -> dict[str, tuple[DimLike, str]]:
+        """The sizes that nodes needed as numbers."""
+        found: dict[str, tuple[DimLike, str]] = {}
+        for dim, where in self.trace.baked:
+            for name in sorted(dim.names()):
+                found.setdefault(name, (self.trace.sizes[name], where))
+        return found
+
+    def check_may_decide(self, size: str, value: DimLike, where: str) -> None:
+        """Raise if a size that `dynamic` names would become a number."""
+        named = {str(name) for axes in (self.dynamic or {}).values() for name in axes.values()}
+        if size in named and not isinstance(value, Dim):
+            raise TraceError(
+                f"the size {size} cannot stay open: a node needs it as a number",
+                where=where,
+                got=f"{size} = {value} in the example inputs",
+                hint=f"leave {size} out of dynamic=, and the model is compiled for {size} = {value}",
+            )
+
+    def _equal_in_example(self, node: OnnxNode, where: str) -> dict[str, tuple[DimLike, str]]:
+        """A size of a node's operands that is another one's in the example, though not by its name."""
+        shapes = [value.value.type.shape for value in node.values if isinstance(value, Traced)]
+        shapes += [value.shape for value in node.values if isinstance(value, np.ndarray)]
+        pairs = [
+            (a, b)
+            for one, other in itertools.permutations(shapes, 2)
+            for a, b in (*zip(reversed(one), reversed(other)), *itertools.product(one, other))
+        ]
+        for a, b in pairs:
+            if not isinstance(a, Dim) or a == b or b == 1 or str(a) not in a.names():
+                continue
+            if isinstance(b, Dim) and (str(a) in b.names() or not b.names() <= self.trace.sizes.keys()):
+                continue
+            if self.trace.sizes.get(str(a)) == evaluate(b, self.trace.sizes):
+                return {str(a): (b, where)}
+        return {}
+
+    def _example_hint(self) -> str:
+        """The argument that gives every open size a number."""
+        inputs = [value for value in self.trace.graph.inputs if not value.type.is_static]
+        shapes = {
+            value.name: ", ".join(
+                str(size if isinstance(size, int) else 2 + i) for i, size in enumerate(value.type.shape)
+            )
+            for value in inputs
+        }
+        arrays = ", ".join(
+            f'"{value.name}": np.zeros(({shapes[value.name]},), np.{value.type.dtype.numpy})' for value in inputs
+        )
+        return f"example_inputs={{{arrays}}}, of sizes that are typical"
 
     # -- inputs and constants
 
@@ -191,10 +267,10 @@ class _Importer:
         held = {tensor.name for tensor in self.proto.graph.initializer}
         return [value.name for value in self.proto.graph.input if value.name not in held]
 
-    def _initializers(self) -> None:
-        if self.proto.graph.sparse_initializer:
-            raise TraceError("sparse initializers are not supported", where=self.file)
-        for tensor in self.proto.graph.initializer:
+    def _initializers(self, graph: Any, where: str) -> None:
+        if graph.sparse_initializer:
+            raise TraceError("sparse initializers are not supported", where=where)
+        for tensor in graph.initializer:
             array = self.reader.read(tensor, f"initializer {tensor.name!r}")
             if array.dtype in (np.float16, np.float64) or str(array.dtype) == "bfloat16":
                 self.trace.note(f"initializer {tensor.name}: {array.dtype} became f32")
@@ -228,14 +304,7 @@ class _Importer:
     def _size(self, name: str, axis: int, dim: Any) -> Any:
         example = self.examples.get(name)
         number = None if example is None or axis >= example.ndim else int(example.shape[axis])
-        if dim.HasField("dim_value"):
-            if dim.dim_value < 0:
-                raise TraceError(
-                    f"axis {axis} of input {name!r} has a negative size",
-                    where=self.file,
-                    got=dim.dim_value,
-                    hint="an open size has a name in the file: dim_param",
-                )
+        if dim.HasField("dim_value") and dim.dim_value > 0:
             return dim.dim_value
         if self.dynamic is None:
             size = Dim.name(_identifier(dim.dim_param) or f"{_identifier(name)}_{axis}")
@@ -252,25 +321,51 @@ class _Importer:
             size = wanted if isinstance(wanted, Dim) else Dim.name(wanted)
         if number is not None:
             self.trace.sizes.setdefault(str(size), number)
-        return size
+        return substitute(size, self.known)
 
     # -- nodes
 
-    def _node(self, index: int, proto: Any) -> None:
-        where = f"{self.file}, node {index} {proto.op_type} {proto.name}"
-        opset = self.opsets.get(proto.domain or "ai.onnx", 1)
-        check_schema(proto, opset, where)
-        attrs = read_attributes(proto, self.reader, where, f"node {index} {proto.op_type} {proto.name}")
-        for name in proto.input:
-            if name not in self.values:
+    def _node(self, index: int, nodes: Sequence[Any], place: str) -> None:
+        """Import one of the nodes of the graph, of a branch or of a function."""
+        proto, self._imported = nodes[index], self._imported + 1
+        name = f"node {index} {proto.op_type} {proto.name}"
+        where = f"{place}, {name}"
+        if self._imported > MAX_NODES:
+            raise TraceError("too many nodes", where=where, expected=f"at most {MAX_NODES}, with those of functions")
+        for read in names_read(proto):
+            if read not in self.values:
                 raise TraceError(
-                    f"{proto.op_type} reads {name!r}, which nothing before it makes",
+                    f"{proto.op_type} reads {read!r}, which nothing before it makes",
                     where=where,
-                    hint=self._maker_after(index, name),
+                    hint=_maker_after(nodes, index, read),
                 )
+        if any(self.values[read] is UNKNOWN for read in proto.input):
+            self.values.update((made, UNKNOWN) for made in proto.output if made)
+            return
+        try:
+            results = self._results(proto, where, f"{place}, {name}")
+        except QCompilerError as error:
+            self.faults.add(error)
+            results = (UNKNOWN,) * len(proto.output)
+        if op_key(proto) in table():
+            self._check_memory(results, where)
+        for made, result in zip(proto.output, results):
+            if made:
+                self.values[made] = result
+
+    def _results(self, proto: Any, where: str, place: str) -> tuple[Any, ...]:
+        """The values of a node's outputs."""
+        function = self.functions.get(function_key(proto))
+        if function is not None:
+            return self._call(proto, function, where)
+        key, opset, self.trace.spot = op_key(proto), self.opsets.get(proto.domain or "ai.onnx", 1), where
+        check_schema(proto, opset, where)
+        if key == "If":
+            return self._branch(proto, where)
+        if key not in table():
+            return self._defined(proto, opset, where)
+        attrs = read_attributes(proto, self.reader, where, place.removeprefix(f"{self.file}, "))
         self._check_axis(proto, attrs.get("axis"), where)
-        key = op_key(proto)
-        self.trace.loc = Loc(self.file, index)
         node = OnnxNode(
             key,
             proto.name or proto.output[0],
@@ -284,14 +379,17 @@ class _Importer:
         before = len(self.trace.graph)
         with self.trace.scope(_path(proto), f"onnx.{key}"):
             try:
-                results = node.as_moved(table()[key](node))
+                found = node.as_moved(table()[key](node))
             except VerifyError as error:  # an operand or attribute that the op of the graph does not take
+                decided = self._equal_in_example(node, where)
+                if decided:
+                    raise _Decided(decided) from None
                 raise TraceError(
                     f"{proto.op_type}: {error.message}",
                     where=where,
                     expected=error.expected,
                     got=error.got,
-                    hint=error.hint,
+                    hint=error.hint or self._equal_hint(node),
                 ) from error
             except QCompilerError as error:
                 raise error.located(where) from None
@@ -300,20 +398,112 @@ class _Importer:
                     f"{proto.op_type} with these operands and attributes is not supported: {error}",
                     where=where,
                 ) from error
-        results = results if isinstance(results, tuple) else (results,)
+        results = found if isinstance(found, tuple) else (found,)
+        if all(value is None or isinstance(value, np.ndarray) for value in node.values):
+            results = tuple(folded(each) for each in results)
         # numpy computes scalars of arrays of rank 0
         results = tuple(np.asarray(each) if isinstance(each, np.generic) else each for each in results)
-        self._check_memory(results, where)
         for name, result in zip(proto.output, results):
-            if not name:
-                continue
-            self.values[name] = result
-            self._name(name, result, len(self.trace.graph) > before)
+            if name:
+                self._name(name, result, len(self.trace.graph) > before)
+        return results
+
+    def _equal_hint(self, node: OnnxNode) -> str | None:
+        """What to do where sizes of a node may differ, for want of an example."""
+        shapes = [value.value.type.shape for value in node.values if isinstance(value, Traced)]
+        has_open = any(isinstance(size, Dim) for shape in shapes for size in shape)
+        return self.trace.missing_example if has_open and not self.examples else None
+
+    def _branch(self, proto: Any, where: str) -> tuple[Any, ...]:
+        """The outputs of the branch of an If that its condition selects."""
+        condition = self.values[proto.input[0]]
+        if isinstance(condition, Traced) and isinstance(condition.value, Const):
+            condition = condition.value.data
+        if not isinstance(condition, np.ndarray) or condition.size != 1:
+            unknown = self._unknown((index, node) for each in branches(proto) for index, node in enumerate(each.node))
+            raise TraceError(
+                "If: the condition is computed from data",
+                where=where,
+                expected="a constant, or a comparison of sizes",
+                got=f"branches with ops that are not supported either: {unknown.listed()}" if unknown.counts else None,
+                hint="both branches with Where, or a model for each",
+            )
+        chosen = "then_branch" if bool(condition.reshape(())) else "else_branch"
+        graph = next(attribute.g for attribute in proto.attribute if attribute.name == chosen)
+        place = f"{where}, {chosen}"
+        if graph.input or len(graph.output) != len(proto.output):
+            raise TraceError("If: the branch has other inputs or outputs than the node", where=place)
+        check_makers(graph, place)
+        outer = self.values
+        self.values = ChainMap({}, outer)
+        try:
+            self._initializers(graph, place)
+            self._body(graph.node, [output.name for output in graph.output], place)
+            return tuple(self._output(output.name, place) for output in graph.output)
+        finally:
+            self.values = outer
+
+    def _defined(self, proto: Any, opset: int, where: str) -> tuple[Any, ...]:
+        """The outputs of an op that ONNX defines by other ops."""
+        known = op_key(proto) == proto.op_type
+        types = [type_proto(self.values[name]) for name in proto.input] if known else []
+        function = schema_function(proto, opset, types) if known else None
+        if function is None:
+            raise TraceError(f"{op_key(proto)} is not supported", where=where)
+        if not function.opset_import:
+            function.opset_import.add(domain="", version=opset)
+        return self._call(proto, function, where, schema_defaults(proto, opset))
+
+    def _call(self, proto: Any, function: Any, where: str, own: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The outputs of a function of the model, or of ONNX itself."""
+        place = f"{where}, function {function.name}"
+        if len(proto.input) > len(function.input) or len(proto.output) > len(function.output):
+            raise TraceError(
+                f"{function.name} is called with more operands or outputs than the function has",
+                where=where,
+                expected=f"at most {len(function.input)} and {len(function.output)}",
+                got=f"{len(proto.input)} and {len(proto.output)}",
+            )
+        defaults = {attribute.name: attribute for attribute in (*own, *function.attribute_proto)}
+        given = defaults | {attribute.name: attribute for attribute in proto.attribute}
+        nodes = [with_attributes(node, given) for node in function.node]
+        outer, opsets = self.values, self.opsets
+        self.opsets = checked_opsets(function.opset_import, list(all_nodes(nodes)), place)
+        self.values = dict.fromkeys(("", *function.input))
+        self.values.update(zip(function.input, (outer[name] for name in proto.input)))
+        try:
+            self._body(nodes, function.output, place)
+            return tuple(self._output(name, place) for name in function.output)
+        finally:
+            self.values, self.opsets = outer, opsets
+
+    def _body(self, nodes: Sequence[Any], outputs: Sequence[str], place: str) -> None:
+        """Import the nodes of a branch or of a function, which belong to the calling node's line."""
+        for index in needed_nodes(nodes, outputs):
+            self._node(index, nodes, place)
+
+    def _output(self, name: str, place: str) -> Any:
+        if name not in self.values:
+            raise TraceError("no node makes an output", where=place, got=name)
+        return self.values[name]
+
+    def _unknown(self, nodes: Iterable[tuple[int, Any]]) -> UnknownOps:
+        opset = self.opsets.get("ai.onnx", 1)
+        return unknown_ops(nodes, self.functions, lambda node: has_meaning(node, opset))
+
+    def _check_supported(self, nodes: Sequence[tuple[int, Any]]) -> None:
+        """Raise a TraceError that lists every op without a meaning, with its count and first node. If only branches of
+        If have some, those that are selected decide."""
+        if self._unknown((index, node) for index, node in nodes if op_key(node) != "If").counts:
+            unknown = self._unknown(nodes)
+            raise TraceError(
+                f"{len(unknown.counts)} kinds of ONNX ops are not supported", where=self.file, got=unknown.listed()
+            )
 
     def _check_axis(self, proto: Any, axis: Any, where: str) -> None:
         """Raise if the first operand has no such axis. Quantization of one scale ignores its axis."""
         first = self.values[proto.input[0]] if proto.input else None
-        if axis is None or first is None or proto.op_type in _FREE_AXIS:
+        if axis is None or first is None or isinstance(first, list) or proto.op_type in _FREE_AXIS:
             return
         if not isinstance(axis, int):
             raise TraceError(f"{proto.op_type}: axis is not one integer", where=where, got=repr(axis)[:200])
@@ -321,10 +511,6 @@ class _Importer:
         most = rank if proto.op_type == "Flatten" else rank - 1  # Flatten cuts between axes
         if not -rank <= axis <= most:
             raise TraceError(f"{proto.op_type}: no axis {axis}", where=where, expected=f"{-rank} to {most}", got=axis)
-
-    def _maker_after(self, index: int, name: str) -> str | None:
-        later = next((i for i, node in enumerate(self.proto.graph.node[index:], index) if name in node.output), None)
-        return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
 
     def _check_memory(self, results: tuple[Any, ...], where: str) -> None:
         """Raise if the constants that import has made so far take too much memory."""
@@ -363,6 +549,15 @@ class _Importer:
             self.trace.graph.rename(
                 result.value, self.trace.graph.fresh_name(name) if result.value.name != name else name
             )
+
+
+def _maker_after(nodes: Sequence[Any], index: int, name: str) -> str | None:
+    later = next((i for i, node in enumerate(nodes[index:], index) if name in node.output), None)
+    return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
+
+
+def _quantizes(node: Any) -> bool:
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear")
 
 
 def _path(proto: Any) -> str:

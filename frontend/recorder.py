@@ -67,8 +67,11 @@ class Trace:
         sizes: the example's number for each symbolic size.
         names: names of constants by id of the array (parameters, closure variables).
         loc: overrides the user's Python line (importers).
+        spot: what messages call the place, if not `loc`.
         scalars_yield: whether arrays without axes count as numbers in promotion, as torch's do.
         widened: the float types of the model's own tensors, other than float32, that the graph holds as f32.
+        baked: symbolic sizes that the example's number took the place of, and where.
+        missing_example: what to do where a symbolic size has no example.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -76,8 +79,11 @@ class Trace:
         self.sizes: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self.loc: Loc | None = None
+        self.spot: str | None = None
         self.scalars_yield = False
         self.widened: set[str] = set()
+        self.baked: list[tuple[Dim, str]] = []
+        self.missing_example = "give an array as example input instead of a type"
         self._paths: dict[int, str] = {}
         self._scopes: list[Origin] = []
         self._consts: dict[
@@ -142,6 +148,8 @@ class Trace:
 
     def place(self) -> str:
         """Where the user's code is now, for messages."""
+        if self.spot is not None:
+            return self.spot
         place = str(self.loc) if self.loc is not None else user_place()
         return f"{place} (module {self._scopes[-1]})" if self._scopes and self._scopes[-1].path else place
 
@@ -193,6 +201,11 @@ class Trace:
 
     def guard(self, guard: Guard) -> None:
         self._note(guard)
+
+    def bake(self, size: Dim, number: int) -> None:
+        """Note that the example's number took the place of a size."""
+        self.baked.append((size, self.place()))
+        self.guard(Guard(size, "==", number))
 
     def note(self, text: str) -> None:
         self._note(Remark(text))

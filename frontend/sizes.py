@@ -19,8 +19,11 @@ class Decides(Protocol):
     """The part of a trace that sizes need."""
 
     sizes: dict[str, int]
+    missing_example: str
 
     def guard(self, guard: Guard) -> None: ...
+
+    def bake(self, size: Dim, number: int) -> None: ...
 
 
 class Size:
@@ -42,13 +45,13 @@ class Size:
         except KeyError as missing:
             raise TraceError(
                 f"the model needs a number for the size {dim}, and {missing.args[0]} has no example",
-                hint="give an array as example input instead of a type",
+                hint=self.trace.missing_example,
             ) from None
 
     def bake(self) -> int:
         """The example's number; the trace notes the guard that the size equals it."""
         value = self._number(self.dim)
-        self.trace.guard(Guard(self.dim, "==", value))
+        self.trace.bake(self.dim, value)
         return value
 
     def _compare(self, other: Any, relation: str) -> bool:

@@ -146,6 +146,19 @@ def _compare(n: OnnxNode) -> Any:
     return binary(_COMPARISONS[n.op], n.x(0), n.x(1))
 
 
+_BITWISE = {"BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or", "BitwiseXor": "bitwise_xor"}
+
+
+@onnx(*_BITWISE)
+def _bitwise(n: OnnxNode) -> Any:
+    return binary(_BITWISE[n.op], n.x(0), n.x(1))
+
+
+@onnx("BitwiseNot")
+def _bitwise_not(n: OnnxNode) -> Any:
+    return ops.bitwise_not(n.x(0))
+
+
 @onnx("Not")
 def _not(n: OnnxNode) -> Any:
     return ops.logical_not(n.x(0))
@@ -164,16 +177,25 @@ def _is_nan(n: OnnxNode) -> Any:
     return binary("not_equal", x, x)
 
 
+@onnx("IsInf")
+def _is_inf(n: OnnxNode) -> Any:
+    x, both = n.floats(0), (n.attr("detect_positive", 1), n.attr("detect_negative", 1))
+    found = [binary("equal", x, value) for value, wanted in zip((math.inf, -math.inf), both) if wanted]
+    return reduce(lambda a, b: binary("logical_or", a, b), found) if found else binary("less", x, -math.inf)
+
+
 @onnx("Clip")
 def _clip(n: OnnxNode) -> Any:
     x, low, high = n.x(0), n.raw(1), n.raw(2)
+    if n.opset < 11:
+        low, high = (np.asarray(n.attrs[name], np.float32) if name in n.attrs else None for name in ("min", "max"))
     known = all(bound is None or isinstance(bound, np.ndarray) for bound in (low, high))
     if known and kind_of(x).is_float and not (low is None and high is None):
         least = -math.inf if low is None else float(low.reshape(()))
         most = math.inf if high is None else float(high.reshape(()))
         if least <= most:
             return unary("hardtanh", x, min_value=least, max_value=most)
-    return ops.clip(x, n.optional(1), n.optional(2))
+    return ops.clip(x, n.optional(1), n.optional(2)) if n.opset >= 11 else ops.clip(x, low, high)
 
 
 @onnx("LeakyRelu")
@@ -252,6 +274,46 @@ def _prelu(n: OnnxNode) -> Any:
 def _tan(n: OnnxNode) -> Any:
     x = n.floats(0)
     return binary("div", unary("sin", x), unary("cos", x))
+
+
+@onnx("Asin", "Acos")
+def _arc(n: OnnxNode) -> Any:
+    """asin(x) = 2 atan(x / (1 + sqrt((1 - x)(1 + x)))), acos(x) = 2 atan(sqrt((1 - x) / (1 + x)))."""
+    x = n.floats(0)
+    below, above = binary("sub", 1.0, x), binary("add", 1.0, x)
+    if n.op == "Acos":
+        return binary("mul", unary("atan", unary("sqrt", binary("div", below, above))), 2.0)
+    root = unary("sqrt", binary("mul", below, above))
+    return binary("mul", unary("atan", binary("div", x, binary("add", root, 1.0))), 2.0)
+
+
+@onnx("Atanh")
+def _atanh(n: OnnxNode) -> Any:
+    """(log(1 + x) - log(1 - x)) / 2."""
+    x = n.floats(0)
+    grown, shrunk = unary("log1p", x), unary("log1p", unary("neg", x))
+    return binary("mul", binary("sub", grown, shrunk), 0.5)
+
+
+@onnx("Asinh", "Acosh")
+def _area(n: OnnxNode) -> Any:
+    """asinh(x) = sign(x) log1p(a + a^2 / (1 + sqrt(a^2 + 1))) with a = |x|; acosh(x) = log1p(t + sqrt(t) sqrt(t + 2))
+    with t = x - 1. Beyond 2^14 both are log(|x|) + log(2), to within f32."""
+    x = n.floats(0)
+    size = unary("abs", x) if n.op == "Asinh" else x
+    large = binary("greater", size, 2.0**14)
+    a = ops.where(large, 2.0, size)
+    if n.op == "Asinh":
+        square = binary("mul", a, a)
+        root = unary("sqrt", binary("add", square, 1.0))
+        near = unary("log1p", binary("add", a, binary("div", square, binary("add", root, 1.0))))
+    else:
+        t = binary("sub", a, 1.0)
+        root = binary("mul", unary("sqrt", t), unary("sqrt", binary("add", t, 2.0)))
+        near = unary("log1p", binary("add", t, root))
+    far = binary("add", unary("log", ops.where(large, size, 2.0)), math.log(2))
+    found = ops.where(large, far, near)
+    return found if n.op == "Acosh" else ops.where(binary("less", x, 0.0), unary("neg", found), found)
 
 
 @onnx("Sinh", "Cosh")

@@ -1,7 +1,7 @@
 """An ONNX node as the functions that give meanings see it, and the table of these functions.
 
 A value is a Proxy, or a numpy array if it is known at import: initializers, constants, and sizes computed from shapes.
-An array that holds a symbolic size is an array of objects.
+An array that holds a symbolic size is an array of objects. A list is a sequence of values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from qcompiler.errors import TraceError
 from qcompiler.frontend.array_ops import kind_of, lift
 from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, as_integers, element_of, real
 from qcompiler.frontend.recorder import Trace, Traced
-from qcompiler.ir import Const
+from qcompiler.interpreter import evaluate_node
+from qcompiler.ir import Const, Value
 from qcompiler.types import DType, QuantParams, TensorType
 
 Meaning = Callable[["OnnxNode"], Any]
@@ -26,6 +27,9 @@ REQUIRED = object()
 MAX_FOLDED_BYTES = 64 * 2**20
 """Of one constant computed at import; the pass constant-fold has the same limit."""
 _LARGEST_ITEM = 8
+MAX_FOLDED_ELEMENTS = 2**16
+"""Of a result that import computes from constants only because shapes may depend on it; larger ones are left to the
+pass constant-fold."""
 _HELD = (DType.F32, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64, DType.BOOL)
 """The element types of traced values."""
 
@@ -39,6 +43,46 @@ def check_held(value: np.ndarray, what: str, trace: Trace) -> None:
             expected=", ".join(map(str, _HELD)),
             got=str(value.dtype),
         )
+
+
+def folded(value: Any) -> Any:
+    """A value that an op made of known operands, as an array; as it is if it is large, or if codes are behind it."""
+    if not isinstance(value, Traced):
+        return value
+    found = _computed(value.value)
+    return value if found is None else found
+
+
+def _computed(value: Value) -> np.ndarray | None:
+    if isinstance(value, Const):
+        return None if value.type.is_quantized else value.data
+    producer, type = value.producer, value.type
+    if producer is None or type.is_quantized or producer.op == "dequantize" or not type.is_static:
+        return None
+    if math.prod(type.sizes) > MAX_FOLDED_ELEMENTS:
+        return None
+    operands = [None if operand is None else _computed(operand) for operand in producer.operands]
+    if any(found is None and operand is not None for found, operand in zip(operands, producer.operands)):
+        return None
+    return np.asarray(evaluate_node(producer, operands)[value.index])
+
+
+def type_proto(value: Any) -> Any:
+    """The type of a value of the import, as a TypeProto."""
+    from onnx import TypeProto, helper
+
+    if value is None:
+        return TypeProto()
+    if isinstance(value, list):
+        return helper.make_sequence_type_proto(type_proto(value[0] if value else None))
+    if isinstance(value, np.ndarray):
+        dtype = np.dtype(np.int64) if value.dtype == object else value.dtype
+        return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), value.shape)
+    number = value.element.number if isinstance(value, Codes) else None
+    if number is None:
+        number = helper.np_dtype_to_tensor_dtype(value.value.type.dtype.numpy)
+    sizes = [size if isinstance(size, int) else str(size) for size in value.value.type.shape]
+    return helper.make_tensor_type_proto(number, sizes)
 
 
 def onnx(*names: str) -> Callable[[Meaning], Meaning]:
@@ -122,11 +166,17 @@ class OnnxNode:
         value = self.raw(index)
         if value is None:
             raise self.refuse(f"operand {index} is missing")
+        self._check_tensor(index, value)
         return lift(self.representable(value), self.trace)
+
+    def _check_tensor(self, index: int, value: Any) -> None:
+        if isinstance(value, list):
+            raise self.refuse(f"operand {index} is a sequence", expected="a tensor")
 
     def dtype(self, index: int) -> DType:
         """The element type of an operand, of codes that of the integers."""
         value = self.raw(index)
+        self._check_tensor(index, value)
         if isinstance(value, Codes):
             return value.element.dtype
         if isinstance(value, np.ndarray) and value.dtype != object:

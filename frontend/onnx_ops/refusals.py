@@ -47,7 +47,9 @@ REFUSALS = (
         "a real function, whose rounding to an integer ONNX leaves open",
         "integers are not supported",
     ),
-    Refusal("Resize", "mode=linear of integers", "ONNX leaves the rounding open", "integers are not supported"),
+    Refusal(
+        "Resize Upsample", "mode=linear of integers", "ONNX leaves the rounding open", "integers are not supported"
+    ),
     Refusal(
         "Resize",
         "mode=cubic, antialias, exclude_outside",

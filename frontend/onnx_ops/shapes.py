@@ -13,7 +13,8 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import dims, rank
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
-from qcompiler.frontend.sizes import sized
+from qcompiler.frontend.sizes import Size, as_dim, sized
+from qcompiler.notes import Guard
 from qcompiler.quantization import qmath
 
 
@@ -116,7 +117,10 @@ def _transpose(n: OnnxNode) -> Any:
 @onnx("Slice")
 def _slice(n: OnnxNode) -> Any:
     value = n.raw(0)
-    starts, ends, axes, steps = n.ints(1), n.ints(2), n.optional_ints(3), n.optional_ints(4)
+    if n.opset < 10:
+        starts, ends, axes, steps = n.attr("starts"), n.attr("ends"), n.attr("axes", None), None
+    else:
+        starts, ends, axes, steps = n.ints(1), n.ints(2), n.optional_ints(3), n.optional_ints(4)
     shape = _shape(n, value)
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
@@ -142,7 +146,25 @@ def _range_of(n: OnnxNode, size: Any, start: Any, end: Any, step: int) -> slice:
         return slice(start, None if end == -1 else end, step) if size else slice(0)
     if step < 0 and isinstance(start, int) and start <= -(2**31) + 1:
         raise n.refuse("a negative step from before the start of a symbolic axis", got=start)
+    if step > 0 and _reaches_end(n, size, end):
+        end = None
     return slice(None if _beyond(start) else start, None if _beyond(end) else end, step)
+
+
+def _reaches_end(n: OnnxNode, size: Any, end: Any) -> bool:
+    """Whether a bound on a symbolic axis is at or behind its end. An example decides, and a guard says so; without one
+    only a bound that no size of a model reaches."""
+    if _beyond(end) or not isinstance(end, int) or end < 0:
+        return _beyond(end)
+    if isinstance(size, Size) and size.dim.names() <= n.trace.sizes.keys():
+        return size <= end
+    if end >= _LARGE:
+        n.trace.guard(Guard(as_dim(size), "<=", end))
+    return end >= _LARGE
+
+
+_LARGE = 10**6
+"""A bound of a slice that stands for the end of an axis whose size is not known."""
 
 
 def _beyond(bound: Any) -> bool:
@@ -198,7 +220,7 @@ def _concat(n: OnnxNode) -> Any:
 @onnx("Pad")
 def _pad(n: OnnxNode) -> Any:
     pads = n.ints(1) if n.has(1) else n.attr("pads")
-    given = np.ravel(n.known(2))[0].item() if n.has(2) else 0.0
+    given = np.ravel(n.known(2))[0].item() if n.has(2) else n.attr("value", 0.0)
     value = float(given)
     if value != given and not math.isnan(value):  # a float compares exactly with an int
         raise n.refuse("the value is not exact as a float", expected="at most 2^53", got=given)
@@ -277,49 +299,6 @@ def _space_to_depth(n: OnnxNode) -> Any:
     batch, channels, height, width = dims(x)
     split = ops.transpose(ops.reshape(x, (batch, channels, height // b, b, width // b, b)), (0, 3, 5, 1, 2, 4))
     return ops.reshape(split, (batch, channels * b * b, height // b, width // b))
-
-
-_COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-_ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
-
-
-@onnx("Resize")
-def _resize(n: OnnxNode) -> Any:
-    n.only("mode", "nearest", "linear")
-    n.only("coordinate_transformation_mode", *_COORDINATES)
-    n.only("nearest_mode", *_ROUNDINGS)
-    n.only("antialias", 0)
-    n.only("exclude_outside", 0)
-    n.only("keep_aspect_ratio_policy", "stretch")
-    x = n.x(0) if n.attr("mode", "nearest") == "nearest" else n.floats(0)
-    if n.moved is not None:
-        n.only("mode", "nearest")
-    axes = [ops.check_axis(axis, rank(x), n.op) for axis in n.attr("axes", list(range(rank(x))))]
-    scales = n.known(2, None)
-    size = n.optional_ints(3)
-    own = dims(x)
-    if size is None and (scales is None or scales.size == 0):
-        raise n.refuse("neither scales nor sizes are given")
-    given = dict(zip(axes, size if size is not None else [float(v) for v in np.ravel(scales)]))
-    for axis in (0, 1):
-        kept = given.get(axis, own[axis] if size is not None else 1.0)
-        if getattr(kept, "dim", kept) != (own[axis] if size is not None else 1.0):
-            raise n.refuse(f"axis {axis} is resized", expected="spatial axes alone", got=str(kept))
-    attrs = {
-        "mode": "nearest" if n.attr("mode", "nearest") == "nearest" else "bilinear",
-        "coordinates": n.attr("coordinate_transformation_mode", "half_pixel"),
-        "rounding": n.attr("nearest_mode", "round_prefer_floor"),
-    }
-    if size is not None:
-        return n.emit(
-            "resize", (x,), size=tuple(int(given.get(axis, own[axis])) for axis in range(2, rank(x))), **attrs
-        )
-    spatial = tuple(float(given.get(axis, 1.0)) for axis in range(2, rank(x)))
-    if attrs["coordinates"] == "align_corners" and any(
-        isinstance(size, int) and size * f != int(size * f) for size, f in zip(own[2:], spatial)
-    ):
-        raise n.refuse("align_corners with scales that give no whole size", got=spatial, hint="give sizes")
-    return n.emit("resize", (x,), scales=spatial, **attrs)
 
 
 def moves_codes(op: str) -> bool:

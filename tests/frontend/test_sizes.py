@@ -36,6 +36,10 @@ class Trace:
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
         self.guards: list[Guard] = []
+        self.missing_example = "give an example"
+
+    def bake(self, size: Dim, number: int) -> None:
+        self.guard(Guard(size, "==", number))
 
     def guard(self, guard: Guard) -> None:
         self.guards.append(guard)

@@ -19,18 +19,21 @@ from tests.frontend.onnx.recipes import Draw, Operands, i64, no_nan, recipe
 @recipe("Sigmoid", "Tanh", "Exp", "Log", "Sin", "Cos", "Atan", "Erf", "Softsign", "Mish", "Elu", "Celu", bound=4)
 @recipe("HardSigmoid", bound="sum")
 @recipe("Softplus", "Gelu", "HardSwish", "Selu", "Tan", "Sinh", "Cosh", bound=4)
+@recipe("Asin", "Acos", "Atanh", "Asinh", "Acosh", bound=8)
+@recipe("BitwiseNot")
 def _unary(d: Draw) -> tuple[Operands, dict[str, Any]]:
     attrs = {"approximate": d.one("none", "tanh")} if d.op == "Gelu" else {}
     x = d.data(d.shape(), "V" if "V" in d.types else "T")
     return [no_nan(x) if d.op in ("Sign", "Shrink", "ThresholdedRelu") else x], attrs
 
 
-@recipe("IsNaN")
+@recipe("IsNaN", "IsInf")
 def _is_nan(d: Draw) -> tuple[Operands, dict[str, Any]]:
     return [d.data(d.shape(), "T1")], {}
 
 
 @recipe("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor")
+@recipe("BitwiseAnd", "BitwiseOr", "BitwiseXor")
 @recipe("Add", "Sub", "Mul", "PRelu", bound=1)
 def _binary(d: Draw) -> tuple[Operands, dict[str, Any]]:
     x, y = d.broadcast(["T", "T"])
@@ -60,7 +63,11 @@ def _pow(d: Draw) -> tuple[Operands, dict[str, Any]]:
 @recipe("Min", "Max", bound=0)
 @recipe("Sum", "Mean", bound="sum")
 def _variadic(d: Draw) -> tuple[Operands, dict[str, Any]]:
-    return d.broadcast(["T"] * int(d.rng.integers(1, 4)), tame=d.op in ("Sum", "Mean")), {}
+    count, tame = int(d.rng.integers(1, 4)), d.op in ("Sum", "Mean")
+    if d.opset < 8:
+        shape = d.shape()
+        return [d.data(shape, tame=tame) for _ in range(count)], {}
+    return d.broadcast(["T"] * count, tame=tame), {}
 
 
 @recipe("Where")
@@ -73,6 +80,9 @@ def _clip(d: Draw) -> tuple[Operands, dict[str, Any]]:
     bounds = [no_nan(d.data(())) if d.chance(0.8) else None for _ in range(2)]
     if d.chance(0.6) and bounds[0] is not None and bounds[1] is not None and bounds[1] < bounds[0]:
         bounds.reverse()
+    if d.opset < 11:
+        named = zip(("min", "max"), bounds)
+        return [d.data(d.shape())], {name: float(bound) for name, bound in named if bound is not None}
     return [d.data(d.shape()), *bounds], {}
 
 
@@ -162,7 +172,7 @@ def _conv(d: Draw) -> tuple[Operands, dict[str, Any]]:
 def _gemm(d: Draw) -> tuple[Operands, dict[str, Any]]:
     m, k, n = (int(d.one(1, 2, 3, 5)) for _ in range(3))
     a, b = int(d.chance(0.4)), int(d.chance(0.4))
-    c = d.one((), (1,), (n,), (1, n), (m, 1), (m, n), None)
+    c = d.one((), (1,), (n,), (1, n), (m, 1), (m, n), None if d.opset >= 11 else (n,))
     attrs: dict[str, Any] = {"transA": a, "transB": b}
     if d.chance(0.5):
         attrs |= {"alpha": d.one(0.5, 2.0, 0.0, -1.0), "beta": d.one(0.25, 0.0, 2.0)}
@@ -206,7 +216,7 @@ def _pool(d: Draw) -> tuple[Operands, dict[str, Any]]:
     attrs = {"kernel_shape": kernel, **_windows(d, spatial, kernel, pool=True)}
     if d.op == "AveragePool" and d.opset < 19:
         attrs.pop("dilations", None)
-    if d.op == "MaxPool" and d.chance(0.3):
+    if d.op == "MaxPool" and d.opset >= 8 and d.chance(0.3):
         d.wanted = 2
         attrs["storage_order"] = int(d.chance(0.3))
     if d.op == "AveragePool":

@@ -92,7 +92,7 @@ class QdqGraph:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        self.opset = int(self.pick([*[13] * 6, 17, 17, 19, 19, *[21] * 8, 10]))
+        self.opset = int(self.pick([*[13] * 6, 17, 17, 19, 19, *[21] * 8, 6]))
         self.powers = self.chance(0.15)
         self.count = 0
         self._draw()

@@ -102,12 +102,15 @@ def _unsqueeze(d: Draw) -> tuple[Operands, dict[str, Any]]:
 def _slice(d: Draw) -> tuple[Operands, dict[str, Any]]:
     d.known |= {1, 2, 3, 4}
     x = d.data(d.shape(1, 4))
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(d.types["Tind"]))
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(d.types.get("Tind", TensorProto.INT64)))
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     bounds = [0, 1, 2, 5, 6, -1, -2, -5, -6, -7, low, low + 1, high, high - 1, -(2**31), 1 - 2**31, 2**31 - 1]
     axes = d.axes(x.ndim) if d.chance(0.7) else list(range(int(d.rng.integers(0, x.ndim + 1))))
+    axes = [axis % x.ndim for axis in axes] or [0] if d.opset < 10 else axes
     given = d.chance(0.8) or axes != list(range(len(axes)))
     starts, ends = ([d.one(*bounds) for _ in axes] for _ in range(2))
+    if d.opset < 10:
+        return [x], {"starts": starts, "ends": ends, **({"axes": axes} if given else {})}
     steps = [d.one(1, 1, 2, 3, -1, -2, high, low + 1) for _ in axes] if d.chance(0.7) else None
     listed = [starts, ends, axes if given else None, steps]
     return [x, *(None if v is None else np.array(v, dtype) for v in listed)], {}
@@ -155,6 +158,8 @@ def _pad(d: Draw) -> tuple[Operands, dict[str, Any]]:
     least = [0 if d.chance(0.8) or not crops else -((size - 1) // 2) for size in sizes]
     pads = [int(d.rng.integers(a, b + 1)) for a, b in zip(least * 2, most * 2)]
     value = d.data(()) if d.chance(0.6) and mode == "constant" else None
+    if d.opset < 11:
+        return [x], {"mode": mode, "pads": pads, **({} if value is None else {"value": float(value)})}
     return [x, i64(pads), value, None if axes is None else i64(axes)], {"mode": mode}
 
 
@@ -212,10 +217,10 @@ def _blocks(d: Draw) -> tuple[Operands, dict[str, Any]]:
     return [d.data((batch, channels, height * b, width * b))], attrs
 
 
-@recipe("Resize", bound="scaled")
+@recipe("Resize", "Upsample", bound="scaled")
 def _resize(d: Draw) -> tuple[Operands, dict[str, Any]]:
     spatial = d.shape(1, 3, empty=False)
-    x = d.data((1, 2, *spatial), "T1", tame=True)
+    x = d.data((1, 2, *spatial), "T1" if "T1" in d.types else "T", tame=True)
     mode = d.one("nearest", "nearest", "linear", "linear", "cubic")
     coordinates = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
     coordinates += ["half_pixel_symmetric"] if d.opset >= 19 else []
@@ -230,6 +235,15 @@ def _resize(d: Draw) -> tuple[Operands, dict[str, Any]]:
         attrs["antialias"] = 1
     d.known |= {1, 2, 3}
     lead = (1, 1)
+    if d.op == "Upsample" or d.opset < 11:
+        d.known |= {1}
+        factors = [1.0, 1.0, *(d.one(1.0, 2.0, 3.0, 1.5, 2.6) for _ in spatial[:2])]
+        x = d.data((1, 2, *(spatial * 2)[:2]), tame=True) if len(spatial) != 2 else d.data((1, 2, *spatial), tame=True)
+        attrs = {"mode": d.one("nearest", "linear")}
+        factors = (factors + [2.0])[: x.ndim]
+        if d.opset < 9:
+            return [x], attrs | {"scales": factors}
+        return [x, np.array(factors, np.float32)], attrs
     if d.opset >= 18 and d.chance(0.3):
         attrs["axes"], lead = list(range(2, x.ndim)), ()
     absent = np.zeros(0, np.float32) if d.opset < 13 else None

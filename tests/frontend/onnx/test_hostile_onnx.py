@@ -220,7 +220,7 @@ def _with_flag(flag: str) -> Iterator[tuple[str, Any]]:
                 break
 
 
-@pytest.mark.parametrize("flag", sorted(FLAGS))
+@pytest.mark.parametrize("flag", sorted(FLAGS - {"new_axis"}))  # of sequences, which no model of one node has
 def test_a_flag_is_0_or_1(flag: str) -> None:
     found = list(_with_flag(flag))
     assert found
@@ -320,7 +320,6 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "a node without outputs": (lambda: model([RELU, node("Exp", ["x"], [])]), "no outputs"),
     "too many operands": (lambda: model([node("Relu", ["x", "x"], ["y"])]), "number of operands"),
     "too few operands": (lambda: model([node("Add", ["x"], ["y"])]), "number of operands"),
-    "a negative size": (lambda: model([RELU], inputs=[info("x", (-1, 3))]), "negative"),
     "another shape": (lambda: model([RELU], outputs=[info("y", (9, 9))]), "declared shape"),
     "another rank": (lambda: model([RELU], outputs=[info("y", (2, 3, 1))]), "declared shape"),
     "another type": (lambda: model([RELU], outputs=[info("y", (2, 3), TensorProto.INT32)]), "declared element type"),
@@ -354,7 +353,7 @@ def test_opsets_of_all_domains() -> None:
 def test_a_function_of_the_model_does_not_pass_for_the_op_of_its_name() -> None:
     made = model([RELU])
     made.functions.add(name="Relu", domain="")
-    with pytest.raises(TraceError, match="function of the model"):
+    with pytest.raises(TraceError, match="more operands or outputs than the function has"):
         qc.trace(made)
 
 
@@ -410,17 +409,29 @@ def test_deeply_nested_bodies_give_one_error(tmp_path: pathlib.Path) -> None:
             graph = field(1, field(4, b"If") + field(5, body) + field(2, b"o")) + field(2, b"b")
         path = tmp_path / "deep.onnx"
         path.write_bytes(b"\x08\x08" + field(7, graph) + field(8, b"\x10\x11"))
-        with pytest.raises(TraceError, match="not supported|not an ONNX file"):
+        with pytest.raises(TraceError, match="If has another number|no outputs|not an ONNX file"):
             qc.trace(path)
 
 
-@pytest.mark.parametrize("is_recursive", [False, True])
-def test_functions_of_the_model_are_refused_whatever_they_hold(is_recursive: bool) -> None:
-    made = model([node("F", ["x"], ["y"], domain="d")])
+@pytest.mark.parametrize("length", [1, 2, 2000])
+def test_functions_that_call_themselves(length: int) -> None:
+    made = model([node("F0", ["x"], ["y"], domain="d")])
     made.opset_import.append(helper.make_opsetid("d", 1))
-    call = node("F", ["a"], ["b"], domain="d") if is_recursive else node("Relu", ["a"], ["b"])
-    made.functions.append(helper.make_function("d", "F", ["a"], ["b"], [call], made.opset_import))
-    with pytest.raises(TraceError, match="function of the model"):
+    for index in range(length):
+        call = node(f"F{(index + 1) % length}", ["a"], ["b"], domain="d")
+        made.functions.append(helper.make_function("d", f"F{index}", ["a"], ["b"], [call], made.opset_import))
+    with pytest.raises(TraceError, match="calls itself"):
+        qc.trace(made)
+
+
+def test_functions_that_double_their_nodes_are_refused() -> None:
+    made = model([node("F0", ["x"], ["y"], domain="d")])
+    made.opset_import.append(helper.make_opsetid("d", 1))
+    for index in range(40):
+        name, domain = (f"F{index + 1}", "d") if index < 39 else ("Relu", "")
+        calls = [node(name, ["a"], ["m"], domain=domain), node(name, ["m"], ["b"], domain=domain)]
+        made.functions.append(helper.make_function("d", f"F{index}", ["a"], ["b"], calls, made.opset_import))
+    with pytest.raises(TraceError, match="too many nodes"):
         qc.trace(made)
 
 

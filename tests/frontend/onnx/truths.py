@@ -100,7 +100,10 @@ def _prelu(case: Any) -> list[np.ndarray] | None:
 def _slice(case: Any) -> list[np.ndarray]:
     """The clamping that the specification of Slice describes. ONNX Runtime takes an end of INT_MAX with a negative step
     for the end before element 0."""
-    x, starts, ends, axes, steps = case.operands
+    x, starts, ends, axes, steps = (*case.operands, None, None, None, None)[:5]
+    if starts is None:
+        starts, ends = np.array(case.attrs["starts"]), np.array(case.attrs["ends"])
+        axes = case.attrs.get("axes")
     index = [slice(None)] * x.ndim
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
         axis, step = i if axes is None else int(axes[i]), 1 if steps is None else int(steps[i])
@@ -160,10 +163,15 @@ def _mish(case: Any) -> list[np.ndarray]:
         return [x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))]
 
 
+def _bound_of(case: Any) -> Callable[[str], Any]:
+    """A bound that is an attribute, as a number of the type of x; None if it is absent."""
+    return lambda name: case.operands[0].dtype.type(case.attrs[name]) if name in case.attrs else None
+
+
 @truth("Clip")
 def _clip(case: Any) -> list[np.ndarray]:
     """An absent bound does not bound. Opset 11 says that it is the largest finite number, and ONNX Runtime does so."""
-    x, low, high = case.operands
+    x, low, high = case.operands if len(case.operands) == 3 else (*case.operands, *map(_bound_of(case), ("min", "max")))
     found = x if low is None else np.maximum(x, low)
     return [found if high is None else np.minimum(found, high)]
 

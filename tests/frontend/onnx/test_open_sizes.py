@@ -1,0 +1,96 @@
+"""Sizes that an ONNX file leaves open: what the example decides, and what is refused with the line that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import qcompiler as qc
+from qcompiler.errors import TraceError
+from qcompiler.frontend.onnx_import import import_onnx
+
+node = helper.make_node
+
+
+def model(
+    nodes: Sequence[Any],
+    shapes: dict[str, Sequence[Any]],
+    consts: dict[str, Any] | None = None,
+    shape: Sequence[Any] | None = None,
+) -> Any:
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in (consts or {}).items()]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in shapes.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
+    return helper.make_model(
+        helper.make_graph(list(nodes), "g", inputs, outputs, held), opset_imports=[helper.make_opsetid("", 17)]
+    )
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize("size", [0, -1, -(2**40)])
+def test_a_size_of_0_or_less_is_open(size: int) -> None:
+    made = model([node("Relu", ["x"], ["y"])], {"x": ["N", 3]}, shape=["N", 3])
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    made.graph.output[0].type.tensor_type.shape.dim[0].dim_value = size
+    graph = import_onnx(made)
+    assert str(graph.inputs[0].type) == "f32[x_0,3]"
+    compiled = qc.compile(made, None, target="reference")
+    assert compiled(zeros(5, 3))["y"].shape == (5, 3)
+
+
+def test_sizes_that_are_equal_in_the_example_become_one() -> None:
+    made = model([node("Add", ["a", "b"], ["y"])], {"a": ["B", "S"], "b": ["C", "T"]})
+    graph = import_onnx(made, {"a": zeros(2, 3), "b": zeros(2, 3)})
+    assert len({str(value.type) for value in graph.inputs}) == 1
+    assert sum("as in the example inputs: g, node 0 Add" in note.text for note in graph.notes) == 2
+    with pytest.raises(TraceError, match="example_inputs="):
+        import_onnx(made)
+
+
+def test_a_size_that_equals_a_sum_of_others() -> None:
+    nodes = [node("Concat", ["past", "x"], ["k"], axis=1), node("Add", ["k", "mask"], ["y"])]
+    made = model(nodes, {"past": [1, "P"], "x": [1, "S"], "mask": [1, "T"]})
+    graph = import_onnx(made, {"past": zeros(1, 5), "x": zeros(1, 2), "mask": zeros(1, 7)})
+    assert str(graph.inputs[2].type) == "f32[1,P+S]"
+    compiled = qc.compile(graph, None, target="reference")
+    assert compiled(zeros(1, 4), zeros(1, 3), zeros(1, 7))["y"].shape == (1, 7)
+
+
+def test_a_size_that_a_node_needs_is_the_examples_everywhere() -> None:
+    nodes = [node("Shape", ["x"], ["s"], start=1), node("Tile", ["w", "s"], ["t"]), node("Mul", ["t", "x"], ["y"])]
+    made = model(nodes, {"x": [1, "S"]}, {"w": np.float32([2])})
+    graph = import_onnx(made, {"x": zeros(1, 3)})
+    assert graph.inputs[0].type.is_static and not [note for note in graph.notes if note.text.startswith("guard")]
+    assert any("the size S is 3" in note.text and "node 1 Tile" in note.text for note in graph.notes)
+    with pytest.raises(TraceError, match="S has no example") as caught:
+        import_onnx(made)
+    assert 'example_inputs={"x": np.zeros((1, 3,), np.float32)}' in str(caught.value)
+    with pytest.raises(TraceError, match="the size S cannot stay open") as caught:
+        import_onnx(made, {"x": zeros(1, 3)}, dynamic={"x": {1: "S"}})
+    assert "node 1 Tile" in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [10**9, 2**31 - 1, 2**63 - 1, 10**8])
+@pytest.mark.parametrize("example", [False, True])
+def test_a_large_bound_means_the_end(end: int, example: bool) -> None:
+    made = model([node("Slice", ["x", "one", "end", "one"], ["y"])], {"x": [2, "S"]}, {"one": [1], "end": [end]})
+    graph = import_onnx(made, {"x": zeros(2, 7)} if example else None)
+    assert str(graph.outputs[0].type) == "f32[2,S-1]"
+    assert qc.compile(graph, None, target="reference")(zeros(2, 9))["y"].shape == (2, 8)
+
+
+def test_an_example_says_on_which_side_of_a_bound_a_size_is() -> None:
+    made = model(
+        [node("Slice", ["x", "zero", "end", "one"], ["y"])], {"x": [2, "S"]}, {"zero": [0], "one": [1], "end": [5]}
+    )
+    for size, shape, guard in ((3, "f32[2,S]", "S <= 5"), (8, "f32[2,5]", "S > 5")):
+        graph = import_onnx(made, {"x": zeros(2, size)})
+        assert str(graph.outputs[0].type) == shape
+        assert f"guard: {guard}" in [note.text for note in graph.notes]
