@@ -42,7 +42,7 @@ FULL = 2**31 - 1  # a slice's stop that means "to the end", whatever the size
 
 def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
     """Slice some axes with numpy's meaning, in as few ops as possible."""
-    found = {axis: _normalise(x, axis, wanted) for axis, wanted in sorted(ranges.items())}
+    found = {axis: normalised(x, axis, wanted) for axis, wanted in sorted(ranges.items())}
     flips = [axis for axis, part in found.items() if part.backwards]
     cut = {axis: part for axis, part in found.items() if (part.start, part.stop, part.step) != (0, FULL, 1)}
     if flips:
@@ -58,7 +58,7 @@ def slice_axes(x: Proxy, ranges: dict[int, slice]) -> Proxy:
     return x.trace.emit("slice", (x,), attrs)
 
 
-class _Range(NamedTuple):
+class Range(NamedTuple):
     """A slice as the op takes it, of the flipped axis if `backwards`: bounds that count from 0, a positive step."""
 
     start: DimLike
@@ -67,7 +67,8 @@ class _Range(NamedTuple):
     backwards: bool
 
 
-def _normalise(x: Proxy, axis: int, wanted: slice) -> _Range:
+def normalised(x: Proxy, axis: int, wanted: slice) -> Range:
+    """numpy's slice of an axis as the op takes it."""
     size = dims(x)[axis]
     step = 1 if wanted.step is None else int(wanted.step)
     if step == 0:
@@ -83,7 +84,7 @@ def _normalise(x: Proxy, axis: int, wanted: slice) -> _Range:
             start, step = size - 1 - start, -step
             stop = start + max(count - 1, 0) * step + (count > 0)
         stop = FULL if (start, stop, step) == (0, size, 1) else max(stop, start)
-        return _Range(start, stop, step, backwards)
+        return Range(start, stop, step, backwards)
     start, stop = _place(x, size, wanted.start), _place(x, size, wanted.stop)
     if step < 0:
         start, stop = (None if place is None else size - 1 - place for place in (start, stop))
@@ -92,7 +93,7 @@ def _normalise(x: Proxy, axis: int, wanted: slice) -> _Range:
         stop = FULL
     elif isinstance(start, int) and isinstance(stop, int):
         stop = max(stop, start)
-    return _Range(start, stop, abs(step), step < 0)
+    return Range(start, stop, abs(step), step < 0)
 
 
 def _index(bound: Any) -> int | None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from qcompiler.dims import Dim
 from qcompiler.errors import TraceError
+from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import (
     broadcast_dims,
     cast,
     check_axis,
+    concat,
     dims,
     expand,
     kind_of,
@@ -63,6 +65,22 @@ def assign(x: Any, indices: Mapping[int, Any], values: Any, accumulate: bool = F
     values = moveaxis(values, list(range(lead, lead + len(common))), list(range(len(common))))
     found = _scatter(transpose(x, order), tuples, values, "add" if accumulate else "none")
     return transpose(found, [order.index(axis) for axis in range(rank(x))])
+
+
+def assign_slice(x: Any, axis: int, wanted: slice, source: Any) -> Proxy:
+    """x with a slice along an axis replaced by `source`."""
+    trace = trace_of(x, source)
+    x, source = lift(x, trace), lift(source, trace, dtype=kind_of(x))
+    part = indexing.normalised(x, axis, wanted)
+    if part.step != 1:
+        stop = dims(x)[axis] if part.stop == indexing.FULL else part.stop
+        places = arange(sized(part.start, trace), sized(stop, trace), part.step)
+        return add_slices(x, axis, places, source, "none")
+    pieces = [] if part.start == 0 else [slice_axes(x, {axis: slice(0, sized(part.start, trace))})]
+    pieces.append(source)
+    if part.stop != indexing.FULL:
+        pieces.append(slice_axes(x, {axis: slice(sized(part.stop, trace), None)}))
+    return concat(pieces, axis)
 
 
 def scatter_elements(x: Any, axis: int, indices: Any, updates: Any, reduction: str = "none") -> Proxy:

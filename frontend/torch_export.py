@@ -17,7 +17,7 @@ from qcompiler.dims import Dim
 from qcompiler.errors import TraceError
 from qcompiler.frontend.recorder import Trace
 from qcompiler.frontend.source import display_path
-from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
+from qcompiler.frontend.torch_ops import CHECKS, SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.types import TensorType
 
 # -- inputs
@@ -237,6 +237,12 @@ def _is_inplace(target: Any) -> bool:
 def is_known(target: Any) -> bool:
     name = getattr(target, "__name__", "")
     return functional_name(target) in TABLE or target in SIZE_FUNCTIONS or name in SIZE_NAMES
+
+
+def is_of_sizes(target: Any) -> bool:
+    """Whether a function works on Python numbers: sizes, and what torch checks them for."""
+    name = getattr(target, "__name__", "")
+    return target in SIZE_FUNCTIONS or name in SIZE_NAMES or functional_name(target) in CHECKS
 
 
 def _may_alias(node: Any) -> bool:

@@ -32,8 +32,10 @@ from qcompiler.frontend.torch_export import (
     functional_name,
     is_known,
     is_library,
+    is_of_sizes,
 )
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
+from qcompiler.frontend.torch_ops.complex import Complex, meaning_of
 from qcompiler.frontend.torch_ops.table import Missing, dtype_of
 from qcompiler.frontend.torch_program import (
     is_exported_module,
@@ -311,6 +313,9 @@ class _Importer:
         tensor = tensor.detach().cpu()
         if tensor.dtype in (self.torch.bfloat16, self.torch.float16):
             tensor = tensor.float()
+        if tensor.is_complex():
+            parts = ((name, getattr(tensor, name).contiguous().numpy()) for name in ("real", "imag"))
+            return Complex(*(self.recorder.constant(part, name=f"{target}.{name}") for name, part in parts))
         key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
         array = self._arrays.setdefault(key, tensor.numpy()) if tensor.numel() else tensor.numpy()
         return self.recorder.constant(array, name=target)
@@ -321,11 +326,18 @@ class _Importer:
         args = self.torch.fx.map_arg(node.args, self._value)
         kwargs = self.torch.fx.map_arg(dict(node.kwargs), self._value)
         if node.target is not operator.getitem:
+            unknown = self._missing((args, kwargs))
+            if unknown is not None and is_of_sizes(node.target):  # a number that only torch's checks may read
+                self.environment[node] = unknown
+                return
             self._check_missing((args, kwargs))
         name = getattr(node.target, "__name__", "")
         meaning = TABLE.get(functional_name(node.target)) or SIZE_FUNCTIONS.get(node.target) or SIZE_NAMES[name]
         with self.recorder.scope(path, kind) if kind else contextlib.nullcontext():
             try:
+                leaves = self.torch.utils._pytree.tree_leaves((args, kwargs))
+                if any(isinstance(leaf, (Complex, self.torch.dtype)) for leaf in leaves):
+                    meaning = meaning_of(functional_name(node.target), meaning, leaves)
                 result = meaning(*args, **kwargs)
                 self._check_type(node, result)
             except QCompilerError as error:
@@ -341,15 +353,20 @@ class _Importer:
             if isinstance(produced, Traced):
                 self.recorder.adopt_name(produced, path)
 
+    def _missing(self, values: Any) -> Missing | None:
+        """The first of the values that has no meaning here."""
+        leaves = self.torch.utils._pytree.tree_leaves(values)
+        return next((leaf for leaf in leaves if isinstance(leaf, Missing)), None)
+
     def _check_missing(self, values: Any) -> None:
         """TraceError if one of the values is a result that has no meaning here."""
-        for leaf in self.torch.utils._pytree.tree_leaves(values):
-            if isinstance(leaf, Missing):
-                raise TraceError(
-                    f"not supported: {leaf.what}",
-                    where=self.recorder.place(),
-                    hint="the op itself is: leave out what reads this result",
-                )
+        found = self._missing(values)
+        if found is not None:
+            raise TraceError(
+                f"not supported: {found.what}",
+                where=self.recorder.place(),
+                hint="the op itself is: leave out what reads this result",
+            )
 
     def _value(self, node: Any) -> Any:
         return self.environment[node]

@@ -278,6 +278,10 @@ def shape_attr(doc: str = "") -> AttrSpec[tuple[int | str, ...]]:
     return AttrSpec("", "shape", REQUIRED, doc)
 
 
+def optional_shape_attr(doc: str = "") -> AttrSpec[tuple[int | str, ...] | None]:
+    return AttrSpec("", "shape", None, doc)
+
+
 def optional_int_attr(doc: str = "") -> AttrSpec[int | None]:
     return AttrSpec("", "int", None, doc)
 

@@ -9,7 +9,8 @@ from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, rank
-from qcompiler.frontend.functional.calling import emit, ints, traceable
+from qcompiler.frontend.functional.calling import emit, traceable
+from qcompiler.frontend.recorder import shape_entry
 from qcompiler.frontend.source import user_place
 
 _RESIZE_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
@@ -45,7 +46,10 @@ def interpolate(
     else:
         attrs["coordinates"] = "align_corners" if align_corners else "half_pixel"
     if size is not None:
-        attrs["size"] = ints(size, spatial, "size")
+        listed = tuple(size) if isinstance(size, (tuple, list)) else (size,) * spatial
+        if len(listed) != spatial:
+            raise TraceError(f"size: one int, or one for each of {spatial} axes", where=user_place(), got=size)
+        attrs["size"] = tuple(shape_entry(item) for item in listed)
     else:
         listed = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * spatial
         factors = tuple(float(factor) for factor in listed)

@@ -4,14 +4,16 @@ Keys are printed names of torch's overloads ("aten.conv2d.default"). A meaning t
 values in place of tensors. An op that stands for a whole layer becomes one IR op. torch is not imported here.
 """
 
-from qcompiler.frontend.torch_ops import elementwise, layers, picks, quantized, reductions, shapes
-from qcompiler.frontend.torch_ops.sizes import SIZE_FUNCTIONS, SIZE_NAMES
+from qcompiler.frontend.torch_ops import complex, elementwise, layers, picks, quantized, reductions, shapes
+from qcompiler.frontend.torch_ops.sizes import CHECKS, SIZE_FUNCTIONS, SIZE_NAMES
 from qcompiler.frontend.torch_ops.table import TABLE
 
 __all__ = [
+    "CHECKS",
     "SIZE_FUNCTIONS",
     "SIZE_NAMES",
     "TABLE",
+    "complex",
     "elementwise",
     "layers",
     "picks",

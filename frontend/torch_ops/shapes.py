@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend import indexing
+from qcompiler.frontend import indexing, scattering
 from qcompiler.frontend.array_ops import cast, dims, kind_of, lift, rank, reshape
 from qcompiler.frontend.ranges import arange
 from qcompiler.frontend.sizes import as_dim
-from qcompiler.frontend.torch_ops.table import TABLE, aten, dtype_of, unsupported
+from qcompiler.frontend.torch_ops.table import TABLE, aten, dtype_of
 from qcompiler.types import DType
 
 aten("view", "reshape", "_unsafe_view", "view_copy")(reshape)
@@ -64,24 +64,15 @@ def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int =
 
 
 @aten("select_scatter")
-def _select_scatter(x: Any, source: Any, dim: int, index: int) -> Any:
+def _select_scatter(x: Any, source: Any, dim: int, index: Any) -> Any:
     axis = ops.check_axis(dim, rank(x), "select_scatter")
-    at = index if index >= 0 else index + ops.static_size(x, axis, "select_scatter")
-    return _slice_scatter(x, ops.expand_dims(source, axis), axis, at, at + 1)
+    end = None if isinstance(index, int) and index == -1 else index + 1
+    return scattering.assign_slice(x, axis, slice(index, end), ops.expand_dims(source, axis))
 
 
 @aten("slice_scatter")
 def _slice_scatter(x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    """x, with a slice replaced by `source`."""
-    axis = ops.check_axis(dim, rank(x), "slice_scatter")
-    low, high, step = slice(start, end, step).indices(ops.static_size(x, axis, "slice_scatter"))
-    if step != 1:
-        raise unsupported("assignment to a stepped slice is not supported")
-    parts = [indexing.slice_axes(x, {axis: slice(0, low)})] if low > 0 else []
-    parts.append(cast(source, kind_of(x)))
-    if high < ops.static_size(x, axis, "slice_scatter"):
-        parts.append(indexing.slice_axes(x, {axis: slice(high, None)}))
-    return ops.concat(parts, axis)
+    return scattering.assign_slice(x, ops.check_axis(dim, rank(x), "slice_scatter"), slice(start, end, step), source)
 
 
 aten("copy")(lambda x, source, non_blocking=False: ops.expand(cast(source, kind_of(x)), dims(x)))

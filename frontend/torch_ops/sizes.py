@@ -6,17 +6,23 @@ import math
 import operator
 from typing import Any
 
-from qcompiler.frontend.torch_ops.table import Meaning, aten
+from qcompiler.frontend.torch_ops.table import Meaning, Missing, aten, meaning
 
 aten("sym_size.int")(lambda x, dim: x.shape[dim])
 aten("sym_numel")(lambda x: x.numel())
-aten(
-    "_assert_scalar",
-    "_assert_async.msg",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-    "_assert_tensor_metadata",
-)(lambda *args, **kwargs: None)
+CHECKS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "_assert_scalar.default",
+        "_assert_async.msg",
+        "sym_constrain_range.default",
+        "sym_constrain_range_for_size.default",
+        "_assert_tensor_metadata.default",
+    )
+)
+"""Checks of torch, which are ignored."""
+meaning(*CHECKS)(lambda *args, **kwargs: None)
+aten("_local_scalar_dense", "item")(lambda x: Missing("a Python number that depends on data"))
 SIZE_FUNCTIONS: dict[Any, Meaning] = {
     operator.getitem: operator.getitem,
     operator.add: operator.add,

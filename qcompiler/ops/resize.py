@@ -18,10 +18,11 @@ from qcompiler.opdef import (
     no_accumulator,
     operand,
     optional_floats_attr,
-    optional_ints_attr,
+    optional_shape_attr,
     str_attr,
 )
 from qcompiler.ops.rescale import share_or_requantize
+from qcompiler.ops.shape import sizes_of
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType, tensor
 
@@ -85,7 +86,7 @@ class Resize(Op):
     element_cost = (0.014, 0.054)
     terms = no_accumulator
     x = operand()
-    size = optional_ints_attr()
+    size = optional_shape_attr(doc="sizes of the spatial axes: ints or Dim text")
     scales = optional_floats_attr()
     mode = str_attr(default="nearest", choices=("nearest", "bilinear"))
     coordinates = str_attr(default="asymmetric", choices=_COORDINATES)
@@ -101,7 +102,7 @@ class Resize(Op):
                 got=f"{size}, {scales}, {x}",
             )
         if scales is None:
-            return TensorType(x.dtype, (*x.shape[:2], *(size or ())))
+            return TensorType(x.dtype, (*x.shape[:2], *sizes_of(size or ())))
         if any(isinstance(s, Dim) and f != int(f) for s, f in zip(x.shape[2:], scales)):
             raise ShapeError("scales of a symbolic size", expected="whole numbers", got=str(scales))
         scaled: list[DimLike] = [
@@ -113,7 +114,8 @@ class Resize(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         """Axis after axis, the first spatial one first. Linear: left * (1 - w) + right * w, two products and a sum."""
         scales = self.scales
-        outputs = self.size or [scaled_size(s, f, self.arithmetic) for s, f in zip(x.shape[2:], scales or ())]
+        scaled = [scaled_size(s, f, self.arithmetic) for s, f in zip(x.shape[2:], scales or ())]
+        outputs = [size for size in self.size if isinstance(size, int)] if self.size else scaled
         for axis, out in enumerate(outputs):
             length = x.shape[axis + 2]
             positions = self.positions(axis, length, out)

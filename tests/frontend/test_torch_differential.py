@@ -35,8 +35,10 @@ ELSEWHERE = frozenset(
     name
     for name in TABLE
     if name.startswith(("quantized_decomposed.", "transformers.", "aten.empty", "aten.new_empty."))
+    or TABLE[name].__module__.endswith(".complex")
 )
-"""Ops of test_torch_quantized.py, between real numbers and codes; of another library; without a result to compare."""
+"""Ops of test_torch_quantized.py, between real numbers and codes; of another library; without a result to compare; on
+complex numbers, which are in test_torch_complex.py."""
 CASES = [(name, dtype) for name in TABLE if name not in OF_SIZES | ELSEWHERE for dtype in DTYPES]
 
 

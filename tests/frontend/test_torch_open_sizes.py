@@ -38,6 +38,19 @@ def _mask(m: Calls, x: torch.Tensor) -> torch.Tensor:
     return (padding & (k <= q) & (k > q - 3)).expand(batch, 1, length, length)
 
 
+def _assigned(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[x > 0] = -1.0
+    y[:, torch.tensor([0, 2])] = 3.0
+    return y
+
+
+def _checked(x: torch.Tensor) -> torch.Tensor:
+    """A check of data by a Python number, which torch.export keeps and the importer leaves out."""
+    torch._check((x > 0).sum(1).max().item() <= x.shape[1])
+    return x * 2
+
+
 FUNCTIONS: dict[str, Callable[[Calls, torch.Tensor], Any]] = {
     "position buffer": lambda m, x: x + m.positions[:, : x.shape[1], None],
     "positions from the end": lambda m, x: x + m.positions[:, 16 - x.shape[1] :, None],
@@ -56,6 +69,14 @@ FUNCTIONS: dict[str, Callable[[Calls, torch.Tensor], Any]] = {
     "half": lambda m, x: x[:, : x.shape[1] // 2],
     "every second from the end": lambda m, x: x[:, -4::2],
     "attention mask": _mask,
+    "resized to the length": lambda m, x: nn.functional.interpolate(x[:, None, :3], (x.shape[1], 4), mode="bilinear"),
+    "nearest to the length": lambda m, x: nn.functional.interpolate(x[:, :3].mT, x.shape[1]),
+    "windows": lambda m, x: x.unfold(1, 3, 2),
+    "repeated": lambda m, x: x.repeat_interleave(2, 1),
+    "scattered to the length": lambda m, x: x.scatter(1, (x[:, :2] > 0).long(), 7.0),
+    "assigned by a mask": lambda m, x: _assigned(x),
+    "the largest": lambda m, x: x.topk(2, 1).values,
+    "checked by data": lambda m, x: _checked(x),
     "size as a number": lambda m, x: x / x.shape[1],
     "filled with a size": lambda m, x: torch.full((2,), x.shape[1]) + x.shape[0],
 }

@@ -81,6 +81,8 @@ OF_SIZES = frozenset(
     for name in [
         "sym_size.int",
         "sym_numel.default",
+        "_local_scalar_dense.default",
+        "item.default",
         "_assert_scalar.default",
         "_assert_async.msg",
         "sym_constrain_range.default",
@@ -95,4 +97,4 @@ OF_SIZES = frozenset(
         "ge.default",
     ]
 )
-"""The ops on sizes and Python numbers, and torch's checks, which have no element type."""
+"""The ops that give or take sizes and Python numbers, and torch's checks, which have no element type."""
