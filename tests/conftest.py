@@ -1,7 +1,8 @@
 """Fixtures for all tests: golden files, and the demo's graph at each stage.
 
 `pytest --update-golden` writes what the tests produce over tests/golden; read the diff before committing it. Tests that
-are exhaustive and slow are marked: `make test` leaves them out, `make test-all` runs them too.
+are exhaustive and slow are marked: `make test` leaves them out, `make test-all` runs about half of them, and
+`make test-every` the rest.
 """
 
 from __future__ import annotations
@@ -32,18 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sampled(n): one case in n runs in `make test`, all in `make test-all`")
-    config.addinivalue_line("markers", "exhaustive: runs in `make test-all` only")
+    config.addinivalue_line(
+        "markers", "sampled(n): one case in n runs in `make test`, half of the others in `test-all`"
+    )
+    config.addinivalue_line("markers", "exhaustive: does not run in `make test`")
+    config.addinivalue_line("markers", "every: runs in `make test-every` only; `exhaustive` too")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but one case in n of a test that is marked `sampled` as `exhaustive`, which `make test` leaves out. A
-    case's name decides, so that every machine runs the same cases."""
+    """Mark all but one case in n of a test that is marked `sampled` as `exhaustive`, which `make test` leaves out, and
+    half of these as `every`, which `make test-all` leaves out too. A case's name decides, so that every machine runs
+    the same cases."""
     for item in items:
         mark = item.get_closest_marker("sampled")
-        if mark is not None and zlib.crc32(item.name.encode()) % mark.args[0]:
+        if mark is None:
+            continue
+        others, place = divmod(zlib.crc32(item.name.encode()), mark.args[0])
+        if place:
             item.add_marker(pytest.mark.exhaustive)
+            if others % 2:
+                item.add_marker(pytest.mark.every)
 
 
 @pytest.fixture

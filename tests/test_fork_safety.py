@@ -193,7 +193,7 @@ def _is_right(channels: int) -> bool:
     return np.array_equal(model(X), qc.compile(model.graph, "keep", target="reference")(X))
 
 
-FORKS = [6, pytest.param(20, marks=pytest.mark.exhaustive)]
+FORKS = [4, pytest.param(12, marks=pytest.mark.exhaustive)]
 
 
 def _forks(count: int, work: Callable[[int], object]) -> int:

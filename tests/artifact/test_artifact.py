@@ -314,9 +314,9 @@ def test_anything_appended(saved):
         assert "size does not fit" in refused(saved, raw + tail).message
 
 
-@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("step", [8, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_every_bit_flipped_is_refused(saved, step):
-    """One bit of each byte, or with step 1 every bit."""
+    """One bit of each byte, or with step 2 four bits; they are others in the next byte."""
     raw = bytearray(saved.read_bytes())
     for position in range(len(raw)):
         for bit in range(position % step, 8, step):

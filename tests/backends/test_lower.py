@@ -46,8 +46,11 @@ def quantized(calibration: np.ndarray) -> qc.CompiledModel:
 def test_integer_graph_has_the_bits_of_the_interpreter(
     level: str, quantized: qc.CompiledModel, images: np.ndarray
 ) -> None:
+    target = parse_target(level)
+    if target.execution() != "native":
+        images = images[:6]
     expected = quantized(images)
-    lowered = lower_for(quantized.graph, parse_target(level))
+    lowered = lower_for(quantized.graph, target)
     assert not lowered.python_nodes
     arrays, sizes = bind_inputs(quantized.graph, [images])
     assert all(step.kernel != "python" for step in lowered.image(sizes).steps)

@@ -65,7 +65,9 @@ SCHEMES = [
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_point_is_torchs_and_scale_within_1e6(name: str, kind: str) -> None:
-    for (dtype, scheme, reduced), count in itertools.product(SCHEMES, (1, 4)):
+    # torch's search in a histogram takes half a second, and does not depend on the scheme
+    schemes = SCHEMES[:: len(SCHEMES) - 1] if name == "torch_histogram" else SCHEMES
+    for (dtype, scheme, reduced), count in itertools.product(schemes, (1, 4)):
         low, high = _range(dtype, reduced)
         spec = QuantSpec(
             DType.U8 if dtype == torch.quint8 else DType.I8,

@@ -55,7 +55,7 @@ def _site_packages(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return python, packages
 
 
-@pytest.fixture(params=["checkout", "wheel"])
+@pytest.fixture(params=["checkout", pytest.param("wheel", marks=pytest.mark.exhaustive)])
 def python(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
     """An interpreter for which qcompiler is the checkout or the wheel."""
     python, packages = _site_packages(tmp_path)

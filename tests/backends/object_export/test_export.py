@@ -242,6 +242,7 @@ int main(void) {
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("target", "rounds"), [("x86-64-linux+avx2", 200), *((target, 20) for target in ARM_TARGETS)])
 def test_two_threads_with_two_arenas(
     target: str, rounds: int, demo_stages: dict[str, Graph], tmp_path: pathlib.Path
@@ -300,6 +301,7 @@ def test_mobilenet_on_arm_has_the_bits_of_the_interpreter(
     assert np.unique(got).size > 100 and same(got, qc.compile(mobilenet, None, target="reference")(x))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("target", "rounds"), [("x86-64-linux+avx2", 5), *((target, 1) for target in EMULATED_MOBILENET)]
 )

@@ -100,6 +100,7 @@ def quantized(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("channels", [(1, 3, 5), (13, 16, 33), (33, 1, 2), (2, 2), (64, 65)])
 def test_any_channels(channels: tuple[int, ...], backwards: bool, quantized: bool) -> None:
@@ -109,6 +110,7 @@ def test_any_channels(channels: tuple[int, ...], backwards: bool, quantized: boo
     net.check(net.pool(net.join(*(parts[::-1] if backwards else parts))), copies=0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spatial", [(9,), (1,), (4, 5), (1, 1), (3, 4, 5)])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_any_rank(spatial: tuple[int, ...], kernel: int, quantized: bool) -> None:
@@ -130,6 +132,7 @@ def test_groups(groups: int, channels: int, outputs: int, quantized: bool) -> No
     net.check(net.pool(net.join(net.conv(net.x, 3), grouped, behind)), copies=0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("channels,times", [(8, 1), (5, 1), (36, 1), (6, 2), (33, 1), (3, 2)])
 def test_convolutions_by_channel(channels: int, times: int, quantized: bool) -> None:
     """Convolutions of bytes write words of four channels, so an operand whose channels do not divide by four is

@@ -9,6 +9,7 @@ from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.rules.harness import check_op, conv_attrs
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("channels,outputs", [(1, 1), (3, 4), (4, 5), (5, 16), (16, 31), (31, 33), (33, 64), (64, 65)])
 def test_channels_around_the_tile(channels: int, outputs: int, quantized: bool) -> None:
@@ -21,6 +22,7 @@ def test_channels_around_the_tile(channels: int, outputs: int, quantized: bool) 
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("width", [1, 6, 7, 13, 14, 15, 28, 29])
 def test_widths_around_the_tile(width: int, quantized: bool) -> None:
@@ -158,6 +160,7 @@ def test_weights_with_zero_points(zero_point: int, groups: int) -> None:
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("groups,channels,outputs", [(1, 5, 7), (1, 16, 33), (3, 6, 6), (6, 6, 12), (20, 20, 20)])
 @pytest.mark.parametrize("spatial", [1, 2, 3])
 def test_float_weights_that_are_not_constant(groups: int, channels: int, outputs: int, spatial: int) -> None:

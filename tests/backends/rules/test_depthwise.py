@@ -20,7 +20,7 @@ def test_depthwise_channels(channels: int, quantized: bool) -> None:
     )
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
     "kernel,stride,dilation",

@@ -110,6 +110,7 @@ def graph_of(
 # -- geometry
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_widths(width: int) -> None:
     x, y = floats(width), floats(width, seed=1)
@@ -134,6 +135,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     x, y = floats(*shapes[0]), floats(*shapes[1], seed=1)
@@ -144,7 +146,7 @@ def test_broadcasts(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     check("less", [y, x])
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 17, 31, 32, 33, 64, 65])
 @pytest.mark.parametrize("quantized", [False, True])
 def test_channels_last(channels: int, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +300,7 @@ def _all_scales() -> np.ndarray:
     return np.concatenate([every, np.linspace(-25, 25, 30001).astype(np.float32), SPECIAL])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("op", EXACT)
 def test_exact_unary(op: str) -> None:
     check(op, [_all_scales()])
@@ -331,6 +334,7 @@ def test_unary_in_f32(op: str) -> None:
     assert np.all(error <= np.maximum(4 * _ulp(want[finite]), IN_F32[op]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("op", [name for name in UNARY if name not in (*EXACT, *IN_F32, "tanhshrink")])
 def test_unary_in_ulp(op: str) -> None:
     """The result is at most the neighbour of the interpreter's. Both round a value that lies within 2^-36 of the true
@@ -447,6 +451,7 @@ def _extremes(dtype: DType) -> np.ndarray:
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("op", [name for name in SIGNED if len(opdef(name).operands) == 2])
 def test_integer_pairs(op: str, dtype: DType) -> None:
@@ -459,6 +464,7 @@ def test_integer_pairs(op: str, dtype: DType) -> None:
     check(op, [x.reshape(12, 12), y[:1]])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("op", ["neg", "abs", "square", "relu", "relu6", "sign", "hardtanh", "bitwise_not"])
 def test_integer_unary(op: str, dtype: DType) -> None:
@@ -526,7 +532,7 @@ def _params(name: str) -> list[QuantParams]:
     return [QuantParams.per_tensor(scale, zero, DType.U8) for scale, zero in PARAMS[name]]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("op", BINARY)
 def test_every_pair_of_codes(op: str, params: str) -> None:

@@ -68,6 +68,7 @@ def kernels(graph: qc.Graph, sizes: dict[str, int] | None = None) -> list[str]:
     return [step.kernel for step in lower_graph(graph, native_target()).image(sizes or {}).steps]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
     "channels, padding, groups", [(8, 1, 1), (13, 2, 1), (40, 1, 1), (16, 1, 2), (16, 1, 16), (64, 3, 1)]

@@ -167,6 +167,7 @@ ONE_ELEMENT = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("shape,axes", ONE_ELEMENT)
 def test_reduced_axes_of_one_element(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> None:

@@ -9,7 +9,7 @@ from qcompiler.types import DType, QuantParams, tensor
 from tests.backends.rules.harness import check_op
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 13, 17])
 @pytest.mark.parametrize(

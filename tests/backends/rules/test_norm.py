@@ -18,6 +18,7 @@ def _terms(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.uniform(-2, 2, count).astype(np.float32), rng.uniform(-1, 1, count).astype(np.float32)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("size", SIZES)
@@ -27,6 +28,7 @@ def test_norms_of_the_last_axis(size: int, quantized: bool, op: str) -> None:
         check_op(op, (tensor("f32", 7, size), *terms), {"normalized_rank": 1}, quantized=quantized)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("size", SIZES)
@@ -123,10 +125,12 @@ def test_long_rows(zero_point: int) -> None:
     codes[0, ::1000] = zero_point
     real = ((codes - zero_point) * np.float64(np.float32(0.05))).astype(np.float32)
     options: dict[str, Any] = {"quantized": True, "params": {0: u8_params(zero_point)}, "threads": (1, 2)}
-    check_op("layer_norm", (real,), {"normalized_rank": 1}, **options)
-    check_op("rms_norm", (real,), {"normalized_rank": 1}, **options)
-    check_op("l2_normalize", (real,), {"axis": 1}, **options)
-    check_op("instance_norm", (real.reshape(1, 1, 700_001),), behind_a_pool=True, **options)
+    if zero_point:
+        check_op("rms_norm", (real,), {"normalized_rank": 1}, **options)
+        check_op("l2_normalize", (real,), {"axis": 1}, **options)
+    else:
+        check_op("layer_norm", (real,), {"normalized_rank": 1}, **options)
+        check_op("instance_norm", (real.reshape(1, 1, 700_001),), behind_a_pool=True, **options)
 
 
 def test_special_values() -> None:

@@ -20,7 +20,7 @@ def _range(op: str) -> dict[str, Any]:
     return {"low": 0.5, "high": 1.5} if op == "prod" else {}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_lengths(op: str, quantized: bool, size: int) -> None:
@@ -148,6 +148,7 @@ def test_guard_pages(op: str, quantized: bool, monkeypatch: pytest.MonkeyPatch) 
 SEARCHES = ("argmax", "argmin")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["f32", "i32", "i64", "i16", "u8", "i8"])
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 31, 32, 33, 34, 65, 1000])
 @pytest.mark.parametrize("op", SEARCHES)

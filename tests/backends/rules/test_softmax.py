@@ -18,7 +18,7 @@ def _params(scale: float, zero_point: int = 0) -> QuantParams:
     return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("op,quantized", [("softmax", True), ("softmax", False), ("log_softmax", False)])
 @pytest.mark.parametrize("size", SIZES)
 def test_lines(op: str, size: int, quantized: bool) -> None:

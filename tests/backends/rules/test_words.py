@@ -82,6 +82,7 @@ def test_dequantize_every_code(zero_point: int) -> None:
     assert (np.abs(got - exact) <= np.abs(exact) * 2.0**-24).all()  # one rounding
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
 def test_requantize(source: DType, to: DType, size: int) -> None:
@@ -125,6 +126,7 @@ def test_channels_last() -> None:
         check_graph(graph, [rng.normal(size=x.type.sizes).astype(np.float32)])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", SIZES)
 def test_tables_of_words(size: int) -> None:
     """Look-ups and functions of one operand, from bytes to 16-bit codes."""
@@ -162,7 +164,7 @@ def product(
     check_op(op, given, attrs, quantized=True, dtypes=dtypes, **real, **options)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("mix", WRITES, ids=str)
 @pytest.mark.parametrize("rows", [1, 2, 7, 15])
 @pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])
@@ -172,7 +174,7 @@ def test_linear(rows: int, depth: int, outputs: int, mix: tuple[DType | None, DT
     product("linear", operands, {"activation": ("none", "relu", "relu6")[(rows + depth) % 3]}, mix, seed=rows)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("activation", ["none", "relu6"])
 @pytest.mark.parametrize("mix", WRITES, ids=str)
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ PAIRS = [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, 
 """Element types of an operand and a result, at least one of them i16."""
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("source,to", PAIRS)
 @pytest.mark.parametrize("size", [*SIZES, 768])
 @pytest.mark.parametrize("op", NORMS)
@@ -348,7 +350,7 @@ def test_norms_are_those_of_real_numbers() -> None:
 # -- elementwise
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix)))
 @pytest.mark.parametrize("op", BINARY)

@@ -27,6 +27,7 @@ def wanted(name: str) -> Graph:
     return integer_graph(between_layers(pattern.direct), example(pattern.shape))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "rms_norm"])
 def test_the_torchscript_exporter(name: str, opset: int) -> None:
