@@ -131,18 +131,22 @@ def run_mutant(site: Site, tests: Sequence[Sequence[str]], runner: Runner, timeo
     ended."""
     path, listed = runner.root / site.path, runner.root / "mutants-tests.json"
     text = path.read_text()
-    ended, spent = Ended(False, "no test evaluates it", 0.0), 0.0
+    ended, spent, files = Ended(False, "no test evaluates it", 0.0), 0.0, list[str]()
     try:
         path.write_text(site.apply(text))
         for names in tests:
             listed.write_text(json.dumps(names))
-            files = dict.fromkeys(name.partition("::")[0] for name in names)
+            files = list(dict.fromkeys(name.partition("::")[0] for name in names))
             ended = runner.run(["-x", "--tb=no", *files], {"MUTANTS_TESTS": str(listed)}, timeout - spent)
             spent += ended.seconds
             if ended.failed or ended.by == "timeout":
                 break
     finally:
         path.write_text(text)
+    if ended.failed and not ended.named:  # the mutant cannot be imported, or crashes: unless that is how all runs end
+        without = runner.run(["-x", "--tb=no", *files], {"MUTANTS_TESTS": str(listed)}, timeout)
+        if without.failed:
+            raise RuntimeError(f"{files}: {without.by} without a mutant too")
     return {"key": site.key, "path": site.path, "line": site.line, "function": site.function, "kind": site.kind,
             "old": site.old, "new": site.new.strip(), "killed": ended.failed, "by": ended.by,
             "seconds": round(spent, 1)}  # fmt: skip

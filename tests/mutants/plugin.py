@@ -26,7 +26,7 @@ _failed: set[str] = set()
 
 def _taken() -> list[str]:
     """What was noted since the last call."""
-    noted: set[str] = builtins._reached.__self__  # type: ignore[attr-defined]
+    noted: set[str] = builtins._noted_mutants.__self__  # type: ignore[attr-defined]
     keys = sorted(noted)
     noted.clear()
     return keys

@@ -21,8 +21,8 @@ SOURCES = ("qcompiler", "frontend", "passes", "backends")
 
 MOST_SECONDS = 90.0
 """Processor time after which no further test of a file is recorded: a mutant's run does not get so far either."""
-_START = "import builtins\n\nbuiltins._reached = set().update\n"
-"""sitecustomize.py of the copy, which Python runs before anything else: `_reached(keys)` notes that it ran."""
+_START = "import builtins\n\nbuiltins._noted_mutants = set().update\n"
+"""sitecustomize.py of the copy, which Python runs before anything else: `_noted_mutants(keys)` notes that it ran."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def noting(sites: Iterable[Site], text: str) -> str:
         keys.setdefault((site.start, site.end, site.is_statement), []).append(site.key)
     insertions = []  # (offset, starts after ends, outer starts first and inner ends first), text
     for (start, end, is_statement), found in keys.items():
-        call = f"_reached({tuple(found)!r})"
+        call = f"_noted_mutants({tuple(found)!r})"
         insertions.append(((start, 1, -end), f"{call}; " if is_statement else f"({call}, "))
         if not is_statement:
             insertions.append(((end, 0, -start), ")[1]"))

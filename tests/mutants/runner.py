@@ -26,14 +26,16 @@ class Ended:
     """How a run ended.
 
     Attributes:
-        failed: whether a test failed, or the tests could not be imported. A run that was stopped did not fail.
+        failed: whether a test failed, or pytest ended otherwise. A run that was stopped did not fail.
         by: the first test that failed, or how the run ended.
+        named: whether `by` names a test.
         seconds: its processor time.
     """
 
     failed: bool
     by: str
     seconds: float
+    named: bool = False
 
 
 class Runner:
@@ -75,7 +77,9 @@ class Runner:
             return Ended(False, "all tests passed", spent)
         lines = output.read_text(errors="replace").splitlines()
         failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        return Ended(True, failed[0].split(" - ")[0] if failed else f"exit status {codes[0]}", spent)
+        if failed:
+            return Ended(True, failed[0].split(" - ")[0], spent, named=True)
+        return Ended(True, f"exit status {codes[0]}", spent)
 
 
 def _cpu_seconds(session: int) -> float:

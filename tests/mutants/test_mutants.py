@@ -44,7 +44,7 @@ def test_each_mutant_is_another_program_on_as_many_lines() -> None:
 
 def test_places_note_that_they_are_evaluated_and_keep_their_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    monkeypatch.setattr(builtins, "_reached", seen.update, raising=False)
+    monkeypatch.setattr(builtins, "_noted_mutants", seen.update, raising=False)
     plain: dict[str, object] = {}
     noted: dict[str, object] = {}
     exec(TEXT, plain)
