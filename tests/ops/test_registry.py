@@ -10,13 +10,13 @@ import pytest
 
 from qcompiler.dims import Dim
 from qcompiler.errors import InputError, ShapeError
-from qcompiler.opdef import OpDef, QuantKind, Role, Sample, Trait, all_ops
+from qcompiler.opdef import OpDef, QuantKind, Role, Sample, Trait, all_ops, opdef
 from qcompiler.quantization import qmath
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.qmath import dequantize, quantize
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.tables import build_table, codes
-from qcompiler.types import MAX_ELEMENTS, DType, QuantParams, TensorType, type_of
+from qcompiler.types import MAX_ELEMENTS, DType, QuantParams, TensorType, tensor, type_of
 
 CASES = [(op, i) for op in all_ops() for i in range(len(op.samples()))]
 Case = tuple[OpDef, int]
@@ -277,6 +277,37 @@ def test_no_sizes_make_infer_fail_in_python(op: OpDef) -> None:
         except InputError:  # an index of an empty axis
             continue
         assert [r.shape for r in results] == [t.shape for t in inferred]
+
+
+@pytest.mark.parametrize("op", ["mean", "sum", "max"])
+@pytest.mark.parametrize("axes", [(), (1, 1), (0, 1, 0)])
+def test_reduced_axes_are_given_once(op: str, axes: tuple[int, ...]) -> None:
+    declared = opdef(op)
+    with pytest.raises(ShapeError, match="one axis or more, each once"):
+        declared.infer_types([tensor("f32", 2, 3)], declared.complete_attrs({"axes": axes}))
+
+
+@pytest.mark.parametrize(
+    "dtype, legal, illegal",
+    [
+        ("u8", (0, 255), (-1, 256, 0.5, np.inf, np.nan)),
+        ("i8", (-128, 127), (-129, 128)),
+        ("i64", (-1, 2**31), (1e30,)),
+        ("bool", (0, 1), (2, -1)),
+    ],
+)
+def test_the_value_of_pad_is_an_element(dtype: str, legal: tuple[float, ...], illegal: tuple[float, ...]) -> None:
+    pad, type = opdef("pad"), tensor(dtype, 2)
+    for value in legal:
+        attrs = pad.complete_attrs({"padding": ((1, 2),), "value": float(value)})
+        assert pad.infer_types([type], attrs)[0].shape == (5,)
+        [padded] = pad.run_reference([np.zeros(2, type.dtype.numpy)], attrs)
+        assert padded.tolist() == [value, 0, 0, value, value] and padded.dtype == type.dtype.numpy
+    for value in illegal:
+        attrs = pad.complete_attrs({"padding": ((1, 2),), "value": float(value)})
+        with pytest.raises(ShapeError, match="value of pad"):
+            pad.infer_types([type], attrs)
+            pad.run_reference([np.zeros(2, type.dtype.numpy)], attrs)
 
 
 def test_order_does_not_depend_on_what_is_imported_first() -> None:

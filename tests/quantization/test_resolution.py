@@ -16,6 +16,25 @@ INT8, MINMAX, MSE, KL = map(get_qconfig, ("int8", "int8:minmax", "int8:mse", "in
 TORCH = get_qconfig("torch:x86")
 
 
+@pytest.mark.parametrize(
+    "name, activation, weight",
+    [
+        ("int8", (0, 255), (-127, 127)),
+        ("int8:minmax", (0, 255), (-127, 127)),
+        ("int8:plain", (0, 255), (-127, 127)),
+        ("torch:default", (0, 127), (-128, 127)),
+        ("torch:x86", (0, 127), (-128, 127)),
+        ("torch:qnnpack", (0, 255), (-128, 127)),
+    ],
+)
+def test_the_codes_of_named_qconfigs(name: str, activation: tuple[int, int], weight: tuple[int, int]) -> None:
+    qconfig = get_qconfig(name)
+    for spec, (qmin, qmax) in ((qconfig.activation, activation), (qconfig.weight, weight)):
+        assert spec is not None and (spec.qmin, spec.qmax) == (qmin, qmax)
+    improved = name in ("int8", "int8:minmax")
+    assert qconfig.mixed_precision == qconfig.equalize == improved
+
+
 def graph() -> Graph:
     """A chain of unary nodes with the origins of the modules stem, block.0, block.1 and block.1.inner."""
     made = Graph()

@@ -505,6 +505,16 @@ KINDS = (DType.F32, DType.F64, DType.BOOL, *INTEGERS)
 @pytest.mark.parametrize("to", KINDS, ids=str)
 def test_casts(source: DType, to: DType) -> None:
     """Casts of floats saturate, truncate, and define NaN; casts of integers keep the low bits."""
+    _check_cast(source, to)
+
+
+@pytest.mark.parametrize("source", [DType.F32, DType.U8, DType.I64], ids=str)
+def test_casts_to_bool(source: DType) -> None:
+    """All that is not zero is true, NaN too."""
+    _check_cast(source, DType.BOOL)
+
+
+def _check_cast(source: DType, to: DType) -> None:
     values = SPECIAL if source.is_float else np.array([0, 1]) if source is DType.BOOL else _extremes(source)
     with np.errstate(over="ignore"):
         values = np.resize(values.astype(source.numpy), 131)

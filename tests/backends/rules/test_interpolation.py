@@ -57,6 +57,17 @@ def test_every_code(name: str, zero_point: int, to: DType) -> None:
     assert len(knots) - 1 in INTERVALS
 
 
+def test_a_table_has_more_knots_if_its_error_is_above_the_limit() -> None:
+    """With these scales 256 intervals leave an error of 0.75003 codes of the result, just above the limit of 0.75."""
+    scale, places = 2.0**-12, np.linspace(-32768, 32768, 257)
+    x, out = (TensorType(DType.I16, EVERY.shape, codes(DType.I16, each)) for each in (scale, 1 / 660))
+    exact = np.tanh(EVERY * scale) / np.float64(out.params.scale[0])
+    few = np.rint(np.tanh(places * scale) / np.float64(out.params.scale[0]) * 16).astype(np.int32)
+    assert 0.75 < np.abs(interpolate(EVERY, few, out) - exact).max() < 0.7501
+    knots, error = build_knots(np.tanh, x, out)
+    assert len(knots) == 513 and error < 0.75
+
+
 @pytest.mark.parametrize("intervals", INTERVALS)
 def test_the_derived_bound(intervals: int) -> None:
     """The error of a parabola, whose second derivative is known, for each number of knots."""
