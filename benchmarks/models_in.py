@@ -13,6 +13,7 @@ of the largest magnitude of each result.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -325,7 +326,7 @@ def main() -> None:
     known = json.loads(options.results.read_text()) if options.results.exists() else []
     results = {(each["library"], each["name"]): Result(**each) for each in known}
     if options.table:
-        print(table(list(results.values())))
+        print(table(list(results.values()), options.seed), end="")
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.simplefilter("ignore")
@@ -369,8 +370,76 @@ def _import_libraries() -> None:
     torch.export.export(module, (torch.zeros(1, 2, dtype=torch.int64),), strict=False)
 
 
-def table(results: list[Result]) -> str:
-    return ""
+_PAGE = """# Models that come in
+
+{counted} of {total} models of torchvision, timm and transformers are imported and compiled for floats with an open
+batch, and an open length where a model reads tokens. Each then runs with another batch and length than the example's,
+and its results are torch's within {bound} of the largest magnitude of each result. All transformers get an attention
+mask whose first row ends in two zeros, and their results keep the structure of torch's.
+
+The names are drawn from the libraries' registries by seed {seed}. Weights are random; configurations of transformers
+are made small (`_SIZES` in the program). Models of more than {largest} million parameters are passed over, as are those
+that read other inputs. Versions: {versions}.
+
+    python benchmarks/models_in.py --seed {seed} --results results.json
+    python benchmarks/models_in.py --seed {seed} --results results.json --table > docs/models.md
+
+| library | drawn | come in |
+|---|---|---|
+{summary}
+
+## Failures
+
+{failures}
+
+## All models
+
+| library | model | comes in | relative error |
+|---|---|---|---|
+{rows}
+
+## Passed over
+
+{passed}
+"""
+
+
+def table(results: list[Result], seed: int) -> str:
+    """The page of results, as Markdown."""
+    drawn = [each for each in results if each.stage != "passed over"]
+    good = [each for each in drawn if each.stage == "ok"]
+    summary, passed = [], []
+    for library in LIBRARIES:
+        own = [each for each in drawn if each.library == library]
+        summary.append(f"| {library} | {len(own)} | {sum(each.stage == 'ok' for each in own)} |")
+        skipped = [each for each in results if each.library == library and each.stage == "passed over"]
+        for reason in sorted({_reason(each) for each in skipped}):
+            names = ", ".join(f"`{each.name}`" for each in skipped if _reason(each) == reason)
+            passed.append(f"- {library}, {reason}: {names}")
+    failures = [f"- `{each.name}` ({each.library}), {each.stage}: {each.cause}" for each in drawn if each.stage != "ok"]
+    rows = [
+        f"| {each.library} | {each.name} | {'yes' if each.stage == 'ok' else each.stage} |"
+        f" {'' if each.error is None else f'{each.error:.1e}'} |"
+        for each in drawn
+    ]
+    return _PAGE.format(
+        counted=len(good),
+        total=len(drawn),
+        bound=BOUND,
+        seed=seed,
+        largest=LARGEST // 10**6,
+        versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *LIBRARIES)),
+        summary="\n".join(summary),
+        failures="\n".join(failures) or "None.",
+        rows="\n".join(rows),
+        passed="\n".join(passed),
+    )
+
+
+def _reason(result: Result) -> str:
+    """Why a name was passed over, without what is its own."""
+    start = result.cause.partition(":")[0]
+    return f"more than {LARGEST // 10**6} million parameters" if start.endswith(" parameters") else start
 
 
 if __name__ == "__main__":
