@@ -16,13 +16,16 @@ from qcompiler.ir import Graph, Node
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.expose_statistics import ExposeStatistics, statistic_of
+from qcompiler.passes.expose_statistics import ExposeStatistics, counted_part, statistic_of
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
-from qcompiler.quantization.collect import Taken, layers_by_observer
+from qcompiler.quantization.collect import Taken, channel_axes, layers_by_observer
 from qcompiler.quantization.histogram import Histogram
 from qcompiler.quantization.minmax import MinMax
+from qcompiler.quantization.product_inputs import sample_seeds
+from qcompiler.quantization.value_counts import channel_range
 from qcompiler.signature import bind_inputs
+from qcompiler.types import DType
 
 Take = Callable[[str, np.ndarray], None]
 """Takes a value: (name of its observer, the value)."""
@@ -32,11 +35,12 @@ class CalibrationProgram:
     """Runs calibration items. Thread-safe; every call brings its own observers.
 
     Ranges and counts are outputs of the program, so an item needs memory for these, and for the values that are alive
-    at one time. An observer that takes whole values gets each when it is computed, row major.
+    at one time. An observer that takes whole values gets each when it is computed, row major. The rows of a product's
+    input are taken where it lies.
 
     Args:
         observed: a graph of stage observed.
-        sampled: the products whose inputs are kept, by key; their inputs are taken whole.
+        sampled: the products whose inputs are kept, by key.
 
     Raises:
         LoweringError: this machine can't run the target.
@@ -50,8 +54,14 @@ class CalibrationProgram:
         self._group_of = {observe.node.name: observe.group for observe in observers}
         self._statistics = {observe.node.name: statistic_of(observe) for observe in observers}
         self._layers = layers_by_observer(sampled)
-        whole = {name: "input of products" for name in self._layers}
-        graph = PassManager([ExposeStatistics(whole), *lower_pipeline()]).run(observed)
+        self._steps = {observe.node.name: counted_part(observe)[1] for observe in observers}
+        self._channels = {
+            observe.node.name: channel_axes(self._layers[observe.node.name])
+            for observe in observers
+            if observe.node.name in self._layers and observe.x.type.dtype is DType.F32
+        }
+        inputs = {name: self._channels.get(name, ()) for name in self._layers}
+        graph = PassManager([ExposeStatistics(inputs), *lower_pipeline()]).run(observed)
         self._observed = observed
         self._current = threading.local()
         self._program = _Program(graph, target, self._take)
@@ -63,11 +73,11 @@ class CalibrationProgram:
             InputError: sizes that do not fit each other or the model. QuantizationError: a value is not finite.
         """
         arrays, sizes = bind_inputs(self._observed, item)
-        self._current.taken = taken
+        self._current.taken, self._current.seeds = taken, sample_seeds(arrays)
         try:
             outputs = iter(self._program.run(arrays, sizes, threads))
         finally:
-            del self._current.taken
+            del self._current.taken, self._current.seeds
         for name, wanted in self._statistics.items():
             observer = taken.observers[self._group_of[name]]
             if wanted == "range":
@@ -75,14 +85,19 @@ class CalibrationProgram:
                 observer.observe_range(next(outputs), name)
             elif wanted == "counts":
                 assert isinstance(observer, Histogram)
-                observer.observe_counts(next(outputs), next(outputs), name)
+                observer.observe_counts(next(outputs), next(outputs), name, self._steps[name])
+        for name, axes in self._channels.items():
+            taken.take_channels(self._layers[name], {axis: next(outputs) for axis in axes})
 
     def _take(self, name: str, array: np.ndarray) -> None:
         """Take a whole value, in the call that runs on this thread."""
         taken: Taken = self._current.taken
         if self._statistics[name] == "values":
-            taken.observers[self._group_of[name]].observe(array, name)
-        taken.take_input(self._layers.get(name, ()), array)
+            taken.observers[self._group_of[name]].observe(np.ascontiguousarray(array), name)
+        layers = self._layers.get(name, ())
+        if layers and name not in self._channels:
+            taken.take_channels(layers, {axis: channel_range(array, axis) for axis in channel_axes(layers)})
+        taken.take_rows(layers, array, self._current.seeds)
 
 
 class _Program(Program):

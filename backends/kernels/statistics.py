@@ -1,4 +1,5 @@
-"""Kernels of calibration: the range of a value, and how many of its elements lie in each bin of a histogram.
+"""Kernels of calibration: the range of a value or of each of its channels, and how many elements lie in each bin of a
+histogram.
 
 A value consists of runs of adjacent elements. It is cut into parts, which threads share. Each part has its own memory,
 and a second kernel combines the parts. The results are exact: keys of floats are compared as integers, and counts are
@@ -7,9 +8,9 @@ integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic
+from typing import Generic, Literal
 
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, Written
@@ -45,6 +46,18 @@ class Runs(Group, Generic[E]):
     outer: tuple[OuterAxis[E], OuterAxis[E]]
     run: E
     parts: E
+
+
+class ChannelRanges(Arguments["ChannelRanges"], Generic[P, E]):
+    """The arguments of `channel_ranges`. y: f32 [2, channels]; stride: bytes from one channel to the next; outer: the
+    axes around a run; run: how many elements of a channel are adjacent."""
+
+    x: P
+    y: Written[P]
+    channels: E
+    stride: E
+    outer: tuple[OuterAxis[E], OuterAxis[E], OuterAxis[E]]
+    run: E
 
 
 class RangeOfParts(Arguments["RangeOfParts"], Generic[P, E]):
@@ -119,32 +132,37 @@ def _flipped(b: KernelBuilder, bits: Value) -> Value:
     return bits ^ b.lshr(bits >> 31, 1)
 
 
+def _widened(b: KernelBuilder, found: Value, bounds: list[Value]) -> list[Value]:
+    return [b.smin(bounds[0], found), b.smax(bounds[1], found)]
+
+
+def _along(b: KernelBuilder, x: Value, count: Value, bounds: list[Value]) -> list[Value]:
+    """Widen bounds, whose lanes lie along adjacent elements, by `count` elements from x on."""
+    lanes = b.target.f32_lanes
+    whole = count // lanes * lanes
+    with b.loop(0, whole, lanes, carried=bounds) as loop:
+        found = _keys(b, b.load(vector(F32, lanes), x, loop.index * 4))
+        loop.yield_(_widened(b, found, loop.carried))
+    left = count - whole
+    with b.if_(left > 0) as tail:
+        found = _keys(b, b.load_prefix(vector(F32, lanes), x, whole * 4, left))
+        inside = b.mask_below(left, lanes)
+        low, high = (b.select(inside, found, bound) for bound in loop.results)
+        tail.yield_([b.smin(loop.results[0], low), b.smax(loop.results[1], high)])
+    with tail.else_():
+        tail.yield_(loop.results)
+    return list(tail.results)
+
+
 @kernel
 def range_of_parts(b: KernelBuilder, a: RangeOfParts) -> None:
     """The smallest and the largest key of each part. Threads share parts."""
-    lanes = b.target.f32_lanes
-    keys = vector(I32, lanes)
+    keys = vector(I32, b.target.f32_lanes)
     start = [b.const(keys, _KEY_OF_INF), b.const(keys, _KEY_OF_MINUS_INF)]
     lo, hi = b.share(a.runs.parts)
     with b.loop(lo, hi) as part:
         with _blocks(b, a.x, a.runs, part.index, start) as block:
-
-            def widened(found: Value, bounds: list[Value]) -> list[Value]:
-                return [b.smin(bounds[0], found), b.smax(bounds[1], found)]
-
-            whole = block.count // lanes * lanes
-            with b.loop(0, whole, lanes, carried=block.carried) as loop:
-                found = _keys(b, b.load(vector(F32, lanes), block.x, loop.index * 4))
-                loop.yield_(widened(found, loop.carried))
-            left = block.count - whole
-            with b.if_(left > 0) as tail:
-                found = _keys(b, b.load_prefix(vector(F32, lanes), block.x, whole * 4, left))
-                inside = b.mask_below(left, lanes)
-                low, high = (b.select(inside, found, bound) for bound in loop.results)
-                tail.yield_([b.smin(loop.results[0], low), b.smax(loop.results[1], high)])
-            with tail.else_():
-                tail.yield_(loop.results)
-            block.carried = tail.results
+            block.carried = _along(b, block.x, block.count, block.carried)
         low, high = block.results
         b.store(b.reduce(b.smin, low), a.keys, part.index * 8)
         b.store(b.reduce(b.smax, high), a.keys, part.index * 8, disp=4)
@@ -163,6 +181,51 @@ def range_of_keys(b: KernelBuilder, a: Range) -> None:
         is_finite = (low > _KEY_OF_MINUS_INF) & (high < _KEY_OF_INF)
         for index, key in enumerate((low, high)):
             b.store(b.select(is_finite, _flipped(b, key), b.const(I32, _NAN)), a.y, disp=4 * index)
+
+
+@kernel
+def channel_ranges(b: KernelBuilder, a: ChannelRanges, *, mode: Literal["across", "along"]) -> None:
+    """The range of each channel. across: neighbouring channels are adjacent, and lanes lie across them; along: lanes
+    lie along the runs of one channel. Threads share channels."""
+    lanes = b.target.f32_lanes
+    keys, across = vector(I32, lanes), mode == "across"
+    start = [b.const(keys, _KEY_OF_INF), b.const(keys, _KEY_OF_MINUS_INF)]
+    grain = lanes if across else 1
+    lo, hi = b.share(a.channels, grain)
+    with b.loop(lo, hi, grain) as channel:
+        x = a.x + channel.index * (4 if across else a.stride)
+        left = a.channels - channel.index
+
+        def row(x: Value, bounds: list[Value]) -> list[Value]:
+            if across:
+                return _widened(b, _keys(b, b.load_prefix(vector(F32, lanes), x, 0, left)), bounds)
+            return _along(b, x, a.run, bounds)
+
+        low, high = _over(b, list(a.outer), x, start, row)
+        if not across:
+            low, high = b.splat(b.reduce(b.smin, low), lanes), b.splat(b.reduce(b.smax, high), lanes)
+        is_finite = (low > _KEY_OF_MINUS_INF) & (high < _KEY_OF_INF)
+        is_finite = is_finite | (low > high)  # no elements
+        for index, key in enumerate((low, high)):
+            bits = b.select(is_finite, _flipped(b, key), b.const(keys, _NAN))
+            at = a.channels * (4 * index) + channel.index * 4
+            b.store_prefix(bits, a.y, at, left if across else b.i64(1))
+
+
+def _over(
+    b: KernelBuilder,
+    axes: list[OuterAxis[Value]],
+    x: Value,
+    bounds: list[Value],
+    row: Callable[[Value, list[Value]], list[Value]],
+) -> list[Value]:
+    """Emit loops over axes around `row`, which widens bounds by a row at a pointer."""
+    if not axes:
+        return row(x, bounds)
+    first, *rest = axes
+    with b.loop(0, first.size, carried=bounds) as loop:
+        loop.yield_(_over(b, rest, x + loop.index * first.stride, loop.carried, row))
+    return loop.results
 
 
 def _scale(b: KernelBuilder, bounds: Value) -> Value:

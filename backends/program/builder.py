@@ -71,12 +71,14 @@ BuilderAccess = BufferHandle | tuple[BufferHandle, int, int]
 
 @dataclass(frozen=True)
 class View:
-    """An array of a Python step: a buffer, seen with a dtype and a shape from a byte offset on."""
+    """An array of a Python step: a buffer, seen with a dtype, a shape and strides from a byte offset on. strides: bytes
+    along each axis; None if the array is row major."""
 
     buffer: BufferHandle
     dtype: Any
     shape: tuple[int, ...]
     offset: int = 0
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -440,7 +442,7 @@ class ProgramBuilder:
         if step.key is None:
             reads, writes = (
                 tuple(
-                    ArrayView(plan.numbers[view.buffer], view.offset, ArraySpec(view.dtype, view.shape))
+                    ArrayView(plan.numbers[view.buffer], view.offset, ArraySpec(view.dtype, view.shape), view.strides)
                     for view in views
                 )
                 for views in step.views
@@ -485,4 +487,5 @@ def _nonnegative(value: int, what: str) -> int:
 
 
 def _range_of(view: View) -> BuilderAccess:
-    return (view.buffer, view.offset, ArraySpec(view.dtype, view.shape).nbytes)
+    spec = ArraySpec(view.dtype, view.shape)
+    return (view.buffer, view.offset, spec.nbytes if view.strides is None else spec.extent(view.strides))

@@ -11,6 +11,7 @@ hold the bytes of constants (`qcompiler.backends.program.constants` does); it na
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,6 +45,12 @@ class ArraySpec:
         for extent in self.shape:
             size *= extent
         return size
+
+    def extent(self, strides: Sequence[int]) -> int:
+        """The bytes from the first element to the end of the last one, with these strides."""
+        if 0 in self.shape:
+            return 0
+        return self.dtype.itemsize + sum((size - 1) * stride for size, stride in zip(self.shape, strides))
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -101,11 +108,13 @@ class KernelStep:
 
 @dataclass(frozen=True)
 class ArrayView:
-    """An array of a Python step: a buffer, seen with a dtype and a shape from a byte offset on."""
+    """An array of a Python step: a buffer, seen with a dtype, a shape and strides from a byte offset on. strides: bytes
+    along each axis; None if the array is row major."""
 
     buffer: int
     offset: int
     spec: ArraySpec
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

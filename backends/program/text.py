@@ -125,7 +125,8 @@ class _ImageText:
         return f"{step.kernel}({arguments}) {'; '.join(notes)}".rstrip()
 
     def _view(self, view: ArrayView) -> str:
-        return f"{self._argument(Pointer(view.buffer, view.offset))} {view.spec}"
+        strides = "" if view.strides is None else f" strides {view.strides}"
+        return f"{self._argument(Pointer(view.buffer, view.offset))} {view.spec}{strides}"
 
     def _argument(self, argument: Argument) -> str:
         if isinstance(argument, Pointer):

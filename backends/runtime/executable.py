@@ -211,7 +211,11 @@ class Executable:
             array = [*inputs, *outputs][buffer.base - FIRST_INPUT]
             whole = array.reshape(-1).view(np.uint8)
         begin = buffer.offset + view.offset
-        shaped = whole[begin : begin + view.spec.nbytes].view(view.spec.dtype).reshape(view.spec.shape)
+        spec = view.spec
+        if view.strides is None:
+            shaped = whole[begin : begin + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+        else:
+            shaped = np.ndarray(spec.shape, spec.dtype, whole, begin, view.strides)
         if not writable:
             shaped.flags.writeable = False
         return shaped

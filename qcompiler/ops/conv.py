@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -77,6 +78,18 @@ def _dot(
     return result
 
 
+@functools.lru_cache(maxsize=1024)
+def _row_counts(
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: Pairs,
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The samples of x, and the sizes of the result along the spatial axes."""
+    return x_shape[0], *output_sizes(x_shape, kernel, stride, padding, dilation)
+
+
 def _attrs(spatial: int, **given: AttrValue) -> dict[str, AttrValue]:
     """The attributes of a sample: those of a plain convolution, unless given."""
     return {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, **given}
@@ -122,8 +135,7 @@ class Conv(TakesResidual):
         )
 
     def row_counts(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
-        kernel = _kernel("conv", self.weight.type)
-        return x_shape[0], *output_sizes(x_shape, kernel, self.stride, self.padding, self.dilation)
+        return _row_counts(x_shape, self.weight.type.shape[2:], self.stride, self.padding, self.dilation)
 
     def rows(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
         picked = np.unravel_index(positions, self.row_counts(x.shape))

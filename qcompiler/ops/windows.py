@@ -109,13 +109,20 @@ def windows_at(
 
     picked: for each window the index of its sample, and the indices of its output along the spatial axes.
     """
-    spatial = len(kernel)
-    inside = np.ones((len(picked[0]), *[1] * spatial), bool)
+    spatial, count = len(kernel), len(picked[0])
+    inside: np.ndarray | None = None
     places = []
     for axis, index in enumerate(picked[1:]):
-        taps = np.arange(kernel[axis]).reshape(-1, *[1] * (spatial - 1 - axis))
-        place = (index * stride[axis] - padding[axis][0]).reshape(-1, *[1] * spatial) + taps * dilation[axis]
-        inside = inside & (place >= 0) & (place < x.shape[axis + 2])
-        places.append(np.clip(place, 0, x.shape[axis + 2] - 1))
-    found = np.moveaxis(x, 1, -1)[picked[0].reshape(-1, *[1] * spatial), *places]
-    return np.moveaxis(np.where(inside[..., None], found, x.dtype.type(0)), -1, 1)
+        size, shape = x.shape[axis + 2], (count, *[1] * axis, kernel[axis], *[1] * (spatial - 1 - axis))
+        taps = np.arange(0, kernel[axis] * dilation[axis], dilation[axis]) - padding[axis][0]
+        place = (index * stride[axis])[:, None] + taps
+        if any(padding[axis]):
+            within = (place >= 0) & (place < size)
+            inside = within.reshape(shape) if inside is None else inside & within.reshape(shape)
+            place = np.minimum(np.maximum(place, 0), size - 1)
+        places.append(place.reshape(shape))
+    channels_last = (0, *range(2, 2 + spatial), 1)
+    found = x.transpose(channels_last)[picked[0].reshape(-1, *[1] * spatial), *places]
+    if inside is not None:
+        found[~np.broadcast_to(inside, found.shape[:-1])] = 0
+    return found.transpose(0, 1 + spatial, *range(1, 1 + spatial))

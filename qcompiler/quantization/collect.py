@@ -11,7 +11,8 @@ import numpy as np
 from qcompiler.ir import Graph, Node
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.quantization.observers import Observer
-from qcompiler.quantization.product_inputs import ProductInput
+from qcompiler.quantization.product_inputs import ProductInput, sample_seeds
+from qcompiler.quantization.value_counts import channel_range
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,17 @@ class Taken:
     observers: Mapping[str, Observer]
     inputs: Mapping[str, ProductInput] = field(default_factory=dict)
 
-    def take_input(self, layers: Sequence[tuple[str, Weighted]], array: np.ndarray) -> None:
-        """Keep what is kept of a value that products read, for those that this run keeps."""
+    def take_rows(self, layers: Sequence[tuple[str, Weighted]], array: np.ndarray, seeds: np.ndarray) -> None:
+        """Keep rows of a value that products read, for those that this run keeps. seeds: of the call's samples."""
         for key, layer in layers:
             if key in self.inputs:
-                self.inputs[key].observe(layer, array)
+                self.inputs[key].observe_rows(layer, array, seeds)
+
+    def take_channels(self, layers: Sequence[tuple[str, Weighted]], ranges: Mapping[int, np.ndarray]) -> None:
+        """Keep the ranges of the channels of a value that products read. ranges: by the axis of the channels."""
+        for key, layer in layers:
+            if key in self.inputs:
+                self.inputs[key].observe_channels(ranges[layer.input_axis])
 
 
 def layers_by_observer(sampled: Mapping[str, Weighted]) -> dict[str, list[tuple[str, Weighted]]]:
@@ -39,6 +46,11 @@ def layers_by_observer(sampled: Mapping[str, Weighted]) -> dict[str, list[tuple[
     for key, layer in sampled.items():
         found.setdefault(layer.x.name, []).append((key, layer))
     return found
+
+
+def channel_axes(layers: Sequence[tuple[str, Weighted]]) -> list[int]:
+    """The axes along which the products that read a value find its channels."""
+    return sorted({layer.input_axis for _, layer in layers})
 
 
 class Collector(Protocol):
@@ -68,13 +80,15 @@ class GraphInterpreter:
         from qcompiler.interpreter import run
         from qcompiler.ops.quantized import Observe
 
-        layers = layers_by_observer(self.sampled)
+        layers, seeds = layers_by_observer(self.sampled), sample_seeds(item)
 
         def take(node: Node, results: Sequence[np.ndarray]) -> None:
             observe = Observe.of(node)
             if observe is not None:
                 taken.observers[observe.group].observe(results[0], node.name)
-                taken.take_input(layers.get(node.name, ()), results[0])
+                read = layers.get(node.name, ())
+                taken.take_channels(read, {axis: channel_range(results[0], axis) for axis in channel_axes(read)})
+                taken.take_rows(read, results[0], seeds)
 
         run(self.graph, item, hook=take)
 

@@ -18,8 +18,8 @@ class Histogram(MinMax):
     Bin i holds [i * w, (i + 1) * w) with w = 2^e. When the data outgrows the bins, w doubles and neighbours merge: the
     state depends only on the multiset of values, never on order or chunking, and merging two histograms is exact.
 
-    All that it takes of an array is its range and its counts (`value_counts`), which kernels may have computed:
-    `observe_counts`.
+    All that it takes of an array is its range and its counts (`value_counts`), which kernels may have computed, of a
+    part of the array perhaps: `observe_counts`.
     """
 
     BINS = value_counts.BINS  # on each side of 0
@@ -34,15 +34,25 @@ class Histogram(MinMax):
         bounds = value_counts.value_range(array)
         self.observe_counts(bounds, value_counts.value_counts(array, bounds), name)
 
-    def observe_counts(self, bounds: np.ndarray, counts: np.ndarray, name: str = "") -> None:
+    def observe_counts(self, bounds: np.ndarray, counts: np.ndarray, name: str = "", each: int = 1) -> None:
         """Take in a value of which only the range and the counts are known.
+
+        Args:
+            each: how many elements a counted one stands for, if only a part of the value was counted. The smallest and
+                the largest element always count.
 
         Raises:
             QuantizationError: the value is not finite.
         """
         self.observe_range(bounds, name)
-        if bounds[0] <= bounds[1]:
-            self._add(value_counts.bin_exponent(bounds), counts)
+        if not bounds[0] <= bounds[1]:
+            return
+        exponent = value_counts.bin_exponent(bounds)
+        if each > 1:
+            counts = counts * np.int64(each)
+            ends = np.floor(bounds.astype(np.float64) * 2.0**-exponent).astype(np.int64) + self.BINS
+            counts[ends] = np.maximum(counts[ends], 1)
+        self._add(exponent, counts)
 
     def merge(self, other: MinMax) -> None:
         if not isinstance(other, Histogram):

@@ -5,17 +5,21 @@ outside included (`Weighted.rows`). Rows show what a choice of scales does to a 
 one value in the same form share what is kept, under a key that says both (`input_key`).
 
 Which rows are kept depends on the data alone, not on the order of items, their batches or who ran them. A sample (index
-along the first axis) offers some positions, drawn by a hash of some of its elements, and each of these rows has a key,
-the hash of the sample's and its position's. The rows with the least keys stay; of two rows with one key, that of the
-lesser bytes. So merging gives the same bits in any order, and only rows that stay are ever gathered.
+along the first axis of the call's inputs) has a seed, a hash of some of its elements. It offers some positions, and
+each of these rows has a key, a hash of the seed, the product's input and the number of the offer. The rows with the
+least keys stay; of two rows with one key, that of the lesser bytes. So merging gives the same bits in any order, and
+only rows that stay are ever gathered. Where the first axis of a value is no multiple of the call's samples, all of the
+call counts as one sample.
 
 Does not own what is made of the rows (`equalization.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from qcompiler.errors import QuantizationError
 from qcompiler.ir import Graph
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
+from qcompiler.quantization.value_counts import channel_range
 
 MAX_ROWS = 64
 """Rows kept of one input at most. A sample offers as many positions at most."""
@@ -49,33 +54,55 @@ class ProductInput:
 
     fields = ("limit", "low", "high", "keys", "rows")
 
-    def __init__(self, limit: int, row_shape: tuple[int, int, int]) -> None:
+    def __init__(self, limit: int, row_shape: tuple[int, int, int], salt: int = 0) -> None:
         channels = row_shape[0] * row_shape[1]
-        self.limit = limit
+        self.limit, self.salt = limit, np.uint64(salt)
         self.low = np.full(channels, np.inf, np.float32)
         self.high = np.full(channels, -np.inf, np.float32)
         self.keys = np.empty(0, np.int64)
         self.rows = np.empty((0, *row_shape), np.float32)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting_rows = 0
 
     @property
     def is_empty(self) -> bool:
         return not self.keys.size
 
     def observe(self, layer: Weighted, x: np.ndarray) -> None:
-        """Take in the input x of a product. Elements that are not finite are for the observers to refuse."""
+        """Take in the input x of a product, whose samples are those of a call. Elements that are not finite are for the
+        observers to refuse."""
+        self.observe_channels(channel_range(x, layer.input_axis))
+        self.observe_rows(layer, x, sample_seeds([x]))
+        self.settle()
+
+    def observe_channels(self, bounds: np.ndarray) -> None:
+        """Take in the ranges of the channels, f32 [2, channels], which a kernel may have computed."""
+        self.low, self.high = np.minimum(self.low, bounds[0]), np.maximum(self.high, bounds[1])
+
+    def observe_rows(self, layer: Weighted, x: np.ndarray, seeds: np.ndarray) -> None:
+        """Take rows of the input x of a product, in any memory order. They wait until `settle` sorts them in.
+
+        seeds: of the samples of the call (`sample_seeds`).
+        """
         if not x.size:
             return
-        channels = x.reshape(*x.shape[:2], -1) if layer.input_axis == 1 else x.reshape(-1, x.shape[-1], 1)
-        self.low = np.minimum(self.low, channels.min(axis=2).min(axis=0))
-        self.high = np.maximum(self.high, channels.max(axis=2).max(axis=0))
-        keys, positions = _offered(x, layer.row_counts(x.shape))
-        if len(self.keys) == self.limit:
-            most = self.keys[-1]
-        else:
-            most = np.unique(np.concatenate([self.keys, keys]))[: self.limit][-1]
+        keys, positions = _offered(seeds, self.salt, layer.row_counts(x.shape))
+        most = self.keys[-1] if len(self.keys) == self.limit else _LAST
         chosen = np.flatnonzero(keys <= most)
+        if chosen.size > self.limit:
+            chosen = np.flatnonzero(keys <= np.unique(keys)[: self.limit][-1])
         if chosen.size:
-            self._keep(keys[chosen], layer.rows(x, positions[chosen]))
+            self._waiting.append((keys[chosen], layer.rows(x, positions[chosen])))
+            self._waiting_rows += len(chosen)
+            if self._waiting_rows >= self.limit:
+                self.settle()
+
+    def settle(self) -> None:
+        """Sort in the rows that wait."""
+        if self._waiting:
+            keys, rows = zip(*self._waiting)
+            self._waiting, self._waiting_rows = [], 0
+            self._keep(np.concatenate(keys), np.concatenate(rows))
 
     def merge(self, other: ProductInput) -> None:
         """Take over what another run saw.
@@ -89,6 +116,8 @@ class ProductInput:
                 expected=f"{self.limit} of {self.rows.shape[1:]}",
                 got=f"{other.limit} of {other.rows.shape[1:]}",
             )
+        self.settle()
+        other.settle()
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         self._keep(other.keys, other.rows)
 
@@ -116,6 +145,7 @@ class ProductInput:
 
     def state(self) -> dict[str, np.ndarray]:
         """The fields, by name."""
+        self.settle()
         return {name: np.asarray(getattr(self, name)) for name in self.fields}
 
     @staticmethod
@@ -163,40 +193,77 @@ def make_inputs(layers: Mapping[str, Weighted]) -> dict[str, ProductInput]:
     for key, layer in layers.items():
         shape = layer.row_shape
         limit = max(1, min(MAX_ROWS, most // (4 * max(1, math.prod(shape)))))
-        made[key] = ProductInput(limit, shape)
+        made[key] = ProductInput(limit, shape, zlib.crc32(key.encode()))
     return made
 
 
-def _offered(x: np.ndarray, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, positions) that the samples of x offer; positions as flat indices into [samples, positions of a sample].
+def sample_seeds(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """u64 [samples]: a hash of some of the elements of each sample of a call's inputs. Samples lie along the first
+    axis, if all inputs have as many; otherwise all of a call is one sample."""
+    sizes = {array.shape[0] if array.ndim else 0 for array in arrays}
+    samples = sizes.pop() if len(sizes) == 1 else 0
+    seeds = np.full(max(samples, 1), _ODD)
+    for array in arrays:
+        whole = array if samples else array[None]
+        seeds = _mixed(seeds ^ _hashes(whole[:, *_fingerprint(whole.shape[1:])]))
+    return seeds
 
-    counts: the samples, and the sizes whose product is the positions of a sample.
+
+def _offered(seeds: np.ndarray, salt: np.uint64, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, positions) that samples with these seeds offer; positions as flat indices into `counts`.
+
+    counts: as `Weighted.row_counts` gives them; positions of one sample follow each other.
     """
-    samples, places = counts[0], math.prod(counts[1:])
-    flat = x.reshape(samples, -1)
-    seeds = _hashes(flat[:, :: -(-flat.shape[1] // _FINGERPRINT)])[:, None]
-    if places <= MAX_ROWS:
-        drawn = np.broadcast_to(np.arange(places, dtype=np.uint64), (samples, places))
-    else:
-        drawn = _mixed(seeds + _DRAWS) % np.uint64(places)
-    keys = _mixed(seeds ^ _mixed(drawn)) >> np.uint64(1)
-    positions = np.arange(samples)[:, None] * places + drawn.astype(np.int64)
-    return keys.astype(np.int64).reshape(-1), positions.reshape(-1)
+    total = math.prod(counts)
+    if counts[0] % len(seeds):
+        seeds = _mixed(seeds).sum(keepdims=True)
+    places = total // len(seeds)
+    seeds = seeds[:, None] ^ salt
+    numbers = seeds + _DRAWS[: min(places, MAX_ROWS)]
+    # From the seed's place on, in steps of a number without a common divisor: no place twice.
+    drawn = (seeds + _DRAWS[: numbers.shape[1]] * np.uint64(_coprime(places))) % np.uint64(places)
+    positions = drawn.view(np.int64) + np.arange(0, total, places)[:, None]
+    keys = (_mixed(numbers) >> np.uint64(1)).view(np.int64)
+    return keys.reshape(-1), positions.reshape(-1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _coprime(places: int) -> int:
+    """A number without a common divisor with `places`, near to the golden section of it, so that its multiples lie
+    evenly."""
+    return next(number for number in range(round(places * 0.618) or 1, places + 2) if math.gcd(number, places) == 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _fingerprint(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The indices of the elements of a sample that are hashed."""
+    size = math.prod(shape)
+    return np.unravel_index(np.arange(0, size, -(-size // _FINGERPRINT) or 1), shape)
 
 
 def _hashes(rows: np.ndarray) -> np.ndarray:
-    """u64 [n]: a hash of the bits of each row of f32 [n, k]: a sum of products with fixed odd numbers, mod 2^64."""
-    words = np.ascontiguousarray(rows, np.float32).view(np.uint32).astype(np.uint64)
+    """u64 [n]: a hash of the bits of each row of [n, k]: a sum of products with fixed odd numbers, mod 2^64."""
+    rows = np.ascontiguousarray(rows)
+    words = rows.view(f"u{rows.itemsize}") if rows.itemsize <= 8 else rows.view(np.uint64)
     return _mixed((words * _FACTORS[: words.shape[1]]).sum(axis=1, dtype=np.uint64))
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:
     """splitmix64 (Steele, Lea, Flood 2014), elementwise on u64."""
-    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    mixed = numbers + _ODD
+    for shift, factor in _MIXERS:
+        mixed ^= mixed >> shift
+        mixed *= factor
+    mixed ^= mixed >> _LAST_SHIFT
+    return mixed
 
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_MIXERS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT = np.uint64(31)
+_LAST = np.iinfo(np.int64).max
 _DRAWS = np.arange(MAX_ROWS, dtype=np.uint64)
 _FACTORS = _mixed(np.arange(2 * _FINGERPRINT, dtype=np.uint64)) | np.uint64(1)

@@ -1,4 +1,4 @@
-"""What histogram and min-max observers take of one value: its bounds, and counts in bins of a power-of-two width.
+"""What calibration computes of a value: its bounds, those of its channels, and counts in bins of a power-of-two width.
 
 The interpreter's observers compute these in numpy, and calibration programs by kernels, with the same bits
 (`qcompiler.ops.statistics`). Both are exact, so they depend neither on the order of the elements nor on how these are
@@ -32,6 +32,17 @@ def value_range(array: np.ndarray) -> np.ndarray:
         return np.array([np.inf, -np.inf], np.float32)
     bounds = np.array([array.min(), array.max()], np.float32)  # NaN if an element is NaN
     return bounds + np.float32(0) if np.isfinite(bounds).all() else np.full(2, np.nan, np.float32)
+
+
+def channel_range(array: np.ndarray, axis: int) -> np.ndarray:
+    """f32[2, channels]: the smallest and the largest element of each channel, as `value_range` gives them. axis: along
+    which the channels lie."""
+    array = np.asarray(array, np.float32)
+    if not array.size:
+        return np.array([[np.inf], [-np.inf]], np.float32).repeat(array.shape[axis], axis=1)
+    others = tuple(other for other in range(array.ndim) if other != axis % array.ndim)
+    bounds = np.stack([array.min(axis=others), array.max(axis=others)])
+    return np.where(np.isfinite(bounds).all(axis=0), bounds + np.float32(0), np.float32(np.nan))
 
 
 def bin_exponent(bounds: np.ndarray, least: int = LEAST_EXPONENT) -> int:

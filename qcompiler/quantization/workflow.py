@@ -193,6 +193,8 @@ def observe_items(
         runner.observe(item, taken, threads)
         if progress is not None:
             progress(count)
+    for kept in taken.inputs.values():
+        kept.settle()
     return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, taken.inputs)
 
 

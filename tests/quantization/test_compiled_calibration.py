@@ -15,7 +15,7 @@ from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import native_target
 from qcompiler.errors import InputError, QuantizationError
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.expose_statistics import ExposeStatistics
+from qcompiler.passes.expose_statistics import ExposeStatistics, counted_part
 from qcompiler.quantization import collect
 from qcompiler.quantization.histogram import Histogram
 from qcompiler.quantization.observers import SavableObserver, make_observer, register_observer, statistic
@@ -96,6 +96,67 @@ def test_random_networks(seed: int) -> None:
     made = RandomGraph(seed)
     prepared, inputs = qc.prepare(made.build(), "int8"), made.arrays(seed)
     assert state(qc.calibrate(prepared, [tuple(inputs)])) == observed_outputs(prepared, [inputs])
+
+
+def wide_net() -> nn.Module:
+    """Values of more elements than are counted: of channels last, of rows of channels, and an input."""
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 8, 3, groups=4),
+        nn.Conv2d(8, 20, 1, stride=3),
+        nn.ReLU(),
+    )
+
+
+def test_of_large_values_a_part_is_counted() -> None:
+    """Ranges are those of all elements, totals are about as many, and the parameters are near to those of all."""
+    data = batches((1, 3, 56, 60), count=2)
+    prepared = qc.prepare(wide_net(), "int8", (data[0],))
+    found = qc.calibrate(prepared, data)
+    whole = {group: make_observer(spec) for group, spec in prepared.specs().items()}
+    for array in data:
+        collect.GraphInterpreter(prepared.graph, {}, "").observe([array], collect.Taken(whole), 1)
+    steps = {each.group: counted_part(each) for node in prepared.graph.nodes if (each := Observe.of(node)) is not None}
+    assert max(step for _, step in steps.values()) > 3 and min(step for _, step in steps.values()) == 1
+    for group, observer in found.items():
+        other = whole[group]
+        assert isinstance(observer, Histogram) and isinstance(other, Histogram)
+        assert observer.low == pytest.approx(other.low, rel=1e-5) and observer.high == pytest.approx(
+            other.high, rel=1e-5
+        )
+        assert 0.8 < observer.counts.sum() / other.counts.sum() < 1.25
+        assert observer.qparams().scale[0] == pytest.approx(other.qparams().scale[0], rel=0.2)
+        assert restored(observer).counts.sum() == observer.counts.sum()  # its state is one that data gives
+
+
+def restored(observer: Histogram) -> Histogram:
+    other = make_observer(observer.spec)
+    assert isinstance(other, Histogram)
+    other.restore(observer.state())
+    return other
+
+
+def test_the_smallest_and_the_largest_element_count_always() -> None:
+    """Although they lie where nothing is counted, so that the state is one that data gives."""
+    x = np.zeros((1, 24, 64, 64), np.float32)
+    x[0, 0, 0, 0], x[0, 1, 1, 1] = -5, 9
+    prepared = qc.prepare(nn.Conv2d(24, 8, 3), "int8", (x,))
+    assert counted_part_of(prepared, "x") == (2, 6)
+    observer = qc.calibrate(prepared, [x] * 2)["x"]
+    assert isinstance(observer, Histogram) and (observer.low, observer.high) == (-5, 9)
+    assert np.count_nonzero(observer.counts) == 3 and restored(observer).counts.sum() == observer.counts.sum()
+
+
+def test_symbolic_sizes_are_counted_whole() -> None:
+    x = np.ones((1, 3, 128, 128), np.float32)
+    prepared = qc.prepare(nn.Conv2d(3, 24, 3), "int8", (x,), dynamic={"x": {2: "H"}})
+    assert counted_part_of(prepared, "x") == (0, 1)
+
+
+def counted_part_of(prepared: Prepared, value: str) -> tuple[int, int]:
+    (observe,) = (e for node in prepared.graph.nodes if (e := Observe.of(node)) is not None and e.x.name == value)
+    return counted_part(observe)
 
 
 def test_the_same_on_every_level_and_with_any_number_of_threads() -> None:

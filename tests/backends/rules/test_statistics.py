@@ -50,6 +50,45 @@ def test_axes_that_are_no_runs() -> None:
     check_graph(graph_of((3, 4, 5, 6), perm=(3, 1, 0, 2)), [x])
 
 
+@pytest.mark.parametrize(
+    "shape, axis", [((5, 7), 1), ((3, 64, 40), 2), ((2, 17, 3, 5), 1), ((2, 6, 5, 4), 2), ((9,), 0)]
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_ranges_of_channels(shape: tuple[int, ...], axis: int, channels_last: bool) -> None:
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    x.reshape(-1)[[1, -1]] = [np.nan, -np.inf]
+    (bounds,) = check_graph(channels_of(shape, axis, channels_last and len(shape) == 4), [x])
+    assert np.isnan(bounds[0]).sum() == len({index[axis] for index in np.argwhere(~np.isfinite(x)).tolist()})
+
+
+def test_ranges_of_channels_whose_axes_do_not_merge() -> None:
+    """A channel within a value of five axes, in an order in which kernels can't read it."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 3, 4)).astype(np.float32)
+    check_graph(channels_of(x.shape, 2, perm=(4, 2, 0, 3, 1)), [x])
+
+
+def channels_of(
+    shape: tuple[int, ...], axis: int, channels_last: bool = False, perm: tuple[int, ...] | None = None
+) -> Graph:
+    graph = graph_of(shape, channels_last=channels_last, perm=perm)
+    (x,) = {node.operands[0] for node in graph.nodes if node.op == "value_range"}
+    assert x is not None
+    graph.set_outputs([graph.create("channel_range", [x], {"axis": axis}).result])
+    return graph
+
+
+@pytest.mark.parametrize("shape, axis", [((2, 3, 9, 11), 2), ((2, 3, 9, 11), 3), ((2, 9, 16), 1)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_part_is_counted(shape: tuple[int, ...], axis: int, channels_last: bool) -> None:
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    graph = graph_of(shape, channels_last=channels_last and len(shape) == 4)
+    bounds, counts = (node for node in graph.nodes if node.op.startswith("value_"))
+    graph.set_attr(counts, "axis", axis)
+    graph.set_attr(counts, "step", 4)
+    _, found = check_graph(graph, [x])
+    assert found.sum() == x.size // shape[axis] * len(range(2, shape[axis], 4)) and bounds.op == "value_range"
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 6, 40, BLOCK + 3])
 def test_what_is_not_finite_has_no_range(bad: float, place: int) -> None:
