@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -47,7 +47,7 @@ class ExposeStatistics:
         return %x.obs.range, %x.obs.counts
     """
 
-    inputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     name: ClassVar[str] = "expose-statistics"
 
     def run(self, graph: Graph) -> Graph:

@@ -240,7 +240,12 @@ class _Reader:
     def _convert(self, value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, dict):
             text = str(hint)
-            readers = {"QuantParams": _quant_params, "QConfig": _qconfig, "tuple[float": _numbers}
+            readers = {
+                "QuantParams": _quant_params,
+                "QConfig": _qconfig,
+                "tuple[float": _numbers,
+                "tuple[int": _integers,
+            }
             reads = next((reader for kind, reader in readers.items() if kind in text), None)
             if reads is not None:
                 return {key: None if item is None else reads(item, where) for key, item in value.items()}
@@ -261,6 +266,15 @@ def _numbers(text: Any, where: str) -> tuple[float, ...]:
         return tuple(map(float, text.split("/")))
     except (ValueError, AttributeError) as error:
         raise PassError("malformed numbers", where=where, expected="number/number/...", got=repr(text)[:80]) from error
+
+
+def _integers(text: Any, where: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split("/")))
+    except (ValueError, AttributeError) as error:
+        raise PassError(
+            "malformed integers", where=where, expected="integer/integer/...", got=repr(text)[:80]
+        ) from error
 
 
 def _quant_params(text: Any, where: str) -> QuantParams:

@@ -48,9 +48,9 @@ def layers_by_observer(sampled: Mapping[str, Weighted]) -> dict[str, list[tuple[
     return found
 
 
-def channel_axes(layers: Sequence[tuple[str, Weighted]]) -> list[int]:
+def channel_axes(layers: Sequence[tuple[str, Weighted]]) -> tuple[int, ...]:
     """The axes along which the products that read a value find its channels."""
-    return sorted({layer.input_axis for _, layer in layers})
+    return tuple(sorted({layer.input_axis for _, layer in layers}))
 
 
 class Collector(Protocol):
