@@ -10,8 +10,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "torch": {
         "float32": (
             "_embedding_bag _embedding_bag_forward_only _grouped_mm _native_batch_norm_legit_no_training "
-            "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices "
-            "max_pool2d_with_indices max_pool3d_with_indices native_layer_norm"
+            "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d native_layer_norm"
         ),
         "float64": (
             "_adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _embedding_bag_forward_only _log_softmax "

@@ -36,7 +36,7 @@ from qcompiler.frontend.torch_export import (
 )
 from qcompiler.frontend.torch_ops import SIZE_FUNCTIONS, SIZE_NAMES, TABLE
 from qcompiler.frontend.torch_ops.complex import Complex, meaning_of
-from qcompiler.frontend.torch_ops.table import Missing, dtype_of
+from qcompiler.frontend.torch_ops.table import Later, Missing, dtype_of
 from qcompiler.frontend.torch_program import (
     is_exported_module,
     load_program,
@@ -339,6 +339,8 @@ class _Importer:
                 if any(isinstance(leaf, (Complex, self.torch.dtype)) for leaf in leaves):
                     meaning = meaning_of(functional_name(node.target), meaning, leaves)
                 result = meaning(*args, **kwargs)
+                if isinstance(result, Later):  # a getitem reads it
+                    result = result.compute()
                 self._check_type(node, result)
             except QCompilerError as error:
                 raise error.located(f"{node.target} at {self.recorder.place()}") from None

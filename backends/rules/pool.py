@@ -11,6 +11,7 @@ import numpy as np
 from qcompiler.backends.kernel_ir.definition import Arguments, Memory
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import pool as kernels
+from qcompiler.backends.kernels import pool_indices as index_kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
@@ -23,10 +24,12 @@ from qcompiler.ops.pool import (
     AdaptiveMaxPool,
     AvgPool,
     MaxPool,
+    MaxPoolIndices,
     adaptive_bounds,
     window_counts,
 )
 from qcompiler.ops.rescale import mean_multiplier
+from qcompiler.types import DType
 
 Axis = list[tuple[int, int]]
 """For every position of the result along one axis: (position of the first tap in the operand, number of taps)."""
@@ -147,6 +150,30 @@ def max_pool(s: NodeLowering) -> None:
     _max(s, op.x, _window_axes(s, op), op.dilation, _written_out(op.kernel))
 
 
+def _why_not_searched(node: Node, target: Target) -> str | None:
+    """Why no kernel finds the maxima in the windows of a node's operand, or None."""
+    type = MaxPoolIndices(node).x.type
+    return None if type.dtype is DType.F32 and not type.is_quantized else f"{type} is not f32"
+
+
+@lowers("max_pool_indices", unless=_why_not_searched)
+def max_pool_indices(s: NodeLowering) -> None:
+    op = MaxPoolIndices(s.node)
+    x, y = s.row_major(op.x), s.result()
+    missing = 3 - len(op.kernel)
+    axes = [[(0, 1)]] * missing + _window_axes(s, op)
+    sizes, taps = (1,) * missing + x.shape[2:], (0,) * missing + op.dilation
+    depth, height, width = (
+        index_kernels.PoolAxis[Memory, int](s.stored(np.array(axis, np.int64)), len(axis), size, tap)
+        for axis, size, tap in zip(axes, sizes, taps)
+    )
+    s.call(
+        index_kernels.max_pool_indices(),
+        index_kernels.PoolIndices(x=x, y=y, axes=(depth, height, width), images=math.prod(x.shape[:2])),
+        bytes=4 * x.elements + 8 * y.elements,
+    )
+
+
 @lowers("adaptive_max_pool", unless=_why_not_f32_or_u8)
 def adaptive_max_pool(s: NodeLowering) -> None:
     op = AdaptiveMaxPool(s.node)
@@ -192,7 +219,7 @@ def _check_tables(s: NodeLowering) -> None:
     s.check_table(math.prod(spatial), 8)
 
 
-def _window_axes(s: NodeLowering, op: MaxPool | AvgPool) -> list[Axis]:
+def _window_axes(s: NodeLowering, op: MaxPool | MaxPoolIndices | AvgPool) -> list[Axis]:
     _check_tables(s)
     sizes, outputs, before = s.view(op.x).shape[2:], s.result().shape[2:], [first for first, _ in op.padding]
     return [clipped_windows(*axis) for axis in zip(sizes, outputs, op.kernel, op.stride, before, op.dilations)]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.functional.calling import batched, emit, ints, traceable
-from qcompiler.frontend.source import user_place
 
 
 def _pool_arguments(kernel_size: Any, stride: Any, padding: Any, spatial: int) -> dict[str, Any]:
@@ -27,11 +25,13 @@ def _max_pool(spatial: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        if return_indices:
-            raise TraceError("max_pool with return_indices is not supported", where=user_place())
         attrs = _pool_arguments(kernel_size, stride, padding, spatial)
         attrs |= {"dilation": ints(dilation, spatial, "dilation"), "ceil_mode": bool(ceil_mode)}
-        return batched(x, spatial, f"max_pool{spatial}d", lambda x: emit("max_pool", x, **attrs))
+
+        def run(op: str) -> Any:
+            return batched(x, spatial, f"max_pool{spatial}d", lambda x: emit(op, x, **attrs))
+
+        return (run("max_pool"), run("max_pool_indices")) if return_indices else run("max_pool")
 
     pool.__name__ = pool.__qualname__ = f"max_pool{spatial}d"
     pool.__doc__ = f"torch.nn.functional.max_pool{spatial}d."

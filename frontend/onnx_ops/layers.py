@@ -194,20 +194,31 @@ def _einsum(n: OnnxNode) -> Any:
 
 @onnx("MaxPool")
 def _max_pool(n: OnnxNode) -> Any:
-    n.unused(1)
-    n.only("storage_order", 0)
     kernel = tuple(n.attr("kernel_shape"))
     stride, dilation = (tuple(n.attr(name, [1] * len(kernel))) for name in ("strides", "dilations"))
     x = n.x(0)
-    return n.emit(
-        "max_pool",
-        (x,),
-        kernel=kernel,
-        stride=stride,
-        dilation=dilation,
-        ceil_mode=bool(n.attr("ceil_mode", 0)),
-        padding=spatial_padding(n, x, kernel, stride, dilation),
-    )
+    attrs = {
+        "kernel": kernel,
+        "stride": stride,
+        "dilation": dilation,
+        "ceil_mode": bool(n.attr("ceil_mode", 0)),
+        "padding": spatial_padding(n, x, kernel, stride, dilation),
+    }
+    largest = n.emit("max_pool", (x,), **attrs)
+    if not any(n.outputs[1:]):
+        return largest
+    n.only("storage_order", 0)
+    return largest, binary("add", n.emit("max_pool_indices", (x,), **attrs), _starts_of_images(n, x))
+
+
+def _starts_of_images(n: OnnxNode, x: Any) -> np.ndarray:
+    """i64 [N, C, 1, ...]: the index in x of the first element of each channel's image."""
+    sizes = dims(x)
+    if any(isinstance(size, Dim) for size in sizes):
+        raise n.refuse("the indices of a max pool of an open size are not supported")
+    images, channels, *spatial = (int(size) for size in sizes if not isinstance(size, Dim))
+    starts = np.arange(images * channels, dtype=np.int64) * math.prod(spatial)
+    return starts.reshape(images, channels, *(1,) * len(spatial))
 
 
 @onnx("AveragePool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from qcompiler.frontend import array_ops as ops
@@ -12,10 +13,10 @@ from qcompiler.frontend.einsum import einsum
 from qcompiler.frontend.ranges import arange
 from qcompiler.frontend.scattering import add_slices
 from qcompiler.frontend.sizes import sized
-from qcompiler.frontend.torch_ops.table import Missing, aten, cast_to, meaning, scaled_by, unsupported
+from qcompiler.frontend.torch_ops.table import Later, Missing, aten, cast_to, meaning, scaled_by, unsupported
 from qcompiler.types import DType
 
-_INDICES = Missing("the indices of a max pool")
+_INDICES = Missing("the indices of an adaptive max pool")
 _STATISTICS = Missing("the mean of a normalization"), Missing("the deviation of a normalization")
 
 aten("linear")(F.linear)
@@ -180,6 +181,16 @@ def _instance_norm(
     return F.instance_norm(x, mean, var, weight, bias, use_input_stats, momentum, eps)
 
 
+def _with_indices(name: str) -> Callable[..., Any]:
+    """A max pool with two results."""
+    pool = getattr(F, name)
+
+    def meaning(x: Any, *args: Any) -> tuple[Any, Later]:
+        return pool(x, *args), Later(lambda: pool(x, *args, return_indices=True)[1])
+
+    return meaning
+
+
 for _spatial in (1, 2, 3):
     aten(f"max_pool{_spatial}d")(getattr(F, f"max_pool{_spatial}d"))
     aten(f"avg_pool{_spatial}d")(getattr(F, f"avg_pool{_spatial}d"))
@@ -189,9 +200,7 @@ for _spatial in (1, 2, 3):
     aten(f"adaptive_max_pool{_spatial}d")(
         lambda x, size, _n=_spatial: (getattr(F, f"adaptive_max_pool{_n}d")(x, size), _INDICES)
     )
-    aten(f"max_pool{_spatial}d_with_indices")(
-        lambda x, *args, _n=_spatial: (getattr(F, f"max_pool{_n}d")(x, *args), _INDICES)
-    )
+    aten(f"max_pool{_spatial}d_with_indices")(_with_indices(f"max_pool{_spatial}d"))
     aten(f"upsample_nearest{_spatial}d.vec")(lambda x, size, scales: F.interpolate(x, size, scales, "nearest"))
     aten(f"_upsample_nearest_exact{_spatial}d.vec")(
         lambda x, size, scales: F.interpolate(x, size, scales, "nearest-exact")

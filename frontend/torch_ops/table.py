@@ -67,6 +67,13 @@ class Missing:
     what: str
 
 
+@dataclass(frozen=True)
+class Later:
+    """Stands for a second result of an op, which is computed if something reads it."""
+
+    compute: Callable[[], Any]
+
+
 def cast_to(x: Any, dtype: Any) -> Any:
     """x in torch's dtype; None leaves it as it is."""
     return x if dtype is None else cast(x, dtype_of(dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import ShapeError
 from qcompiler.ir import AttrValue
 from qcompiler.opdef import (
+    FLOAT_ONLY,
     SHARES_INPUT,
     AttrSpec,
     LayoutRule,
@@ -26,7 +28,7 @@ from qcompiler.opdef import (
 from qcompiler.ops.rescale import mean_multiplier, share_or_requantize
 from qcompiler.ops.windows import Pairs, check_geometry, output_size, output_sizes, windows
 from qcompiler.quantization import qmath
-from qcompiler.types import TensorType, tensor
+from qcompiler.types import DType, TensorType, tensor
 
 
 class Pool(Op):
@@ -138,6 +140,42 @@ class MaxPool(_Windowed):
                 {"kernel": (5, 5), "stride": (1, 1), "padding": ((2, 2), (2, 2)), "dilation": (1, 1)},
             ),
         ]
+
+
+class MaxPoolIndices(_Windowed):
+    """Where the maximum of each window lies, i64: its index among the elements of its channel's image, in row-major
+    order. It is the first of equal ones, the last NaN if there is one, and -1 where a window sees only padding. torch
+    max_pool1d/2d/3d(return_indices=True); ONNX MaxPool's second result, which counts from the first image."""
+
+    name = "max_pool_indices"
+    quant = FLOAT_ONLY
+    layout = LayoutRule.ROW_MAJOR
+    is_homogeneous = False
+    chooses_params = False
+    dilation = ints_attr()
+    ceil_mode = bool_attr(default=False)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.dilation
+
+    def infer(self, x: TensorType) -> TensorType:
+        return TensorType(DType.I64, super().infer(x).shape)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        places = np.arange(math.prod(x.shape[2:])).reshape(1, 1, *x.shape[2:])
+        seen, seen_at = self.windows(x, 0), self.windows(places, -1)
+        found = np.full(seen.shape[: x.ndim], -1, np.int64)
+        best = np.zeros(found.shape, x.dtype)
+        for tap in np.ndindex(*self.kernel):
+            value, at = seen[(..., *tap)], seen_at[(..., *tap)]
+            better = (at >= 0) & ((found < 0) | (value > best) | (value != value))
+            best, found = np.where(better, value, best), np.where(better, at, found)
+        return found
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return MaxPool.samples()
 
 
 def window_counts(

@@ -69,6 +69,11 @@ def max_pool(x, *, kernel, stride, padding, dilation, ceil_mode):
     return function(x, kernel, stride, [p[0] for p in padding], dilation, ceil_mode)
 
 
+def max_pool_indices(x, *, kernel, stride, padding, dilation, ceil_mode):
+    function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(stride)]
+    return function(x, kernel, stride, [p[0] for p in padding], dilation, ceil_mode, return_indices=True)[1]
+
+
 def avg_pool(x, *, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override):
     function = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(stride)]
     more = {} if len(stride) == 1 else {"divisor_override": divisor_override}
@@ -246,6 +251,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "prelu": ("exact", F.prelu),
     "dropout": ("exact", lambda x, rate: F.dropout(x, rate, False)),
     "max_pool": ("exact", max_pool),
+    "max_pool_indices": ("exact", max_pool_indices),
     "avg_pool": ("dot", avg_pool),
     "adaptive_avg_pool": ("dot", adaptive("avg")),
     "adaptive_max_pool": ("exact", adaptive("max")),
@@ -393,6 +399,7 @@ def test_pools(rank: int, size: int) -> None:
     for attrs, dilation in itertools.product(_windows(rank), (1, 2)):
         if max(attrs["padding"][0]) <= attrs["kernel"][0] // 2:  # torch's own limit
             compare("max_pool", Sample((x,), {**attrs, "dilation": (dilation,) * rank}))
+            compare("max_pool_indices", Sample((x,), {**attrs, "dilation": (dilation,) * rank}))
     for attrs, include in itertools.product(_windows(rank), (True, False)):
         compare("avg_pool", Sample((x,), {**attrs, "count_include_pad": include}))
         if rank > 1:
