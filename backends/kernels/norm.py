@@ -22,10 +22,10 @@ products of each register of words (`_add_words`), 130050 at most."""
 
 
 class NormRows(Group, Generic[P, E]):
-    """The rows that are normalized, each by its own mean and variance. A row is `parts` runs of `run` elements.
+    """The rows that are normalized, each by its own mean and variance. A row is `runs` runs of `run` elements.
 
     Attributes:
-        gain, shift: f32 arrays. Run r of row i uses entry i % groups * parts + r. If each element has its own
+        gain, shift: f32 arrays. Run r of row i uses entry i % groups * runs + r. If each element has its own
             (layer_norm and rms_norm, where a row is one run), element e of every row uses entry e.
     """
 
@@ -35,7 +35,7 @@ class NormRows(Group, Generic[P, E]):
     y: Written[P]
     rows: E
     groups: E
-    parts: E
+    runs: E
     run: E
 
 
@@ -66,7 +66,7 @@ def _sum(
 ) -> Value:
     """The sum of compute(element) over a row, as a scalar."""
     lanes, size = LOGICAL_LANES, element.bits // 8
-    count = rows.parts * rows.run
+    count = rows.runs * rows.run
     whole = count // lanes * lanes
     start = b.zero(vector(accumulator, lanes))
     with b.loop(0, whole, lanes, carried=[start]) as loop:
@@ -140,11 +140,11 @@ def _write(
     codes, narrows = element is not F32, elements == (I8, I8)
     width = b.target.i32_lanes if codes else LOGICAL_LANES
     block = 4 * width if narrows else width
-    base = row % rows.groups * rows.parts
+    base = row % rows.groups * rows.runs
     whole = run // block * block
-    with b.loop(0, rows.parts) as part:
-        at = part.index * run
-        fixed = None if each else [b.splat(b.load(F32, p, (base + part.index) * 4), width) for p in (gain, shift)]
+    with b.loop(0, rows.runs) as nth:
+        at = nth.index * run
+        fixed = None if each else [b.splat(b.load(F32, p, (base + nth.index) * 4), width) for p in (gain, shift)]
 
         def terms(
             place: Value, disp: int = 0, left: Value | None = None, fixed: list[Value] | None = fixed
@@ -176,7 +176,7 @@ def _over_rows(
     b: KernelBuilder, rows: NormRows, elements: tuple[Type, Type], body: Callable[[Value, Value, Value], None]
 ) -> None:
     """Emit body(row, x, y) for each row of this thread. elements: the element types of x and y."""
-    count = rows.parts * rows.run
+    count = rows.runs * rows.run
     lo, hi = b.share(rows.rows)
     with b.loop(lo, hi) as row:
         x, y = (pointer + row.index * (count * t.bytes) for pointer, t in zip((rows.x, rows.y), elements))
@@ -198,7 +198,7 @@ def norm_real(b: KernelBuilder, a: NormReal, *, each: bool, centers: bool = True
         return b.convert("fpext", v, F64)
 
     def body(row: Value, x: Value, y: Value) -> None:
-        count = b.sitofp(rows.parts * rows.run, F64)
+        count = b.sitofp(rows.runs * rows.run, F64)
         mean = b.splat(_sum(b, rows, x, F32, F64, wide) / count, LOGICAL_LANES) if centers else None
 
         def centered(v: Value) -> Value:
@@ -242,7 +242,7 @@ def norm_codes(
         return as_i32(b, q) - in_zero
 
     def body(row: Value, x: Value, y: Value) -> None:
-        count = rows.parts * rows.run
+        count = rows.runs * rows.run
         of_codes, of_squares = _sums_of_codes(b, x, count, elements[0])
         s1 = of_codes - count * a.in_zero
         s2 = of_squares - a.in_zero * (of_codes + s1)

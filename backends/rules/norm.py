@@ -163,11 +163,11 @@ def norm(s: NodeLowering) -> None:
     shape, each = x.shape, isinstance(op, LastAxesNorm)
     if isinstance(op, LastAxesNorm):
         rank = op.normalized_rank
-        rows, groups, parts, run = math.prod(shape[:-rank]), 1, 1, math.prod(shape[-rank:])
+        rows, groups, runs, run = math.prod(shape[:-rank]), 1, 1, math.prod(shape[-rank:])
         parameters = run
     else:
         groups = op.groups if isinstance(op, GroupNorm) else shape[1]
-        rows, parts, run = shape[0] * groups, shape[1] // groups, math.prod(shape[2:])
+        rows, runs, run = shape[0] * groups, shape[1] // groups, math.prod(shape[2:])
         parameters = shape[1]
     out = y if y.is_row_major else s.new(s.out, f"{s.node.name}.row_major")
     scale = s.out.params.scale[0] if s.out.is_quantized else 1.0
@@ -182,12 +182,12 @@ def norm(s: NodeLowering) -> None:
         y=out,
         rows=rows,
         groups=groups,
-        parts=parts,
+        runs=runs,
         run=run,
     )
     nbytes = 2 * x.elements * x.dtype.itemsize
     if s.out.is_quantized:
-        check_sum_fits(s.node.op, op.x.type, parts * run)
+        check_sum_fits(s.node.op, op.x.type, runs * run)
         arguments = kernels.NormCodes(
             tensors,
             in_zero=zero_point(op.x.type),
@@ -228,7 +228,7 @@ def l2_normalize(s: NodeLowering) -> None:
         y=y,
         rows=x.elements // run,
         groups=1,
-        parts=1,
+        runs=1,
         run=run,
     )
     nbytes = 2 * x.elements * x.dtype.itemsize
