@@ -38,7 +38,7 @@ from qcompiler.frontend.onnx_checks import (
 from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
-from qcompiler.frontend.onnx_ops.codes import Codes
+from qcompiler.frontend.onnx_ops.codes import Codes, as_codes
 from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held, folded, type_proto
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
@@ -369,7 +369,7 @@ class _Importer:
         node = OnnxNode(
             key,
             proto.name or proto.output[0],
-            [self.values[name] for name in proto.input],
+            [as_codes(self.values[name]) for name in proto.input],
             attrs,
             list(proto.output),
             opset,

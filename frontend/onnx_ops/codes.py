@@ -98,6 +98,14 @@ def element_of(value: Any) -> CodeType | None:
     return next((found for found in CODE_TYPES if found.dtype is dtype and found.is_own), None)
 
 
+def as_codes(value: Any) -> Any:
+    """A value of the import, as `Codes` if it is of quantized type: an input is, once DequantizeLinear has read it."""
+    if isinstance(value, Codes) or not isinstance(value, Traced) or not value.value.type.is_quantized:
+        return value
+    element = element_of(value)
+    return value if element is None else Codes(value, element)
+
+
 def real(value: Traced) -> Any:
     """The real numbers that codes stand for."""
     return value.trace.emit("dequantize", (value,))

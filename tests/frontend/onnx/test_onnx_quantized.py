@@ -219,6 +219,35 @@ def test_a_number_that_import_quantizes_stays_an_array(tmp_path: pathlib.Path) -
     assert (qc.compile(tmp_path / "number.onnx", "keep")(x)["y"] == x / 2).all()
 
 
+@pytest.mark.parametrize("codes_first", [True, False])
+@pytest.mark.parametrize("op", ["Abs", "Max", "MaxPool", "Transpose"])
+def test_an_input_that_is_read_as_codes_and_as_integers(op: str, codes_first: bool) -> None:
+    """The reader of plain integers computes with them, whichever reader comes first."""
+    given = ["x"] * 2 if op == "Max" else ["x"]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["real"]),
+        helper.make_node(op, given, ["y"], **({"kernel_shape": [2, 2]} if op == "MaxPool" else {})),
+    ]
+    graph = helper.make_graph(
+        nodes if codes_first else nodes[::-1],
+        "both",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 2, 3, 4])],
+        [
+            helper.make_tensor_value_info("real", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("y", TensorProto.UINT8, None),
+        ],
+        [numpy_helper.from_array(np.float32(0.5), "s"), numpy_helper.from_array(np.uint8(3), "z")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = RNG.integers(0, 256, (1, 2, 3, 4), np.uint8)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    want = ort.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+    got = qc.compile(model, "keep")(x)
+    for name, array in zip(("real", "y"), want):
+        assert got[name].dtype == array.dtype and np.array_equal(got[name], array), name
+
+
 def test_a_quantized_model_is_not_quantized_twice(tmp_path: pathlib.Path) -> None:
     source, path = float_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
     quantize_static(source, path, Reader(), quant_format=QuantFormat.QDQ)
