@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.ir import AttrValue, Graph, Node
+from qcompiler.ir import AttrValue, Graph, Node, Value
 from qcompiler.opdef import REQUIRED, Op, Trait, all_ops, opdef
 from qcompiler.ops.activations import Unary
 from qcompiler.ops.norm import Normalised
@@ -93,6 +93,12 @@ class _AsActivation(_Recognized):
 
     rule = "recognition of an activation"
 
+    def __init__(self, configs: Configs) -> None:
+        super().__init__(configs)
+        self._probed: dict[Value, dict[Value, np.ndarray]] = {}
+        """A source -> values -> these at `_PROBES`, as functions of the source. Long chains have as many regions as
+        pairs of near values; what is known of a smaller region is not computed again."""
+
     def match(self, graph: Graph, node: Node) -> _Found | Refusal:
         nearest = None
         for region in regions_to(graph, node, lambda other: is_pointwise(other, node)):
@@ -101,6 +107,9 @@ class _AsActivation(_Recognized):
             if len(region.nodes) == 1 and is_unary(node):
                 continue
             if region.source.type.dtype is not DType.F32:  # a cast from bool: activations take floats
+                continue
+            probes = self._probed.setdefault(region.source, {region.source: _points()[_PROBES]})
+            if not _may_be_activation(region.evaluate(probes)):
                 continue
             found = _spelled_activation(region)
             if isinstance(found, Spelled):
@@ -136,6 +145,33 @@ def _zero_runs(values: np.ndarray) -> np.ndarray:
     """Where a function is 0, as at both neighbours: there it has to be 0 exactly, however small the other value is."""
     zero = np.concatenate([[False], values[:-3] == 0, [False] * 4])
     return zero[:-2] & zero[1:-1] & zero[2:]
+
+
+_PROBES = np.r_[0:2500:45, -7:0]
+"""The indices of those of `_points` at which a function is tried first, the last seven among them."""
+
+
+@cache
+def _known_at_probes() -> tuple[np.ndarray, np.ndarray]:
+    """(the activations at `_PROBES`, f64 [activations, probes]; where each one is 0, as `_zero_runs` says)."""
+    known = [values for _, values in _known()]
+    return np.stack([values[_PROBES] for values in known]), np.stack([_zero_runs(values)[_PROBES] for values in known])
+
+
+def _may_be_activation(y: np.ndarray) -> bool:
+    """Whether `_spelled_activation` may find more than None for a function with these values at `_PROBES`."""
+    x, (known, zeros) = _points()[_PROBES], _known_at_probes()
+    if y.size != x.size:
+        return True
+    y = y.reshape(x.shape)
+    finite, small = np.isfinite(y), np.abs(x) <= ALWAYS_FINITE
+    if not (finite[small].all() and np.isnan(y[-1])):
+        return False
+    with np.errstate(all="ignore"):
+        scale = np.maximum(1, np.maximum(np.abs(x), np.abs(known)))
+        near = np.abs(y - known) <= NEAR * scale
+    near |= ~(finite & np.isfinite(known))
+    return bool((near & ~(zeros & (y != 0))).all(axis=1).any())
 
 
 def _spelled_activation(region: Region) -> Spelled | str | None:

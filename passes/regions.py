@@ -39,18 +39,24 @@ class Region:
 
         sizes: of symbolic dimensions in attributes.
         """
-        found = {id(self.source): x}
+        return self.evaluate({self.source: x}, sizes)
+
+    def evaluate(self, found: dict[Value, np.ndarray], sizes: Mapping[str, int] | None = None) -> np.ndarray:
+        """The region's result where its source is `found[source]`. What `found` holds of other values of the region is
+        taken from there, and what it lacks is added."""
+        dtype = found[self.source].dtype
         for node in self.nodes:
-            arrays = [None if value is None else _array(value, found, x.dtype) for value in node.operands]
-            definition = opdef(node.op)
-            [result] = definition.run_reference(arrays, bound_attrs(definition, node.attrs, sizes or {}))
-            found[id(node.result)] = result
-        return found[id(self.nodes[-1].result)]
+            if node.result not in found:
+                arrays = [None if value is None else _array(value, found, dtype) for value in node.operands]
+                definition = opdef(node.op)
+                [result] = definition.run_reference(arrays, bound_attrs(definition, node.attrs, sizes or {}))
+                found[node.result] = result
+        return found[self.nodes[-1].result]
 
 
-def _array(value: Value, found: Mapping[int, np.ndarray], dtype: np.dtype) -> np.ndarray:
+def _array(value: Value, found: Mapping[Value, np.ndarray], dtype: np.dtype) -> np.ndarray:
     if not isinstance(value, Const):
-        return found[id(value)]
+        return found[value]
     data = value.data.astype(dtype) if value.type.dtype.is_float else value.data
     return data.reshape(()) if data.size == 1 else data
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
+from qcompiler.binding import bound_attrs
 from qcompiler.frontend import functional as F
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
+from qcompiler.passes import recognize, regions
 from qcompiler.passes.pipelines import float_pipeline
 from qcompiler.passes.recognize import Recognize
 from qcompiler.passmanager import PassManager
@@ -468,3 +470,45 @@ def test_bools_are_no_operand_of_an_activation(name: str) -> None:
     after = PassManager(float_pipeline()).run(graph)
     assert [node.op for node in after.nodes] == ["greater", "cast", name]
     assert np.array_equal(run(after, [X])[0], run(graph, [X])[0])
+
+
+@pytest.mark.parametrize("steps", [30, 120])
+def test_each_function_of_a_long_chain_is_computed_once(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all functions that end in a node, at most one for each node before it within the longest region."""
+    evaluated: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        evaluated.append(1)
+        return bound_attrs(*args)
+
+    def chain(x: Any) -> Any:
+        for step in range(steps):
+            x = np.tanh(x * (1.5 + step)) + 0.25
+        return x
+
+    graph = qc.trace(chain, (X,))
+    monkeypatch.setattr(regions, "bound_attrs", counted)
+    PassManager([Recognize()]).run(graph)
+    assert 0 < len(evaluated) <= regions.MOST_NODES * len(graph)
+
+
+def test_what_probes_rule_out_is_no_activation() -> None:
+    """For activations, and functions near them: what the probes reject is None with all points too."""
+    kept = rejected = 0
+    for name, (f, _) in ACTIVATIONS.items():
+        for factor, addend in (
+            (1.0, 0.0),
+            (1.0, 1e-9),
+            (1.004, 0.0),
+            (1.04, 0.0),
+            (1.0, 0.02),
+            (1.0, 0.5),
+            (-1.0, 0.0),
+        ):
+            graph = qc.trace(lambda x, f=f, factor=factor, addend=addend: f(x) * factor + addend, (X,))
+            region = max(regions.regions_to(graph, graph.node_list[-1], lambda _: True), key=lambda r: len(r.nodes))
+            may_be = recognize._may_be_activation(region(recognize._points()[recognize._PROBES]))
+            found = recognize._spelled_activation(region)
+            assert may_be or found is None, name
+            kept, rejected = kept + may_be, rejected + (not may_be)
+    assert kept > 10 and rejected > 10
