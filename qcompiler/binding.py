@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from qcompiler.dims import evaluate, parse_dim
+from qcompiler.dims import Dim, evaluate, parse_dim
 from qcompiler.errors import InputError, QCompilerError, ShapeError
 from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import OpDef, opdef
@@ -33,12 +33,18 @@ def bound_attrs(definition: OpDef, attrs: Mapping[str, AttrValue], sizes: Mappin
 
 def is_bound(node: Node) -> bool:
     """Whether no attr of a node has a symbolic size."""
-    return not any(
-        isinstance(entry, str)
+    return not _size_texts(node)
+
+
+def _size_texts(node: Node) -> list[str]:
+    """The symbolic sizes in the attrs of a node."""
+    return [
+        entry
         for spec in opdef(node.op).attrs
         if spec.kind == "shape"
         for entry in cast("tuple[int | str, ...]", node.attrs[spec.name] or ())
-    )
+        if isinstance(entry, str)
+    ]
 
 
 def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
@@ -80,7 +86,9 @@ def _problem(node: Node, sizes: Mapping[str, int]) -> QCompilerError | None:
 def _names(node: Node) -> frozenset[str]:
     """The names of all sizes that a node works on."""
     values = [value for value in (*node.operands, *node.results) if value is not None]
-    return frozenset().union(*(value.type.dim_names for value in values))
+    sizes = [parse_dim(text) for text in _size_texts(node)]
+    in_attrs = (size.names() for size in sizes if isinstance(size, Dim))
+    return frozenset().union(*(value.type.dim_names for value in values), *in_attrs)
 
 
 def _axes_of(graph: Graph, name: str) -> str:

@@ -123,3 +123,24 @@ def test_calibration_data_checks_its_sizes_too() -> None:
         qc.compile(
             MODELS["conv, stride and dilation"][0], "int8", (x,), calibration_data=[x[:, :, :3]], dynamic={0: {2: "S"}}
         )
+
+
+def test_bounds_of_a_slice_may_be_symbolic() -> None:
+    """What a bound is taken to be holds for each call, or the call is refused."""
+    graph = qc.parse(
+        """qcompiler 1
+        graph g(%x: f32[S,2], %table: f32[8]) stage=float {
+          %head = slice(%table) {axes=(0,), starts=(0,), stops=("S",), steps=(1,)} : f32[S]
+          %rest = slice(%table) {axes=(0,), starts=("S",), stops=("S+2",), steps=(1,)} : f32[2]
+          return %head, %rest
+        }
+        """
+    )
+    table = np.arange(8, dtype=np.float32)
+    for target in ("reference", "native"):
+        compiled = qc.compile(graph, None, target=target)
+        for size in (1, 4, 6):
+            head, rest = compiled(np.zeros((size, 2), np.float32), table)
+            assert head.tolist() == list(range(size)) and rest.tolist() == [size, size + 1]
+        with pytest.raises(InputError, match="S = 7"):
+            compiled(np.zeros((7, 2), np.float32), table)

@@ -19,6 +19,7 @@ from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, dims, lift, rank, unary
 from qcompiler.frontend.ranges import arange, size_value
 from qcompiler.frontend.sizes import Size
+from qcompiler.frontend.torch_ops.sizes import CHECKS
 from qcompiler.frontend.torch_ops.table import Meaning, aten, unsupported
 from qcompiler.types import DType
 
@@ -80,7 +81,7 @@ def meaning_of(name: str, meaning: Meaning, leaves: Sequence[Any]) -> Meaning:
         return lambda x, *args, **kwargs: x
     if name in _PART_BY_PART or name in _SUMS:
         return lambda *args, **kwargs: _by_parts(meaning, name in _SUMS, args, kwargs)
-    if name in READERS:
+    if name in READERS or name in CHECKS:
         return meaning
     raise unsupported(f"{name} of complex numbers is not supported")
 

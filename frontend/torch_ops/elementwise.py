@@ -97,6 +97,10 @@ aten("log10")(lambda x: binary("mul", unary("log", x), 1 / math.log(10)))
 aten("exp2")(lambda x: binary("pow", 2.0, x))
 aten("round.decimals")(lambda x, decimals: _round(x, decimals))
 aten("isnan")(lambda x: binary("not_equal", x, x))
+aten("isinf")(
+    lambda x: binary("equal", unary("abs", x), math.inf) if kind_of(x).is_float else binary("not_equal", x, x)
+)
+aten("trunc", "fix")(ops.truncated)
 aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")(ops.where)
 aten("masked_fill.Scalar", "masked_fill.Tensor")(lambda x, mask, value: ops.where(mask, value, x))
 aten("clamp", "clip", "clamp.Tensor")(lambda x, min=None, max=None: ops.clip(x, min, max))
@@ -109,6 +113,12 @@ aten("lerp.Scalar", "lerp.Tensor")(
 )
 aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")(lambda x, p, train: F.dropout(x, p, train))
 aten("gelu")(lambda x, approximate="none": unary("gelu", x, approximate=approximate))
+
+
+def _isinf(x: Any) -> Any:
+    if not kind_of(x).is_float:
+        return binary("not_equal", x, x)  # no integer is
+    return binary("equal", unary("abs", x), math.inf)
 
 
 def _round(x: Any, decimals: int) -> Any:

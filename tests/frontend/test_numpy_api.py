@@ -277,3 +277,18 @@ def test_unsupported_function_names_the_nearest() -> None:
 def test_refused(function, message: str) -> None:
     with pytest.raises((TraceError, ShapeError), match=message):
         trace(function, (X,))
+
+
+def test_several_index_arrays() -> None:
+    """Arrays that index several axes broadcast; their axes stand where the indexed ones were, or first."""
+    x = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    rows, columns = np.array([[0], [1]]), np.array([2, -1, 0])
+    for index in (
+        np.s_[rows, columns],
+        np.s_[:, columns, columns],
+        np.s_[rows, :, columns],
+        np.s_[..., columns, columns],
+        np.s_[None, 1:, columns, columns],
+    ):
+        graph = trace(lambda a, index=index: a[index], (x,))
+        np.testing.assert_array_equal(run(graph, [x])[0], x[index])

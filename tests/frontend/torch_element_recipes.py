@@ -23,7 +23,8 @@ from tests.frontend.torch_recipes import (
 
 @recipe(
     "logical_not bitwise_not neg abs sqrt rsqrt reciprocal exp expm1 log log1p sin cos atan erf floor ceil round sign"
-    " square relu relu6 sigmoid hardsigmoid tanh hardswish silu mish selu log_sigmoid log2 log10 exp2 isnan alias"
+    " square relu relu6 sigmoid hardsigmoid tanh hardswish silu mish selu log_sigmoid log2 log10 exp2 isnan isinf trunc"
+    " fix alias"
     " detach lift_fresh_copy lift_fresh positive max min any all celu softplus leaky_relu hardtanh gelu elu softshrink"
     " hardshrink clone zeros_like ones_like numpy_T squeeze"
 )

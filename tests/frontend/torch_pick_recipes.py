@@ -36,6 +36,36 @@ pick("unfold", (1, 3, 2), (0, 2, 1))
 pick("repeat_interleave.self_int", (2,), (2, 1), (3, 0))
 
 
+pick("diagonal diagonal_copy", (), (1,), (-1, 1, 0))
+
+
+@recipe("tril_indices triu_indices")
+def _triangles(dtype: torch.dtype) -> list[Any]:
+    return [(3, 4), (4, 3, 1), (3, 3, -1, {"dtype": dtype})]
+
+
+@recipe("searchsorted.Tensor")
+def _search(dtype: torch.dtype) -> list[Any]:
+    ordered = torch.arange(10).reshape(2, 5).to(dtype)
+    x = moderate(dtype, 2, 7)
+    return [(ordered, x), (ordered[0], x), (ordered, x, True), (ordered, x, {"side": "right"}), (ordered, ordered)]
+
+
+@recipe("searchsorted.Scalar")
+def _search_one(dtype: torch.dtype) -> list[Any]:
+    return [(torch.arange(5).to(dtype), 3), (torch.arange(5).to(dtype), 3, {"right": True})]
+
+
+@recipe("bucketize.Tensor")
+def _bucketize(dtype: torch.dtype) -> list[Any]:
+    return [(rows(dtype), torch.arange(5).to(dtype)), (moderate(dtype, 7), torch.arange(5).to(dtype), {"right": True})]
+
+
+@recipe("bucketize.Scalar")
+def _bucketize_one(dtype: torch.dtype) -> list[Any]:
+    return [(3, torch.arange(5).to(dtype)), (3, torch.arange(5).to(dtype), {"right": True})]
+
+
 @recipe("index_put _unsafe_index_put")
 def _put(dtype: torch.dtype) -> list[Arguments]:
     x = rows(dtype)
