@@ -174,7 +174,19 @@ class Trace:
         *,
         name: str | None = None,
     ) -> Proxy:
-        """Record one op with one result.
+        """Record one op with one result; see `emit_results`."""
+        [result] = self.emit_results(op, operands, attrs, name=name)
+        return result
+
+    def emit_results(
+        self,
+        op: str,
+        operands: Sequence[Traced | None],
+        attrs: Mapping[str, AttrValue] | None = None,
+        *,
+        name: str | None = None,
+    ) -> tuple[Proxy, ...]:
+        """Record one op. Gives its results.
 
         Raises:
             TraceError: an operand belongs to another trace.
@@ -197,7 +209,7 @@ class Trace:
             error.where = f"{op} at {self.place()}"
             error.args = (error._render(),)
             raise error from None
-        return self.wrap(node.result)
+        return tuple(self.wrap(result) for result in node.results)
 
     def guard(self, guard: Guard) -> None:
         self._note(guard)

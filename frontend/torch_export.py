@@ -18,6 +18,7 @@ from qcompiler.errors import TraceError
 from qcompiler.frontend.recorder import Trace
 from qcompiler.frontend.source import display_path
 from qcompiler.frontend.torch_ops import CHECKS, SIZE_FUNCTIONS, SIZE_NAMES, TABLE
+from qcompiler.frontend.torch_ops.recurrent import kept_whole
 from qcompiler.types import TensorType
 
 # -- inputs
@@ -83,7 +84,7 @@ def export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[s
             fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}
             dynamic_shapes = {**fixed, variadic: tuple(s for n, s in shapes.items() if n not in fixed)}
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet():
+        with warnings.catch_warnings(), torch.no_grad(), _quiet(), kept_whole(torch):
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except TraceError:  # a refusal of the stand-ins for quantized tensors

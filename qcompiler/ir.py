@@ -359,7 +359,7 @@ class Graph:
         if names is None:
             names = (op,) * len(types)
         elif isinstance(names, str):
-            names = (names,) if len(types) == 1 else tuple(f"{names}.{i}" for i in range(len(types)))
+            names = (names,) if len(types) == 1 else tuple(f"{names}.{result}" for result in definition.results)
         node = Node(op, operands, full_attrs, loc, tuple(origin))
         node.results = tuple(
             Value(self._claim(self.fresh_name(name)), type, node, i) for i, (name, type) in enumerate(zip(names, types))

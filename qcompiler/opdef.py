@@ -56,6 +56,7 @@ from qcompiler.opfields import (
     int_attr,
     ints_attr,
     operand,
+    optional_float_attr,
     optional_floats_attr,
     optional_int_attr,
     optional_ints_attr,
@@ -105,6 +106,7 @@ __all__ = [
     "op_of",
     "opdef",
     "operand",
+    "optional_float_attr",
     "optional_floats_attr",
     "optional_int_attr",
     "optional_ints_attr",
@@ -511,6 +513,7 @@ _FAMILIES = (
     "resize",
     "indexing",
     "scatter",
+    "recurrent",
     "statistics",
 )
 _loaded = False

@@ -286,6 +286,10 @@ def optional_int_attr(doc: str = "") -> AttrSpec[int | None]:
     return AttrSpec("", "int", None, doc)
 
 
+def optional_float_attr(doc: str = "") -> AttrSpec[float | None]:
+    return AttrSpec("", "float", None, doc)
+
+
 def optional_ints_attr(doc: str = "") -> AttrSpec[tuple[int, ...] | None]:
     return AttrSpec("", "ints", None, doc)
 

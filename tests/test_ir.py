@@ -82,11 +82,12 @@ def test_taken_names_get_a_suffix_and_names_are_freed() -> None:
     assert graph.add_const("c", np.zeros(1, np.float32)).name == "c_1"
 
 
-def test_several_results_are_numbered_and_result_refuses() -> None:
+def test_several_results_have_the_names_of_the_op_and_result_refuses() -> None:
     graph = Graph()
-    x = graph.add_input("x", F32)
-    node = graph.create("relu", [x], types=[F32, F32], names="s")  # no op has two results yet; the verifier says so
-    assert [value.name for value in node.results] == ["s.0", "s.1"] and node.results[1].index == 1
+    x = graph.add_input("x", tensor("f32", 2, 3, 4))
+    weights = [graph.add_input(f"w{size}", tensor("f32", 5, size)) for size in (4, 5)]
+    node = graph.create("rnn", [x, *weights], names="s")
+    assert [value.name for value in node.results] == ["s.y", "s.h"] and node.results[1].index == 1
     with pytest.raises(VerifyError, match="2 results"):
         _ = node.result
 

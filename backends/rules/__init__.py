@@ -22,6 +22,7 @@ _FAMILIES = (
     "sort",
     "softmax",
     "norm",
+    "recurrent",
     "statistics",
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, runs, tiles_of
+from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
@@ -30,22 +30,26 @@ def linear(s: NodeLowering) -> None:
     x_row, y_row, residual_row = (n * v.dtype.itemsize for n, v in ((depth, x), (outputs, y), (outputs, residual or y)))
     tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
     tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, x_row)
-    pixels = math.prod(y.shape[:-1])
+    window = window_of_rows(s, math.prod(y.shape[:-1]), tile, depth, kc, Distances(x_row, y_row, residual_row))
+    bias = None if op.bias is None else Weight.of(s, op.bias)
+    append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs), low_plane))
+
+
+def window_of_rows(s: NodeLowering, pixels: int, tile: Tile, depth: int, kc: int, pixel: Distances) -> Window:
+    """The window of a product of `pixels` rows of x. depth: elements of a row of x; kc: those that are multiplied."""
     s.check_table(pixels // tile.mr, 64)
     starts, columns = runs(pixels, tile.mr)
-    window = Window(
-        rows=np.stack([starts * x_row, starts * y_row, starts * residual_row], axis=1),
+    return Window(
+        rows=np.stack([starts * pixel.x, starts * pixel.y, starts * pixel.residual], axis=1),
         columns=columns,
         taps=[0],
         kc=kc,
         images=1,
         image=Distances(0, 0, 0),
-        pixel=Distances(x_row, y_row, residual_row),
-        x_row_bytes=columns * x_row,
+        pixel=pixel,
+        x_row_bytes=columns * pixel.x,
         products=pixels * depth,
     )
-    bias = None if op.bias is None else Weight.of(s, op.bias)
-    append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs), low_plane))
 
 
 def _readable(s: NodeLowering, op: Linear, past_the_end: bool) -> TensorView:

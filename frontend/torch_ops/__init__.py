@@ -4,7 +4,7 @@ Keys are printed names of torch's overloads ("aten.conv2d.default"). A meaning t
 values in place of tensors. An op that stands for a whole layer becomes one IR op. torch is not imported here.
 """
 
-from qcompiler.frontend.torch_ops import complex, elementwise, layers, picks, quantized, reductions, shapes
+from qcompiler.frontend.torch_ops import complex, elementwise, layers, picks, quantized, recurrent, reductions, shapes
 from qcompiler.frontend.torch_ops.sizes import CHECKS, SIZE_FUNCTIONS, SIZE_NAMES
 from qcompiler.frontend.torch_ops.table import TABLE
 
@@ -18,6 +18,7 @@ __all__ = [
     "layers",
     "picks",
     "quantized",
+    "recurrent",
     "reductions",
     "shapes",
 ]

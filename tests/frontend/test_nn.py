@@ -14,6 +14,7 @@ from qcompiler.frontend import functional as F
 from qcompiler.frontend import nn
 from qcompiler.frontend.tracer import trace
 from qcompiler.interpreter import run
+from tests.frontend import recurrent_cases
 
 RNG = np.random.default_rng(11)
 
@@ -172,6 +173,7 @@ def test_every_public_layer_is_compared_with_torch() -> None:
     layers = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
     containers = {"Module", "Sequential", "ModuleList", "ModuleDict", "Parameter"}
     tested = {case[0] for case in LAYERS} | {"Embedding", "Bilinear"} | containers
+    tested |= {case.name for case in recurrent_cases.CASES} | {name for name, _ in recurrent_cases.CELLS}
     related = {
         "Dropout1d",
         "Dropout3d",

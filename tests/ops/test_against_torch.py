@@ -302,6 +302,7 @@ ORACLES: dict[str, tuple[str, Oracle]] = {
     "size": ("exact", lambda x, axis: torch.tensor(x.shape[axis])),
 }
 NOT_IN_TORCH = {
+    **dict.fromkeys(("lstm", "gru", "rnn"), "several results; tests/ops/test_recurrent.py compares them with torch"),
     "quantize": "torch multiplies by 1/scale; tests/quantization compares ours with onnxruntime",
     "dequantize": "meaning of types, not of arrays",
     "requantize": "no such operation on tensors",

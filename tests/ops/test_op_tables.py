@@ -26,6 +26,7 @@ ALLOWED = {
     "backends/kernels/integer_functions.py": {"table"},
     "backends/kernels/real_functions.py": {"table"},
     "backends/kernels/trigonometry.py": {"table"},
+    "backends/kernels/recurrent.py": {"table"},
     "backends/kernels/reduce.py": {"table"},
     "backends/kernels/gather.py": {"table"},  # how a scatter combines
 }

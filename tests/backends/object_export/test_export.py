@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler import knobs
+from qcompiler import knobs, nn
 from qcompiler.backends import host
 from qcompiler.backends.object_export.export import ObjectFile, build_object
 from qcompiler.backends.target import parse_target
@@ -21,6 +21,7 @@ from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
 from qcompiler.opdef import all_ops
 from qcompiler.passes.quantized_io import QuantizedIo
+from qcompiler.types import tensor
 from tests.backends import c_programs
 from tests.backends.c_programs import ARM_TARGETS, TARGETS, build, execute, run_in_c, tool, write
 from tests.backends.rules.harness import same_bits
@@ -133,6 +134,17 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
     assert np.isnan(want[3]).any()
     got = run_in_c(tmp_path, made, inputs)
     assert len(got) == 5 and all(same_bits(g, w) for g, w in zip(got, want))
+
+
+@pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
+def test_a_recurrent_net_takes_and_gives_its_states(target: str, tmp_path: pathlib.Path) -> None:
+    lstm, state = nn.LSTM(5, 9, 2), tensor("f32", 2, 2, 9)
+    graph = qc.trace(lambda x, h, c: lstm(x, (h, c)), (tensor("f32", 4, 2, 5), state, state))
+    rng = np.random.default_rng(4)
+    inputs = [rng.normal(size=value.type.sizes).astype(np.float32) for value in graph.inputs]
+    want = qc.compile(graph, None, target="x86-64+avx2")(*inputs)
+    got = run_in_c(tmp_path, build_object(graph, parse_target(target, exact=True), prefix="stream"), inputs)
+    assert len(got) == 3 and all(same_bits(g, w) for g, w in zip(got, [want[0], *want[1]]))
 
 
 @pytest.mark.sampled(2)

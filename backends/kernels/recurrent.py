@@ -1,0 +1,429 @@
+"""lstm, gru and rnn: one kernel walks all steps of a layer.
+
+The products of x with w_ih of all steps are one matrix product, which the rule computes before (`Walk.inputs`). Each
+step multiplies the states with the packed weights of one panel of units after the other, all gates of a unit side by
+side. The sums of a tile go through memory, since the rest of a step is done for one row and one register of units at a
+time: so a tile may overlap the one before it, and its code exists once.
+
+Threads share the rows of the batch. A row reads nothing of another one, so there is no barrier within a call, and a row
+has the same bits alone and in a batch. Products are summed by fma in the order of the state; lanes lie across units.
+States are double-buffered: a step reads those of all units and writes the others.
+
+Packed weights are f32 [panels][state][gates][nr], nr = nv registers of units; biases [panels][gates][nr].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
+
+from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
+from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
+from qcompiler.backends.kernel_ir.ir import Value
+from qcompiler.backends.kernel_ir.types import F32, F64, I64
+from qcompiler.backends.kernels.math import exp, expm1, log1p
+from qcompiler.backends.kernels.math import tanh as tanh_f64
+from qcompiler.backends.kernels.real_functions import FLOAT
+
+
+class Weights(Group, Generic[P]):
+    """The packed weights and biases of one product of a step."""
+
+    data: P
+    bias: P
+
+
+class Walk(Group, Generic[P, E]):
+    """What the kernels share. R are the elements of a state, G the gates, H the units.
+
+    Attributes:
+        inputs: f32 [steps, rows, G * H]: the products of x, with their bias.
+        lengths: i64 [rows], if the kernel reads them.
+        h0: f32 [rows, R].
+        y: f32 [steps, rows, R].
+        h: f32 [rows, R], the last state.
+        states: f32 [2, rows, R], scratch.
+        sums: f32 [rows, widest * nr], scratch, where `widest` is the largest number of gates of a product.
+        first, stride: the step that is computed first, and the distance to the next one, 1 or -1.
+    """
+
+    inputs: P
+    lengths: P
+    h0: P
+    y: Written[P]
+    h: Written[P]
+    states: Written[P]
+    sums: Written[P]
+    steps: E
+    rows: E
+    units: E
+    first: E
+    stride: E
+
+
+class Activations(Group, Generic[S]):
+    """The parameters of the activations, in the order of the op's, and the bound of gates."""
+
+    alphas: tuple[S, ...]
+    betas: tuple[S, ...]
+    clip: S
+
+
+class Lstm(Arguments["Lstm"], Generic[P, E, S]):
+    """The arguments of `lstm`. c: f32 [rows, H], the last cell state; c0: the first one. peephole: f32 [3, H].
+    outputs: R. projection: [panels][H][1][nr]. hidden: f32 [rows, H], scratch, if there is a projection."""
+
+    walk: Walk[P, E]
+    weights: Weights[P]
+    c0: P
+    c: Written[P]
+    peephole: P
+    outputs: E
+    projection: Weights[P]
+    hidden: Written[P]
+    activations: Activations[S]
+
+
+class Gru(Arguments["Gru"], Generic[P, E, S]):
+    """The arguments of `gru`. candidate: the weights of n, if r multiplies the state; then `weights` are those of r and
+    z, and updates and resets are f32 [rows, H], scratch."""
+
+    walk: Walk[P, E]
+    weights: Weights[P]
+    candidate: Weights[P]
+    updates: Written[P]
+    resets: Written[P]
+    activations: Activations[S]
+
+
+class Rnn(Arguments["Rnn"], Generic[P, E, S]):
+    """The arguments of `rnn`."""
+
+    walk: Walk[P, E]
+    weights: Weights[P]
+    activations: Activations[S]
+
+
+def _clip(b: KernelBuilder, x: Value, low: Value, high: Value) -> Value:
+    """x within [low, high]; NaN stays."""
+    return b.select(x < low, low, b.select(x > high, high, x))
+
+
+def _named(name: str) -> Callable[..., Value]:
+    return lambda b, x, alpha, beta: FLOAT[name](b, x)
+
+
+def _scaled_tanh(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
+    real, outer, inner = (b.convert("fpext", v, F64) for v in (x, alpha, beta))
+    return b.convert("fptrunc", outer * tanh_f64(b, inner * real), F32)
+
+
+def _elu(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
+    low, factor = b.convert("fpext", b.fmin(x, 0.0), F64), b.convert("fpext", alpha, F64)
+    return b.select(x < 0.0, b.convert("fptrunc", factor * expm1(b, low), F32), x)
+
+
+def _softplus(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
+    real = b.convert("fpext", x, F64)
+    positive = b.select(real < 0.0, b.zero(real.type), real)
+    return b.convert("fptrunc", positive + log1p(b, exp(b, -b.fabs(real))), F32)
+
+
+ACTIVATIONS: dict[str, Callable[[KernelBuilder, Value, Value, Value], Value]] = {
+    "sigmoid": _named("sigmoid"),
+    "tanh": _named("tanh"),
+    "relu": _named("relu"),
+    "softsign": _named("softsign"),
+    "softplus": _softplus,
+    "affine": lambda b, x, alpha, beta: alpha * x + beta,
+    "leaky_relu": lambda b, x, alpha, beta: b.select(x < 0.0, alpha * x, x),
+    "thresholded_relu": lambda b, x, alpha, beta: b.select(x <= alpha, b.zero(x.type), x),
+    "scaled_tanh": _scaled_tanh,
+    "hardsigmoid": lambda b, x, alpha, beta: _clip(b, alpha * x + beta, b.zero(x.type), b.const(x.type, 1.0)),
+    "elu": _elu,
+}
+"""The activations of `qcompiler.ops.recurrent`, of f32 registers."""
+
+
+@dataclass
+class _Walk:
+    """Emits the parts of a step.
+
+    Attributes:
+        mr, nv: a tile is mr rows by nv registers of units, for each gate.
+        names: of the activations.
+        gates: G, the gates of `inputs`.
+        widest: see `Walk.sums`. Rows lie equally far apart for all products, since threads are not at the same one.
+        has_lengths, clips: whether `Walk.lengths` is read, and whether gates are clamped.
+    """
+
+    b: KernelBuilder
+    walk: Walk
+    given: Activations
+    mr: int
+    nv: int
+    names: tuple[str, ...]
+    gates: int
+    widest: int
+    has_lengths: bool
+    clips: bool
+
+    @property
+    def lanes(self) -> int:
+        return self.b.target.f32_lanes
+
+    def activate(self, index: int, x: Value, *, of_gate: bool = True) -> Value:
+        """The activation at this index. of_gate: whether x is a gate, which may have to be clamped."""
+        b = self.b
+        if self.clips and of_gate:
+            bound = b.splat(self.given.clip, self.lanes)
+            x = _clip(b, x, -bound, bound)
+        alpha, beta = (b.splat(values[index], self.lanes) for values in (self.given.alphas, self.given.betas))
+        return ACTIVATIONS[self.names[index]](b, x, alpha, beta)
+
+    def copy(self, x: Value, y: Value, count: Value) -> None:
+        """Copy the rows of this thread, of `count` elements each."""
+        b = self.b
+        lo, hi = b.share(self.walk.rows)
+        with b.loop(lo * count, hi * count, self.lanes) as loop:
+            left = hi * count - loop.index
+            b.store_prefix(b.load_prefix(b.target.f32_vector(), x, loop.index * 4, left), y, loop.index * 4, left)
+
+    def steps(self, outputs: Value, body: Callable[[_Step], None]) -> None:
+        """Emit body(step) for each step, between the first state and the last one. outputs: R."""
+        b, walk = self.b, self.walk
+        size = walk.rows * outputs * 4
+        self.copy(walk.h0, walk.states, outputs)
+        with b.loop(0, walk.steps) as loop:
+            t, odd = walk.first + loop.index * walk.stride, loop.index & 1
+            states = walk.states + odd * size, walk.states + (b.const(I64, 1) - odd) * size
+            body(_Step(self, t, outputs, *states))
+        self.copy(walk.states + (walk.steps & 1) * size, walk.h, outputs)
+
+
+@dataclass
+class _Step:
+    """One step. t: its index in x and y; outputs: R; before, after: f32 [rows, R], the states."""
+
+    over: _Walk
+    t: Value
+    outputs: Value
+    before: Value
+    after: Value
+
+    def product(
+        self, x: Value, depth: Value, weights: Weights, gates: int, units: Value, finish: Callable[[_Place], None]
+    ) -> None:
+        """Emit the products of this thread's rows of x, [rows, depth], with weights of `units` units, and
+        finish(place) for each register of units of each row."""
+        b, over, walk = self.over.b, self.over, self.over.walk
+        nr = over.nv * over.lanes
+        weight_bytes, row_bytes = nr * gates * 4, nr * over.widest * 4
+        lo, hi = b.share(walk.rows)
+        with b.loop(0, (units + (nr - 1)) // nr) as panel:
+            data = weights.data + panel.index * (depth * weight_bytes)
+            bias = weights.bias + panel.index * weight_bytes
+
+            def tiles(count: int) -> None:
+                with b.loop(lo, hi, count) as loop:
+                    first = loop.index if count == 1 else b.smin(loop.index, hi - count)
+                    self._sums(x + first * (depth * 4), depth, data, bias, first * row_bytes, gates, count)
+                    with (
+                        b.loop(loop.index, b.smin(loop.index + count, hi)) as row,
+                        b.loop(0, b.smin(units - panel.index * nr, nr), over.lanes) as register,
+                    ):
+                        unit = panel.index * nr + register.index
+                        finish(_Place(self, row.index, unit, units - unit, row.index * row_bytes + register.index * 4))
+
+            with b.if_(hi - lo >= over.mr) as wide:
+                tiles(over.mr)
+            with wide.else_():
+                tiles(1)
+
+    def _sums(self, x: Value, depth: Value, data: Value, bias: Value, sums: Value, gates: int, count: int) -> None:
+        """The sums of one tile of `count` rows, stored at `sums`."""
+        b, over = self.over.b, self.over
+        registers, lanes, floats = over.nv * gates, over.lanes, b.target.f32_vector()
+        rows = b.rows(x, depth * 4, count)
+        start = [b.load(floats, bias, disp=j * lanes * 4) for j in range(registers)]
+        with b.loop(0, depth, carried=[[start] * count, rows.pointers, data]) as loop:
+            acc, pointers, here = loop.carried
+            at = rows.at(pointers)
+            columns = [b.load(floats, here, disp=j * lanes * 4) for j in range(registers)]
+            acc = [_add_products(b, acc[r], b.splat(b.load(F32, *at[r]), lanes), columns) for r in range(count)]
+            loop.yield_([acc, at.moved(4), here + registers * lanes * 4])
+        for r, row in enumerate(loop.results[0]):
+            for j, value in enumerate(row):
+                b.store(value, over.walk.sums, sums, disp=(r * over.widest * over.nv + j) * lanes * 4)
+
+    def write(self, place: _Place, h: Value, outputs: Value) -> None:
+        """Write the new state of a row. Past the row's length its state stays, and y is 0."""
+        b, over, walk = self.over.b, self.over, self.over.walk
+        y = h
+        if over.has_lengths:
+            active = place.is_active()
+            old = place.load(self.before, outputs)
+            h, y = b.select(active, h, old), b.select(active, h, b.zero(h.type))
+        place.store(h, self.after, outputs)
+        place.store(y, walk.y + self.t * walk.rows * (outputs * 4), outputs)
+
+
+def _add_products(b: KernelBuilder, acc: list[Value], x: Value, columns: list[Value]) -> list[Value]:
+    return [b.fma(x, column, total) for column, total in zip(columns, acc)]
+
+
+@dataclass
+class _Place:
+    """One register of units of one row. left: units from `unit` on; sums: its byte offset in `Walk.sums`."""
+
+    step: _Step
+    row: Value
+    unit: Value
+    left: Value
+    sums: Value
+
+    def load(self, x: Value, size: Value) -> Value:
+        """The units of x, f32 [rows, size]."""
+        b = self.step.over.b
+        return b.load_prefix(b.target.f32_vector(), x, (self.row * size + self.unit) * 4, self.left)
+
+    def store(self, value: Value, y: Value, size: Value) -> None:
+        self.step.over.b.store_prefix(value, y, (self.row * size + self.unit) * 4, self.left)
+
+    def parameter(self, x: Value, index: int) -> Value:
+        """The units of row `index` of x, f32 [..., H]."""
+        b, units = self.step.over.b, self.step.over.walk.units
+        return b.load_prefix(b.target.f32_vector(), x, (units * index + self.unit) * 4, self.left)
+
+    def sum(self, gate: int) -> Value:
+        """The sums of a gate of the product that was just computed."""
+        over = self.step.over
+        return over.b.load(over.b.target.f32_vector(), over.walk.sums, self.sums, disp=gate * over.nv * over.lanes * 4)
+
+    def input(self, gate: int) -> Value:
+        """The product of x for a gate."""
+        over, walk = self.step.over, self.step.over.walk
+        row = (self.step.t * walk.rows + self.row) * over.gates + gate
+        return over.b.load_prefix(
+            over.b.target.f32_vector(), walk.inputs, (row * walk.units + self.unit) * 4, self.left
+        )
+
+    def is_active(self) -> Value:
+        """Whether the step lies within the row's length."""
+        b = self.step.over.b
+        return self.step.t < b.load(I64, self.step.over.walk.lengths, self.row * 8)
+
+
+@kernel(activations_alphas=3, activations_betas=3)
+def lstm(
+    b: KernelBuilder,
+    a: Lstm,
+    *,
+    mr: int,
+    nv: int,
+    functions: tuple[str, str, str] = ("sigmoid", "tanh", "tanh"),
+    lengths: bool = False,
+    peephole: bool = False,
+    projects: bool = False,
+    input_forget: bool = False,
+    clips: bool = False,
+) -> None:
+    """The steps of an lstm: see `qcompiler.ops.recurrent.Lstm`."""
+    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 4, 4, lengths, clips)
+    units = a.walk.units
+    walk.copy(a.c0, a.c, units)
+
+    def cell(place: _Place) -> None:
+        i, f, g, o = (place.input(gate) + place.sum(gate) for gate in range(4))
+        c = place.load(a.c, units)
+        if peephole:
+            i, f = i + place.parameter(a.peephole, 0) * c, f + place.parameter(a.peephole, 1) * c
+        i = walk.activate(0, i)
+        f = b.const(i.type, 1.0) - i if input_forget else walk.activate(0, f)
+        new = b.fma(f, c, i * walk.activate(1, g))
+        if peephole:
+            o = o + place.parameter(a.peephole, 2) * new
+        h = walk.activate(0, o) * walk.activate(2, new, of_gate=False)
+        place.store(b.select(place.is_active(), new, c) if lengths else new, a.c, units)
+        if projects:
+            place.store(h, a.hidden, units)
+        else:
+            place.step.write(place, h, a.outputs)
+
+    def step(at: _Step) -> None:
+        at.product(at.before, a.outputs, a.weights, 4, units, cell)
+        if projects:
+            at.product(a.hidden, units, a.projection, 1, a.outputs, lambda p: at.write(p, p.sum(0), a.outputs))
+
+    walk.steps(a.outputs, step)
+
+
+@kernel(activations_alphas=2, activations_betas=2)
+def gru(
+    b: KernelBuilder,
+    a: Gru,
+    *,
+    mr: int,
+    nv: int,
+    functions: tuple[str, str] = ("sigmoid", "tanh"),
+    lengths: bool = False,
+    linear_before_reset: bool = True,
+    clips: bool = False,
+) -> None:
+    """The steps of a gru: see `qcompiler.ops.recurrent.Gru`."""
+    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 3, 3 if linear_before_reset else 2, lengths, clips)
+    units = a.walk.units
+
+    def write(place: _Place, z: Value, n: Value) -> None:
+        h = place.load(place.step.before, units)
+        place.step.write(place, b.fma(z, h - n, n), units)
+
+    def gates(place: _Place) -> tuple[Value, Value]:
+        r, z = (walk.activate(0, place.input(gate) + place.sum(gate)) for gate in range(2))
+        return r, z
+
+    def cell(place: _Place) -> None:
+        r, z = gates(place)
+        write(place, z, walk.activate(1, b.fma(r, place.sum(2), place.input(2))))
+
+    def reset(place: _Place) -> None:
+        r, z = gates(place)
+        place.store(z, a.updates, units)
+        place.store(r * place.load(place.step.before, units), a.resets, units)
+
+    def candidate(place: _Place) -> None:
+        write(place, place.load(a.updates, units), walk.activate(1, place.input(2) + place.sum(0)))
+
+    def step(at: _Step) -> None:
+        if linear_before_reset:
+            at.product(at.before, units, a.weights, 3, units, cell)
+            return
+        at.product(at.before, units, a.weights, 2, units, reset)
+        at.product(a.resets, units, a.candidate, 1, units, candidate)
+
+    walk.steps(units, step)
+
+
+@kernel(activations_alphas=1, activations_betas=1)
+def rnn(
+    b: KernelBuilder,
+    a: Rnn,
+    *,
+    mr: int,
+    nv: int,
+    functions: tuple[str] = ("tanh",),
+    lengths: bool = False,
+    clips: bool = False,
+) -> None:
+    """The steps of an rnn: see `qcompiler.ops.recurrent.Rnn`."""
+    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 1, 1, lengths, clips)
+    units = a.walk.units
+
+    def cell(place: _Place) -> None:
+        place.step.write(place, walk.activate(0, place.input(0) + place.sum(0)), units)
+
+    def step(at: _Step) -> None:
+        at.product(at.before, units, a.weights, 1, units, cell)
+
+    walk.steps(units, step)

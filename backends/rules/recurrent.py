@@ -1,0 +1,216 @@
+"""Lowers lstm, gru and rnn: the product of x with w_ih over all steps, then the kernel that walks the steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompiler.backends.kernel_ir.definition import Arguments, Memory
+from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
+from qcompiler.backends.kernels import conv as products
+from qcompiler.backends.kernels import recurrent as kernels
+from qcompiler.backends.kernels.epilogue import Clamp
+from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.rule import lowers
+from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, tiles_of
+from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.rules.gemm import Distances, ProductCall
+from qcompiler.backends.rules.linear import window_of_rows
+from qcompiler.backends.rules.weights import Weight
+from qcompiler.backends.target import Target
+from qcompiler.dims import DimLike
+from qcompiler.ir import Value
+from qcompiler.ops.recurrent import Gru, Lstm, Recurrent, Rnn
+
+_REGISTERS_LEFT = 4
+"""Registers of a tile that hold no sums: the row's element, and weights that wait for their product."""
+_MOST_ROWS = 6
+"""The most rows of a tile. Batches of fewer rows are computed one row at a time."""
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """The tile of a product with packed weights: mr rows by nv registers of units for each of its gates."""
+
+    mr: int
+    nv: int
+    nr: int
+
+    @staticmethod
+    def of(target: Target, gates: int, units: int, rows: DimLike) -> _Packing:
+        """The tile for the product with the most gates. A panel is not wider than all units. A quarter of the
+        registers hold one row, so that its sums alone hide the latency of an fma."""
+        lanes = target.f32_lanes
+        nv = max(1, min(target.register_count // 4 // gates, -(-units // lanes)))
+        mr = min(_MOST_ROWS, (target.register_count - _REGISTERS_LEFT) // (nv * gates))
+        return _Packing(max(1, min(mr, rows) if isinstance(rows, int) else mr), nv, nv * lanes)
+
+    def weights(
+        self, s: NodeLowering, weight: Weight, bias: Weight | None, gates: slice, of: int
+    ) -> kernels.Weights[Memory]:
+        """Pack the weights [of * units, depth] and the bias of some gates."""
+        units, depth = weight.shape[0] // of, weight.shape[1]
+        if bias is None:
+            bias = Weight(np.zeros(of * units, np.float32), None, f"no bias of {of * units}")
+        name = f"gates {gates.start} to {gates.stop} of {of}"
+        data = weight.taken(name, lambda w: w.reshape(of, units, depth)[gates].transpose(1, 2, 0))
+        start = bias.taken(name, lambda v: v.reshape(of, units)[gates].T)
+        return kernels.Weights(data.packed(s, self.nr), start.packed(s, self.nr))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the three rules share: the packing, and the arguments of the walk and of the activations."""
+
+    packing: _Packing
+    walk: kernels.Walk[Memory | None, int]
+    activations: kernels.Activations[float]
+
+
+def _hidden_weights(s: NodeLowering, op: Recurrent, layer: _Layer, gates: slice) -> kernels.Weights[Memory]:
+    """The packed weights of some gates of the product with the state."""
+    bias = None if op.bias_hh is None else Weight.of(s, op.bias_hh)
+    return layer.packing.weights(s, Weight.of(s, op.w_hh), bias, gates, op.gate_count)
+
+
+def _inputs(s: NodeLowering, op: Recurrent) -> BufferHandle | None:
+    """The products of all steps of x, with their bias: f32 [steps, rows, gates * units]. None if there are none."""
+    if 0 in s.view(op.x).shape[:2]:
+        return None
+    x, weight = s.row_major(op.x), Weight.of(s, op.w_ih)
+    bias = Weight(np.zeros(weight.shape[0], np.float32), None, f"no bias of {weight.shape[0]}")
+    if op.bias_ih is not None:
+        bias = Weight.of(s, op.bias_ih)
+    (steps, rows, depth), outputs = x.shape, weight.shape[0]
+    inputs = s.scratch(steps * rows * outputs * 4, "inputs")
+    tile = choose_tile(tiles_of(s.target, False), lanes_of(s.target, False), steps * rows, outputs, depth * 4)
+    window = window_of_rows(s, steps * rows, tile, depth, depth, Distances(depth * 4, outputs * 4))
+    product = ProductCall(window, tile, x, None, inputs, weight, bias, slice(0, outputs))
+    arguments = product.arguments(
+        s, s.stored(window.rows), weight.packed(s, tile.nr), bias.packed(s, tile.nr), window.taps, 1
+    )
+    s.call(
+        products.conv_f32(mr=tile.mr, nv=tile.nv, residual=False),
+        products.ConvF32(product=arguments, clamp=Clamp(low=-math.inf, high=math.inf), streams=0),
+        macs=window.products * outputs,
+        bytes=4 * (outputs * depth + x.elements + steps * rows * outputs),
+    )
+    return inputs
+
+
+def _state(s: NodeLowering, value: Value | None, rows: int, size: int) -> Memory:
+    """A first state [rows, size], zeros where it is absent."""
+    if value is not None:
+        return s.row_major(value)
+    s.check_table(rows * size, 4)
+    return s.stored(np.zeros((rows, size), np.float32))
+
+
+def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
+    """Append the product of x. gates: of the product with the most gates; outputs: elements of a state."""
+    steps, rows, _ = s.view(op.x).shape
+    packing = _Packing.of(s.target, gates, op.units, op.x.type.shape[1])
+    parameters = op.parameters()
+    return _Layer(
+        packing,
+        kernels.Walk(
+            inputs=_inputs(s, op),
+            lengths=None if op.lengths is None else s.row_major(op.lengths),
+            h0=_state(s, op.h0, rows, outputs),
+            y=s.result(0),
+            h=s.result(1),
+            states=s.scratch(2 * rows * outputs * 4, "states"),
+            sums=s.scratch(rows * gates * packing.nr * 4, "sums"),
+            steps=steps,
+            rows=rows,
+            units=op.units,
+            first=steps - 1 if op.reverse else 0,
+            stride=-1 if op.reverse else 1,
+        ),
+        kernels.Activations(
+            alphas=tuple(alpha for alpha, _ in parameters),
+            betas=tuple(beta for _, beta in parameters),
+            clip=op.clip or 0.0,
+        ),
+    )
+
+
+def _run(s: NodeLowering, op: Recurrent, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+    """Append the call that walks the steps."""
+    (steps, rows, _), weights = s.view(op.x).shape, math.prod(s.view(op.w_hh).shape)
+    s.call(kernel, arguments, macs=steps * rows * weights, bytes=4 * steps * (weights + rows * op.w_hh.type.sizes[0]))
+
+
+@lowers("lstm")
+def lstm(s: NodeLowering) -> None:
+    op = Lstm(s.node)
+    rows, units, outputs = s.view(op.x).shape[1], op.units, s.result(1).shape[1]
+    layer = _layer(s, op, 4, outputs)
+    none = kernels.Weights[Memory | None](None, None)
+    projection = none if op.w_hr is None else layer.packing.weights(s, Weight.of(s, op.w_hr), None, slice(0, 1), 1)
+    kernel = kernels.lstm(
+        mr=layer.packing.mr,
+        nv=layer.packing.nv,
+        functions=(op.gate_activation, op.cell_activation, op.output_activation),
+        lengths=op.lengths is not None,
+        peephole=op.peephole is not None,
+        projects=op.w_hr is not None,
+        input_forget=op.input_forget,
+        clips=op.clip is not None,
+    )
+    arguments = kernels.Lstm(
+        walk=layer.walk,
+        weights=_hidden_weights(s, op, layer, slice(0, 4)),
+        c0=_state(s, op.c0, rows, units),
+        c=s.result(2),
+        peephole=None if op.peephole is None else s.row_major(op.peephole),
+        outputs=outputs,
+        projection=projection,
+        hidden=None if op.w_hr is None else s.scratch(rows * units * 4, "hidden"),
+        activations=layer.activations,
+    )
+    _run(s, op, kernel, arguments)
+
+
+@lowers("gru")
+def gru(s: NodeLowering) -> None:
+    op = Gru(s.node)
+    rows, units, linear = s.view(op.x).shape[1], op.units, op.linear_before_reset
+    layer = _layer(s, op, 3 if linear else 2, units)
+    none = kernels.Weights[Memory | None](None, None)
+    kernel = kernels.gru(
+        mr=layer.packing.mr,
+        nv=layer.packing.nv,
+        functions=(op.gate_activation, op.cell_activation),
+        lengths=op.lengths is not None,
+        linear_before_reset=linear,
+        clips=op.clip is not None,
+    )
+    arguments = kernels.Gru(
+        walk=layer.walk,
+        weights=_hidden_weights(s, op, layer, slice(0, 3 if linear else 2)),
+        candidate=none if linear else _hidden_weights(s, op, layer, slice(2, 3)),
+        updates=None if linear else s.scratch(rows * units * 4, "updates"),
+        resets=None if linear else s.scratch(rows * units * 4, "resets"),
+        activations=layer.activations,
+    )
+    _run(s, op, kernel, arguments)
+
+
+@lowers("rnn")
+def rnn(s: NodeLowering) -> None:
+    op = Rnn(s.node)
+    layer = _layer(s, op, 1, op.units)
+    kernel = kernels.rnn(
+        mr=layer.packing.mr,
+        nv=layer.packing.nv,
+        functions=(op.activation,),
+        lengths=op.lengths is not None,
+        clips=op.clip is not None,
+    )
+    arguments = kernels.Rnn(
+        walk=layer.walk, weights=_hidden_weights(s, op, layer, slice(0, 1)), activations=layer.activations
+    )
+    _run(s, op, kernel, arguments)

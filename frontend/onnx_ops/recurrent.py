@@ -1,0 +1,156 @@
+"""LSTM, GRU and RNN: each direction becomes one op, with its gates in torch's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.array_ops import dims, lift
+from qcompiler.frontend.indexing import slice_axes
+from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+from qcompiler.frontend.proxy import Proxy
+from qcompiler.types import DType
+
+_ACTIVATIONS: dict[str, tuple[str, tuple[float | None, float | None]]] = {
+    "sigmoid": ("sigmoid", (None, None)),
+    "tanh": ("tanh", (None, None)),
+    "relu": ("relu", (None, None)),
+    "softsign": ("softsign", (None, None)),
+    "softplus": ("softplus", (None, None)),
+    "affine": ("affine", (1.0, 0.0)),
+    "leakyrelu": ("leaky_relu", (0.01, None)),
+    "thresholdedrelu": ("thresholded_relu", (1.0, None)),
+    "scaledtanh": ("scaled_tanh", (1.0, 1.0)),
+    "hardsigmoid": ("hardsigmoid", (0.2, 0.5)),
+    "elu": ("elu", (1.0, None)),
+}
+"""ONNX's name in lower case -> ours, and the defaults of alpha and beta; None where the function has no such
+parameter."""
+
+
+@onnx("LSTM")
+def _lstm(n: OnnxNode) -> Any:
+    attrs = {"input_forget": bool(n.attr("input_forget", 0))}
+    names = ("gate_activation", "cell_activation", "output_activation")
+    # ONNX has i o f c and, in P, i o f
+    return _directions(n, "lstm", (0, 2, 3, 1), names, ("Sigmoid", "Tanh", "Tanh"), attrs, peepholes=(0, 2, 1))
+
+
+@onnx("GRU")
+def _gru(n: OnnxNode) -> Any:
+    attrs = {"linear_before_reset": bool(n.attr("linear_before_reset", 0))}
+    # ONNX has z r h
+    return _directions(n, "gru", (1, 0, 2), ("gate_activation", "cell_activation"), ("Sigmoid", "Tanh"), attrs)
+
+
+@onnx("RNN")
+def _rnn(n: OnnxNode) -> Any:
+    return _directions(n, "rnn", (0,), ("activation",), ("Tanh",), {})
+
+
+def _directions(
+    n: OnnxNode,
+    op: str,
+    order: Sequence[int],
+    names: Sequence[str],
+    defaults: Sequence[str],
+    attrs: dict[str, Any],
+    peepholes: Sequence[int] = (),
+) -> tuple[Proxy, ...]:
+    """The outputs of a node. order: which of ONNX's gates each gate is; names: of the attributes of activations, whose
+    defaults follow; peepholes: which of ONNX's parts of P each part is."""
+    n.only("direction", "forward", "reverse", "bidirectional")
+    n.only("layout", 0, 1)
+    direction, batch_first = n.attr("direction", "forward"), n.attr("layout", 0) == 1
+    count = 2 if direction == "bidirectional" else 1
+    x = n.floats(0)
+    if batch_first:
+        x = ops.transpose(x, (1, 0, 2))
+    units = dims(lift(n.raw(2), n.trace))[-1]
+    if not isinstance(units, int) or n.attr("hidden_size", units) != units:
+        raise n.refuse("hidden_size is not that of R", expected=str(units), got=n.attr("hidden_size", None))
+    lengths = lift(n.representable(n.raw(4)), n.trace, dtype=DType.I64) if n.has(4) else None
+    activations = _activations(n, names, defaults, count)
+    clip = n.attr("clip", None)
+    found = []
+    for index in range(count):
+
+        def part(operand: int, label: str, order: Sequence[int], start: int = 0, index: int = index) -> Any:
+            if not n.has(operand):
+                return None
+            return _gates(n, operand, index, f"{label}{'_reverse' * index}", [start + gate for gate in order], units)
+
+        def state(operand: int, index: int = index) -> Any:
+            return _entry(n.floats(operand), index, axis=1 if batch_first else 0) if n.has(operand) else None
+
+        operands = [
+            x,
+            part(1, "w_ih", order),
+            part(2, "w_hh", order),
+            part(3, "bias_ih", order),
+            part(3, "bias_hh", order, start=len(order)),
+            state(5),
+            lengths,
+        ]
+        if peepholes:
+            operands += [state(6), part(7, "peephole", peepholes)]
+        reverse = direction == "reverse" or index == 1
+        given = {**attrs, **activations[index], "reverse": reverse, "clip": None if clip is None else float(clip)}
+        found.append(n.trace.emit_results(op, operands, given))
+    y, *states = zip(*found)
+    axis = 1 if batch_first else 0
+    last = [ops.stack(each, axis) for each in states]
+    if batch_first:
+        return ops.stack([ops.transpose(each, (1, 0, 2)) for each in y], 2), *last
+    return ops.stack(y, 1), *last
+
+
+def _gates(n: OnnxNode, operand: int, direction: int, label: str, order: Sequence[int], units: int) -> Proxy:
+    """The parameters of one direction, [gates * units, ...], with the gates of `order`."""
+    value = n.raw(operand)
+    if isinstance(value, np.ndarray):
+        known = n.as_f32(value)[direction]
+        data = np.concatenate([known[gate * units : (gate + 1) * units] for gate in order])
+        return n.trace.constant(data, name=f"{n.name or n.op}.{label}")
+    own = _entry(n.floats(operand), direction, axis=0)
+    return ops.concat([slice_axes(own, {0: slice(gate * units, (gate + 1) * units)}) for gate in order], axis=0)
+
+
+def _entry(x: Proxy, index: int, axis: int) -> Proxy:
+    """One of the entries along an axis, without the axis."""
+    return ops.squeeze(slice_axes(x, {axis: slice(index, index + 1)}), axis)
+
+
+def _activations(n: OnnxNode, names: Sequence[str], defaults: Sequence[str], directions: int) -> list[dict[str, Any]]:
+    """The attributes that name the activations and give their parameters, for each direction. ONNX lists a parameter
+    for those activations alone that have it, in their order."""
+    listed = n.attr("activations", None) or list(defaults) * directions
+    if len(listed) != len(names) * directions:
+        raise n.refuse("activations", expected=f"{len(names) * directions} names", got=listed)
+    alphas, betas = (list(n.attr(f"activation_{which}", None) or ()) for which in ("alpha", "beta"))
+    found: list[tuple[str, float, float]] = []
+    for given in listed:
+        name = given.decode() if isinstance(given, bytes) else given
+        if name.lower() not in _ACTIVATIONS:
+            raise n.refuse(f"the activation {name!r} is not supported", expected=", ".join(sorted(_ACTIVATIONS)))
+        ours, (alpha, beta) = _ACTIVATIONS[name.lower()]
+        found.append((ours, _next(alphas, alpha), _next(betas, beta)))
+    each = [found[i : i + len(names)] for i in range(0, len(found), len(names))]
+    return [
+        {
+            **{name: function for name, (function, _, _) in zip(names, part)},
+            "alphas": tuple(alpha for _, alpha, _ in part) if any(a for _, a, _ in part) else None,
+            "betas": tuple(beta for _, _, beta in part) if any(b for _, _, b in part) else None,
+        }
+        for part in each
+    ]
+
+
+def _next(given: list[float], default: float | None) -> float:
+    """The next of the given parameters, if the function has it."""
+    if default is None:
+        return 0.0
+    return float(str(np.float32(given.pop(0)))) if given else default

@@ -1,0 +1,380 @@
+"""lstm, gru and rnn: one layer in one direction over a sequence.
+
+Frontends compose stacked, bidirectional and batch-first networks from these: so no node holds more than one cell, and
+each has its own weights. Gates lie in torch's order along axis 0 of weights and biases; importers reorder those of
+ONNX. The reference computes in f64 and rounds its results once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompiler.dims import DimLike
+from qcompiler.errors import ShapeError
+from qcompiler.opdef import (
+    FLOAT_ONLY,
+    AttrSpec,
+    LayoutRule,
+    Op,
+    Role,
+    Sample,
+    bias_operand,
+    bool_attr,
+    operand,
+    optional_float_attr,
+    optional_floats_attr,
+    optional_operand,
+    optional_parameter,
+    str_attr,
+    weight_operand,
+)
+from qcompiler.types import DType, TensorType, tensor
+
+Function = Callable[[np.ndarray, float, float], np.ndarray]
+
+ACTIVATIONS: dict[str, Function] = {
+    "sigmoid": lambda x, a, b: 1 / (1 + np.exp(-x)),
+    "tanh": lambda x, a, b: np.tanh(x),
+    "relu": lambda x, a, b: np.where(x < 0, 0, x),
+    "affine": lambda x, a, b: a * x + b,
+    "leaky_relu": lambda x, a, b: np.where(x < 0, a * x, x),
+    "thresholded_relu": lambda x, a, b: np.where(x <= a, 0, x),
+    "scaled_tanh": lambda x, a, b: a * np.tanh(b * x),
+    "hardsigmoid": lambda x, a, b: np.where(a * x + b < 0, 0, np.where(a * x + b > 1, 1, a * x + b)),
+    "elu": lambda x, a, b: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
+    "softsign": lambda x, a, b: x / (1 + np.abs(x)),
+    "softplus": lambda x, a, b: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+}
+"""ONNX's activations of recurrent ops: functions of x and of two parameters, which most of them don't read."""
+
+
+def activation_attr(default: str, doc: str) -> AttrSpec[str]:
+    return str_attr(default=default, doc=doc, choices=tuple(ACTIVATIONS))
+
+
+class Recurrent(Op):
+    """One layer in one direction. x: [T, N, I]; w_ih: [G * H, I]; w_hh: [G * H, R]; biases: [G * H]; h0: [N, R], zeros
+    where it is absent. H are the units, G the gates, and R is H unless an lstm projects its states. Results: y
+    [T, N, R], and the last state h [N, R].
+
+    lengths: i64 [N]. Past its length a row keeps its state, and its y is 0. A length above T counts as T, and one below
+    0 as 0.
+    """
+
+    gate_count: ClassVar[int]
+    quant = FLOAT_ONLY
+    layout = LayoutRule.ROW_MAJOR
+    results: ClassVar[tuple[str, ...]] = ("y", "h")
+    x = operand()
+    w_ih = weight_operand()
+    w_hh = weight_operand()
+    bias_ih = bias_operand()
+    bias_hh = bias_operand()
+    h0 = optional_operand()
+    lengths = optional_operand(Role.INDEX)
+    reverse = bool_attr(default=False, doc="go from the last step to the first; y keeps the order of x")
+    clip = optional_float_attr(doc="the gates are clamped to [-clip, clip] before their activations")
+    alphas = optional_floats_attr(doc="the first parameter of each activation; None if none has parameters")
+    betas = optional_floats_attr(doc="the second parameter of each activation")
+
+    def activations(self) -> tuple[str, ...]:
+        """The names of the activations, in the order of `alphas` and `betas`."""
+        raise NotImplementedError(self.name)
+
+    def parameters(self) -> tuple[tuple[float, float], ...]:
+        """(alpha, beta) of each activation, as f32 numbers; 0 where none is given."""
+        none = (0.0,) * len(self.activations())
+        return tuple(
+            (float(np.float32(a)), float(np.float32(b))) for a, b in zip(self.alphas or none, self.betas or none)
+        )
+
+    @property
+    def units(self) -> int:
+        """H."""
+        return _size(self.w_hh.type.shape[0]) // self.gate_count
+
+    def products(self) -> tuple[DimLike, ...]:
+        steps, rows, depth = self.x.type.shape
+        return (steps, rows, self.w_hh.type.shape[0], depth + self.w_hh.type.shape[1])
+
+    def infer_states(self, x: TensorType, w_ih: TensorType, w_hh: TensorType, *more: TensorType | None) -> TensorType:
+        """The type of h, for operands in the declared order up to `lengths`."""
+        bias_ih, bias_hh, h0, lengths = more
+        name = self.name
+        for what, type, rank in ((f"x of {name}", x, 3), (f"w_ih of {name}", w_ih, 2), (f"w_hh of {name}", w_hh, 2)):
+            if type.dtype is not DType.F32 or type.rank != rank:
+                raise ShapeError(what, expected=f"f32 of rank {rank}", got=str(type))
+        gates, kept = w_hh.shape
+        if not isinstance(gates, int) or gates % self.gate_count:
+            raise ShapeError(f"w_hh of {name}", expected=f"[{self.gate_count} * units, state]", got=str(w_hh))
+        _check(f"w_ih of {name}", w_ih, gates, x.shape[2])
+        for what, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+            _check(f"{what} of {name}", bias, gates)
+        _check(f"h0 of {name}", h0, x.shape[1], kept)
+        if lengths is not None and (lengths.dtype is not DType.I64 or lengths.shape != x.shape[1:2]):
+            raise ShapeError(f"lengths of {name}", expected=f"i64[{x.shape[1]}]", got=str(lengths))
+        count = len(self.activations())
+        for what, given in (("alphas", self.alphas), ("betas", self.betas)):
+            if given is not None and len(given) != count:
+                raise ShapeError(f"{what} of {name}", expected=f"{count} numbers", got=given)
+        if self.clip is not None and not self.clip > 0:
+            raise ShapeError(f"clip of {name}", expected="a number above 0", got=self.clip)
+        return tensor("f32", x.shape[1], kept)
+
+    def clamped(self, gate: np.ndarray) -> np.ndarray:
+        """A gate before its activation. NaN stays."""
+        return gate if self.clip is None else np.clip(gate, -np.float32(self.clip), np.float32(self.clip))
+
+    def functions(self) -> list[Callable[[np.ndarray], np.ndarray]]:
+        """The activations, of which those of gates clamp their argument first."""
+
+        def bound(index: int, name: str, alpha: float, beta: float) -> Callable[[np.ndarray], np.ndarray]:
+            of_gates = index < 2
+            return lambda x: ACTIVATIONS[name](self.clamped(x) if of_gates else x, alpha, beta)
+
+        return [bound(i, name, *given) for i, (name, given) in enumerate(zip(self.activations(), self.parameters()))]
+
+    def walk(
+        self,
+        x: np.ndarray,
+        w_ih: np.ndarray,
+        bias_ih: np.ndarray | None,
+        states: Sequence[np.ndarray],
+        lengths: np.ndarray | None,
+        step: Callable[..., tuple[np.ndarray, ...]],
+    ) -> tuple[np.ndarray, ...]:
+        """y and the last states. step(gates, *states): the next states, of which the first is written to y."""
+        wide = [state.astype(np.float64) for state in states]
+        gates = x.astype(np.float64) @ w_ih.T.astype(np.float64)
+        if bias_ih is not None:
+            gates = gates + bias_ih
+        y = np.zeros((*x.shape[:2], wide[0].shape[1]), np.float32)
+        for t in reversed(range(len(x))) if self.reverse else range(len(x)):
+            after = step(gates[t], *wide)
+            active = np.ones((x.shape[1], 1), bool) if lengths is None else t < lengths[:, None]
+            wide = [np.where(active, new, old) for new, old in zip(after, wide)]
+            y[t] = np.where(active, wide[0], 0)
+        return (y, *(state.astype(np.float32) for state in wide))
+
+
+def _size(size: DimLike) -> int:
+    if not isinstance(size, int):
+        raise ShapeError("weights of a recurrent op", expected="sizes that are known", got=str(size))
+    return size
+
+
+def _check(what: str, type: TensorType | None, *shape: DimLike) -> None:
+    if type is not None and (type.dtype is not DType.F32 or type.shape != shape):
+        raise ShapeError(what, expected=str(tensor("f32", *shape)), got=str(type))
+
+
+def _state(given: np.ndarray | None, x: np.ndarray, size: int) -> np.ndarray:
+    return np.zeros((x.shape[1], size), np.float32) if given is None else given
+
+
+def _product(h: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    found: np.ndarray = h @ w.T.astype(np.float64)
+    return found if bias is None else found + bias
+
+
+class Lstm(Recurrent):
+    """i, f, g, o = the parts of x_t @ w_ih.T + bias_ih + h @ w_hh.T + bias_hh; c = gate(f) * c + gate(i) * cell(g); h =
+    gate(o) * output(c), with the activations gate, cell and output. x: [T, N, I]; w_ih: [4 * H, I]; w_hh: [4 * H, R];
+    biases: [4 * H]; h0: [N, R]; c0: [N, H]; lengths: i64 [N], past which a row keeps its state and its y is 0.
+    peephole: [3 * H], adds P_i * c to i, P_f * c to f, and P_o times the new c to o. w_hr: [R, H], then h is w_hr @ h;
+    otherwise R is H. Results: y [T, N, R], the last h [N, R] and c [N, H]. torch.lstm; ONNX LSTM."""
+
+    name = "lstm"
+    gate_count = 4
+    results = ("y", "h", "c")
+    c0 = optional_operand()
+    peephole = optional_parameter()
+    w_hr = optional_operand(Role.WEIGHT)
+    gate_activation = activation_attr("sigmoid", "of the gates i, f and o")
+    cell_activation = activation_attr("tanh", "of the gate g")
+    output_activation = activation_attr("tanh", "of the cell's state")
+    input_forget = bool_attr(default=False, doc="gate(f) is 1 - gate(i)")
+
+    def activations(self) -> tuple[str, ...]:
+        return self.gate_activation, self.cell_activation, self.output_activation
+
+    def infer(
+        self,
+        x: TensorType,
+        w_ih: TensorType,
+        w_hh: TensorType,
+        bias_ih: TensorType | None,
+        bias_hh: TensorType | None,
+        h0: TensorType | None,
+        lengths: TensorType | None,
+        c0: TensorType | None,
+        peephole: TensorType | None,
+        w_hr: TensorType | None,
+    ) -> tuple[TensorType, ...]:
+        h = self.infer_states(x, w_ih, w_hh, bias_ih, bias_hh, h0, lengths)
+        units = _size(w_hh.shape[0]) // self.gate_count
+        _check("w_hh of lstm", w_hh, w_hh.shape[0], units if w_hr is None else w_hr.shape[0])
+        _check("c0 of lstm", c0, x.shape[1], units)
+        _check("peephole of lstm", peephole, 3 * units)
+        _check("w_hr of lstm", w_hr, h.shape[1], units)
+        return tensor("f32", x.shape[0], *h.shape), h, tensor("f32", x.shape[1], units)
+
+    def reference(
+        self,
+        x: np.ndarray,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        bias_ih: np.ndarray | None,
+        bias_hh: np.ndarray | None,
+        h0: np.ndarray | None,
+        lengths: np.ndarray | None,
+        c0: np.ndarray | None,
+        peephole: np.ndarray | None,
+        w_hr: np.ndarray | None,
+    ) -> tuple[np.ndarray, ...]:
+        units = len(w_hh) // self.gate_count
+        act_gate, act_cell, act_output = self.functions()
+        p_i, p_f, p_o = np.zeros((3, units)) if peephole is None else peephole.astype(np.float64).reshape(3, units)
+
+        def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+            i, f, g, o = np.split(gates + _product(h, w_hh, bias_hh), 4, axis=1)
+            i, g = act_gate(i + p_i * c), act_cell(g)
+            f = 1 - i if self.input_forget else act_gate(f + p_f * c)
+            c = f * c + i * g
+            h = act_gate(o + p_o * c) * act_output(c)
+            return (h if w_hr is None else h @ w_hr.T.astype(np.float64)), c
+
+        return self.walk(x, w_ih, bias_ih, [_state(h0, x, w_hh.shape[1]), _state(c0, x, units)], lengths, step)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        state, lengths = tensor("f32", 3, 9), np.array([5, 0, 3], np.int64)
+        projected = (tensor("f32", 6, 4, 5), tensor("f32", 28, 5), tensor("f32", 28, 3), None, tensor("f32", 28))
+        first = (tensor("f32", 4, 3), np.array([6, 1, 2, 6], np.int64), tensor("f32", 4, 7), None, tensor("f32", 3, 7))
+        others = {"gate_activation": "hardsigmoid", "cell_activation": "affine", "output_activation": "softsign"}
+        return [
+            _sample(4, (5, 3, 7, 9), state, lengths, state),
+            _sample(4, (1, 1, 33, 17)),
+            _sample(4, (3, 8, 4, 40), None, None, None, tensor("f32", 120), clip=0.25, input_forget=True),
+            Sample((*projected, *first), {"reverse": True}, low=-0.5, high=0.5),
+            _sample(4, (4, 2, 3, 5), **others, alphas=(0.2, 0.5, 0.0), betas=(0.5, 0.25, 0.0)),
+        ]
+
+
+class Gru(Recurrent):
+    """r, z, n = the parts of x_t @ w_ih.T + bias_ih; with the same parts of h @ w_hh.T + bias_hh, r = gate(r + r'), z =
+    gate(z + z'), n = cell(n + r * n'), and h = n + z * (h - n), with the activations gate and cell. Without
+    `linear_before_reset`, n' is (r * h) @ w_hn.T + bias_hn, and n = cell(n + n'). Operands and results are those of
+    lstm, without c. torch.gru; ONNX GRU."""
+
+    name = "gru"
+    gate_count = 3
+    gate_activation = activation_attr("sigmoid", "of the gates r and z")
+    cell_activation = activation_attr("tanh", "of the gate n")
+    linear_before_reset = bool_attr(default=True, doc="r multiplies the product, as in torch, not the state before it")
+
+    def activations(self) -> tuple[str, ...]:
+        return self.gate_activation, self.cell_activation
+
+    def infer(self, *types: TensorType | None) -> tuple[TensorType, ...]:
+        return _infer_square(self, *types)
+
+    def reference(
+        self,
+        x: np.ndarray,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        bias_ih: np.ndarray | None,
+        bias_hh: np.ndarray | None,
+        h0: np.ndarray | None,
+        lengths: np.ndarray | None,
+    ) -> tuple[np.ndarray, ...]:
+        act_gate, act_cell = self.functions()
+        units = len(w_hh) // 3
+        before, reset = (slice(0, 2 * units), slice(2 * units, None))
+
+        def part(h: np.ndarray, gates: slice) -> np.ndarray:
+            return _product(h, w_hh[gates], None if bias_hh is None else bias_hh[gates])
+
+        def step(gates: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+            r, z = (act_gate(gate) for gate in np.split(gates[:, before] + part(h, before), 2, axis=1))
+            n = act_cell(gates[:, reset] + (r * part(h, reset) if self.linear_before_reset else part(r * h, reset)))
+            return (n + z * (h - n),)
+
+        return self.walk(x, w_ih, bias_ih, [_state(h0, x, units)], lengths, step)
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        state, lengths = tensor("f32", 3, 9), np.array([2, 5, 0], np.int64)
+        return [
+            _sample(3, (5, 3, 7, 9), state, lengths, reverse=True),
+            _sample(3, (1, 1, 33, 17)),
+            _sample(3, (5, 3, 7, 9), state, lengths, linear_before_reset=False),
+            _sample(3, (3, 8, 4, 40), clip=0.25, linear_before_reset=False),
+            _sample(3, (4, 2, 3, 5), cell_activation="scaled_tanh", alphas=(0.0, 1.5), betas=(0.0, 0.5)),
+        ]
+
+
+class Rnn(Recurrent):
+    """h = activation(x_t @ w_ih.T + bias_ih + h @ w_hh.T + bias_hh). Operands and results are those of lstm, without c.
+    torch.rnn_tanh, rnn_relu; ONNX RNN."""
+
+    name = "rnn"
+    gate_count = 1
+    activation = activation_attr("tanh", "of the new state")
+
+    def activations(self) -> tuple[str, ...]:
+        return (self.activation,)
+
+    def infer(self, *types: TensorType | None) -> tuple[TensorType, ...]:
+        return _infer_square(self, *types)
+
+    def reference(
+        self,
+        x: np.ndarray,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        bias_ih: np.ndarray | None,
+        bias_hh: np.ndarray | None,
+        h0: np.ndarray | None,
+        lengths: np.ndarray | None,
+    ) -> tuple[np.ndarray, ...]:
+        [function] = self.functions()
+        states = [_state(h0, x, len(w_hh))]
+        return self.walk(
+            x, w_ih, bias_ih, states, lengths, lambda gates, h: (function(gates + _product(h, w_hh, bias_hh)),)
+        )
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        shapes = ((2, 1, 3, 5), (1, 2, 1, 33), (3, 2, 4, 7), (3, 1, 2, 8), (2, 3, 2, 16))
+        given = [_sample(1, (5, 3, 7, 9), tensor("f32", 3, 9), np.array([2, 5, 0], np.int64), reverse=True, clip=0.5)]
+        return [
+            *given,
+            *(
+                _sample(1, shapes[i % 5], activation=name, alphas=(0.5,), betas=(0.25,))
+                for i, name in enumerate(ACTIVATIONS)
+            ),
+        ]
+
+
+def _infer_square(op: Recurrent, *types: TensorType | None) -> tuple[TensorType, ...]:
+    """The results of an op whose state has as many elements as it has units."""
+    x, w_ih, w_hh, *more = types
+    assert x is not None and w_ih is not None and w_hh is not None
+    h = op.infer_states(x, w_ih, w_hh, *more)
+    _check(f"w_hh of {op.name}", w_hh, w_hh.shape[0], _size(w_hh.shape[0]) // op.gate_count)
+    return tensor("f32", x.shape[0], *h.shape), h
+
+
+def _sample(
+    gates: int, sizes: tuple[int, int, int, int], *more: TensorType | np.ndarray | None, **attrs: Any
+) -> Sample:
+    """A sample with biases. sizes: T, N, I and H. more: the operands from h0 on."""
+    steps, rows, depth, units = sizes
+    weights = (tensor("f32", gates * units, depth), tensor("f32", gates * units, units))
+    biases = (tensor("f32", gates * units),) * 2
+    return Sample((tensor("f32", steps, rows, depth), *weights, *biases, *more), attrs, low=-0.5, high=0.5)
