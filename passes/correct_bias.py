@@ -60,26 +60,22 @@ class CorrectBias:
 
 def choose_corrections(
     graph: Graph,
-    keys: Mapping[str, str],
     inputs: Mapping[str, ProductInput],
     configs: Mapping[str, QConfig | None],
-    scales: Scales,
-    shifts: Scales,
 ) -> dict[str, np.ndarray]:
     """The name of a product -> what its bias shall take up, f32 for each output channel.
 
     Args:
         graph: of stage observed, with scaled channels.
-        keys: the name of a product -> under which key its rows are kept.
-        inputs: what calibration kept of the inputs of products.
-        scales, shifts: those of scale-channels, by the observed value.
+        inputs: what calibration kept of the inputs of products, scaled as in the graph, by the product's name.
+        configs: node name -> its qconfig (int8 for a node that is not in it).
     """
     found = {}
     for node in graph.nodes:
         layer = Weighted.of(node)
         config = configs.get(node.name, get_qconfig("int8"))
         observe = None if layer is None else Observe.of(layer.x.producer)
-        kept = inputs.get(keys.get(node.name, ""))
+        kept = inputs.get(node.name)
         if layer is None or observe is None or kept is None or config is None or not config.equalize:
             continue
         if not isinstance(layer.weight, Const) or not (layer.bias is None or layer.bias.is_const):
@@ -88,19 +84,10 @@ def choose_corrections(
             continue  # a row gives several results for a channel
         if len(kept.keys) < 2 * LEAST_ROWS or kept.rows.shape[1:] != layer.row_shape:
             continue
-        value = keys[node.name].rpartition(": ")[0]
-        rows = _divided(kept.rows, scales.get(value), shifts.get(value))
-        correction = _correction(layer, layer.weight.data, rows, configs)
+        correction = _correction(layer, layer.weight.data, kept.rows, configs)
         if correction.any():
             found[node.name] = correction
     return found
-
-
-def _divided(rows: np.ndarray, scales: tuple[float, ...] | None, shifts: tuple[float, ...] | None) -> np.ndarray:
-    shape = (1, rows.shape[1], -1, 1)
-    if shifts is not None:
-        rows = rows - np.asarray(shifts, np.float32).reshape(shape)
-    return rows if scales is None else rows / np.asarray(scales, np.float32).reshape(shape)
 
 
 def _correction(

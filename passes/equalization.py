@@ -182,14 +182,14 @@ def _estimate(graph: Graph, configs: Mapping[str, QConfig | None]) -> float:
     return sum(PROFILE.cost(node, quantized=configs.get(node.name, default) is not None) for node in nodes)
 
 
-class _Product:
+class RowProduct:
     """One product's sampled rows and weight, and what it makes of these in real numbers."""
 
-    def __init__(self, layer: Weighted, kept: ProductInput, spec: QuantSpec) -> None:
+    def __init__(self, layer: Weighted, rows: np.ndarray, spec: QuantSpec) -> None:
         assert isinstance(layer.weight, Const)  # as the place was matched
         self.layer, self.spec = layer, spec
         self.axis = layer.quant.weight_axis if spec.per_channel else None
-        self.rows, self.weight = kept.rows, layer.weight.data
+        self.rows, self.weight = rows, layer.weight.data
         self.magnitudes = self._magnitudes()
         if self.axis is not None:
             groups, outputs = layer.grouped(self.weight).shape[:2]
@@ -258,7 +258,7 @@ class _Trial:
         self.low = np.min([each.low for each in kept], axis=0).astype(np.float64)
         self.high = np.max([each.high for each in kept], axis=0).astype(np.float64)
         self.products = [
-            _Product(layer, each, weight_spec(configs, layer.node.name)) for layer, each in zip(layers, kept)
+            RowProduct(layer, each.rows, weight_spec(configs, layer.node.name)) for layer, each in zip(layers, kept)
         ]
 
     def choice(self, place: Fold | Multiply) -> Choice | None:
@@ -286,8 +286,8 @@ class _Trial:
             tuple(product.layer.node.name for product in self.products),
             place.source.node.name if isinstance(place, Fold) else "",
             strength,
-            _rounded(sum(before) / count),
-            _rounded(after / count),
+            rounded(sum(before) / count),
+            rounded(after / count),
             shifts is not None,
         )
         return Choice(self.observe.x.name, scales, shifts, place.group, params, note)
@@ -368,6 +368,6 @@ def _power(base: np.ndarray, exponent: float) -> np.ndarray:
     return result
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
     """Three digits, as notes have them."""
     return float(f"{number:.2e}")

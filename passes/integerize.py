@@ -27,7 +27,7 @@ from qcompiler.verify_quantization import why_no_conversion, why_not_integer
 
 _QUANTIZED_ROLES = (Role.ACTIVATION, Role.WEIGHT, Role.BIAS)
 Configs = Mapping[str, QConfig | None] | None
-_LARGEST_ERROR = 1.0
+LARGEST_ERROR = 1.0
 """By how many codes of the result an interpolated table may be off."""
 
 
@@ -121,7 +121,7 @@ class _AsTable(Rewrite[_Tabulated]):
         if self.configs is None:
             return self.refuse(node, "interpolation would give other codes than the float function")
         knots, error = build_knots(region, source.type, out)
-        if error > _LARGEST_ERROR:
+        if error > LARGEST_ERROR:
             return self.refuse(node, f"between {len(knots)} knots the function is off by {error:.3g} codes")
         return _Tabulated(node, region, source, knots)
 

@@ -24,6 +24,7 @@ from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.recognize import Recognize
 from qcompiler.passes.scale_channels import ScaleChannels, Scales
+from qcompiler.passes.split_outliers import SplitOutliers
 from qcompiler.passes.unsigned_codes import UnsignedCodes
 from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 from qcompiler.passmanager import Pass
@@ -66,17 +67,21 @@ def convert_pipeline(
     params: Mapping[str, QuantParams],
     configs: Configs,
     scales: Scales = MappingProxyType({}),
-    shifts: Scales = MappingProxyType({}),
-    corrections: Scales = MappingProxyType({}),
     *,
+    shifts: Scales = MappingProxyType({}),
+    outliers: Scales = MappingProxyType({}),
+    wide: Mapping[str, str] = MappingProxyType({}),
+    corrections: Scales = MappingProxyType({}),
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
+    outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
     corrections: what biases take up (`correct_bias.choose_corrections`)."""
     return [
         *precision_pipeline(configs, code_outputs=code_outputs, steep=steep),
         *([ScaleChannels(scales, shifts)] if scales else []),
+        *([SplitOutliers(outliers, wide)] if outliers else []),
         *([CorrectBias(corrections)] if corrections else []),
         InsertQdq(params, configs),
         *integer_pipeline(configs),

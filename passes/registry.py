@@ -51,6 +51,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
     from qcompiler.passes.scale_channels import ScaleChannels
+    from qcompiler.passes.split_outliers import SplitOutliers
     from qcompiler.passes.unsigned_codes import UnsignedCodes
     from qcompiler.passes.verify_integer_safety import VerifyIntegerSafety
 
@@ -69,6 +70,7 @@ def passes_by_name() -> dict[str, type]:
         ExposeStatistics,
         ChoosePrecision,
         ScaleChannels,
+        SplitOutliers,
         CorrectBias,
         InsertQdq,
         UnsignedCodes,

@@ -10,6 +10,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "calibrated on the interpreter: no backend for riscv64"
     note "equalized: %x for %q, %k by %n: a = 0.5, error 2.50e-03 -> 1.21e-04"   scales of channels (equalization)
     note "not equalized: %x: the calibration kept no rows of it"
+    note "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04"   read in 16 bits
     note "bias: %y: 37 of 96 channels take up the mean error of rounded weights"
     note "input x: float64 became f32"         a remark, for the reader only
 
@@ -42,6 +43,7 @@ _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
 _EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+),( shifted,)? error (\S+) -> (\S+)", re.DOTALL)
 _CORRECTED = re.compile(r"%(.*?): (\d+) of (\d+) channels take up the mean error of rounded weights", re.DOTALL)
+_OUTLIERS = re.compile(r"(\d+) of (\d+) channels of %(.*?) for %(.*?): error (\S+) -> (\S+)", re.DOTALL)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -234,6 +236,43 @@ class Unjudged(Note):
 
 
 @dataclass(frozen=True)
+class Outliers(Note):
+    """The widest channels of a value are read in 16 bits, by small products beside those that read the others.
+
+    Attributes:
+        split, channels: how many channels are read in 16 bits, of how many.
+        value, products: the value, and the products that read it.
+        before, after: the error as in `Equalized`.
+    """
+
+    split: int
+    channels: int
+    value: str
+    products: tuple[str, ...]
+    before: float
+    after: float
+    kind: ClassVar[str] = "outliers"
+
+    @staticmethod
+    def parse(text: str) -> Outliers | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _OUTLIERS.fullmatch(text)
+        if match is None:
+            return None
+        split, channels, value, products, before, after = match.groups()
+        try:
+            errors = float(before), float(after)
+        except ValueError:
+            return None
+        return Outliers(int(split), int(channels), value, tuple(products.split(", %")), *errors)
+
+    def __str__(self) -> str:
+        products = ", ".join(f"%{name}" for name in self.products)
+        errors = f"error {self.before:.2e} -> {self.after:.2e}"
+        return f"{self.split} of {self.channels} channels of %{self.value} for {products}: {errors}"
+
+
+@dataclass(frozen=True)
 class BiasCorrected(Note):
     """Channels of a product whose bias takes up the mean error that the rounding of their weights makes."""
 
@@ -284,6 +323,7 @@ _PARSERS: dict[str, Callable[[str], Note | None]] = {
         Interpreted,
         Equalized,
         Unjudged,
+        Outliers,
         BiasCorrected,
     )
 }

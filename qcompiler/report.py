@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import BiasCorrected, Equalized, Estimate, Interpreted, KeptFloat, RealResult, Unjudged
+from qcompiler.notes import BiasCorrected, Equalized, Estimate, Interpreted, KeptFloat, Outliers, RealResult, Unjudged
 from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
@@ -89,6 +89,7 @@ class Report:
         target: what the graph was compiled for; "" if it was not.
         execution: how that runs here: "native", "emulated by ..." or "interpreter".
         equalized: the values whose channels were divided by scales; unjudged: those for which none could be chosen.
+        outliers: the values of which a few channels are read in 16 bits.
         corrected: the products whose biases take up the mean error of rounded weights.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
@@ -118,6 +119,7 @@ class Report:
     equalized: tuple[Equalized, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
     real: tuple[RealResult, ...] = ()
+    outliers: tuple[Outliers, ...] = ()
     corrected: tuple[BiasCorrected, ...] = ()
 
     @property
@@ -169,6 +171,9 @@ class Report:
         if self.unjudged:
             lines.append("  not equalized:")
             lines += [f"    {note}" for note in self.unjudged]
+        if self.outliers:
+            lines.append("  channels that are read in 16 bits:")
+            lines += [f"    {note}" for note in self.outliers]
         if self.corrected:
             lines.append("  biases corrected:")
             lines += [f"    {note}" for note in self.corrected]
@@ -216,6 +221,7 @@ def report(model: Any) -> Report:
         equalized=tuple(note for note in graph.notes if isinstance(note, Equalized)),
         unjudged=tuple(note for note in graph.notes if isinstance(note, Unjudged)),
         real=tuple(note for note in graph.notes if isinstance(note, RealResult)),
+        outliers=tuple(note for note in graph.notes if isinstance(note, Outliers)),
         corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),
     )
 

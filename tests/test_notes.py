@@ -16,6 +16,7 @@ from qcompiler.notes import (
     Guard,
     KeptFloat,
     Note,
+    Outliers,
     OutputStructure,
     RealResult,
     Remark,
@@ -47,6 +48,12 @@ NOTES: dict[str, Note] = {
     "not equalized: %x: its rows: none": Unjudged("x", "its rows: none"),
     "not equalized: nothing": Remark("not equalized: nothing"),
     "bias: %y: 3 of 16 channels take up the mean error of rounded weights": BiasCorrected("y", 3, 16),
+    "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04": Outliers(
+        6, 384, "x", ("q", "k"), 2.5e-3, 1.21e-4
+    ),
+    "outliers: 6 of 384 channels of %x for %q: error low": Remark(
+        "outliers: 6 of 384 channels of %x for %q: error low"
+    ),
     "bias: %y: some channels": Remark("bias: %y: some channels"),
     "input x: float64 became f32": Remark("input x: float64 became f32"),
     "float: nothing stayed float": Remark("float: nothing stayed float"),

@@ -45,3 +45,9 @@ def choose_qparams(low: ArrayLike, high: ArrayLike, spec: QuantSpec, axis: int |
 def symmetric_zero_point(spec: QuantSpec) -> int:
     """The zero point of a symmetric spec: 0, or the middle of an unsigned range."""
     return 0 if spec.qmin < 0 else (spec.qmin + spec.qmax + 1) // 2
+
+
+def spanning(params: QuantParams, spec: QuantSpec) -> QuantParams:
+    """Parameters of another spec for the range that `params` span, per tensor."""
+    low, high = ((code - params.zero_point[0]) * params.scale[0] for code in (params.qmin, params.qmax))
+    return choose_qparams(np.float32(low), np.float32(high), spec)

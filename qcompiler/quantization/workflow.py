@@ -19,20 +19,16 @@ from qcompiler.passmanager import Instrument, PassManager
 if TYPE_CHECKING:
     import numpy as np
 
-    from qcompiler.notes import Note
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
-    from qcompiler.passes.scale_channels import Scales
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Collector
     from qcompiler.quantization.executors import Executor
     from qcompiler.quantization.observers import Observer
     from qcompiler.quantization.precision import Decision
-    from qcompiler.quantization.product_inputs import ProductInput
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.resolution import ResolutionTable
     from qcompiler.quantization.spec import QuantSpec
-    from qcompiler.types import QuantParams
 
 
 @dataclass(repr=False)
@@ -55,7 +51,9 @@ class Prepared:
 
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
-        return _specs(self.graph)
+        from qcompiler.quantization.tuning import specs
+
+        return specs(self.graph)
 
     def members(self) -> dict[str, list[str]]:
         """Group of values -> the names of its values, which share one observer."""
@@ -216,12 +214,14 @@ def convert(
     Raises:
         QuantizationError: a value was not observed, or an observer saw no data.
     """
-    from qcompiler.notes import BiasCorrected, Interpreted
-    from qcompiler.passes.equalization import choose_scales
+    from qcompiler.notes import Interpreted
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.choose_qparams import spanning
     from qcompiler.quantization.observers import chosen_params
+    from qcompiler.quantization.tuning import Tuning, choose_tuning
+    from qcompiler.quantization.tuning import specs as found_specs
 
     check_prepared(prepared)
     check_io(io)
@@ -241,72 +241,32 @@ def convert(
     params = {
         group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
     }
-    notes: list[Note] = []
-    scales: dict[str, tuple[float, ...]] = {}
-    shifts: dict[str, tuple[float, ...]] = {}
-    corrections: dict[str, tuple[float, ...]] = {}
+    tuning = Tuning(params=params)
     options: dict[str, Any] = {
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
     }
     graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
-    for group, spec in _specs(graph).items():
+    for group, spec in found_specs(graph).items():
         if group in params and spec != specs[group]:
-            params[group] = _spanning(params[group], spec)
+            params[group] = spanning(params[group], spec)
     if isinstance(observers, Calibration):
-        choices, unjudged = choose_scales(graph, params, observers.inputs, prepared.configs)
-        params |= {choice.group: choice.params for choice in choices}
-        scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
-        shifts = {each.value: tuple(map(float, each.shifts)) for each in choices if each.shifts is not None}
-        notes += [*(choice.note for choice in choices), *unjudged]
-        corrections = _corrections(prepared, observers.inputs, scales, shifts, options)
-        notes += [
-            BiasCorrected(name, sum(each != 0 for each in numbers), len(numbers))
-            for name, numbers in corrections.items()
-        ]
-    pipeline = convert_pipeline(params, prepared.configs, scales, shifts, corrections, **options)
+        tuning = choose_tuning(graph, params, observers.inputs, prepared.configs)
+    pipeline = convert_pipeline(
+        tuning.params,
+        {**prepared.configs, **tuning.configs},
+        tuning.scales,
+        shifts=tuning.shifts,
+        outliers=tuning.outliers,
+        wide=tuning.wide,
+        corrections=tuning.corrections,
+        **options,
+    )
     converted = PassManager(pipeline, instruments).run(prepared.graph)
-    converted.notes += notes
+    converted.notes += tuning.notes
     if isinstance(observers, Calibration) and observers.interpreted:
         converted.notes.append(Interpreted(observers.interpreted))
     return converted
-
-
-def _corrections(
-    prepared: Prepared, inputs: Mapping[str, ProductInput], scales: Scales, shifts: Scales, options: Mapping[str, Any]
-) -> dict[str, tuple[float, ...]]:
-    """What the biases of products take up."""
-    from qcompiler.ops.interfaces import Weighted
-    from qcompiler.passes.correct_bias import choose_corrections
-    from qcompiler.passes.pipelines import precision_pipeline
-    from qcompiler.passes.scale_channels import ScaleChannels
-    from qcompiler.quantization.product_inputs import input_key
-
-    layers = {node.name: layer for node in prepared.graph.nodes if (layer := Weighted.of(node)) is not None}
-    keys = {name: input_key(layer) for name, layer in layers.items()}
-    pipeline = [*precision_pipeline(prepared.configs, **options), ScaleChannels(scales, shifts)]
-    scaled = PassManager(pipeline).run(prepared.graph)
-    found = choose_corrections(scaled, keys, inputs, prepared.configs, scales, shifts)
-    return {name: tuple(map(float, numbers)) for name, numbers in found.items()}
-
-
-def _specs(graph: Graph) -> dict[str, QuantSpec]:
-    """The spec of each group of observed values."""
-    from qcompiler.ops.quantized import Observe
-    from qcompiler.quantization.spec import QuantSpec
-
-    observers = (observe for node in graph.nodes if (observe := Observe.of(node)) is not None)
-    return {observe.group: QuantSpec.parse(observe.spec_text) for observe in observers}
-
-
-def _spanning(params: QuantParams, spec: QuantSpec) -> QuantParams:
-    """Parameters of another spec for the range that `params` span."""
-    import numpy as np
-
-    from qcompiler.quantization.choose_qparams import choose_qparams
-
-    low, high = ((code - params.zero_point[0]) * params.scale[0] for code in (params.qmin, params.qmax))
-    return choose_qparams(np.float32(low), np.float32(high), spec)
 
 
 def check_prepared(prepared: object) -> None:

@@ -58,8 +58,9 @@ def test_the_correction_is_the_mean_of_what_is_lost() -> None:
     prepared = qc.prepare(net, ROUGH, (data[0],))
     calibration = qc.calibrate(prepared, data)
     (layer,) = prepared.sampled_products().values()
-    keys = {layer.node.name: input_key(layer)}
-    (found,) = choose_corrections(prepared.graph, keys, calibration.inputs, prepared.configs, {}, {}).values()
+    (found,) = choose_corrections(
+        prepared.graph, {layer.node.name: calibration.inputs[input_key(layer)]}, prepared.configs
+    ).values()
     weight = layer.weight.data
     given = qmath.fake_quantize(weight, weight_params(weight, ROUGH.weight, 0, "w"), qc.DType.I8)
     expected = (weight.astype(np.float64) - given) @ data[0].astype(np.float64).mean(axis=0)
