@@ -2,8 +2,8 @@
 
 In a copy of the tree each place that a mutant changes also notes the mutant's key, which costs little; line coverage
 would slow the tests down, and knows only the first line of a statement. Each test file runs in a process of its own.
-What a test notes it also notes when it runs alone: kernels are emitted and tables are filled by whichever test needs
-them first.
+What a test notes it also notes when it runs alone. The reverse is not so: kernels are emitted and tables are filled by
+whichever test needs them first, and later ones use them.
 """
 
 from __future__ import annotations
@@ -88,25 +88,27 @@ def record(runner: Runner, tests: Iterable[str], folder: pathlib.Path) -> dict[s
 
 
 def rounds(site: Site, recorded: Mapping[str, Recorded], seconds: float) -> list[list[str]]:
-    """The tests that evaluate a mutant, in two runs: those of the file that is most likely to notice it, then others.
+    """The tests that may notice a mutant, in two runs: those of the file that is most likely to notice it, then others.
 
-    A file named like the mutant's comes first, then those of the mirroring folder. Of each test function, the quickest
-    case comes before all second cases. The tests of both runs need at most `seconds` without the mutant.
+    A file named like the mutant's comes first, then those of the mirroring folder. In a file in which a test evaluates
+    the mutant, the others come after such tests: they may use what a test before them made, kernels for example. Of
+    each test function, the quickest case comes before all second cases. The tests of both runs need at most `seconds`
+    without the mutant.
     """
     source = pathlib.Path(site.path)
     mirror = str(pathlib.Path("tests", source.parent)).replace("tests/qcompiler", "tests")
-    found: list[tuple[bool, bool, int, float, str, str]] = []
+    found: list[tuple[bool, bool, bool, int, float, str, str]] = []
     for file, one in recorded.items():
+        noted = {test for test, (_, keys) in one.tests.items() if site.key in keys}
+        if not noted and site.key not in one.imported:
+            continue
         path = pathlib.Path(file)
-        hits = {test: spent for test, (spent, keys) in one.tests.items() if site.key in keys}
-        if site.key in one.imported and not hits:
-            hits = {test: spent for test, (spent, _) in one.tests.items()}
+        far = (path.stem != f"test_{source.stem}", str(path.parent) != mirror)
         case: dict[str, int] = {}
-        for test, spent in sorted(hits.items(), key=lambda item: item[1]):
+        for test, (spent, _) in sorted(one.tests.items(), key=lambda item: (item[0] not in noted, item[1][0])):
             function = test.partition("[")[0]
             case[function] = case.get(function, -1) + 1
-            far = (path.stem != f"test_{source.stem}", str(path.parent) != mirror)
-            found.append((*far, case[function], spent, test, file))
+            found.append((*far, test not in noted, case[function], spent, test, file))
     found.sort()
     chosen: list[list[str]] = [[], []]
     for *_, spent, test, file in found:

@@ -17,7 +17,7 @@ import pytest
 
 SERVER = pathlib.Path(__file__).with_name("server.py")
 PYTEST = ("-q", "-m", "not exhaustive", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutants.plugin")
-WALL = 8
+WALL = 30
 """A run is also stopped after so many times its processor time by the clock: one that sleeps ends too."""
 
 
