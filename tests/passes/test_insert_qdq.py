@@ -9,7 +9,7 @@ from qcompiler.errors import QuantizationError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.passes.insert_qdq import MAX_BIAS, InsertQdq
-from qcompiler.quantization.qconfig import get_qconfig
+from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.types import DType, QuantParams
 from tests.passes.pass_texts import apply, load
 
@@ -50,6 +50,13 @@ def test_codes_of_weights_and_biases() -> None:
 def test_one_scale_a_tensor() -> None:
     after = apply(InsertQdq({"x": X, "y": Y}, per_channel=False), linear())
     assert after.consts["w.q"].type.quant.axis is None and after.consts["b.q"].type.quant.axis is None
+
+
+def test_a_qconfig_without_a_weight_means_the_default_one() -> None:
+    config = QConfig(get_qconfig("int8").activation, None)
+    after, default = (apply(InsertQdq({"x": X, "y": Y}, given), linear()) for given in ({"y": config}, {}))
+    assert after.consts["w.q"].type == default.consts["w.q"].type
+    assert np.array_equal(after.consts["w.q"].data, default.consts["w.q"].data)
 
 
 def test_known_ranges_win() -> None:
