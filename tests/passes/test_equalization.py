@@ -342,6 +342,23 @@ def test_channels_that_are_always_zero() -> None:
     assert accuracy(Net(), data, data, "int8") > accuracy(Net(), data, data, UNEQUALIZED) + 1.5
 
 
+def test_scales_are_bounded() -> None:
+    """One channel is 2^13 times as large as the others, and its weights are as much smaller."""
+
+    class Net(nn.Module):
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            gain, weight = np.ones(64, np.float32), np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
+            gain[5], weight[5] = 2.0**13, weight[5] * np.float32(2.0**-13)
+            return nn.functional.layer_norm(x, (64,), gain) @ weight
+
+    data = items(8, 64)
+    prepared = qc.prepare(Net(), "int8", (data[0],))
+    calibration = qc.calibrate(prepared, data)
+    params = {group: chosen_params(calibration[group], spec, group) for group, spec in prepared.specs().items()}
+    [choice], _ = choose_scales(prepared.graph, params, calibration.inputs, prepared.configs)
+    assert choice.scales[5] == 2.0**10 and choice.scales.min() >= 2.0**-10
+
+
 def test_an_older_calibration_lacks_the_rows(tmp_path: pathlib.Path) -> None:
     net, data = normed(), items(8, 64)
     prepared = qc.prepare(net, "int8", (data[0],))
