@@ -39,10 +39,11 @@ from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.codes import Codes, as_codes
-from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held, folded, type_proto
+from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held, folded, of_sizes, type_proto
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.frontend.sizes import as_dim
 from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Const, Graph, Loc
 from qcompiler.notes import Remark
@@ -51,7 +52,7 @@ from qcompiler.verify import MAX_NODES
 
 _UNFIT = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError, RecursionError)
 """What numpy and Python raise for operands and attributes that no op takes."""
-_FREE_AXIS = ("QuantizeLinear", "DequantizeLinear", "QLinearConcat")
+_FREE_AXIS = ("QuantizeLinear", "DequantizeLinear", "QLinearConcat", "OneHot")
 """Ops whose `axis` is not one of the first operand, or is ignored where there is one scale."""
 _FREE_BYTES = 128 * 2**20
 _MOST_TIMES = 4
@@ -215,20 +216,19 @@ class _Importer:
 
     def _equal_in_example(self, node: OnnxNode, where: str) -> dict[str, tuple[DimLike, str]]:
         """A size of a node's operands that is another one's in the example, though not by its name."""
-        shapes = [value.value.type.shape for value in node.values if isinstance(value, Traced)]
-        shapes += [value.shape for value in node.values if isinstance(value, np.ndarray)]
+        shapes = list(map(_sizes_in, node.values))
         pairs = [
             (a, b)
             for one, other in itertools.permutations(shapes, 2)
             for a, b in (*zip(reversed(one), reversed(other)), *itertools.product(one, other))
+            if isinstance(a, Dim) and a != b and b != 1 and str(a) in a.names()
         ]
-        for a, b in pairs:
-            if not isinstance(a, Dim) or a == b or b == 1 or str(a) not in a.names():
+        for a, b in sorted(pairs, key=lambda pair: isinstance(pair[1], int)):  # two names, if that is enough
+            name, names = str(a), b.names() if isinstance(b, Dim) else frozenset[str]()
+            if name in names or not {name, *names} <= self.trace.sizes.keys():
                 continue
-            if isinstance(b, Dim) and (str(a) in b.names() or not b.names() <= self.trace.sizes.keys()):
-                continue
-            if self.trace.sizes.get(str(a)) == evaluate(b, self.trace.sizes):
-                return {str(a): (b, where)}
+            if self.trace.sizes[name] == evaluate(b, self.trace.sizes):
+                return {name: (b, where)}
         return {}
 
     def _example_hint(self) -> str:
@@ -410,8 +410,7 @@ class _Importer:
 
     def _equal_hint(self, node: OnnxNode) -> str | None:
         """What to do where sizes of a node may differ, for want of an example."""
-        shapes = [value.value.type.shape for value in node.values if isinstance(value, Traced)]
-        has_open = any(isinstance(size, Dim) for shape in shapes for size in shape)
+        has_open = any(isinstance(size, Dim) for value in node.values for size in _sizes_in(value))
         return self.trace.missing_example if has_open and not self.examples else None
 
     def _branch(self, proto: Any, where: str) -> tuple[Any, ...]:
@@ -419,6 +418,7 @@ class _Importer:
         condition = self.values[proto.input[0]]
         if isinstance(condition, Traced) and isinstance(condition.value, Const):
             condition = condition.value.data
+        condition = of_sizes(condition)
         if not isinstance(condition, np.ndarray) or condition.size != 1:
             unknown = self._unknown((index, node) for each in branches(proto) for index, node in enumerate(each.node))
             raise TraceError(
@@ -554,6 +554,15 @@ class _Importer:
 def _maker_after(nodes: Sequence[Any], index: int, name: str) -> str | None:
     later = next((i for i, node in enumerate(nodes[index:], index) if name in node.output), None)
     return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
+
+
+def _sizes_in(value: Any) -> Sequence[DimLike]:
+    """The sizes of a value's axes, or those that a known array holds."""
+    if isinstance(value, Traced):
+        return value.value.type.shape
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return [as_dim(size) for size in value.ravel()]
+    return value.shape if isinstance(value, np.ndarray) else ()
 
 
 def _quantizes(node: Any) -> bool:

@@ -63,7 +63,7 @@ def assign(x: Any, indices: Mapping[int, Any], values: Any, accumulate: bool = F
     shape = [dims(x)[axis] for axis in rest]
     values = expand(values, (*shape[:lead], *common, *shape[lead:]))
     values = moveaxis(values, list(range(lead, lead + len(common))), list(range(len(common))))
-    found = _scatter(transpose(x, order), tuples, values, "add" if accumulate else "none")
+    found = scatter(transpose(x, order), tuples, values, "add" if accumulate else "none")
     return transpose(found, [order.index(axis) for axis in range(rank(x))])
 
 
@@ -100,7 +100,7 @@ def scatter_elements(x: Any, axis: int, indices: Any, updates: Any, reduction: s
         {i: slice(0, sized(size, trace)) for i, size in enumerate(shape) if dims(updates)[i] != size},
     )
     places = [indices if i == axis else expand(_along(i, rank(x), shape[i]), shape) for i in range(rank(x))]
-    return _scatter(x, stack(places, -1), updates, reduction)
+    return scatter(x, stack(places, -1), updates, reduction)
 
 
 def _along(axis: int, count: int, size: Any) -> Proxy:
@@ -118,16 +118,18 @@ def add_slices(x: Any, axis: int, index: Any, source: Any, reduction: str = "add
     order = [axis, *(i for i in range(rank(x)) if i != axis)]
     tuples = reshape(lift(index, trace, dtype=DType.I64), (-1, 1))
     updates = transpose(lift(source, trace, dtype=kind_of(x)), order)
-    found = _scatter(transpose(x, order), tuples, updates, reduction)
+    found = scatter(transpose(x, order), tuples, updates, reduction)
     return transpose(found, [order.index(i) for i in range(rank(x))])
 
 
-def _scatter(x: Proxy, tuples: Proxy, updates: Proxy, reduction: str) -> Proxy:
+def scatter(x: Proxy, tuples: Proxy, updates: Proxy, reduction: str) -> Proxy:
+    """x with slices replaced, or combined with updates, at the places of index tuples: the last axis holds an index for
+    each of the first axes of x."""
     if reduction == "none":
         return x.trace.emit("scatter_nd", (x, tuples, updates))
     kind = kind_of(x)
     if kind is DType.BOOL:
-        wide = _scatter(cast(x, DType.I32), tuples, cast(updates, DType.I32), reduction)
+        wide = scatter(cast(x, DType.I32), tuples, cast(updates, DType.I32), reduction)
         return cast(wide, kind)
     return x.trace.emit("scatter_nd_reduce", (x, tuples, updates), {"reduction": reduction})
 

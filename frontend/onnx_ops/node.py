@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.dims import Dim
 from qcompiler.errors import TraceError
+from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import kind_of, lift
 from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, as_integers, element_of, real
+from qcompiler.frontend.ranges import size_value
 from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.frontend.sizes import Size
 from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Const, Value
+from qcompiler.ops.shape import Size as SizeOp
 from qcompiler.types import DType, QuantParams, TensorType
 
 Meaning = Callable[["OnnxNode"], Any]
@@ -27,6 +32,8 @@ REQUIRED = object()
 MAX_FOLDED_BYTES = 64 * 2**20
 """Of one constant computed at import; the pass constant-fold has the same limit."""
 _LARGEST_ITEM = 8
+_MOST_SIZES = 16
+"""An array of at most so many sizes can be read as data; of a larger one the sizes become numbers."""
 MAX_FOLDED_ELEMENTS = 2**16
 """Of a result that import computes from constants only because shapes may depend on it; larger ones are left to the
 pass constant-fold."""
@@ -53,15 +60,32 @@ def folded(value: Any) -> Any:
     return value if found is None else found
 
 
-def _computed(value: Value) -> np.ndarray | None:
+def of_sizes(value: Any) -> Any:
+    """A value that was computed from constants and sizes of inputs alone, as the example's number, which the sizes then
+    have everywhere; any other value as it is."""
+    if not isinstance(value, Traced):
+        return value
+    dims: dict[Dim, None] = {}
+    if _computed(value.value, dims) is None:
+        return value
+    numbers = {dim: Size(dim, value.trace).bake() for dim in dims}
+    return _computed(value.value, numbers)
+
+
+def _computed(value: Value, sizes: dict[Dim, Any] | None = None) -> np.ndarray | None:
+    """The number of a value that was made of constants, and of `sizes` if they are given: 1 for those without a number,
+    which are noted there."""
     if isinstance(value, Const):
         return None if value.type.is_quantized else value.data
     producer, type = value.producer, value.type
+    if sizes is not None and producer is not None and producer.op == "size":
+        dim = SizeOp(producer).x.type.shape[SizeOp(producer).axis]
+        return np.asarray((sizes.setdefault(dim, None) or 1) if isinstance(dim, Dim) else dim, np.int64)
     if producer is None or type.is_quantized or producer.op == "dequantize" or not type.is_static:
         return None
     if math.prod(type.sizes) > MAX_FOLDED_ELEMENTS:
         return None
-    operands = [None if operand is None else _computed(operand) for operand in producer.operands]
+    operands = [None if operand is None else _computed(operand, sizes) for operand in producer.operands]
     if any(found is None and operand is not None for found, operand in zip(operands, producer.operands)):
         return None
     return np.asarray(evaluate_node(producer, operands)[value.index])
@@ -167,6 +191,9 @@ class OnnxNode:
         if value is None:
             raise self.refuse(f"operand {index} is missing")
         self._check_tensor(index, value)
+        if isinstance(value, np.ndarray) and value.dtype == object and 0 < value.size <= _MOST_SIZES:
+            items = [ops.reshape(lift(size_value(item, self.trace), self.trace), (1,)) for item in value.ravel()]
+            return ops.reshape(ops.concat(items), value.shape)
         return lift(self.representable(value), self.trace)
 
     def _check_tensor(self, index: int, value: Any) -> None:
@@ -214,6 +241,7 @@ class OnnxNode:
             return default
         if isinstance(value, Traced) and isinstance(value.value, Const):
             value = value.value.data
+        value = of_sizes(value)
         if not isinstance(value, np.ndarray):
             raise self.refuse(f"operand {index} is computed from data", expected="a constant, or sizes of an input")
         return value

@@ -13,6 +13,7 @@ from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import dims, rank
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
+from qcompiler.frontend.ranges import arange
 from qcompiler.frontend.sizes import Size, as_dim, sized
 from qcompiler.notes import Guard
 from qcompiler.quantization import qmath
@@ -64,6 +65,8 @@ def _constant_of_shape(n: OnnxNode) -> Any:
 @onnx("Range")
 def _range(n: OnnxNode) -> Any:
     start, stop, step = (n.known(i).reshape(()).item() for i in range(3))
+    if any(isinstance(number, Size) for number in (start, stop, step)):
+        return arange(start, stop, step)
     dtype = n.known(0).dtype
     if step == 0 or not all(math.isfinite(v) for v in (start, stop, step)):
         raise n.refuse("a step of 0, or bounds that are not finite", got=f"{start}, {stop}, {step}")
@@ -128,7 +131,8 @@ def _slice(n: OnnxNode) -> Any:
     for axis, start, end, step in zip(axes, starts, ends, steps):
         axis = ops.check_axis(axis, len(shape), "Slice")
         ranges[axis] = _range_of(n, shape[axis], start, end, int(step))
-    if isinstance(value, np.ndarray):
+    bounds = [bound for each in ranges.values() for bound in (each.start, each.stop)]
+    if isinstance(value, np.ndarray) and not any(isinstance(bound, Size) for bound in bounds):
         return value[tuple(ranges.get(axis, slice(None)) for axis in range(len(shape)))]
     return indexing.slice_axes(n.x(0), ranges)
 

@@ -214,6 +214,8 @@ def _einsum(d: Draw) -> tuple[Operands, dict[str, Any]]:
 def _pool(d: Draw) -> tuple[Operands, dict[str, Any]]:
     batch, spatial, kernel = _image(d, 2)
     attrs = {"kernel_shape": kernel, **_windows(d, spatial, kernel, pool=True)}
+    if d.opset < 8:  # ONNX Runtime has no doubles then, and onnx's evaluator pads otherwise
+        attrs.pop("auto_pad", None)
     if d.op == "AveragePool" and d.opset < 19:
         attrs.pop("dilations", None)
     if d.op == "MaxPool" and d.opset >= 8 and d.chance(0.3):

@@ -26,7 +26,7 @@ import qcompiler as qc
 from qcompiler.errors import PassError, QCompilerError, VerifyError
 from qcompiler.frontend.onnx_import import import_onnx
 from qcompiler.frontend.onnx_ops import table
-from tests.frontend.onnx import layer_recipes, shape_recipes  # noqa: F401  (they fill the table)
+from tests.frontend.onnx import layer_recipes, pick_recipes, shape_recipes  # noqa: F401  (they fill the table)
 from tests.frontend.onnx.recipes import RECIPES, Draw
 from tests.frontend.onnx.truths import TRUTHS
 

@@ -236,8 +236,8 @@ def test_a_flag_is_0_or_1(flag: str) -> None:
 
 def test_every_flag_of_a_mapped_op_is_known() -> None:
     """An integer attribute whose default is 0 or 1, and which is no number of something, is a flag."""
-    numbers = {"axis", "block_size", "broadcast", "group", "is_test", "output_dtype", "precision", "spatial", "start",
-               "stash_type"}  # fmt: skip
+    numbers = {"axis", "batch_dims", "block_size", "broadcast", "group", "is_test", "k", "output_dtype", "precision",
+               "spatial", "start", "stash_type"}  # fmt: skip
     found = set()
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and schema.name in table():

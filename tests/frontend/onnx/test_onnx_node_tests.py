@@ -37,9 +37,11 @@ WITHOUT_NODE_TEST = {
     "com.microsoft.QLinearGlobalAveragePool",
     "com.microsoft.QLinearSoftmax",
     "com.microsoft.QLinearConcat",
+    "NonZero",
+    "Scatter",
     "Upsample",
 }
-"""Ops that no node test can reach: they are not ONNX's own, or not in the newest opset."""
+"""Ops that no node test can reach: they are not ONNX's own or not in the newest opset, or need a known operand."""
 
 
 @cache

@@ -181,3 +181,14 @@ def _global_max_pool(case: Any) -> list[np.ndarray]:
     """The result is the largest element. ONNX Runtime starts from the lowest finite number, not from -inf."""
     x = case.operands[0]
     return [np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)]
+
+
+@truth("OneHot")
+def _one_hot(case: Any) -> list[np.ndarray]:
+    """The oracles lack element types, and ranks."""
+    indices, depth, values = case.operands
+    count, axis = int(depth.ravel()[0]), case.attrs.get("axis", -1)
+    axis = axis % (indices.ndim + 1)
+    wrapped = np.expand_dims(np.where(indices < 0, indices + count, indices), axis)
+    along = np.arange(count).reshape((count,) + (1,) * (indices.ndim - axis))
+    return [np.where(wrapped == along, values[1], values[0])]
