@@ -40,6 +40,34 @@ def examples_by_name(module: Any, example_inputs: Any) -> dict[str, Any]:
     return dict(zip(names, listed))
 
 
+def by_path(examples: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the parts of nested examples by their paths, the nesting with paths in place of parts). Dicts, lists and tuples
+    nest: `{"x": [a, b]}` has the parts `x_0` and `x_1`."""
+    parts: dict[str, Any] = {}
+
+    def visit(item: Any, path: str) -> Any:
+        if isinstance(item, Mapping):
+            return {key: visit(part, f"{path}_{key}") for key, part in item.items()}
+        if isinstance(item, (list, tuple)) and not all(isinstance(part, (bool, int, float)) for part in item):
+            return type(item)([visit(part, f"{path}_{i}") for i, part in enumerate(item)])
+        if path in parts:
+            raise TraceError(f"two parts of the example inputs would have the name {path!r}")
+        parts[path] = item
+        return path
+
+    nesting = {name: visit(item, name) for name, item in examples.items()}
+    return parts, nesting
+
+
+def nested(nesting: Any, parts: Mapping[str, Any]) -> Any:
+    """The nesting that `by_path` gave, with these parts in place of their paths."""
+    if isinstance(nesting, str):
+        return parts[nesting]
+    if isinstance(nesting, dict):
+        return {key: nested(item, parts) for key, item in nesting.items()}
+    return type(nesting)([nested(item, parts) for item in nesting])
+
+
 def example_tensors(
     torch: Any, examples: Mapping[str, Any], types: Mapping[str, TensorType], recorder: Trace
 ) -> dict[str, Any]:
@@ -71,14 +99,23 @@ def example_tensors(
     return made
 
 
-def export(torch: Any, module: Any, tensors: Mapping[str, Any], types: Mapping[str, TensorType], by_name: bool) -> Any:
-    shapes = {name: _dynamic_shape(torch, type) for name, type in types.items()}
-    args = () if by_name else tuple(tensors.values())
-    kwargs = dict(tensors) if by_name else None
+def export(
+    torch: Any,
+    module: Any,
+    tensors: Mapping[str, Any],
+    types: Mapping[str, TensorType],
+    nesting: Mapping[str, Any],
+    by_name: bool,
+) -> Any:
+    """The exported program of a module called with `tensors`, nested as `by_path` says."""
+    by_part = {name: _dynamic_shape(torch, type) for name, type in types.items()}
+    shapes, given = (nested(dict(nesting), parts) for parts in (by_part, tensors))
+    args = () if by_name else tuple(given.values())
+    kwargs = given if by_name else None
     parameters = inspect.signature(module.forward).parameters.values()
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     dynamic_shapes: Any = None
-    if any(shapes.values()):
+    if any(by_part.values()):
         dynamic_shapes = shapes if by_name or variadic else tuple(shapes.values())
         if variadic and not by_name:
             fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}

@@ -25,6 +25,7 @@ from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
 from qcompiler.frontend.torch_eager_quantized import has_mode, is_eager_quantized, readable
 from qcompiler.frontend.torch_export import (
+    by_path,
     decompose,
     example_tensors,
     examples_by_name,
@@ -64,7 +65,8 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
 
     Args:
         module: a torch.nn.Module; every part of it must be in eval mode.
-        example_inputs: a tensor or array, a tuple by position, or a dict by parameter name (TensorTypes too).
+        example_inputs: a tensor or array, a tuple by position, or a dict by parameter name (TensorTypes too). An input
+            may be a dict, list or tuple of these; its parts become inputs of the graph: `x_0`, `x_1` for a list `x`.
         dynamic: {input name or position: {axis: size name}}.
         name: the graph's name; the module's class by default.
 
@@ -94,13 +96,13 @@ def import_torch(module: Any, example_inputs: Any, *, dynamic: Dynamic | None = 
             raise TraceError("the torch module has no weights", got=f"{path} on device meta", hint="load its weights")
     recorder = Trace(name or type(module).__name__)
     recorder.scalars_yield = True
-    examples = examples_by_name(module, example_inputs)
+    examples, nesting = by_path(examples_by_name(module, example_inputs))
     types = input_types(examples, dynamic, recorder)
     by_name = isinstance(example_inputs, Mapping)
     tensors = example_tensors(torch, examples, types, recorder)
     if is_eager_quantized(torch, module):
         module = readable(torch, module)
-    program = export(torch, module, tensors, types, by_name)
+    program = export(torch, module, tensors, types, nesting, by_name)
     return _record(torch, program, recorder, types)
 
 

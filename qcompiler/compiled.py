@@ -17,7 +17,7 @@ from qcompiler.arguments import check_path, check_text, check_type
 from qcompiler.errors import InputError, LoweringError
 from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Graph
-from qcompiler.signature import Signature, bind_inputs
+from qcompiler.signature import Signature, bind_inputs, flat_inputs
 from qcompiler.structure import restore_outputs
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class CompiledModel:
         if self.signature is None:
             self.signature = Signature.of(self.graph)
         names = [value.name for value in self.signature.inputs]
+        inputs = tuple(flat_inputs(names, inputs))
         if len(inputs) > len(names) or any(name in names[: len(inputs)] for name in named):
             raise InputError(
                 "wrong inputs", expected=", ".join(names), got=f"{len(inputs)} by position, {', '.join(named)}"

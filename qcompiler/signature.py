@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -114,10 +115,40 @@ def bind_inputs(
     return arrays, sizes
 
 
+def flat_inputs(names: Sequence[str], inputs: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any] | Mapping[str, Any]:
+    """The inputs of a call with the parts of dicts, lists and tuples in their place, where a model has inputs of these
+    names: `{"x": [a, b]}` is `{"x_0": a, "x_1": b}`. By position the parts follow each other."""
+    if isinstance(inputs, Mapping):
+        found: dict[str, Any] = {}
+        for name, item in inputs.items():
+            parts = _parts(item) if name not in names else None
+            below = {f"{name}_{key}": part for key, part in parts.items()} if parts else {name: item}
+            found.update(flat_inputs(names, below) if parts else below)
+        return found
+    if len(inputs) >= len(names):
+        return inputs
+    return [leaf for item in inputs for leaf in _leaves(item)]
+
+
+def _parts(item: Any) -> dict[Any, Any] | None:
+    """The parts of a container; None for an array, or a list of numbers, which is one."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, (list, tuple)) and not all(isinstance(part, (bool, int, float)) for part in item):
+        return dict(enumerate(item))
+    return None
+
+
+def _leaves(item: Any) -> list[Any]:
+    parts = _parts(item)
+    return [item] if parts is None else [leaf for part in parts.values() for leaf in _leaves(part)]
+
+
 def _by_position(
     called: Graph | Signature, inputs: Sequence[np.ndarray] | Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
     names = [value.name for value in called.inputs]
+    inputs = flat_inputs(names, inputs)
     if isinstance(inputs, Mapping):
         missing = [name for name in names if name not in inputs]
         unknown = [name for name in inputs if name not in names]

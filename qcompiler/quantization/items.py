@@ -11,6 +11,7 @@ from qcompiler.arguments import described, plain_array
 from qcompiler.dims import Dim
 from qcompiler.errors import QuantizationError
 from qcompiler.ir import Value
+from qcompiler.signature import flat_inputs
 
 
 def iterate_items(
@@ -46,6 +47,8 @@ def _item(item: object, inputs: Sequence[Value], index: int) -> list[np.ndarray]
     names = [value.name for value in inputs]
     where = f"calibration item {index}"
     parts: list[object]
+    if isinstance(item, (Mapping, tuple, list)):
+        item = flat_inputs(names, item)
     if isinstance(item, Mapping):
         missing = [name for name in names if name not in item]
         if missing or len(item) != len(names):
