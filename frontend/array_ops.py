@@ -410,14 +410,28 @@ def static_size(x: Proxy, axis: int, what: str) -> int:
     return Size(size, x.trace).bake() if isinstance(size, Dim) else size
 
 
-def pad(x: Any, padding: Sequence[tuple[int, int]], mode: str = "constant", value: float = 0.0) -> Proxy:
-    """Pad x; `padding` has a pair (before, after) for every axis."""
+def pad(x: Any, padding: Sequence[tuple[Any, Any]], mode: str = "constant", value: float = 0.0) -> Proxy:
+    """Pad x; `padding` has a pair (before, after) for every axis. A symbolic amount of a constant is joined to x."""
     trace = trace_of(x)
     x = lift(x, trace)
-    pairs = tuple((int(before), int(after)) for before, after in padding)
-    if all(pair == (0, 0) for pair in pairs):
-        return x
-    return trace.emit("pad", (x,), {"padding": pairs, "mode": mode, "value": float(value)})
+    is_open = [mode == "constant" and any(isinstance(amount, Size) for amount in pair) for pair in padding]
+    pairs = tuple((0, 0) if later else (int(pair[0]), int(pair[1])) for pair, later in zip(padding, is_open))
+    if any(pair != (0, 0) for pair in pairs):
+        x = trace.emit("pad", (x,), {"padding": pairs, "mode": mode, "value": float(value)})
+    for axis, (pair, later) in enumerate(zip(padding, is_open)):
+        if later:
+            before, after = (_border(x, axis, amount, value) for amount in pair)
+            x = concat([*before, x, *after], axis)
+    return x
+
+
+def _border(x: Proxy, axis: int, amount: Any, value: float) -> list[Proxy]:
+    """What a pad joins to one end of an axis."""
+    size = as_dim(amount)
+    if size == 0:
+        return []
+    fill = lift(value if kind_of(x).is_float else int(value), x.trace, dtype=kind_of(x))
+    return [expand(fill, tuple(size if i == axis else own for i, own in enumerate(dims(x))))]
 
 
 def trilu(x: Any, upper: bool, diagonal: int = 0) -> Proxy:

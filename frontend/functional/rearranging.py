@@ -11,6 +11,7 @@ from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, rank
 from qcompiler.frontend.functional.calling import emit, traceable
 from qcompiler.frontend.recorder import shape_entry
+from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import user_place
 
 _RESIZE_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
@@ -67,23 +68,23 @@ upsample = interpolate
 def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """torch's pad: pairs (before, after) from the last axis on, in mode constant, reflect, replicate or circular.
 
-    Negative amounts crop.
+    Negative amounts crop. Amounts that are computed from open sizes stay symbolic in mode constant.
     """
     if len(pad) % 2 or len(pad) > 2 * rank(x):
         raise TraceError(
             "pad takes two amounts an axis", where=user_place(), expected=f"at most {2 * rank(x)} ints", got=list(pad)
         )
-    amounts = [int(amount) for amount in pad]
+    amounts = [amount if isinstance(amount, Size) and mode == "constant" else int(amount) for amount in pad]
     pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)][::-1]
     pairs = [(0, 0)] * (rank(x) - len(pairs)) + pairs
     crops = {
-        i: slice(max(-before, 0), -max(-after, 0) or None)
+        i: slice(-before if before < 0 else 0, after if after < 0 else None)
         for i, (before, after) in enumerate(pairs)
         if before < 0 or after < 0
     }
     if crops:
         x = indexing.slice_axes(x, crops)
-        pairs = [(max(before, 0), max(after, 0)) for before, after in pairs]
+        pairs = [(0 if before < 0 else before, 0 if after < 0 else after) for before, after in pairs]
     if mode == "circular":
         for axis, (before, after) in enumerate(pairs):
             parts = ([indexing.slice_axes(x, {axis: slice(-before, None)})] if before else []) + [x]

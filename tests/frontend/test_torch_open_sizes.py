@@ -71,6 +71,8 @@ FUNCTIONS: dict[str, Callable[[Calls, torch.Tensor], Any]] = {
     "attention mask": _mask,
     "resized to the length": lambda m, x: nn.functional.interpolate(x[:, None, :3], (x.shape[1], 4), mode="bilinear"),
     "nearest to the length": lambda m, x: nn.functional.interpolate(x[:, :3].mT, x.shape[1]),
+    "padded to a multiple": lambda m, x: nn.functional.pad(x, (0, 0, 0, -x.shape[1] % 4)).reshape(x.shape[0], -1, 4, 4),
+    "padded in front": lambda m, x: nn.functional.pad(x, (1, 2, x.shape[1] // 2, 1), value=3.0),
     "windows": lambda m, x: x.unfold(1, 3, 2),
     "repeated": lambda m, x: x.repeat_interleave(2, 1),
     "scattered to the length": lambda m, x: x.scatter(1, (x[:, :2] > 0).long(), 7.0),
