@@ -9,11 +9,13 @@ llvm-mca from LLVM 16 or newer.
 
 from __future__ import annotations
 
+import datetime
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -53,7 +55,7 @@ CPUS = {"Cortex-A76": "cortex-a76", "Neoverse N1": "neoverse-n1", "Neoverse V2":
 PRODUCTS = {"usmmla": 32, "sdot": 16, "usdot": 16, "smull|smlal": 8, "fmla": 4}
 """Instruction, as a pattern of its name -> the multiply-adds that it does on full registers, in descending order."""
 LOOPS = (
-    ("conv_u8, linear", conv.conv_u8, {"residual": False, "proven": True}, "gemm_tiles"),
+    ("conv_u8, linear", conv.conv_u8, {"residual": None, "proven": True}, "gemm_tiles"),
     ("conv_f32, linear", conv.conv_f32, {"residual": False}, "gemm_tiles_f32"),
 )
 
@@ -109,8 +111,9 @@ def hottest_loop(text: str) -> InnerLoop:
 
 
 @cache
-def mca() -> str:
-    """The name of the newest llvm-mca that is installed. Exits if none knows the pipelines in `CPUS`."""
+def mca() -> tuple[str, int]:
+    """The name of the newest llvm-mca that is installed, and its LLVM's version. Exits if none knows the pipelines in
+    `CPUS`."""
     found = {}
     for name in ("llvm-mca", *(f"llvm-mca-{version}" for version in range(OLDEST_LLVM, OLDEST_LLVM + 20))):
         if shutil.which(name):
@@ -121,12 +124,12 @@ def mca() -> str:
     if newest is None or found[newest] < OLDEST_LLVM:
         have = "none is installed" if newest is None else f"{newest} is of LLVM {found[newest]}"
         sys.exit(f"llvm-mca of LLVM {OLDEST_LLVM} or newer is needed, and {have}: apt install llvm-19")
-    return newest
+    return newest, found[newest]
 
 
 def cycles(loop: InnerLoop, cpu: str) -> float:
     """Cycles per iteration, estimated by llvm-mca."""
-    command = [mca(), "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", "-iterations=200"]
+    command = [mca()[0], "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", "-iterations=200"]
     done = subprocess.run(command, input="\n".join(loop.instructions), capture_output=True, text=True, check=True)
     found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
     if found is None:
@@ -134,19 +137,24 @@ def cycles(loop: InnerLoop, cpu: str) -> float:
     return int(found[1]) / 200
 
 
+def loops(level: str) -> Iterator[tuple[str, int, int, InnerLoop]]:
+    """(kernel, mr, nv, its innermost loop) for the first two tiles of each kernel of a level."""
+    target = parse_target(f"aarch64-linux+{level}")
+    for name, kernel, static, tiles in LOOPS:
+        for mr, nv in getattr(target, tiles)[:2]:
+            pairs = {"pairs": True} if level == "neon" and kernel is conv.conv_u8 else {}
+            yield name, mr, nv, hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static, **pairs)))
+
+
 def loop_rows() -> list[str]:
     rows = []
     for level in LEVELS:
-        target = parse_target(f"aarch64-linux+{level}")
-        for name, kernel, static, tiles in LOOPS:
-            for mr, nv in getattr(target, tiles)[:2]:
-                pairs = {"pairs": True} if level == "neon" and kernel is conv.conv_u8 else {}
-                loop = hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static, **pairs)))
-                count = len(loop.instructions)
-                cells = [level, name, f"{mr} x {nv}", count, f"{loop.multiplies} {loop.name}"]
-                cells += [f"{count / loop.multiplies:.3f}", loop.stack]
-                cells += [f"{loop.macs / cycles(loop, cpu):.1f}" for cpu in CPUS.values()]
-                rows.append(f"| {' | '.join(map(str, cells))} |")
+        for name, mr, nv, loop in loops(level):
+            count = len(loop.instructions)
+            cells = [level, name, f"{mr} x {nv}", count, f"{loop.multiplies} {loop.name}"]
+            cells += [f"{count / loop.multiplies:.3f}", loop.stack]
+            cells += [f"{loop.macs / cycles(loop, cpu):.1f}" for cpu in CPUS.values()]
+            rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
@@ -218,9 +226,10 @@ top bit after loading, and the bias includes 128 times the sum of the weights. T
 ## Inner loops
 
 These are the innermost loops of the matrix product (convolutions with any window, linear layers), for tiles of
-pixels x registers of channels. llvm-mca computes multiply-adds per cycle from its models of the pipelines, with all
-data in the nearest cache. LLVM models Cortex-A76 by the pipeline of Cortex-A57, which is older and slower, so that
-column is a lower bound. A test holds the loops of dotprod to at most 1.25 instructions per sdot.
+pixels x registers of channels. llvm-mca (of LLVM {llvm}, {date}) computes multiply-adds per cycle from its models of
+the pipelines, with all data in the nearest cache. LLVM models Cortex-A76 by the pipeline of Cortex-A57, which is
+older and slower, so that column is a lower bound. A test holds the loops of dotprod to at most 1.25 instructions per
+sdot.
 
 | level | kernel | tile | instructions | multiplies | instructions per multiply | stack accesses | {cpus} |
 |---|---|---|---|---|---|---|{lines}|
@@ -244,6 +253,8 @@ def main() -> None:
     PAGE.write_text(
         TEXT.format(
             cpus=" | ".join(f"{name}, MAC/cycle" for name in CPUS),
+            llvm=mca()[1],
+            date=datetime.date.today(),
             lines="---|" * (len(CPUS) - 1) + "---",
             loops="\n".join(loop_rows()),
             counted="\n".join(count_rows()),

@@ -39,7 +39,7 @@ from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
 from qcompiler.frontend.onnx_ops.codes import Codes, as_codes
-from qcompiler.frontend.onnx_ops.node import OnnxNode, check_held, folded, of_sizes, type_proto
+from qcompiler.frontend.onnx_ops.node import DTYPES, OnnxNode, check_held, folded, of_sizes, type_proto
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
@@ -47,7 +47,7 @@ from qcompiler.frontend.sizes import as_dim
 from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Const, Graph, Loc
 from qcompiler.notes import Remark
-from qcompiler.types import DType, TensorType
+from qcompiler.types import TensorType
 from qcompiler.verify import MAX_NODES
 
 _UNFIT = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError, RecursionError)
@@ -57,17 +57,6 @@ _FREE_AXIS = ("QuantizeLinear", "DequantizeLinear", "QLinearConcat", "OneHot")
 _FREE_BYTES = 128 * 2**20
 _MOST_TIMES = 4
 """The constants that import computes take at most this much memory, and this many times the file's tensors."""
-_DTYPES = {
-    1: DType.F32,
-    2: DType.U8,
-    3: DType.I8,
-    5: DType.I16,
-    6: DType.I32,
-    7: DType.I64,
-    9: DType.BOOL,
-    10: DType.F32,
-    11: DType.F32,
-}
 
 
 def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | None = None) -> Graph:
@@ -285,7 +274,7 @@ class _Importer:
             if value.name in held:
                 continue
             tensor = value.type.tensor_type
-            if not value.type.HasField("tensor_type") or tensor.elem_type not in _DTYPES:
+            if not value.type.HasField("tensor_type") or tensor.elem_type not in DTYPES:
                 raise TraceError(
                     f"input {value.name!r} has an unsupported type", where=self.file, got=str(tensor.elem_type)
                 )
@@ -298,7 +287,7 @@ class _Importer:
             if tensor.elem_type in (10, 11):
                 self.trace.note(f"input {value.name}: float{16 if tensor.elem_type == 10 else 64} became f32")
             shape = [self._size(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
-            found[value.name] = TensorType(_DTYPES[tensor.elem_type], tuple(shape))
+            found[value.name] = TensorType(DTYPES[tensor.elem_type], tuple(shape))
         return found
 
     def _size(self, name: str, axis: int, dim: Any) -> Any:
@@ -536,10 +525,10 @@ class _Importer:
             shape = value.value.type.shape
         elif isinstance(value, Traced):
             dtype, shape = value.value.type.dtype, value.value.type.shape
-            number = next((number for number, own in _DTYPES.items() if own is dtype), None)
+            number = next((number for number, own in DTYPES.items() if own is dtype), None)
         else:
             number, shape = None, value.shape
-        check_declared(output, number, shape, _DTYPES, self.file)
+        check_declared(output, number, shape, DTYPES, self.file)
 
     def _name(self, name: str, result: Any, made: bool) -> None:
         """Give a value the name that it has in the file, if this node made it."""

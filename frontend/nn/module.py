@@ -8,7 +8,7 @@ on arrays.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -268,7 +268,30 @@ def _array(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-class Sequential(Module):
+class _Listed(Module):
+    """Modules in order, named by their position."""
+
+    def append(self, module: Module) -> Self:
+        _require_module(module, type(self).__name__)
+        self.add_module(str(len(self._modules)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, index: int | slice) -> Any:
+        modules = list(self.children())
+        return self._part(modules[index]) if isinstance(index, slice) else modules[index]
+
+    def _part(self, modules: list[Module]) -> Module:
+        """The same with some of the modules."""
+        raise NotImplementedError
+
+
+class Sequential(_Listed):
     """Runs modules one after the other. They are given by position, or as one dict of names."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
@@ -286,23 +309,11 @@ class Sequential(Module):
             x = module(x)
         return x
 
-    def append(self, module: Module) -> Sequential:
-        _require_module(module, "Sequential")
-        self.add_module(str(len(self._modules)), module)
-        return self
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, index: int | slice) -> Any:
-        modules = list(self.children())
-        return Sequential(*modules[index]) if isinstance(index, slice) else modules[index]
+    def _part(self, modules: list[Module]) -> Sequential:
+        return Sequential(*modules)
 
 
-class ModuleList(Module):
+class ModuleList(_Listed):
     """A list of modules that registers them."""
 
     def __init__(self, modules: Any = ()) -> None:
@@ -310,25 +321,13 @@ class ModuleList(Module):
         for module in modules:
             self.append(module)
 
-    def append(self, module: Module) -> ModuleList:
-        _require_module(module, "ModuleList")
-        self.add_module(str(len(self._modules)), module)
-        return self
-
     def extend(self, modules: Any) -> ModuleList:
         for module in modules:
             self.append(module)
         return self
 
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, index: int | slice) -> Any:
-        modules = list(self.children())
-        return ModuleList(modules[index]) if isinstance(index, slice) else modules[index]
+    def _part(self, modules: list[Module]) -> ModuleList:
+        return ModuleList(modules)
 
 
 class ModuleDict(Module):

@@ -13,7 +13,7 @@ import numpy as np
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, kind_of, lift, rank, unary
 from qcompiler.frontend.onnx_ops.codes import Codes
-from qcompiler.frontend.onnx_ops.node import Meaning, OnnxNode, onnx
+from qcompiler.frontend.onnx_ops.node import DTYPES, Meaning, OnnxNode, onnx
 from qcompiler.ops.elementwise import converted
 from qcompiler.types import DType
 
@@ -338,26 +338,13 @@ def _identity(n: OnnxNode) -> Any:
     return n.raw(0)
 
 
-_DTYPES = {
-    1: DType.F32,
-    2: DType.U8,
-    3: DType.I8,
-    5: DType.I16,
-    6: DType.I32,
-    7: DType.I64,
-    9: DType.BOOL,
-    10: DType.F32,
-    11: DType.F32,
-}
-
-
 def dtype_of(n: OnnxNode, number: int) -> DType:
     """The element type of an ONNX TensorProto type; all floats are f32."""
-    if number not in _DTYPES:
+    if number not in DTYPES:
         raise n.refuse(
             "the element type is not supported", expected="float, int8, uint8, int16, int32, int64, bool", got=number
         )
-    return _DTYPES[number]
+    return DTYPES[number]
 
 
 _ROUNDED = {10: "float16", 11: "float64"}

@@ -26,6 +26,19 @@ from qcompiler.ir import Const, Value
 from qcompiler.ops.shape import Size as SizeOp
 from qcompiler.types import DType, QuantParams, TensorType
 
+DTYPES = {
+    1: DType.F32,
+    2: DType.U8,
+    3: DType.I8,
+    5: DType.I16,
+    6: DType.I32,
+    7: DType.I64,
+    9: DType.BOOL,
+    10: DType.F32,
+    11: DType.F32,
+}
+"""The element types of ONNX (`TensorProto.DataType`) that a graph has, by number; all floats are f32."""
+
 Meaning = Callable[["OnnxNode"], Any]
 TABLE: dict[str, Meaning] = {}
 REQUIRED = object()

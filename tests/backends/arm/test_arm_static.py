@@ -44,4 +44,12 @@ def test_the_newest_is_taken(programs: pathlib.Path, plain: int, newest: str) ->
     _install(programs, "llvm-mca", plain)
     _install(programs, "llvm-mca-16", 16)
     _install(programs, "llvm-mca-19", 19)
-    assert arm_static.mca() == newest
+    assert arm_static.mca() == (newest, max(plain, 19))
+
+
+@pytest.mark.parametrize("level", arm_static.LEVELS)
+def test_loops_are_found_in_todays_kernels(level: str) -> None:
+    found = list(arm_static.loops(level))
+    assert len(found) == 2 * len(arm_static.LOOPS)
+    for _, mr, nv, loop in found:
+        assert loop.multiplies >= mr * nv and loop.stack == 0
