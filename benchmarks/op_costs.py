@@ -13,9 +13,9 @@ import numpy as np
 import qcompiler as qc
 from qcompiler.backends.lower import lower_graph
 from qcompiler.backends.target import parse_target
-from qcompiler.errors import QCompilerError
+from qcompiler.errors import QCompilerError, QuantizationError
 from qcompiler.ir import Graph, Value
-from qcompiler.opdef import QuantKind, Trait, all_ops
+from qcompiler.opdef import QuantKind, Trait, all_ops, works_on_codes
 from qcompiler.quantization.cost_profile import elements, products
 from qcompiler.types import tensor
 
@@ -51,7 +51,11 @@ NAMED = ("add", "sub", "mul", "div", "minimum", "maximum")
 
 
 def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
-    """A graph in which the op's result is named `measured`, and inputs for it."""
+    """A graph in which the op's result is named `measured`, and inputs for it. quantized: it is made of codes.
+
+    Raises:
+        QCompilerError: the op has no integer form.
+    """
     shapes, attrs = SHAPES.get(op, ([IMAGE, IMAGE] if op in NAMED else [IMAGE], {}))
     rng, graph = np.random.default_rng(0), Graph(op)
     weighted = op in ("conv", "depthwise", "linear") or len(shapes) > 2 or op == "prelu"
@@ -63,12 +67,18 @@ def graph_of(op: str, quantized: bool) -> tuple[Graph, list[np.ndarray]]:
             operands.append(graph.add_const(f"c{index}", data))
             continue
         value = graph.add_input(f"x{index}", tensor("f32", *shape))
-        # An add is always quantized, so that ops which only follow their operand's type run in int8 too.
-        operands.append(graph.create("add", [value, value]).result)
+        # A product is always quantized, so that ops which only follow their operand's type run in int8 too. Its
+        # activation keeps an add from becoming its residual.
+        identity = graph.add_const(f"identity{index}", np.eye(shape[-1], dtype=np.float32))
+        operands.append(graph.create("relu", [graph.create("linear", [value, identity]).result]).result)
         inputs.append(data)
     graph.set_outputs(graph.create("conv" if op == "depthwise" else op, operands, attrs, names="measured").results)
     if quantized:
-        graph = qc.compile(graph, "int8", calibration_data=[tuple(inputs)], target="reference").graph
+        # plain: by default, int8 leaves ops real that cost no more than the conversions
+        graph = qc.compile(graph, "int8:plain", calibration_data=[tuple(inputs)], target="reference").graph
+        measured = next(node for node in graph.node_list if node.result.name == "measured")
+        if not works_on_codes(measured):
+            raise QuantizationError(f"{op} has no integer form")
     return graph, inputs
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from qcompiler.opdef import works_on_codes
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "benchmarks"))
 try:
     import arm_static
@@ -53,3 +55,12 @@ def test_loops_are_found_in_todays_kernels(level: str) -> None:
     assert len(found) == 2 * len(arm_static.LOOPS)
     for _, mr, nv, loop in found:
         assert loop.multiplies >= mr * nv and loop.stack == 0
+
+
+@pytest.mark.parametrize("op", arm_static.COUNTED)
+def test_what_is_counted_as_int8_runs_on_codes(op: str) -> None:
+    wanted = op if op not in ("quantize", "dequantize") else "add"
+    graph, _ = arm_static.graph_of(wanted, True)
+    assert {"quantize", "dequantize"} <= {node.op for node in graph.nodes}
+    [measured] = [node for node in graph.nodes if node.result.name == "measured"]
+    assert works_on_codes(measured) and (measured.op in (wanted, "lookup") or wanted == "depthwise")
