@@ -63,6 +63,7 @@ def test_a_program_in_an_empty_folder(installed: pathlib.Path, tmp_path: pathlib
     assert "x86-64+avx2" in _run(["-m", "qcompiler", "targets"], tmp_path, installed)
 
 
+@pytest.mark.exhaustive
 def test_the_demo_in_an_empty_folder(installed: pathlib.Path, tmp_path: pathlib.Path) -> None:
     shutil.copytree(ROOT / "examples" / "fashion_mnist", tmp_path / "demo")
     text = _run(["demo/demo.py"], tmp_path, installed)

@@ -38,6 +38,7 @@ def test_page_orientation(tmp_path: pathlib.Path) -> None:
     assert abs(figures["int8_probability"] - figures["float_probability"]) < 0.01
 
 
+@pytest.mark.exhaustive
 def test_efficientnet_lite0(tmp_path: pathlib.Path) -> None:
     """The torch module and ours agree, and int8 names the class that float names as often as on all crops, less what
     chance allows for 60."""
