@@ -18,7 +18,8 @@ $(BIN)/.ready: pyproject.toml
 
 setup: $(BIN)/.ready
 
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10
+# A file's tests run in one process, which compiles each kernel and makes each fixture once.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 test: $(BIN)/.ready
 	$(PYTEST) -m "not exhaustive" tests
