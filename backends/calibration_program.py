@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,6 @@ from qcompiler.passes.expose_statistics import ExposeStatistics, counted_part, s
 from qcompiler.passes.pipelines import lower_pipeline
 from qcompiler.passmanager import PassManager
 from qcompiler.quantization.collect import Taken, channel_axes, layers_by_observer
-from qcompiler.quantization.histogram import Histogram
-from qcompiler.quantization.minmax import MinMax
 from qcompiler.quantization.product_inputs import sample_seeds
 from qcompiler.quantization.value_counts import channel_range
 from qcompiler.signature import bind_inputs
@@ -52,6 +51,7 @@ class CalibrationProgram:
         check_runs(target)
         observers = [observe for node in observed.node_list if (observe := Observe.of(node)) is not None]
         self._group_of = {observe.node.name: observe.group for observe in observers}
+        self._value_of = {observe.node.name: observe.x.name for observe in observers}
         self._statistics = {observe.node.name: statistic_of(observe) for observe in observers}
         self._layers = layers_by_observer(sampled)
         self._steps = {observe.node.name: counted_part(observe)[1] for observe in observers}
@@ -70,7 +70,7 @@ class CalibrationProgram:
         """Run the inputs of one call.
 
         Raises:
-            InputError: sizes that do not fit each other or the model. QuantizationError: a value is not finite.
+            InputError: sizes that do not fit each other or the model.
         """
         arrays, sizes = bind_inputs(self._observed, item)
         self._current.taken, self._current.seeds = taken, sample_seeds(arrays)
@@ -79,21 +79,23 @@ class CalibrationProgram:
         finally:
             del self._current.taken, self._current.seeds
         for name, wanted in self._statistics.items():
-            observer = taken.observers[self._group_of[name]]
             if wanted == "range":
-                assert isinstance(observer, MinMax)
-                observer.observe_range(next(outputs), name)
+                bounds = next(outputs)
+                self._observe(taken, name, lambda each: each.observe_range(bounds, name))  # noqa: B023
             elif wanted == "counts":
-                assert isinstance(observer, Histogram)
-                observer.observe_counts(next(outputs), next(outputs), name, self._steps[name])
+                bounds, counts, step = next(outputs), next(outputs), self._steps[name]
+                self._observe(taken, name, lambda each: each.observe_counts(bounds, counts, name, step))  # noqa: B023
         for name, axes in self._channels.items():
             taken.take_channels(self._layers[name], {axis: next(outputs) for axis in axes})
+
+    def _observe(self, taken: Taken, name: str, observe: Callable[[Any], object]) -> None:
+        taken.observe(self._group_of[name], self._value_of[name], observe)
 
     def _take(self, name: str, array: np.ndarray) -> None:
         """Take a whole value, in the call that runs on this thread."""
         taken: Taken = self._current.taken
         if self._statistics[name] == "values":
-            taken.observers[self._group_of[name]].observe(np.ascontiguousarray(array), name)
+            self._observe(taken, name, lambda each: each.observe(np.ascontiguousarray(array), name))
         layers = self._layers.get(name, ())
         if layers and name not in self._channels:
             taken.take_channels(layers, {axis: channel_range(array, axis) for axis in channel_axes(layers)})

@@ -112,7 +112,11 @@ class Proxy(Traced):
         self._refuse("`in`", "compare with ==")
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        self._refuse("conversion to a numpy array", "keep the value as it is; numpy functions accept it directly")
+        hint = (
+            "keep the value as it is; numpy functions accept it directly. Write what np.vectorize computes by element "
+            "with np.where, np.select, np.piecewise or np.interp"
+        )
+        self._refuse("conversion to a numpy array", hint)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._refuse("assignment to elements", "build a new array: np.where or np.concatenate")

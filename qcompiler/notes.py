@@ -11,6 +11,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "equalized: %x for %q, %k by %n: a = 0.5, error 2.50e-03 -> 1.21e-04"   scales of channels (equalization)
     note "not equalized: %x: the calibration kept no rows of it"
     note "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04"   read in 16 bits
+    note "not calibrated: %x: it was 0 in all items"   calibration data that says little
     note "bias: %y: 37 of 96 channels take up the mean error of rounded weights"
     note "input x: float64 became f32"         a remark, for the reader only
 
@@ -218,21 +219,32 @@ class Equalized(Note):
 
 
 @dataclass(frozen=True)
-class Unjudged(Note):
-    """Why no scales could be chosen for the channels of a value."""
+class _ValueReason(Note):
+    """A value, and the reason why something could not be decided about it."""
 
     value: str
     reason: str
-    kind: ClassVar[str] = "not equalized"
 
-    @staticmethod
-    def parse(text: str) -> Unjudged | None:
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
         """Read what `str(note)` prints; None for other text."""
         value, colon, reason = text.partition(": ")
-        return Unjudged(value[1:], reason) if colon and value.startswith("%") else None
+        return cls(value[1:], reason) if colon and value.startswith("%") else None
 
     def __str__(self) -> str:
         return f"%{self.value}: {self.reason}"
+
+
+class Unjudged(_ValueReason):
+    """Why no scales could be chosen for the channels of a value."""
+
+    kind = "not equalized"
+
+
+class Uncalibrated(_ValueReason):
+    """Why calibration data says little about the range of a value."""
+
+    kind = "not calibrated"
 
 
 @dataclass(frozen=True)
@@ -321,6 +333,7 @@ _PARSERS: dict[str, Callable[[str], Note | None]] = {
         RealResult,
         Estimate,
         Interpreted,
+        Uncalibrated,
         Equalized,
         Unjudged,
         Outliers,

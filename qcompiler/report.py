@@ -14,7 +14,17 @@ from enum import Enum
 from typing import Any
 
 from qcompiler.ir import Graph, Node
-from qcompiler.notes import BiasCorrected, Equalized, Estimate, Interpreted, KeptFloat, Outliers, RealResult, Unjudged
+from qcompiler.notes import (
+    BiasCorrected,
+    Equalized,
+    Estimate,
+    Interpreted,
+    KeptFloat,
+    Outliers,
+    RealResult,
+    Uncalibrated,
+    Unjudged,
+)
 from qcompiler.opdef import works_on_codes
 from qcompiler.ops.interfaces import Conversion
 from qcompiler.ops.quantized import Observe
@@ -90,6 +100,7 @@ class Report:
         execution: how that runs here: "native", "emulated by ..." or "interpreter".
         equalized: the values whose channels were divided by scales; unjudged: those for which none could be chosen.
         outliers: the values of which a few channels are read in 16 bits.
+        uncalibrated: the values of whose range calibration data says little.
         corrected: the products whose biases take up the mean error of rounded weights.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
@@ -118,6 +129,7 @@ class Report:
     execution: str = ""
     equalized: tuple[Equalized, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
+    uncalibrated: tuple[Uncalibrated, ...] = ()
     real: tuple[RealResult, ...] = ()
     outliers: tuple[Outliers, ...] = ()
     corrected: tuple[BiasCorrected, ...] = ()
@@ -168,6 +180,9 @@ class Report:
         if self.equalized:
             lines.append("  equalized, with the error of the products on sampled rows:")
             lines += [f"    {note}" for note in self.equalized]
+        if self.uncalibrated:
+            lines.append("  not calibrated well, since the data says little:")
+            lines += [f"    {note}" for note in self.uncalibrated]
         if self.unjudged:
             lines.append("  not equalized:")
             lines += [f"    {note}" for note in self.unjudged]
@@ -220,6 +235,7 @@ def report(model: Any) -> Report:
         execution="" if isinstance(model, Graph) else _execution(model),
         equalized=tuple(note for note in graph.notes if isinstance(note, Equalized)),
         unjudged=tuple(note for note in graph.notes if isinstance(note, Unjudged)),
+        uncalibrated=tuple(note for note in graph.notes if isinstance(note, Uncalibrated)),
         real=tuple(note for note in graph.notes if isinstance(note, RealResult)),
         outliers=tuple(note for note in graph.notes if isinstance(note, Outliers)),
         corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),

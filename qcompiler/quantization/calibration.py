@@ -41,6 +41,8 @@ class Calibration(Mapping[str, Observer]):
         interpreted: why the interpreter ran the data, or a part of it, and not the compiled float program; else "".
         inputs: what was kept of the inputs of products, by key (see `product_inputs`). Calibrations of other qconfigs
             and of older versions may lack some or all.
+        not_finite: the names of values that held NaN or Inf. The observers took nothing of the items where they did.
+        left_out: input -> how many items were left out, since this input held NaN or Inf.
     """
 
     def __init__(
@@ -50,12 +52,16 @@ class Calibration(Mapping[str, Observer]):
         members: Mapping[str, Members] | None = None,
         interpreted: str = "",
         inputs: Mapping[str, ProductInput] = MappingProxyType({}),
+        not_finite: Iterable[str] = (),
+        left_out: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
         self.members = {group: tuple(names) for group, names in (members or {}).items()}
         self.interpreted = interpreted
         self.inputs = dict(inputs)
+        self.not_finite = frozenset(not_finite)
+        self.left_out = dict(left_out)
 
     def __getitem__(self, group: str) -> Observer:
         return self.observers[group]
@@ -102,7 +108,10 @@ class Calibration(Mapping[str, Observer]):
             except QuantizationError as error:
                 raise error.located(key) from None
         members = {**other.members, **self.members}
-        return Calibration(merged, self.specs, members, self.interpreted or other.interpreted, inputs)
+        interpreted = self.interpreted or other.interpreted
+        not_finite = self.not_finite | other.not_finite
+        left_out = dict(Counter(self.left_out) + Counter(other.left_out))
+        return Calibration(merged, self.specs, members, interpreted, inputs, not_finite, left_out)
 
     __add__ = merge
 
@@ -132,7 +141,7 @@ class Calibration(Mapping[str, Observer]):
         check_prepared(prepared)
         specs, members = prepared.specs(), prepared.members()
         found = {group: self._united(group, members[group], spec) for group, spec in specs.items()}
-        return Calibration(found, specs, members, self.interpreted, self.inputs)
+        return Calibration(found, specs, members, self.interpreted, self.inputs, self.not_finite, self.left_out)
 
     def _united(self, group: str, members: Members, spec: QuantSpec) -> Observer:
         """The observer of a group with these members: an old one, or a new one that took over all that was seen."""
@@ -199,6 +208,10 @@ class Calibration(Mapping[str, Observer]):
         content: dict[str, Any] = {"groups": groups, "inputs": sorted(self.inputs)}
         if self.interpreted:
             content["interpreted"] = self.interpreted
+        if self.not_finite:
+            content["not_finite"] = sorted(self.not_finite)
+        if self.left_out:
+            content["left_out"] = self.left_out
         write_calibration(path, content, arrays)
 
     @staticmethod
@@ -245,7 +258,9 @@ def _rebuilt(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Ca
     twice = [name for name, count in Counter(name for names in members.values() for name in names).items() if count > 1]
     if twice:
         raise ValueError(f"the value {twice[0]} occurs twice")
-    return Calibration(observers, specs, members, _text(content.get("interpreted", "")), inputs)
+    not_finite = [_text(name) for name in content.get("not_finite", [])]
+    left_out = {_text(name): int(count) for name, count in content.get("left_out", {}).items()}
+    return Calibration(observers, specs, members, _text(content.get("interpreted", "")), inputs, not_finite, left_out)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from qcompiler.ir import Graph, Node
 from qcompiler.ops.interfaces import Weighted
+from qcompiler.quantization.minmax import NotFinite
 from qcompiler.quantization.observers import Observer
 from qcompiler.quantization.product_inputs import ProductInput, sample_seeds
 from qcompiler.quantization.value_counts import channel_range
@@ -22,10 +23,19 @@ class Taken:
     Attributes:
         observers: group of values -> its observer.
         inputs: the key of a product's input -> what is kept of it; the products are those of `sampled_products`.
+        not_finite: the names of values that held NaN or Inf.
     """
 
     observers: Mapping[str, Observer]
     inputs: Mapping[str, ProductInput] = field(default_factory=dict)
+    not_finite: set[str] = field(default_factory=set)
+
+    def observe(self, group: str, value: str, observe: Callable[[Any], object]) -> None:
+        """Let the observer of a group take a value, unless it is not finite, which is noted."""
+        try:
+            observe(self.observers[group])
+        except NotFinite:
+            self.not_finite.add(value)
 
     def take_rows(self, layers: Sequence[tuple[str, Weighted]], array: np.ndarray, seeds: np.ndarray) -> None:
         """Keep rows of a value that products read, for those that this run keeps. seeds: of the call's samples."""
@@ -85,7 +95,7 @@ class GraphInterpreter:
         def take(node: Node, results: Sequence[np.ndarray]) -> None:
             observe = Observe.of(node)
             if observe is not None:
-                taken.observers[observe.group].observe(results[0], node.name)
+                taken.observe(observe.group, observe.x.name, lambda each: each.observe(results[0], node.name))
                 read = layers.get(node.name, ())
                 taken.take_channels(read, {axis: channel_range(results[0], axis) for axis in channel_axes(read)})
                 taken.take_rows(read, results[0], seeds)

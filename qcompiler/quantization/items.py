@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,17 +16,31 @@ from qcompiler.signature import flat_inputs
 
 
 def iterate_items(
-    data: Iterable[object], inputs: Sequence[Value], transform: Callable[[Any], object] | None = None
+    data: Iterable[object],
+    inputs: Sequence[Value],
+    left_out: Counter[str],
+    transform: Callable[[Any], object] | None = None,
 ) -> Iterator[list[np.ndarray]]:
     """The inputs of one call after another. An item is an array, a tuple by position, or a dict by name.
 
+    Items that hold NaN or Inf are left out, and counted by the name of the input. left_out: where they are counted.
+
     Raises:
-        QuantizationError: no items, NaN or Inf, a shape or dtype that does not fit, an (input, label) pair; it names
+        QuantizationError: no items, or only such; a shape or dtype that does not fit, an (input, label) pair; it names
             the item and the input.
     """
-    index = -1
+    index, good = -1, 0
     for index, item in enumerate(data):
-        yield _item(item if transform is None else _transformed(transform, item, index), inputs, index)
+        arrays = _item(item if transform is None else _transformed(transform, item, index), inputs, index)
+        bad = [value.name for value, x in zip(inputs, arrays) if x.dtype.kind == "f" and not np.isfinite(x).all()]
+        left_out.update(bad)
+        if not bad:
+            good += 1
+            yield arrays
+    if index >= 0 and not good:
+        raise QuantizationError(
+            "calibration data is not finite", where=f"input {next(iter(left_out))!r}", got="NaN or Inf in all items"
+        )
     if index < 0:
         raise QuantizationError(
             "the calibration data is empty",
@@ -104,6 +119,4 @@ def _array(part: object, value: Value, where: str) -> np.ndarray:
             got=f"{array.dtype}{list(array.shape)}",
             hint=_fitting(array, value, fits),
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise QuantizationError("calibration data is not finite", where=place, got="NaN or Inf")
     return array

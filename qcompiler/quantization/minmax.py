@@ -17,6 +17,10 @@ Bound = np.ndarray | np.floating[Any]
 """f32: one bound, or an array of rank 0."""
 
 
+class NotFinite(QuantizationError):
+    """A value holds NaN or Inf, so an observer takes nothing of it."""
+
+
 def checked(array: np.ndarray, name: str) -> np.ndarray:
     """The array as f32; QuantizationError for NaN and Inf."""
     array = np.asarray(array, np.float32)
@@ -25,9 +29,9 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def not_finite(name: str) -> QuantizationError:
+def not_finite(name: str) -> NotFinite:
     """The error for a value that holds NaN or Inf."""
-    return QuantizationError(
+    return NotFinite(
         "calibration data is not finite",
         where=f"%{name}",
         got="NaN or Inf",

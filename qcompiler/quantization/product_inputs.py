@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import QuantizationError
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Value
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
 from qcompiler.quantization.value_counts import channel_range
@@ -170,9 +170,13 @@ class ProductInput:
 
 def input_key(layer: Weighted) -> str:
     """What the input of a product is kept under: the value it reads, and the form of its rows."""
+    return f"{value_of(layer).name}: {layer.row_form}"
+
+
+def value_of(layer: Weighted) -> Value:
+    """The value that a product reads, behind its observer."""
     observe = Observe.of(layer.x.producer)
-    value = layer.x if observe is None else observe.x
-    return f"{value.name}: {layer.row_form}"
+    return layer.x if observe is None else observe.x
 
 
 def sampled_products(graph: Graph) -> dict[str, Weighted]:

@@ -6,8 +6,9 @@ they are needed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_io, check_threads, check_type
@@ -134,6 +135,8 @@ def calibrate(
 ) -> Calibration:
     """Run the observed graph on every item of `data`.
 
+    Items with NaN or Inf among the inputs are left out. If another value holds such, the nodes around it stay float.
+
     It runs as the compiled float program of this machine, whatever target the model is for, and the result is the same
     on every level and with any number of threads. Where no kernels can run the interpreter does it, with other
     roundings, and the report says so.
@@ -148,7 +151,7 @@ def calibrate(
             Dask client, or what has their `submit` (docs/calibration.md).
 
     Raises:
-        QuantizationError: no items, NaN, or an item that is not the inputs of a call; an executor with observers that
+        QuantizationError: no items, or an item that is not the inputs of a call; an executor with observers that
             depend on the order of the data.
     """
     from qcompiler.cpus import thread_count
@@ -162,12 +165,16 @@ def calibrate(
     check_callable("progress", progress, "a number of items")
     check_threads(threads)
     check_executor(executor)
-    items = iterate_items(data, prepared.graph.inputs, transform)
+    left_out: Counter[str] = Counter()
+    items = iterate_items(data, prepared.graph.inputs, left_out, transform)
     if executor is not None:
         check_mergeable(prepared)
-        return observe_on(executor, prepared, items, threads or 1, progress)
-    runner = collector(prepared.graph, prepared.sampled_products())
-    return observe_items(prepared, runner, items, thread_count(threads), progress)
+        found = observe_on(executor, prepared, items, threads or 1, progress)
+    else:
+        runner = collector(prepared.graph, prepared.sampled_products())
+        found = observe_items(prepared, runner, items, thread_count(threads), progress)
+    found.left_out = dict(left_out)
+    return found
 
 
 def observe_items(
@@ -181,7 +188,7 @@ def observe_items(
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Taken
     from qcompiler.quantization.observers import make_observer
-    from qcompiler.quantization.product_inputs import make_inputs
+    from qcompiler.quantization.product_inputs import make_inputs, value_of
 
     specs = prepared.specs()
     taken = Taken(
@@ -193,7 +200,9 @@ def observe_items(
             progress(count)
     for kept in taken.inputs.values():
         kept.settle()
-    return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, taken.inputs)
+    values = {key: value_of(layer).name for key, layer in prepared.sampled_products().items()}
+    inputs = {key: kept for key, kept in taken.inputs.items() if values[key] not in taken.not_finite}
+    return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, inputs, taken.not_finite)
 
 
 def convert(
@@ -219,6 +228,7 @@ def convert(
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.choose_qparams import spanning
+    from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
     from qcompiler.quantization.observers import chosen_params
     from qcompiler.quantization.tuning import Tuning, choose_tuning
     from qcompiler.quantization.tuning import specs as found_specs
@@ -231,6 +241,7 @@ def convert(
     specs = prepared.specs()
     if isinstance(observers, Calibration):
         observers = observers.for_prepared(prepared)
+        prepared = replace(prepared, graph=kept_float(prepared.graph, observers.not_finite))
     unknown = [group for group in observers if group not in specs]
     if unknown:
         raise QuantizationError(
@@ -239,7 +250,9 @@ def convert(
             hint=nearest(str(unknown[0]), specs),
         )
     params = {
-        group: chosen_params(observers[group], spec, f"%{group}") for group, spec in specs.items() if group in observers
+        group: chosen_params(observers[group], spec, f"%{group}")
+        for group, spec in specs.items()
+        if group in observers and not lacks_data(observers, group)
     }
     tuning = Tuning(params=params)
     options: dict[str, Any] = {
@@ -263,9 +276,13 @@ def convert(
         **options,
     )
     converted = PassManager(pipeline, instruments).run(prepared.graph)
-    converted.notes += tuning.notes
-    if isinstance(observers, Calibration) and observers.interpreted:
-        converted.notes.append(Interpreted(observers.interpreted))
+    notes = list(tuning.notes)
+    if isinstance(observers, Calibration):
+        notes += uncalibrated(prepared.graph, observers)
+        if observers.interpreted:
+            notes.append(Interpreted(observers.interpreted))
+        warn(notes)
+    converted.notes += notes
     return converted
 
 

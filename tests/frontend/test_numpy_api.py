@@ -292,3 +292,9 @@ def test_several_index_arrays() -> None:
     ):
         graph = trace(lambda a, index=index: a[index], (x,))
         np.testing.assert_array_equal(run(graph, [x])[0], x[index])
+
+
+def test_a_vectorized_function_is_refused_with_a_way_to_write_it() -> None:
+    step = np.vectorize(lambda value: 1.0 if value > 0 else 0.5)
+    with pytest.raises(TraceError, match=r"(?s)conversion to a numpy array depends on data.*np.vectorize.*np.select"):
+        trace(step, (np.ones(3, np.float32),))

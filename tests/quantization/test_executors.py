@@ -69,9 +69,7 @@ class Deadly(ProcessPoolExecutor):
 def test_processes_give_the_same_bits(method: str, expected: bytes, tmp_path: pathlib.Path) -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
         assert everything(qc.calibrate(PREPARED, DATA, executor=pool), tmp_path / "c") == expected
-        with pytest.raises(QuantizationError, match="not finite") as caught:
-            qc.calibrate(OVERFLOWING, [np.full_like(X, 1e20)], executor=pool)
-    assert caught.value.where is not None
+        assert qc.calibrate(OVERFLOWING, [np.full_like(X, 1e20)], executor=pool).not_finite
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
@@ -140,7 +138,7 @@ def test_files_for_processes_are_removed(tmp_path: pathlib.Path, monkeypatch: py
         qc.calibrate(PREPARED, DATA[:2], executor=pool)
         assert not list(tmp_path.glob("*.qc.safetensors"))
         with pytest.raises(QuantizationError):
-            qc.calibrate(PREPARED, [DATA[0], np.full_like(X, np.nan)], executor=pool)
+            qc.calibrate(PREPARED, [DATA[0], X[:1]], executor=pool)
     assert not list(tmp_path.glob("*.qc.safetensors"))
 
 
