@@ -63,7 +63,6 @@ def _directions(
     """The outputs of a node. order: which of ONNX's gates each gate is; names: of the attributes of activations, whose
     defaults follow; peepholes: which of ONNX's parts of P each part is."""
     n.only("direction", "forward", "reverse", "bidirectional")
-    n.only("layout", 0, 1)
     direction, batch_first = n.attr("direction", "forward"), n.attr("layout", 0) == 1
     count = 2 if direction == "bidirectional" else 1
     x = n.floats(0)

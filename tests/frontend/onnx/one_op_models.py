@@ -360,6 +360,8 @@ SEQUENCES = {
     "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence",
 }  # fmt: skip
 """Ops that no model of one node has; test_sequences.py draws chains of them."""
+RECURRENT = {"LSTM", "GRU", "RNN"}
+"""Ops that test_recurrent.py compares with ONNX Runtime."""
 
 
 def unchecked() -> set[str]:

@@ -154,7 +154,8 @@ def test_the_batch_first_layout_is_a_transpose(op: str) -> None:
     ("attrs", "message"),
     [
         ({"direction": "sideways"}, "direction="),
-        ({"layout": 2}, "layout="),
+        ({"layout": 2}, "layout is a flag"),
+        ({"input_forget": 3}, "input_forget is a flag"),
         ({"activations": ["Tanh"]}, "activations"),
         ({"activations": ["Sigmoid", "Tanh", "Swish"]}, "Swish"),
         ({"clip": -1.0}, "clip"),
