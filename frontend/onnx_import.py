@@ -461,8 +461,10 @@ class _Importer:
         self.values = dict.fromkeys(("", *function.input))
         self.values.update(zip(function.input, (outer[name] for name in proto.input)))
         try:
-            self._body(nodes, function.output, place)
-            return tuple(self._output(name, place) for name in function.output)
+            wanted = [made for made, used in zip(function.output, proto.output) if used]
+            self._body(nodes, wanted, place)
+            found = {name: self._output(name, place) for name in wanted}
+            return tuple(found.get(name) for name in function.output)
         finally:
             self.values, self.opsets = outer, opsets
 

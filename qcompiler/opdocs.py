@@ -218,6 +218,7 @@ def _refusals() -> list[str]:
 
 def ops_page() -> str:
     """The page, as Markdown."""
+    from qcompiler.frontend.onnx_ops import all_ops as all_ops_of_onnx
     from qcompiler.frontend.onnx_ops import refusals
 
     head = [
@@ -241,7 +242,7 @@ def ops_page() -> str:
             family = op.family
             parts += ["", f"## {family}"]
         parts += ["", _section(op)]
-    parts += ["", *refusals.page()]
+    parts += ["", *all_ops_of_onnx.page(), "", *refusals.page()]
     return "\n".join(parts) + "\n"
 
 

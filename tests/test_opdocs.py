@@ -8,6 +8,8 @@ import pytest
 
 from qcompiler import opdocs
 from qcompiler.backends.lowering import rule as lowering_rules
+from qcompiler.frontend.onnx_ops import all_ops as onnx_ops
+from qcompiler.frontend.onnx_ops import table
 from qcompiler.opdef import opdef
 from qcompiler.opdocs import ops_page
 
@@ -38,3 +40,12 @@ def test_a_column_asks_the_rules_of_every_level(
     )
     assert opdocs._row(opdef("softmax")).endswith(f"| f32 {x86}, int8 {x86} | f32 {arm}, int8 {arm} |")
     assert opdocs._row(opdef("quantize")).endswith(f"| {x86} | {arm} |")
+
+
+def test_every_reason_is_that_of_an_op_that_is_refused() -> None:
+    ops = onnx_ops.all_ops()
+    assert set(onnx_ops.REASONS) <= set(ops) and len(ops) > 190
+    assert not set(onnx_ops.REASONS) & set(table())
+    for op in table():
+        if "." not in op:
+            assert f"| {op} | served" in PAGE.read_text()

@@ -72,7 +72,9 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
     )
     qconfig = argparse.ArgumentParser(add_help=False)
     qconfig.add_argument(
-        "--qconfig", metavar="NAME", help="int8 (the default), int8:plain, int8:minmax, torch:default, ..."
+        "--qconfig",
+        metavar="NAME",
+        help="int8 (the default), int8:plain, int8:minmax, torch:default, ..., keep (of a quantized model)",
     )
     batch = argparse.ArgumentParser(add_help=False)
     batch.add_argument(
@@ -111,7 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
         "threads",
         "figures",
     )
-    quantize.add_argument("--data", required=True, metavar="CALIB", help=".npz or .npy file, or a folder of them")
+    quantize.add_argument(
+        "--data", metavar="CALIB", help=".npz or .npy file, or a folder of them; needed unless --qconfig is keep"
+    )
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.qc.safetensors")
 
     run = add("run", "Run a model once.", "model", "threads", "figures")

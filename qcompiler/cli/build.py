@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qcompiler import compiler
@@ -14,7 +14,7 @@ from qcompiler.cli.inputs import Data, given_model, open_data
 from qcompiler.cli.output import check_writable, print_json, print_table, progress, write_text
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph
-from qcompiler.passmanager import Pass, describe
+from qcompiler.passmanager import Instrument, Pass, describe
 
 # -- quantize, check, passes
 
@@ -26,6 +26,17 @@ def _calibrated(graph: Graph, data: Data, compile_it: Callable[[Callable[[int], 
 
 def _qconfig(options: argparse.Namespace) -> str:
     return "int8" if options.qconfig is None else str(options.qconfig)
+
+
+def _kept(graph: Graph, options: argparse.Namespace, watch: Sequence[Instrument] = ()) -> Graph:
+    """The integer graph of a model that is quantized already."""
+    unused = [name for name in ("data", "batch") if hasattr(options, name)]
+    refuse_unused(options, unused, "the model keeps its own parameters")
+    if options.qconfig not in (None, "keep"):
+        raise QCompilerError(
+            "the model is quantized already", got=f"--qconfig {options.qconfig}", hint="--qconfig keep"
+        )
+    return compiler.compile(graph, "keep", target="reference", instruments=watch).graph
 
 
 def _float_model(options: argparse.Namespace) -> Graph:
@@ -42,7 +53,13 @@ def _float_model(options: argparse.Namespace) -> Graph:
 
 def quantize(options: argparse.Namespace) -> None:
     check_writable(options.output, [".qc.safetensors"])
+    if options.qconfig == "keep":
+        graph = _kept(given_model(options), options)
+        _save(compiler.compile(graph, "keep", target=options.target, threads=options.threads), options)
+        return
     graph = _float_model(options)
+    if options.data is None:
+        raise QCompilerError("quantization needs calibration data", hint="--data CALIB.npz, or --qconfig keep")
     data = open_data(options.data, graph, options.batch)
     model = _calibrated(
         graph,
@@ -56,6 +73,10 @@ def quantize(options: argparse.Namespace) -> None:
             progress=advance,
         ),
     )
+    _save(model, options)
+
+
+def _save(model: compiler.CompiledModel, options: argparse.Namespace) -> None:
     model.save(options.output)
     found = model.report()
     if options.json:
@@ -73,9 +94,12 @@ def check(options: argparse.Namespace) -> None:
 
     graph = given_model(options)
     if graph.stage != "float":
-        refuse_unused(options, ["qconfig"], "the model is quantized already")
+        if options.qconfig != "keep":
+            refuse_unused(options, ["qconfig"], "the model is quantized already")
         print_json(report(graph).to_dict()) if options.json else print(report(graph))
         return
+    if options.qconfig == "keep":
+        _kept(graph, options)  # which refuses a float model
     prepared = compiler.prepare(graph, _qconfig(options))
     decided = PassManager(precision_pipeline(prepared.configs)).run(prepared.graph)
     reasons = noted_reasons(decided)
@@ -141,7 +165,10 @@ def _converted(graph: Graph, options: argparse.Namespace, watch: _Watch) -> Grap
 
 def passes(options: argparse.Namespace) -> None:
     watch = _Watch(options.texts)
-    final = _converted(_float_model(options), options, watch)
+    if options.qconfig == "keep":
+        final = _kept(given_model(options), options, [watch])
+    else:
+        final = _converted(_float_model(options), options, watch)
     if options.json:
         print_json({"passes": watch.rows, "stage": final.stage})
         return
@@ -155,7 +182,7 @@ def passes(options: argparse.Namespace) -> None:
         [(row["pass"], row["stage"], row["before"], row["after"], row["ms"]) for row in watch.rows],
         left=2,
     )
-    if options.data is None:
+    if options.data is None and options.qconfig != "keep":
         print("with --data the passes after calibration run too")
 
 
@@ -174,6 +201,9 @@ def _at_stage(options: argparse.Namespace) -> Graph:
     if stage == "lowered" and (graph.stage == "integer" or (graph.stage == "float" and options.data is None)):
         refuse_unused(options, ["qconfig", "data", "batch"], f"a graph of stage {graph.stage} is lowered as it is")
         return _lowered(graph if graph.stage == "integer" else compiler.fuse(graph), options.target)
+    if graph.stage == "qdq" and stage in ("integer", "lowered"):
+        kept = _kept(graph, options)
+        return kept if stage == "integer" else _lowered(kept, options.target)
     if graph.stage != "float":
         raise QCompilerError(
             f"a graph of stage {graph.stage} does not become one of stage {stage}", where=options.model

@@ -50,11 +50,14 @@ def _object(options: argparse.Namespace) -> None:
                 f"--size {name} is given twice", expected=f"{name}={sizes[name]}", got=f"{name}={size}"
             )
     graph = given_model(options)
-    if graph.stage not in ("float", "integer"):
+    if graph.stage not in ("float", "qdq", "integer"):
         raise QCompilerError(
-            f"a graph of stage {graph.stage} is not lowered", where=options.model, expected="stage float or integer"
+            f"a graph of stage {graph.stage} is not lowered",
+            where=options.model,
+            expected="stage float, qdq or integer",
         )
-    graph = compiler.compile(graph, None, target="reference", io=options.io or "float").graph
+    qconfig = "keep" if graph.stage == "qdq" else None
+    graph = compiler.compile(graph, qconfig, target="reference", io=options.io or "float").graph
     made = export_object(graph, options.output, target, prefix=options.prefix, sizes=sizes)
     header = options.output.removesuffix(".o") + ".h"
     if options.json:

@@ -24,11 +24,13 @@ _WARM_UP = 3
 
 
 def _compiled(graph: Graph, options: argparse.Namespace) -> compiler.CompiledModel:
-    if graph.stage not in ("float", "integer") and options.target != "reference":
+    runs = ("float", "qdq", "integer")
+    if graph.stage not in runs and options.target != "reference":
         raise QCompilerError(f"a graph of stage {graph.stage} runs on the interpreter only", hint="--target reference")
-    if graph.stage not in ("float", "integer"):
+    if graph.stage not in runs:
         return compiler.CompiledModel(graph, "reference", 1)
-    return compiler.compile(graph, None, target=options.target, threads=options.threads)
+    qconfig = "keep" if graph.stage == "qdq" else None
+    return compiler.compile(graph, qconfig, target=options.target, threads=options.threads)
 
 
 def _flat_outputs(model: compiler.CompiledModel, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
