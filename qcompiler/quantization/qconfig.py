@@ -20,8 +20,9 @@ class QConfig:
     The activation's observer sees the values of a calibration run, the weight's sees the weight: with `per_channel` one
     observer sees one channel each. With `mixed_precision` the pass choose-precision may keep values real where codes
     would cost accuracy; without it, every value that has a range becomes codes. With `equalize` the channels of what
-    products read may be divided by scales, and their weights multiplied (`passes/equalization.py`), and biases take up
-    the mean error of rounded weights (`passes/correct_bias.py`).
+    products read may be divided by scales, and their weights multiplied (`passes/equalization.py`), the widest few
+    may be read in 16 bits (`passes/outliers.py`), and biases take up the mean error of rounded weights
+    (`passes/correct_bias.py`).
 
     Raises:
         QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
