@@ -1,0 +1,54 @@
+"""lstm, gru and rnn on every level: sizes around the tiles, weights that are computed, no steps, NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcompiler.opdef import opdef
+from qcompiler.types import tensor
+from tests.backends.rules.harness import check_op
+
+OPS = ["lstm", "gru", "rnn"]
+
+
+def operands(op: str, steps: int, rows: int, depth: int, units: int) -> tuple[tuple[object, ...], dict[str, float]]:
+    """Types of x, weights and biases, and a range of random data for which the states stay between -1 and 1."""
+    gates = opdef(op).gate_count * units
+    weights = (tensor("f32", gates, depth), tensor("f32", gates, units), tensor("f32", gates), tensor("f32", gates))
+    return (tensor("f32", steps, rows, depth), *weights), {"low": -0.5, "high": 0.5}
+
+
+@pytest.mark.sampled(16)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("units", [1, 4, 7, 8, 9, 16, 17, 33, 65])
+@pytest.mark.parametrize("rows", [1, 2, 5, 7])
+def test_sizes_around_the_tiles(op: str, units: int, rows: int) -> None:
+    types, data = operands(op, 2, rows, 3, units)
+    check_op(op, types, {}, **data)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_weights_that_are_computed(op: str) -> None:
+    types, data = operands(op, 3, 2, 5, 9)
+    check_op(op, types, {}, fed=(1, 2, 3, 4), **data)
+
+
+def test_a_gru_that_resets_the_state_has_two_products_of_computed_weights() -> None:
+    types, data = operands("gru", 3, 2, 5, 9)
+    check_op("gru", types, {"linear_before_reset": False}, fed=(1, 2, 3, 4), **data)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_steps_give_the_first_state(op: str) -> None:
+    types, data = operands(op, 0, 2, 5, 9)
+    more = (tensor("f32", 2, 9), None, tensor("f32", 2, 9)) if op == "lstm" else (tensor("f32", 2, 9),)
+    check_op(op, (*types, *more), {}, **data)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nan_stays_in_its_row(op: str) -> None:
+    types, data = operands(op, 4, 3, 5, 9)
+    x = np.random.default_rng(1).uniform(-1, 1, (4, 3, 5)).astype(np.float32)
+    x[1, 1, 2] = np.nan
+    check_op(op, (x, *types[1:]), {"clip": 0.75}, **data)
