@@ -36,6 +36,8 @@ SAMPLE = {
     "networks": 6,
 }
 """Door -> inputs in `make test`: about two seconds each."""
+LEGAL = ("ops-onnx", "ops-numpy", "ops-torch", "networks")
+"""Doors of legal inputs. The more ops there are, the fewer of these are refused."""
 
 
 @pytest.mark.parametrize("name", HOMES)
@@ -47,7 +49,7 @@ def test_a_sample_of_a_door(name: str) -> None:
             ends[verdict.ended] += 1
     accepted = ends.total() - ends["refused"]
     assert accepted >= SAMPLE[name] / 50, f"nearly all are refused: {ends}"
-    assert ends["refused"] >= SAMPLE[name] / 50 or name == "networks", f"nearly none is refused: {ends}"
+    assert ends["refused"] >= SAMPLE[name] / 50 or name in LEGAL, f"nearly none is refused: {ends}"
 
 
 @pytest.mark.parametrize("door", sorted({path.parent.name for path in PAST}))
