@@ -209,6 +209,8 @@ def sample_seeds(arrays: Sequence[np.ndarray]) -> np.ndarray:
     seeds = np.full(max(samples, 1), _ODD)
     for array in arrays:
         whole = array if samples else array[None]
+        if whole.ndim == 1:  # a sample is one number
+            whole = whole[:, None]
         index: tuple[slice | np.ndarray, ...] = (slice(None), *_fingerprint(whole.shape[1:]))
         seeds = _mixed(seeds ^ _hashes(whole[index]))
     return seeds

@@ -19,6 +19,7 @@ from qcompiler.quantization.product_inputs import (
     MAX_TOTAL_BYTES,
     ProductInput,
     make_inputs,
+    sample_seeds,
 )
 from qcompiler.types import tensor
 
@@ -200,6 +201,11 @@ def test_rows_of_other_shapes_do_not_merge() -> None:
 
 
 # -- files
+
+
+def test_samples_may_be_single_numbers() -> None:
+    assert len(set(sample_seeds([np.arange(4, dtype=np.float32)]).tolist())) == 4
+    assert len(sample_seeds([np.float32(3), np.zeros((2, 3), np.float32)])) == 1
 
 
 def test_round_trip(tmp_path: pathlib.Path) -> None:
