@@ -405,7 +405,13 @@ def _plain_array(data: Any, trace: Trace) -> np.ndarray:
 
 
 def _read_only(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """A read-only copy, so that later changes of the user's array don't reach the graph."""
+    """A read-only copy, so that later changes of the user's array don't reach the graph. An array in a `bytes` object,
+    as importers make it, cannot change, and is not copied."""
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    if isinstance(memory, bytes) and array.dtype == dtype.numpy and array.flags.c_contiguous:
+        return array
     converted = np.array(array, dtype.numpy)
     converted.setflags(write=False)
     return converted

@@ -42,8 +42,10 @@ def reach(quant: QuantParams) -> int:
 
 def dot_bound(layer: Weighted, x: QuantParams, weight: Const, bias: np.ndarray | None) -> int:
     """The largest |accumulator| of a layer, from the real codes of weight and bias."""
-    centered = np.abs(weight.data.astype(np.int64) - weight.type.params.along(weight.type.rank)[1])
-    total = layer.grouped(centered).sum(axis=(2, 3)).reshape(-1) * reach(x)
+    exact = np.int32 if weight.data.itemsize <= 2 else np.int64  # of a code less its zero point
+    zero_point = np.asarray(weight.type.params.along(weight.type.rank)[1], exact)
+    centered = np.abs(np.subtract(weight.data, zero_point, dtype=exact))
+    total = layer.grouped(centered).sum(axis=(2, 3), dtype=np.int64).reshape(-1) * reach(x)
     if bias is not None:
         total = total + np.abs(bias.astype(np.int64))
     return int(total.max(initial=0))

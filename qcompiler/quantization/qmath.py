@@ -46,8 +46,14 @@ def clamp(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> n
 def _round_clamped(x: np.ndarray, zero_point: np.ndarray | int, qmin: int, qmax: int, dtype: DType) -> np.ndarray:
     zero_point = np.asarray(zero_point, np.int32)
     low, high = (qmin - zero_point).astype(F32), (qmax - zero_point).astype(F32)
-    rounded = np.rint(np.where(x > low, np.where(x < high, x, high), low).astype(F32))
-    return (rounded.astype(np.int64) + zero_point).astype(dtype.numpy)
+    rounded = np.rint(np.where(x > low, np.where(x < high, x, high), low).astype(F32, copy=False))
+    exact = _exact_integers(dtype.numpy)
+    return (rounded.astype(exact) + zero_point.astype(exact)).astype(dtype.numpy)
+
+
+def _exact_integers(codes: np.dtype) -> type[np.signedinteger]:
+    """The integers in which a code and its zero point are added exactly: 32 bits for codes of at most 16."""
+    return np.int32 if codes.itemsize <= 2 else np.int64
 
 
 def quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
@@ -70,7 +76,8 @@ def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:
     """Rule (1): f32(q - zero_point) * scale, with one IEEE multiplication. i32 values beyond 2^24 round once in the
     conversion to f32."""
     scale, zero_point = quant.along(q.ndim)
-    return (q.astype(np.int64) - zero_point).astype(F32) * scale
+    exact = _exact_integers(q.dtype)
+    return (q.astype(exact) - np.asarray(zero_point, exact)).astype(F32) * scale
 
 
 def fake_quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:

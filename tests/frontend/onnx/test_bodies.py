@@ -220,3 +220,10 @@ def test_all_refused_nodes_are_told_at_once() -> None:
     with pytest.raises(TraceError, match="3 ONNX nodes cannot be imported") as caught:
         import_onnx(model([*data, *nodes], {"a": [1, 2, 0], "b": [0, 1, 1]}))
     assert "node 3 Reshape" in str(caught.value) and "2 x Tile" in str(caught.value)
+
+
+def test_initializers_of_a_file_are_not_copied() -> None:
+    held = np.ones((64, 64), np.float32)
+    graph = import_onnx(model([node("Add", ["x", "w"], ["y"])], {"w": held}, (64, 64)))
+    (const,) = (const for name, const in graph.consts.items() if name == "w")
+    assert not const.data.flags.owndata and not const.data.flags.writeable
