@@ -333,6 +333,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.simplefilter("ignore")
     _import_libraries()
+    visited: dict[tuple[str, str], Result] = {}
     counts = COUNTS if not options.counts else {k: int(v) for k, v in (c.split("=") for c in options.counts.split(","))}
     for library, count in counts.items():
         names = LIBRARIES[library][0]()
@@ -347,10 +348,11 @@ def main() -> None:
             if again or result is None:
                 result = run(library, name, options.stage, options.limit)
                 print(f"{library} {name}: {result.stage} {result.cause} {result.error}", file=sys.stderr, flush=True)
-            results[library, name] = result
+            results[library, name] = visited[library, name] = result
             drawn += result.stage != "passed over"
             options.results.write_text(json.dumps([asdict(each) for each in results.values()], indent=1))
-    drawn_results = [each for each in results.values() if each.stage != "passed over"]
+    options.results.write_text(json.dumps([asdict(each) for each in visited.values()], indent=1))
+    drawn_results = [each for each in visited.values() if each.stage != "passed over"]
     print(f"{sum(each.stage == 'ok' for each in drawn_results)} of {len(drawn_results)}")
 
 
