@@ -58,7 +58,7 @@ _PART_BY_PART = frozenset(
 )
 _SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
 _PRODUCTS = frozenset({"aten.mul.Tensor", "aten.mul.Scalar"})
-_CASTS = frozenset({"aten._to_copy.default", "aten.to.dtype"})
+_CASTS = frozenset(f"aten.{name}" for name in ("_to_copy.default", "to.dtype", "to.dtype_layout", "to.device"))
 
 
 def from_real(x: Any) -> Complex:

@@ -40,6 +40,7 @@ FUNCTIONS: dict[str, Callable[[Calls, torch.Tensor], Any]] = {
     "rotary": _rotary,
     "rotary of a buffer": lambda m, x: torch.view_as_real(_pairs(x) * m.turns[: x.shape[1]]).flatten(2),
     "checked": lambda m, x: torch.view_as_real(_pairs(x).to(torch.complex64) * _pairs(x).to(torch.complex64)),
+    "cast with a layout": lambda m, x: torch.view_as_real(_pairs(x) * m.turns[0].to(x.device, torch.complex64)),
     "sums": lambda m, x: torch.view_as_real(_pairs(x) + _pairs(x).conj() * 2 - x[..., :4]),
     "moved": lambda m, x: torch.view_as_real(torch.cat([_pairs(x)[:, 1:], _pairs(x)[:, :1]], 1).transpose(1, 2)),
     "parts": lambda m, x: _pairs(x).real * 2 + _pairs(x).imag,
