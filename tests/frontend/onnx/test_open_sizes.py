@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler as qc
@@ -94,3 +97,38 @@ def test_an_example_says_on_which_side_of_a_bound_a_size_is() -> None:
         graph = import_onnx(made, {"x": zeros(2, size)})
         assert str(graph.outputs[0].type) == shape
         assert f"guard: {guard}" in [note.text for note in graph.notes]
+
+
+def test_masks_and_positions_of_open_length_as_torch_writes_them(tmp_path: pathlib.Path) -> None:
+    """Position buffers cut to the length, a range of it, rows picked by several tensors, and a mask of both."""
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.arange(32)[None])
+            self.table = torch.nn.Embedding(32, 4)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            batch, length = x.shape[:2]
+            x = x + self.table(self.places[:, :length])
+            causal = torch.arange(length)[:, None] >= torch.arange(length)[None, :]
+            seen = causal[None] & (mask[:, None, :].expand(batch, length, length) > 0)
+            scores = (x @ x.transpose(1, 2)).masked_fill(~seen, -1e9)
+            y = scores.softmax(-1) @ x
+            return y[torch.arange(batch), mask.sum(1).long() - 1]
+
+    module, path = Masked().eval(), tmp_path / "masked.onnx"
+    open_axes = {"x": {0: "B", 1: "S"}, "mask": {0: "B", 1: "S"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.randn(2, 7, 4), torch.ones(2, 7)), path, dynamo=False, opset_version=17,
+            input_names=["x", "mask"], dynamic_axes=open_axes,
+        )  # fmt: skip
+    compiled = qc.compile(path, None)
+    assert [str(value.type) for value in compiled.graph.inputs] == ["f32[B,S,4]", "f32[B,S]"]
+    for batch, length in ((2, 7), (3, 5), (1, 9)):
+        x, mask = torch.randn(batch, length, 4), torch.ones(batch, length)
+        mask[:, length - 2 :] = 0
+        (got,) = compiled(x.numpy(), mask.numpy()).values()
+        np.testing.assert_allclose(got, module(x, mask).detach().numpy(), rtol=1e-4, atol=1e-5)
