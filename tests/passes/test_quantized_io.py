@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
 
 def test_codes_in_and_out_give_the_same_codes() -> None:
     model = qc.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (X,))
-    real = qc.compile(model, "int8:plain", calibration_data=[X])
+    real = qc.compile(model, replace(qc.get_qconfig("int8"), mixed_precision=False), calibration_data=[X])
     codes = qc.compile(real.graph, io="quantized")
     asked = qc.compile(model, "int8", calibration_data=[X], io="quantized")
     assert first_difference(asked.graph, codes.graph) is None, "codes at the outputs are wanted, so none stays real"

@@ -43,7 +43,7 @@ B4 = RNG.normal(size=4).astype(np.float32)
 @pytest.mark.parametrize("model", [convolutions, elementwise])
 def test_i8_activations_run_on_kernels_with_the_bits_of_i8(model, spec) -> None:
     items = [RNG.normal(size=(2, 3, 9, 9)).astype(np.float32) for _ in range(4)]
-    prepared = qc.prepare(model, qc.QConfig(spec, WEIGHT, mixed_precision=False), items[0])
+    prepared = qc.prepare(model, qc.QConfig(spec, WEIGHT, mixed_precision=False, equalize=False), items[0])
     calibration = qc.calibrate(prepared, items[:2])
     compiled = qc.compile(qc.convert(prepared, calibration))
     assert not compiled.program.python_nodes
