@@ -514,6 +514,12 @@ def test_casts_to_bool(source: DType) -> None:
     _check_cast(source, DType.BOOL)
 
 
+@pytest.mark.parametrize("source, to", [(DType.F16, DType.F32), (DType.F32, DType.F16)], ids=str)
+def test_casts_without_a_kernel(source: DType, to: DType) -> None:
+    """No kernel reads or writes f16: numpy does."""
+    check_op("cast", [np.linspace(-3, 3, 37).astype(source.numpy)], {"dtype": to}, allow_python=True)
+
+
 def _check_cast(source: DType, to: DType) -> None:
     values = SPECIAL if source.is_float else np.array([0, 1]) if source is DType.BOOL else _extremes(source)
     with np.errstate(over="ignore"):
