@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -90,14 +91,16 @@ def record(runner: Runner, tests: Iterable[str], folder: pathlib.Path) -> dict[s
 def rounds(site: Site, recorded: Mapping[str, Recorded], seconds: float) -> list[list[str]]:
     """The tests that may notice a mutant, in two runs: those of the file that is most likely to notice it, then others.
 
-    A file named like the mutant's comes first, then those of the mirroring folder. In a file in which a test evaluates
+    For a mutant that only imports evaluate, tests whose names hold that of its class or function come first. Then a
+    file named like the mutant's comes first, then those of the mirroring folder. In a file in which a test evaluates
     the mutant, the others come after such tests: they may use what a test before them made, kernels for example. Of
     each test function, the quickest case comes before all second cases. The tests of both runs need at most `seconds`
     without the mutant.
     """
     source = pathlib.Path(site.path)
     mirror = str(pathlib.Path("tests", source.parent)).replace("tests/qcompiler", "tests")
-    found: list[tuple[bool, bool, bool, int, float, str, str]] = []
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", site.function.partition(".")[0]).lower().strip("_")
+    found: list[tuple[bool, bool, bool, bool, int, float, str, str]] = []
     for file, one in recorded.items():
         noted = {test for test, (_, keys) in one.tests.items() if site.key in keys}
         if not noted and site.key not in one.imported:
@@ -108,7 +111,8 @@ def rounds(site: Site, recorded: Mapping[str, Recorded], seconds: float) -> list
         for test, (spent, _) in sorted(one.tests.items(), key=lambda item: (item[0] not in noted, item[1][0])):
             function = test.partition("[")[0]
             case[function] = case.get(function, -1) + 1
-            found.append((*far, test not in noted, case[function], spent, test, file))
+            is_other = not noted and name not in test
+            found.append((is_other, *far, test not in noted, case[function], spent, test, file))
     found.sort()
     chosen: list[list[str]] = [[], []]
     for *_, spent, test, file in found:

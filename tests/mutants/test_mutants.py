@@ -77,3 +77,12 @@ def test_the_likeliest_tests_run_first() -> None:
     assert rounds(site, recorded, 60) == [["a[1]", "b", "a[2]"], ["near", "not", "any", "far"]]
     assert rounds(site, recorded, 7) == [["a[1]", "b"], ["not", "far"]]
     assert rounds(site, {}, 60) == []
+
+
+def test_tests_of_an_op_run_first_for_its_attributes() -> None:
+    [site] = sites_of("qcompiler/ops/norm.py", "class RmsNorm:\n    centers = False\n")
+    recorded = {
+        "tests/backends/rules/test_norm.py": Recorded((site.key,), {"test_long_rows": (1.0, ())}),
+        "tests/ops/test_all.py": Recorded((site.key,), {"test_op[add]": (0.1, ()), "test_op[rms_norm]": (0.2, ())}),
+    }
+    assert rounds(site, recorded, 60) == [["test_op[rms_norm]", "test_op[add]"], ["test_long_rows"]]
