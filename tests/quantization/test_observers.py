@@ -18,6 +18,7 @@ from qcompiler.quantization.histogram import Entropy
 from qcompiler.quantization.observers import make_observer, register_observer, weight_params
 from qcompiler.quantization.qmath import fake_quantize
 from qcompiler.quantization.spec import QuantSpec
+from qcompiler.quantization.torch_histogram import _linspace
 from qcompiler.types import DType
 
 KINDS = ("normal", "relu", "negative", "laplace", "constant", "zero", "tiny", "big", "growing", "uniform", "two_values")
@@ -188,6 +189,18 @@ def test_the_error_that_kl_expects_is_that_of_the_codes() -> None:
         params = choose_qparams(float(made.low) * fraction, float(made.high) * fraction, made.spec)
         error = np.square(fake_quantize(data, params, made.spec.dtype).astype(np.float64) - data).sum()
         assert made._noise(np.array([fraction]), data.size)[0] == pytest.approx(error, rel=0.02)
+
+
+@pytest.mark.parametrize("low, high, count", [(0.0, 1.0, 11), (-3.7, 9.1, 2049), (0.1, 0.3, 6), (-1e-3, 1e4, 128)])
+def test_even_steps_are_counted_from_the_nearer_end(low: float, high: float, count: int) -> None:
+    """So both ends are exact, and the numbers of the negated range are the same in reverse."""
+    made, negated = (
+        _linspace(np.float32(low), np.float32(high), count),
+        _linspace(-np.float32(high), -np.float32(low), count),
+    )
+    assert made[0] == np.float32(low) and made[-1] == np.float32(high)
+    for part in (slice(0, count // 2), slice(-(count // 2), None)):
+        assert np.array_equal(made[part], -negated[::-1][part])
 
 
 def test_fixed_and_users_observers() -> None:
