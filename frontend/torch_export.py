@@ -232,7 +232,7 @@ _MAY_ALIAS = frozenset(
 )
 
 
-_CORE_BUT_DECOMPOSED = ("grid_sampler_2d", "native_group_norm")
+CORE_BUT_DECOMPOSED = ("grid_sampler_2d", "native_group_norm")
 """Core ATen ops that have no meaning of their own here, but a decomposition in torch that others don't ask for."""
 
 
@@ -251,7 +251,7 @@ def decompose(torch: Any, program: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if unknown:
-            more = torch._decomp.get_decompositions([getattr(torch.ops.aten, name) for name in _CORE_BUT_DECOMPOSED])
+            more = torch._decomp.get_decompositions([getattr(torch.ops.aten, name) for name in CORE_BUT_DECOMPOSED])
             rules = {**torch.export.default_decompositions(), **more}
             table = {op: rule for op, rule in rules.items() if str(op) not in TABLE}
         return program.run_decompositions(table)

@@ -220,6 +220,7 @@ def ops_page() -> str:
     """The page, as Markdown."""
     from qcompiler.frontend.onnx_ops import all_ops as all_ops_of_onnx
     from qcompiler.frontend.onnx_ops import refusals
+    from qcompiler.frontend.torch_ops import core_ops
 
     head = [
         "# Ops",
@@ -242,7 +243,7 @@ def ops_page() -> str:
             family = op.family
             parts += ["", f"## {family}"]
         parts += ["", _section(op)]
-    parts += ["", *all_ops_of_onnx.page(), "", *refusals.page()]
+    parts += ["", *all_ops_of_onnx.page(), "", *core_ops.page(), "", *refusals.page()]
     return "\n".join(parts) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from qcompiler import opdocs
 from qcompiler.backends.lowering import rule as lowering_rules
 from qcompiler.frontend.onnx_ops import all_ops as onnx_ops
 from qcompiler.frontend.onnx_ops import table
+from qcompiler.frontend.torch_ops import core_ops
 from qcompiler.opdef import opdef
 from qcompiler.opdocs import ops_page
 
@@ -49,3 +51,12 @@ def test_every_reason_is_that_of_an_op_that_is_refused() -> None:
     for op in table():
         if "." not in op:
             assert f"| {op} | served" in PAGE.read_text()
+
+
+def test_the_core_ops_of_torch_are_all_there() -> None:
+    ops = core_ops.core_ops()
+    assert len(ops) > 150 and core_ops.status("add.Tensor") == "served"
+    assert core_ops.status("native_group_norm.default") == "decomposed by torch"
+    for pattern in core_ops.REASONS:
+        matching = [op for op in ops if re.fullmatch(pattern, op.rpartition(".")[0])]
+        assert any(core_ops.status(op).startswith("refused") for op in matching), pattern
