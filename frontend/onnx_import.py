@@ -7,6 +7,7 @@ file, and messages give a node's number in the file as its line.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -218,6 +219,20 @@ class _Importer:
                 continue
             if self.trace.sizes[name] == evaluate(b, self.trace.sizes):
                 return {name: (b, where)}
+        return self._equal_as_numbers(shapes, where)
+
+    def _equal_as_numbers(self, shapes: Sequence[Sequence[DimLike]], where: str) -> dict[str, tuple[DimLike, str]]:
+        """A size whose number in the example makes sizes of a node's operands equal, or their products: those of a
+        reshape's operand and of the shape that it asks for."""
+        pairs = [pair for one, other in itertools.combinations(shapes, 2) for pair in _equal_pairs(one, other)]
+        for a, b in pairs:
+            names = sorted({*_names(a), *_names(b)})
+            if a == b or not set(names) <= self.trace.sizes.keys():
+                continue
+            for name in names:
+                number = {name: self.trace.sizes[name]}
+                if substitute(a, number) == substitute(b, number):
+                    return {name: (self.trace.sizes[name], where)}
         return {}
 
     def _example_hint(self) -> str:
@@ -554,6 +569,17 @@ def _sizes_in(value: Any) -> Sequence[DimLike]:
     if isinstance(value, np.ndarray) and value.dtype == object:
         return [as_dim(size) for size in value.ravel()]
     return value.shape if isinstance(value, np.ndarray) else ()
+
+
+def _equal_pairs(one: Sequence[DimLike], other: Sequence[DimLike]) -> list[tuple[DimLike, DimLike]]:
+    """What may have to be equal: sizes that broadcast, and the numbers of elements, 0 in a wanted shape being the size
+    at its place."""
+    wanted = [one[axis] if size == 0 and axis < len(one) else size for axis, size in enumerate(other)]
+    return [*zip(reversed(one), reversed(other)), (math.prod(one), math.prod(wanted))]
+
+
+def _names(size: DimLike) -> frozenset[str]:
+    return size.names() if isinstance(size, Dim) else frozenset()
 
 
 def _quantizes(node: Any) -> bool:

@@ -66,6 +66,25 @@ def test_a_size_that_equals_a_sum_of_others() -> None:
     assert compiled(zeros(1, 4), zeros(1, 3), zeros(1, 7))["y"].shape == (1, 7)
 
 
+def test_a_reshape_that_needs_a_size_as_a_number() -> None:
+    nodes = [
+        node("AveragePool", ["x"], ["p"], kernel_shape=[2, 1], strides=[2, 1]),
+        node("Transpose", ["p"], ["t"], perm=[0, 2, 3, 1]),
+        node("Shape", ["x"], ["w"], start=3),
+        node("Concat", ["batch", "w", "channels"], ["to"], axis=0),
+        node("Reshape", ["t", "to"], ["y"]),
+    ]
+    made = model(nodes, {"x": ["B", 3, "H", "W"]}, {"batch": np.array([0]), "channels": np.array([3])})
+    graph = import_onnx(made, {"x": zeros(1, 3, 2, 7)})
+    assert str(graph.inputs[0].type) == "f32[B,3,2,W]"
+    assert any("the size H is 2, as in the example inputs: g, node 4 Reshape" in note.text for note in graph.notes)
+    assert qc.compile(graph, None, target="reference")(zeros(4, 3, 2, 5))["y"].shape == (4, 5, 3)
+    with pytest.raises(TraceError, match="the number of elements"):
+        import_onnx(made, {"x": zeros(1, 3, 4, 7)})
+    with pytest.raises(TraceError, match="example_inputs="):
+        import_onnx(made)
+
+
 def test_a_size_that_a_node_needs_is_the_examples_everywhere() -> None:
     nodes = [node("Shape", ["x"], ["s"], start=1), node("Tile", ["w", "s"], ["t"]), node("Mul", ["t", "x"], ["y"])]
     made = model(nodes, {"x": [1, "S"]}, {"w": np.float32([2])})
