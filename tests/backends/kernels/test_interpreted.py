@@ -44,7 +44,8 @@ SAMPLES: list[Case] = [
     ("layer_norm", 4, True), ("linear", 0, False), ("linear", 0, True), ("logical_and", 1, False),
     ("logical_not", 1, False), ("lstm", 4, False), ("matmul", 0, False), ("matmul", 0, True),
     ("max_pool_indices", 0, False), ("mean", 4, False), ("mean", 4, True),
-    ("prelu", 2, True), ("resize", 3, True), ("rnn", 1, False), ("sin", 4, False), ("softmax", 0, False),
+    ("prelu", 2, True), ("resize", 3, True), ("rnn", 1, False), ("scatter_nd", 0, False),
+    ("scatter_nd_reduce", 1, False), ("sin", 4, False), ("softmax", 0, False),
     ("softmax", 0, True),
     ("softmax", 2, True), ("transpose", 0, True), ("value_counts", 0, False), ("value_range", 0, False),
     ("where", 1, False),
@@ -188,7 +189,7 @@ def checked(name: str, level: str) -> frozenset[str]:
     graph = GRAPHS[name]()
     rng = np.random.default_rng(0)
     given = [harness.random_array(value.type, rng) for value in graph.inputs]
-    if name.startswith("gather"):  # its operand has at least two rows
+    if name.startswith(("gather", "scatter")):  # its operand has at least two rows
         given[1] = np.asarray(np.abs(given[1]) % 2, given[1].dtype)
     program = InterpretedProgram(PassManager(lower_pipeline()).run(graph), parse_target(level)).bind()
     for value, want, got in zip(graph.outputs, run(graph, given), program.run(given, threads=2), strict=True):
