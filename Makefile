@@ -18,8 +18,9 @@ $(BIN)/.ready: pyproject.toml
 
 setup: $(BIN)/.ready
 
-# A file's tests run in one process, which compiles each kernel and makes each fixture once.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+# A file's tests run in one process, which compiles each kernel and makes each fixture once. A process that dies ends the
+# run: with files kept together, the tests that are left would wait for ever.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 --durations=10
 
 test: $(BIN)/.ready
 	$(PYTEST) -m "not exhaustive" tests

@@ -119,7 +119,7 @@ class PreparedModule(nn.Module):
 
     Attributes:
         module: the float module.
-        qconfig: the rules that its modules' `qconfig` attributes make.
+        rules: what its modules' `qconfig` attributes make, a mapping.
         calls: the arguments of each call, by position or by name.
     """
 

@@ -81,8 +81,9 @@ class ValueCounts(Op):
 
     def infer(self, x: TensorType, bounds: TensorType) -> TensorType:
         _check_f32(x.with_layout(None))
-        if self.step < 1 or (self.step > 1 and not 0 <= self.axis < x.rank):
-            raise ShapeError("attrs of value_counts", expected=f"an axis of {x}, a step of 1 or more", got=self.step)
+        if self.step < 1 or not 0 <= self.axis < max(x.rank, 1 if self.step == 1 else 0):
+            got = f"axis {self.axis}, step {self.step}"
+            raise ShapeError("attrs of value_counts", expected=f"an axis of {x}, a step of 1 or more", got=got)
         if bounds != tensor("f32", 2):
             raise ShapeError("bounds of value_counts", expected="f32[2]", got=str(bounds))
         return tensor("i32", 2 * value_counts.BINS)
