@@ -25,12 +25,14 @@ def core_ops() -> list[str]:
     import torch
 
     found = set()
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
-        for overload in packet.overloads() if hasattr(packet, "overloads") else ():
-            op = getattr(packet, overload)
-            if torch.Tag.core in op.tags:
-                found.add(str(op).removeprefix("aten."))
+    for registered in torch._C._dispatch_get_all_op_names():  # torch.ops.aten lists what was used so far
+        namespace, _, name = registered.partition("::")
+        if namespace != "aten":
+            continue
+        packet, _, overload = name.partition(".")
+        op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+        if torch.Tag.core in op.tags:
+            found.add(str(op).removeprefix("aten."))
     return sorted(found)
 
 

@@ -309,6 +309,7 @@ NOT_IN_TORCH = {
     "lookup": "no such operation on tensors",
     "observe": "no samples",
     "fake_quantize": "torch multiplies by 1/scale",
+    "channel_range": "as value_range",
     "value_range": "torch.aminmax has no rule for NaN, -0 and no elements; tests/quantization compares it with numpy",
     "value_counts": "torch.histc has bins of any width; tests/quantization compares it with numpy",
 }
