@@ -90,6 +90,7 @@ def constant(b: KernelBuilder, a: Y, *, value: int) -> None:
     b.store(b.i64(value), a.y)
 
 
+@pytest.mark.exhaustive  # twelve compilations for the emulator
 def test_kernels_at_the_addresses_of_dead_ones_are_seen() -> None:
     addresses = []
     for value in range(12):

@@ -147,7 +147,7 @@ def test_a_recurrent_net_takes_and_gives_its_states(target: str, tmp_path: pathl
     assert len(got) == 3 and all(same_bits(g, w) for g, w in zip(got, [want[0], *want[1]]))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
 def test_every_op_with_kernels_passes_its_self_test_and_needs_no_library(target: str, tmp_path: pathlib.Path) -> None:
     """All models are in one program, so the test also shows that prefixes keep their symbols apart. The expected
