@@ -18,12 +18,14 @@ class Refusal:
         what: which element types, attributes or operands.
         why: the reason.
         message: a regular expression of the error's first line, behind the op's name.
+        at_call: whether a call is refused, for its sizes, and not the import.
     """
 
     ops: str
     what: str
     why: str
     message: str
+    at_call: bool = False
 
     def fits(self, op: str, message: str) -> bool:
         return (self.ops == "any" or op in self.ops.split()) and re.search(self.message, message) is not None
@@ -46,6 +48,20 @@ REFUSALS = (
         "integers",
         "a real function, whose rounding to an integer ONNX leaves open",
         "integers are not supported",
+    ),
+    Refusal(
+        "Slice",
+        "an open axis that is shorter in a call than a bound counts from its end",
+        "the bound is held as the size less a number, which is not clamped at 0",
+        "bounds of slice: expected start and stop of 0 or more",
+        at_call=True,
+    ),
+    Refusal(
+        "Slice",
+        "a negative step from before the first element of an open axis",
+        "no bound of the graph's slice says this for every size",
+        "a negative step from before the start",
+        at_call=True,
     ),
     Refusal(
         "Resize Upsample", "mode=linear of integers", "ONNX leaves the rounding open", "integers are not supported"

@@ -90,10 +90,11 @@ def _prelu(case: Any) -> list[np.ndarray] | None:
     """The result is x itself where x >= 0, which -0 is. The oracles multiply -0 by the slope, which gives NaN if that
     is infinite."""
     x, slope = case.operands
-    if x.dtype not in (np.float32, np.float64):
+    if x.dtype.kind != "f":
         return None
     with np.errstate(all="ignore"):
-        return [np.where(x < 0, slope * x, x).astype(x.dtype)]
+        wide = np.where(x < 0, slope.astype(np.float64) * x, x)
+    return [wide if x.dtype == np.float16 else wide.astype(x.dtype)]
 
 
 @truth("Slice")
