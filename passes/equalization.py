@@ -201,8 +201,9 @@ class RowProduct:
 
     def _outputs(self, rows: np.ndarray) -> np.ndarray:
         """What the product makes of rows, without its bias."""
+        rows, weight = _balanced(rows, self.layer.row_weight(self.weight))
         rows, row_unit = fixed_point(rows)
-        weight, weight_unit = fixed_point(self.layer.row_weight(self.weight))
+        weight, weight_unit = fixed_point(weight)
         return dot(rows, weight) * (row_unit * weight_unit)
 
     def _magnitudes(self) -> np.ndarray | None:
@@ -328,6 +329,15 @@ def weight_spec(configs: Mapping[str, QConfig | None], name: str) -> QuantSpec:
     spec = config.weight or default.weight
     assert spec is not None
     return spec
+
+
+def _balanced(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [N, G, I, T] and weights [G, O, I, T] with each input channel's ranges made alike by a power of two, which
+    is exact: so fixed point drops no channel that the outputs depend on."""
+    of_rows, of_weight = np.abs(rows).max(axis=(0, 3), initial=0.0), np.abs(weight).max(axis=(1, 3), initial=0.0)
+    shift = np.where((of_rows > 0) & (of_weight > 0), (np.frexp(of_rows)[1] - np.frexp(of_weight)[1]) // 2, 0)
+    wide_rows, wide_weight = rows.astype(np.float64), weight.astype(np.float64)
+    return np.ldexp(wide_rows, -shift[None, :, :, None]), np.ldexp(wide_weight, shift[:, None, :, None])
 
 
 def fixed_point(array: np.ndarray) -> tuple[np.ndarray, float]:
