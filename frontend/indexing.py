@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qcompiler.dims import Dim, DimLike
+from qcompiler.dims import Dim, DimLike, names_of
 from qcompiler.errors import TraceError
 from qcompiler.frontend.array_ops import (
     binary,
@@ -111,7 +111,7 @@ def _place(x: Proxy, size: DimLike, bound: Any) -> DimLike | None:
         return number if number is None or number >= 0 else size + number
     if bound.dim == size:
         return size
-    known = bound.dim.names() | (size.names() if isinstance(size, Dim) else set())
+    known = bound.dim.names() | names_of(size)
     if not known <= x.trace.sizes.keys():
         return bound.dim
     place = bound.dim + size if bound < 0 else bound.dim

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim, DimLike, Dynamic, evaluate, substitute
+from qcompiler.dims import Dim, DimLike, Dynamic, evaluate, names_of, substitute
 from qcompiler.errors import QCompilerError, TraceError, VerifyError
 from qcompiler.frontend.onnx_bodies import (
     all_nodes,
@@ -214,7 +214,7 @@ class _Importer:
             if isinstance(a, Dim) and a != b and b != 1 and str(a) in a.names()
         ]
         for a, b in sorted(pairs, key=lambda pair: isinstance(pair[1], int)):  # two names, if that is enough
-            name, names = str(a), b.names() if isinstance(b, Dim) else frozenset[str]()
+            name, names = str(a), names_of(b)
             if name in names or not {name, *names} <= self.trace.sizes.keys():
                 continue
             if self.trace.sizes[name] == evaluate(b, self.trace.sizes):
@@ -226,7 +226,7 @@ class _Importer:
         reshape's operand and of the shape that it asks for."""
         pairs = [pair for one, other in itertools.combinations(shapes, 2) for pair in _equal_pairs(one, other)]
         for a, b in pairs:
-            names = sorted({*_names(a), *_names(b)})
+            names = sorted(names_of(a) | names_of(b))
             if a == b or not set(names) <= self.trace.sizes.keys():
                 continue
             for name in names:
@@ -576,10 +576,6 @@ def _equal_pairs(one: Sequence[DimLike], other: Sequence[DimLike]) -> list[tuple
     at its place."""
     wanted = [one[axis] if size == 0 and axis < len(one) else size for axis, size in enumerate(other)]
     return [*zip(reversed(one), reversed(other)), (math.prod(one), math.prod(wanted))]
-
-
-def _names(size: DimLike) -> frozenset[str]:
-    return size.names() if isinstance(size, Dim) else frozenset()
 
 
 def _quantizes(node: Any) -> bool:

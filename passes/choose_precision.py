@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from qcompiler.ir import Graph, Node, Use, Value
@@ -15,7 +15,6 @@ from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import elements
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
-from qcompiler.types import DType
 
 SHARE_FOR_OUTPUTS = 0.03
 """Work behind the last product stays float while it adds at most this share to the estimated time of the graph."""
@@ -86,11 +85,7 @@ class ChoosePrecision:
                 layers = [layer for maker in makers if (layer := Weighted.of(maker)) is not None]
                 observes = [Observe.of(layer.x.producer) for layer in layers]
                 groups |= {observe.group for observe in observes if observe is not None}
-        for node in graph.nodes:
-            observe = Observe.of(node)
-            if observe is not None and observe.group in groups:
-                wide = _wide(QuantSpec.parse(observe.spec_text))
-                graph.set_attr(node, Observe.spec_text.name, str(wide))
+        widen_groups(graph, groups)
 
     def _reasons(self, graph: Graph, roles: _Roles, parts: Iterable[list[Node]]) -> dict[int, str]:
         """Id of each node of the parts that stay float -> why."""
@@ -155,9 +150,12 @@ def _why_real(wanted: list[Use], indifferent: list[Use]) -> str:
     return "it is an output of the graph"
 
 
-def _wide(spec: QuantSpec) -> QuantSpec:
-    """The spec of 16 bits in place of one of 8."""
-    return replace(spec, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)
+def widen_groups(graph: Graph, groups: Container[str]) -> None:
+    """Give 16 bits to all values of some groups of observers."""
+    for node in graph.nodes:
+        observe = Observe.of(node)
+        if observe is not None and observe.group in groups:
+            graph.set_attr(node, Observe.spec_text.name, str(QuantSpec.parse(observe.spec_text).widened()))
 
 
 class _Roles:

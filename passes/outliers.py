@@ -19,7 +19,7 @@ from qcompiler.notes import Outliers
 from qcompiler.ops.quantized import Observe
 from qcompiler.passes.equalization import LEAST_ROWS, RowProduct, rounded, weight_spec
 from qcompiler.passes.integerize import LARGEST_ERROR
-from qcompiler.passes.split_outliers import Split, gives_codes, match_split, reads_by_function, wide
+from qcompiler.passes.split_outliers import Split, gives_codes, match_split, reads_by_function
 from qcompiler.quantization.choose_qparams import choose_qparams, spanning
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import products
@@ -163,7 +163,7 @@ def _wide_source(
     if not reads_by_function(graph, source):
         return None
     spec = QuantSpec.parse(source.spec_text)
-    codes = source.x.type.quantized(DType.I16, spanning(params[source.group], wide(spec)))
+    codes = source.x.type.quantized(DType.I16, spanning(params[source.group], spec.widened()))
     out = x.type.quantized(QuantSpec.parse(place.observe.spec_text).dtype, made[place.observe.group])
     return source.x.name if build_knots(place.region, codes, out)[1] <= LARGEST_ERROR else None
 
@@ -175,7 +175,7 @@ def _without(rows: np.ndarray, channels: np.ndarray) -> np.ndarray:
 
 
 def _wide_params(low: float, high: float, spec: QuantSpec) -> QuantParams:
-    return choose_qparams(low, high, wide(spec))
+    return choose_qparams(low, high, spec.widened())
 
 
 def _bounds(weight: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float]:

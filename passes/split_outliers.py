@@ -6,7 +6,7 @@ Does not own the choice of the channels (`outliers.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -16,10 +16,10 @@ from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.ops.indexing import Gather
 from qcompiler.ops.linear import Linear
 from qcompiler.ops.quantized import Observe
+from qcompiler.passes.choose_precision import widen_groups
 from qcompiler.passes.regions import Region, pointwise_region
 from qcompiler.passes.scale_channels import Scales
 from qcompiler.quantization.spec import QuantSpec
-from qcompiler.types import DType
 
 SUFFIX = ".outliers"
 """What the names of added nodes end in, behind the name of the node whose qconfig they share."""
@@ -77,11 +77,7 @@ class SplitOutliers:
         for value in self.wide:
             if value not in observers or not reads_by_function(graph, observers[value]):
                 raise PassError(f"{self.name} widens a value that more than tables read", where=f"%{value}")
-            group = observers[value].group
-            for observe in [each for each in map(Observe.of, graph.node_list) if each is not None]:
-                if observe.group == group:
-                    spec = wide(QuantSpec.parse(observe.spec_text))
-                    graph.set_attr(observe.node, Observe.spec_text.name, str(spec))
+        widen_groups(graph, {observers[value].group for value in self.wide})
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class Split:
 
     def split(self, graph: Graph, channels: np.ndarray) -> None:
         picked = self._picked(graph, channels)
-        spec = wide(QuantSpec.parse(self.observe.spec_text))
+        spec = QuantSpec.parse(self.observe.spec_text).widened()
         seen = _observed(graph, picked, spec, self.group, self.observe.node)
         for layer in self.products:
             node = layer.node
@@ -190,11 +186,6 @@ def gives_codes(graph: Graph, node: Node) -> bool:
     """Whether the result of a product becomes codes: one observer alone reads it."""
     users = node.result.users
     return len(users) == 1 and users[0].op == Observe.name and not graph.is_output(node.result)
-
-
-def wide(spec: QuantSpec) -> QuantSpec:
-    """The spec of 16 bits in place of one of 8."""
-    return replace(spec, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)
 
 
 def _observed(graph: Graph, value: Value, spec: QuantSpec, group: str, before: Node) -> Value:

@@ -294,6 +294,11 @@ class Dim:
         return f"Dim({self})"
 
 
+def names_of(dim: DimLike) -> frozenset[str]:
+    """The free names of a Dim; none of an int."""
+    return dim.names() if isinstance(dim, Dim) else frozenset()
+
+
 def evaluate(dim: DimLike, sizes: Mapping[str, int]) -> int:
     """The int value of an int or a Dim."""
     return dim.evaluate(sizes) if isinstance(dim, Dim) else int(dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcompiler.arguments import check_type
 from qcompiler.errors import QuantizationError
@@ -57,6 +57,10 @@ class QuantSpec:
         scheme = "symmetric" if self.symmetric else "affine"
         granularity = "per_channel" if self.per_channel else "per_tensor"
         return f"{self.dtype} [{self.qmin},{self.qmax}] {scheme} {granularity} {self.observer} eps={self.eps!r}"
+
+    def widened(self) -> QuantSpec:
+        """The spec of 16 bits in place of this one."""
+        return replace(self, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)
 
     @staticmethod
     def parse(text: str) -> QuantSpec:

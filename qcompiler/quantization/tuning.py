@@ -77,11 +77,9 @@ def choose_tuning(
         params |= each.params
     outliers = {each.value: tuple(map(float, each.channels)) for each in split}
     wide = {each.wide: f"%{each.value} is a table of it" for each in split if each.wide}
-    before, names = specs(scaled), {node.name for node in scaled.nodes}
+    before, names = specs_of(scaled), {node.name for node in scaled.nodes}
     graph = SplitOutliers(outliers, wide).run(scaled)
-    for group, spec in specs(graph).items():
-        if group in params and before.get(group, spec) != spec:
-            params[group] = spanning(params[group], spec)
+    params = respanned(params, before, specs_of(graph))
     default = get_qconfig("int8")
     added = [node.name for node in graph.nodes if node.name not in names and Observe.of(node) is None]
     own = {name: configs.get(name.removesuffix(SUFFIX), default) for name in added}
@@ -94,10 +92,18 @@ def choose_tuning(
     return Tuning(scales, shifts, outliers, wide, corrections, params, own, notes)
 
 
-def specs(graph: Graph) -> dict[str, QuantSpec]:
+def specs_of(graph: Graph) -> dict[str, QuantSpec]:
     """The spec of each group of observed values."""
     observers = (observe for node in graph.nodes if (observe := Observe.of(node)) is not None)
     return {observe.group: QuantSpec.parse(observe.spec_text) for observe in observers}
+
+
+def respanned(
+    params: Mapping[str, QuantParams], before: Mapping[str, QuantSpec], after: Mapping[str, QuantSpec]
+) -> dict[str, QuantParams]:
+    """The parameters by group, with those of groups whose spec has changed made anew for the range that they span."""
+    changed = {group for group, spec in after.items() if before.get(group, spec) != spec}
+    return {group: spanning(old, after[group]) if group in changed else old for group, old in params.items()}
 
 
 def _value(key: str) -> str:

@@ -52,9 +52,9 @@ class Prepared:
 
     def specs(self) -> dict[str, QuantSpec]:
         """Group of values -> the spec that its observer is made from."""
-        from qcompiler.quantization.tuning import specs
+        from qcompiler.quantization.tuning import specs_of
 
-        return specs(self.graph)
+        return specs_of(self.graph)
 
     def members(self) -> dict[str, list[str]]:
         """Group of values -> the names of its values, which share one observer."""
@@ -227,11 +227,9 @@ def convert(
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
-    from qcompiler.quantization.choose_qparams import spanning
     from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
     from qcompiler.quantization.observers import chosen_params
-    from qcompiler.quantization.tuning import Tuning, choose_tuning
-    from qcompiler.quantization.tuning import specs as found_specs
+    from qcompiler.quantization.tuning import Tuning, choose_tuning, respanned, specs_of
 
     check_prepared(prepared)
     check_io(io)
@@ -254,15 +252,13 @@ def convert(
         for group, spec in specs.items()
         if group in observers and not lacks_data(observers, group)
     }
-    tuning = Tuning(params=params)
     options: dict[str, Any] = {
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
     }
     graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
-    for group, spec in found_specs(graph).items():
-        if group in params and spec != specs[group]:
-            params[group] = spanning(params[group], spec)
+    params = respanned(params, specs, specs_of(graph))
+    tuning = Tuning(params=params)
     if isinstance(observers, Calibration):
         tuning = choose_tuning(graph, params, observers.inputs, prepared.configs)
     pipeline = convert_pipeline(
