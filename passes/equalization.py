@@ -165,6 +165,9 @@ def _why_unjudged(observe: Observe, place: Fold | Multiply, inputs: Mapping[str,
     fewest = min(0 if each is None else len(each.keys) for each in kept)
     if None in kept:
         return "the calibration kept no rows of it"
+    limit = min(each.limit for each in kept if each is not None)
+    if limit < LEAST_ROWS:
+        return f"its rows are so long that calibration keeps {limit} of them, and {LEAST_ROWS} are needed"
     if fewest < LEAST_ROWS:
         return f"fewer than {LEAST_ROWS} different rows reached its products"
     fits = all(each is not None and each.rows.shape[1:] == layer.row_shape for each, layer in zip(kept, place.products))

@@ -84,4 +84,7 @@ def warn(notes: Sequence[Note]) -> None:
     if lines:
         more = [f"and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
         text = "\n".join(f"  {line}" for line in (*lines[:_MOST_LINES], *more))
-        _log.warning("calibration data says little about some values; more, or other, items would help:\n%s", text)
+        _log.warning(
+            "calibration says little about some values; more, or other, items help where the data is the reason:\n%s",
+            text,
+        )

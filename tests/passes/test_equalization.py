@@ -323,6 +323,14 @@ def test_what_cannot_be_judged_is_told(case: str) -> None:
         assert str(note) in text
 
 
+def test_rows_too_long_to_be_kept_are_the_reason_and_not_the_data() -> None:
+    """A row of a depthwise layer holds the windows of all channels."""
+    model = nn.Sequential(nn.Conv2d(4, 1200, 1), nn.Conv2d(1200, 1200, 5, groups=1200))
+    data = [np.random.default_rng(seed).normal(size=(1, 4, 9, 9)).astype(np.float32) for seed in range(4)]
+    (note,) = qc.compile(model, "int8", (data[0],), calibration_data=data, target="reference").report().unjudged
+    assert "its rows are so long that calibration keeps 2 of them" in str(note)  # 2^18 // (4 * 1200 * 25)
+
+
 def test_heavy_tails() -> None:
     rng = np.random.default_rng(0)
     data = [rng.standard_cauchy(size=(16, 64)).astype(np.float32) for _ in range(8)]
