@@ -121,7 +121,7 @@ def export(
             fixed = {name: shape for name, shape in shapes.items() if not name.startswith(f"{variadic}_")}
             dynamic_shapes = {**fixed, variadic: tuple(s for n, s in shapes.items() if n not in fixed)}
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet(), kept_whole(torch):
+        with warnings.catch_warnings(), torch.no_grad(), _quiet(), kept_whole(torch), _masks_unread():
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except TraceError:  # a refusal of the stand-ins for quantized tensors
@@ -133,6 +133,20 @@ def export(
             hint=_other_floats(module, tensors)
             or "take control flow on data out of forward(), and see that dynamic sizes are really free",
         ) from error
+
+
+@contextlib.contextmanager
+def _masks_unread() -> Iterator[None]:
+    """Don't let torch.nn.TransformerEncoder and TransformerDecoder look whether the numbers of a mask are causal, to
+    choose a faster kernel: torch.export refuses control flow on data. Without that hint they read the mask."""
+    from torch.nn.modules import transformer
+
+    detect = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = detect
 
 
 def _other_floats(module: Any, tensors: Mapping[str, Any]) -> str | None:

@@ -35,10 +35,12 @@ from qcompiler.frontend.functional.activation import (
     tanhshrink,
     threshold,
 )
+from qcompiler.frontend.functional.attention import scaled_dot_product_attention
 from qcompiler.frontend.functional.calling import (
     ints,
     traceable,
 )
+from qcompiler.frontend.functional.embedding import embedding, embedding_bag
 from qcompiler.frontend.functional.layers import (
     bilinear,
     conv1d,
@@ -48,9 +50,7 @@ from qcompiler.frontend.functional.layers import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
-    embedding,
     linear,
-    scaled_dot_product_attention,
 )
 from qcompiler.frontend.functional.normalization import (
     batch_norm,
@@ -116,6 +116,7 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "embedding_bag",
     "flatten",
     "gelu",
     "glu",

@@ -1,23 +1,18 @@
-"""Functions with weights: linear, bilinear, convolutions, embedding; and attention."""
+"""Functions with weights: linear, bilinear, convolutions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
-from qcompiler.frontend import indexing
-from qcompiler.frontend.array_ops import binary, dims, lift, rank, reshape, trace_of
+from qcompiler.frontend.array_ops import binary, dims, lift, reshape, trace_of
 from qcompiler.frontend.functional.calling import batched, emit, ints, traceable
 from qcompiler.frontend.proxy import Proxy
 from qcompiler.frontend.source import user_place
 from qcompiler.ir import Const
 from qcompiler.ops import conv
-from qcompiler.types import DType
 
 
 @traceable
@@ -135,52 +130,3 @@ def _conv_transpose(spatial: int) -> Callable[..., Any]:
 
 
 conv_transpose1d, conv_transpose2d, conv_transpose3d = _conv_transpose(1), _conv_transpose(2), _conv_transpose(3)
-
-
-@traceable
-def embedding(indices: Any, weight: Any) -> Any:
-    """The rows of `weight` [n, d] at integer indices of any shape."""
-    trace = trace_of(indices, weight)
-    return indexing.take(lift(weight, trace), indices, 0)
-
-
-@traceable
-def scaled_dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Any:
-    """softmax(q k^T * scale + mask) v; q, k, v: [..., length, features]. A bool mask selects where it is True. A
-    row whose scores are all masked gives 0."""
-    if dropout_p:
-        raise TraceError("attention with dropout is training", where=user_place(), hint="dropout_p=0.0")
-    trace = trace_of(query, key, value)
-    query, key, value = (ops.single(item, "attention", trace) for item in (query, key, value))
-    if scale is None:
-        scale = 1.0 / math.sqrt(ops.static_size(query, rank(query) - 1, "attention"))
-    scores = binary("mul", ops.matmul(query, ops.swapaxes(key, -1, -2)), scale)
-    if is_causal:
-        rows = ops.static_size(query, rank(query) - 2, "causal attention")
-        columns = ops.static_size(key, rank(key) - 2, "causal attention")
-        attn_mask = np.tril(np.ones((rows, columns), bool))
-    has_masked_rows = attn_mask is not None and _may_mask_rows(attn_mask)
-    if attn_mask is not None:
-        if ops.kind_of(attn_mask) is DType.BOOL:
-            scores = ops.where(attn_mask, scores, -math.inf)
-        else:
-            scores = binary("add", scores, attn_mask)
-    weights = ops.softmax(scores, -1, masked_is_zero=True) if has_masked_rows else ops.softmax(scores, -1)
-    return ops.matmul(weights, value)
-
-
-def _may_mask_rows(mask: Any) -> bool:
-    """Whether a mask of attention may mask a whole row; of constants this is known."""
-    data = mask.value.data if isinstance(mask, Proxy) and isinstance(mask.value, Const) else mask
-    if not isinstance(data, np.ndarray):
-        return True
-    masked = ~data if data.dtype == bool else data == -math.inf
-    return bool(masked.all(axis=-1).any()) if data.ndim else bool(masked)

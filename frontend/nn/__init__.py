@@ -44,6 +44,7 @@ from qcompiler.frontend.nn.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from qcompiler.frontend.nn.embedding import Embedding, EmbeddingBag
 from qcompiler.frontend.nn.init import manual_seed
 from qcompiler.frontend.nn.linear import (
     AlphaDropout,
@@ -52,7 +53,6 @@ from qcompiler.frontend.nn.linear import (
     Dropout1d,
     Dropout2d,
     Dropout3d,
-    Embedding,
     FeatureAlphaDropout,
     Flatten,
     Identity,
@@ -109,6 +109,7 @@ from qcompiler.frontend.nn.resample import (
     ZeroPad2d,
     ZeroPad3d,
 )
+from qcompiler.frontend.nn.transformer import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -145,6 +146,7 @@ __all__ = [
     "Dropout3d",
     "ELU",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
     "GELU",
@@ -174,6 +176,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "PReLU",
     "Parameter",
     "PixelShuffle",
@@ -203,6 +206,8 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Unflatten",
     "Upsample",
     "UpsamplingBilinear2d",

@@ -1,4 +1,4 @@
-"""Linear, bilinear and embedding layers, and layers that rearrange or return their input."""
+"""Linear and bilinear layers, and layers that rearrange or return their input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
 from qcompiler.frontend.nn import init
-from qcompiler.frontend.nn.module import Module, Parameter
+from qcompiler.frontend.nn.module import Module
 
 
 class Identity(Module):
@@ -49,31 +49,6 @@ class Bilinear(Module):
 
     def forward(self, x: Any, y: Any) -> Any:
         return F.bilinear(x, y, self.weight, self.bias)
-
-
-class Embedding(Module):
-    """Maps integer indices of any shape to rows of weight [num_embeddings, embedding_dim]."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.weight = init.normal((num_embeddings, embedding_dim))
-        if padding_idx is not None:
-            self.weight[padding_idx] = 0
-
-    @classmethod
-    def from_pretrained(cls, embeddings: Any, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
-        table = np.asarray(embeddings, np.float32)
-        rows, columns = table.shape
-        layer = cls(rows, columns, padding_idx)
-        layer.weight = Parameter(table)
-        return layer
-
-    def forward(self, x: Any) -> Any:
-        return F.embedding(x, self.weight)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
 class Flatten(Module):

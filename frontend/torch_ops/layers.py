@@ -10,8 +10,8 @@ from qcompiler.frontend import functional as F
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import binary, cast, dims, rank
 from qcompiler.frontend.einsum import einsum
+from qcompiler.frontend.functional.embedding import BAG_MODES
 from qcompiler.frontend.ranges import arange
-from qcompiler.frontend.scattering import add_slices
 from qcompiler.frontend.sizes import sized
 from qcompiler.frontend.torch_ops.table import Later, Missing, aten, cast_to, meaning, scaled_by, unsupported
 from qcompiler.types import DType
@@ -93,21 +93,17 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> Any:
-    """Sums (mode 0) or means (mode 1) of the rows of `weight` in each bag of indices; a bag starts at its offset."""
-    if mode not in (0, 1) or padding_idx != -1 or rank(indices) != 1:
-        raise unsupported("embedding_bag with max or padding_idx is not supported")
-    rows = F.embedding(indices, weight)
-    if per_sample_weights is not None:
-        rows = binary("mul", rows, ops.expand_dims(per_sample_weights, 1))
-    places = arange(0, sized(dims(indices)[0], indices.trace))
-    started = binary("less_equal", ops.expand_dims(offsets, 0), ops.expand_dims(places, 1))
-    bags = binary("sub", ops.total("sum", started, 1), 1)
-    count = dims(offsets)[0] - int(include_last_offset)
-    total = add_slices(ops.expand(ops.lift(0.0), (count, dims(rows)[1])), 0, bags, rows)
-    if mode == 1:
-        sizes = add_slices(ops.expand(ops.lift(0.0), (count,)), 0, bags, ops.expand(ops.lift(1.0), dims(indices)))
-        total = binary("div", total, ops.expand_dims(binary("maximum", sizes, 1.0), 1))
-    return total, *[Missing("the bookkeeping of embedding_bag")] * 3
+    """The mode is an index into BAG_MODES; a padding_idx of -1 means none."""
+    found = F.embedding_bag(
+        indices,
+        weight,
+        offsets,
+        mode=BAG_MODES[mode],
+        per_sample_weights=per_sample_weights,
+        include_last_offset=include_last_offset,
+        padding_idx=None if padding_idx < 0 else padding_idx,
+    )
+    return found, *[Missing("the bookkeeping of embedding_bag")] * 3
 
 
 @meaning("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")

@@ -145,7 +145,8 @@ def _spread(dtype: torch.dtype) -> list[Any]:
 @summing("_embedding_bag _embedding_bag_forward_only")
 def _bags(dtype: torch.dtype) -> list[Arguments]:
     weight, at, offsets = moderate(dtype, 6, 3), I([1, 5, 0, 0, 3]), I([0, 2, 2])
-    return [(weight, at, offsets, False, mode) for mode in (0, 1)]
+    plain = [(weight, at, offsets, False, mode) for mode in (0, 1, 2)]
+    return [*plain, *((weight, at, offsets, False, mode, False, None, False, 0) for mode in (0, 1, 2))]
 
 
 @summing("_grouped_mm")
