@@ -26,7 +26,7 @@ from qcompiler.notes import (
     Unjudged,
 )
 from qcompiler.opdef import works_on_codes
-from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.interfaces import Conversion, RangeConversion
 from qcompiler.ops.quantized import Observe
 
 _NO_REASON = "no reason is recorded"
@@ -45,7 +45,7 @@ class NodeKind(Enum):
 def node_kind(node: Node) -> NodeKind:
     """How a node counts: INTEGER if it works on codes (its result may be real), else FLOAT with a real result, INDEX
     with plain integers or bools."""
-    if Conversion.of(node) is not None:
+    if Conversion.of(node) is not None or RangeConversion.of(node) is not None:
         return NodeKind.CONVERSION
     if node.op == Observe.name:
         return NodeKind.OBSERVER

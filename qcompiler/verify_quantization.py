@@ -48,6 +48,10 @@ def check_quantization(graph: Graph, node: Node, definition: OpDef, stage: Stage
     """Check the types of a node that reads or gives quantized values, other than a conversion."""
     types = [None if value is None else value.type for value in node.operands]
     outs = [value.type for value in node.results]
+    for spec in definition.always_codes:
+        type = types[spec.index] if spec.index < len(types) else None
+        if type is not None and not type.is_quantized:
+            fail(graph, node, f"operand {spec.name} of {node.op}", expected="quantized", got=str(type))
     if is_conversion(definition) or not any(type is not None and type.is_quantized for type in (*types, *outs)):
         return
     if not stage.integer_ops:

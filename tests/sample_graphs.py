@@ -13,7 +13,7 @@ from qcompiler.verify import verify
 
 CASES = [(op, index) for op in all_ops() for index in range(len(op.samples()))]
 CASE_IDS = [f"{op.name}-{index}" for op, index in CASES]
-UNQUANTIZED = [(op, index) for op, index in CASES if op.family != "quantized"]
+UNQUANTIZED = [(op, index) for op, index in CASES if op.family != "quantized" and not op.always_codes]
 
 
 def random_array(type: TensorType, rng: np.random.Generator) -> np.ndarray:
@@ -49,9 +49,13 @@ def append_sample(graph: Graph, op: OpDef, index: int, rng: np.random.Generator,
                 fitting[rng.integers(len(fitting))] if fitting else graph.add_input(graph.fresh_name(name), given)
             )
         else:
-            operands.append(graph.add_const(name, given if isinstance(given, np.ndarray) else random_array(given, rng)))
+            is_array = isinstance(given, np.ndarray)
+            data = given if is_array else random_array(given, rng)
+            operands.append(graph.add_const(name, data, None if is_array else given))
     if op.name == "observe":
         graph.stage = "observed"
+    if op.always_codes:
+        graph.stage = "integer"
     types = None
     if op.name in ("quantize", "dequantize", "requantize"):
         graph.stage = "qdq"

@@ -40,8 +40,13 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import I64, Type
-from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
-from qcompiler.backends.kernels.tile_epilogue import Dequantized, Requantized, RequantizedToWords
+from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, DynamicDequantize, Requantize
+from qcompiler.backends.kernels.tile_epilogue import (
+    Dequantized,
+    DynamicallyDequantized,
+    Requantized,
+    RequantizedToWords,
+)
 from qcompiler.backends.kernels.tile_math import Bytes, Floats, PairedBytes
 
 MOST_PIXELS_AHEAD = 21
@@ -130,6 +135,15 @@ class ConvU8ToF32(Arguments["ConvU8ToF32"], Generic[P, E, S]):
 
     product: Product[P, E]
     dequantize: Dequantize[P, S]
+    streams: E
+
+
+class ConvU8Dynamic(Arguments["ConvU8Dynamic"], Generic[P, E, S]):
+    """The arguments of `conv_u8_dynamic`. The residual holds a record for each pixel, see `epilogue.DynamicDequantize`.
+    streams: see `ConvF32`."""
+
+    product: Product[P, E]
+    dequantize: DynamicDequantize[P, S]
     streams: E
 
 
@@ -281,6 +295,8 @@ class _Loops:
             return b.load(type, residual, residual_pixel * pixel, disp=first * residual_item)
 
         def load_left(pixel: int, type: Type, first: int) -> Value:
+            if not residual_item:  # a record of the whole pixel
+                return load(pixel, type, first)
             at = residual_pixel * pixel + first * residual_item
             return b.load_prefix(type, residual, at, b.smax(left - first, 0))
 
@@ -373,6 +389,17 @@ def conv_u8_to_f32(
     epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
     streams = a.streams if b.target.streams else None
     _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams, words).emit()
+
+
+@kernel
+def conv_u8_dynamic(b: KernelBuilder, a: ConvU8Dynamic, *, mr: int, nv: int, bias: bool, pairs: bool = False) -> None:
+    """Multiply u8 pixels, whose scales and zero points are known at run time, with i8 weights and write f32.
+
+    mr, nv: the tile. bias: whether there is one. pairs: see `tile_math.Bytes`.
+    """
+    epilogue = DynamicallyDequantized(b, a.dequantize, nv, bias=bias)
+    streams = a.streams if b.target.streams else None
+    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams).emit()
 
 
 def _arithmetic(b: KernelBuilder) -> type[Bytes]:

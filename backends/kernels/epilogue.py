@@ -50,3 +50,21 @@ class Dequantize(Group, Generic[P, S]):
     residual_zero: S
     residual_scale: S
     clamp: Clamp[S]
+
+
+class DynamicDequantize(Group, Generic[P, S]):
+    """How i32 sums become f32 by rule (8) of qmath, where each pixel has a scale and a zero point.
+
+    The residual holds them: for each pixel eight bytes, its scale as f32 and its zero point as i32.
+
+    Attributes:
+        sums: i32 [packed channels], the sum of each channel's weights.
+        multiplier: f32 [packed channels], the scales of the weights.
+        bias: f32 [packed channels].
+        clamp: the fused activation.
+    """
+
+    sums: P
+    multiplier: P
+    bias: P
+    clamp: Clamp[S]

@@ -12,7 +12,7 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
 from qcompiler.backends.kernels.code_range import CodeRange, as_i32
-from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, Requantize
+from qcompiler.backends.kernels.epilogue import Clamp, Dequantize, DynamicDequantize, Requantize
 
 Load = Callable[[Type, int], Value]
 """Reads a vector of the residual that starts at a channel of the tile."""
@@ -94,6 +94,42 @@ class Dequantized(_InOrder):
         if residual is not None:
             real = added(self.b, real, residual, self.dequantize)
         return activated(self.b, real, self.dequantize.clamp)
+
+
+class DynamicallyDequantized:
+    """The epilogue that converts sums to f32 by rule (8) of qmath. Channels lie in order.
+
+    Attributes:
+        residual_item: 0, because the residual's record is that of a whole pixel.
+        bias: whether there is one.
+    """
+
+    item, residual_item = 4, 0
+
+    def __init__(self, b: KernelBuilder, dequantize: DynamicDequantize, nv: int, *, bias: bool) -> None:
+        self.b, self.dequantize, self.nv, self.lanes, self.bias = b, dequantize, nv, b.target.i32_lanes, bias
+
+    def finish(self, rows: Sequence[Sequence[Value]], at: Value, loads: Sequence[Load]) -> list[list[Finished]]:
+        """See `Requantized.finish`."""
+        b = self.b
+        found = []
+        for row, load in zip(rows, loads):
+            record = load(I64, 0)
+            scale = b.splat(b.bitcast(b.trunc(record, I32), F32), self.lanes)
+            zero = b.splat(b.trunc(b.lshr(record, 32), I32), self.lanes)
+            found.append([(j * self.lanes, self._finished(acc, scale, zero, at, j)) for j, acc in enumerate(row)])
+        return found
+
+    def _finished(self, acc: Value, scale: Value, zero: Value, at: Value, j: int) -> Value:
+        def of_channels(element: Type, pointer: Value) -> Value:
+            return self.b.load(vector(element, self.lanes), pointer, at, disp=j * self.lanes * 4)
+
+        terms = self.dequantize
+        total = self.b.sitofp(acc - zero * of_channels(I32, terms.sums))
+        real = total * (scale * of_channels(F32, terms.multiplier))
+        if self.bias:
+            real = real + of_channels(F32, terms.bias)
+        return activated(self.b, real, terms.clamp)
 
 
 class RequantizedToWords(_InOrder):

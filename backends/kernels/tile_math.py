@@ -12,7 +12,14 @@ from qcompiler.backends.kernel_ir.builder import KernelBuilder, Rows
 from qcompiler.backends.kernel_ir.ir import Value
 from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, Type, vector
 from qcompiler.backends.kernels.epilogue import Clamp
-from qcompiler.backends.kernels.tile_epilogue import Dequantized, Finished, Load, Requantized, RequantizedToWords
+from qcompiler.backends.kernels.tile_epilogue import (
+    Dequantized,
+    DynamicallyDequantized,
+    Finished,
+    Load,
+    Requantized,
+    RequantizedToWords,
+)
 from qcompiler.backends.target import Target
 
 
@@ -79,7 +86,11 @@ class Bytes(_Arithmetic):
     depth = 4
 
     def __init__(
-        self, b: KernelBuilder, epilogue: Requantized | RequantizedToWords | Dequantized, *, pairs: bool
+        self,
+        b: KernelBuilder,
+        epilogue: Requantized | RequantizedToWords | Dequantized | DynamicallyDequantized,
+        *,
+        pairs: bool,
     ) -> None:
         self.b, self.epilogue, self.nv, self.lanes = b, epilogue, epilogue.nv, b.target.i32_lanes
         self.item, self.residual_item = epilogue.item, epilogue.residual_item

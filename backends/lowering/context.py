@@ -35,6 +35,7 @@ class Lowering:
         memo: arrays made from constants, by (node, role). All bindings share them.
         views: the view of each value in memory.
         row_major: row-major copies of values that lie otherwise.
+        records: scales and zero points joined to records for products, by these two values.
     """
 
     builder: ProgramBuilder
@@ -43,6 +44,7 @@ class Lowering:
     memo: dict[tuple[str, str], np.ndarray]
     views: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
+    records: dict[tuple[Value, Value], TensorView] = field(default_factory=dict)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)

@@ -23,6 +23,7 @@ _FAMILIES = (
     "softmax",
     "norm",
     "recurrent",
+    "dynamic",
     "statistics",
 )
 

@@ -112,7 +112,7 @@ class ProductCall:
         tiles = block * -(-window.columns // (tile.mr if window.columns >= tile.mr else 1))
         x_ahead = 0
         if len(window.taps) == 1:
-            x_ahead = min(LINE, tile.mr * window.pixel.x * (4 if is_of_codes(s) else 1) // window.kc)
+            x_ahead = min(LINE, tile.mr * window.pixel.x * (4 if is_of_codes(s) else 1) // max(1, window.kc))
         return kernels.Product(
             x=self.x,
             weights=kernels.PackedWeights(data=weights, bias=bias, panels=panels, channels=self.outputs),
@@ -137,7 +137,7 @@ class ProductCall:
 
 def is_of_codes(s: NodeLowering) -> bool:
     """Whether a product multiplies codes. Its result may still be real."""
-    return op_of(s.node).first.type.is_quantized
+    return not op_of(s.node).first.type.dtype.is_float
 
 
 def residual_name(residual: Memory | None, op: Weighted) -> str | None:
@@ -159,9 +159,11 @@ def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     arguments = kernels.ConvF32(
         product=product.arguments(s, rows, weights, start, window.taps, 1),
         clamp=activation_clamp(op),
-        streams=int(_is_streamed(s, product)),
+        streams=int(is_streamed(s, product)),
     )
-    _call(s, op, product, kernels.conv_f32(mr=tile.mr, nv=tile.nv, residual=product.residual is not None), arguments)
+    call_product(
+        s, op, product, kernels.conv_f32(mr=tile.mr, nv=tile.nv, residual=product.residual is not None), arguments
+    )
 
 
 def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
@@ -190,8 +192,10 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     if not isinstance(terms, RequantizeTerms):
         to_f32 = kernels.conv_u8_to_f32(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
         dequantize = terms.dequantize(scale, activation_clamp(op))
-        streams = int(_is_streamed(s, product))
-        _call(s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams))
+        streams = int(is_streamed(s, product))
+        call_product(
+            s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams)
+        )
         return
     if s.out.dtype is DType.U8:
         kernel = kernels.conv_u8(
@@ -205,10 +209,13 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
         )
     else:
         kernel = kernels.conv_u8_to_i16(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
-    _call(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
+    call_product(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
 
 
-def _call(s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
+def call_product(
+    s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey[A], arguments: Arguments[A]
+) -> None:
+    """Append the call of a product's kernel, with what it reads and computes."""
     window, y = product.window, s.result()
     weights, x = product.outputs * len(window.taps) * window.kc, s.view(op.x)
     s.call(
@@ -220,7 +227,7 @@ def _call(s: NodeLowering, op: Weighted, product: ProductCall, kernel: KernelKey
     )
 
 
-def _is_streamed(s: NodeLowering, product: ProductCall) -> bool:
+def is_streamed(s: NodeLowering, product: ProductCall) -> bool:
     """Whether a float result is written with non-temporal stores. It is if it is large, lies in the arena, and all of
     its registers are aligned to their size."""
     (buffer, offset), window = product.y.pointer, product.window

@@ -23,6 +23,7 @@ from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
 from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Const, Value
+from qcompiler.ops.dynamic import DynamicQuantize
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.types import DType
 
@@ -132,9 +133,7 @@ class BytePacking:
         parts = 1
         if array.dtype != np.int8:
             parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(array))])).item()
-        inputs = s.node.graph.inputs if s.node.graph is not None else ()
-        given = any(value.type.is_quantized for value in inputs)  # a caller's codes may lie beyond qmax
-        highest = 255 if given or op.x.type.dtype is not DType.U8 else op.x.type.params.qmax
+        highest = _highest_code(s, op)
 
         def pairwise_is_exact() -> np.ndarray:
             summands = byte_parts(_by_taps(array, taps, kc), parts)
@@ -184,6 +183,16 @@ class BytePacking:
             packed = np.empty((len(part), groups, nr, depth), np.int8)
             pack_bytes(packed, codes, self.order)
             widen(part, packed)
+
+
+def _highest_code(s: NodeLowering, op: Weighted) -> int:
+    """The highest code that x can hold."""
+    quantize = DynamicQuantize.of(op.x.producer)
+    if quantize is not None:
+        return quantize.qmax
+    inputs = s.node.graph.inputs if s.node.graph is not None else ()
+    given = any(value.type.is_quantized for value in inputs)  # a caller's codes may lie beyond qmax
+    return 255 if given or op.x.type.quant is None or op.x.type.dtype is not DType.U8 else op.x.type.quant.qmax
 
 
 def _by_taps(weights: np.ndarray, taps: int, kc: int) -> np.ndarray:

@@ -153,3 +153,8 @@ class Conversion(Op):
     reads_codes: ClassVar[bool] = True
     gives_codes: ClassVar[bool] = True
     x: OperandSpec[Value]
+
+
+class RangeConversion(Op):
+    """From real numbers to codes whose parameters are known at run time only, plain numbers: not a computation of the
+    model either, and no `Conversion`, whose parameters are those of a type."""

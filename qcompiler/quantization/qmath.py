@@ -24,6 +24,21 @@ rne rounds half to even. Clamping happens in float, before the conversion: the b
 commute, and the conversion never sees a value outside i32. NaN compares false and takes the low bound. (2) is the
 rounding rule of ONNX QuantizeLinear; fake_quantize, the observers and the kernels share it. Every float operation is a
 single IEEE operation on f32, so code in which no product and sum are contracted to fma gives the same bits as numpy.
+
+Dynamic quantization finds the parameters at run time, from the numbers that they are for (a row, or a whole tensor):
+
+    (7) range:      low = min(0, min x), high = max(0, max x), scale = (high - low) / f32(qmax - qmin),
+                    zp = rne(clamp(qmin - low / scale, qmin, qmax)), then (2)
+    (8) product:    y = act(f32(acc) * (scale * sw) + bias),  acc = sum q * (qw - zw) - zp * sum (qw - zw)
+
+(7) is ONNX DynamicQuantizeLinear: two subtractions and two divisions of f32, each rounded. Two cases have a meaning of
+their own, the same everywhere. A scale below 2^-126, the least normal number, is 1: the range is 0 or so small that all
+codes are the zero point, which moves no number by more than 255 * 2^-126. A scale that is not finite is NaN, and all
+codes are qmin: a number is NaN or inf, or high - low overflows. So what a product makes of that row is NaN, as the
+float product would be NaN or inf there, and other rows don't change.
+
+(8) is ONNX MatMulInteger, Cast, Mul by scale * sw, and Add: each product and sum of f32 is rounded. acc is exact: each
+of its terms is below 255 * 255, so up to MOST_DYNAMIC_TERMS of them stay within i32, and so does either sum alone.
 """
 
 from __future__ import annotations
@@ -34,6 +49,10 @@ from qcompiler.errors import QuantizationError
 from qcompiler.types import DType, QuantParams, TensorType
 
 F32 = np.float32
+MOST_DYNAMIC_TERMS = (2**31 - 1) // (255 * 255)
+"""The most products that one accumulator of rule (8) sums."""
+LEAST_DYNAMIC_SCALE = 2.0**-126
+"""Rule (7) gives 1 in place of a smaller scale."""
 
 
 def clamp(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
@@ -64,12 +83,37 @@ def quantize(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
     return _round_clamped(scaled, zero_point, quant.qmin, quant.qmax, dtype)
 
 
-def quantize_reciprocal(x: np.ndarray, quant: QuantParams, dtype: DType) -> np.ndarray:
-    """The second rounding rule, for dynamic activations: one multiplication by f32(1/scale) instead of the division."""
-    scale, zero_point = quant.along(x.ndim)
+def dynamic_params(low: np.ndarray, high: np.ndarray, qmin: int, qmax: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rule (7): (f32 scales, i32 zero points) of ranges that include 0. low, high: f32, NaN where a number is NaN."""
     with np.errstate(all="ignore"):
-        scaled = (np.asarray(x, F32) * (F32(1) / scale)).astype(F32)
-    return _round_clamped(scaled, zero_point, quant.qmin, quant.qmax, dtype)
+        scale = ((high - low).astype(F32) / F32(qmax - qmin)).astype(F32)
+        scale = np.where(np.isfinite(scale), np.where(scale < F32(LEAST_DYNAMIC_SCALE), F32(1), scale), F32(np.nan))
+        zero = clamp(F32(qmin) - (low / scale).astype(F32), qmin, qmax)
+    return scale.astype(F32), np.rint(zero).astype(np.int32)
+
+
+def dynamic_quantize(x: np.ndarray, *, by_row: bool, qmin: int, qmax: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rules (7) and (2): (u8 codes, f32 scales, u8 zero points) of f32 numbers. With `by_row` each row of the last axis
+    has its own parameters, [..., 1]; otherwise all numbers share one, []."""
+    axis = -1 if by_row else None
+    low, high = (f(x, axis=axis, keepdims=by_row, initial=F32(0)).astype(F32) for f in (np.min, np.max))
+    scale, zero = dynamic_params(np.asarray(low), np.asarray(high), qmin, qmax)
+    with np.errstate(all="ignore"):
+        codes = _round_clamped((x / scale).astype(F32), zero, qmin, qmax, DType.U8)
+    return codes, scale, zero.astype(np.uint8)
+
+
+def dynamic_product(
+    q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, weight: np.ndarray, weight_scale: np.ndarray
+) -> np.ndarray:
+    """Rule (8) without the bias and the activation: f32 [..., outputs].
+
+    q: u8 [..., inputs]. scale, zero_point: f32 and u8, [..., 1] or []. weight: i32 [outputs, inputs], codes minus their
+    zero points. weight_scale: f32 [outputs] or [1].
+    """
+    centered = q.astype(np.int32) - zero_point.astype(np.int32)
+    with np.errstate(all="ignore"):
+        return exact_dot(centered, weight.T).astype(F32) * (scale * weight_scale)
 
 
 def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:

@@ -310,6 +310,7 @@ NOT_IN_TORCH = {
     "observe": "no samples",
     "fake_quantize": "torch multiplies by 1/scale",
     "channel_range": "as value_range",
+    **dict.fromkeys(("dynamic_quantize", "dynamic_linear"), "tests/ops/test_dynamic.py compares with onnxruntime"),
     "value_range": "torch.aminmax has no rule for NaN, -0 and no elements; tests/quantization compares it with numpy",
     "value_counts": "torch.histc has bins of any width; tests/quantization compares it with numpy",
 }

@@ -78,6 +78,7 @@ def one_node(
     to_f32: Sequence[int] | None = None,
     dtypes: Mapping[int, DType] | None = None,
     out_dtype: DType = DType.U8,
+    types: Mapping[int, TensorType] | None = None,
 ) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs. Weights, biases and parameters are constants, activations are
     inputs.
@@ -88,7 +89,8 @@ def one_node(
     constants: operands that are constant as well; fed: weights and biases that are inputs. behind_a_pool: activations
     of rank 3 to 5 go through a max_pool of one pixel first, so that they lie channels last. weight_dtype: of quantized
     weights. to_f32: the result of a quantized node is f32, and so are these activations. dtypes: of quantized
-    activations by position, instead of u8; out_dtype: of a quantized result.
+    activations by position, instead of u8; out_dtype: of a quantized result. types: of operands by position, whose
+    arrays are codes already.
     """
     op = opdef(op_name)
     complete = op.complete_attrs(attrs)
@@ -103,7 +105,7 @@ def one_node(
             real.append(None)
             continue
         role = op.spec(position).role
-        type = type_of(array)
+        type = (types or {}).get(position) or type_of(array)
         real.append(array)
         if quantized and type.dtype.is_float and role is Role.WEIGHT:
             axis = op.quant.weight_axis
@@ -140,7 +142,7 @@ def one_node(
         _make_dynamic(graph)
     if behind_a_pool:
         operands = [_pooled(graph, v) if v in graph.inputs and 3 <= v.type.rank <= 5 else v for v in operands]
-    types = op.infer_types([None if v is None else v.type for v in operands], complete)
+    results = op.infer_types([None if v is None else v.type for v in operands], complete)
     if quantized and to_f32 is None:
         value = op.run_reference(real, complete)[0]
         if out is None:
@@ -152,8 +154,8 @@ def one_node(
                 finite = value[np.isfinite(value)]
                 low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
                 out = choose_qparams(low, high, whole_range(out_dtype))
-        types = tuple(t.quantized(out_dtype, out) for t in types)
-    node = graph.create(op_name, operands, complete, types=types)
+        results = tuple(t.quantized(out_dtype, out) for t in results)
+    node = graph.create(op_name, operands, complete, types=results)
     graph.set_outputs(node.results)
     return graph, inputs
 
@@ -284,5 +286,6 @@ def check_op(
     """One node on every level. operands: as in an op's samples (types get random data); options: of `one_node`."""
     rng = np.random.default_rng(seed)
     arrays = [o if o is None or isinstance(o, np.ndarray) else random_array(o, rng, low, high) for o in operands]
-    graph, inputs = one_node(op_name, arrays, attrs or {}, quantized=quantized, **options)
+    types = {i: o for i, o in enumerate(operands) if isinstance(o, TensorType) and o.is_quantized}
+    graph, inputs = one_node(op_name, arrays, attrs or {}, quantized=quantized, types=types, **options)
     return check_graph(graph, inputs, bound=bound, allow_python=allow_python, threads=threads)

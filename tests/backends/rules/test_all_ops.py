@@ -17,7 +17,7 @@ def _is_image(op: OpDef, index: int) -> bool:
 
 OPS = [op for op in all_ops() if op.family != "quantized"]
 FLOAT = [(op, i) for op in OPS for i in range(len(op.samples()))]
-QUANTIZED = [(op, i) for op, i in FLOAT if is_quantizable(op)]
+QUANTIZED = [(op, i) for op, i in FLOAT if is_quantizable(op) and not op.always_codes]
 
 
 BEHIND_A_POOL = [(op, i) for op, i in FLOAT if _is_image(op, i)]

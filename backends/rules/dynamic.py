@@ -1,0 +1,126 @@
+"""Lowers dynamic quantization: codes by the range of rows or tensors, and products of them with constant weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.artifact.mapped_file import forget_pages
+from qcompiler.backends.kernels import conv as products
+from qcompiler.backends.kernels import dynamic as kernels
+from qcompiler.backends.kernels.epilogue import DynamicDequantize
+from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
+from qcompiler.backends.lowering.packing import pack_channels
+from qcompiler.backends.lowering.rule import lowers
+from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, tiles_of
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.rules.gemm import Distances, ProductCall, activation_clamp, call_product, is_streamed
+from qcompiler.backends.rules.linear import window_of_rows
+from qcompiler.backends.rules.weights import BytePacking, Weight
+from qcompiler.backends.target import Target
+from qcompiler.ir import Const, Node
+from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
+from qcompiler.types import DType
+
+_PART = 1 << 14
+"""The least elements of a part of a tensor whose range is found."""
+_MOST_PARTS = 16
+
+
+@lowers("dynamic_quantize")
+def dynamic_quantize(s: NodeLowering) -> None:
+    op = DynamicQuantize(s.node)
+    x, (q, scale, zero) = s.row_major(op.x), (s.result(index) for index in range(3))
+    codes = kernels.CodeBounds(low=float(op.qmin), high=float(op.qmax), steps=float(op.qmax - op.qmin))
+    size = x.shape[-1] if op.by_row else x.elements
+    nbytes = 5 * x.elements
+    if op.by_row:
+        rows = math.prod(x.shape[:-1])
+        arguments = kernels.QuantizeRows(x=x, y=q, scale=scale, zero=zero, rows=rows, size=size, codes=codes)
+        s.call(kernels.quantize_rows(), arguments, bytes=nbytes)
+        return
+    parts = min(max(size // _PART, 1), _MOST_PARTS)
+    ranges = s.scratch(parts * kernels.PART_BYTES, "ranges")
+    s.call(kernels.range_parts(), kernels.RangeParts(x=x, y=ranges, count=size, parts=parts), bytes=4 * x.elements)
+    s.call(
+        kernels.quantize_by_parts(),
+        kernels.QuantizeByParts(x=x, ranges=ranges, y=q, scale=scale, zero=zero, count=size, parts=parts, codes=codes),
+        bytes=nbytes,
+    )
+
+
+def _why_not_dynamic_linear(node: Node, target: Target) -> str | None:
+    """Why no kernel serves a dynamic_linear, or None."""
+    op = DynamicLinear(node)
+    if not isinstance(op.weight, Const) or not isinstance(op.bias, Const | None):
+        return "weights or bias are not constant"
+    if op.weight.type.dtype not in (DType.I8, DType.U8):
+        return f"{op.weight.type} is not i8 or u8"
+    return None
+
+
+@lowers("dynamic_linear", unless=_why_not_dynamic_linear)
+def dynamic_linear(s: NodeLowering) -> None:
+    op = DynamicLinear(s.node)
+    weight, y = Weight.of(s, op.weight), s.result()
+    outputs, depth = weight.shape
+    kc = -(-depth // 4) * 4
+    x, records = _readable(s, op, past_the_end=kc != depth), _records(s, op)
+    rows = math.prod(y.shape[:-1])
+    of_row = kernels.RECORD_BYTES if op.scale.type.rank else 0
+    tiles, lanes = tiles_of(s.target, True), lanes_of(s.target, True)
+    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, depth)
+    window = window_of_rows(s, rows, tile, depth, kc, Distances(depth, outputs * 4, of_row))
+    product = ProductCall(window, tile, x, records, y, weight, None, slice(0, outputs))
+    packing = BytePacking.of(s, op, weight, tile.nv, 1, kc)
+    order, where = packing.order, f"{weight.role} {tile.nv}"
+
+    def sums() -> np.ndarray:
+        found = weight.array.sum(axis=1, dtype=np.int32)
+        forget_pages(s.constant(op.weight))
+        return pack_channels(found, order)
+
+    bias = None if op.bias is None else s.constant(op.bias)
+    scales = np.broadcast_to(op.weight.type.params.scales, (outputs,))
+    of_weights = s.memo(f"{where}.sums", sums)
+    offset = s.target.dot4_offset
+    start = s.packed(f"{where}.start", lambda: of_weights * np.int32(offset))
+    weights = packing.constant(s)
+    dequantize = DynamicDequantize(
+        sums=s.packed(f"{where}.sums", sums),
+        multiplier=s.packed(f"{where}.scale", lambda: pack_channels(scales, order)),
+        bias=None if bias is None else s.packed(f"{where}.bias", lambda: pack_channels(bias, order)),
+        clamp=activation_clamp(op),
+    )
+    stored = s.stored(window.rows)
+    taps = list(window.taps) * packing.parts
+    shared = product.arguments(s, stored, weights, start, taps, 2 if packing.is_wide else 1)
+    kernel = products.conv_u8_dynamic(mr=tile.mr, nv=tile.nv, bias=op.bias is not None, pairs=packing.pairs)
+    streams = int(is_streamed(s, product))
+    call_product(s, op, product, kernel, products.ConvU8Dynamic(product=shared, dequantize=dequantize, streams=streams))
+
+
+def _records(s: NodeLowering, op: DynamicLinear) -> TensorView:
+    """The record of each row, or the one that all share. Products that read the same codes share them."""
+    scale, zero = s.row_major(op.scale), s.row_major(op.zero_point)
+    key = (op.scale, op.zero_point)
+    if key not in s.lowering.records:
+        count = max(scale.elements, 0)
+        y = s.scratch(count * kernels.RECORD_BYTES, "records")
+        arguments = kernels.RowRecords(scale=scale, zero=zero, y=y, rows=count)
+        s.call(kernels.row_records(), arguments, bytes=13 * count)
+        shape = (count, 2)
+        s.lowering.records[key] = TensorView(y, np.dtype(np.int32), shape, row_major_strides(shape, 4))
+    return s.lowering.records[key]
+
+
+def _readable(s: NodeLowering, op: DynamicLinear, past_the_end: bool) -> TensorView:
+    """The codes, row major. past_the_end: whether up to three bytes past their end are read; then they are in the
+    arena."""
+    x = s.row_major(op.x)
+    if not past_the_end or is_in_arena(x):
+        return x
+    copy = s.new(op.x.type, f"{s.node.name}.x")
+    s.copy(x, copy)
+    return copy
