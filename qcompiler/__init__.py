@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TraceError,
         VerifyError,
     )
+    from qcompiler.export.python.script import export_python
     from qcompiler.frontend import nn
     from qcompiler.interpreter import run as interpret
     from qcompiler.ir import Graph, Node, Value
@@ -72,6 +73,7 @@ __all__ = [
     "calibrate",
     "compile",
     "convert",
+    "export_python",
     "fuse",
     "get_default_qconfig",
     "get_default_qconfig_mapping",
@@ -102,6 +104,7 @@ _MODULES = {
         "TraceError",
         "VerifyError",
     ),
+    "export.python.script": ("export_python",),
     "ir": ("Graph", "Node", "Value"),
     "quantization.calibration": ("Calibration",),
     "quantization.observers": ("register_observer",),
