@@ -25,7 +25,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 
 test: $(BIN)/.ready
 	$(PYTEST) -m "not exhaustive" tests
 
-# After the tests of `make test`, about half of the other cases of those of which it runs a sample.
+# After the tests of `make test`, about a quarter of the other cases of those of which it runs a sample.
 test-all: test
 	$(PYTEST) -m "exhaustive and not every" tests
 

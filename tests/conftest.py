@@ -1,7 +1,7 @@
 """Fixtures for all tests: golden files, and the demo's graph at each stage.
 
 `pytest --update-golden` writes what the tests produce over tests/golden; read the diff before committing it. Tests that
-are exhaustive and slow are marked: `make test` leaves them out, `make test-all` runs about half of them, and
+are exhaustive and slow are marked: `make test` leaves them out, `make test-all` runs about a quarter of them, and
 `make test-every` the rest.
 """
 
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "sampled(n): one case in n runs in `make test`, half of the others in `test-all`"
+        "markers", "sampled(n): one case in n runs in `make test`, a quarter of the others in `test-all`"
     )
     config.addinivalue_line("markers", "exhaustive: does not run in `make test`")
     config.addinivalue_line("markers", "every: runs in `make test-every` only; `exhaustive` too")
@@ -43,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all but one case in n of a test that is marked `sampled` as `exhaustive`, which `make test` leaves out, and
-    half of these as `every`, which `make test-all` leaves out too. A case's name decides, so that every machine runs
-    the same cases."""
+    three quarters of these as `every`, which `make test-all` leaves out too. A case's name decides, so that every
+    machine runs the same cases."""
     for item in items:
         mark = item.get_closest_marker("sampled")
         if mark is None:
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         others, place = divmod(zlib.crc32(item.name.encode()), mark.args[0])
         if place:
             item.add_marker(pytest.mark.exhaustive)
-            if others % 2:
+            if others % 4:
                 item.add_marker(pytest.mark.every)
 
 
