@@ -24,12 +24,13 @@ SHARE_FOR_OUTPUTS = 0.03
 class ChoosePrecision:
     """observed -> observed. configs: node name -> QConfig (int8 for a node that is not in it); code_outputs: the
     outputs of the graph are codes too; steep: name of a node at the end of a function that codes serve badly -> why
-    (`steep.steep_functions`).
+    (`steep.steep_functions`); sensitive: name of a node between products that codes serve badly -> why
+    (`real_parts.choose_real_parts`).
 
     A product (conv, linear, matmul: `Op.gives_real`) reads codes, and writes f32 as cheaply as codes. A part is a
     largest group of other nodes that read each other's values. All nodes of a part stay float
 
-        if one of them wants real numbers (`Op.wants_real`: norms, softmax) or is steep, or
+        if one of them wants real numbers (`Op.wants_real`: norms, softmax), is steep, or is sensitive, or
         if no product reads what the part makes, as behind the last product. Together such parts may add 3 % to
         the time that the cost profile estimates; the cheapest ones come first.
 
@@ -56,10 +57,11 @@ class ChoosePrecision:
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
     code_outputs: bool = False
     steep: Mapping[str, str] = field(default_factory=dict)
+    sensitive: Mapping[str, str] = field(default_factory=dict)
     name: ClassVar[str] = "choose-precision"
 
     def run(self, graph: Graph) -> Graph:
-        roles = _Roles(graph, self.configs)
+        roles = Roles(graph, self.configs)
         parts = roles.parts()
         reasons = self._reasons(graph, roles, parts)
         for node in graph.nodes:
@@ -87,7 +89,7 @@ class ChoosePrecision:
                 groups |= {observe.group for observe in observes if observe is not None}
         widen_groups(graph, groups)
 
-    def _reasons(self, graph: Graph, roles: _Roles, parts: Iterable[list[Node]]) -> dict[int, str]:
+    def _reasons(self, graph: Graph, roles: Roles, parts: Iterable[list[Node]]) -> dict[int, str]:
         """Id of each node of the parts that stay float -> why."""
         found: dict[int, str] = {}
         tails = []
@@ -98,6 +100,10 @@ class ChoosePrecision:
                 near = f"%{steep.name} = {steep.op} is steep, and no product stands between"
                 found.update((id(node), near) for node in part)
                 found |= {id(node): self.steep[node.name] for node in part if node.name in self.steep}
+            elif any(node.name in self.sensitive for node in part):
+                first = next(node for node in part if node.name in self.sensitive)
+                near = f"%{first.name} = {first.op} stays real, and no product stands between"
+                found.update((id(node), self.sensitive.get(node.name, near)) for node in part)
             elif wants is not None:
                 near = f"%{wants.name} = {wants.op} wants real numbers, and no product stands between"
                 found.update((id(node), near) for node in part)
@@ -109,7 +115,7 @@ class ChoosePrecision:
         return found
 
     def _settle(
-        self, graph: Graph, observe: Observe, roles: _Roles, reasons: Mapping[int, str], real: set[int]
+        self, graph: Graph, observe: Observe, roles: Roles, reasons: Mapping[int, str], real: set[int]
     ) -> RealResult | None:
         """Let the readers of an observed value that want it real read the value itself. All nodes behind it are settled
         already: `real` holds the products among them whose results are real."""
@@ -158,7 +164,7 @@ def widen_groups(graph: Graph, groups: Container[str]) -> None:
             graph.set_attr(node, Observe.spec_text.name, str(QuantSpec.parse(observe.spec_text).widened()))
 
 
-class _Roles:
+class Roles:
     """What nodes do in an observed graph.
 
     Attributes:
@@ -214,16 +220,16 @@ class _Roles:
         """Those of the parts behind the last product that may stay float. Parts behind no product are free: without
         products int8 gains nothing."""
         left = SHARE_FOR_OUTPUTS * sum(PROFILE.cost(node, quantized=id(node) in self.chosen) for node in self.nodes)
-        priced = [(self._price(graph, part), number, part) for number, part in enumerate(tails)]
+        priced = [(self.price(graph, part), number, part) for number, part in enumerate(tails)]
         for price, _, part in sorted(priced, key=lambda item: item[:2]):
             if price > left:
                 return
             left -= max(price, 0)
             yield part
 
-    def _price(self, graph: Graph, part: list[Node]) -> float:
-        """The nanoseconds that a part at the end of the graph costs more in float than on codes, 0 if it reads no
-        product."""
+    def price(self, graph: Graph, part: list[Node]) -> float:
+        """The nanoseconds that a part costs more in float than on codes, without conversions of what it makes for
+        products; 0 if it reads no product."""
         sources = {id(value): value for node in part for value in _reals(node)}
         made = [value for value in sources.values() if value.producer and id(value.producer) in self.products]
         if not made:

@@ -20,7 +20,7 @@ Does not own the edit (`scale_channels.py`) nor what calibration keeps (`qcompil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,7 @@ def choose_scales(
     params: Mapping[str, QuantParams],
     inputs: Mapping[str, ProductInput],
     configs: Mapping[str, QConfig | None],
+    paid: Container[str] = frozenset(),
 ) -> tuple[list[Choice], list[Unjudged]]:
     """The scales that lower the error of products, and what could not be judged.
 
@@ -103,6 +104,7 @@ def choose_scales(
         params: observer group -> the parameters that it has without scales.
         inputs: what calibration kept of the inputs of products.
         configs: node name -> its qconfig (int8 for a node that is not in it).
+        paid: the names of values that may be multiplied whatever it costs, since their price is counted elsewhere.
     """
     chosen: list[Choice] = []
     multiplied: list[tuple[float, float, Choice]] = []
@@ -116,17 +118,34 @@ def choose_scales(
         choice = trial.choice(place)
         if choice is None:
             continue
-        if isinstance(place, Fold):
+        if isinstance(place, Fold) or observe.x.name in paid:
             chosen.append(choice)
         else:
-            cost = PROFILE.overhead + elements(observe.x) * _multiply_cost()
+            cost = PROFILE.overhead + elements(observe.x) * multiply_cost()
             multiplied.append((choice.note.after / choice.note.before, cost, choice))
-    left = SHARE_FOR_MULTIPLIES * _estimate(graph, configs)
+    left = SHARE_FOR_MULTIPLIES * estimate(graph, configs)
     for _, cost, choice in sorted(multiplied, key=lambda item: (item[0], item[2].value)):
         if cost <= left:
             left -= cost
             chosen.append(choice)
     return chosen, unjudged
+
+
+def judged_multiplications(
+    graph: Graph,
+    params: Mapping[str, QuantParams],
+    inputs: Mapping[str, ProductInput],
+    configs: Mapping[str, QConfig | None],
+    within: Container[str],
+) -> Iterator[tuple[Observe, Choice | None]]:
+    """Each observed value that one of the nodes `within` makes and that only products read as codes, with the best
+    scales for a multiplication before its observer; None where there are none or they can't be judged."""
+    for observe, place in _places(graph, configs):
+        producer = observe.x.producer
+        if isinstance(place, Multiply) and producer is not None and producer.name in within:
+            is_judged = _why_unjudged(observe, place, inputs) is None
+            trial = _Trial(observe, place.products, params[observe.group], inputs, configs) if is_judged else None
+            yield observe, None if trial is None else trial.choice(place)
 
 
 def _places(graph: Graph, configs: Mapping[str, QConfig | None]) -> Iterator[tuple[Observe, Fold | Multiply]]:
@@ -174,11 +193,12 @@ def _why_unjudged(observe: Observe, place: Fold | Multiply, inputs: Mapping[str,
     return None if fits else "the calibration kept rows of other sizes"
 
 
-def _multiply_cost() -> float:
+def multiply_cost() -> float:
+    """The nanoseconds that the multiplication of one element takes in float."""
     return PROFILE.element.get(Mul.name, Mul.element_cost)[1]
 
 
-def _estimate(graph: Graph, configs: Mapping[str, QConfig | None]) -> float:
+def estimate(graph: Graph, configs: Mapping[str, QConfig | None]) -> float:
     """The nanoseconds that the nodes of an observed graph take by the cost profile."""
     default = get_qconfig("int8")
     nodes = [node for node in graph.nodes if Observe.of(node) is None]

@@ -57,10 +57,15 @@ def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyTyp
 
 
 def precision_pipeline(
-    configs: Configs, *, code_outputs: bool = False, steep: Mapping[str, str] = MappingProxyType({})
+    configs: Configs,
+    *,
+    code_outputs: bool = False,
+    steep: Mapping[str, str] = MappingProxyType({}),
+    sensitive: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
-    """observed -> observed: which values stay real. steep: what calibration found (`steep.steep_functions`)."""
-    return [ChoosePrecision(configs, code_outputs, steep)]
+    """observed -> observed: which values stay real. steep, sensitive: what calibration found
+    (`steep.steep_functions`, `real_parts.choose_real_parts`)."""
+    return [ChoosePrecision(configs, code_outputs, steep, sensitive)]
 
 
 def convert_pipeline(
@@ -74,12 +79,13 @@ def convert_pipeline(
     corrections: Scales = MappingProxyType({}),
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
+    sensitive: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
     outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
     corrections: what biases take up (`correct_bias.choose_corrections`)."""
     return [
-        *precision_pipeline(configs, code_outputs=code_outputs, steep=steep),
+        *precision_pipeline(configs, code_outputs=code_outputs, steep=steep, sensitive=sensitive),
         *([ScaleChannels(scales, shifts)] if scales else []),
         *([SplitOutliers(outliers, wide)] if outliers else []),
         *([CorrectBias(corrections)] if corrections else []),

@@ -34,10 +34,16 @@ MAX_ROWS = 64
 """Rows kept of one input at most. A sample offers as many positions at most."""
 
 MAX_BYTES = 1 << 18
-"""Bytes of rows kept of one input, unless that is less than one row."""
+"""Bytes of rows kept of one input, unless that is less than ENOUGH_ROWS rows."""
 
 MAX_TOTAL_BYTES = 1 << 24
-"""Bytes of rows kept of all inputs of a graph, unless that is less than one row each."""
+"""Bytes of rows kept of all inputs of a graph, unless that is less than ENOUGH_ROWS rows each."""
+
+ENOUGH_ROWS = 16
+"""So many rows, which choices need, are kept even of long ones, such as those of wide depthwise layers."""
+
+MAX_BYTES_OF_LONG = 1 << 22
+"""Bytes of rows kept of one input in any case, unless that is less than one row."""
 
 _FINGERPRINT = 64
 """About how many elements of a sample are hashed."""
@@ -196,7 +202,8 @@ def make_inputs(layers: Mapping[str, Weighted]) -> dict[str, ProductInput]:
     made = {}
     for key, layer in layers.items():
         shape = layer.row_shape
-        limit = max(1, min(MAX_ROWS, most // (4 * max(1, math.prod(shape)))))
+        row = 4 * max(1, math.prod(shape))
+        limit = max(1, min(MAX_ROWS, max(most // row, min(ENOUGH_ROWS, MAX_BYTES_OF_LONG // row))))
         made[key] = ProductInput(limit, shape, zlib.crc32(key.encode()))
     return made
 

@@ -6,7 +6,7 @@ Each choice is made on the graph that the ones before it leave. Does not own the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,7 @@ def choose_tuning(
     params: Mapping[str, QuantParams],
     inputs: Mapping[str, ProductInput],
     configs: Mapping[str, QConfig | None],
+    paid: Container[str] = frozenset(),
 ) -> Tuning:
     """Choose all of it for a graph of stage observed, as choose-precision leaves it.
 
@@ -60,8 +61,9 @@ def choose_tuning(
         params: observer group -> the parameters that it has by calibration alone.
         inputs: what calibration kept of the inputs of products, by key.
         configs: node name -> its qconfig (int8 for a node that is not in it).
+        paid: the values whose multiplication `choose_real_parts` has counted.
     """
-    choices, unjudged = choose_scales(graph, params, inputs, configs)
+    choices, unjudged = choose_scales(graph, params, inputs, configs, paid)
     params = {**params, **{choice.group: choice.params for choice in choices}}
     scales = {choice.value: tuple(map(float, choice.scales)) for choice in choices}
     shifts = {each.value: tuple(map(float, each.shifts)) for each in choices if each.shifts is not None}

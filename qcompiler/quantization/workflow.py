@@ -225,6 +225,7 @@ def convert(
     """
     from qcompiler.notes import Interpreted
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
+    from qcompiler.passes.real_parts import choose_real_parts
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
@@ -256,11 +257,14 @@ def convert(
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
     }
+    inputs = observers.inputs if isinstance(observers, Calibration) else {}
+    parts = choose_real_parts(prepared.graph, params, inputs, prepared.configs, **options)
+    options["sensitive"] = parts.nodes
     graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
     params = respanned(params, specs, specs_of(graph))
     tuning = Tuning(params=params)
     if isinstance(observers, Calibration):
-        tuning = choose_tuning(graph, params, observers.inputs, prepared.configs)
+        tuning = choose_tuning(graph, params, inputs, prepared.configs, parts.values)
     pipeline = convert_pipeline(
         tuning.params,
         {**prepared.configs, **tuning.configs},

@@ -325,10 +325,16 @@ def test_what_cannot_be_judged_is_told(case: str) -> None:
 
 def test_rows_too_long_to_be_kept_are_the_reason_and_not_the_data() -> None:
     """A row of a depthwise layer holds the windows of all channels."""
-    model = nn.Sequential(nn.Conv2d(4, 1200, 1), nn.Conv2d(1200, 1200, 5, groups=1200))
-    data = [np.random.default_rng(seed).normal(size=(1, 4, 9, 9)).astype(np.float32) for seed in range(4)]
+    model = nn.Sequential(nn.Conv2d(4, 6000, 1), nn.Conv2d(6000, 6000, 5, groups=6000))
+    data = [np.random.default_rng(seed).normal(size=(1, 4, 7, 7)).astype(np.float32) for seed in range(4)]
     (note,) = qc.compile(model, "int8", (data[0],), calibration_data=data, target="reference").report().unjudged
-    assert "its rows are so long that calibration keeps 2 of them" in str(note)  # 2^18 // (4 * 1200 * 25)
+    assert "its rows are so long that calibration keeps 6 of them" in str(note)  # 2^22 // (4 * 6000 * 25)
+
+
+def test_wide_depthwise_layers_are_equalized() -> None:
+    net = convs(nn.Sequential(nn.ReLU(), nn.Conv2d(640, 640, 5, padding=2, groups=640)), first=640)
+    (note,) = [each for each in notes(converted(net, items(2, 3, 9, 9)), Equalized) if each.source == "1.0"]
+    assert isinstance(note, Equalized) and note.after * GAIN <= note.before
 
 
 def test_heavy_tails() -> None:

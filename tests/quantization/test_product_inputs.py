@@ -14,7 +14,9 @@ from qcompiler.ir import Graph
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.quantization import collect
 from qcompiler.quantization.product_inputs import (
+    ENOUGH_ROWS,
     MAX_BYTES,
+    MAX_BYTES_OF_LONG,
     MAX_ROWS,
     MAX_TOTAL_BYTES,
     ProductInput,
@@ -178,14 +180,15 @@ def test_interpreted_and_compiled_runs_keep_the_same_of_exact_values() -> None:
 
 
 def test_bytes_are_bounded() -> None:
-    wide = layer_of("linear", np.zeros((1, 30000), np.float32), np.zeros((2, 30000), np.float32))
+    wide = layer_of("linear", np.zeros((1, 3000), np.float32), np.zeros((2, 3000), np.float32))
     narrow = layer_of("linear", np.zeros((1, 8), np.float32), np.zeros((2, 8), np.float32))
     few = make_inputs({"wide": wide, "narrow": narrow})
-    assert few["narrow"].limit == MAX_ROWS and few["wide"].limit == MAX_BYTES // 120_000
-    many = make_inputs({str(i): wide for i in range(100)})
-    assert sum(kept.limit for kept in many.values()) * 120_000 <= MAX_TOTAL_BYTES
-    huge = layer_of("linear", np.zeros((1, 100_000), np.float32), np.zeros((1, 100_000), np.float32))
-    assert make_inputs({"huge": huge})["huge"].limit == 1
+    assert few["narrow"].limit == MAX_ROWS and few["wide"].limit == MAX_BYTES // 12_000
+    many = make_inputs({str(i): wide for i in range(80)})
+    assert sum(kept.limit for kept in many.values()) * 12_000 <= MAX_TOTAL_BYTES
+    for size, limit in ((30_000, ENOUGH_ROWS), (100_000, MAX_BYTES_OF_LONG // 400_000), (2_000_000, 1)):
+        long = layer_of("linear", np.zeros((1, size), np.float32), np.zeros((1, size), np.float32))
+        assert make_inputs({"long": long})["long"].limit == limit
 
 
 def test_nothing_reached_the_product() -> None:
