@@ -22,6 +22,7 @@ from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
 from qcompiler.passes.propagate_qparams import PropagateQparams
+from qcompiler.passes.quantize_dynamic import QuantizeDynamic
 from qcompiler.passes.recognize import Recognize
 from qcompiler.passes.scale_channels import ScaleChannels, Scales
 from qcompiler.passes.split_outliers import SplitOutliers
@@ -92,6 +93,11 @@ def convert_pipeline(
         InsertQdq(params, configs),
         *integer_pipeline(configs),
     ]
+
+
+def dynamic_pipeline(configs: Configs) -> list[Pass]:
+    """float -> integer, by dynamic qconfigs."""
+    return [*float_pipeline(configs), QuantizeDynamic(configs), VerifyIntegerSafety()]
 
 
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:

@@ -25,6 +25,8 @@ from qcompiler.types import QuantParams
 _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([A-Za-z_][\w-]*)|(-?\d[\w.+-]*|-?inf)|([{}\[\],=:]))')
 _FLAGS = {"plain": "mixed_precision", "unequalized": "equalize"}
 """What the text of a qconfig says of a field that is False."""
+_DYNAMIC = "dynamic="
+"""What stands in front of the kind of a dynamic qconfig."""
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -48,6 +50,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.insert_qdq import InsertQdq
     from qcompiler.passes.integerize import Integerize
     from qcompiler.passes.propagate_qparams import PropagateQparams
+    from qcompiler.passes.quantize_dynamic import QuantizeDynamic
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
     from qcompiler.passes.scale_channels import ScaleChannels
@@ -76,6 +79,7 @@ def passes_by_name() -> dict[str, type]:
         UnsignedCodes,
         PropagateQparams,
         QuantizedIo,
+        QuantizeDynamic,
         Integerize,
         FoldRequantize,
         VerifyIntegerSafety,
@@ -111,6 +115,7 @@ def _format(value: Any) -> str:
         return json.dumps(_floats(value))
     if isinstance(value, QConfig):
         flags = [word for word, field in _FLAGS.items() if not getattr(value, field)]
+        flags += [] if value.dynamic is None else [f"{_DYNAMIC}{value.dynamic}"]
         return json.dumps("; ".join([str(value.activation), str(value.weight), *flags]))
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
@@ -302,7 +307,9 @@ def _qconfig(text: Any, where: str) -> QConfig:
     try:
         parts = [part.strip() for part in text.split(";")]
         activation, weight = (None if part == "None" else QuantSpec.parse(part) for part in parts[:2])
-        return QConfig(activation, weight, **{_FLAGS[word]: False for word in parts[2:]})
+        words = [part for part in parts[2:] if not part.startswith(_DYNAMIC)]
+        kind = next((part.removeprefix(_DYNAMIC) for part in parts[2:] if part not in words), None)
+        return QConfig(activation, weight, dynamic=kind, **{_FLAGS[word]: False for word in words})
     except (ValueError, KeyError, AttributeError, QCompilerError) as error:
         flags = "".join(f"[; {word}]" for word in _FLAGS)
         raise PassError(

@@ -10,7 +10,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcompiler.compiler import CompiledModel, Prepared, calibrate, compile, convert, fuse, load, prepare, trace
+    from qcompiler.compiler import (
+        CompiledModel,
+        Prepared,
+        calibrate,
+        compile,
+        convert,
+        fuse,
+        load,
+        prepare,
+        quantize_dynamic,
+        trace,
+    )
     from qcompiler.dims import Dim
     from qcompiler.errors import (
         ArgumentError,
@@ -84,12 +95,24 @@ __all__ = [
     "parse",
     "prepare",
     "print_graph",
+    "quantize_dynamic",
     "register_observer",
     "trace",
 ]
 
 _MODULES = {
-    "compiler": ("CompiledModel", "Prepared", "calibrate", "compile", "convert", "fuse", "load", "prepare", "trace"),
+    "compiler": (
+        "CompiledModel",
+        "Prepared",
+        "calibrate",
+        "compile",
+        "convert",
+        "fuse",
+        "load",
+        "prepare",
+        "quantize_dynamic",
+        "trace",
+    ),
     "dims": ("Dim",),
     "errors": (
         "ArgumentError",

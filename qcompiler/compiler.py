@@ -27,6 +27,7 @@ from qcompiler.dims import Dynamic
 from qcompiler.errors import LoweringError, QuantizationError, TraceError
 from qcompiler.ir import Graph
 from qcompiler.passmanager import Instrument, PassManager
+from qcompiler.quantization.dynamic import quantize_dynamic, quantize_graph
 from qcompiler.quantization.workflow import Prepared, calibrate, convert, prepare
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def compile(
         model: what `trace` takes. A graph at the integer stage is only lowered: its qconfig is the default or "keep".
         qconfig: None (float), "int8", "int8:plain" (no value between int8 nodes stays real), "auto" (int8, except for
             nodes that it would slow down), "keep" (a model that is quantized already keeps its own parameters),
+            "dynamic" (activations are quantized at run time, which takes no calibration data),
             "torch:<backend>", a QConfig or a QConfigMapping.
         example_inputs: an array, a tuple by position, or a dict by name; only shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
@@ -202,6 +204,8 @@ def compile(
 
     if stage == "qdq":
         graph = _integer(graph, instruments)
+    elif stage != "integer" and qconfig is not None and _is_dynamic(qconfig):
+        graph = quantize_graph(graph, qconfig, instruments)
     elif stage != "integer" and qconfig is not None:
         prepared = prepare(graph, qconfig, instruments=instruments)
         if calibration is None:
@@ -276,8 +280,14 @@ def _check_stage(stage: str, qconfig: str | QConfig | QConfigMapping | None, io:
         )
     if io == "quantized" and qconfig is None and stage not in ("qdq", "integer"):
         raise QuantizationError('io="quantized" is for a quantized graph', got=f"stage {stage}")
-    if has_data and (stage in ("qdq", "integer") or qconfig is None):
+    dynamic = stage == "float" and qconfig is not None and _is_dynamic(qconfig)
+    if dynamic and io == "quantized":
+        raise QuantizationError(
+            'io="quantized" is for static quantization', got=described(qconfig), hint="codes are made at run time"
+        )
+    if has_data and (stage in ("qdq", "integer") or qconfig is None or dynamic):
         why = "qconfig=None quantizes nothing" if stage == "float" else "the model is quantized already"
+        why = "dynamic quantization finds ranges at run time" if dynamic else why
         raise QuantizationError(f"{why}, so there is nothing to calibrate", hint="leave the calibration out")
     if stage == "integer" and not (qconfig is None or (isinstance(qconfig, str) and qconfig in ("int8", "keep"))):
         raise QuantizationError(
@@ -285,11 +295,18 @@ def _check_stage(stage: str, qconfig: str | QConfig | QConfigMapping | None, io:
         )
     if stage in ("qdq", "integer"):
         return
-    if qconfig is not None and not has_data:
+    if qconfig is not None and not has_data and not dynamic:
         raise QuantizationError(
             "static quantization needs calibration data",
-            hint="compile(..., calibration_data=batches), or qconfig=None for float",
+            hint='compile(..., calibration_data=batches), qconfig="dynamic", or qconfig=None for float',
         )
+
+
+def _is_dynamic(qconfig: str | QConfig | QConfigMapping) -> bool:
+    """`qconfig.is_dynamic`, also of "keep", which is no qconfig."""
+    from qcompiler.quantization.qconfig import is_dynamic
+
+    return qconfig != "keep" and is_dynamic(qconfig)
 
 
 def _integer(graph: Graph, instruments: Sequence[Instrument]) -> Graph:
@@ -352,5 +369,6 @@ __all__ = [
     "fuse",
     "load",
     "prepare",
+    "quantize_dynamic",
     "trace",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph, Value
 from qcompiler.opdef import REQUIRED, OpDef, QuantKind, Role, Sample, Trait, all_ops
+from qcompiler.ops.interfaces import RangeConversion
 from qcompiler.types import DType, QuantParams, TensorType, type_of
 
 if TYPE_CHECKING:
@@ -113,8 +114,15 @@ def _row(op: OpDef) -> str:
             )
             for each in _ARCHITECTURES
         ]
-        cells = ["yes", "yes" if quantizable else "no", "no", "no", *columns]
+        cells = ["yes", "yes" if quantizable else "no", "yes" if _is_dynamic(op) else "no", "no", *columns]
     return f"| [{op.name}](#{op.name}) | {' | '.join(cells)} |"
+
+
+def _is_dynamic(op: OpDef) -> bool:
+    """Whether an op is quantized dynamically, or what that makes."""
+    from qcompiler.passes.quantize_dynamic import QUANTIZED
+
+    return issubclass(op, (*QUANTIZED, RangeConversion)) or bool(op.always_codes)
 
 
 def _section(op: OpDef) -> str:
@@ -230,7 +238,7 @@ def ops_page() -> str:
         "What runs where. Static int8: the op has an integer meaning, so its node runs on codes. x86 and "
         "ARM: kernels for all levels, checked on the op's samples (ARM under emulation); what no kernel "
         "serves (other element types, weights of unusual kinds) runs as a numpy step, and the report names "
-        "it. Dynamic quantization and quantization-aware training are not there yet.",
+        "it. Dynamic: dynamic_linear takes the op's place. Quantization-aware training is not there yet.",
         "",
         "| op | float | static int8 | dynamic | QAT | x86 | ARM |",
         "|---|---|---|---|---|---|---|",

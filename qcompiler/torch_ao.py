@@ -11,7 +11,8 @@
     quantized(batch)
 
 `qconfig` on a module is for it and all inside; None leaves a part in floats. The graph decides what is fused and where
-codes begin and end, so `fuse_modules` only checks its names, and stubs are identities. This module needs torch.
+codes begin and end, so `fuse_modules` only checks its names, and stubs are identities. `quantize_dynamic` needs no
+data, and compiles at the first call. This module needs torch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ from torch.utils import _pytree as pytree
 
 from qcompiler.compiler import CompiledModel, compile
 from qcompiler.errors import QuantizationError, TraceError, nearest
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping
+from qcompiler.quantization.dynamic import dynamic_rules, qconfig_of
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_qconfig
 from qcompiler.quantization.qconfig import get_default_qconfig as _default_qconfig
+
+default_dynamic_qconfig = get_qconfig("torch:dynamic")
+"""Weights have one scale, activations one range each, with torch's reduced range of codes, [0, 127]."""
+per_channel_dynamic_qconfig = get_qconfig("torch:dynamic_per_channel")
+"""The same with one scale for each output of a weight."""
+float16_dynamic_qconfig = get_qconfig("dynamic:float16")
+"""Weights are stored in 16 bits."""
 
 
 def get_default_qconfig(backend: str | None = None) -> QConfig:
@@ -145,15 +154,42 @@ class QuantizedModule(nn.Module):
         compiled: the program, to be saved, drawn, or called with numpy arrays.
     """
 
-    def __init__(self, compiled: CompiledModel) -> None:
+    def __init__(self, compiled: CompiledModel | None) -> None:
         super().__init__()
         self.compiled = compiled
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiled is None:
+            raise QuantizationError("the module is not compiled yet")
         arrays = pytree.tree_map(lambda item: item.detach().numpy() if isinstance(item, torch.Tensor) else item, args)
         named = {name: item.detach().numpy() for name, item in kwargs.items()}
         return pytree.tree_map(torch.from_numpy, self.compiled(*arrays, **named))
+
+
+class DynamicallyQuantizedModule(QuantizedModule):
+    """A QuantizedModule that is compiled for its first call, unless that happened before.
+
+    Attributes:
+        module, rules: the float module, and the qconfigs of its layers.
+        compiled: the program, None until there is one.
+    """
+
+    def __init__(self, module: nn.Module, rules: QConfigMapping) -> None:
+        super().__init__(None)
+        self.module, self.rules = module, rules
+
+    def compile_for(self, inputs: Any, dynamic: Any = None) -> None:
+        """Compile for inputs like these: a tensor, a tuple by position, or a dict by name."""
+        self.compiled = compile(self.module, self.rules, inputs, dynamic=dynamic)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiled is None:
+            if args and kwargs:
+                raise QuantizationError("the first call takes its inputs all by position, or all by name")
+            first = kwargs or args
+            self.compile_for(first, _open_first_axis(first))
+        return super().forward(*args, **kwargs)
 
 
 def prepare(model: nn.Module, inplace: bool = False) -> PreparedModule:
@@ -182,11 +218,15 @@ def convert(module: nn.Module, inplace: bool = False) -> QuantizedModule:
     if not module.calls:
         raise QuantizationError("the prepared module has seen no data", hint="call it with a few batches first")
     first = module.calls[0]
-    sizes = {tuple(t.shape[:1]) for t in pytree.tree_leaves(first) if isinstance(t, torch.Tensor)}
-    keys = list(first) if isinstance(first, dict) else range(len(first))
-    dynamic: Any = {key: {0: "batch"} for key in keys} if len(sizes) == 1 and sizes != {()} else None
-    compiled = compile(module.module, module.rules, first, calibration_data=module.calls, dynamic=dynamic)
-    return QuantizedModule(compiled)
+    dynamic = _open_first_axis(first)
+    return QuantizedModule(compile(module.module, module.rules, first, calibration_data=module.calls, dynamic=dynamic))
+
+
+def _open_first_axis(inputs: Any) -> Any:
+    """The `dynamic` of compile() that opens the first axis of all inputs; None if their sizes differ there."""
+    sizes = {tuple(t.shape[:1]) for t in pytree.tree_leaves(inputs) if isinstance(t, torch.Tensor)}
+    keys = list(inputs) if isinstance(inputs, dict) else range(len(inputs))
+    return {key: {0: "batch"} for key in keys} if len(sizes) == 1 and sizes != {()} else None
 
 
 def quantize(
@@ -199,12 +239,48 @@ def quantize(
 
 
 def quantize_dynamic(
-    model: nn.Module, qconfig_spec: Any = None, dtype: Any = None, mapping: Any = None, inplace: bool = False
+    model: nn.Module,
+    qconfig_spec: Any = None,
+    dtype: Any = torch.qint8,
+    mapping: Any = None,
+    inplace: bool = False,
+    *,
+    example_inputs: Any = None,
+    dynamic: Any = None,
 ) -> nn.Module:
-    """torch's dynamic quantization, which qcompiler does not have yet."""
-    raise QuantizationError(
-        "dynamic quantization is not there yet", hint="prepare(model), call it with a few batches, convert(prepared)"
-    )
+    """torch's dynamic quantization: a torch module around a compiled program, with torch's numbers.
+
+    Args:
+        qconfig_spec: a set of classes and of modules' names, or a dict from these to qconfigs; by default all layers
+            that can be quantized.
+        dtype: torch.qint8 (`default_dynamic_qconfig`) or torch.float16 (`float16_dynamic_qconfig`), for classes and
+            names without a qconfig of their own.
+        example_inputs, dynamic: as for `qcompiler.compile`. Without examples the first call compiles, for its sizes,
+            and the first axis of all inputs is open if they have one size there.
+
+    Raises:
+        QuantizationError: training mode, `inplace`, `mapping`, another dtype, a name that matches no module.
+    """
+    _check_model("quantize_dynamic", model)
+    if inplace:
+        raise QuantizationError(
+            "quantize_dynamic can't change a module in place", hint="quantized = quantize_dynamic(model, ...)"
+        )
+    if mapping is not None:
+        raise QuantizationError(
+            "mapping is torch's table of modules, and a compiled program has none",
+            hint="qconfig_spec says which modules are quantized",
+        )
+    if dynamic is not None and example_inputs is None:
+        raise QuantizationError(
+            "dynamic names axes of example inputs", hint="quantize_dynamic(..., example_inputs=...)"
+        )
+    ours = qconfig_of(dtype)
+    rules = dynamic_rules(qconfig_spec, default_dynamic_qconfig if ours == "dynamic" else get_qconfig(ours))
+    module = DynamicallyQuantizedModule(copy.deepcopy(model), rules)
+    if example_inputs is not None:
+        module.compile_for(example_inputs, dynamic)
+    return module
 
 
 def prepare_qat(model: nn.Module, mapping: Any = None, inplace: bool = False) -> nn.Module:

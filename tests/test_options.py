@@ -131,6 +131,21 @@ def qconfig_effect(name: str, model: Callable[[], nn.Module], data: list[np.ndar
     return lambda folder: (graph(True), graph(False))
 
 
+ROWS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(4, 5)
+
+
+def dynamically(**options: Any) -> qc.CompiledModel:
+    """A layer that is quantized dynamically."""
+    model = nn.Sequential(nn.ReLU(), nn.Linear(5, 3))
+    return qc.quantize_dynamic(model, **{"example_inputs": (ROWS,), "target": "reference", **options})
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(QCompilerError) as caught:
+        call()
+    return str(caught.value)
+
+
 def rules(**options: Any) -> str:
     return str(qc.prepare(GRAPH, qc.QConfigMapping(**{"default": qc.get_qconfig("int8"), **options})).table)
 
@@ -204,6 +219,21 @@ EFFECTS: dict[str, Effect] = {
         "mixed_precision", lambda: nn.Sequential(nn.Linear(5, 4), nn.Softmax(-1)), [X[0, 0]]
     ),
     "QConfig.equalize": qconfig_effect("equalize", normed, items(8, 64)),
+    "QConfig.dynamic": lambda f: (text(dynamically()), text(dynamically(qconfig_spec={"": "dynamic:per_tensor"}))),
+    "quantize_dynamic.qconfig_spec": lambda f: (
+        text(dynamically(qconfig_spec={"": "dynamic", "1": None})),
+        text(dynamically()),
+    ),
+    "quantize_dynamic.dtype": lambda f: (text(dynamically(dtype="float16")), text(dynamically())),
+    "quantize_dynamic.mapping": lambda f: (refusal(lambda: dynamically(mapping={})), ""),
+    "quantize_dynamic.inplace": lambda f: (refusal(lambda: dynamically(inplace=True)), ""),
+    "quantize_dynamic.example_inputs": lambda f: (
+        text(dynamically(example_inputs=(ROWS[:2],))),
+        text(dynamically()),
+    ),
+    "quantize_dynamic.dynamic": lambda f: (text(dynamically(dynamic=DYNAMIC)), text(dynamically())),
+    "quantize_dynamic.target": lambda f: (dynamically(target="x86-64+avx2").target, dynamically().target),
+    "quantize_dynamic.threads": lambda f: (dynamically(threads=1).threads, dynamically(threads=3).threads),
     "convert.io": lambda f: (text(qc.convert(PREPARED, CALIBRATION, io="quantized")), text(INTEGER)),
     "QConfigMapping.default": lambda f: (rules(default=None), rules()),
     "QConfigMapping.object_types": lambda f: (rules(object_types={"conv": None}), rules()),
@@ -320,6 +350,11 @@ WITHOUT_USE: dict[str, Callable[[], object]] = {
         calibration_data=None, calibration=CALIBRATION, progress=print
     ),
     "compile: no data and a transform": lambda: qc.compile(INTEGER, transform=doubled),
+    "compile: dynamic and data": lambda: compiled(qconfig="dynamic"),
+    "compile: dynamic and codes": lambda: compiled(qconfig="dynamic", calibration_data=None, io="quantized"),
+    "prepare: dynamic": lambda: qc.prepare(GRAPH, "dynamic"),
+    "QConfig: float16 and a spec": lambda: qc.QConfig(None, qc.QuantSpec(), dynamic="float16"),
+    "QConfig: dynamic without specs": lambda: qc.QConfig(None, None, dynamic="row"),
     "calibrate: an executor and observers that depend on the order": lambda: qc.calibrate(
         qc.prepare(GRAPH, "torch:x86"), [X], executor=ThreadPoolExecutor(1)
     ),

@@ -74,7 +74,7 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
     qconfig.add_argument(
         "--qconfig",
         metavar="NAME",
-        help="int8 (the default), int8:plain, int8:minmax, torch:default, ..., keep (of a quantized model)",
+        help="int8 (the default), int8:plain, torch:default, ..., dynamic, keep (of a quantized model)",
     )
     batch = argparse.ArgumentParser(add_help=False)
     batch.add_argument(
@@ -114,7 +114,9 @@ def make_parser() -> argparse.ArgumentParser:
         "figures",
     )
     quantize.add_argument(
-        "--data", metavar="CALIB", help=".npz or .npy file, or a folder of them; needed unless --qconfig is keep"
+        "--data",
+        metavar="CALIB",
+        help=".npz or .npy file, or a folder of them; needed unless --qconfig is dynamic or keep",
     )
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.qc.safetensors")
 

@@ -28,6 +28,12 @@ def _qconfig(options: argparse.Namespace) -> str:
     return "int8" if options.qconfig is None else str(options.qconfig)
 
 
+def _is_dynamic(options: argparse.Namespace) -> bool:
+    from qcompiler.quantization.qconfig import is_dynamic
+
+    return options.qconfig not in (None, "keep") and is_dynamic(options.qconfig)
+
+
 def _kept(graph: Graph, options: argparse.Namespace, watch: Sequence[Instrument] = ()) -> Graph:
     """The integer graph of a model that is quantized already."""
     unused = [name for name in ("data", "batch") if hasattr(options, name)]
@@ -58,8 +64,14 @@ def quantize(options: argparse.Namespace) -> None:
         _save(compiler.compile(graph, "keep", target=options.target, threads=options.threads), options)
         return
     graph = _float_model(options)
+    if _is_dynamic(options):
+        refuse_unused(options, ["data", "batch"], "dynamic quantization finds ranges at run time")
+        _save(compiler.compile(graph, _qconfig(options), target=options.target, threads=options.threads), options)
+        return
     if options.data is None:
-        raise QCompilerError("quantization needs calibration data", hint="--data CALIB.npz, or --qconfig keep")
+        raise QCompilerError(
+            "quantization needs calibration data", hint="--data CALIB.npz, --qconfig dynamic, or --qconfig keep"
+        )
     data = open_data(options.data, graph, options.batch)
     model = _calibrated(
         graph,
@@ -90,6 +102,8 @@ def check(options: argparse.Namespace) -> None:
     from qcompiler.notes import RealResult
     from qcompiler.passes.pipelines import precision_pipeline
     from qcompiler.passmanager import PassManager
+    from qcompiler.quantization.dynamic import quantize_graph
+    from qcompiler.quantization.resolution import resolve
     from qcompiler.report import noted_reasons, report
 
     graph = given_model(options)
@@ -100,18 +114,21 @@ def check(options: argparse.Namespace) -> None:
         return
     if options.qconfig == "keep":
         _kept(graph, options)  # which refuses a float model
-    prepared = compiler.prepare(graph, _qconfig(options))
-    decided = PassManager(precision_pipeline(prepared.configs)).run(prepared.graph)
+    if _is_dynamic(options):
+        table, decided = resolve(graph, options.qconfig), quantize_graph(graph, options.qconfig)
+    else:
+        prepared = compiler.prepare(graph, _qconfig(options))
+        table, decided = prepared.table, PassManager(precision_pipeline(prepared.configs)).run(prepared.graph)
     reasons = noted_reasons(decided)
     real = {note.node: note.reason for note in decided.notes if isinstance(note, RealResult)}
     rows = [
         (
             row.node,
             row.op,
-            "float" if row.qconfig is None or row.node in reasons else "int8",
+            "float" if row.qconfig is None or row.node in reasons else row.qconfig.kind,
             reasons.get(row.node) or (f"gives f32: {real[row.node]}" if row.node in real else row.rule),
         )
-        for row in prepared.table.rows
+        for row in table.rows
     ]
     counts = Counter(row[1] for row in rows)
     if options.json:
@@ -153,7 +170,13 @@ class _Watch:
 
 
 def _converted(graph: Graph, options: argparse.Namespace, watch: _Watch) -> Graph:
-    """The graph after the passes that the given data allows: observed without data, integer with it."""
+    """The graph after the passes that the given data allows: observed without data, integer with it or without need
+    of it."""
+    if _is_dynamic(options):
+        from qcompiler.quantization.dynamic import quantize_graph
+
+        refuse_unused(options, ["data", "batch"], "dynamic quantization finds ranges at run time")
+        return quantize_graph(graph, options.qconfig, [watch])
     prepared = compiler.prepare(graph, _qconfig(options), instruments=[watch])
     if options.data is None:
         refuse_unused(options, ["batch"], "there is no --data to cut into calls")
@@ -182,7 +205,7 @@ def passes(options: argparse.Namespace) -> None:
         [(row["pass"], row["stage"], row["before"], row["after"], row["ms"]) for row in watch.rows],
         left=2,
     )
-    if options.data is None and options.qconfig != "keep":
+    if options.data is None and options.qconfig != "keep" and not _is_dynamic(options):
         print("with --data the passes after calibration run too")
 
 
@@ -198,7 +221,8 @@ def _at_stage(options: argparse.Namespace) -> Graph:
     if stage is None or stage == graph.stage:
         refuse_unused(options, ["qconfig", "data", "batch"], "the model is shown as it is")
         return graph
-    if stage == "lowered" and (graph.stage == "integer" or (graph.stage == "float" and options.data is None)):
+    as_it_is = options.data is None and not _is_dynamic(options)
+    if stage == "lowered" and (graph.stage == "integer" or (graph.stage == "float" and as_it_is)):
         refuse_unused(options, ["qconfig", "data", "batch"], f"a graph of stage {graph.stage} is lowered as it is")
         return _lowered(graph if graph.stage == "integer" else compiler.fuse(graph), options.target)
     if graph.stage == "qdq" and stage in ("integer", "lowered"):
@@ -208,7 +232,9 @@ def _at_stage(options: argparse.Namespace) -> Graph:
         raise QCompilerError(
             f"a graph of stage {graph.stage} does not become one of stage {stage}", where=options.model
         )
-    if stage != "observed" and options.data is None:
+    if _is_dynamic(options) and stage not in ("integer", "lowered"):
+        raise QCompilerError(f"dynamic quantization has no stage {stage}", hint="--stage integer")
+    if stage != "observed" and options.data is None and not _is_dynamic(options):
         raise QCompilerError(f"stage {stage} needs calibration data", hint="--data CALIB.npz")
     if stage == "observed":
         refuse_unused(options, ["data"], "observers are inserted without data")

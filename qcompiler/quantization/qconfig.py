@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import NoneType
 
-from qcompiler.arguments import check_text, check_type
+from qcompiler.arguments import check_text, check_type, described
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import DType
+
+BY_ROW, BY_TENSOR, FLOAT16 = DYNAMIC = "row", "tensor", "float16"
+"""The kinds of dynamic quantization, `QConfig.dynamic`."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class QConfig:
     may be read in 16 bits (`passes/outliers.py`), and biases take up the mean error of rounded weights
     (`passes/correct_bias.py`).
 
+    `dynamic` quantizes activations at run time, without observers or calibration: by the range of each row of their
+    last axis ("row"), or of the whole tensor ("tensor"), to u8 codes within the spec's range. "float16" only stores the
+    weights, in 16 bits.
+
     Raises:
         QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
     """
@@ -32,6 +39,7 @@ class QConfig:
     weight: QuantSpec | None
     mixed_precision: bool = True
     equalize: bool = True
+    dynamic: str | None = None
 
     def __post_init__(self) -> None:
         check_type("mixed_precision", self.mixed_precision, bool, "True or False")
@@ -48,6 +56,33 @@ class QConfig:
             )
         if self.weight is not None and self.weight.dtype.bits > 8:
             raise QuantizationError("a weight has at most 8 bits", where="QConfig.weight", got=self.weight.dtype)
+        if self.dynamic is not None:
+            self._check_dynamic(self.dynamic)
+
+    @property
+    def kind(self) -> str:
+        """What tables call a node of this qconfig."""
+        return "f16" if self.dynamic == FLOAT16 else "int8"
+
+    def _check_dynamic(self, dynamic: str) -> None:
+        if dynamic not in DYNAMIC:
+            raise QuantizationError(
+                "dynamic of a QConfig", expected=" | ".join(DYNAMIC), got=described(dynamic), where="QConfig.dynamic"
+            )
+        if dynamic == FLOAT16:
+            for name, spec in (("activation", self.activation), ("weight", self.weight)):
+                if spec is not None:
+                    raise QuantizationError(f"float16 has no {name} spec", where=f"QConfig.{name}", expected="None")
+            return
+        activation, weight = self.activation, self.weight
+        if activation is None or activation.dtype is not DType.U8 or activation.symmetric:
+            raise QuantizationError(
+                "dynamic activations are u8 and affine", where="QConfig.activation", got=str(activation)
+            )
+        if weight is None or weight.dtype not in (DType.I8, DType.U8):
+            raise QuantizationError(
+                "dynamic products have weights of i8 or u8", where="QConfig.weight", got=str(weight)
+            )
 
 
 _OURS_WEIGHT = QuantSpec(DType.I8, -127, 127, symmetric=True, per_channel=True, observer="minmax")
@@ -71,6 +106,14 @@ TORCH_BACKENDS: Mapping[str, QConfig] = {
 """torch.ao.quantization.get_default_qconfig of torch 2.13, by backend."""
 
 _INT8 = QConfig(QuantSpec(DType.U8), _OURS_WEIGHT)
+
+
+def _dynamic(kind: str, weight: QuantSpec, qmax: int = 255) -> QConfig:
+    """A QConfig of activations that are quantized at run time. Its observer is that of no calibration."""
+    activation = QuantSpec(DType.U8, 0, qmax, observer="minmax")
+    return QConfig(activation, weight, mixed_precision=False, equalize=False, dynamic=kind)
+
+
 _QCONFIGS: Mapping[str, QConfig] = {
     "int8": _INT8,
     "auto": _INT8,
@@ -79,6 +122,11 @@ _QCONFIGS: Mapping[str, QConfig] = {
     "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
     "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
     "int8:kl": QConfig(QuantSpec(DType.U8, observer="kl"), _OURS_WEIGHT),
+    "dynamic": _dynamic(BY_ROW, _OURS_WEIGHT),
+    "dynamic:per_tensor": _dynamic(BY_TENSOR, _OURS_WEIGHT),
+    "dynamic:float16": QConfig(None, None, mixed_precision=False, equalize=False, dynamic=FLOAT16),
+    "torch:dynamic": _dynamic(BY_TENSOR, _TORCH_TENSOR_WEIGHT, 127),
+    "torch:dynamic_per_channel": _dynamic(BY_TENSOR, _TORCH_WEIGHT, 127),
     "torch:default": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT),
     "torch:default_per_channel": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT),
     **{f"torch:{backend}": qconfig for backend, qconfig in TORCH_BACKENDS.items()},
@@ -112,6 +160,10 @@ def get_qconfig(name: str) -> QConfig:
     except for nodes that are slower in int8 by a cost model. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
     "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its
     default_qconfig and default_per_channel_qconfig.
+    "dynamic" quantizes activations at run time, per row, and needs no calibration data; weights are those of "int8".
+    "dynamic:per_tensor" has one range for each tensor, and "dynamic:float16" only stores weights in 16 bits.
+    "torch:dynamic" and "torch:dynamic_per_channel" are torch's default_dynamic_qconfig and per_channel_dynamic_qconfig,
+    with its reduced range: activations are u8 [0, 127].
 
     Raises:
         QuantizationError: unknown name (nearest given).
@@ -167,6 +219,11 @@ class QConfigMapping:
         self.object_types[_kind(kind)] = _named(qconfig)
         return self
 
+    def set_builtin(self, kind: str | type, qconfig: QConfig | str | None) -> QConfigMapping:
+        """Like `set_object_type`, but the rule may match nothing, and all others but the global one come before it."""
+        self.builtin[_kind(kind)] = _named(qconfig)
+        return self
+
     def set_module_name_regex(self, pattern: str, qconfig: QConfig | str | None) -> QConfigMapping:
         check_text("pattern", pattern, "a regex of module names")
         try:
@@ -189,6 +246,24 @@ class QConfigMapping:
         check_type("index", index, int, "the number of a node, from 0")
         self.orders[name, _kind(kind), index] = _named(qconfig)
         return self
+
+
+def is_dynamic(qconfig: str | QConfig | QConfigMapping) -> bool:
+    """Whether activations are quantized at run time.
+
+    Raises:
+        QuantizationError: no qconfig, or a mapping in which some qconfigs are dynamic and others are not.
+    """
+    mapping, _ = as_mapping(qconfig)
+    tables = (mapping.object_types, mapping.regexes, mapping.names, mapping.orders, mapping.builtin)
+    found = [mapping.default, *(config for table in tables for config in table.values())]
+    kinds = {config.dynamic is not None for config in found if config is not None}
+    if len(kinds) > 1:
+        raise QuantizationError(
+            "a mapping has dynamic and static qconfigs",
+            hint="quantize all nodes dynamically, or none; None leaves a node float",
+        )
+    return kinds == {True}
 
 
 def as_mapping(qconfig: str | QConfig | QConfigMapping) -> tuple[QConfigMapping, str]:

@@ -41,8 +41,9 @@ class ResolutionTable:
         width = max((len(row.node) for row in self.rows), default=4)
         ops = max((len(row.op) for row in self.rows), default=2)
         return "\n".join(
-            f"{row.node:<{width}}  {row.op:<{ops}}  {'float' if row.qconfig is None else 'int8 '}  {row.rule}"
+            f"{row.node:<{width}}  {row.op:<{ops}}  {kind:<5}  {row.rule}"
             for row in self.rows
+            for kind in ["float" if row.qconfig is None else row.qconfig.kind]
         )
 
 

@@ -89,16 +89,20 @@ def prepare(
         model: a float graph, or what `trace` takes, with its example inputs and dynamic sizes.
 
     Raises:
-        QuantizationError: an unknown qconfig, a qconfig rule that matches nothing, a model that is quantized already.
+        QuantizationError: an unknown qconfig, a dynamic one, a qconfig rule that matches nothing, a model that is
+            quantized already.
         TraceError: the model cannot be traced.
     """
     from qcompiler.compiler import as_graph
     from qcompiler.passes.pipelines import float_pipeline, observe_pipeline
-    from qcompiler.quantization.qconfig import as_mapping
+    from qcompiler.quantization.qconfig import is_dynamic
     from qcompiler.quantization.resolution import resolve
 
     instruments = check_instruments(instruments)
-    as_mapping(qconfig)
+    if is_dynamic(qconfig):
+        raise QuantizationError(
+            "dynamic quantization has no calibration to prepare for", hint="qc.compile(model, qconfig, example_inputs)"
+        )
     graph = as_graph(model, example_inputs, dynamic)
     if graph.stage != "float":
         raise QuantizationError("only a float graph is prepared", expected="stage float", got=f"stage {graph.stage}")

@@ -88,7 +88,11 @@ REFUSED = {
     "no qconfig": (quantization.prepare, r"no module has a qconfig"),
     "training": (lambda m: quantization.prepare(m.train()), r"training mode[\s\S]*model\.eval\(\)"),
     "not prepared": (quantization.convert, r"convert takes what prepare gives"),
-    "dynamic": (lambda m: quantization.quantize_dynamic(m, {nn.Linear}, dtype=torch.qint8), r"not there yet"),
+    "dynamic in place": (lambda m: quantization.quantize_dynamic(m, inplace=True), r"quantized = quantize_dynamic"),
+    "dynamic mapping": (lambda m: quantization.quantize_dynamic(m, mapping={}), r"torch's table of modules"),
+    "dynamic quint4x2": (lambda m: quantization.quantize_dynamic(m, dtype=torch.quint4x2), r"dtype quint4x2"),
+    "dynamic axes": (lambda m: quantization.quantize_dynamic(m, dynamic={0: {0: "B"}}), r"example_inputs="),
+    "dynamic training": (lambda m: quantization.quantize_dynamic(m.train()), r"training mode"),
     "QAT": (quantization.prepare_qat, r"not there yet"),
     "no module": (lambda m: quantization.prepare(3), r"takes a torch\.nn\.Module"),
 }

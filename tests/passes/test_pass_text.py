@@ -14,7 +14,7 @@ from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
-from qcompiler.passes.pipelines import convert_pipeline, float_pipeline, observe_pipeline
+from qcompiler.passes.pipelines import convert_pipeline, dynamic_pipeline, float_pipeline, observe_pipeline
 from qcompiler.passes.registry import format_pass, format_pipeline, parse_pass, parse_pipeline, passes_by_name
 from qcompiler.passmanager import describe
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
@@ -30,6 +30,8 @@ CONFIGS = {
     "b": None,
     "c": QConfig(None, get_qconfig("torch:default").weight),
     "d": get_qconfig("torch:x86"),
+    "e": get_qconfig("dynamic"),
+    "f": get_qconfig("dynamic:float16"),
 }
 
 TEXTS = [
@@ -61,6 +63,7 @@ def test_pipelines() -> None:
         float_pipeline(CONFIGS, equalize=True),
         observe_pipeline(CONFIGS),
         convert_pipeline(PARAMS, CONFIGS),
+        dynamic_pipeline(CONFIGS),
         convert_pipeline(PARAMS, CONFIGS, {"x": (0.5, 1e-7, 3.0)}),
         [],
     ):
@@ -79,7 +82,12 @@ def test_every_pass_is_complete() -> None:
         assert parse_pass(name) == step()
     used = {
         step.name
-        for pipeline in (float_pipeline(equalize=True), observe_pipeline({}), convert_pipeline({}, {}))
+        for pipeline in (
+            float_pipeline(equalize=True),
+            observe_pipeline({}),
+            convert_pipeline({}, {}),
+            dynamic_pipeline({}),
+        )
         for step in pipeline
     }
     assert used <= set(passes_by_name())

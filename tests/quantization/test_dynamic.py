@@ -1,0 +1,168 @@
+"""Dynamic quantization from a model to its program: `qc.quantize_dynamic` and the qconfigs "dynamic..."."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import qcompiler as qc
+from qcompiler.errors import QuantizationError
+from qcompiler.notes import KeptFloat
+from qcompiler.quantization.qconfig import is_dynamic
+
+SIZES = {"x": {0: "B", 1: "S"}}
+QCONFIGS = ("dynamic", "dynamic:per_tensor", "dynamic:float16", "torch:dynamic", "torch:dynamic_per_channel")
+
+
+class Block(torch.nn.Module):
+    """Attention without heads, and a residual block behind it."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (torch.nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = torch.nn.Linear(width, 2 * width), torch.nn.Linear(2 * width, width, bias=False)
+        self.norm = torch.nn.LayerNorm(width)
+
+    def forward(self, x):
+        weights = torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2), -1)
+        x = self.norm(x + self.o(weights @ self.v(x)))
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def block() -> Block:
+    torch.manual_seed(0)
+    return Block().eval()
+
+
+X = np.random.default_rng(0).normal(0, 1, (3, 7, 24)).astype(np.float32)
+COMPILED = {name: qc.compile(block(), name, (X,), dynamic=SIZES) for name in ("dynamic", "dynamic:float16")}
+
+
+@pytest.mark.parametrize("qconfig", QCONFIGS)
+def test_every_qconfig_is_near_float(qconfig: str) -> None:
+    want = block()(torch.from_numpy(X)).detach().numpy()
+    got = qc.compile(block(), qconfig, (X,), dynamic=SIZES)(X)
+    error = np.linalg.norm(got - want) / np.linalg.norm(want)
+    assert 0 < error < (0.03 if "torch" in qconfig else 0.015 if "float16" not in qconfig else 0.001)
+
+
+def test_products_of_one_value_share_its_codes() -> None:
+    ops = [node.op for node in COMPILED["dynamic"].graph.nodes]
+    assert ops.count("dynamic_linear") == 6 and ops.count("dynamic_quantize") == 4 and "linear" not in ops
+    assert COMPILED["dynamic"].graph.stage == "integer"
+
+
+def test_a_row_alone_in_a_batch_and_padded_has_the_same_bits() -> None:
+    """Of layers alone: attention reads other rows."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 50), torch.nn.GELU(), torch.nn.Linear(50, 9)).eval()
+    compiled = qc.compile(model, "dynamic", (X,), dynamic={0: {0: "B", 1: "S"}})
+    whole = compiled(X)
+    padded = np.concatenate([X, np.full((3, 500, 24), 1e30, np.float32)], axis=1)
+    padded[1, 9] = np.nan
+    assert np.array_equal(compiled(padded)[:, :7], whole)
+    for i in range(3):
+        assert np.array_equal(compiled(X[i : i + 1]), whole[i : i + 1])
+        for j in range(7):
+            assert np.array_equal(compiled(X[i : i + 1, j : j + 1]), whole[i : i + 1, j : j + 1])
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_saved_pickled_and_on_threads(name: str, tmp_path: pathlib.Path) -> None:
+    compiled = COMPILED[name]
+    want = compiled(X)
+    compiled.save(tmp_path / "m.qc.safetensors")
+    assert np.array_equal(qc.load(tmp_path / "m.qc.safetensors")(X), want)
+    assert np.array_equal(pickle.loads(pickle.dumps(compiled))(X), want)
+    assert np.array_equal(qc.compile(compiled, "keep", threads=3)(X), want)
+
+
+@pytest.mark.parametrize(("name", "share"), [("dynamic", 0.27), ("dynamic:float16", 0.51)])
+def test_a_saved_model_is_smaller(name: str, share: float, tmp_path: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.Linear(512, 512)).eval()
+    sizes = []
+    for qconfig in (name, None):
+        qc.compile(model, qconfig, (np.zeros((1, 512), np.float32),)).save(tmp_path / "m.qc.safetensors")
+        sizes.append((tmp_path / "m.qc.safetensors").stat().st_size)
+    assert sizes[0] <= share * sizes[1]
+
+
+def test_the_report_counts_products_and_names_what_stayed_float() -> None:
+    report = COMPILED["dynamic"].report()
+    counts = {row.op: (row.int8, row.float) for row in report.ops}
+    assert counts["dynamic_linear"] == (6, 0) and report.conversions == {"dynamic_quantize": 4}
+    assert report.constant_bytes < 0.35 * report.float_constant_bytes
+    assert not report.python_nodes
+    reasons = {row.op: row.reason for row in report.kept_float}
+    assert reasons["matmul"] == "matmul has no dynamic form"
+    assert reasons["softmax"] == "only products are quantized dynamically"
+
+
+def test_a_matmul_by_a_constant_is_a_product_too() -> None:
+    weight = torch.randn(24, 5)
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x @ weight
+
+    graph = qc.compile(Model().eval(), "dynamic", (X,), target="reference").graph
+    assert [node.op for node in graph.nodes] == ["dynamic_quantize", "dynamic_linear"]
+
+
+def test_rules_leave_parts_float() -> None:
+    rules = qc.QConfigMapping(qc.get_qconfig("dynamic")).set_module_name("o", None)
+    graph = qc.compile(block(), rules, (X,), target="reference").graph
+    assert KeptFloat("o", "linear", "its qconfig is None") in graph.notes or any(
+        note.reason == "its qconfig is None" for note in graph.notes if isinstance(note, KeptFloat)
+    )
+    assert [node.op for node in graph.nodes].count("dynamic_linear") == 5
+
+
+SPECS = {
+    "all": (None, 6),
+    "classes": ({torch.nn.Linear}, 6),
+    "classes that are not there": ({torch.nn.Linear, torch.nn.LSTM}, 6),
+    "no class": ({torch.nn.LSTM}, 0),
+    "names": ({"up", "down"}, 2),
+    "a list": (["up"], 1),
+    "a dict": ({torch.nn.Linear: "dynamic:per_tensor", "up": None}, 5),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_qconfig_specs(name: str) -> None:
+    spec, count = SPECS[name]
+    graph = qc.quantize_dynamic(block(), spec, torch.qint8, example_inputs=(X,), target="reference").graph
+    assert [node.op for node in graph.nodes].count("dynamic_linear") == count
+
+
+REFUSED = {
+    "in place": ({"inplace": True}, r"quantized = quantize_dynamic\(model, \.\.\.\)"),
+    "mapping": ({"mapping": {}}, "torch's table of modules"),
+    "quint8": ({"dtype": torch.quint8}, r"dtype quint8[\s\S]*qint8 or float16"),
+    "int8": ({"dtype": "int8"}, r"did you mean 'qint8'"),
+    "unknown name": ({"qconfig_spec": {"upp"}}, r"name 'upp' matches no node[\s\S]*up"),
+    "nothing": ({"qconfig_spec": set()}, "selects nothing"),
+    "a part of nothing": ({"qconfig_spec": {"up": None}}, "selects nothing"),
+    "one name": ({"qconfig_spec": "up"}, "a set of classes and names"),
+    "static": ({"qconfig_spec": {"up": "int8"}}, "needs calibration data"),
+    "mixed": ({"qconfig_spec": {"up": "int8", "down": "dynamic"}}, "dynamic and static qconfigs"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    options, message = REFUSED[name]
+    with pytest.raises(QuantizationError, match=message):
+        qc.quantize_dynamic(block(), **{"example_inputs": (X,), "target": "reference", **options})
+
+
+def test_kinds_of_qconfigs() -> None:
+    assert all(map(is_dynamic, QCONFIGS)) and not is_dynamic("int8") and not is_dynamic(qc.QConfigMapping())
+    with pytest.raises(QuantizationError, match=r"row \| tensor \| float16"):
+        qc.QConfig(qc.QuantSpec(), qc.QuantSpec(), dynamic="rows")  # type: ignore[arg-type]
