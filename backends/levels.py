@@ -35,8 +35,8 @@ class Level:
         dot4_offset: what `dot4` subtracts from each activation: 0, or 128 where the machine multiplies signed bytes
             only.
         has_pairwise_dot: whether `dot4_pairwise` is faster than `dot4`.
-        widened_weights: whether weights are packed as i16, in the form that `dot4_weights` gives, so that no tile has
-            to widen them again.
+        multiplies_words: whether products of bytes that are not added in pairs of i16 are products of i16 (`dot2`):
+            activations and weights are widened before, so that no tile has to widen them again.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Level:
     dot_depth: int = 4
     dot4_offset: int = 0
     has_pairwise_dot: bool = False
-    widened_weights: bool = False
+    multiplies_words: bool = False
 
 
 @dataclass(frozen=True)

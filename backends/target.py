@@ -169,9 +169,9 @@ class Target(ABC):
         return self.row.has_pairwise_dot
 
     @property
-    def widened_weights(self) -> bool:
-        """Whether packed weights are i16, in the form that `dot4_weights` gives."""
-        return self.row.widened_weights
+    def multiplies_words(self) -> bool:
+        """Whether products of bytes multiply activations and weights that were widened to i16 (`dot2`)."""
+        return self.row.multiplies_words
 
     # -- code generation: all that the emitter and the JIT need ---------------------------------------------------
 

@@ -25,7 +25,7 @@ plane first, multiplies its sums by 256, and goes over those of the low plane wi
 The sums wrap in i32. That is exact, because the last one fits (verify-integer-safety) and all else is modulo 2^32.
 
 Packed weights are i8 [panels][taps][kc / depth][nr][depth], where depth is the target's `dot_depth` and kc is rounded
-up to a multiple of it (i16, see `packing.widen`, where the target has `widened_weights`), or f32
+up to a multiple of it (i16, see `packing.widen`, where the target has `multiplies_words`), or f32
 [panels][taps * kc][nr]. The host packs them in `lowering.packing`.
 """
 

@@ -25,7 +25,7 @@ from qcompiler.backends.target import Target
 
 def widens(target: Target, pairs: bool) -> bool:
     """Whether the packed weights of this arithmetic of bytes are i16."""
-    return target.widened_weights and not pairs
+    return target.multiplies_words and not pairs
 
 
 class _Arithmetic:

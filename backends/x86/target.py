@@ -59,7 +59,7 @@ LEVELS = Levels(
             gemm_tiles=((4, 2), (8, 1), (2, 2), (1, 2)),
             gemm_tiles_f32=_TILES_16,
             has_pairwise_dot=True,
-            widened_weights=True,
+            multiplies_words=True,
         ),
         Level(
             name="avxvnni",
@@ -81,7 +81,7 @@ LEVELS = Levels(
             gemm_tiles=((10, 2), (20, 1), (5, 3), (1, 4)),
             gemm_tiles_f32=_TILES_32,
             has_pairwise_dot=True,
-            widened_weights=True,
+            multiplies_words=True,
         ),
         Level(
             name="avx512vnni",

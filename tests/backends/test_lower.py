@@ -168,7 +168,7 @@ def test_nodes_that_share_weights_share_what_is_packed(same: bool) -> None:
         target = parse_target(level)
         lowered = lower_for(graph, target)
         lowered.image()
-        packed = 128 * 128 * 9 * (2 if target.widened_weights else 1)
+        packed = 128 * 128 * 9 * (2 if target.multiplies_words else 1)
         stored = lowered.constants.nbytes / packed
         assert 1 <= stored / (1 if same else 3) <= 1.2, level
 
