@@ -25,8 +25,11 @@ plane first, multiplies its sums by 256, and goes over those of the low plane wi
 The sums wrap in i32. That is exact, because the last one fits (verify-integer-safety) and all else is modulo 2^32.
 
 Packed weights are i8 [panels][taps][kc / depth][nr][depth], where depth is the target's `dot_depth` and kc is rounded
-up to a multiple of it (i16, see `packing.widen`, where the target has `multiplies_words`), or f32
-[panels][taps * kc][nr]. The host packs them in `lowering.packing`.
+up to a multiple of it, or f32 [panels][taps * kc][nr]. The host packs them in `lowering.packing`.
+
+On targets that have `multiplies_words`, pixels of bytes are widened to i16 before they are multiplied, by
+`convert.widen_bytes`, and packed weights are i16 with a depth of 2 (or i8: `tile_math.Words`). Only products that are
+exact in pairs (`pairs`) take bytes there.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ from qcompiler.backends.kernels.tile_epilogue import (
     Requantized,
     RequantizedToWords,
 )
-from qcompiler.backends.kernels.tile_math import Bytes, Floats, PairedBytes
+from qcompiler.backends.kernels.tile_math import Bytes, Floats, arithmetic
 
 MOST_PIXELS_AHEAD = 21
 """Tiles of at most this many pixels prefetch: larger tiles need all general registers for pointers to their pixels."""
@@ -70,7 +73,7 @@ class ConvGeometry(Group, Generic[P, E]):
         row_block: rows in a row block.
         columns: pixels of a row.
         taps: i64 [tap_count]: the byte offset of each tap from the pixel of x that the window belongs to. For
-            words, those in the plane of low bytes follow.
+            i16 codes, those in the plane of low bytes follow.
         kc: elements of a tap; a multiple of 4 for bytes.
         x, y, residual: the distances between their images and between their pixels.
     """
@@ -351,23 +354,34 @@ def conv_u8(
     pairs: bool = False,
     saturates: bool = False,
     words: bool = False,
+    narrow: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and requantize the sums to u8.
 
     mr, nv: the tile. words: whether the pixels are i16, as two planes. residual: "u8", "i16" or None. The other
-    keywords are those of `tile_math.Bytes` and `tile_epilogue.Requantized`.
+    keywords are those of `tile_math.Words` and `tile_epilogue.Requantized`.
     """
     epilogue = Requantized(b, a.requantize, nv, residual=RESIDUALS[residual], proven=proven, saturates=saturates)
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, words=words).emit()
+    math = arithmetic(b.target, pairs=pairs)(b, epilogue, pairs=pairs, narrow=narrow)
+    _Loops(b, a.product, math, mr, nv, words=words).emit()
 
 
 @kernel
 def conv_u8_to_i16(
-    b: KernelBuilder, a: ConvU8, *, mr: int, nv: int, residual: str | None, pairs: bool = False, words: bool = False
+    b: KernelBuilder,
+    a: ConvU8,
+    *,
+    mr: int,
+    nv: int,
+    residual: str | None,
+    pairs: bool = False,
+    words: bool = False,
+    narrow: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and requantize the sums to i16. The keywords are those of `conv_u8`."""
     epilogue = RequantizedToWords(b, a.requantize, nv, residual=RESIDUALS[residual])
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, words=words).emit()
+    math = arithmetic(b.target, pairs=pairs)(b, epilogue, pairs=pairs, narrow=narrow)
+    _Loops(b, a.product, math, mr, nv, words=words).emit()
 
 
 @kernel
@@ -380,30 +394,36 @@ def conv_u8_to_f32(
     residual: str | None,
     pairs: bool = False,
     words: bool = False,
+    narrow: bool = False,
 ) -> None:
     """Multiply u8 pixels with i8 weights and write the sums as f32.
 
-    mr, nv: the tile. residual: "u8", "i16", "f32" or None. pairs: see `tile_math.Bytes`. words: see
-    `conv_u8`.
+    mr, nv: the tile. residual: "u8", "i16", "f32" or None. words: see `conv_u8`. The other keywords are those of
+    `tile_math.Words`.
     """
     epilogue = Dequantized(b, a.dequantize, nv, residual=RESIDUALS[residual])
-    streams = a.streams if b.target.streams else None
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams, words).emit()
+    math = arithmetic(b.target, pairs=pairs)(b, epilogue, pairs=pairs, narrow=narrow)
+    _Loops(b, a.product, math, mr, nv, a.streams if b.target.streams else None, words).emit()
 
 
 @kernel
-def conv_u8_dynamic(b: KernelBuilder, a: ConvU8Dynamic, *, mr: int, nv: int, bias: bool, pairs: bool = False) -> None:
+def conv_u8_dynamic(
+    b: KernelBuilder,
+    a: ConvU8Dynamic,
+    *,
+    mr: int,
+    nv: int,
+    bias: bool,
+    pairs: bool = False,
+    narrow: bool = False,
+) -> None:
     """Multiply u8 pixels, whose scales and zero points are known at run time, with i8 weights and write f32.
 
-    mr, nv: the tile. bias: whether there is one. pairs: see `tile_math.Bytes`.
+    mr, nv: the tile. bias: whether there is one. The other keywords are those of `tile_math.Words`.
     """
     epilogue = DynamicallyDequantized(b, a.dequantize, nv, bias=bias)
-    streams = a.streams if b.target.streams else None
-    _Loops(b, a.product, _arithmetic(b)(b, epilogue, pairs=pairs), mr, nv, streams).emit()
-
-
-def _arithmetic(b: KernelBuilder) -> type[Bytes]:
-    return PairedBytes if b.target.dot_depth == PairedBytes.depth else Bytes
+    math = arithmetic(b.target, pairs=pairs)(b, epilogue, pairs=pairs, narrow=narrow)
+    _Loops(b, a.product, math, mr, nv, a.streams if b.target.streams else None).emit()
 
 
 @kernel

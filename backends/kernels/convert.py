@@ -91,6 +91,14 @@ class Interpolate(Arguments["Interpolate"], Generic[P, E]):
     high: E
 
 
+class WidenBytes(Arguments["WidenBytes"], Generic[P, E]):
+    """The arguments of `widen_bytes`: x is u8 [count], y is i16 [count]."""
+
+    x: P
+    y: Written[P]
+    count: E
+
+
 class SplitWords(Arguments["SplitWords"], Generic[P, E]):
     """The arguments of `split_words`: words [count], and the bytes [count] of each plane."""
 
@@ -212,6 +220,17 @@ def lookup_words_flat(b: KernelBuilder, a: Lookup) -> None:
             pairs = [lane + part * size for lane in range(first, first + size // 2) for part in range(2)]
             words = b.bitcast(b.shuffle(lows, highs, pairs), vector(I16, size // 2))
             b.store_prefix(words, a.y, (loop.index + first) * 2, b.smax(left - first, 0))
+
+
+@kernel
+def widen_bytes(b: KernelBuilder, a: WidenBytes) -> None:
+    """y = x, as i16."""
+    lanes = b.target.vector_bytes // 2
+    lo, hi = b.share(a.count, lanes)
+    with b.loop(lo, hi, lanes) as loop:
+        left = a.count - loop.index
+        codes = b.load_prefix(vector(I8, lanes), a.x, loop.index, left)
+        b.store_prefix(b.zext(codes, I16), a.y, loop.index * 2, left)
 
 
 @kernel

@@ -24,8 +24,15 @@ from qcompiler.backends.target import Target
 
 
 def widens(target: Target, pairs: bool) -> bool:
-    """Whether the packed weights of this arithmetic of bytes are i16."""
+    """Whether products of bytes multiply words (`Words`). pairs: see `Bytes`."""
     return target.multiplies_words and not pairs
+
+
+def arithmetic(target: Target, *, pairs: bool) -> type[Bytes]:
+    """The arithmetic of products of bytes on a target. pairs: see `Bytes`."""
+    if widens(target, pairs):
+        return Words
+    return PairedBytes if target.dot_depth == PairedBytes.depth else Bytes
 
 
 class _Arithmetic:
@@ -81,6 +88,7 @@ class Bytes(_Arithmetic):
 
     Attributes:
         pairs: whether products are added in pairs of i16, see `Target.pairwise_dot_is_exact`.
+        narrow: whether packed weights are i8 where they could be i16, see `Words`.
     """
 
     depth = 4
@@ -91,12 +99,14 @@ class Bytes(_Arithmetic):
         epilogue: Requantized | RequantizedToWords | Dequantized | DynamicallyDequantized,
         *,
         pairs: bool,
+        narrow: bool = False,
     ) -> None:
         self.b, self.epilogue, self.nv, self.lanes = b, epilogue, epilogue.nv, b.target.i32_lanes
         self.item, self.residual_item = epilogue.item, epilogue.residual_item
         self.start = vector(I32, self.lanes)
         self.k_blocks = b.target.k_blocks
         self.pairs, self.dot4 = pairs, b.target.dot4_pairwise if pairs else b.target.dot4
+        self.narrow = narrow
 
     def dots(
         self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
@@ -108,7 +118,7 @@ class Bytes(_Arithmetic):
 
     @property
     def weight_bytes(self) -> int:
-        return 2 if widens(self.b.target, self.pairs) else 1
+        return 1
 
     def _weights(self, w: Value) -> tuple[Value, ...]:
         return self.b.target.dot4_weights(self.b, w, pairwise=self.pairs)
@@ -118,13 +128,7 @@ class Bytes(_Arithmetic):
 
     def _four(self, acc: list[list[Value]], rows: Rows, weights: Value) -> list[list[Value]]:
         b, target, size = self.b, self.b.target, self.b.target.vector_bytes
-        if widens(target, self.pairs):
-            words = vector(I16, size // 2)
-            ws = [
-                tuple(b.load(words, weights, disp=(2 * j + half) * size) for half in range(2)) for j in range(self.nv)
-            ]
-        else:
-            ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
+        ws = [self._weights(b.load(vector(I8, size), weights, disp=j * size)) for j in range(self.nv)]
         found = []
         for r, row in enumerate(acc):
             xs = self._activations(target.broadcast4(b, *rows[r]))
@@ -158,6 +162,44 @@ def _quad(number: int, lanes: int) -> list[int]:
     """The lanes of quarter `number` of a register, four times: a shuffle that repeats this quarter."""
     few = lanes // 4
     return [number * few + place for place in range(few)] * 4
+
+
+class Words(Bytes):
+    """Products of i16 that are added in pairs (`Target.dot2`): bytes whose pixels were widened in memory.
+
+    |x| <= 255 and |w| <= 128, so each pair of products is exact. Packed weights are i16; if `narrow`, they are i8 and
+    widened as they are read. That reads half as many bytes, and pays off where each weight is read once or twice.
+    """
+
+    depth = 2
+
+    @property
+    def weight_bytes(self) -> int:
+        return 1 if self.narrow else 2
+
+    def block_bytes(self, size: int) -> int:
+        return self.nv * self.lanes * size * self.weight_bytes
+
+    def dots(
+        self, acc: list[list[Value]], rows: Rows, weights: Value, size: int
+    ) -> tuple[list[list[Value]], list[Value]]:
+        """See `Bytes.dots`."""
+        b, target, acc = self.b, self.b.target, [list(row) for row in acc]
+        words = vector(I16, 2 * self.lanes)
+        for pair in range(size // self.depth):
+            ws = [self._weight(weights, pair * self.nv + j, words) for j in range(self.nv)]
+            for r, row in enumerate(acc):
+                x = b.bitcast(b.splat(b.load(I32, *rows[r], disp=4 * pair), self.lanes), words)
+                for j in range(self.nv):
+                    row[j] = target.dot2(b, row[j], x, ws[j])
+        return acc, rows.moved(2 * size)
+
+    def _weight(self, weights: Value, number: int, words: Type) -> Value:
+        """Load register `number` of the weights of a K block."""
+        b = self.b
+        if not self.narrow:
+            return b.load(words, weights, disp=number * words.bytes)
+        return b.sext(b.load(vector(I8, words.lanes), weights, disp=number * words.lanes), I16)
 
 
 class PairedBytes(Bytes):

@@ -36,6 +36,7 @@ class Lowering:
         views: the view of each value in memory.
         row_major: row-major copies of values that lie otherwise.
         records: scales and zero points joined to records for products, by these two values.
+        widened: copies as i16 of memory that holds bytes, see `rules.widening`.
     """
 
     builder: ProgramBuilder
@@ -45,6 +46,7 @@ class Lowering:
     views: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
     records: dict[tuple[Value, Value], TensorView] = field(default_factory=dict)
+    widened: dict[tuple[TensorView, int], TensorView] = field(default_factory=dict)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)

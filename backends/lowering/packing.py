@@ -27,7 +27,7 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
 
 
 def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
-    """Pack i8 [O, K] to [ceil(O / nr)][ceil(K / depth)][nr][depth], where nr = len(order) and depth is 4 or 8.
+    """Pack i8 [O, K] to [ceil(O / nr)][ceil(K / depth)][nr][depth], where nr = len(order) and depth is 2, 4 or 8.
 
     The `depth` bytes of a channel are moved as one word.
     """
@@ -37,15 +37,6 @@ def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
     words, rows = np.ascontiguousarray(w).view(f"u{depth}"), (np.arange(panels)[:, None] * nr + order).reshape(-1)
     ordered = np.take(words, rows, axis=0, out=_scratch(words.shape, words.dtype), mode="clip")
     into.view(f"u{depth}")[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
-
-
-def widen(into: np.ndarray, packed: np.ndarray) -> None:
-    """Widen i8 [panels][quads][nr][4] to i16 [panels][quads][nv][2][lanes][2].
-
-    Each register of channels becomes two: its even elements, then its odd ones.
-    """
-    panels, quads, nv, _, lanes, _ = into.shape
-    into[:] = packed.reshape(panels, quads, nv, lanes, 2, 2).transpose(0, 1, 2, 5, 3, 4)
 
 
 _memory = threading.local()

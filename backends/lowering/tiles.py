@@ -7,7 +7,7 @@ convolutions, whose tiles are mr pixels of one register, choose mr in `rules.dep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ _MISS = 2
 """How many dot products could be issued while a line comes from L2."""
 _LEAST_ISSUED = 10
 """Below this many dot products in a K block, their latency is not hidden."""
+_WORDS_TILE = 47
+"""How many products of words could be issued in the time that a tile takes beside its loop over K."""
 _BLOCK_BYTES = 256 << 10
 """The most bytes of x in a row block. They stay in L2 while the block is multiplied with one panel after the other."""
 _LEAST_UNITS = 16
@@ -51,10 +53,38 @@ def lanes_of(target: Target, quantized: bool) -> int:
     return target.i32_lanes if quantized else target.f32_lanes
 
 
-def choose_tile(
-    tiles: Sequence[tuple[int, int]], lanes: int, columns: DimLike, channels: DimLike, x_pixel: int
+def _issued(mr: int, nv: int) -> float:
+    """The dot products that could be issued in the time of a K block."""
+    return max(mr * nv, mr + nv, _LEAST_ISSUED)
+
+
+def product_tile(
+    target: Target, quantized: bool, columns: DimLike, channels: DimLike, x_pixel: int, depth: int
 ) -> Tile:
-    """The cheapest tile for rows of `columns` pixels, which lie x_pixel bytes apart in x.
+    """`choose_tile` for a product of a target. depth: the elements of K; pixels that are widened lie twice as far
+    apart."""
+    tiles, lanes = tiles_of(target, quantized), lanes_of(target, quantized)
+    if not quantized or not target.multiplies_words:
+        return choose_tile(tiles, lanes, columns, channels, x_pixel)
+
+    def issued(mr: int, nv: int) -> float:
+        """The products of words that could be issued in the time of a pair of elements of K: a fit to what the tiles
+        of level avx2 took on Zen 3, which is bound by the number of instructions."""
+        return (3 * mr * nv + mr + 5) / 4 + _WORDS_TILE * 2 / max(1, depth)
+
+    return choose_tile(tiles, lanes, columns, channels, 2 * x_pixel, issued)
+
+
+def choose_tile(
+    tiles: Sequence[tuple[int, int]],
+    lanes: int,
+    columns: DimLike,
+    channels: DimLike,
+    x_pixel: int,
+    issued: Callable[[int, int], float] = _issued,
+) -> Tile:
+    """The cheapest tile for rows of `columns` pixels, which lie x_pixel bytes apart in x. issued: the cost of a K block
+    of a tile.
 
     The cost is a number of dot products. Loads, latency and cache misses count as the dot products that could be issued
     in that time. If a size is symbolic, the first tile is taken.
@@ -68,7 +98,7 @@ def choose_tile(
         panels = -(-channels // (nv * lanes))
         if columns < mr:
             mr = 1
-        block = max(mr * nv, mr + nv, _LEAST_ISSUED) + _MISS * max(0, lines_of_a_set(mr, x_pixel) - _WAYS)
+        block = issued(mr, nv) + _MISS * max(0, lines_of_a_set(mr, x_pixel) - _WAYS)
         return -(-columns // mr) * panels * block
 
     mr, nv = min(tiles, key=cost)

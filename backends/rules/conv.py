@@ -12,7 +12,7 @@ import numpy as np
 from qcompiler.backends.kernels.copy import PadRows, pad_rows
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
+from qcompiler.backends.lowering.tiles import Tile, lanes_of, product_tile, runs
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
 from qcompiler.backends.lowering.why_not import CODES
 from qcompiler.backends.rules.convert import zero_point
@@ -314,8 +314,9 @@ def convolve(
     parts = op.groups // merge
     kc, outputs = per_group * merge if parts > 1 else taps.pixel // size, weight.shape[0] // parts
     tap_list, tap_elements = taps.of(kc, size)
-    tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
-    tile = choose_tile(tiles, lanes, pixels.static_columns, outputs, pixels.stride.x)
+    tile = product_tile(
+        s.target, quantized, pixels.static_columns, outputs, pixels.stride.x, len(tap_list) * tap_elements
+    )
     rows, columns = pixels.cut(s, tile)
     window = Window(
         rows=rows,
@@ -343,7 +344,8 @@ def convolve(
         product = ProductCall(
             window=window,
             tile=tile,
-            x=x.shifted(part * merge * per_group * size),
+            x=x,
+            x_start=part * merge * per_group * size,
             residual=None if residual is None else residual.shifted(part * outputs * residual.dtype.itemsize),
             y=y.shifted(part * outputs * y.dtype.itemsize),
             weight=weight.taken(part if kc == per_group * merge else f"{part} in {kc}", take),

@@ -13,11 +13,18 @@ from qcompiler.backends.kernels.epilogue import DynamicDequantize
 from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.packing import pack_channels
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, tiles_of
+from qcompiler.backends.lowering.tiles import product_tile
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.rules.gemm import Distances, ProductCall, activation_clamp, call_product, is_streamed
+from qcompiler.backends.rules.gemm import (
+    Distances,
+    ProductCall,
+    activation_clamp,
+    call_product,
+    is_streamed,
+    packed_product,
+)
 from qcompiler.backends.rules.linear import window_of_rows
-from qcompiler.backends.rules.weights import BytePacking, Weight
+from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node
 from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
@@ -69,11 +76,10 @@ def dynamic_linear(s: NodeLowering) -> None:
     x, records = _readable(s, op, past_the_end=kc != depth), _records(s, op)
     rows = math.prod(y.shape[:-1])
     of_row = kernels.RECORD_BYTES if op.scale.type.rank else 0
-    tiles, lanes = tiles_of(s.target, True), lanes_of(s.target, True)
-    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, depth)
+    tile = product_tile(s.target, True, math.prod(s.out.shape[:-1]), outputs, depth, depth)
     window = window_of_rows(s, rows, tile, depth, kc, Distances(depth, outputs * 4, of_row))
     product = ProductCall(window, tile, x, records, y, weight, None, slice(0, outputs))
-    packing = BytePacking.of(s, op, weight, tile.nv, 1, kc)
+    product, packing = packed_product(s, op, product)
     order, where = packing.order, f"{weight.role} {tile.nv}"
 
     def sums() -> np.ndarray:
@@ -93,10 +99,12 @@ def dynamic_linear(s: NodeLowering) -> None:
         bias=None if bias is None else s.packed(f"{where}.bias", lambda: pack_channels(bias, order)),
         clamp=activation_clamp(op),
     )
-    stored = s.stored(window.rows)
-    taps = list(window.taps) * packing.parts
-    shared = product.arguments(s, stored, weights, start, taps, 2 if packing.is_wide else 1)
-    kernel = products.conv_u8_dynamic(mr=tile.mr, nv=tile.nv, bias=op.bias is not None, pairs=packing.pairs)
+    stored = s.stored(product.window.rows)
+    taps = list(product.window.taps) * packing.parts
+    shared = product.arguments(s, stored, weights, start, taps, s.target.k_blocks[-1], packing.weight_bytes)
+    kernel = products.conv_u8_dynamic(
+        mr=tile.mr, nv=tile.nv, bias=op.bias is not None, pairs=packing.pairs, narrow=packing.is_narrow
+    )
     streams = int(is_streamed(s, product))
     call_product(s, op, product, kernel, products.ConvU8Dynamic(product=shared, dequantize=dequantize, streams=streams))
 

@@ -6,7 +6,7 @@ The kernels are in `kernels.conv`, whose docstring explains the terms of this mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_channels
 from qcompiler.backends.lowering.tiles import LINE, Tile, row_block
+from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import BytePacking, Weight
+from qcompiler.backends.rules.widening import widened
 from qcompiler.opdef import op_of
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.types import DType
@@ -28,6 +30,9 @@ from qcompiler.types import DType
 _STREAMED_BYTES = 12 << 20
 """Float results of at least this many bytes use non-temporal stores: the caches would evict the result before it
 is read, and a plain store first fetches the line that it overwrites."""
+
+_FEW_PIXELS = 4
+"""Products of at most this many pixels read each weight once or twice, so they are bound by the bytes of weights."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ class ProductCall:
     Attributes:
         window: the pixels and taps.
         tile: the kernel's tile.
-        x, residual, y: where to read and write, at the first of the channels.
+        x: what is read.
+        x_start: the byte offset in x of the first of the channels.
+        residual, y: where to read and write, at the first of the channels.
         weight: [channels, *rest]. The rest has the taps in order and, innermost, their kc elements. Bytes may have
             fewer elements, which are padded with zeros.
         bias: [channels].
@@ -82,13 +89,14 @@ class ProductCall:
 
     window: Window
     tile: Tile
-    x: Memory
+    x: TensorView
     residual: Memory | None
     y: Memory
     weight: Weight
     bias: Weight | None
     channels: slice
     low_plane: int = 0
+    x_start: int = 0
 
     @property
     def outputs(self) -> int:
@@ -96,13 +104,20 @@ class ProductCall:
         return self.weight.shape[0]
 
     def arguments(
-        self, s: NodeLowering, rows: Memory, weights: Memory, bias: Memory, taps: Sequence[int], weight_ratio: int
+        self,
+        s: NodeLowering,
+        rows: Memory,
+        weights: Memory,
+        bias: Memory,
+        taps: Sequence[int],
+        k_block: int,
+        weight_bytes: int,
     ) -> kernels.Product[Memory | None, int]:
         """The arguments that the kernels of bytes and of floats share.
 
         rows, weights, bias: as the kernel reads them. taps: the window's taps, repeated for each i8 summand of the
-        weights; for words, those of the high bytes. weight_ratio: bytes of a packed weight, divided by those of an
-        element of x.
+        weights; for words, those of the high bytes. k_block: elements of K that the kernel prefetches for at a time.
+        weight_bytes: bytes of a packed weight.
         """
         window, tile = self.window, self.tile
         low_taps = [tap + self.low_plane for tap in taps] if self.low_plane else []
@@ -112,9 +127,9 @@ class ProductCall:
         tiles = block * -(-window.columns // (tile.mr if window.columns >= tile.mr else 1))
         x_ahead = 0
         if len(window.taps) == 1:
-            x_ahead = min(LINE, tile.mr * window.pixel.x * (4 if is_of_codes(s) else 1) // max(1, window.kc))
+            x_ahead = min(LINE, tile.mr * window.pixel.x * k_block // max(1, window.kc))
         return kernels.Product(
-            x=self.x,
+            x=self.x.shifted(self.x_start),
             weights=kernels.PackedWeights(data=weights, bias=bias, panels=panels, channels=self.outputs),
             residual=self.residual,
             y=self.y,
@@ -131,7 +146,32 @@ class ProductCall:
                 y=kernels.Strides(image=window.image.y, pixel=window.pixel.y),
                 residual=kernels.Strides(image=window.image.residual, pixel=window.pixel.residual),
             ),
-            prefetch=kernels.Prefetch(weights=-(-tile.nr * 4 // max(1, tiles)) * weight_ratio, x=x_ahead),
+            prefetch=kernels.Prefetch(weights=-(-tile.nr * k_block * weight_bytes // max(1, tiles)), x=x_ahead),
+        )
+
+    @property
+    def reads_weights_once(self) -> bool:
+        """Whether so few pixels are multiplied that each weight is read from memory once, and not from a cache."""
+        window = self.window
+        return window.images * len(window.rows) * window.columns <= _FEW_PIXELS
+
+    def widened(self, s: NodeLowering) -> ProductCall:
+        """The same product of pixels that are widened to i16, which lie twice as far apart."""
+        window = self.window
+        wide = replace(
+            window,
+            rows=window.rows * np.array([2, 1, 1]),
+            taps=[2 * tap for tap in window.taps],
+            image=replace(window.image, x=2 * window.image.x),
+            pixel=replace(window.pixel, x=2 * window.pixel.x),
+            x_row_bytes=2 * window.x_row_bytes,
+        )
+        return replace(
+            self,
+            window=wide,
+            x=widened(s, self.x, self.low_plane),
+            x_start=2 * self.x_start,
+            low_plane=2 * self.low_plane,
         )
 
 
@@ -157,7 +197,7 @@ def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     bias = product.bias or Weight(np.zeros(product.outputs, np.float32), None, f"no bias of {product.outputs}")
     weights, start = product.weight.packed(s, tile.nr), bias.packed(s, tile.nr)
     arguments = kernels.ConvF32(
-        product=product.arguments(s, rows, weights, start, window.taps, 1),
+        product=product.arguments(s, rows, weights, start, window.taps, 1, 4),
         clamp=activation_clamp(op),
         streams=int(is_streamed(s, product)),
     )
@@ -166,10 +206,20 @@ def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     )
 
 
+def packed_product(s: NodeLowering, op: Weighted, product: ProductCall) -> tuple[ProductCall, BytePacking]:
+    """(a product of bytes, whose pixels are widened if it is one of words; how its weights are packed)."""
+    is_static = all(isinstance(size, int) for size in s.out.shape)  # all bindings share packed weights
+    narrow = is_static and product.reads_weights_once
+    window = product.window
+    packing = BytePacking.of(s, op, product.weight, product.tile.nv, len(window.taps), window.kc, narrow)
+    return product.widened(s) if packing.is_wide else product, packing
+
+
 def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
-    window, tile, weight = product.window, product.tile, product.weight
+    tile, weight = product.tile, product.weight
+    product, packing = packed_product(s, op, product)
+    window = product.window
     rows = s.stored(window.rows)
-    packing = BytePacking.of(s, op, weight, tile.nv, len(window.taps), window.kc)
     bias = None if product.bias is None else product.bias.array
     terms = (
         requantize_terms(s, op, weight.array, bias, product.channels, weight.role)
@@ -187,10 +237,13 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     scale = s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, packing.order))
     taps = list(window.taps) * packing.parts
     words = product.low_plane > 0
-    shared = product.arguments(s, rows, weights, start, taps, 2 if packing.is_wide else 1)
+    shared = product.arguments(s, rows, weights, start, taps, s.target.k_blocks[-1], packing.weight_bytes)
     residual = residual_name(product.residual, op)
+    pairs, narrow = packing.pairs, packing.is_narrow
     if not isinstance(terms, RequantizeTerms):
-        to_f32 = kernels.conv_u8_to_f32(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
+        to_f32 = kernels.conv_u8_to_f32(
+            mr=tile.mr, nv=tile.nv, residual=residual, pairs=pairs, words=words, narrow=narrow
+        )
         dequantize = terms.dequantize(scale, activation_clamp(op))
         streams = int(is_streamed(s, product))
         call_product(
@@ -203,12 +256,15 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
             nv=tile.nv,
             residual=residual,
             proven=terms.proven,
-            pairs=packing.pairs,
+            pairs=pairs,
             saturates=s.target.pack_saturates and terms.is_plain,
             words=words,
+            narrow=narrow,
         )
     else:
-        kernel = kernels.conv_u8_to_i16(mr=tile.mr, nv=tile.nv, residual=residual, pairs=packing.pairs, words=words)
+        kernel = kernels.conv_u8_to_i16(
+            mr=tile.mr, nv=tile.nv, residual=residual, pairs=pairs, words=words, narrow=narrow
+        )
     call_product(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
 
 

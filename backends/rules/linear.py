@@ -8,7 +8,7 @@ import numpy as np
 
 from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import Tile, choose_tile, lanes_of, runs, tiles_of
+from qcompiler.backends.lowering.tiles import Tile, product_tile, runs
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
@@ -28,8 +28,7 @@ def linear(s: NodeLowering) -> None:
         x = _readable(s, op, past_the_end=kc != depth)
     residual = None if op.residual is None else s.row_major(op.residual)
     x_row, y_row, residual_row = (n * v.dtype.itemsize for n, v in ((depth, x), (outputs, y), (outputs, residual or y)))
-    tiles, lanes = tiles_of(s.target, quantized), lanes_of(s.target, quantized)
-    tile = choose_tile(tiles, lanes, math.prod(s.out.shape[:-1]), outputs, x_row)
+    tile = product_tile(s.target, quantized, math.prod(s.out.shape[:-1]), outputs, x_row, depth)
     window = window_of_rows(s, math.prod(y.shape[:-1]), tile, depth, kc, Distances(x_row, y_row, residual_row))
     bias = None if op.bias is None else Weight.of(s, op.bias)
     append_product(s, op, ProductCall(window, tile, x, residual, y, weight, bias, slice(0, outputs), low_plane))

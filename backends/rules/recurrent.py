@@ -14,7 +14,7 @@ from qcompiler.backends.kernels import recurrent as kernels
 from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import choose_tile, lanes_of, tiles_of
+from qcompiler.backends.lowering.tiles import product_tile
 from qcompiler.backends.program.builder import BufferHandle
 from qcompiler.backends.rules.gemm import Distances, ProductCall
 from qcompiler.backends.rules.linear import window_of_rows
@@ -85,11 +85,11 @@ def _inputs(s: NodeLowering, op: Recurrent) -> BufferHandle | None:
         bias = Weight.of(s, op.bias_ih)
     (steps, rows, depth), outputs = x.shape, weight.shape[0]
     inputs = s.scratch(steps * rows * outputs * 4, "inputs")
-    tile = choose_tile(tiles_of(s.target, False), lanes_of(s.target, False), steps * rows, outputs, depth * 4)
+    tile = product_tile(s.target, False, steps * rows, outputs, depth * 4, depth)
     window = window_of_rows(s, steps * rows, tile, depth, depth, Distances(depth * 4, outputs * 4))
     product = ProductCall(window, tile, x, None, inputs, weight, bias, slice(0, outputs))
     arguments = product.arguments(
-        s, s.stored(window.rows), weight.packed(s, tile.nr), bias.packed(s, tile.nr), window.taps, 1
+        s, s.stored(window.rows), weight.packed(s, tile.nr), bias.packed(s, tile.nr), window.taps, 1, 4
     )
     s.call(
         products.conv_f32(mr=tile.mr, nv=tile.nv, residual=False),

@@ -15,9 +15,9 @@ import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernel_ir.definition import Memory
-from qcompiler.backends.kernels.tile_math import widens
+from qcompiler.backends.kernels.tile_math import Words, widens
 from qcompiler.backends.lowering.node import NodeLowering
-from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_floats, widen
+from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_floats
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
@@ -114,6 +114,7 @@ class BytePacking:
         parts: how many summands each weight has, see `byte_parts`.
         pairs: whether products may be added in pairs, see `Target.pairwise_dot_is_exact`.
         in_order: whether packed channels lie in order, which results that are not packed to bytes need.
+        narrow: whether weights are i8 even where products are of words, see `tile_math.Words`.
     """
 
     target: Target
@@ -124,9 +125,10 @@ class BytePacking:
     parts: int
     pairs: bool
     in_order: bool
+    narrow: bool
 
     @staticmethod
-    def of(s: NodeLowering, op: Weighted, weight: Weight, nv: int, taps: int, kc: int) -> BytePacking:
+    def of(s: NodeLowering, op: Weighted, weight: Weight, nv: int, taps: int, kc: int, narrow: bool) -> BytePacking:
         """The packing of a product's weights. kc: elements of a tap of x."""
         target, array, role = s.target, weight.array, weight.role
         kc = -(-kc // target.dot_depth) * target.dot_depth
@@ -140,12 +142,22 @@ class BytePacking:
             return np.array(all(target.pairwise_dot_is_exact(part, highest) for part in summands))
 
         pairs = bool(target.has_pairwise_dot and array.size and s.memo(f"{role}.pairs {kc}", pairwise_is_exact).item())
-        return BytePacking(target, weight, nv, taps, kc, parts, pairs, s.out.dtype is not DType.U8)
+        return BytePacking(target, weight, nv, taps, kc, parts, pairs, s.out.dtype is not DType.U8, narrow)
 
     @property
     def is_wide(self) -> bool:
-        """Whether packed weights are i16."""
+        """Whether the product is one of words."""
         return widens(self.target, self.pairs)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the product is one of words, whose weights are i8 nevertheless."""
+        return self.is_wide and self.narrow
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a packed weight."""
+        return 2 if self.is_wide and not self.narrow else 1
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -158,31 +170,29 @@ class BytePacking:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        depth, nr = self.target.dot_depth, len(self.order)
-        groups = self.taps * self.kc * self.parts // depth
-        return (self.panels, groups, self.nv, 2, nr // self.nv, 2) if self.is_wide else (self.panels, groups, nr, depth)
+        depth = Words.depth if self.is_wide else self.target.dot_depth
+        return self.panels, self.taps * self.kc * self.parts // depth, len(self.order), depth
 
     def constant(self, s: NodeLowering) -> Memory:
         """The packed weights as a constant of the program."""
         order = " in order" if self.in_order else ""
-        role = f"{self.weight.role} {self.nv} {self.taps} {self.kc} {self.is_wide}{order}"
-        return s.filled(role, self.shape, np.int16 if self.is_wide else np.int8, self.fill)
+        narrow = " narrow" if self.is_narrow else ""
+        role = f"{self.weight.role} {self.nv} {self.taps} {self.kc} {self.is_wide}{narrow}{order}"
+        return s.filled(role, self.shape, f"i{self.weight_bytes}", self.fill)
 
     def fill(self, into: np.ndarray) -> None:
         """Pack the weights, a few panels at a time."""
-        (panels, groups, *_), nr, depth = into.shape, len(self.order), self.target.dot_depth
+        panels, _, nr, _ = into.shape
         at_once = max(1, _PACK_BYTES // max(1, nr * self.taps * self.kc))
         for panel in range(0, panels if self.taps else 0, at_once):
             rows = self.weight.array[panel * nr : (panel + at_once) * nr]
             summands = byte_parts(_by_taps(rows, self.taps, self.kc), self.parts)
             codes = np.concatenate(summands, axis=1) if self.parts > 1 else summands[0]
             part = into[panel : panel + at_once]
-            if not self.is_wide:
-                pack_bytes(part, codes, self.order)
-                continue
-            packed = np.empty((len(part), groups, nr, depth), np.int8)
+            packed = part if part.dtype == np.int8 else np.empty(part.shape, np.int8)
             pack_bytes(packed, codes, self.order)
-            widen(part, packed)
+            if packed is not part:
+                part[...] = packed
 
 
 def _highest_code(s: NodeLowering, op: Weighted) -> int:

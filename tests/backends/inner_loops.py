@@ -35,7 +35,7 @@ class InnerLoop:
     @property
     def stack(self) -> list[str]:
         """The instructions that read or write the stack."""
-        pattern = r"\[sp" if self.arch == "aarch64" else r"\(%rsp|\(%rbp"
+        pattern = r"\[sp" if self.arch == "aarch64" else r"%rsp"
         return [line for line in self.instructions if re.search(pattern, line)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompiler.backends.codegen.jit import disassemble, emitted_kernels
+from qcompiler.backends.codegen.jit import emitted_kernels
 from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.target import Target, parse_target
 from tests.backends.kernel_ir.ir_kernels import gemm, pack_weights
@@ -73,30 +73,3 @@ def test_interpreter_equals_numpy(level: str) -> None:
     y = np.zeros((3, nr), np.int32)
     interpret(function, {"x": x, "w": pack_weights(w, nr), "y": y}, m=3, n=nr, k=12, stride=12)
     np.testing.assert_array_equal(y, _product(x, w, target))
-
-
-def _innermost_loop(assembly: str, mnemonic: str) -> list[str]:
-    """The longest run of instructions between a label and a jump back to it that holds the mnemonic."""
-    lines = [line.strip() for line in assembly.splitlines()]
-    found: list[str] = []
-    for end, line in enumerate(lines):
-        if line.startswith("j") and "." in line:
-            label = line.split()[-1] + ":"
-            starts = [i for i in range(end) if lines[i].startswith(label)]
-            body = lines[starts[-1] : end] if starts else []
-            single = not any(each.startswith(".LBB") for each in body[1:])
-            if single and any(mnemonic in each for each in body) and len(body) > len(found):
-                found = body
-    return found
-
-
-@pytest.mark.parametrize("level", X86)
-def test_inner_loop_has_no_spills(level: str) -> None:
-    target = parse_target(level)
-    mr, nv = target.gemm_tiles[0]
-    mnemonic = "vpdpbusd" if "vnni" in level else "vpmaddwd"
-    loop = _innermost_loop(disassemble(gemm.build(target, mr=mr, nv=nv)), mnemonic)
-    assert sum(mnemonic in line for line in loop) == mr * nv * (1 if "vnni" in level else 2)
-    assert not any("%rsp" in line for line in loop)
-    register = "%zmm" if target.vector_bytes == 64 else "%ymm"
-    assert all(register in line for line in loop if mnemonic in line)

@@ -1,4 +1,4 @@
-"""The loop that measures the peak multiplies in every round, on every level; the figure is one that a tile can reach."""
+"""The loop that measures the peak multiplies in every round, on every level, and its figure is possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIVE_GHZ = 5.0
 PRODUCTS = {
     "vpmaddwd": 2, "vpdpbusd": 4, "smull": 1, "smull2": 1, "sdot": 4, "usdot": 4, "fmla": 1, "vfmadd": 1,
 }  # fmt: skip
-"""Instruction -> the products of one i32 or f32 lane; those of smull are of one of eight bytes, so of two lanes each."""
+"""Instruction -> the products of one i32 or f32 lane. smull has eight products of bytes, each in half a lane."""
 
 
 @pytest.mark.parametrize("floats", [False, True])

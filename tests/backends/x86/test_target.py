@@ -149,8 +149,8 @@ def test_qc_isa_pretends_a_weaker_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_fit_the_registers() -> None:
     for level in LEVELS:
         target = parse_target(f"x86-64-linux+{level}")
-        exact = 2 if target.multiplies_words else 1  # without VNNI the weights and activations are split in two
+        more = 1 if target.multiplies_words else 0  # for a product that is not added yet
         for mr, nv in target.gemm_tiles:
-            assert mr * nv + nv * exact + exact <= target.register_count, (level, mr, nv)
+            assert mr * nv + nv + 1 + more <= target.register_count, (level, mr, nv)
         for mr, nv in target.gemm_tiles_f32:
             assert mr * nv + nv + 1 <= target.register_count, (level, mr, nv)
