@@ -1,5 +1,5 @@
 """Depthwise convolution, channels last. Lanes lie across channels; a tile is mr neighbouring pixels of one channel
-block, which is one register of channels.
+block, which is one register of channels (of words, on targets that have `multiplies_words`).
 
 The window is a list of *tap rows* (all of its axes but the last), each with an address of its own: those outside of the
 image come from `border`, a row that holds the zero point, so nothing is copied. The pixels of a tile share columns.
@@ -7,8 +7,8 @@ image come from `border`, a row that holds the zero point, so nothing is copied.
 For bytes, four tap rows of a column are interleaved into quads, one i32 lane per channel, so that a dot4 adds four
 products; missing tap rows have zero weights. Interleaving bytes, then words, within 128 bits leaves channel 16k + 4i +
 j in lane 4k + j of register i; packing back to bytes undoes it. Packed weights are i8 [channel blocks][kw][groups of 4
-tap rows][channels of a block][4], see `packing.pack_depthwise_bytes`, or f32 [channel blocks][kw][tap rows][channels of
-a block].
+tap rows][channels of a block][4], see `packing.pack_depthwise`, or f32 [channel blocks][kw][tap rows][channels of a
+block]. Products of words add two tap rows at a time (`depthwise_sums.Pairs`), with weights of i16.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, I8, I16, I32, I64, Type, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I16, I64, Type, vector
 from qcompiler.backends.kernels.code_range import CODES
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
+from qcompiler.backends.kernels.depthwise_sums import sums_of
 from qcompiler.backends.kernels.epilogue import RESIDUALS, Clamp, Dequantize, Requantize
 from qcompiler.backends.kernels.lane_order import in_order
 from qcompiler.backends.kernels.tile_epilogue import Finished, Load, activated, added, rounded_code
@@ -41,6 +42,7 @@ class DepthwiseGeometry(Group, Generic[P, E]):
         columns: pixels of a row of y.
         width: pixels of a row of x.
         before: pixels of the first window that lie before the row of x.
+        apart: 0, which LLVM does not know: see `depthwise_sums.Pairs`.
         x, y, residual: the distances between their images and between their pixels.
     """
 
@@ -50,6 +52,7 @@ class DepthwiseGeometry(Group, Generic[P, E]):
     columns: E
     width: E
     before: E
+    apart: E
     x: Strides[E]
     y: Strides[E]
     residual: Strides[E]
@@ -119,8 +122,9 @@ class _Arithmetic(ABC):
         """The accumulators of a pixel before any product. bias: a pointer to the bias of the channel block."""
 
     @abstractmethod
-    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
-        """The accumulators plus a column's products. weights: a pointer to the column's weights."""
+    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value, apart: Value) -> list[Value]:
+        """The accumulators plus a column's products. weights: a pointer to the column's weights. apart: see
+        `Sums.add`."""
 
     @abstractmethod
     def multipliers(self, block: Value) -> Value | None:
@@ -137,37 +141,19 @@ class _Bytes(_Arithmetic):
     item = 1
 
     def __init__(self, b: KernelBuilder, multiplier: Value, taps: int) -> None:
-        self.b, self.multiplier, self.taps = b, multiplier, taps
-        self.register_channels, self.lanes = b.target.vector_bytes, b.target.i32_lanes
-        self.element = vector(I8, self.register_channels)
-        self.groups = -(-taps // 4)
-        self.weight_bytes = self.groups * 4 * self.register_channels
+        self.b, self.multiplier, self.taps, self.lanes = b, multiplier, taps, b.target.i32_lanes
+        self.products = sums_of(b.target)(b, taps)
+        self.register_channels, self.element = self.products.channels, self.products.element
+        self.weight_bytes = self.products.weight_bytes
 
     def column(self, loaded: Sequence[Value]) -> list[Value]:
-        """The quads of one column: four registers for each group of four tap rows."""
-        b, words = self.b, vector(I16, self.register_channels // 2)
-        zero = b.zero(self.element)
-        quads = []
-        for group in range(self.groups):
-            rows = [*loaded[4 * group : 4 * group + 4]]
-            rows += [zero] * (4 - len(rows))
-            first, second = b.target.interleaved(b, rows[0], rows[1]), b.target.interleaved(b, rows[2], rows[3])
-            for low, high in zip(first, second):
-                pairs = b.target.interleaved(b, b.bitcast(low, words), b.bitcast(high, words))
-                quads += [b.bitcast(pair, self.element) for pair in pairs]
-        return quads
+        return self.products.column(loaded)
 
     def start(self, bias: Value) -> list[Value]:
-        return [self.b.load(vector(I32, self.lanes), bias, disp=i * 4 * self.lanes) for i in range(4)]
+        return self.products.start(bias)
 
-    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
-        b, target = self.b, self.b.target
-        acc = list(acc)
-        for group in range(self.groups):
-            for i in range(4):
-                w = target.dot4_weights(b, b.load(self.element, weights, disp=(group * 4 + i) * self.register_channels))
-                acc[i] = target.dot4(b, acc[i], target.dot4_activations(b, column[group * 4 + i]), w)
-        return acc
+    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value, apart: Value) -> list[Value]:
+        return self.products.add(acc, column, weights, apart)
 
     def multipliers(self, block: Value) -> Value:
         return self.multiplier + block * (self.register_channels * 4)
@@ -180,24 +166,32 @@ class _Bytes(_Arithmetic):
 
 
 class _Requantized(_Bytes):
-    """Products of bytes whose sums are requantized to u8. residual: whether there is one of u8; proven: see
+    """Products of bytes whose sums are requantized to u8. residual: whether there is one of u8; proven, saturates: see
     `tile_epilogue.Requantized`."""
 
     y_item, residual_item = 1, 1
 
-    def __init__(self, b: KernelBuilder, requantize: Requantize, taps: int, *, residual: bool, proven: bool) -> None:
+    def __init__(
+        self,
+        b: KernelBuilder,
+        requantize: Requantize,
+        taps: int,
+        *,
+        residual: bool,
+        proven: bool,
+        saturates: bool,
+    ) -> None:
         super().__init__(b, requantize.multiplier, taps)
-        self.requantize, self.residual, self.proven = requantize, residual, proven
+        self.requantize, self.residual = requantize, residual
+        self.proven, self.saturates = proven, saturates
 
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         b, lanes, target, requantize = self.b, self.lanes, self.b.target, self.requantize
         reals = self.reals(acc, multipliers)
-        words = vector(I16, self.register_channels // 2)
         if self.residual:
             zero = b.splat(requantize.residual_zero + 2.0**23, lanes)
             scale = b.splat(requantize.residual_scale, lanes)
-            halves = target.interleaved(b, load(self.element, 0), b.zero(self.element))
-            others = [v for half in halves for v in target.words_above_2_23(b, b.bitcast(half, words))]
+            others = [v for words in self._residual(load) for v in target.words_above_2_23(b, words)]
             reals = [real + (other - zero) * scale for real, other in zip(reals, others)]
         codes = requantize.codes
         if not self.proven:
@@ -205,11 +199,30 @@ class _Requantized(_Bytes):
             reals = [b.clamp(real, low, high) for real in reals]
         rounded = [target.round_to_i32(b, real) for real in reals]
         low, high, zero = (
-            b.splat(b.trunc(value, I16), words.lanes)
-            for value in (requantize.low_code, requantize.high_code, codes.zero)
+            b.splat(b.trunc(value, I16), 2 * lanes) for value in (requantize.low_code, requantize.high_code, codes.zero)
         )
-        packed = [b.clamp(target.pack_words(b, *rounded[i : i + 2]), low, high) + zero for i in (0, 2)]
-        return [(0, target.pack_bytes(b, *packed))]
+        packed = [target.pack_words(b, *rounded[i : i + 2]) for i in range(0, len(rounded), 2)]
+        if not self.saturates:
+            packed = [b.clamp(words, low, high) + zero for words in packed]
+        return [(0, self._bytes(packed))]
+
+    def _residual(self, load: Load) -> list[Value]:
+        """The residual's codes as words, in registers whose lanes lie like those of packed sums."""
+        b, codes = self.b, load(self.element, 0)
+        if len(self.products.order(b.target)) == 2 * self.lanes:
+            return [b.zext(codes, I16)]
+        words = vector(I16, self.register_channels // 2)
+        return [b.bitcast(half, words) for half in b.target.interleaved(b, codes, b.zero(self.element))]
+
+    def _bytes(self, packed: Sequence[Value]) -> Value:
+        """One or two registers of words as bytes, of which one register gives half of one."""
+        b, size = self.b, self.b.target.vector_bytes
+        found = b.target.pack_bytes(b, packed[0], packed[-1])
+        if len(packed) == 2:
+            return found
+        eights = b.bitcast(found, vector(I64, size // 8))  # each 128-bit block holds the same words twice
+        even = b.shuffle(eights, None, [*range(0, size // 8, 2), *range(1, size // 8, 2)])
+        return b.slice(b.bitcast(even, vector(I8, size)), 0, size // 2)
 
 
 class _InOrder(_Bytes):
@@ -229,7 +242,7 @@ class _InOrder(_Bytes):
 
     def finish(self, acc: Sequence[Value], multipliers: Value | None, load: Load) -> list[Finished]:
         b, found = self.b, []
-        for i, real in enumerate(in_order(b, self.reals(acc, multipliers), self.b.target.quad_order())):
+        for i, real in enumerate(in_order(b, self.reals(acc, multipliers), self.products.order(b.target))):
             first = i * self.lanes
             if self.residual is not None:
                 real = added(b, real, load(vector(self.residual, self.lanes), first), self.terms)
@@ -280,7 +293,7 @@ class _Floats(_Arithmetic):
     def start(self, bias: Value) -> list[Value]:
         return [self.b.load(self.element, bias)]
 
-    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value) -> list[Value]:
+    def add(self, acc: Sequence[Value], column: Sequence[Value], weights: Value, apart: Value) -> list[Value]:
         [total] = acc
         for r, x in enumerate(column):
             total = self.b.fma(x, self.b.load(self.element, weights, disp=r * 4 * self.register_channels), total)
@@ -392,7 +405,7 @@ class _Loops:
                 loaded = [b.load(math.element, b.select(there, tap + offset, unit.border)) for tap in unit.taps]
             prepared = math.column(loaded)
             for o, k in users[place]:
-                acc[o] = math.add(acc[o], prepared, unit.weights + k * math.weight_bytes)
+                acc[o] = math.add(acc[o], prepared, unit.weights + k * math.weight_bytes, geometry.apart * o)
         self._store(acc, unit, start)
 
     def _store(self, acc: Sequence[Sequence[Value]], unit: _Unit, start: Value) -> None:
@@ -437,12 +450,14 @@ def depthwise_u8(
     mr: int,
     residual: bool,
     proven: bool,
+    saturates: bool = False,
 ) -> None:
-    """Convolve u8 pixels and requantize the sums to u8. residual: whether there is one of u8.
+    """Convolve u8 pixels and requantize the sums to u8. residual: whether there is one of u8. proven, saturates: see
+    `tile_epilogue.Requantized`.
 
     A whole register is read at the last channels of a pixel, which may reach 63 bytes past x.
     """
-    math = _Requantized(b, a.requantize, taps, residual=residual, proven=proven)
+    math = _Requantized(b, a.requantize, taps, residual=residual, proven=proven, saturates=saturates)
     _Loops(b, a.filter, math, kw, stride, dilation, mr).emit()
 
 

@@ -69,13 +69,13 @@ def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return ordered
 
 
-def pack_depthwise_bytes(w: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Pack i8 [C, tap rows, kw] to [channel blocks][kw][groups of 4 tap rows][channels of a block][4]. order: the
-    channel of a block at each position."""
+def pack_depthwise(w: np.ndarray, order: np.ndarray, depth: int) -> np.ndarray:
+    """Pack [C, tap rows, kw] to [channel blocks][kw][groups of `depth` tap rows][channels of a block][depth]. order:
+    the channel of a block at each position."""
     channels, taps, kw = w.shape
     block = len(order)
-    groups = -(-taps // 4)
+    groups = -(-taps // depth)
     blocks = -(-channels // block)
-    padded = np.zeros((blocks * block, groups * 4, kw), np.int8)
+    padded = np.zeros((blocks * block, groups * depth, kw), w.dtype)
     padded[:channels, :taps] = w
-    return np.ascontiguousarray(padded.reshape(blocks, block, groups, 4, kw)[:, order].transpose(0, 4, 2, 1, 3))
+    return np.ascontiguousarray(padded.reshape(blocks, block, groups, depth, kw)[:, order].transpose(0, 4, 2, 1, 3))

@@ -14,8 +14,9 @@ from qcompiler.backends.kernel_ir.definition import Arguments, Memory
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
+from qcompiler.backends.kernels.depthwise_sums import sums_of
 from qcompiler.backends.lowering.node import NodeLowering
-from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise_bytes
+from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
 from qcompiler.backends.program.builder import BufferHandle
@@ -124,7 +125,8 @@ class _Filtering:
     @property
     def mr(self) -> int:
         """The pixels of a tile: as many as the registers allow, and no more than a row has."""
-        most = 4 if self.s.target.register_count >= 32 or not is_of_codes(self.s) else 2
+        target = self.s.target
+        most = 4 if target.register_count >= 32 or target.multiplies_words or not is_of_codes(self.s) else 2
         columns = self.lines.static_columns
         return max(1, min(most, columns)) if isinstance(columns, int) else most
 
@@ -155,12 +157,14 @@ class _Filtering:
         self._call(kernel, kernels.DepthwiseF32(filter=shared, clamp=activation_clamp(self.op)))
 
     def _append_u8(self) -> None:
-        s, lines, block = self.s, self.lines, self.s.target.vector_bytes
-        channels, role = self.weight.shape[0], self.weight.role
+        s, lines, sums = self.s, self.lines, sums_of(self.s.target)
+        channels, role, block = self.weight.shape[0], self.weight.role, sums.block(s.target)
         matrix = self.weight.array.reshape(channels, self.taps, self.weight.shape[-1])
-        parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
+        parts = 1  # words hold weights of nine bits
+        if sums.weight_size == 1:
+            parts = s.memo(f"{role}.parts", lambda: np.array([len(byte_parts(matrix))])).item()
         rows, border = self._rows(parts), self._border(zero_point(self.op.x.type))
-        order = np.array(s.target.quad_order())
+        order = np.array(sums.order(s.target))
         bias = None if self.op.bias is None else Weight.of(s, self.op.bias).array
         every = slice(0, channels)
         is_of_bytes = s.out.dtype is DType.U8 and (self.op.added is None or self.op.added.type.dtype is DType.U8)
@@ -171,7 +175,10 @@ class _Filtering:
         )
 
         def packed() -> np.ndarray:
-            return pack_depthwise_bytes(np.concatenate(byte_parts(matrix), axis=1), order)
+            codes = matrix.astype(np.int16)
+            if sums.weight_size == 1:
+                codes = np.concatenate(byte_parts(matrix), axis=1)
+            return pack_depthwise(codes, order, sums.depth)
 
         weights = PackedWeights(
             data=s.packed(f"{role}.weight", packed),
@@ -193,6 +200,7 @@ class _Filtering:
                     mr=mr,
                     residual=residual is not None,
                     proven=terms.proven,
+                    saturates=s.target.pack_saturates and terms.is_plain,
                 )
             else:
                 kernel = kernels.depthwise_u8_to_codes(
@@ -240,6 +248,7 @@ class _Filtering:
                 columns=lines.columns,
                 width=x.shape[-1],
                 before=lines.before,
+                apart=0,
                 x=Strides(image=x.strides[0], pixel=x.strides[-1]),
                 y=Strides(image=y.strides[0], pixel=y.strides[-1] * lines.spread),
                 residual=Strides(
