@@ -26,17 +26,18 @@ def channel_order(target: Target, nv: int) -> np.ndarray:
     return np.array(order + list(range(nv // 2 * 2 * lanes, nv * lanes)))
 
 
-def pack_bytes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
-    """Pack i8 [O, K] to [ceil(O / nr)][ceil(K / depth)][nr][depth], where nr = len(order) and depth is 2, 4 or 8.
+def pack_codes(into: np.ndarray, w: np.ndarray, order: np.ndarray) -> None:
+    """Pack i8 or i16 [O, K] to [ceil(O / nr)][ceil(K / depth)][nr][depth], where nr = len(order).
 
-    The `depth` bytes of a channel are moved as one word.
+    The `depth` elements of a channel, which have 2, 4 or 8 bytes, are moved as one word.
     """
     (panels, groups, nr, depth), (outputs, elements) = into.shape, w.shape
     if (outputs, elements) != (panels * nr, groups * depth):
         w = np.pad(w, ((0, panels * nr - outputs), (0, groups * depth - elements)))
-    words, rows = np.ascontiguousarray(w).view(f"u{depth}"), (np.arange(panels)[:, None] * nr + order).reshape(-1)
+    word = f"u{depth * w.itemsize}"
+    words, rows = np.ascontiguousarray(w).view(word), (np.arange(panels)[:, None] * nr + order).reshape(-1)
     ordered = np.take(words, rows, axis=0, out=_scratch(words.shape, words.dtype), mode="clip")
-    into.view(f"u{depth}")[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
+    into.view(word)[..., 0] = ordered.reshape(panels, nr, groups).transpose(0, 2, 1)
 
 
 _memory = threading.local()

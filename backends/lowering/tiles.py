@@ -24,7 +24,7 @@ _MISS = 2
 """How many dot products could be issued while a line comes from L2."""
 _LEAST_ISSUED = 10
 """Below this many dot products in a K block, their latency is not hidden."""
-_WORDS_TILE = 47
+WORDS_TILE = 47
 """How many products of words could be issued in the time that a tile takes beside its loop over K."""
 _BLOCK_BYTES = 256 << 10
 """The most bytes of x in a row block. They stay in L2 while the block is multiplied with one panel after the other."""
@@ -67,12 +67,14 @@ def product_tile(
     if not quantized or not target.multiplies_words:
         return choose_tile(tiles, lanes, columns, channels, x_pixel)
 
-    def issued(mr: int, nv: int) -> float:
-        """The products of words that could be issued in the time of a pair of elements of K: a fit to what the tiles
-        of level avx2 took on Zen 3, which is bound by the number of instructions."""
-        return (3 * mr * nv + mr + 5) / 4 + _WORDS_TILE * 2 / max(1, depth)
+    beside = WORDS_TILE * 2 / max(1, depth)
+    return choose_tile(tiles, lanes, columns, channels, 2 * x_pixel, lambda mr, nv: words_issued(mr, nv) + beside)
 
-    return choose_tile(tiles, lanes, columns, channels, 2 * x_pixel, issued)
+
+def words_issued(mr: int, nv: int) -> float:
+    """The products of words that could be issued in the time that a tile takes for a pair of elements of K: a fit to
+    what the tiles of level avx2 took on Zen 3, which is bound by the number of instructions."""
+    return (3 * mr * nv + mr + 5) / 4
 
 
 def choose_tile(

@@ -19,6 +19,7 @@ from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
 from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
+from qcompiler.backends.rules.winograd import Winograd, why_not_winograd
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
 from qcompiler.ir import Const, Node
@@ -364,8 +365,11 @@ def convolution(s: NodeLowering) -> None:
     check_rows(s, y.shape)
     x = s.channels_last(conv.x, channel_stride)
     x = padded(s, conv, x, conv.padding, channels_of(conv) if compacts_pixels(s, conv, weight) else channel_stride)
-    x, low_plane = byte_planes(s, x)
     residual = residual_of(s, conv)
+    if is_of_codes(s) and why_not_winograd(s, conv, weight) is None:
+        Winograd(s, conv, x, residual, weight).append()
+        return
+    x, low_plane = byte_planes(s, x)
     offsets = tuple(
         tuple(k * dilation * stride for k in range(n))
         for n, dilation, stride in zip(weight.shape[2:], conv.dilation, x.strides[2:])

@@ -20,7 +20,7 @@ from qcompiler.backends.lowering.packing import pack_channels
 from qcompiler.backends.lowering.tiles import LINE, Tile, row_block
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.program.builder import BufferHandle
-from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_terms, sum_terms
+from qcompiler.backends.rules.requantize import RequantizeTerms, SumTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import BytePacking, Weight
 from qcompiler.backends.rules.widening import widened
 from qcompiler.opdef import op_of
@@ -220,21 +220,9 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     product, packing = packed_product(s, op, product)
     window = product.window
     rows = s.stored(window.rows)
-    bias = None if product.bias is None else product.bias.array
-    terms = (
-        requantize_terms(s, op, weight.array, bias, product.channels, weight.role)
-        if s.out.is_quantized
-        else sum_terms(s, op, weight.array, bias, product.channels)
-    )
-
-    def pack_start(into: np.ndarray) -> None:
-        into[:] = pack_channels(terms.start, packing.order)
-        forget_pages(s.constant(op.weight))
-
     weights = packing.constant(s)
-    channels = packing.panels * len(packing.order)
-    start = s.filled(f"{s.node.name}, {weight.role}.start {tile}", (channels,), np.int32, pack_start)
-    scale = s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, packing.order))
+    bias = None if product.bias is None else product.bias.array
+    terms, start, scale = sum_constants(s, op, weight, bias, product.channels, packing.order, tile)
     taps = list(window.taps) * packing.parts
     words = product.low_plane > 0
     shared = product.arguments(s, rows, weights, start, taps, s.target.k_blocks[-1], packing.weight_bytes)
@@ -266,6 +254,32 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
             mr=tile.mr, nv=tile.nv, residual=residual, pairs=pairs, words=words, narrow=narrow
         )
     call_product(s, op, product, kernel, kernels.ConvU8(product=shared, requantize=terms.requantize(scale)))
+
+
+def sum_constants(
+    s: NodeLowering,
+    op: Weighted,
+    weight: Weight,
+    bias: np.ndarray | None,
+    channels: slice,
+    order: np.ndarray,
+    tile: Tile,
+) -> tuple[RequantizeTerms | SumTerms, Memory, Memory]:
+    """(how sums of codes become results; the packed first term of each sum, and its multiplier). order: of the channels
+    of a panel. channels: which of the result."""
+    terms = (
+        requantize_terms(s, op, weight.array, bias, channels, weight.role)
+        if s.out.is_quantized
+        else sum_terms(s, op, weight.array, bias, channels)
+    )
+
+    def pack_start(into: np.ndarray) -> None:
+        into[:] = pack_channels(terms.start, order)
+        forget_pages(s.constant(op.weight))
+
+    packed = -(-len(weight.array) // len(order)) * len(order)
+    start = s.filled(f"{s.node.name}, {weight.role}.start {tile}", (packed,), np.int32, pack_start)
+    return terms, start, s.packed(f"{weight.role}.scale {tile}", lambda: pack_channels(terms.multiplier, order))
 
 
 def call_product(

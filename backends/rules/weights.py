@@ -17,7 +17,7 @@ from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernels.tile_math import Words, widens
 from qcompiler.backends.lowering.node import NodeLowering
-from qcompiler.backends.lowering.packing import channel_order, pack_bytes, pack_floats
+from qcompiler.backends.lowering.packing import channel_order, pack_codes, pack_floats
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
@@ -190,7 +190,7 @@ class BytePacking:
             codes = np.concatenate(summands, axis=1) if self.parts > 1 else summands[0]
             part = into[panel : panel + at_once]
             packed = part if part.dtype == np.int8 else np.empty(part.shape, np.int8)
-            pack_bytes(packed, codes, self.order)
+            pack_codes(packed, codes, self.order)
             if packed is not part:
                 part[...] = packed
 

@@ -124,6 +124,15 @@ graph norms_of_words(%x: i16[3,67]{scale=0.0001, zero_point=-70},
   return %a, %b, %c
 }
 """,
+    "winograd": """qcompiler 1
+graph winograd(%x: u8[1,32,8,8]{scale=0.03, zero_point=7}) stage=integer {
+  const @w : i8[3,32,3,3]{scale=0.5}
+  %a = conv(%x, @w) {stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)} : u8[1,3,8,8]{scale=90.0, zero_point=128}
+  %b = conv(%x, @w) {stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)} : i16[1,3,8,8]{scale=0.3}
+  %c = conv(%x, @w, none, %a) {stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)} : f32[1,3,8,8]
+  return %a, %b, %c
+}
+""",
     "integers": """qcompiler 1
 graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   %a = neg(%x) : i32[2,35]
