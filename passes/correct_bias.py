@@ -96,7 +96,8 @@ def _correction(
     spec = weight_spec(configs, layer.node.name)
     axis = layer.quant.weight_axis if spec.per_channel else None
     given = qmath.fake_quantize(weight, weight_params(weight, spec, axis, f"%{layer.weight.name}"), spec.dtype)
-    lost, unit = fixed_point(layer.row_weight(weight.astype(np.float64) - given))
+    # The difference is exact: a code next to a number that is not 0 is within a factor of 2 of it.
+    lost, unit = fixed_point(layer.row_weight(weight - given))
     codes, row_unit = fixed_point(rows)
     halves = [codes[start::2] for start in (0, 1)]
     sums = [dot(half.sum(axis=0, keepdims=True), lost).reshape(-1) * (unit * row_unit) for half in halves]

@@ -365,9 +365,11 @@ def _balanced(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def fixed_point(array: np.ndarray) -> tuple[np.ndarray, float]:
     """(integers of 15 bits and a sign, in f64; the real number that 1 stands for)."""
-    largest = float(np.abs(array).max(initial=0.0))
+    largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
     unit = largest / 2.0**_BITS or 1.0
-    return np.rint(array.astype(np.float64) / unit), unit
+    integers = array.astype(np.float64)  # in place from here on: weights are large
+    integers /= unit
+    return np.rint(integers, out=integers), unit
 
 
 def _centered(array: np.ndarray, params: QuantParams) -> np.ndarray:

@@ -73,6 +73,14 @@ class PassManager:
         self.passes = list(passes)
         self.instruments = list(instruments)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether instruments or knobs see single passes, so that each has to run here."""
+        from qcompiler.instruments import instruments_from_knobs
+
+        knobs_set = knobs.STOP_AFTER.get() is not None or knobs.PASS_LIMIT.get() is not None
+        return knobs_set or bool(self.instruments or instruments_from_knobs())
+
     def run(self, graph: Graph) -> Graph:
         """The graph after all passes.
 
@@ -86,7 +94,7 @@ class PassManager:
 
         stop, limit = self._checked_stop(), knobs.PASS_LIMIT.get()
         watching = [*self.instruments, *instruments_from_knobs()]
-        if not watching and stop is None and limit is None:
+        if not self.is_watched:
             done = self._run_at_once(graph)
             if done is not None:
                 return done

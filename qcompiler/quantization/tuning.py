@@ -15,6 +15,7 @@ from qcompiler.ir import Graph
 from qcompiler.notes import BiasCorrected, Note
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
+from qcompiler.passes.choose_precision import ChoosePrecision
 from qcompiler.passes.correct_bias import choose_corrections
 from qcompiler.passes.equalization import choose_scales
 from qcompiler.passes.outliers import choose_outliers
@@ -26,6 +27,9 @@ from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import QuantParams
 
+CHOSEN_FIRST = (ChoosePrecision.name, ScaleChannels.name, SplitOutliers.name)
+"""The passes that `Tuning.graph` has behind it."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -36,6 +40,7 @@ class Tuning:
         params: group of observed values -> its parameters, as these passes leave them.
         configs: the name of a node that these passes add -> its qconfig.
         notes: what was chosen, for the report.
+        graph: as scale-channels and split-outliers leave it; None if there was no choice to make.
     """
 
     scales: Scales = field(default_factory=dict)
@@ -46,6 +51,7 @@ class Tuning:
     params: Mapping[str, QuantParams] = field(default_factory=dict)
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
     notes: Sequence[Note] = ()
+    graph: Graph | None = None
 
 
 def choose_tuning(
@@ -91,7 +97,7 @@ def choose_tuning(
         BiasCorrected(name, sum(each != 0 for each in numbers), len(numbers)) for name, numbers in corrections.items()
     ]
     notes = [*(choice.note for choice in choices), *unjudged, *(each.note for each in split), *corrected]
-    return Tuning(scales, shifts, outliers, wide, corrections, params, own, notes)
+    return Tuning(scales, shifts, outliers, wide, corrections, params, own, notes, graph)
 
 
 def specs_of(graph: Graph) -> dict[str, QuantSpec]:

@@ -234,7 +234,7 @@ def convert(
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
     from qcompiler.quantization.observers import chosen_params
-    from qcompiler.quantization.tuning import Tuning, choose_tuning, respanned, specs_of
+    from qcompiler.quantization.tuning import CHOSEN_FIRST, Tuning, choose_tuning, respanned, specs_of
 
     check_prepared(prepared)
     check_io(io)
@@ -279,7 +279,10 @@ def convert(
         corrections=tuning.corrections,
         **options,
     )
-    converted = PassManager(pipeline, instruments).run(prepared.graph)
+    manager, start = PassManager(pipeline, instruments), prepared.graph
+    if tuning.graph is not None and not manager.is_watched:
+        manager, start = PassManager([each for each in pipeline if each.name not in CHOSEN_FIRST]), tuning.graph
+    converted = manager.run(start)
     notes = list(tuning.notes)
     if isinstance(observers, Calibration):
         notes += uncalibrated(prepared.graph, observers)

@@ -13,6 +13,7 @@ from qcompiler.ir import Graph
 from qcompiler.notes import KeptFloat
 from qcompiler.passes import real_parts
 from qcompiler.passes.equalization import estimate
+from qcompiler.passmanager import Pass
 from tests.passes.test_equalization import accuracy, items
 
 CHANNELS = 32
@@ -120,3 +121,19 @@ def test_the_choice_needs_rows() -> None:
     found = qc.calibrate(prepared, data)
     found.inputs = {}
     assert not kept(qc.convert(prepared, found))
+
+
+def test_a_watched_conversion_runs_every_pass_and_gives_the_same_graph() -> None:
+    class Watch:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def after(self, index: int, done: Pass, before: Graph, graph: Graph, seconds: float) -> None:
+            self.seen.append(done.name)
+
+    data, watch = items(2, 64, 12, 12), Watch()
+    prepared = qc.prepare(block(hardswish, 300.0), "int8", (data[0],))
+    found = qc.calibrate(prepared, data)
+    watched = qc.convert(prepared, found, instruments=[watch])
+    assert watch.seen[:3] == ["choose-precision", "scale-channels", "correct-bias"]
+    assert str(qc.convert(prepared, found)) == str(watched) and kept(watched)
