@@ -108,6 +108,10 @@ class SplitWords(Arguments["SplitWords"], Generic[P, E]):
     count: E
 
 
+_WIDENED = 4
+"""Registers that `widen_bytes` writes in one iteration."""
+
+
 class _Quantizer:
     """Rule (2) of qmath on one register."""
 
@@ -226,8 +230,13 @@ def lookup_words_flat(b: KernelBuilder, a: Lookup) -> None:
 def widen_bytes(b: KernelBuilder, a: WidenBytes) -> None:
     """y = x, as i16."""
     lanes = b.target.vector_bytes // 2
-    lo, hi = b.share(a.count, lanes)
-    with b.loop(lo, hi, lanes) as loop:
+    lo, hi = b.share(a.count, _WIDENED * lanes)
+    whole = lo + (hi - lo) // (_WIDENED * lanes) * (_WIDENED * lanes)
+    with b.loop(lo, whole, _WIDENED * lanes) as loop:
+        for part in range(_WIDENED):
+            codes = b.load(vector(I8, lanes), a.x, loop.index, disp=part * lanes)
+            b.store(b.zext(codes, I16), a.y, loop.index * 2, disp=2 * part * lanes)
+    with b.loop(whole, hi, lanes) as loop:
         left = a.count - loop.index
         codes = b.load_prefix(vector(I8, lanes), a.x, loop.index, left)
         b.store_prefix(b.zext(codes, I16), a.y, loop.index * 2, left)
