@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TraceError,
         VerifyError,
     )
+    from qcompiler.export.onnx.model import export_onnx
     from qcompiler.export.python.script import export_python
     from qcompiler.frontend import nn
     from qcompiler.interpreter import run as interpret
@@ -84,6 +85,7 @@ __all__ = [
     "calibrate",
     "compile",
     "convert",
+    "export_onnx",
     "export_python",
     "fuse",
     "get_default_qconfig",
@@ -127,6 +129,7 @@ _MODULES = {
         "TraceError",
         "VerifyError",
     ),
+    "export.onnx.model": ("export_onnx",),
     "export.python.script": ("export_python",),
     "ir": ("Graph", "Node", "Value"),
     "quantization.calibration": ("Calibration",),

@@ -1,0 +1,38 @@
+"""Graphs of one node, cut out of a graph: what a test of "each node on identical inputs" runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qcompiler.interpreter import run
+from qcompiler.ir import Const, Graph, Node
+
+
+def single(node: Node) -> Graph:
+    """A graph of this node alone. Its operands are inputs, but for constants."""
+    assert node.graph is not None
+    graph, copies = Graph("single", node.graph.stage), {}
+    for value in node.operands:
+        if value is None or id(value) in copies:
+            continue
+        if isinstance(value, Const):
+            copies[id(value)] = graph.add_const(value.name, value.data, value.type)
+        else:
+            copies[id(value)] = graph.add_input(value.name, value.type)
+    operands = [None if value is None else copies[id(value)] for value in node.operands]
+    types, names = [value.type for value in node.results], [value.name for value in node.results]
+    graph.set_outputs(graph.create(node.op, operands, node.attrs, types=types, names=names).results)
+    return graph
+
+
+def each_node(
+    graph: Graph, inputs: Sequence[np.ndarray]
+) -> Iterator[tuple[Node, Graph, list[np.ndarray], list[np.ndarray]]]:
+    """Each node of a graph, its graph of one node, what it reads in a run of the whole graph, and what it makes."""
+    values = {value.name: array for value, array in zip(graph.inputs, inputs)}
+    run(graph, inputs, keep=values)
+    for node in graph.nodes:
+        alone = single(node)
+        yield node, alone, [values[v.name] for v in alone.inputs], [values[v.name] for v in node.results]
