@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from qcompiler.export.onnx.model import export_onnx
     from qcompiler.export.python.script import export_python
+    from qcompiler.export.torch.module import to_torch
     from qcompiler.frontend import nn
     from qcompiler.interpreter import run as interpret
     from qcompiler.ir import Graph, Node, Value
@@ -99,6 +100,7 @@ __all__ = [
     "print_graph",
     "quantize_dynamic",
     "register_observer",
+    "to_torch",
     "trace",
 ]
 
@@ -131,6 +133,7 @@ _MODULES = {
     ),
     "export.onnx.model": ("export_onnx",),
     "export.python.script": ("export_python",),
+    "export.torch.module": ("to_torch",),
     "ir": ("Graph", "Node", "Value"),
     "quantization.calibration": ("Calibration",),
     "quantization.observers": ("register_observer",),

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qcompiler.dims import Dim, DimLike
+from qcompiler.export.sizes import parsed_size, size_name
 from qcompiler.ir import Value
 from qcompiler.types import DType
 
@@ -111,17 +112,18 @@ class Builder:
             return self.constant(np.array([int(size)], np.int64), f"{base}.size")
         text = str(size)
         if text not in self._sizes:
-            self._sizes[text] = self._expression(ast.parse(text, mode="eval").body, text)
+            self._sizes[text] = self._expression(parsed_size(size), text)
         return self._sizes[text]
 
     def _expression(self, part: ast.expr, text: str) -> str:
         if isinstance(part, ast.Constant):
             return self.constant(np.array([part.value], np.int64), "number")
         if isinstance(part, ast.Name):
-            if part.id not in self._sizes:
-                value, axis = self._places[part.id]
-                self._sizes[part.id] = self.add("Shape", [value], f"size.{part.id}", start=axis, end=axis + 1)[0]
-            return self._sizes[part.id]
+            name = size_name(part)
+            if name not in self._sizes:
+                value, axis = self._places[name]
+                self._sizes[name] = self.add("Shape", [value], f"size.{name}", start=axis, end=axis + 1)[0]
+            return self._sizes[name]
         if isinstance(part, ast.UnaryOp):
             return self.add("Neg", [self._expression(part.operand, text)], f"size.{text}")[0]
         assert isinstance(part, ast.BinOp)

@@ -174,10 +174,10 @@ def test_open_sizes() -> None:
     """Shapes with several open sizes, and expressions of them."""
     graph = qc.parse(
         "qcompiler 1\n"
-        "graph g(%x: f32[B,S,8], %y: f32[2*S,B]) stage=float {\n"
-        '  %r = reshape(%x) {shape=("B", "2*S", 4)} : f32[B,2*S,4]\n'
-        '  %s = slice(%r) {axes=(1,), starts=("S",), stops=("2*S",), steps=(1,)} : f32[B,S,4]\n'
-        '  %e = expand(%y) {shape=(3, "2*S", "B")} : f32[3,2*S,B]\n'
+        "graph g(%x: f32[lambda,S,8], %y: f32[2*S,lambda]) stage=float {\n"
+        '  %r = reshape(%x) {shape=("lambda", "2*S", 4)} : f32[lambda,2*S,4]\n'
+        '  %s = slice(%r) {axes=(1,), starts=("S",), stops=("2*S",), steps=(1,)} : f32[lambda,S,4]\n'
+        '  %e = expand(%y) {shape=(3, "2*S", "lambda")} : f32[3,2*S,lambda]\n'
         "  %n = size(%e) {axis=1} : i64[]\n"
         "  return %s, %e, %n\n}\n"
     )
@@ -186,7 +186,7 @@ def test_open_sizes() -> None:
         rng = np.random.default_rng(batch)
         inputs = [rng.normal(size=s).astype(np.float32) for s in ((batch, size, 8), (2 * size, batch))]
         close(graph.outputs, run(graph, inputs), run_exported(graph, inputs))
-    assert [dim.dim_param for dim in onnx_model(graph).graph.input[1].type.tensor_type.shape.dim] == ["2*S", "B"]
+    assert [dim.dim_param for dim in onnx_model(graph).graph.input[1].type.tensor_type.shape.dim] == ["2*S", "lambda"]
 
 
 def test_names() -> None:
