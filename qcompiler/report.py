@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from qcompiler.ir import Graph, Node
+from qcompiler.dims import Dim, DimLike
+from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.notes import (
     BiasCorrected,
     Equalized,
@@ -25,7 +27,7 @@ from qcompiler.notes import (
     Uncalibrated,
     Unjudged,
 )
-from qcompiler.opdef import works_on_codes
+from qcompiler.opdef import Role, op_of, works_on_codes
 from qcompiler.ops.interfaces import Conversion, RangeConversion
 from qcompiler.ops.quantized import Observe
 
@@ -71,6 +73,41 @@ def float_constant_bytes(graph: Graph) -> int:
     return sum(4 * const.data.size if const.type.is_quantized else const.data.nbytes for const in graph.consts.values())
 
 
+def product_work(graph: Graph) -> dict[str, tuple[int, int | None]]:
+    """ "int8" and "float" -> (the weights of products that run so, their multiply-adds).
+
+    A weight that several products read counts once for each kind. The multiply-adds are those of all products, also of
+    two activations; None if a size is symbolic.
+    """
+    weights: dict[str, dict[str, int]] = {"int8": {}, "float": {}}
+    work: dict[str, list[DimLike]] = {"int8": [], "float": []}
+    for node in graph.nodes:
+        op = op_of(node)
+        sizes = op.products()
+        if sizes is None:
+            continue
+        kind = "int8" if works_on_codes(node) else "float"
+        work[kind].append(math.prod(sizes, start=1))
+        for value in op.values(Role.WEIGHT):
+            stored = _stored(value)
+            if stored is not None:
+                weights[kind][stored.name] = stored.data.size
+    found: dict[str, tuple[int, int | None]] = {}
+    for kind, counts in work.items():
+        known = [count for count in counts if not isinstance(count, Dim)]
+        found[kind] = sum(weights[kind].values()), sum(known) if len(known) == len(counts) else None
+    return found
+
+
+def _stored(value: Value) -> Const | None:
+    """The constant that a weight is, or is converted from."""
+    while not isinstance(value, Const):
+        if value.producer is None or len(value.producer.operands) != 1:
+            return None
+        value = op_of(value.producer).first
+    return value
+
+
 @dataclass(frozen=True)
 class OpCount:
     """How many nodes of one op run in int8, and how many in float."""
@@ -108,6 +145,8 @@ class Report:
         kept_float: the float nodes; empty at stage float, where all are.
         real: the int8 products that write f32 and not codes, and why.
         constant_bytes, float_constant_bytes: bytes as they are, and with every quantized constant in f32.
+        products: "int8" and "float" -> (how many weights the products have that run so, their multiply-adds, or None if
+            a size is symbolic).
         python_nodes: node -> why no kernel serves it, so that it runs in numpy.
         estimate: what the cost model of qconfig "auto" expects of the graph, quantized and in float; "" without it.
         interpreted: why the interpreter ran the calibration data; "" if compiled code did.
@@ -124,6 +163,7 @@ class Report:
     constant_bytes: int
     float_constant_bytes: int
     python_nodes: Mapping[str, str]
+    products: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     estimate: str = ""
     interpreted: str = ""
     execution: str = ""
@@ -161,6 +201,7 @@ class Report:
             f"  {', '.join(self.inputs)} -> {', '.join(self.outputs)}",
             f"  {self.int8_nodes} int8 nodes, {self.float_nodes} float nodes, {self._conversions()}",
             f"  constants: {self.constant_bytes:,} bytes{self._saved()}",
+            *self._products(),
         ]
         if self.estimate:
             lines.append(f"  estimate of {self.estimate}")
@@ -200,6 +241,16 @@ class Report:
     def _conversions(self) -> str:
         return ", ".join(f"{count} {op}" for op, count in self.conversions.items()) or "no conversions"
 
+    def _products(self) -> list[str]:
+        """The line on the products of a quantized graph."""
+        int8, others = (self.products.get(kind, (0, 0)) for kind in ("int8", "float"))
+        if self.stage not in ("integer", "lowered") or not int8[0]:
+            return []
+        weights = f"  products: {int8[0]:,} of {int8[0] + others[0]:,} weights in int8"
+        if int8[1] is None or others[1] is None:
+            return [weights]
+        return [f"{weights}, {int8[1]:,} of {int8[1] + others[1]:,} multiply-adds"]
+
     def _saved(self) -> str:
         if self.constant_bytes >= self.float_constant_bytes:
             return ""
@@ -229,6 +280,7 @@ def report(model: Any) -> Report:
         kept_float=_kept_float(graph),
         constant_bytes=constant_bytes(graph),
         float_constant_bytes=float_constant_bytes(graph),
+        products=product_work(graph),
         python_nodes=dict(getattr(getattr(model, "program", None), "python_nodes", {})),
         estimate=next((str(note) for note in graph.notes if isinstance(note, Estimate)), ""),
         interpreted=next((note.reason for note in graph.notes if isinstance(note, Interpreted)), ""),

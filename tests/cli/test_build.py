@@ -169,6 +169,30 @@ def test_stages_that_cannot_be_reached(files, capsys):
     assert "interpreter has no lowered" in fail(capsys, "dump", "int8.qc.safetensors", "--stage", "lowered", *REFERENCE)
 
 
+def test_dynamic_quantization_needs_no_data(files, capsys):
+    names = ("--qconfig", "dynamic")
+    out = call(
+        capsys, "quantize", "small_model:model", "--python", "--type", "f32[B,4]", *names, "-o", "d.qc.safetensors"
+    )
+    assert "dynamic_linear     1" in out and "saved to d.qc.safetensors" in out
+    assert "dynamic_linear" in call(capsys, "dump", "float.qc.safetensors", "--stage", "integer", *names)
+    assert "quantize-dynamic" in call(capsys, "passes", "float.qc.safetensors", *names)
+    assert "nodes will run in int8" in call(capsys, "check", "float.qc.safetensors", *names)
+    halves = call(
+        capsys, "check", "small_model:model", "--python", "--type", "f32[2,4]", "--qconfig", "dynamic:float16"
+    )
+    assert "f16" in halves
+
+
+def test_what_dynamic_quantization_has_no_use_for(files, capsys):
+    dynamic = ("float.qc.safetensors", "--qconfig", "dynamic")
+    assert "--data has no effect" in fail(
+        capsys, "quantize", *dynamic, "--data", "x.npz", "-o", "d.qc.safetensors", *REFERENCE
+    )
+    assert "--data has no effect" in fail(capsys, "passes", *dynamic, "--data", "x.npz")
+    assert "has no stage observed" in fail(capsys, "dump", *dynamic, "--stage", "observed")
+
+
 def test_draw(files, capsys):
     assert "drawn to g.dot" in call(capsys, "draw", "int8.qc.safetensors", "-o", "g.dot")
     assert (files / "g.dot").read_text().startswith("digraph")

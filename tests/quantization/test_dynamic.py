@@ -15,7 +15,14 @@ from qcompiler.notes import KeptFloat
 from qcompiler.quantization.qconfig import is_dynamic
 
 SIZES = {"x": {0: "B", 1: "S"}}
-QCONFIGS = ("dynamic", "dynamic:per_tensor", "dynamic:float16", "torch:dynamic", "torch:dynamic_per_channel")
+QCONFIGS = (
+    "dynamic",
+    "dynamic:per_tensor",
+    "dynamic:reduced",
+    "dynamic:float16",
+    "torch:dynamic",
+    "torch:dynamic_per_channel",
+)
 
 
 class Block(torch.nn.Module):
@@ -98,9 +105,24 @@ def test_the_report_counts_products_and_names_what_stayed_float() -> None:
     assert counts["dynamic_linear"] == (6, 0) and report.conversions == {"dynamic_quantize": 4}
     assert report.constant_bytes < 0.35 * report.float_constant_bytes
     assert not report.python_nodes
+    assert report.products == {"int8": (4 * 24 * 24 + 2 * 24 * 48, None), "float": (0, None)}
+    assert "products: 4,608 of 4,608 weights in int8\n" in str(report)
     reasons = {row.op: row.reason for row in report.kept_float}
     assert reasons["matmul"] == "matmul has no dynamic form"
     assert reasons["softmax"] == "only products are quantized dynamically"
+
+
+def test_the_report_counts_weights_and_work_where_sizes_are_known() -> None:
+    rules = qc.QConfigMapping(qc.get_qconfig("dynamic")).set_module_name("down", None)
+    report = qc.compile(block(), rules, (X,), target="reference").report()
+    rows, square = 3 * 7, 24 * 24
+    assert report.products == {
+        "int8": (6 * square, rows * 6 * square),
+        "float": (2 * square, rows * 2 * square + 2 * 3 * 7 * 7 * 24),
+    }
+    assert f"{rows * 6 * square:,} of {rows * 8 * square + 7056:,} multiply-adds" in str(report)
+    halves = COMPILED["dynamic:float16"].report()
+    assert halves.products["float"][0] == 8 * square and "products:" not in str(halves)
 
 
 def test_a_matmul_by_a_constant_is_a_product_too() -> None:
