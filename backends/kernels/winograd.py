@@ -100,7 +100,8 @@ class WinogradGeometry(Group, Generic[P, E]):
 
 
 class WinogradProduct(Group, Generic[P, E]):
-    """The arguments that the products share. x: transformed pixels; sums: i32 [units][mr][4][nr], scratch."""
+    """The arguments that the products share. x: transformed pixels, after which mr - 1 patches of any bytes may be
+    read; sums: i32 [units][mr][4][nr], scratch."""
 
     x: P
     weights: PackedWeights[P, E]
@@ -177,40 +178,36 @@ class _Loops:
             panel = unit.index % packed.panels
             weights = packed.data + panel * panel_bytes
             sums = self.a.sums + unit.index * (mr * 4 * self.nr * 4)
-            ahead = weights + panel_bytes
-            with b.if_(until - first >= mr) as wide:
-                with b.loop(first, until, mr, carried=[[ahead]]) as tiles:
-                    [[here]] = tiles.carried
-                    start = b.smin(tiles.index, until - mr)
-                    tiles.yield_([[self._tile(start, mr, weights, here, sums, panel * self.nr)]])
-                wide.yield_([])
-            with wide.else_():
-                with b.loop(first, until, carried=[[ahead]]) as tiles:
-                    [[here]] = tiles.carried
-                    tiles.yield_([[self._tile(tiles.index, 1, weights, here, sums, panel * self.nr)]])
-                wide.yield_([])
+            with b.loop(first, until, mr, carried=[[weights + panel_bytes]]) as tiles:
+                [[ahead]] = tiles.carried
+                here = self._tile(tiles.index, weights, ahead, sums)
+                with b.loop(tiles.index, b.smin(tiles.index + mr, until), carried=[[sums]]) as patches:
+                    [[of_patch]] = patches.carried
+                    self._finish(patches.index, of_patch, panel * self.nr)
+                    patches.yield_([[of_patch + self._place(1, 0, 0)]])
+                tiles.yield_([[here]])
 
-    def _tile(self, start: Value, count: int, weights: Value, ahead: Value, sums: Value, channel: Value) -> Value:
-        """One tile of `count` patches from `start` on. Returns the next address of weights to prefetch."""
+    def _tile(self, start: Value, weights: Value, ahead: Value, sums: Value) -> Value:
+        """Compute the sums of a tile of mr patches from `start` on. Returns the next address of weights to prefetch.
+
+        The last tile reads memory after the last patch, and what it computes of that is not read.
+        """
         geometry, step = self.a.geometry, self.a.geometry.channels * (self.nr * 2)
         x, seen = self.a.x + start * (geometry.channels * 2), set()
         for product in range(PRODUCTS):
-            rows = x + geometry.plane * product
-            acc, ahead = self._product(rows, count, weights + step * product, ahead)
+            acc, ahead = self._product(x + geometry.plane * product, weights + step * product, ahead)
             for at, (below, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
                 sign = OUTPUT[below][product // 4] * OUTPUT[right][product % 4]
                 if sign:
                     self._add(acc, sums, at, sign, is_first=at not in seen)
                     seen.add(at)
-        for patch in range(count):
-            self._finish(start + patch, sums, patch, channel)
         return ahead
 
-    def _product(self, x: Value, count: int, weights: Value, ahead: Value) -> tuple[list[list[Value]], Value]:
+    def _product(self, x: Value, weights: Value, ahead: Value) -> tuple[list[list[Value]], Value]:
         """(the sums over all channels of one of the 16 products, the next address of weights to prefetch)."""
         b, math, geometry = self.b, self.math, self.a.geometry
-        rows, size = b.rows(x, geometry.channels * 2, count), math.k_blocks[-1]
-        start = math.begin([b.zero(math.start)] * self.nv, count)
+        rows, size = b.rows(x, geometry.channels * 2, self.mr), math.k_blocks[-1]
+        start = math.begin([b.zero(math.start)] * self.nv, self.mr)
         with b.loop(0, geometry.channels, size, carried=[start, rows.pointers, weights, [ahead]]) as loop:
             acc, pointers, panel, [prefetched] = loop.carried
             b.prefetch(prefetched, cache=2)
@@ -233,8 +230,8 @@ class _Loops:
                     value = before + value if sign > 0 else before - value
                 b.store(value, sums, disp=place)
 
-    def _finish(self, patch: Value, sums: Value, number: int, channel: Value) -> None:
-        """Write the results of one patch. number: of the patch within the tile.
+    def _finish(self, patch: Value, sums: Value, channel: Value) -> None:
+        """Write the results of one patch. sums: those of the patch.
 
         A pixel that y does not have is written in the place of its neighbour, which is written after it.
         """
@@ -250,7 +247,7 @@ class _Loops:
             bias = [b.load(math.start, a.weights.bias, channel * 4, disp=j * 4 * math.lanes) for j in range(self.nv)]
             pixels = []
             for at in (2 * below, 2 * below + 1):
-                loaded = [b.load(math.start, sums, disp=self._place(number, at, j)) for j in range(self.nv)]
+                loaded = [b.load(math.start, sums, disp=self._place(0, at, j)) for j in range(self.nv)]
                 pixels.append([b.binary("ashr", value, 2) + first for value, first in zip(loaded, bias)])
             base = residual + residual_down if below else residual
             loads = [partial(load, pointer) for pointer in (base, base + residual_right)]

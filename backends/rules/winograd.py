@@ -184,7 +184,8 @@ class Winograd:
             for at, size, stride in ((rows, height, row), (columns, width, pixel))
         ]
         patches = np.stack([rows * row + columns * pixel, *last], axis=1)
-        y = s.scratch(kernels.PRODUCTS * self.plane + SLACK, "transformed")
+        slack = (self.tile.mr - 1) * self.channels * 2 + SLACK
+        y = s.scratch(kernels.PRODUCTS * self.plane + slack, "transformed")
         arguments = kernels.WinogradPixels(
             x=x,
             patches=s.stored(patches),
