@@ -12,12 +12,16 @@ from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
-from qcompiler.quantization.cost_profile import elements
+from qcompiler.quantization.cost_profile import elements, products
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.spec import QuantSpec
 
 SHARE_FOR_OUTPUTS = 0.03
 """Work behind the last product stays float while it adds at most this share to the estimated time of the graph."""
+
+SHARE_FOR_WORDS = 0.1
+"""Products that read what a steep function gives read 16-bit codes while that adds at most this share to the estimated
+time of the graph."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class ChoosePrecision:
     the residual of a product and an output of the graph as well, so these read real numbers only where no conversion
     is added: the value is real for other reasons, or a product makes it and nothing reads codes of it.
     Products whose results a part with a steep function reads, as a spectrum before its log, read 16-bit codes: what is
-    small in them counts as much as what is large.
+    small in them counts as much as what is large. Products that read what such a part makes do so too, while together
+    they add at most 10 % to the estimated time: a step of one of 256 codes of a log is a large factor.
     A node whose qconfig lacks `mixed_precision` works on codes, like a product that gives codes. Notes say why.
 
     Before:
@@ -75,14 +80,21 @@ class ChoosePrecision:
                 note = self._settle(graph, observe, roles, reasons, real)
                 made += [] if note is None else [note]
         graph.notes += reversed(made)
-        self._widen(graph, parts, real)
+        self._widen(graph, parts, real, roles)
         return graph
 
-    def _widen(self, graph: Graph, parts: Iterable[list[Node]], real: set[int]) -> None:
-        """Let products in front of a steep function read 16-bit codes, in the whole group of each operand."""
-        groups = set()
+    def _widen(self, graph: Graph, parts: Iterable[list[Node]], real: set[int], roles: Roles) -> None:
+        """Let products on both sides of a steep function read 16-bit codes, in the whole group of each operand; those
+        behind it only as long as that is cheap."""
+        groups: set[str] = set()
+        left = SHARE_FOR_WORDS * roles.cost()
         for part in parts:
             if any(node.name in self.steep for node in part):
+                behind = roles.read_by_products(graph, part)
+                for group, price in sorted(behind.items(), key=lambda item: (item[1], item[0])):
+                    if price <= left:
+                        left -= price
+                        groups.add(group)
                 makers = [maker for node in part for maker in _makers(node) if id(maker) in real]
                 layers = [layer for maker in makers if (layer := Weighted.of(maker)) is not None]
                 observes = [Observe.of(layer.x.producer) for layer in layers]
@@ -216,10 +228,36 @@ class Roles:
             for seen in (value, *_observed(value))
         )
 
+    def cost(self) -> float:
+        """The nanoseconds that the graph takes by the cost profile."""
+        return sum(PROFILE.cost(node, quantized=id(node) in self.chosen) for node in self.nodes)
+
+    def read_by_products(self, graph: Graph, part: list[Node]) -> dict[str, float]:
+        """Each group of observed values that only a part makes and only products with constant weights read -> the
+        nanoseconds that 16-bit codes add to these products."""
+        inside, found = {id(node) for node in part}, dict[str, float]()
+        others = set[str]()
+        for node in graph.nodes:
+            observe = Observe.of(node)
+            if observe is None:
+                continue
+            layers = [Weighted.of(user) for user in node.result.users]
+            is_alone = observe.x.producer is not None and id(observe.x.producer) in inside and bool(layers)
+            if (
+                not is_alone
+                or graph.is_output(node.result)
+                or not all(layer and layer.x is node.result for layer in layers)
+            ):
+                others.add(observe.group)
+                continue
+            price = sum(PROFILE.product[0] * products(layer.node) for layer in layers if layer is not None)
+            found[observe.group] = found.get(observe.group, 0.0) + price
+        return {group: price for group, price in found.items() if group not in others}
+
     def affordable(self, graph: Graph, tails: Iterable[list[Node]]) -> Iterator[list[Node]]:
         """Those of the parts behind the last product that may stay float. Parts behind no product are free: without
         products int8 gains nothing."""
-        left = SHARE_FOR_OUTPUTS * sum(PROFILE.cost(node, quantized=id(node) in self.chosen) for node in self.nodes)
+        left = SHARE_FOR_OUTPUTS * self.cost()
         priced = [(self.price(graph, part), number, part) for number, part in enumerate(tails)]
         for price, _, part in sorted(priced, key=lambda item: item[:2]):
             if price > left:

@@ -247,6 +247,12 @@ class Uncalibrated(_ValueReason):
     kind = "not calibrated"
 
 
+class Unclipped(_ValueReason):
+    """Why the range of a value spans all that calibration saw."""
+
+    kind = "not clipped"
+
+
 @dataclass(frozen=True)
 class Outliers(Note):
     """The widest channels of a value are read in 16 bits, by small products beside those that read the others.
@@ -335,6 +341,7 @@ _PARSERS: dict[str, Callable[[str], Note | None]] = {
         Interpreted,
         Uncalibrated,
         Equalized,
+        Unclipped,
         Unjudged,
         Outliers,
         BiasCorrected,

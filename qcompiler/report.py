@@ -25,6 +25,7 @@ from qcompiler.notes import (
     Outliers,
     RealResult,
     Uncalibrated,
+    Unclipped,
     Unjudged,
 )
 from qcompiler.opdef import Role, op_of, works_on_codes
@@ -139,6 +140,7 @@ class Report:
         outliers: the values of which a few channels are read in 16 bits.
         uncalibrated: the values of whose range calibration data says little.
         corrected: the products whose biases take up the mean error of rounded weights.
+        unclipped: the values whose ranges span all that calibration saw, since maxima are taken of them.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
         conversions: op -> count.
@@ -173,6 +175,7 @@ class Report:
     real: tuple[RealResult, ...] = ()
     outliers: tuple[Outliers, ...] = ()
     corrected: tuple[BiasCorrected, ...] = ()
+    unclipped: tuple[Unclipped, ...] = ()
 
     @property
     def int8_nodes(self) -> int:
@@ -230,6 +233,9 @@ class Report:
         if self.outliers:
             lines.append("  channels that are read in 16 bits:")
             lines += [f"    {note}" for note in self.outliers]
+        if self.unclipped:
+            lines.append("  ranges that are not clipped:")
+            lines += [f"    {note}" for note in self.unclipped]
         if self.corrected:
             lines.append("  biases corrected:")
             lines += [f"    {note}" for note in self.corrected]
@@ -291,6 +297,7 @@ def report(model: Any) -> Report:
         real=tuple(note for note in graph.notes if isinstance(note, RealResult)),
         outliers=tuple(note for note in graph.notes if isinstance(note, Outliers)),
         corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),
+        unclipped=tuple(note for note in graph.notes if isinstance(note, Unclipped)),
     )
 
 

@@ -20,6 +20,7 @@ from qcompiler.notes import (
     OutputStructure,
     RealResult,
     Remark,
+    Unclipped,
     Unjudged,
     parse_note,
 )
@@ -46,6 +47,7 @@ NOTES: dict[str, Note] = {
     ),
     "equalized: %x for %q: a = 1, error low": Remark("equalized: %x for %q: a = 1, error low"),
     "not equalized: %x: its rows: none": Unjudged("x", "its rows: none"),
+    "not clipped: %x: %y = max takes one of 900 elements": Unclipped("x", "%y = max takes one of 900 elements"),
     "not equalized: nothing": Remark("not equalized: nothing"),
     "bias: %y: 3 of 16 channels take up the mean error of rounded weights": BiasCorrected("y", 3, 16),
     "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04": Outliers(

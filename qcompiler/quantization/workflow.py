@@ -227,7 +227,8 @@ def convert(
     Raises:
         QuantizationError: a value was not observed, or an observer saw no data.
     """
-    from qcompiler.notes import Interpreted
+    from qcompiler.notes import Interpreted, Unclipped
+    from qcompiler.passes.peaks import unclipped
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.passes.real_parts import choose_real_parts
     from qcompiler.passes.steep import steep_functions
@@ -257,6 +258,8 @@ def convert(
         for group, spec in specs.items()
         if group in observers and not lacks_data(observers, group)
     }
+    whole, reasons = unclipped(prepared.graph, params, observers, prepared.configs)
+    params |= whole
     options: dict[str, Any] = {
         "code_outputs": io == "quantized",
         "steep": steep_functions(prepared.graph, params, observers),
@@ -283,7 +286,7 @@ def convert(
     if tuning.graph is not None and not manager.is_watched:
         manager, start = PassManager([each for each in pipeline if each.name not in CHOSEN_FIRST]), tuning.graph
     converted = manager.run(start)
-    notes = list(tuning.notes)
+    notes = [*tuning.notes, *(Unclipped(value, reason) for value, reason in reasons.items())]
     if isinstance(observers, Calibration):
         notes += uncalibrated(prepared.graph, observers)
         if observers.interpreted:

@@ -87,8 +87,8 @@ def sound(seed: int) -> np.ndarray:
 
 
 def test_a_log_front_end_keeps_its_answer_on_every_level() -> None:
-    """The product before the log reads 16-bit codes and gives f32, all between it and the log is f32, the rest is int8;
-    "int8:plain" loses 15 dB and more."""
+    """The products before and behind the log read 16-bit codes, the first gives f32, all between them is f32, the rest
+    is int8; "int8:plain" loses 15 dB and more."""
     nn.manual_seed(0)  # whatever layers other tests made before
     items, model = [sound(seed) for seed in range(16)], LogFront()
     prepared = qc.prepare(model, "int8", (items[0],))
@@ -96,7 +96,7 @@ def test_a_log_front_end_keeps_its_answer_on_every_level() -> None:
     graph = qc.convert(prepared, calibration)
     real = qc.compile(model, None, (items[0],), target="reference")
     products = [node for node in graph.nodes if node.op in ("conv", "linear")]
-    assert [value.type.dtype for node in products if (value := node.operands[0])] == [DType.I16, DType.U8, DType.U8]
+    assert [value.type.dtype for node in products if (value := node.operands[0])] == [DType.I16, DType.I16, DType.U8]
     assert products[0].result.type.dtype is DType.F32
     assert not any(node.result.type.is_quantized for node in graph.nodes if node.op in ("mul", "add", "log"))
     mixed = qc.compile(graph, target="reference")
