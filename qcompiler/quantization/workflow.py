@@ -230,6 +230,7 @@ def convert(
     from qcompiler.notes import Interpreted, Unclipped
     from qcompiler.passes.peaks import unclipped
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
+    from qcompiler.passes.read_ranges import ranges_for_functions
     from qcompiler.passes.real_parts import choose_real_parts
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
@@ -265,6 +266,7 @@ def convert(
         "steep": steep_functions(prepared.graph, params, observers),
     }
     inputs = observers.inputs if isinstance(observers, Calibration) else {}
+    params |= ranges_for_functions(prepared.graph, observers, prepared.configs)
     parts = choose_real_parts(prepared.graph, params, inputs, prepared.configs, **options)
     options["sensitive"] = parts.nodes
     graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
