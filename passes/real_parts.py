@@ -8,7 +8,8 @@ the one conversion left gives each channel all codes.
 
 Real parts cost time. Relative errors add up along a network, so parts are chosen, the cheapest in proportion to what
 they gain first, until the errors of the products behind those that are left sum up to less than a budget, measured on
-their own outputs for the sampled rows of calibration. Plain networks meet it with no real part.
+their own outputs for the sampled rows of calibration. Plain networks meet it with no real part. Values of which outlier
+channels can be split off (`split_outliers.py`), as behind a GELU, are left to that: it gains more there.
 
 The choice is the same on every machine, as that of scales is (`equalization.py`), which it uses.
 """
@@ -22,6 +23,7 @@ from qcompiler.ir import Graph, Node, Value
 from qcompiler.ops.quantized import Observe
 from qcompiler.passes.choose_precision import ChoosePrecision, Roles
 from qcompiler.passes.equalization import estimate, judged_multiplications, multiply_cost
+from qcompiler.passes.split_outliers import Split, match_split
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import elements
 from qcompiler.quantization.product_inputs import ProductInput
@@ -85,9 +87,12 @@ def choose_real_parts(
     number_of = {node.name: number for number, part in enumerate(parts) for node in part}
     gains, costs, values = [0.0] * len(parts), [0.0] * len(parts), [list[str]() for _ in parts]
     worst: list[tuple[float, float, str]] = [(0.0, 0.0, "")] * len(parts)
+    seen = {observe.x.name: observe for node in settled.nodes if (observe := Observe.of(node)) is not None}
     for observe, choice in judged_multiplications(trial, params, inputs, configs, within=number_of):
         number = number_of[observe.x.producer.name] if observe.x.producer is not None else 0
         costs[number] += PROFILE.overhead + elements(observe.x) * PROFILE.quantize
+        if isinstance(match_split(settled, seen[observe.x.name]), Split):
+            continue
         if choice is None or choice.note.before < LEAST_ERROR or choice.note.after * GAIN > choice.note.before:
             continue
         gains[number] += choice.note.before - choice.note.after

@@ -14,6 +14,7 @@ from qcompiler.notes import KeptFloat
 from qcompiler.passes import real_parts
 from qcompiler.passes.equalization import estimate
 from qcompiler.passmanager import Pass
+from tests.passes import test_split_outliers
 from tests.passes.test_equalization import accuracy, items
 
 CHANNELS = 32
@@ -137,3 +138,11 @@ def test_a_watched_conversion_runs_every_pass_and_gives_the_same_graph() -> None
     watched = qc.convert(prepared, found, instruments=[watch])
     assert watch.seen[:3] == ["choose-precision", "scale-channels", "correct-bias"]
     assert str(qc.convert(prepared, found)) == str(watched) and kept(watched)
+
+
+def test_outlier_channels_are_split_off_even_if_real_parts_were_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real numbers and scales would lower the error as well, but by less."""
+    monkeypatch.setattr(real_parts, "SHARE_FOR_PARTS", 1000.0)
+    monkeypatch.setattr(real_parts, "SPEED", 1e-3)
+    graph = converted(test_split_outliers.Block(), test_split_outliers.items())
+    assert test_split_outliers.told(graph) and not kept(graph)
