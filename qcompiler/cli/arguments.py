@@ -23,7 +23,7 @@ _MODULES = {
     "check": _BUILD, "quantize": _BUILD, "passes": _BUILD, "dump": _BUILD, "draw": _BUILD, "export": _EXPORT,
     "run": _RUN, "bench": _RUN, "compare": _RUN, "targets": _RUN,
 }  # fmt: skip
-_MODEL = "FILE.onnx, a saved FILE.qc.safetensors, or package.module:name with --python"
+_MODEL = "FILE.onnx, a saved FILE.qc.safetensors, a text FILE.qir, or package.module:name with --python"
 
 
 def _size(text: str) -> tuple[str, int]:
@@ -176,13 +176,24 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--data", required=True, metavar="X.npz", help=".npz or .npy file, or a folder of them")
 
     export = add("export", "Write a model in another form.", "model", "figures")
-    export.add_argument("--to", required=True, metavar="FORM", help="text, or object: an object file with a C header")
+    export.add_argument(
+        "--to",
+        required=True,
+        metavar="FORM",
+        help="onnx, qoperator (ONNX with ops on codes), python (a script for numpy), torch, text, or object: an object "
+        "file with a C header",
+    )
     export.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="PATH",
-        help="the file to write; for an object model.o, whose header is model.h",
+        help="the file to write: m.onnx, m.py or m.qir (and m.safetensors), m.pt or m.pt2, m.o (and m.h)",
+    )
+    export.add_argument(
+        "--check",
+        metavar="DATA",
+        help="run what was written in a process of its own, and compare; .npz or .npy file, or a folder of them",
     )
     objects = export.add_argument_group("objects")
     objects.add_argument("--target", help="native (the default), or a level of any machine, such as x86-64-linux+avx2")

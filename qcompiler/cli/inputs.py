@@ -1,8 +1,8 @@
 """The inputs of the command line: models and arrays, from files or Python.
 
-A model is `FILE.onnx`, a saved model `FILE.qc.safetensors`, or, only with --python since its code runs,
-`package.module:name` (`name()` to call it first). Arrays are .npz or .npy files (`array_files.py`), or a folder of
-them.
+A model is `FILE.onnx`, a saved model `FILE.qc.safetensors`, a text `FILE.qir` with its arrays in `FILE.safetensors`,
+or, only with --python since its code runs, `package.module:name` (`name()` to call it first). Arrays are .npz or .npy
+files (`array_files.py`), or a folder of them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def load_model(text: str, *, python: bool = False, types: Sequence[str] = ()) ->
         from qcompiler.artifact import load_graph
 
         return load_graph(text)
+    if text.endswith(".qir"):
+        from qcompiler.export.text import load_text
+
+        if not os.path.exists(text):
+            raise QCompilerError("no such file", where=f"file {text}")
+        return load_text(text)
     if text.endswith(".onnx"):
         if not os.path.exists(text):
             raise QCompilerError("no such file", where=f"file {text}")
@@ -53,7 +59,9 @@ def load_model(text: str, *, python: bool = False, types: Sequence[str] = ()) ->
     match = _PYTHON_MODEL.fullmatch(text)
     if match is None:
         raise QCompilerError(
-            "not a model", got=text, expected="FILE.onnx, FILE.qc.safetensors, or package.module:name with --python"
+            "not a model",
+            got=text,
+            expected="FILE.onnx, FILE.qc.safetensors, FILE.qir, or package.module:name with --python",
         )
     if not python:
         raise QCompilerError(f"{text} is Python code, which runs only when you ask for it", hint="add --python")
@@ -72,7 +80,7 @@ def given_model(options: argparse.Namespace) -> Graph:
 
 def is_file(text: str) -> bool:
     """Whether a MODEL argument names a file that exists."""
-    return text.endswith((".onnx", ".safetensors")) and os.path.exists(text)
+    return text.endswith((".onnx", ".safetensors", ".qir")) and os.path.exists(text)
 
 
 def _attribute(module: str, path: str, call: str | None) -> Any:

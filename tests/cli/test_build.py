@@ -197,10 +197,3 @@ def test_draw(files, capsys):
     assert "drawn to g.dot" in call(capsys, "draw", "int8.qc.safetensors", "-o", "g.dot")
     assert (files / "g.dot").read_text().startswith("digraph")
     assert "wrong suffix" in fail(capsys, "draw", "int8.qc.safetensors", "-o", "g.bmp")
-
-
-def test_forms_of_export_that_are_not_there_say_so(files, capsys):
-    assert "export to onnx is not there yet" in fail(
-        capsys, "export", "int8.qc.safetensors", "--to", "onnx", "-o", "x.onnx"
-    )
-    assert "did you mean 'python'" in fail(capsys, "export", "int8.qc.safetensors", "--to", "pyton", "-o", "x")

@@ -131,7 +131,7 @@ def test_every_option_has_a_row() -> None:
             assert row in EFFECTS or shared or row in READ, row
 
 
-READ = {"quantize --output", "bench --input", "bench --seconds", "export --to", "compare --data"}
+READ = {"quantize --output", "bench --input", "bench --seconds", "export --to", "export --check", "compare --data"}
 """Options whose effect other tests of the command line show."""
 
 USES: dict[str, list[tuple[str, ...]]] = {
