@@ -7,7 +7,6 @@ file, and messages give a node's number in the file as its line.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.dims import Dim, DimLike, Dynamic, evaluate, names_of, substitute
+from qcompiler.dims import Dim, DimLike, Dynamic, substitute
 from qcompiler.errors import QCompilerError, TraceError, VerifyError
 from qcompiler.frontend.onnx_bodies import (
     all_nodes,
@@ -36,6 +35,7 @@ from qcompiler.frontend.onnx_checks import (
     checked_opsets,
     read_attributes,
 )
+from qcompiler.frontend.onnx_equal_sizes import equal_in_example, sizes_in
 from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
@@ -44,7 +44,6 @@ from qcompiler.frontend.onnx_ops.node import DTYPES, OnnxNode, check_held, folde
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
-from qcompiler.frontend.sizes import as_dim
 from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Const, Graph, Loc
 from qcompiler.notes import Remark
@@ -78,11 +77,12 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
         TraceError: onnx is not installed, the file is no ONNX file, its opset is below 7, inputs don't fit, or nodes
             are not supported (all of them listed, with counts).
     """
-    proto, name, folder = load_proto(model)
+    loaded = load_proto(model)
     known: dict[str, DimLike] = {}
     remarks: list[str] = []
     while True:
-        importer = _Importer(proto, TensorReader(name, folder), example_inputs, dynamic, known)
+        reader = TensorReader(loaded.name, loaded.folder, loaded.path, loaded.marker)
+        importer = _Importer(loaded.proto, reader, example_inputs, dynamic, known)
         try:
             graph = importer.run()
         except _Decided as decided:
@@ -155,9 +155,12 @@ class _Importer:
             for name, type in self._input_types().items():
                 self.values[name] = self.trace.wrap(self.trace.graph.add_input(name, type))
             self.trace.missing_example = self._example_hint()
+            last = self._last_reads(needed)
             for index in needed:
                 self.trace.loc = Loc(self.file, index)
                 self._node(index, graph.node, self.file)
+                for name in last.get(index, ()):
+                    self._release(name)
             self.trace.loc = self.trace.spot = None
             for output in graph.output:
                 if output.name not in self.values:
@@ -183,6 +186,23 @@ class _Importer:
             set_outputs(self.trace, outputs)
         return self.trace.graph
 
+    def _last_reads(self, needed: Sequence[int]) -> dict[int, list[str]]:
+        """Of each node the names that no later one reads, nor a caller."""
+        graph, last = self.proto.graph, dict[str, int]()
+        for index in needed:
+            last.update(dict.fromkeys(names_read(graph.node[index]), index))
+        found: dict[int, list[str]] = {}
+        for name in last.keys() - {"", *(output.name for output in graph.output)}:
+            found.setdefault(last[name], []).append(name)
+        return found
+
+    def _release(self, name: str) -> None:
+        """Forget an array that nothing reads any more, so that a weight whose layout changes is in memory once."""
+        if isinstance(self.values.get(name), np.ndarray):
+            self.trace.release(self.values[name])
+            self.values[name] = UNKNOWN
+            self._counted = len(self.trace.graph.consts)
+
     # -- what the example decides
 
     def baked_sizes(self) -> dict[str, tuple[DimLike, str]]:
@@ -203,37 +223,6 @@ class _Importer:
                 got=f"{size} = {value} in the example inputs",
                 hint=f"leave {size} out of dynamic=, and the model is compiled for {size} = {value}",
             )
-
-    def _equal_in_example(self, node: OnnxNode, where: str) -> dict[str, tuple[DimLike, str]]:
-        """A size of a node's operands that is another one's in the example, though not by its name."""
-        shapes = list(map(_sizes_in, node.values))
-        pairs = [
-            (a, b)
-            for one, other in itertools.permutations(shapes, 2)
-            for a, b in (*zip(reversed(one), reversed(other)), *itertools.product(one, other))
-            if isinstance(a, Dim) and a != b and b != 1 and str(a) in a.names()
-        ]
-        for a, b in sorted(pairs, key=lambda pair: isinstance(pair[1], int)):  # two names, if that is enough
-            name, names = str(a), names_of(b)
-            if name in names or not {name, *names} <= self.trace.sizes.keys():
-                continue
-            if self.trace.sizes[name] == evaluate(b, self.trace.sizes):
-                return {name: (b, where)}
-        return self._equal_as_numbers(shapes, where)
-
-    def _equal_as_numbers(self, shapes: Sequence[Sequence[DimLike]], where: str) -> dict[str, tuple[DimLike, str]]:
-        """A size whose number in the example makes sizes of a node's operands equal, or their products: those of a
-        reshape's operand and of the shape that it asks for."""
-        pairs = [pair for one, other in itertools.combinations(shapes, 2) for pair in _equal_pairs(one, other)]
-        for a, b in pairs:
-            names = sorted(names_of(a) | names_of(b))
-            if a == b or not set(names) <= self.trace.sizes.keys():
-                continue
-            for name in names:
-                number = {name: self.trace.sizes[name]}
-                if substitute(a, number) == substitute(b, number):
-                    return {name: (self.trace.sizes[name], where)}
-        return {}
 
     def _example_hint(self) -> str:
         """The argument that gives every open size a number."""
@@ -385,7 +374,7 @@ class _Importer:
             try:
                 found = node.as_moved(table()[key](node))
             except VerifyError as error:  # an operand or attribute that the op of the graph does not take
-                decided = self._equal_in_example(node, where)
+                decided = equal_in_example(node.values, self.trace.sizes, where)
                 if decided:
                     raise _Decided(decided) from None
                 raise TraceError(
@@ -414,7 +403,7 @@ class _Importer:
 
     def _equal_hint(self, node: OnnxNode) -> str | None:
         """What to do where sizes of a node may differ, for want of an example."""
-        has_open = any(isinstance(size, Dim) for value in node.values for size in _sizes_in(value))
+        has_open = any(isinstance(size, Dim) for value in node.values for size in sizes_in(value))
         return self.trace.missing_example if has_open and not self.examples else None
 
     def _branch(self, proto: Any, where: str) -> tuple[Any, ...]:
@@ -560,22 +549,6 @@ class _Importer:
 def _maker_after(nodes: Sequence[Any], index: int, name: str) -> str | None:
     later = next((i for i, node in enumerate(nodes[index:], index) if name in node.output), None)
     return None if later is None else f"node {later} makes it: sort the nodes; if they form a cycle, none is legal"
-
-
-def _sizes_in(value: Any) -> Sequence[DimLike]:
-    """The sizes of a value's axes, or those that a known array holds."""
-    if isinstance(value, Traced):
-        return value.value.type.shape
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return [as_dim(size) for size in value.ravel()]
-    return value.shape if isinstance(value, np.ndarray) else ()
-
-
-def _equal_pairs(one: Sequence[DimLike], other: Sequence[DimLike]) -> list[tuple[DimLike, DimLike]]:
-    """What may have to be equal: sizes that broadcast, and the numbers of elements, 0 in a wanted shape being the size
-    at its place."""
-    wanted = [one[axis] if size == 0 and axis < len(one) else size for axis, size in enumerate(other)]
-    return [*zip(reversed(one), reversed(other)), (math.prod(one), math.prod(wanted))]
 
 
 def _quantizes(node: Any) -> bool:

@@ -30,13 +30,20 @@ class TensorReader:
     Args:
         file: the model's name in messages.
         folder: where its external data lies; None for a model in memory, which has no folder.
+        path, marker: the model's file, and the location of external data that lies in it; see `onnx_file`.
 
     Attributes:
         nbytes: bytes of the tensors read so far.
     """
 
-    def __init__(self, file: str, folder: pathlib.Path | None) -> None:
-        self.file, self.folder = file, folder
+    def __init__(
+        self,
+        file: str,
+        folder: pathlib.Path | None,
+        path: pathlib.Path | None = None,
+        marker: str | None = None,
+    ) -> None:
+        self.file, self.folder, self._path, self._marker = file, folder, path, marker
         self.nbytes = 0
 
     def read(self, tensor: Any, place: str) -> np.ndarray:
@@ -64,14 +71,7 @@ class TensorReader:
             raise TraceError("unknown place of the tensor's data", where=where, got=tensor.data_location)
         if tensor.HasField("raw_data"):
             raw = tensor.raw_data  # a copy, each time
-            if len(raw) != nbytes:
-                raise TraceError(
-                    "the tensor's data does not fit its shape",
-                    where=where,
-                    expected=f"{nbytes} bytes for {list(tensor.dims)}",
-                    got=f"{len(raw)} bytes",
-                    hint="the file is damaged: export the model again",
-                )
+            _check_raw(tensor, len(raw), nbytes, where)
             return self._array(tensor, raw, where)
         _check_numbers(tensor, count, bits, where)
         try:
@@ -112,6 +112,9 @@ class TensorReader:
             )
         offset, length = (_whole(given.get(key), key, where) for key in ("offset", "length"))
         length = nbytes if length is None else length
+        if self._path is not None and given["location"] == self._marker:
+            _check_raw(tensor, length, nbytes, where)
+            return _read_from(self._path, offset or 0, length, where)
         if length != nbytes:
             raise TraceError(
                 "the external data does not fit the tensor's shape",
@@ -120,6 +123,30 @@ class TensorReader:
                 got=f"{length} bytes",
             )
         return _read_inside(self.folder, given["location"], offset or 0, length, where)
+
+
+def _check_raw(tensor: Any, have: int, nbytes: int, where: str) -> None:
+    if have != nbytes:
+        raise TraceError(
+            "the tensor's data does not fit its shape",
+            where=where,
+            expected=f"{nbytes} bytes for {list(tensor.dims)}",
+            got=f"{have} bytes",
+            hint="the file is damaged: export the model again",
+        )
+
+
+def _read_from(path: pathlib.Path, offset: int, length: int, where: str) -> bytes:
+    """Bytes of the model's own file."""
+    try:
+        with open_regular(path) as file:
+            file.seek(offset)
+            data = file.read(length)
+    except OSError as error:
+        raise TraceError("the model cannot be read", where=where, got=error.strerror or str(error)) from None
+    if len(data) != length:
+        raise TraceError("the model's file became shorter while it was read", where=where)
+    return data
 
 
 def _bits(data_type: int, where: str) -> int:

@@ -89,6 +89,7 @@ class Trace:
         self._consts: dict[
             tuple[int, str], tuple[Any, Const]
         ] = {}  # holds the source, so that its id is not used again
+        self._made_of: dict[int, list[tuple[int, str]]] = {}
         self._scalars: dict[tuple[str, str], Const] = {}
         self._inlined: dict[int, tuple[Const, Const]] = {}
         self._open = True
@@ -245,6 +246,7 @@ class Trace:
         if array.dtype.kind == "f" and array.dtype != converted.dtype and array.ndim:
             self.note(f"constant @{const.name}: {array.dtype} became {wanted}")
         self._consts[key] = (data, const)
+        self._made_of.setdefault(id(data), []).append(key)
         return self.wrap(const)
 
     def scalar(self, value: bool | int | float, dtype: DType) -> Proxy:
@@ -268,7 +270,22 @@ class Trace:
         known = self._consts.get(key)
         if known is None or known[0] is not source or not _same(known[1].data, data):
             self._consts[key] = known = (source, self.graph.add_const(name, np.array(data, order="C")))
+            self._made_of.setdefault(id(source), []).append(key)
         return self.wrap(known[1])
+
+    def release(self, source: Any) -> None:
+        """Forget an array of which no more constants will be made. Constants of it that have no users leave the
+        graph."""
+        self.names.pop(id(source), None)
+        for key in self._made_of.pop(id(source), ()):
+            known = self._consts.get(key)
+            if known is None or known[0] is not source:
+                continue
+            del self._consts[key]
+            const = known[1]
+            if not const.uses:
+                self.release(const)
+                self.graph.erase_const(const)
 
     # -- inlining
 
