@@ -195,7 +195,7 @@ class Program:
         with self._lock:
             if key in self._bound:
                 return self._bound[key].image
-            return self._lowering.lower(dict(key)).finish()
+            return self._lowering.image(dict(key))[0]
 
     def bind(self, sizes: Mapping[str, int] | None = None) -> Executable:
         """The program for these sizes, lowered and linked when first asked for.
@@ -208,8 +208,7 @@ class Program:
             if key in self._bound:
                 self._bound.move_to_end(key)
                 return self._bound[key]
-            builder = self._lowering.lower(dict(key))
-            bound = self._link(builder.finish(), builder.own)
+            bound = self._link(*self._lowering.image(dict(key)))
             if self._stored_as is not None:
                 stored_as, self._stored_as = self._stored_as, None
                 program_cache.store(stored_as.digest, self.target, stored_as.signature, bound.image, bound.constants)

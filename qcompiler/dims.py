@@ -13,6 +13,7 @@ from functools import total_ordering
 from typing import Union
 
 from qcompiler.errors import ParseError, ShapeError
+from qcompiler.traced_size import whole
 
 DimLike = Union[int, "Dim"]
 Bounds = tuple[int | None, int | None]
@@ -301,7 +302,7 @@ def names_of(dim: DimLike) -> frozenset[str]:
 
 def evaluate(dim: DimLike, sizes: Mapping[str, int]) -> int:
     """The int value of an int or a Dim."""
-    return dim.evaluate(sizes) if isinstance(dim, Dim) else int(dim)
+    return dim.evaluate(sizes) if isinstance(dim, Dim) else whole(dim)
 
 
 def substitute(dim: DimLike, sizes: Mapping[str, DimLike]) -> DimLike:

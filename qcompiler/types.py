@@ -18,6 +18,7 @@ from qcompiler.arguments import check_type, described
 from qcompiler.dims import Dim, DimLike, evaluate, substitute
 from qcompiler.errors import QuantizationError, ShapeError
 from qcompiler.fork_safety import cached_property
+from qcompiler.traced_size import whole
 
 MAX_RANK = 8
 MAX_ELEMENTS = 2**31 - 1
@@ -270,7 +271,7 @@ class TensorType:
                 raise ShapeError("a size of a tensor", expected="an int or a Dim", got=described(size))
             if not isinstance(size, Dim) and size < 0:
                 raise ShapeError("negative size", got=f"{self.dtype}[{','.join(map(str, self.shape))}]")
-        elements = math.prod(int(size) for size in self.shape if not isinstance(size, Dim) and size)
+        elements = math.prod(whole(size) for size in self.shape if not isinstance(size, Dim) and size)
         if elements > MAX_ELEMENTS:  # sizes of 0 do not count: numpy has no such array either
             raise ShapeError("tensor too large", expected=f"at most {MAX_ELEMENTS} elements", got=elements)
         if self.quant is not None:
@@ -309,7 +310,7 @@ class TensorType:
         Raises:
             ShapeError: a size is symbolic.
         """
-        sizes = tuple(int(size) for size in self.shape if not isinstance(size, Dim))
+        sizes = tuple(whole(size) for size in self.shape if not isinstance(size, Dim))
         if len(sizes) != len(self.shape):
             raise ShapeError("a size is symbolic", expected="a static shape", got=str(self))
         return sizes

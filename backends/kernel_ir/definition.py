@@ -59,6 +59,7 @@ from qcompiler.backends.kernel_ir.ir import KernelFunction, Parameter, Value, pa
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.errors import LoweringError
 from qcompiler.fork_safety import cached_property
+from qcompiler.traced_size import guarded
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -167,7 +168,7 @@ class KernelDef(Generic[A, K]):
 
     def __call__(self, *args: K.args, **static: K.kwargs) -> KernelKey[A]:
         """The kernel with these static arguments. Those that equal the function's default are left out."""
-        given = tuple(static.items())
+        given = tuple([(name, guarded(value)) for name, value in static.items()])
         if given not in self._keys:
             chosen = {name: value for name, value in given if value != self._defaults.get(name, _NO_DEFAULT)}
             self._keys[given] = KernelKey.of(self, chosen)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import cached_property
 
 if TYPE_CHECKING:
     from qcompiler.backends.kernel_ir.definition import KernelDef
@@ -40,6 +41,13 @@ class KernelKey(Generic[A]):
     place: str
     name: str
     static: tuple[tuple[str, Any], ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.place, self.name, self.static))
 
     @staticmethod
     def of(definition: KernelDef[A, ...], static: Mapping[str, Any]) -> KernelKey[A]:

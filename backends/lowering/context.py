@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from qcompiler.backends.lowering.views import (
     row_major_strides,
     storage_bytes,
 )
-from qcompiler.backends.program.builder import BufferHandle, ProgramBuilder
+from qcompiler.backends.program.builder import ProgramBuilder
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Value
 from qcompiler.types import Layout, TensorType
@@ -46,7 +48,7 @@ class Lowering:
     views: dict[Value, TensorView] = field(default_factory=dict)
     row_major: dict[Value, TensorView] = field(default_factory=dict)
     records: dict[tuple[Value, Value], TensorView] = field(default_factory=dict)
-    widened: dict[tuple[TensorView, int], TensorView] = field(default_factory=dict)
+    widened: dict[tuple[Any, ...], TensorView] = field(default_factory=dict)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from qcompiler.backends.lowering.rule import LoweringRule, find_rule
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import ProgramBuilder
 from qcompiler.backends.program.constants import Constants
-from qcompiler.backends.program.image import ArraySpec
+from qcompiler.backends.program.image import ArraySpec, ProgramImage
+from qcompiler.backends.program.template import ImageTemplate
 from qcompiler.backends.target import Target
 from qcompiler.binding import check_sizes
 from qcompiler.errors import QCompilerError
@@ -21,6 +23,10 @@ from qcompiler.interpreter import evaluate_node
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import opdef
 from qcompiler.ops.shape import Concat
+from qcompiler.traced_size import Trace, concrete
+
+MOST_TEMPLATES = 8
+"""How many templates of images a graph keeps; the oldest is dropped."""
 
 
 class GraphLowering:
@@ -41,18 +47,53 @@ class GraphLowering:
         self.graph, self.target, self.constants = graph, target, constants
         self._why_python = why_python
         self._memo: dict[tuple[str, str], np.ndarray] = {}
+        self._templates: list[ImageTemplate] = []
 
     @cached_property
     def rules(self) -> dict[Node, LoweringRule | str]:
         """The rule that lowers each node, or why none does."""
         return {node: self._why_python(node) or find_rule(node, self.target) for node in self.graph.node_list}
 
-    def lower(self, sizes: Mapping[str, int]) -> ProgramBuilder:
-        """The steps of one binding of sizes, in a builder that the caller finishes.
+    def image(self, sizes: Mapping[str, int]) -> tuple[ProgramImage, Constants]:
+        """The program image of one binding of sizes, and the constants that it alone has.
+
+        Lowering is traced: the sizes of a call are ints that remember how they were computed. So the image of other
+        sizes, for which lowering would take the same decisions, is computed from what it recorded.
 
         Raises:
             InputError: an op does not take these sizes. Other errors name the node at which they happened.
         """
+        for template in reversed(self._templates):
+            made = template.image(sizes)
+            if made is not None:
+                return made
+        template = self._template(sizes)
+        made = template.image(sizes)
+        assert made is not None  # the sizes that were traced pass all guards
+        if sizes:
+            self._templates = [*self._templates[1 - MOST_TEMPLATES :], template]
+        return made
+
+    def _template(self, sizes: Mapping[str, int]) -> ImageTemplate:
+        try:
+            return self.lower(sizes).template()
+        except QCompilerError:
+            if sizes:
+                self._lower(sizes, None)  # raises the same error with plain numbers, and finds out which sizes fit
+            raise
+
+    def lower(self, sizes: Mapping[str, int]) -> ProgramBuilder:
+        """The steps of one binding of sizes, in a builder that the caller finishes. The sizes are traced.
+
+        Raises:
+            InputError: an op does not take these sizes. Other errors name the node at which they happened.
+        """
+        if not sizes:
+            return self._lower({}, None)
+        trace = Trace(sizes)
+        return self._lower(cast("Mapping[str, int]", trace.sizes), trace)
+
+    def _lower(self, sizes: Mapping[str, int], trace: Trace | None) -> ProgramBuilder:
         check_sizes(self.graph, sizes)
         builder = ProgramBuilder(
             [_spec(value, sizes) for value in self.graph.inputs],
@@ -60,7 +101,8 @@ class GraphLowering:
             self.constants,
             self.graph.name,
             self.target.key,
-            sizes,
+            {name: concrete(size) for name, size in sizes.items()},
+            trace,
         )
         lowering = Lowering(builder, self.target, dict(sizes), self._memo)
         for index, value in enumerate(self.graph.inputs):

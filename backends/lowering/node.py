@@ -14,12 +14,13 @@ from qcompiler.backends.kernel_ir.definition import Arguments
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.lowering.context import Lowering
 from qcompiler.backends.lowering.views import TensorView, layout_strides
-from qcompiler.backends.program.builder import BufferHandle, View
+from qcompiler.backends.program.recorded import BufferHandle, View
 from qcompiler.binding import bound_attrs
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Const, Node, Value
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
+from qcompiler.traced_size import whole
 from qcompiler.types import Layout, TensorType
 
 MAX_TABLE_BYTES = 2**30
@@ -55,7 +56,7 @@ class Steps:
         written: list[Any] = []
         for parameter, argument in kernel.definition.arguments(arguments):
             if parameter.kind == "extent":
-                values.append(int(argument))
+                values.append(whole(argument))
             elif parameter.kind == "scalar":
                 values.append(float(np.float32(argument)))
             elif argument is None:
@@ -163,7 +164,7 @@ class NodeLowering(Steps):
         """Let a result be memory that already holds it. The strides must be those of the result's layout."""
         value = self.node.results[index]
         strides = layout_strides(memory.shape, memory.dtype.itemsize, value.type.layout)
-        if any(size != 1 and have != want for size, have, want in zip(memory.shape, memory.strides, strides)):
+        if any(have != want and size != 1 for size, have, want in zip(memory.shape, memory.strides, strides)):
             raise LoweringError(
                 "a view in another layout", where=self.node.describe(), expected=str(strides), got=str(memory.strides)
             )
@@ -196,6 +197,11 @@ class NodeLowering(Steps):
     def stored(self, array: npt.ArrayLike) -> BufferHandle:
         """Add an array that was made for this binding to the constants."""
         return self.lowering.builder.constant(np.ascontiguousarray(array))
+
+    def table(self, function: Callable[..., np.ndarray], *args: int) -> BufferHandle:
+        """Add an array that a function of a module computes of ints to the constants. In contrast to `stored`, the ints
+        may be sizes of the call without tying the program to them."""
+        return self.lowering.builder.table(function, *args)
 
     def memo(self, role: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array made from constants, computed once for all bindings. role: unique within the node."""

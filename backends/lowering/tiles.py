@@ -113,19 +113,28 @@ def lines_of_a_set(pixels: int, x_pixel: int) -> int:
     return -(-pixels // sets)
 
 
-def runs(total: int, mr: int) -> tuple[np.ndarray, int]:
-    """Cut `total` pixels at equal distances into rows: (first pixel of each row, pixels of each row).
+def run_columns(total: int, mr: int) -> int:
+    """The pixels of a row, where `total` pixels at equal distances are cut into rows.
 
-    The last row overlaps the one before. Rows have as many tiles as give the fewest tiles in all, where a row costs as
-    much as a tenth of a tile.
+    Rows have as many tiles as give the fewest tiles in all, where a row costs as much as a tenth of a tile.
     """
     if total <= mr:
-        return np.zeros(1, np.int64), total
+        return total
     tiles = -(-total // mr)
     tiles_a_row = min(range(1, _MOST_RUN_TILES + 1), key=lambda each: -(-tiles // each) * (each + 0.1))
-    columns = min(total, tiles_a_row * mr)
-    rows = -(-total // columns)
-    return np.minimum(np.arange(rows, dtype=np.int64) * columns, total - columns), columns
+    return min(total, tiles_a_row * mr)
+
+
+def run_count(total: int, columns: int) -> int:
+    """The number of rows of `columns` pixels that `total` pixels are cut into: one at least."""
+    return max(1, -(-total // max(1, columns)))
+
+
+def run_rows(total: int, columns: int, *strides: int) -> np.ndarray:
+    """i64 [rows, len(strides)]: the byte offset of each row's first pixel, for each distance from pixel to pixel. The
+    last row overlaps the one before."""
+    starts = np.minimum(np.arange(run_count(total, columns), dtype=np.int64) * columns, total - columns)
+    return np.stack([starts * stride for stride in strides], axis=1)
 
 
 def row_block(rows: int, panels: int, x_row_bytes: int) -> int:

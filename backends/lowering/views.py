@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcompiler.backends.kernel_ir.definition import Memory
-from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.types import Layout, TensorType
 
 SLACK = 64
@@ -52,7 +52,7 @@ class TensorView(Memory):
     def is_row_major(self) -> bool:
         """Whether the last axis is innermost and there are no gaps. Axes of size 1 do not matter."""
         expected = row_major_strides(self.shape, self.dtype.itemsize)
-        return all(size == 1 or have == want for size, have, want in zip(self.shape, self.strides, expected))
+        return all(have == want or size == 1 for size, have, want in zip(self.shape, self.strides, expected))
 
     def moved(self, offset: int, shape: Sequence[int], strides: Sequence[int]) -> TensorView:
         """The view `offset` bytes further, with other axes."""

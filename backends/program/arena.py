@@ -5,6 +5,7 @@ Owns the offsets. Does not know programs: `qcompiler.backends.program.builder` g
 
 from __future__ import annotations
 
+import itertools
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.errors import LoweringError
+from qcompiler.fork_safety import cached_property
 
 ALIGNMENT = 64
 _ORDERS_LIMIT = 2000
@@ -41,15 +43,112 @@ class Plan:
     lower_bound: int
 
 
-@dataclass
-class _Groups:
-    """The alias groups, which are what is placed, as arrays. member[i]: the group of buffer i."""
+class Lifetimes:
+    """All that a plan needs but the sizes: when buffers are alive, their alignments and their alias groups, which are
+    placed as one. One object plans for any sizes."""
 
-    member: np.ndarray
-    size: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-    alignment: np.ndarray
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        root = list(range(len(buffers)))
+
+        def find(i: int) -> int:
+            while root[i] != i:
+                root[i] = root[root[i]]
+                i = root[i]
+            return i
+
+        for i, buffer in enumerate(buffers):
+            _check(buffer, i, len(buffers))
+            if buffer.alias is not None:
+                a, b = find(i), find(buffer.alias)
+                root[max(a, b)] = min(a, b)
+        roots = [find(i) for i in range(len(buffers))]
+        number = {each: group for group, each in enumerate(sorted(set(roots)))}
+        self.member = [number[each] for each in roots]
+        """The group of each buffer."""
+        count = len(number)
+        self.first, self.last, self.alignment = [buffers[i].first for i in number], [0] * count, [1] * count
+        for group, buffer in zip(self.member, buffers):
+            self.first[group] = min(self.first[group], buffer.first)
+            self.last[group] = max(self.last[group], buffer.last)
+            self.alignment[group] = max(self.alignment[group], buffer.alignment)
+
+    def sizes_of_groups(self, sizes: Sequence[int]) -> list[int]:
+        """The size of each group: that of its largest buffer."""
+        found = [0] * len(self.first)
+        for group, size in zip(self.member, sizes):
+            if size > found[group]:
+                found[group] = size
+        return found
+
+    def plan(self, sizes: Sequence[int]) -> Plan:
+        """Offsets for buffers of these sizes; see `plan_arena`."""
+        if not self.member:
+            return Plan((), 0, 0)
+        size, first = self.sizes_of_groups(sizes), self.first
+        bound, groups = self.lower_bound(size), range(len(size))
+        offsets, total = self._place(size, sorted(groups, key=lambda g: (-size[g], first[g])))
+        if total > bound and len(size) <= _ORDERS_LIMIT:
+            duration = [last - begin + 1 for begin, last in zip(first, self.last)]
+            for order in (
+                sorted(groups, key=lambda g: (-duration[g], -size[g])),
+                sorted(groups, key=lambda g: (-size[g] * duration[g], first[g])),
+            ):
+                other, needed = self._place(size, order)
+                if needed < total:
+                    offsets, total = other, needed
+        return Plan(tuple([offsets[group] for group in self.member]), total, bound)
+
+    def plan_guarded(self, sizes: Sequence[int]) -> tuple[Plan, tuple[int, ...]]:
+        """See `plan_guarded`."""
+        if not self.member:
+            return Plan((), 0, 0), ()
+        size = self.sizes_of_groups(sizes)
+        offsets, guards, at = [], [0], mmap.PAGESIZE
+        for needed, alignment in zip(size, self.alignment):
+            room = -(-max(needed, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+            offsets.append(at + (room - needed) // alignment * alignment)
+            guards.append(at + room)
+            at += room + mmap.PAGESIZE
+        return Plan(tuple([offsets[group] for group in self.member]), at, self.lower_bound(size)), tuple(guards)
+
+    def lower_bound(self, size: Sequence[int]) -> int:
+        """The most bytes alive at once. size: of each group."""
+        change = [0] * (max(self.last) + 2)
+        for begin, last, needed in zip(self.first, self.last, size):
+            change[begin] += needed
+            change[last + 1] -= needed
+        return max(itertools.accumulate(change))
+
+    @cached_property
+    def _neighbours(self) -> list[list[int]]:
+        """For each group the others that are alive at the same time as it."""
+        first, last = np.array(self.first), np.array(self.last)
+        return [
+            [other for other in np.flatnonzero((first <= end) & (last >= begin)).tolist() if other != group]
+            for group, (begin, end) in enumerate(zip(self.first, self.last))
+        ]
+
+    def _place(self, size: Sequence[int], order: Sequence[int]) -> tuple[list[int], int]:
+        """Place groups in this order. Returns their offsets and the total size."""
+        begins, ends, total = [0] * len(size), [0] * len(size), 0
+        for g in order:
+            needed, alignment = size[g], self.alignment[g]
+            if needed == 0:
+                continue
+            offset, top, least = -1, 0, 0
+            for begin, end in sorted([(begins[each], ends[each]) for each in self._neighbours[g] if ends[each]]):
+                start = -(-top // alignment) * alignment
+                room = begin - start
+                if room >= needed and (offset < 0 or room < least):
+                    offset, least = start, room
+                if end > top:
+                    top = end
+            if offset < 0:
+                offset = -(-top // alignment) * alignment
+            begins[g], ends[g] = offset, offset + needed
+            if offset + needed > total:
+                total = offset + needed
+        return begins, total
 
 
 def plan_arena(buffers: Sequence[Buffer]) -> Plan:
@@ -59,49 +158,15 @@ def plan_arena(buffers: Sequence[Buffer]) -> Plan:
     it. If that misses the lower bound and the problem is small, two other orders are tried and the best one wins. The
     result depends on the list alone. LoweringError for a malformed buffer.
     """
-    if not buffers:
-        return Plan((), 0, 0)
-    groups = _merge_aliases(buffers)
-    bound = _lower_bound(groups)
-    by_size = np.lexsort((groups.first, -groups.size))
-    offsets, total = _place(groups, by_size)
-    if total > bound and len(groups.size) <= _ORDERS_LIMIT:
-        duration = groups.last - groups.first + 1
-        for order in (np.lexsort((-groups.size, -duration)), np.lexsort((groups.first, -groups.size * duration))):
-            other, size = _place(groups, order)
-            if size < total:
-                offsets, total = other, size
-    return Plan(tuple(offsets[groups.member].tolist()), total, bound)
+    return Lifetimes(buffers).plan([buffer.size for buffer in buffers])
 
 
-def _merge_aliases(buffers: Sequence[Buffer]) -> _Groups:
-    root = list(range(len(buffers)))
+def plan_guarded(buffers: Sequence[Buffer]) -> tuple[Plan, tuple[int, ...]]:
+    """A plan for debugging: no reuse, every buffer on its own pages, pushed against a guard page at its end.
 
-    def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
-    for i, buffer in enumerate(buffers):
-        _check(buffer, i, len(buffers))
-        if buffer.alias is not None:
-            a, b = find(i), find(buffer.alias)
-            root[max(a, b)] = min(a, b)
-    roots = np.array([find(i) for i in range(len(buffers))])
-    distinct, member = np.unique(roots, return_inverse=True)
-    groups = _Groups(
-        member,
-        np.zeros(len(distinct), np.int64),
-        np.full(len(distinct), np.iinfo(np.int64).max),
-        np.zeros(len(distinct), np.int64),
-        np.ones(len(distinct), np.int64),
-    )
-    np.maximum.at(groups.size, member, [b.size for b in buffers])
-    np.minimum.at(groups.first, member, [b.first for b in buffers])
-    np.maximum.at(groups.last, member, [b.last for b in buffers])
-    np.maximum.at(groups.alignment, member, [b.alignment for b in buffers])
-    return groups
+    Returns the plan and the byte offsets of the guard pages, one before each group of buffers and one after the last.
+    """
+    return Lifetimes(buffers).plan_guarded([buffer.size for buffer in buffers])
 
 
 def _check(buffer: Buffer, index: int, count: int) -> None:
@@ -114,83 +179,19 @@ def _check(buffer: Buffer, index: int, count: int) -> None:
         raise LoweringError("alias names no buffer", where=where, expected=f"0..{count - 1}", got=buffer.alias)
 
 
-def _lower_bound(groups: _Groups) -> int:
-    """The most bytes alive at once. Only a step at which a group begins can be the peak."""
-    events = np.concatenate([groups.first, groups.last + 1])
-    change = np.concatenate([groups.size, -groups.size])
-    steps, inverse = np.unique(events, return_inverse=True)
-    alive = np.zeros(len(steps), np.int64)
-    np.add.at(alive, inverse, change)
-    return int(np.cumsum(alive).max())
-
-
-def _place(groups: _Groups, order: np.ndarray) -> tuple[np.ndarray, int]:
-    """Place groups in this order. Returns their offsets and the total size. Placed groups are kept sorted by offset."""
-    count = len(order)
-    offsets = np.zeros(count, np.int64)
-    begin, end, first, last = (np.zeros(count, np.int64) for _ in range(4))
-    placed = total = 0
-    for g in order.tolist():
-        size = int(groups.size[g])
-        if size == 0:
-            continue
-        alive = np.flatnonzero((first[:placed] <= groups.last[g]) & (last[:placed] >= groups.first[g]))
-        offset = _best_gap(begin[alive], end[alive], size, int(groups.alignment[g]))
-        at = int(np.searchsorted(begin[:placed], offset))
-        values = (offset, offset + size, groups.first[g], groups.last[g])
-        for array, value in zip((begin, end, first, last), values):
-            array[at + 1 : placed + 1] = array[at:placed]
-            array[at] = value
-        offsets[g] = offset
-        total = max(total, offset + size)
-        placed += 1
-    return offsets, total
-
-
-def _best_gap(begin: np.ndarray, end: np.ndarray, size: int, alignment: int) -> int:
-    """The offset in the smallest gap that fits among intervals sorted by begin, or after all of them if none fits."""
-    if len(begin) == 0:
-        return 0
-    tops = np.maximum.accumulate(end)
-    starts = np.concatenate(([0], tops))
-    starts = -(-starts // alignment) * alignment
-    room = begin - starts[:-1]
-    fits = np.flatnonzero(room >= size)
-    if len(fits) == 0:
-        return int(starts[-1])
-    return int(starts[fits[np.argmin(room[fits])]])
-
-
-def plan_guarded(buffers: Sequence[Buffer]) -> tuple[Plan, tuple[int, ...]]:
-    """A plan for debugging: no reuse, every buffer on its own pages, pushed against a guard page at its end.
-
-    Returns the plan and the byte offsets of the guard pages, one before each group of buffers and one after the last.
-    """
-    if not buffers:
-        return Plan((), 0, 0), ()
-    groups = _merge_aliases(buffers)
-    offsets = np.zeros(len(groups.size), np.int64)
-    guards, at = [0], mmap.PAGESIZE
-    for g, (size, alignment) in enumerate(zip(groups.size.tolist(), groups.alignment.tolist())):
-        room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-        offsets[g] = at + (room - size) // alignment * alignment
-        guards.append(at + room)
-        at += room + mmap.PAGESIZE
-    return Plan(tuple(offsets[groups.member].tolist()), at, _lower_bound(groups)), tuple(guards)
-
-
 def overlapping(buffers: Sequence[Buffer], plan: Plan) -> tuple[int, int] | None:
     """Two buffers that break a plan: they are alive at the same step and share bytes without being aliases. None if
     there are none."""
-    groups = _merge_aliases(buffers)
-    offsets = np.zeros(len(groups.size), np.int64)
-    offsets[groups.member] = plan.offsets
-    representative = np.zeros(len(groups.size), np.int64)
-    representative[groups.member[::-1]] = np.arange(len(buffers))[::-1]
-    ends = offsets + groups.size
-    for g in range(len(groups.size)):
-        clash = (offsets < ends[g]) & (ends > offsets[g]) & (groups.size > 0) & (groups.size[g] > 0)
-        clash &= (groups.first <= groups.last[g]) & (groups.last >= groups.first[g])
+    lifetimes = Lifetimes(buffers)
+    size = np.array(lifetimes.sizes_of_groups([buffer.size for buffer in buffers]), np.int64)
+    first, last, member = np.array(lifetimes.first), np.array(lifetimes.last), np.array(lifetimes.member)
+    offsets, representative = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
+    offsets[member] = plan.offsets
+    representative[member[::-1]] = np.arange(len(buffers))[::-1]
+    ends = offsets + size
+    for g in range(len(size)):
+        clash = (offsets < ends[g]) & (ends > offsets[g]) & (size > 0) & (size[g] > 0)
+        clash &= (first <= last[g]) & (last >= first[g])
         clash[: g + 1] = False
         if clash.any():
             return int(representative[g]), int(representative[np.argmax(clash)])

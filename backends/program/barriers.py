@@ -7,19 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-
-class Access(NamedTuple):
-    """An access to the bytes begin to end of a base.
-
-    disjoint_in: if set, accesses with the same value never overlap, even if their ranges do.
-    """
-
-    base: int
-    begin: int
-    end: int
-    disjoint_in: Hashable = None
+Access = tuple[int, int, int, Hashable]
+"""An access to bytes of a base: (base, begin, end, disjoint_in). If `disjoint_in` is not None, accesses with the same
+value never overlap, even if their ranges do."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +44,9 @@ def place_barriers(steps: Sequence[Accesses]) -> list[bool]:
 
 def _touch(accesses: Sequence[Access], others: Sequence[Access]) -> bool:
     """Whether two accesses share bytes, except for accesses that are disjoint in one buffer."""
-    return any(
-        one.base == other.base
-        and one.begin < other.end
-        and other.begin < one.end
-        and (one.disjoint_in is None or one.disjoint_in != other.disjoint_in)
-        for one in accesses
-        for other in others
-    )
+    for base, begin, end, disjoint_in in accesses:
+        for other, other_begin, other_end, other_disjoint_in in others:
+            meet = begin < other_end and other_begin < end and base == other
+            if meet and (disjoint_in is None or disjoint_in != other_disjoint_in):
+                return True
+    return False

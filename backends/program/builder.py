@@ -10,115 +10,29 @@ image = builder.finish()
 
 from __future__ import annotations
 
-import operator
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from qcompiler import knobs
-from qcompiler.backends.kernel_ir.definition import Memory
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
-from qcompiler.backends.program.arena import ALIGNMENT, Buffer, Plan, plan_arena, plan_guarded
-from qcompiler.backends.program.barriers import Access, Accesses, place_barriers
-from qcompiler.backends.program.constants import Constants, Fill, content_key
-from qcompiler.backends.program.image import (
-    ARENA,
-    CONSTANTS,
-    FIRST_INPUT,
-    NULL,
-    Arena,
-    Argument,
-    ArraySpec,
-    ArrayView,
-    KernelStep,
-    PlacedBuffer,
-    Pointer,
-    ProgramImage,
-    PythonStep,
-    Step,
+from qcompiler.backends.program.arena import ALIGNMENT
+from qcompiler.backends.program.constants import Constants, Fill, content_key, fill_with
+from qcompiler.backends.program.image import ArraySpec, ProgramImage
+from qcompiler.backends.program.recorded import (
+    ArenaBuffer,
+    BufferHandle,
+    BuilderAccess,
+    BuilderArgument,
+    Range,
+    RecordedConstant,
+    RecordedStep,
+    Table,
+    View,
 )
+from qcompiler.backends.program.template import ImageTemplate, Recorded, array_handle, check_room, where_of
 from qcompiler.errors import LoweringError
-
-MOST_BYTES = 2**46
-"""The most bytes of all buffers of a program together: no process can address more than 2^47."""
-
-
-@dataclass(frozen=True)
-class BufferHandle(Memory):
-    """A buffer of a program that is being built. kind: "input", "output", "constant" or "arena"; index: its number
-    among those of its kind."""
-
-    kind: str
-    index: int
-    nbytes: int
-    name: str
-
-    @property
-    def pointer(self) -> tuple[BufferHandle, int]:
-        """Its first byte, as an argument of a kernel."""
-        return self, 0
-
-
-BuilderArgument = Any
-"""int (one word), float (f32 bits, one word), None (a null pointer), BufferHandle or (BufferHandle, byte offset)."""
-
-BuilderAccess = BufferHandle | tuple[BufferHandle, int, int]
-"""All of a buffer, or (buffer, byte offset, bytes) for a part."""
-
-
-@dataclass(frozen=True)
-class View:
-    """An array of a Python step: a buffer, seen with a dtype, a shape and strides from a byte offset on. strides: bytes
-    along each axis; None if the array is row major."""
-
-    buffer: BufferHandle
-    dtype: Any
-    shape: tuple[int, ...]
-    offset: int = 0
-    strides: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class _Range:
-    """The bytes begin to end of a buffer."""
-
-    buffer: BufferHandle
-    begin: int
-    end: int
-
-
-@dataclass
-class _Step:
-    node: str
-    reads: list[_Range]
-    writes: list[_Range]
-    key: KernelKey[Any] | None = None
-    args: tuple[BuilderArgument, ...] = ()
-    macs: int = 0
-    bytes: int = 0
-    disjoint: bool = False
-    views: tuple[tuple[View, ...], tuple[View, ...]] = ((), ())
-
-
-@dataclass(frozen=True)
-class _ArenaBuffer:
-    """A buffer of the arena. alias: index of the buffer whose memory it shares."""
-
-    handle: BufferHandle
-    alignment: int
-    alias: int | None
-
-
-@dataclass
-class _Plan:
-    """The arena's plan, and the index of each handle in the image's buffers."""
-
-    arena: Plan
-    guards: tuple[int, ...]
-    numbers: dict[BufferHandle, int] = field(default_factory=dict)
+from qcompiler.traced_size import Trace, concrete, is_traced, whole
 
 
 class ProgramBuilder:
@@ -128,6 +42,7 @@ class ProgramBuilder:
         inputs, outputs: the arrays of a call.
         constants: shared with the other bindings; by default the builder's own.
         name, target, sizes: those of the image.
+        trace: the trace of the sizes, if they are traced.
 
     Attributes:
         own: the constants of this binding that were added after the shared block was closed.
@@ -141,17 +56,19 @@ class ProgramBuilder:
         name: str = "program",
         target: str = "",
         sizes: Mapping[str, int] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.name = name
         self.own = Constants()
-        self._target, self._sizes = target, tuple((sizes or {}).items())
+        self._target, self._sizes, self._trace = target, tuple((sizes or {}).items()), trace
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._constants = constants or Constants()
-        self._placed: list[PlacedBuffer] = []
+        self._recorded_constants: list[RecordedConstant] = []
         self._handles: dict[str, BufferHandle] = {}
-        self._buffers: list[_ArenaBuffer] = []
-        self._empty: set[tuple[str, int]] = set()
-        self._steps: list[_Step] = []
+        self._tables: dict[Callable[..., np.ndarray], list[tuple[tuple[int, ...], BufferHandle]]] = {}
+        self._buffers: list[ArenaBuffer] = []
+        self._empty: list[int] = []
+        self._steps: list[RecordedStep] = []
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -164,14 +81,32 @@ class ProgramBuilder:
         """Add a constant that fill(u8[nbytes] of zeros) writes when the block of constants is packed, at the first
         link. Constants with equal keys share memory."""
         if key not in self._handles:
-            base, offset = CONSTANTS, self._constants.add(key, nbytes, fill)
-            if offset is None:
-                base = FIRST_INPUT + len(self._inputs) + len(self._outputs)
-                offset = self.own.add(key, nbytes, fill)
-            assert offset is not None  # the builder's own block is open
-            self._handles[key] = BufferHandle("constant", len(self._placed), nbytes, key)
-            self._placed.append(PlacedBuffer(key, base, offset, nbytes))
+            self._add_constant(RecordedConstant(key, nbytes, fill))
         return self._handles[key]
+
+    def table(self, function: Callable[..., np.ndarray], *args: Any) -> BufferHandle:
+        """Add a constant that a function of a module computes of ints. Tables of equal functions and ints share
+        memory; in one program, those of sizes that happen to be equal are listed twice."""
+        made = self._tables.setdefault(function, [])
+        for known, handle in made:
+            if all(
+                mine is its or not is_traced(mine) and not is_traced(its) and mine == its
+                for mine, its in zip(known, args)
+            ):
+                return handle
+        table = Table(function, tuple(map(concrete, args)))
+        array, of_sizes = table.array(), any(map(is_traced, args))
+        handle = self._add_constant(
+            RecordedConstant(table.key, array.nbytes, fill_with(array), Table(function, args) if of_sizes else None)
+        )
+        made.append((args, handle))
+        return handle
+
+    def _add_constant(self, constant: RecordedConstant) -> BufferHandle:
+        handle = BufferHandle("constant", len(self._recorded_constants), constant.nbytes, constant.key)
+        self._handles[constant.key] = handle
+        self._recorded_constants.append(constant)
+        return handle
 
     def buffer(
         self,
@@ -195,10 +130,10 @@ class ProgramBuilder:
                 raise LoweringError("only a buffer of the arena can be aliased", where=self.name, got=alias.name)
         index = len(self._buffers)
         handle = BufferHandle("arena", index, _nonnegative(nbytes, "buffer size"), name or f"buffer{index}")
-        self._check_room(handle.nbytes, handle.name)
-        self._buffers.append(_ArenaBuffer(handle, alignment, None if alias is None else alias.index))
+        check_room(self.name, handle.nbytes, handle.name)
+        self._buffers.append(ArenaBuffer(handle, alignment, None if alias is None else alias.index))
         if is_empty:
-            self._empty.add(self._memory_of(handle))
+            self._empty.append(index)
         return handle
 
     def input(self, index: int) -> BufferHandle:
@@ -210,9 +145,7 @@ class ProgramBuilder:
         return self._array("output", self._outputs, index)
 
     def _array(self, kind: str, specs: tuple[ArraySpec, ...], index: int) -> BufferHandle:
-        if not 0 <= index < len(specs):
-            raise LoweringError(f"no such {kind}", where=self.name, expected=f"0..{len(specs) - 1}", got=index)
-        return BufferHandle(kind, index, specs[index].nbytes, specs[index].name or f"{kind}{index}")
+        return array_handle(self.name, kind, specs, index)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -240,14 +173,14 @@ class ProgramBuilder:
                 that they give overlap.
         """
         label = node or key.name
-        step = _Step(
+        step = RecordedStep(
             node,
             self._ranges(reads, label),
             self._ranges(writes, label),
             key,
             tuple(args),
-            int(macs),
-            int(bytes),
+            whole(macs),
+            whole(bytes),
             disjoint,
         )
         self._check_args(step)
@@ -256,7 +189,7 @@ class ProgramBuilder:
     def python_step(self, node: str, *, reads: Sequence[View] = (), writes: Sequence[View] = ()) -> None:
         """Append a step that runs in Python. `link` gets its function, of (arrays to read, arrays to fill), by the
         node's name. The function must not keep the arrays, because their memory is reused."""
-        step = _Step(
+        step = RecordedStep(
             node,
             self._ranges([_range_of(view) for view in reads], node),
             self._ranges([_range_of(view) for view in writes], node),
@@ -264,25 +197,27 @@ class ProgramBuilder:
         )
         self._append(step)
 
-    def _append(self, step: _Step) -> None:
+    def _append(self, step: RecordedStep) -> None:
         for written in step.writes:
             if written.buffer.kind == "input":
                 raise LoweringError("a step writes to an input", where=self._where(step), got=written.buffer.name)
         self._steps.append(step)
 
-    def _where(self, step: _Step) -> str:
-        node = f" (node {step.node})" if step.node else ""
-        return f"{self.name}, step {step.node if step.key is None else step.key.name}{node}"
+    def _where(self, step: RecordedStep) -> str:
+        return where_of(self.name, step)
 
     def _check_own(self, handle: BufferHandle) -> None:
         if handle.kind == "arena":
-            known = handle.index < len(self._buffers) and self._buffers[handle.index].handle == handle
+            known = handle.index < len(self._buffers) and self._buffers[handle.index].handle is handle
         else:
-            known = handle.kind != "constant" or self._handles.get(handle.name) == handle
+            known = handle.kind != "constant" or (
+                handle.index < len(self._recorded_constants)
+                and self._recorded_constants[handle.index].key == handle.name
+            )
         if not known:
             raise LoweringError("a buffer of another program", where=self.name, got=handle.name)
 
-    def _ranges(self, accesses: Sequence[BuilderAccess], name: str) -> list[_Range]:
+    def _ranges(self, accesses: Sequence[BuilderAccess], name: str) -> list[Range]:
         """Accesses as ranges of bytes; constants are left out."""
         found = []
         for access in accesses:
@@ -297,10 +232,10 @@ class ProgramBuilder:
                     expected=f"within {handle.nbytes} bytes",
                     got=f"bytes {offset} to {offset + nbytes}",
                 )
-            found.append(_Range(handle, offset, offset + nbytes))
+            found.append(Range(handle, offset, offset + nbytes))
         return found
 
-    def _check_args(self, step: _Step) -> None:
+    def _check_args(self, step: RecordedStep) -> None:
         touched = {each.buffer for each in (*step.reads, *step.writes)}
         for position, argument in enumerate(step.args):
             target, offset = argument if isinstance(argument, tuple) else (argument, 0)
@@ -322,165 +257,36 @@ class ProgramBuilder:
 
     # -- finish ---------------------------------------------------------------------------------------------------
 
+    def template(self) -> ImageTemplate:
+        """What gives the program's images. Nothing may be added afterwards."""
+        recorded = Recorded(
+            self.name,
+            self._target,
+            self._sizes,
+            self._inputs,
+            self._outputs,
+            tuple(self._recorded_constants),
+            tuple(self._buffers),
+            tuple(self._empty),
+            tuple(self._steps),
+        )
+        return ImageTemplate(recorded, self._constants, self._trace)
+
     def finish(self, *, guard: bool | None = None) -> ProgramImage:
-        """Plan the arena and place barriers. Closes the shared constants.
+        """Plan the arena and place barriers. Closes the shared constants. The constants that were added after they had
+        been closed are in `own`.
 
         guard: whether every buffer of the arena lies between pages that fault, for debugging; by default as QC_GUARD
             says.
         """
-        self._check_order()
-        self._check_room(sum(each.handle.nbytes for each in self._buffers), "all buffers together")
-        arena, guards = self._plan(knobs.GUARD.get() if guard is None else guard)
-        plan = _Plan(arena, guards)
-        buffers = self._placed_buffers(plan)
-        barriers = place_barriers([self._accesses(step, arena) for step in self._steps])
-        self._constants.close()
-        self.own.close()
-        return ProgramImage(
-            name=self.name,
-            target=self._target,
-            sizes=self._sizes,
-            inputs=self._inputs,
-            outputs=self._outputs,
-            buffers=tuple(buffers),
-            steps=tuple(self._finished(step, flag, plan) for step, flag in zip(self._steps, barriers)),
-            arena=Arena(arena.total, arena.lower_bound, guards),
-            constant_bytes=self._constants.nbytes,
-            own_constant_bytes=self.own.nbytes,
-        )
-
-    def _check_room(self, nbytes: int, what: str) -> None:
-        if nbytes > MOST_BYTES:
-            raise LoweringError(
-                "a program needs more memory than a process can address",
-                where=f"{self.name}, {what}",
-                expected=f"at most {MOST_BYTES:,} bytes",
-                got=f"{nbytes:,} bytes",
-                hint="smaller sizes, such as that of a padding",
-            )
-
-    def _root(self, index: int) -> int:
-        alias = self._buffers[index].alias
-        return index if alias is None else self._root(alias)
-
-    def _memory_of(self, handle: BufferHandle) -> tuple[str, int]:
-        """A name for the memory of a handle, which aliases share."""
-        return (handle.kind, self._root(handle.index) if handle.kind == "arena" else handle.index)
-
-    def _check_order(self) -> None:
-        """Check that nothing is read before it is written, and that every output is written."""
-        written = {("input", index) for index in range(len(self._inputs))} | self._empty
-        for step in self._steps:
-            written |= {self._memory_of(each.buffer) for each in step.writes}
-            for each in step.reads:
-                if self._memory_of(each.buffer) not in written:
-                    raise LoweringError(
-                        "a step reads what was never written", where=self._where(step), got=each.buffer.name
-                    )
-        for index, spec in enumerate(self._outputs):
-            if spec.nbytes and ("output", index) not in written:
-                raise LoweringError("no step writes an output", where=self.name, got=self.output(index).name)
-
-    def _plan(self, guard: bool) -> tuple[Plan, tuple[int, ...]]:
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for number, step in enumerate(self._steps):
-            for each in (*step.reads, *step.writes):
-                if each.buffer.kind == "arena":
-                    first.setdefault(each.buffer.index, number)
-                    last[each.buffer.index] = number
-        buffers = [
-            Buffer(each.handle.nbytes, first[index], last[index], each.alignment, each.alias)
-            if index in first
-            else Buffer(0, *self._idle(index, first), each.alignment, each.alias)
-            for index, each in enumerate(self._buffers)
-        ]
-        return plan_guarded(buffers) if guard else (plan_arena(buffers), ())
-
-    def _idle(self, index: int, first: dict[int, int]) -> tuple[int, int]:
-        """The first and last step of a buffer that no step touches, chosen so that its alias group lives no longer."""
-        group = [i for i in first if self._root(i) == self._root(index)]
-        return (first[group[0]], first[group[0]]) if group else (0, 0)
-
-    def _base(self, handle: BufferHandle) -> int:
-        if handle.kind == "arena":
-            return ARENA
-        return FIRST_INPUT + handle.index + (len(self._inputs) if handle.kind == "output" else 0)
-
-    def _placed_buffers(self, plan: _Plan) -> list[PlacedBuffer]:
-        """Inputs, outputs, constants, and the buffers of the arena that steps touch."""
-        arrays = [self.input(index) for index in range(len(self._inputs))]
-        arrays += [self.output(index) for index in range(len(self._outputs))]
-        touched = {each.buffer for step in self._steps for each in (*step.reads, *step.writes)}
-        placed = [
-            *((handle, PlacedBuffer(handle.name, self._base(handle), 0, handle.nbytes)) for handle in arrays),
-            *((self._handles[constant.name], constant) for constant in self._placed),
-            *(
-                (each.handle, PlacedBuffer(each.handle.name, ARENA, offset, each.handle.nbytes))
-                for each, offset in zip(self._buffers, plan.arena.offsets)
-                if each.handle in touched
-            ),
-        ]
-        plan.numbers.update((handle, number) for number, (handle, _) in enumerate(placed))
-        return [buffer for _, buffer in placed]
-
-    def _accesses(self, step: _Step, plan: Plan) -> Accesses:
-        """The physical bytes that a step touches, without empty accesses."""
-
-        def physical(ranges: list[_Range], disjoint: bool = False) -> list[Access]:
-            found = []
-            for each in ranges:
-                shift = plan.offsets[each.buffer.index] if each.buffer.kind == "arena" else 0
-                if each.begin < each.end:
-                    base = self._base(each.buffer)
-                    found.append(Access(base, each.begin + shift, each.end + shift, each.buffer if disjoint else None))
-            return found
-
-        return Accesses(physical(step.reads), physical(step.writes, step.disjoint), alone=step.key is None)
-
-    def _finished(self, step: _Step, barrier: bool, plan: _Plan) -> Step:
-        if step.key is None:
-            reads, writes = (
-                tuple(
-                    ArrayView(plan.numbers[view.buffer], view.offset, ArraySpec(view.dtype, view.shape), view.strides)
-                    for view in views
-                )
-                for views in step.views
-            )
-            return PythonStep(step.node, reads, writes)
-        return KernelStep(
-            step.key,
-            step.node,
-            tuple(self._argument(argument, plan, step, position) for position, argument in enumerate(step.args)),
-            tuple(dict.fromkeys(plan.numbers[each.buffer] for each in step.writes)),
-            step.macs,
-            step.bytes,
-            barrier,
-        )
-
-    def _argument(self, argument: BuilderArgument, plan: _Plan, step: _Step, position: int) -> Argument:
-        target, offset = argument if isinstance(argument, tuple) else (argument, 0)
-        if target is None:
-            return NULL
-        if isinstance(target, BufferHandle):
-            return Pointer(plan.numbers[target], offset)
-        if isinstance(target, float | np.floating):
-            return float(target)
-        try:
-            word = operator.index(target)
-            struct.pack("<q", word)
-        except (TypeError, struct.error):
-            raise LoweringError(
-                "a bad argument of a kernel",
-                where=f"{self._where(step)}, argument {position}",
-                expected="an i64, an f32, a buffer or (buffer, byte offset)",
-                got=repr(argument),
-            ) from None
-        return word
+        made = self.template().image(guard=guard)
+        assert made is not None  # a builder's own sizes pass all guards
+        image, self.own = made
+        return image
 
 
 def _nonnegative(value: int, what: str) -> int:
-    number = operator.index(value)
+    number = whole(value)
     if number < 0:
         raise LoweringError(f"a negative {what}", got=number)
     return number

@@ -104,11 +104,16 @@ def content_key(array: np.ndarray) -> tuple[str, Fill]:
     if array.dtype.hasobject:
         raise LoweringError("a constant needs plain numbers", got=array.dtype)
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{CONTENT}{hashlib.blake2b(flat.data, digest_size=32).hexdigest()}", fill_with(flat)
+
+
+def fill_with(array: np.ndarray) -> Fill:
+    """The function that writes the bytes of an array, which lies in C order and must not change before it is called."""
 
     def fill(block: np.ndarray) -> None:
-        block[:] = flat
+        block[:] = array.reshape(-1).view(np.uint8)
 
-    return f"{CONTENT}{hashlib.blake2b(flat.data, digest_size=32).hexdigest()}", fill
+    return fill
 
 
 CONTENT = "blake2b:"

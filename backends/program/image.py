@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.fork_safety import cached_property
+from qcompiler.traced_size import whole
 
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
 """Indices of bases; outputs follow the inputs, then come the constants of the image alone."""
@@ -37,7 +38,7 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", tuple(whole(n) for n in self.shape))
 
     @property
     def nbytes(self) -> int:
@@ -79,8 +80,7 @@ Argument = Pointer | int | float
 """An argument of a kernel: two words for a pointer; one for an int (an extent) and for a float (a scalar: f32)."""
 
 
-@dataclass(frozen=True)
-class KernelStep:
+class KernelStep(NamedTuple):
     """A call of a kernel.
 
     Attributes:
@@ -153,6 +153,7 @@ class ProgramImage:
         steps: the steps in order of execution.
         constant_bytes: the size of the block of constants, which other images of the graph share.
         own_constant_bytes: the size of the constants of this image alone.
+        known_words: what `argument_words` gives, if it is known already.
     """
 
     name: str
@@ -165,6 +166,7 @@ class ProgramImage:
     arena: Arena
     constant_bytes: int
     own_constant_bytes: int = 0
+    known_words: tuple[np.ndarray, list[int]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def own_constants(self) -> int:
@@ -193,6 +195,8 @@ class ProgramImage:
 
     def argument_words(self) -> tuple[np.ndarray, list[int]]:
         """The argument blocks of all kernel steps in one i64 array, and the word at which each begins."""
+        if self.known_words is not None:
+            return self.known_words
         words: list[int] = []
         starts = []
         for step in self.kernel_steps:

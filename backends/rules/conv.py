@@ -12,11 +12,19 @@ import numpy as np
 from qcompiler.backends.kernels.copy import PadRows, pad_rows
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import Tile, lanes_of, product_tile, runs
+from qcompiler.backends.lowering.tiles import Tile, lanes_of, product_tile, run_columns
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides
 from qcompiler.backends.lowering.why_not import CODES
 from qcompiler.backends.rules.convert import zero_point
-from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
+from qcompiler.backends.rules.gemm import (
+    Distances,
+    FixedRows,
+    ProductCall,
+    RunRows,
+    Window,
+    append_product,
+    is_of_codes,
+)
 from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.rules.winograd import Winograd, why_not_winograd
@@ -26,6 +34,7 @@ from qcompiler.ir import Const, Node
 from qcompiler.ops.conv import Conv, ConvTranspose
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.passes.assign_layout import AssignLayout
+from qcompiler.traced_size import computed
 from qcompiler.types import DType, Layout
 
 Pairs = Sequence[tuple[int, int]]
@@ -286,14 +295,13 @@ class Pixels:
     stride: Distances
     is_flat: bool = False
 
-    def cut(self, s: NodeLowering, tile: Tile) -> tuple[np.ndarray, int]:
+    def cut(self, s: NodeLowering, tile: Tile) -> tuple[FixedRows | RunRows, int]:
         """(rows, columns) after cutting for a tile."""
         if not self.is_flat:
-            return self.rows, self.columns
+            return FixedRows(self.rows), self.columns
         s.check_table(self.columns // tile.mr, _ROW_BYTES)
-        starts, columns = runs(self.columns, tile.mr)
-        strides = (self.stride.x, self.stride.y, self.stride.residual)
-        return np.stack([starts * stride for stride in strides], axis=1), columns
+        columns = computed(run_columns, self.columns, tile.mr)
+        return RunRows(self.columns, columns, self.stride), columns
 
 
 def convolve(

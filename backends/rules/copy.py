@@ -12,6 +12,7 @@ from qcompiler.backends.kernels import copy as kernels
 from qcompiler.backends.kernels import transpose
 from qcompiler.backends.lowering.views import TensorView, before_halo, with_halo
 from qcompiler.errors import LoweringError
+from qcompiler.traced_size import is_traced
 from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ _MODES: dict[tuple[int, int], kernels.Inner] = {(1, 1): "run", (0, 1): "fill", (
 
 def merged_axes(shape: Sequence[int], x: Sequence[int], y: Sequence[int]) -> list[Axis]:
     """The axes of a copy, merged to as few as possible; the one with the smallest stride in y comes last. x, y: the
-    strides."""
-    axes = [kernels.CopyAxis(*axis) for axis in zip(shape, x, y) if axis[0] != 1]
+    strides. An axis of an open size stays even if the size of a call is 1, so that the copy serves all sizes."""
+    axes = [kernels.CopyAxis(*axis) for axis in zip(shape, x, y) if is_traced(axis[0]) or axis[0] != 1]
     merged: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: (-axis.y_stride, -axis.x_stride)):
         last = merged[-1] if merged else None

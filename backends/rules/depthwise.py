@@ -15,11 +15,12 @@ from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import depthwise as kernels
 from qcompiler.backends.kernels.conv import PackedWeights, Strides
 from qcompiler.backends.kernels.depthwise_sums import sums_of
+from qcompiler.backends.lowering.geometry import Geometry
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_channels, pack_depthwise
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, layout_strides, storage_bytes
-from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.conv import (
     check_rows,
     list_bytes,
@@ -30,7 +31,6 @@ from qcompiler.backends.rules.conv import (
 )
 from qcompiler.backends.rules.convert import zero_point
 from qcompiler.backends.rules.gemm import activation_clamp, is_of_codes, residual_name
-from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.rules.requantize import RequantizeTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import Weight, byte_parts
 from qcompiler.backends.target import Target
@@ -89,8 +89,8 @@ def repeated_channels(s: NodeLowering, op: Conv | ConvTranspose, times: int) -> 
         shape,
         layout_strides(shape, size, layout),
     )
-    target = split_axis(geometry(y), 1, x.shape[1], times)
-    s.copy(part_of(x, np.broadcast_to(np.expand_dims(geometry(x), 2), target.shape)), part_of(y, target))
+    target = Geometry.of(y).split(1, x.shape[1], times)
+    s.copy(Geometry.of(x).expanded(2).broadcast(target.shape).part_of(x), target.part_of(y))
     return y
 
 

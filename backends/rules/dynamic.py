@@ -28,6 +28,7 @@ from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node
 from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
+from qcompiler.traced_size import computed
 from qcompiler.types import DType
 
 _PART = 1 << 14
@@ -47,7 +48,7 @@ def dynamic_quantize(s: NodeLowering) -> None:
         arguments = kernels.QuantizeRows(x=x, y=q, scale=scale, zero=zero, rows=rows, size=size, codes=codes)
         s.call(kernels.quantize_rows(), arguments, bytes=nbytes)
         return
-    parts = min(max(size // _PART, 1), _MOST_PARTS)
+    parts = computed(_part_count, size)
     ranges = s.scratch(parts * kernels.PART_BYTES, "ranges")
     s.call(kernels.range_parts(), kernels.RangeParts(x=x, y=ranges, count=size, parts=parts), bytes=4 * x.elements)
     s.call(
@@ -55,6 +56,11 @@ def dynamic_quantize(s: NodeLowering) -> None:
         kernels.QuantizeByParts(x=x, ranges=ranges, y=q, scale=scale, zero=zero, count=size, parts=parts, codes=codes),
         bytes=nbytes,
     )
+
+
+def _part_count(size: int) -> int:
+    """How many parts a value of this size is cut into."""
+    return min(max(size // _PART, 1), _MOST_PARTS)
 
 
 def _why_not_dynamic_linear(node: Node, target: Target) -> str | None:
@@ -99,13 +105,13 @@ def dynamic_linear(s: NodeLowering) -> None:
         bias=None if bias is None else s.packed(f"{where}.bias", lambda: pack_channels(bias, order)),
         clamp=activation_clamp(op),
     )
-    stored = s.stored(product.window.rows)
+    stored = product.window.rows.stored(s)
     taps = list(product.window.taps) * packing.parts
     shared = product.arguments(s, stored, weights, start, taps, s.target.k_blocks[-1], packing.weight_bytes)
     kernel = products.conv_u8_dynamic(
         mr=tile.mr, nv=tile.nv, bias=op.bias is not None, pairs=packing.pairs, narrow=packing.is_narrow
     )
-    streams = int(is_streamed(s, product))
+    streams = is_streamed(s, product)
     call_product(s, op, product, kernel, products.ConvU8Dynamic(product=shared, dequantize=dequantize, streams=streams))
 
 

@@ -209,9 +209,10 @@ def trilu(s: NodeLowering) -> None:
     sizes = zip(s.out.shape[-2:], y.shape[-2:])
     rows, columns = (size if isinstance(declared, int) else max(size, 2) for declared, size in sizes)
     s.check_table(rows * columns, 1)
-    kept = triangle(rows, columns, op.upper, op.diagonal)
     zero = qmath.quantize(np.zeros(1, np.float32), s.out.params, s.out.dtype) if s.out.is_quantized else [0]
-    mask = TensorView(s.stored(kept), DType.BOOL.numpy, kept.shape, kept.strides)
+    mask = TensorView(
+        s.table(triangle, rows, columns, op.upper, op.diagonal), DType.BOOL.numpy, (rows, columns), (columns, 1)
+    )
     fill = TensorView(s.stored(np.asarray(zero, y.dtype)), y.dtype, (), ())
 
     def select(inner: str, tensors: Map[Memory, int]) -> MapCall[Map]:

@@ -17,14 +17,15 @@ from qcompiler.backends.kernels import conv as kernels
 from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_channels
-from qcompiler.backends.lowering.tiles import LINE, Tile, row_block
+from qcompiler.backends.lowering.tiles import LINE, Tile, row_block, run_count, run_rows
 from qcompiler.backends.lowering.views import TensorView
-from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.requantize import RequantizeTerms, SumTerms, requantize_terms, sum_terms
 from qcompiler.backends.rules.weights import BytePacking, Weight
 from qcompiler.backends.rules.widening import widened
 from qcompiler.opdef import op_of
 from qcompiler.ops.interfaces import Weighted
+from qcompiler.traced_size import computed
 from qcompiler.types import DType
 
 _STREAMED_BYTES = 12 << 20
@@ -45,11 +46,60 @@ class Distances:
 
 
 @dataclass(frozen=True)
+class FixedRows:
+    """The rows of pixels of an image. table: i64 [rows, 3], the byte offsets of each row's first pixel in x, y and the
+    residual."""
+
+    table: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return len(self.table)
+
+    def stored(self, s: NodeLowering) -> BufferHandle:
+        """The table as a constant."""
+        return s.stored(self.table)
+
+    def widened(self) -> FixedRows:
+        """The rows where the elements of x take twice the bytes."""
+        return FixedRows(self.table * np.array([2, 1, 1]))
+
+    def are_aligned(self, nbytes: int) -> bool:
+        """Whether all rows of y begin at a multiple of so many bytes from the first one."""
+        return not (self.table[:, 1] % nbytes).any()
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """Rows that `total` pixels at equal distances are cut into."""
+
+    total: int
+    columns: int
+    pixel: Distances
+
+    @property
+    def count(self) -> int:
+        return computed(run_count, self.total, self.columns)
+
+    def stored(self, s: NodeLowering) -> BufferHandle:
+        """The table as a constant."""
+        return s.table(run_rows, self.total, self.columns, self.pixel.x, self.pixel.y, self.pixel.residual)
+
+    def widened(self) -> RunRows:
+        """The rows where the elements of x take twice the bytes."""
+        return replace(self, pixel=replace(self.pixel, x=2 * self.pixel.x))
+
+    def are_aligned(self, nbytes: int) -> bool:
+        """Whether all rows of y begin at a multiple of so many bytes from the first one, if the pixels do."""
+        return True
+
+
+@dataclass(frozen=True)
 class Window:
     """The pixels and taps of a product.
 
     Attributes:
-        rows: i64 [rows of an image, 3]: the byte offsets of each row's first pixel in x, y and the residual.
+        rows: the rows of an image.
         columns: pixels of a row.
         taps: the byte offset of each tap from the pixel of x that the window belongs to.
         kc: elements of a tap.
@@ -59,7 +109,7 @@ class Window:
         products: multiply-adds of one channel of the result, without those of padding and overlap.
     """
 
-    rows: np.ndarray
+    rows: FixedRows | RunRows
     columns: int
     taps: Sequence[int]
     kc: int
@@ -122,9 +172,8 @@ class ProductCall:
         window, tile = self.window, self.tile
         low_taps = [tap + self.low_plane for tap in taps] if self.low_plane else []
         panels = -(-self.outputs // tile.nr)
-        row_total = window.images * len(window.rows)
-        block = row_block(row_total, panels, window.x_row_bytes)
-        tiles = block * -(-window.columns // (tile.mr if window.columns >= tile.mr else 1))
+        row_total = window.images * window.rows.count
+        block = computed(row_block, row_total, panels, window.x_row_bytes)
         x_ahead = 0
         if len(window.taps) == 1:
             x_ahead = min(LINE, tile.mr * window.pixel.x * k_block // max(1, window.kc))
@@ -135,7 +184,7 @@ class ProductCall:
             y=self.y,
             geometry=kernels.ConvGeometry(
                 rows=rows,
-                row_count=len(window.rows),
+                row_count=window.rows.count,
                 row_total=row_total,
                 row_block=block,
                 columns=window.columns,
@@ -146,21 +195,23 @@ class ProductCall:
                 y=kernels.Strides(image=window.image.y, pixel=window.pixel.y),
                 residual=kernels.Strides(image=window.image.residual, pixel=window.pixel.residual),
             ),
-            prefetch=kernels.Prefetch(weights=-(-tile.nr * k_block * weight_bytes // max(1, tiles)), x=x_ahead),
+            prefetch=kernels.Prefetch(
+                weights=computed(_ahead, block, window.columns, tile.mr, tile.nr * k_block * weight_bytes), x=x_ahead
+            ),
         )
 
     @property
     def reads_weights_once(self) -> bool:
         """Whether so few pixels are multiplied that each weight is read from memory once, and not from a cache."""
         window = self.window
-        return window.images * len(window.rows) * window.columns <= _FEW_PIXELS
+        return window.images * window.rows.count * window.columns <= _FEW_PIXELS
 
     def widened(self, s: NodeLowering) -> ProductCall:
         """The same product of pixels that are widened to i16, which lie twice as far apart."""
         window = self.window
         wide = replace(
             window,
-            rows=window.rows * np.array([2, 1, 1]),
+            rows=window.rows.widened(),
             taps=[2 * tap for tap in window.taps],
             image=replace(window.image, x=2 * window.image.x),
             pixel=replace(window.pixel, x=2 * window.pixel.x),
@@ -173,6 +224,12 @@ class ProductCall:
             x_start=2 * self.x_start,
             low_plane=2 * self.low_plane,
         )
+
+
+def _ahead(block: int, columns: int, mr: int, nbytes: int) -> int:
+    """How much of the next panel's weights each tile of a row block prefetches, of `nbytes` bytes per K step."""
+    tiles = block * -(-columns // (mr if columns >= mr else 1))
+    return -(-nbytes // max(1, tiles))
 
 
 def is_of_codes(s: NodeLowering) -> bool:
@@ -192,14 +249,14 @@ def append_product(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
 
 def _append_f32(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     window, tile = product.window, product.tile
-    rows = s.stored(window.rows)
+    rows = window.rows.stored(s)
     s.check_table(product.outputs, 8)
     bias = product.bias or Weight(np.zeros(product.outputs, np.float32), None, f"no bias of {product.outputs}")
     weights, start = product.weight.packed(s, tile.nr), bias.packed(s, tile.nr)
     arguments = kernels.ConvF32(
         product=product.arguments(s, rows, weights, start, window.taps, 1, 4),
         clamp=activation_clamp(op),
-        streams=int(is_streamed(s, product)),
+        streams=is_streamed(s, product),
     )
     call_product(
         s, op, product, kernels.conv_f32(mr=tile.mr, nv=tile.nv, residual=product.residual is not None), arguments
@@ -219,7 +276,7 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
     tile, weight = product.tile, product.weight
     product, packing = packed_product(s, op, product)
     window = product.window
-    rows = s.stored(window.rows)
+    rows = window.rows.stored(s)
     weights = packing.constant(s)
     bias = None if product.bias is None else product.bias.array
     terms, start, scale = sum_constants(s, op, weight, bias, product.channels, packing.order, tile)
@@ -233,7 +290,7 @@ def _append_u8(s: NodeLowering, op: Weighted, product: ProductCall) -> None:
             mr=tile.mr, nv=tile.nv, residual=residual, pairs=pairs, words=words, narrow=narrow
         )
         dequantize = terms.dequantize(scale, activation_clamp(op))
-        streams = int(is_streamed(s, product))
+        streams = is_streamed(s, product)
         call_product(
             s, op, product, to_f32, kernels.ConvU8ToF32(product=shared, dequantize=dequantize, streams=streams)
         )
@@ -297,19 +354,22 @@ def call_product(
     )
 
 
-def is_streamed(s: NodeLowering, product: ProductCall) -> bool:
-    """Whether a float result is written with non-temporal stores. It is if it is large, lies in the arena, and all of
-    its registers are aligned to their size."""
-    (buffer, offset), window = product.y.pointer, product.window
+def is_streamed(s: NodeLowering, product: ProductCall) -> int:
+    """1 if a float result is written with non-temporal stores, otherwise 0. It is if it is large, lies in the arena,
+    and all of its registers are aligned to their size."""
+    (buffer, offset), window, nbytes = product.y.pointer, product.window, s.target.vector_bytes
     if (
         not s.target.streams
-        or s.result().elements * 4 < _STREAMED_BYTES
         or not isinstance(buffer, BufferHandle)
         or buffer.kind != "arena"
+        or not window.rows.are_aligned(nbytes)
     ):
-        return False
-    distances = np.array([offset, window.pixel.y, window.image.y, *window.rows[:, 1]])
-    return not (distances % s.target.vector_bytes).any()
+        return 0
+    return computed(_is_large_and_aligned, s.result().elements, nbytes, offset, window.pixel.y, window.image.y)
+
+
+def _is_large_and_aligned(elements: int, alignment: int, *distances: int) -> int:
+    return int(elements * 4 >= _STREAMED_BYTES and not any(distance % alignment for distance in distances))
 
 
 def activation_clamp(op: Weighted) -> Clamp[float]:

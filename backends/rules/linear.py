@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.rule import lowers
-from qcompiler.backends.lowering.tiles import Tile, product_tile, runs
+from qcompiler.backends.lowering.tiles import Tile, product_tile, run_columns
 from qcompiler.backends.lowering.views import TensorView
 from qcompiler.backends.rules.conv import why_not_weighted
-from qcompiler.backends.rules.gemm import Distances, ProductCall, Window, append_product, is_of_codes
+from qcompiler.backends.rules.gemm import Distances, ProductCall, RunRows, Window, append_product, is_of_codes
 from qcompiler.backends.rules.planes import byte_planes
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.ops.linear import Linear
+from qcompiler.traced_size import computed
 
 
 @lowers("linear", unless=why_not_weighted)
@@ -37,9 +36,9 @@ def linear(s: NodeLowering) -> None:
 def window_of_rows(s: NodeLowering, pixels: int, tile: Tile, depth: int, kc: int, pixel: Distances) -> Window:
     """The window of a product of `pixels` rows of x. depth: elements of a row of x; kc: those that are multiplied."""
     s.check_table(pixels // tile.mr, 64)
-    starts, columns = runs(pixels, tile.mr)
+    columns = computed(run_columns, pixels, tile.mr)
     return Window(
-        rows=np.stack([starts * pixel.x, starts * pixel.y, starts * pixel.residual], axis=1),
+        rows=RunRows(pixels, columns, pixel),
         columns=columns,
         taps=[0],
         kc=kc,

@@ -15,7 +15,7 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import LINE, choose_tile
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.lowering.why_not import why_not_codes, why_not_f32
-from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.convert import code_range, zero_point
 from qcompiler.backends.target import Target
 from qcompiler.ir import Node
@@ -40,9 +40,19 @@ _BATCH_BYTES = 64
 """Bytes that lowering needs for one matrix of the result: three offsets as i64, and their copy among the constants."""
 
 
+def batch_offsets(rank: int, *numbers: int) -> np.ndarray:
+    """i64 [batches, operands]: for each batch of the result the byte offset of each operand's matrix.
+
+    Args:
+        rank: the number of batch axes.
+        numbers: the batch axes of the result; then for each operand the bytes of a matrix and its batch axes.
+    """
+    batch, operands = numbers[:rank], range(rank, len(numbers), rank + 1)
+    return np.stack([_offsets(numbers[at + 1 : at + 1 + rank], batch, numbers[at]) for at in operands], axis=1)
+
+
 def _offsets(own: tuple[int, ...], batch: tuple[int, ...], matrix_bytes: int) -> np.ndarray:
     """For each batch of the result the byte offset of the operand's matrix, as i64. own: the operand's batch axes."""
-    own = (1,) * (len(batch) - len(own)) + own
     total = np.zeros(batch, np.int64)
     for axis, (have, want, stride) in enumerate(zip(own, batch, row_major_strides(own, matrix_bytes))):
         if have == want:
@@ -55,8 +65,10 @@ def _batches(s: NodeLowering, x: TensorView, x_bytes: int, w: TensorView, w_byte
     """The constant `Matmul.batches`. x_bytes, w_bytes: bytes of one matrix, as the kernel reads it."""
     *batch, m, n = y.shape
     s.check_table(math.prod(batch), _BATCH_BYTES)
-    matrices = ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize))
-    return s.stored(np.stack([_offsets(view.shape[:-2], tuple(batch), nbytes) for view, nbytes in matrices], axis=1))
+    numbers: list[int] = [*batch]
+    for view, nbytes in ((x, x_bytes), (w, w_bytes), (y, m * n * y.dtype.itemsize)):
+        numbers += [nbytes, *(1,) * (len(batch) + 2 - len(view.shape)), *view.shape[:-2]]
+    return s.table(batch_offsets, len(batch), *numbers)
 
 
 def _tile(s: NodeLowering, op: Matmul, tiles: Sequence[tuple[int, int]], lanes: int) -> tuple[int, int]:

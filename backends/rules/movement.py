@@ -1,7 +1,6 @@
 """Lowers ops that move elements to a few strided copies between views of the operand and views of the result.
 
-The views are taken by numpy's indexing on a tensor's `geometry`: an array that has its shape and strides but no
-elements.
+The views are taken by numpy's operations on axes, which `Geometry` has.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import itertools
 
 import numpy as np
 
+from qcompiler.backends.lowering.geometry import Geometry
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import TensorView
@@ -18,81 +18,56 @@ from qcompiler.ops.shape import Concat, Expand, Flip, Pad, Slice, Tile, Transpos
 from qcompiler.ops.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from qcompiler.quantization import qmath
 
-_BASE = np.empty(1, np.uint8)
 
-
-def geometry(tensor: TensorView) -> np.ndarray:
-    """An array with the shape and strides of a tensor. It has no elements of its own and must never be read."""
-    return np.lib.stride_tricks.as_strided(_BASE, tensor.shape, tensor.strides)
-
-
-def part_of(tensor: TensorView, array: np.ndarray) -> TensorView:
-    """The part of a tensor that a view of its geometry selects."""
-    offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
-    return tensor.moved(offset if array.size else 0, array.shape, array.strides)
-
-
-def split_axis(array: np.ndarray, axis: int, *sizes: int) -> np.ndarray:
-    """A view of the array with one axis split into several, the outermost first."""
-    stride, strides = array.strides[axis], []
-    for size in reversed(sizes):
-        strides.append(stride)
-        stride *= size
-    shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
-    return np.lib.stride_tricks.as_strided(
-        array, shape, (*array.strides[:axis], *reversed(strides), *array.strides[axis + 1 :])
-    )
-
-
-def _copy_views(s: NodeLowering, x: TensorView, x_view: np.ndarray, y: TensorView, y_view: np.ndarray) -> None:
-    if x_view.shape != y_view.shape:
+def _copy_views(s: NodeLowering, x: TensorView, x_part: Geometry, y: TensorView, y_part: Geometry) -> None:
+    if x_part.shape != y_part.shape:
         raise InputError(
             f"the sizes of this call do not fit {s.node.op}",
             where=s.node.describe(),
-            expected=y_view.shape,
-            got=x_view.shape,
+            expected=y_part.shape,
+            got=x_part.shape,
         )
-    s.copy(part_of(x, x_view), part_of(y, y_view))
+    s.copy(x_part.part_of(x), y_part.part_of(y))
 
 
 @lowers("transpose")
 def transpose(s: NodeLowering) -> None:
     op = Transpose(s.node)
     x, y = s.view(op.x), s.result()
-    _copy_views(s, x, geometry(x).transpose(op.perm), y, geometry(y))
+    _copy_views(s, x, Geometry.of(x).transposed(op.perm), y, Geometry.of(y))
 
 
 @lowers("expand")
 def expand(s: NodeLowering) -> None:
     x, y = s.view(Expand(s.node).x), s.result()
-    _copy_views(s, x, np.broadcast_to(geometry(x), y.shape), y, geometry(y))
+    _copy_views(s, x, Geometry.of(x).broadcast(y.shape), y, Geometry.of(y))
 
 
 @lowers("slice")
 def slice_(s: NodeLowering) -> None:
     op = Slice(s.node, s.attrs)
     x, y = s.view(op.x), s.result()
-    _copy_views(s, x, geometry(x)[op.index()], y, geometry(y))
+    _copy_views(s, x, Geometry.of(x).sliced(op.index()), y, Geometry.of(y))
 
 
 @lowers("flip")
 def flip(s: NodeLowering) -> None:
     op = Flip(s.node)
     x, y = s.view(op.x), s.result()
-    _copy_views(s, x, np.flip(geometry(x), op.axes), y, geometry(y))
+    _copy_views(s, x, Geometry.of(x).flipped(op.axes), y, Geometry.of(y))
 
 
 @lowers("concat")
 def concat(s: NodeLowering) -> None:
     """concat. Operands that their producers wrote directly into the result are not copied."""
     op, y = Concat(s.node), s.result()
-    start, whole, axis = 0, geometry(y), op.axis
+    start, whole, axis = 0, Geometry.of(y), op.axis
     for value in op.xs:
         x = s.view(value)
         stop = start + x.shape[axis]
-        part = whole[(slice(None),) * axis + (slice(start, stop),)]
-        if x != part_of(y, part):
-            _copy_views(s, x, geometry(x), y, part)
+        part = whole.sliced((slice(None),) * axis + (slice(start, stop),))
+        if x != part.part_of(y):
+            _copy_views(s, x, Geometry.of(x), y, part)
         start = stop
 
 
@@ -100,13 +75,13 @@ def concat(s: NodeLowering) -> None:
 def tile(s: NodeLowering) -> None:
     op = Tile(s.node, s.attrs)
     x, y = s.view(op.x), s.result()
-    source, target = geometry(x), geometry(y)
+    source, target = Geometry.of(x), Geometry.of(y)
     for axis in reversed(range(len(x.shape))):
         count = op.repeats[axis]
         if count != 1:
-            target = split_axis(target, axis, count, x.shape[axis])
-            source = np.expand_dims(source, axis)
-    _copy_views(s, x, np.broadcast_to(source, target.shape), y, target)
+            target = target.split(axis, count, x.shape[axis])
+            source = source.expanded(axis)
+    _copy_views(s, x, source.broadcast(target.shape), y, target)
 
 
 @lowers("pixel_shuffle")
@@ -115,9 +90,9 @@ def pixel_shuffle(s: NodeLowering) -> None:
     x, y, r = s.view(op.x), s.result(), op.factor
     *_, channels, height, width = y.shape
     n = len(x.shape) - 3
-    source = split_axis(geometry(x), n, channels, r, r)  # ..., C, r, r, H, W
-    target = split_axis(split_axis(geometry(y), n + 2, width // r, r), n + 1, height // r, r)  # ..., C, H, r, W, r
-    _copy_views(s, x, source, y, target.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3))
+    source = Geometry.of(x).split(n, channels, r, r)  # ..., C, r, r, H, W
+    target = Geometry.of(y).split(n + 2, width // r, r).split(n + 1, height // r, r)  # ..., C, H, r, W, r
+    _copy_views(s, x, source, y, target.transposed([*range(n + 1), n + 2, n + 4, n + 1, n + 3]))
 
 
 @lowers("pixel_unshuffle")
@@ -126,9 +101,9 @@ def pixel_unshuffle(s: NodeLowering) -> None:
     x, y, r = s.view(op.x), s.result(), op.factor
     *_, channels, height, width = x.shape
     n = len(x.shape) - 3
-    source = split_axis(split_axis(geometry(x), n + 2, width // r, r), n + 1, height // r, r)
+    source = Geometry.of(x).split(n + 2, width // r, r).split(n + 1, height // r, r)
     _copy_views(
-        s, x, source.transpose(*range(n + 1), n + 2, n + 4, n + 1, n + 3), y, split_axis(geometry(y), n, channels, r, r)
+        s, x, source.transposed([*range(n + 1), n + 2, n + 4, n + 1, n + 3]), y, Geometry.of(y).split(n, channels, r, r)
     )
 
 
@@ -140,9 +115,9 @@ def channel_shuffle(s: NodeLowering) -> None:
     _copy_views(
         s,
         x,
-        split_axis(geometry(x), 1, groups, per_group),
+        Geometry.of(x).split(1, groups, per_group),
         y,
-        split_axis(geometry(y), 1, per_group, groups).swapaxes(1, 2),
+        Geometry.of(y).split(1, per_group, groups).swapped(1, 2),
     )
 
 
@@ -180,17 +155,17 @@ def pad(s: NodeLowering) -> None:
     op = Pad(s.node, s.attrs)
     x, y = s.view(op.x), s.result()
     axes = [_regions(size, before, after, op.mode) for size, (before, after) in zip(x.shape, op.padding)]
-    source, target = geometry(x), geometry(y)
+    source, target = Geometry.of(x), Geometry.of(y)
     fill: TensorView | None = None
     for parts in itertools.product(*axes):
-        part = target[tuple(p[0] for p in parts)]
-        if part.size == 0:
+        part = target.sliced([p[0] for p in parts])
+        if part.is_empty:
             continue
         if any(p[1] is None for p in parts):
             if fill is None:
                 value = _fill(s, y)
                 fill = TensorView(s.stored(value.reshape(1)), y.dtype, (), ())
-            s.copy(fill.moved(0, part.shape, (0,) * part.ndim), part_of(y, part))
+            s.copy(fill.moved(0, part.shape, (0,) * len(part.shape)), part.part_of(y))
         else:
-            taken = source[tuple(p[1] for p in parts)]
-            _copy_views(s, x, np.broadcast_to(taken, part.shape), y, part)
+            taken = source.sliced([p[1] for p in parts if p[1] is not None])
+            _copy_views(s, x, taken.broadcast(part.shape), y, part)

@@ -15,7 +15,7 @@ from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import product_tile
-from qcompiler.backends.program.builder import BufferHandle
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.gemm import Distances, ProductCall
 from qcompiler.backends.rules.linear import window_of_rows
 from qcompiler.backends.rules.weights import Weight
@@ -85,11 +85,12 @@ def _inputs(s: NodeLowering, op: Recurrent) -> BufferHandle | None:
         bias = Weight.of(s, op.bias_ih)
     (steps, rows, depth), outputs = x.shape, weight.shape[0]
     inputs = s.scratch(steps * rows * outputs * 4, "inputs")
-    tile = product_tile(s.target, False, steps * rows, outputs, depth * 4, depth)
+    declared = op.x.type.shape[0] * op.x.type.shape[1]  # the same tile for all bindings of symbolic sizes
+    tile = product_tile(s.target, False, declared, outputs, depth * 4, depth)
     window = window_of_rows(s, steps * rows, tile, depth, depth, Distances(depth * 4, outputs * 4))
     product = ProductCall(window, tile, x, None, inputs, weight, bias, slice(0, outputs))
     arguments = product.arguments(
-        s, s.stored(window.rows), weight.packed(s, tile.nr), bias.packed(s, tile.nr), window.taps, 1, 4
+        s, window.rows.stored(s), weight.packed(s, tile.nr), bias.packed(s, tile.nr), window.taps, 1, 4
     )
     s.call(
         products.conv_f32(mr=tile.mr, nv=tile.nv, residual=False),
@@ -105,7 +106,12 @@ def _state(s: NodeLowering, value: Value | None, rows: int, size: int) -> Memory
     if value is not None:
         return s.row_major(value)
     s.check_table(rows * size, 4)
-    return s.stored(np.zeros((rows, size), np.float32))
+    return s.table(zeros, rows, size)
+
+
+def zeros(rows: int, size: int) -> np.ndarray:
+    """f32 zeros [rows, size]."""
+    return np.zeros((rows, size), np.float32)
 
 
 def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:

@@ -22,6 +22,8 @@ def _why_not_image(node: Node, target: Target) -> str | None:
     """Why a node does not resize f32 or u8 images, or None."""
     if not 3 <= node.result.type.rank <= 5:
         return "rank above 5"
+    if node.result.type.layout is None:
+        return "the number of channels is symbolic"
     if not node.result.type.is_quantized:
         return why_not_f32(node, target)
     reason = why_not_u8(node, target)

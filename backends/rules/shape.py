@@ -34,5 +34,10 @@ def dropout(s: NodeLowering) -> None:
 @lowers("size")
 def size(s: NodeLowering) -> None:
     op = Size(s.node)
-    number = np.asarray(s.view(op.x).shape[op.axis], np.int64)
-    s.copy(TensorView(s.stored(number.reshape(1)), number.dtype, (), ()), s.result())
+    number = s.table(number_of, s.view(op.x).shape[op.axis])
+    s.copy(TensorView(number, np.dtype(np.int64), (), ()), s.result())
+
+
+def number_of(size: int) -> np.ndarray:
+    """A size as i64 [1]."""
+    return np.array([size], np.int64)

@@ -10,7 +10,7 @@ from qcompiler.backends.kernels import statistics as kernels
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.views import SLACK, TensorView, row_major_strides
-from qcompiler.backends.program.builder import View
+from qcompiler.backends.program.recorded import View
 from qcompiler.backends.rules.copy import merged_axes
 from qcompiler.ir import Value
 from qcompiler.ops.quantized import Observe

@@ -19,7 +19,6 @@ from qcompiler.backends.kernels.tile_math import Words, widens
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import channel_order, pack_codes, pack_floats
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
-from qcompiler.backends.rules.movement import geometry, part_of, split_axis
 from qcompiler.backends.target import Target
 from qcompiler.fork_safety import cached_property
 from qcompiler.ir import Const, Value
@@ -29,6 +28,26 @@ from qcompiler.types import DType
 
 _PACK_BYTES = 128 << 10
 """Bytes of weights that are packed at a time, few enough to stay in L2."""
+
+
+_BASE = np.empty(1, np.uint8)
+
+
+def _geometry(tensor: TensorView) -> np.ndarray:
+    """An array with the shape and strides of a tensor. It has no elements of its own and must never be read."""
+    return np.lib.stride_tricks.as_strided(_BASE, tensor.shape, tensor.strides)
+
+
+def _part_of(tensor: TensorView, array: np.ndarray) -> TensorView:
+    """The part of a tensor that a view of its geometry selects."""
+    offset = array.__array_interface__["data"][0] - _BASE.__array_interface__["data"][0]
+    return tensor.moved(offset if array.size else 0, array.shape, array.strides)
+
+
+def _split_first(array: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """A view of the array with its first axis split into two."""
+    shape, strides = (outer, inner, *array.shape[1:]), (array.strides[0] * inner, *array.strides)
+    return np.lib.stride_tricks.as_strided(array, shape, strides)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +69,7 @@ class Weight:
         """The weight or bias of an operand. The zero point of quantized weights is subtracted."""
         if not isinstance(value, Const):
             memory = s.row_major(value)
-            return Weight(geometry(memory), memory, value.name)
+            return Weight(_geometry(memory), memory, value.name)
         quant, data = value.type.quant, s.constant(value)
         if quant is None or data.dtype == np.int32 or (data.dtype == np.int8 and not any(quant.zero_point)):
             return Weight(data, None, value.name)
@@ -77,12 +96,12 @@ class Weight:
             shape,
             row_major_strides(shape, 4),
         )
-        target, whole = np.moveaxis(geometry(y), -1, 1), channels // lanes
+        target, whole = np.moveaxis(_geometry(y), -1, 1), channels // lanes
         for part, into in (
-            (split_axis(self.array[: whole * lanes], 0, whole, lanes), target[:whole]),
+            (_split_first(self.array[: whole * lanes], whole, lanes), target[:whole]),
             (self.array[whole * lanes :], target[panels - 1, : channels - whole * lanes]),
         ):
-            s.copy(part_of(self.memory, part), part_of(y, into))
+            s.copy(_part_of(self.memory, part), _part_of(y, into))
         return y
 
     def _pack_floats(self, into: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler.backends.kernels.convert import WidenBytes, widen_bytes
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.views import SLACK, TensorView
+from qcompiler.traced_size import expression
 
 
 def widened(s: NodeLowering, x: TensorView, low_plane: int) -> TensorView:
@@ -17,7 +18,7 @@ def widened(s: NodeLowering, x: TensorView, low_plane: int) -> TensorView:
 
     Gaps between elements are widened like elements.
     """
-    key = (x, low_plane)
+    key = (x.buffer, x.dtype, expression(x.offset, *x.shape, *x.strides, low_plane))
     if key not in s.lowering.widened:
         last = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides))
         count = low_plane + 1 + last if x.elements else 0

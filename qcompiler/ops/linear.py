@@ -23,6 +23,7 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.interfaces import TakesResidual
 from qcompiler.quantization import qmath
+from qcompiler.traced_size import is_traced
 from qcompiler.types import DType, TensorType, tensor
 
 
@@ -152,13 +153,18 @@ def broadcast_shapes(a: Sequence[DimLike], b: Sequence[DimLike], what: str) -> t
     a, b = (1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b)
     result = []
     for left, right in zip(a, b):
-        if left != right and left != 1 and right != 1:
+        # An open size of a call is asked last: what holds for any size of it serves them all.
+        known, other = (right, left) if is_traced(left) else (left, right)
+        if is_traced(known) and left == right or known == 1:
+            result.append(other)
+        elif known == other or other == 1:
+            result.append(known)
+        else:
             raise ShapeError(
                 f"shapes of {what} do not broadcast",
                 expected=f"[{','.join(map(str, a))}]",
                 got=f"[{','.join(map(str, b))}]",
             )
-        result.append(right if left == 1 else left)
     return tuple(result)
 
 

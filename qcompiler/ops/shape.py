@@ -103,19 +103,21 @@ def reshaped(shape: Shape, entries: SizeEntries) -> Shape:
 
 
 def _divided(total: DimLike, known: DimLike, shape: Shape, target: Shape) -> DimLike:
-    failure = ShapeError(
-        "reshape cannot solve -1",
-        expected=f"a divisor of {total}, the elements of {_text(shape)}",
-        got=f"{known} in {_text(target)}",
-    )
+    def failure() -> ShapeError:
+        return ShapeError(
+            "reshape cannot solve -1",
+            expected=f"a divisor of {total}, the elements of {_text(shape)}",
+            got=f"{known} in {_text(target)}",
+        )
+
     if known == 0:
-        raise failure
+        raise failure()
     try:
         solved = total // known
     except ShapeError:
-        raise failure from None
+        raise failure() from None
     if solved * known != total:
-        raise failure
+        raise failure()
     return solved
 
 

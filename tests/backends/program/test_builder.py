@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.program.builder import ProgramBuilder, View
+from qcompiler.backends.program.builder import ProgramBuilder
 from qcompiler.backends.program.image import ArraySpec
+from qcompiler.backends.program.recorded import View
 from qcompiler.backends.runtime.pages import guarded_block
 from qcompiler.errors import InputError, LoweringError
 from tests.backends.program.programs import (

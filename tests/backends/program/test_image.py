@@ -10,6 +10,8 @@ import pytest
 
 from qcompiler import compiler
 from qcompiler.backends.lower import Program, lower
+from qcompiler.backends.lowering.graph import GraphLowering
+from qcompiler.backends.program.constants import Constants
 from qcompiler.backends.program.image import CONSTANTS, ProgramImage
 from qcompiler.backends.program.saved_image import image_data, image_of
 from qcompiler.backends.target import parse_target
@@ -55,6 +57,15 @@ def test_another_batch(demo: Graph, golden: Callable[..., None]) -> None:
     assert len(shared) > 30 and all(places[buffer.name] == buffer.offset for buffer in shared)
     assert three.kernels == one.kernels and program.image({"B": 3}) == three
     golden(str(three))
+
+
+def test_the_template_of_one_batch_serves_all(demo: Graph) -> None:
+    """A convolutional network is lowered for its first batch, even of 1, and never again."""
+    lowered, target = PassManager(lower_pipeline()).run(demo), parse_target(TARGETS["avx512vnni"], exact=True)
+    lowering = GraphLowering(lowered, target, Constants())
+    for batch in (1, 2, 3, 8, 17, 100, 1):
+        assert lowering.image({"B": batch})[0] == lowering.lower({"B": batch}).finish()
+    assert len(lowering._templates) == 1
 
 
 def test_images_compare_and_are_stored(demo: Graph) -> None:
