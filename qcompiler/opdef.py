@@ -238,7 +238,7 @@ class Op:
         chooses_params: the integer meaning rounds to whatever parameters its result has.
         gives_real: the integer meaning may have an f32 result, by rule (6) of qmath. `reads_real`: the operands that
             may then be f32.
-        always_codes: operands that are quantized in every node.
+        always_codes: operands that are quantized in every node. An op that has some gives real numbers only.
         wants_real: its answer depends on differences that are small against the range of its operands. Codes lose
             them, so it stays float, with what is computed around it (see passes/choose_precision.py).
         neutral: a second operand of this value gives the first one back.

@@ -121,6 +121,8 @@ def why_not_integer(definition: OpDef, types: Types, outs: Sequence[TensorType])
     """
     name = definition.name
     real = definition.gives_real and all(out.dtype is DType.F32 and not out.is_quantized for out in outs)
+    if definition.always_codes and not real:
+        return Violation(f"{name} gives real numbers", expected="f32", got=str(outs[0]))
     if not real and not all(out.is_quantized for out in outs):
         return Violation(f"{name} reads quantized values but gives real ones", hint="insert dequantize before it")
     if not any(type is not None and type.is_quantized for type in types):

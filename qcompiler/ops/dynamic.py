@@ -109,6 +109,7 @@ class DynamicLinear(Weighted):
     bias = optional_parameter()
     activation = fused_activation()
     always_codes = (weight,)
+    chooses_params = False
 
     @property
     def channel_axis(self) -> int:

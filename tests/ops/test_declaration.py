@@ -190,9 +190,9 @@ def test_fields_of_a_base_class_come_first_unless_declared_again(registry: None)
 
 @pytest.mark.parametrize("op", all_ops(), ids=lambda op: op.name)
 def test_facts_agree_with_each_other(op: type[Op]) -> None:
-    assert issubclass(op, Weighted) == (op.quant.kind is QuantKind.WEIGHTED)
+    assert issubclass(op, Weighted) == (op.quant.kind is QuantKind.WEIGHTED or bool(op.always_codes))
     assert issubclass(op, Mover) == (Trait.MOVES_DATA in op.traits and op is not Observe)
-    rounds = op.integer is not None and Trait.MOVES_DATA not in op.traits
+    rounds = op.integer is not None and Trait.MOVES_DATA not in op.traits and not op.always_codes
     assert op.chooses_params == (rounds and op not in (Lookup, opdef("dequantize")))
     assert not op.keeps_dtype or op.chooses_params
     assert op.integer is None or (op.terms is no_accumulator or op.terms is not Op.terms)

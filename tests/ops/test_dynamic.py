@@ -172,6 +172,14 @@ def test_a_weight_that_is_not_quantized_is_refused() -> None:
         verify(_linear(4, plain=True))
 
 
+def test_a_quantized_result_is_refused() -> None:
+    graph = _linear(4)
+    result = graph.node_list[-1].result
+    graph.set_type(result, result.type.quantized(DType.U8, QuantParams.per_tensor(0.1, 0, DType.U8)))
+    with pytest.raises(VerifyError, match="dynamic_linear gives real numbers"):
+        verify(graph)
+
+
 @pytest.mark.parametrize(
     ("types", "message"),
     [
