@@ -155,6 +155,13 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "Dim.name": (qc.Dim.name, {"name": "B"}, {"name": "text"}),
         "a call": (COMPILED, {"x": X}, {}),
         "draw": (COMPILED.draw, {"path": folder / "a.dot"}, {}),
+        "export_onnx": (
+            qc.export_onnx,
+            {"model": COMPILED, "path": folder / "a.onnx", "form": "qdq"},
+            {"path": "text"},
+        ),
+        "export_python": (qc.export_python, {"model": COMPILED, "path": folder / "a.py"}, {}),
+        "to_torch": (qc.to_torch, {"model": COMPILED}, {}),
         "save": (COMPILED.save, {"path": folder / "a"}, {"path": "text"}),
         "export_object": (
             COMPILED.export_object,

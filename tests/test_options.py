@@ -234,6 +234,7 @@ EFFECTS: dict[str, Effect] = {
     "quantize_dynamic.dynamic": lambda f: (text(dynamically(dynamic=DYNAMIC)), text(dynamically())),
     "quantize_dynamic.target": lambda f: (dynamically(target="x86-64+avx2").target, dynamically().target),
     "quantize_dynamic.threads": lambda f: (dynamically(threads=1).threads, dynamically(threads=3).threads),
+    "export_onnx.form": lambda f: (exported_onnx(f, form="qoperator"), exported_onnx(f)),
     "convert.io": lambda f: (text(qc.convert(PREPARED, CALIBRATION, io="quantized")), text(INTEGER)),
     "QConfigMapping.default": lambda f: (rules(default=None), rules()),
     "QConfigMapping.object_types": lambda f: (rules(object_types={"conv": None}), rules()),
@@ -280,6 +281,12 @@ def hooked() -> Pair:
     seen: list[str] = []
     qc.interpret(GRAPH, [X], hook=lambda node, results: seen.append(node.name))
     return seen, []
+
+
+def exported_onnx(folder: pathlib.Path, **options: Any) -> bytes:
+    """The file that export_onnx writes."""
+    qc.export_onnx(INTEGER, folder / "m.onnx", **options)
+    return (folder / "m.onnx").read_bytes()
 
 
 def kept() -> Pair:

@@ -20,7 +20,7 @@ import onnx
 from onnx import helper
 
 from qcompiler import __version__
-from qcompiler.arguments import check_path
+from qcompiler.arguments import check_path, check_text
 from qcompiler.artifact.replacing import replacing
 from qcompiler.compiled import CompiledModel
 from qcompiler.dims import Dim
@@ -57,8 +57,9 @@ def export_onnx(model: CompiledModel | Graph, path: str | os.PathLike[str], *, f
         ArtifactError: the file cannot be written.
     """
     check_path("path", path)
+    check_text("form", form, '"qdq" or "qoperator"')
     if form not in FORMS:
-        raise LoweringError(f"unknown form {form!r} of an ONNX file", hint=nearest(str(form), FORMS))
+        raise LoweringError(f"unknown form {form!r} of an ONNX file", hint=nearest(form, FORMS))
     proto = onnx_model(graph_of(model), form)
     if proto.ByteSize() > _MOST_BYTES:
         raise LoweringError(
