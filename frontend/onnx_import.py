@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -534,7 +535,10 @@ class _Importer:
             number = next((number for number, own in DTYPES.items() if own is dtype), None)
         else:
             number, shape = None, value.shape
-        check_declared(output, number, shape, DTYPES, self.file)
+        differs = check_declared(output, number, shape, DTYPES, self.file)
+        if differs is not None:
+            self.trace.note(differs)
+            warnings.warn(f"{self.file}, {differs}", stacklevel=2)
 
     def _name(self, name: str, result: Any, made: bool) -> None:
         """Give a value the name that it has in the file, if this node made it."""

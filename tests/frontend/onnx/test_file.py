@@ -118,6 +118,16 @@ def test_data_that_contradicts_itself(change: str, tmp_path: pathlib.Path) -> No
         import_onnx(path)
 
 
+@pytest.mark.parametrize("shape", [["B", 97], ["B", 1, 96], [96]])
+def test_a_declared_shape_that_the_nodes_contradict_is_a_warning(shape: list[int | str]) -> None:
+    """As ONNX Runtime does, which warns and gives what the nodes make."""
+    proto = model()
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, shape))
+    with pytest.warns(UserWarning, match="declares the shape .* but its nodes make"):
+        graph = import_onnx(proto)
+    assert str(graph.outputs[0].type) == "f32[B,96]" and "declares the shape" in str(graph)
+
+
 PEAK = """
 import sys
 import numpy as np, onnx, qcompiler
