@@ -40,7 +40,7 @@ from qcompiler.frontend.onnx_equal_sizes import equal_in_example, sizes_in
 from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
-from qcompiler.frontend.onnx_ops.codes import Codes, as_codes
+from qcompiler.frontend.onnx_ops.codes import Codes, Sums, as_codes
 from qcompiler.frontend.onnx_ops.node import DTYPES, OnnxNode, check_held, folded, of_sizes, type_proto
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
@@ -178,6 +178,8 @@ class _Importer:
                         where=self.file,
                         expected="codes of int8, uint8 or int16, or real numbers",
                     )
+                if isinstance(value, Sums):
+                    value = value.integers()
                 self._check_output(output, value)
                 if not isinstance(value, Traced):
                     array = OnnxNode.sizes_as_ints(value)

@@ -11,7 +11,7 @@ import numpy as np
 from qcompiler.ir import AttrValue, Const, Graph, Node, Origin, Value
 from qcompiler.notes import KeptFloat, RealResult
 from qcompiler.opdef import Op, Role, Trait, op_of, opdef, works_on_codes
-from qcompiler.ops.interfaces import Conversion, Weighted
+from qcompiler.ops.interfaces import Conversion, RangeConversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.passes.integer_bias import IntegerBias, integer_bias
@@ -352,7 +352,7 @@ class Integerize:
         is_float = {
             node.name: node
             for node in graph.nodes
-            if not issubclass(opdef(node.op), Conversion) and not works_on_codes(node)
+            if not issubclass(opdef(node.op), (Conversion, RangeConversion)) and not works_on_codes(node)
         }
         graph.notes[:] = [
             note

@@ -13,6 +13,7 @@ from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cse import Cse
 from qcompiler.passes.dce import Dce
 from qcompiler.passes.decompose import Decompose
+from qcompiler.passes.dynamic_products import DynamicProducts
 from qcompiler.passes.equalize import Equalize
 from qcompiler.passes.fold_batchnorm import FoldBatchnorm
 from qcompiler.passes.fold_pad import FoldPad
@@ -105,6 +106,7 @@ def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
     return [
         UnsignedCodes(),
         PropagateQparams(),
+        *([DynamicProducts()] if configs is None else []),
         Integerize(configs),
         FoldRequantize(exact=configs is None),
         ConstantFold(),

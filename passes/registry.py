@@ -40,6 +40,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.cse import Cse
     from qcompiler.passes.dce import Dce
     from qcompiler.passes.decompose import Decompose
+    from qcompiler.passes.dynamic_products import DynamicProducts
     from qcompiler.passes.equalize import Equalize
     from qcompiler.passes.expose_statistics import ExposeStatistics
     from qcompiler.passes.fold_batchnorm import FoldBatchnorm
@@ -81,6 +82,7 @@ def passes_by_name() -> dict[str, type]:
         QuantizedIo,
         QuantizeDynamic,
         Integerize,
+        DynamicProducts,
         FoldRequantize,
         VerifyIntegerSafety,
         AssignLayout,

@@ -107,7 +107,7 @@ class _Range:
         return _Range(b, low, high, b.reduce(b.smax, self.top))
 
 
-def _range_of_row(b: KernelBuilder, x: Value, begin: Value, end: Value) -> _Range:
+def range_of_row(b: KernelBuilder, x: Value, begin: Value, end: Value) -> _Range:
     """The range of the elements [begin, end) of x, as scalars. Lanes past the end are 0, which is in every range."""
     lanes = b.target.f32_lanes
     step = lanes * _UNROLL
@@ -127,7 +127,7 @@ def _range_of_row(b: KernelBuilder, x: Value, begin: Value, end: Value) -> _Rang
     return _Range(b, *tail.results).reduced()
 
 
-class _Parameters:
+class Parameters:
     """The parameters of a range by rule (7), in all lanes.
 
     Attributes:
@@ -183,7 +183,7 @@ def quantize_rows(b: KernelBuilder, a: QuantizeRows) -> None:
     lo, hi = b.share(a.rows)
     with b.loop(lo, hi) as row:
         x = a.x + row.index * a.size * 4
-        parameters = _Parameters(b, _range_of_row(b, x, b.i64(0), a.size), a.codes)
+        parameters = Parameters(b, range_of_row(b, x, b.i64(0), a.size), a.codes)
         parameters.store(a.scale, a.zero, row.index)
         parameters.quantize(x, a.y + row.index * a.size, b.i64(0), a.size)
 
@@ -194,7 +194,7 @@ def range_parts(b: KernelBuilder, a: RangeParts) -> None:
     lo, hi = b.share(a.parts)
     with b.loop(lo, hi) as part:
         begin, end = a.count * part.index // a.parts, a.count * (part.index + 1) // a.parts
-        found = _range_of_row(b, a.x, begin, end)
+        found = range_of_row(b, a.x, begin, end)
         for index, value in enumerate(found.values):
             b.store(value, a.y, part.index * PART_BYTES, disp=4 * index)
 
@@ -206,7 +206,7 @@ def quantize_by_parts(b: KernelBuilder, a: QuantizeByParts) -> None:
     with b.loop(0, a.parts, carried=scalars) as part:
         loaded = [b.load(v.type, a.ranges, part.index * PART_BYTES, disp=4 * i) for i, v in enumerate(scalars)]
         part.yield_(_Range(b, *part.carried).widened(_Range(b, *loaded)).values)
-    parameters = _Parameters(b, _Range(b, *part.results), a.codes)
+    parameters = Parameters(b, _Range(b, *part.results), a.codes)
     with b.if_(b.thread == 0) as first:
         parameters.store(a.scale, a.zero, b.i64(0))
         first.yield_([])

@@ -10,6 +10,10 @@ has the same bits alone and in a batch. Products are summed by fma in the order 
 States are double-buffered: a step reads those of all units and writes the others.
 
 Packed weights are f32 [panels][state][gates][nr], nr = nv registers of units; biases [panels][gates][nr].
+
+If weights are i8 codes, each step quantizes the states first, row by row or, in one thread, all at once; then the sums
+are integers, and become f32 by rule (8) of qmath. Packed weights are i8 [panels][state / 4][gates][nr][4]; the sums and
+the scales of weights lie like biases.
 """
 
 from __future__ import annotations
@@ -21,17 +25,24 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, F64, I64
+from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, vector
+from qcompiler.backends.kernels.dynamic import CodeBounds, Parameters, range_of_row
 from qcompiler.backends.kernels.math import exp, expm1, log1p
 from qcompiler.backends.kernels.math import tanh as tanh_f64
 from qcompiler.backends.kernels.real_functions import FLOAT
 
+RECORD_BYTES = 8
+"""Bytes of the scale (f32) and the zero point (i32) of a row of codes."""
+
 
 class Weights(Group, Generic[P]):
-    """The packed weights and biases of one product of a step."""
+    """The packed weights and biases of one product of a step; of codes also the sum of each row of weights, i32, and
+    its scale."""
 
     data: P
     bias: P
+    sums: P
+    scales: P
 
 
 class Walk(Group, Generic[P, E]):
@@ -45,6 +56,8 @@ class Walk(Group, Generic[P, E]):
         h: f32 [rows, R], the last state.
         states: f32 [2, rows, R], scratch.
         sums: f32 [rows, widest * nr], scratch, where `widest` is the largest number of gates of a product.
+        codes: u8 [rows, R or H, a multiple of 4], scratch, if weights are codes.
+        records: [rows], scratch: the scale and the zero point of each row of codes.
         first, stride: the step that is computed first, and the distance to the next one, 1 or -1.
     """
 
@@ -55,6 +68,8 @@ class Walk(Group, Generic[P, E]):
     h: Written[P]
     states: Written[P]
     sums: Written[P]
+    codes: Written[P]
+    records: Written[P]
     steps: E
     rows: E
     units: E
@@ -63,11 +78,12 @@ class Walk(Group, Generic[P, E]):
 
 
 class Activations(Group, Generic[S]):
-    """The parameters of the activations, in the order of the op's, and the bound of gates."""
+    """The parameters of the activations, in the order of the op's, the bound of gates, and the highest code."""
 
     alphas: tuple[S, ...]
     betas: tuple[S, ...]
     clip: S
+    qmax: S
 
 
 class Lstm(Arguments["Lstm"], Generic[P, E, S]):
@@ -156,6 +172,8 @@ class _Walk:
         gates: G, the gates of `inputs`.
         widest: see `Walk.sums`. Rows lie equally far apart for all products, since threads are not at the same one.
         has_lengths, clips: whether `Walk.lengths` is read, and whether gates are clamped.
+        codes: "" of f32 weights; else what has a scale of its own, "row" or "tensor".
+        pairs: whether products of codes are added in pairs, see `Target.pairwise_dot_is_exact`.
     """
 
     b: KernelBuilder
@@ -168,6 +186,15 @@ class _Walk:
     widest: int
     has_lengths: bool
     clips: bool
+    codes: str
+    pairs: bool
+
+    def share(self) -> tuple[Value, Value]:
+        """The rows of this thread: the first one has all of them where they share a scale."""
+        b = self.b
+        if self.codes != "tensor":
+            return b.share(self.walk.rows)
+        return b.i64(0), b.select(b.thread == 0, self.walk.rows, b.i64(0))
 
     @property
     def lanes(self) -> int:
@@ -185,7 +212,7 @@ class _Walk:
     def copy(self, x: Value, y: Value, count: Value) -> None:
         """Copy the rows of this thread, of `count` elements each."""
         b = self.b
-        lo, hi = b.share(self.walk.rows)
+        lo, hi = self.share()
         with b.loop(lo * count, hi * count, self.lanes) as loop:
             left = hi * count - loop.index
             b.store_prefix(b.load_prefix(b.target.f32_vector(), x, loop.index * 4, left), y, loop.index * 4, left)
@@ -213,22 +240,41 @@ class _Step:
     after: Value
 
     def product(
-        self, x: Value, depth: Value, weights: Weights, gates: int, units: Value, finish: Callable[[_Place], None]
+        self,
+        x: Value,
+        depth: Value,
+        weights: Weights,
+        gates: int,
+        units: Value,
+        finish: Callable[[_Place], None],
+        *,
+        projects: bool = False,
     ) -> None:
         """Emit the products of this thread's rows of x, [rows, depth], with weights of `units` units, and
-        finish(place) for each register of units of each row."""
-        b, over, walk = self.over.b, self.over, self.over.walk
+        finish(place) for each register of units of each row. projects: the weights are f32 in any case."""
+        b, over = self.over.b, self.over
         nr = over.nv * over.lanes
         weight_bytes, row_bytes = nr * gates * 4, nr * over.widest * 4
-        lo, hi = b.share(walk.rows)
+        lo, hi = over.share()
+        of_codes = bool(over.codes) and not projects
+        if of_codes:
+            self._quantize(x, depth, lo, hi)
+        padded = (depth + 3) // 4 * 4
         with b.loop(0, (units + (nr - 1)) // nr) as panel:
-            data = weights.data + panel.index * (depth * weight_bytes)
-            bias = weights.bias + panel.index * weight_bytes
+            at = panel.index * weight_bytes
+            if of_codes:
+                data = weights.data + panel.index * (padded * (nr * gates))
+            else:
+                data = weights.data + panel.index * (depth * weight_bytes)
 
             def tiles(count: int) -> None:
                 with b.loop(lo, hi, count) as loop:
                     first = loop.index if count == 1 else b.smin(loop.index, hi - count)
-                    self._sums(x + first * (depth * 4), depth, data, bias, first * row_bytes, gates, count)
+                    if of_codes:
+                        self._sums_of_codes(padded, data, weights, at, first, gates, count)
+                    else:
+                        bias = weights.bias + at
+                        self._sums(x + first * (depth * 4), depth, data, bias, first * row_bytes, gates, count)
                     with (
                         b.loop(loop.index, b.smin(loop.index + count, hi)) as row,
                         b.loop(0, b.smin(units - panel.index * nr, nr), over.lanes) as register,
@@ -254,8 +300,69 @@ class _Step:
             acc = [_add_products(b, acc[r], b.splat(b.load(F32, *at[r]), lanes), columns) for r in range(count)]
             loop.yield_([acc, at.moved(4), here + registers * lanes * 4])
         for r, row in enumerate(loop.results[0]):
-            for j, value in enumerate(row):
-                b.store(value, over.walk.sums, sums, disp=(r * over.widest * over.nv + j) * lanes * 4)
+            self._store(row, sums, r)
+
+    def _store(self, row: list[Value], sums: Value, r: int) -> None:
+        """Store the sums of row r of a tile; sums: the byte offset of row 0."""
+        over, lanes = self.over, self.over.lanes
+        for j, value in enumerate(row):
+            over.b.store(value, over.walk.sums, sums, disp=(r * over.widest * over.nv + j) * lanes * 4)
+
+    def _quantize(self, x: Value, depth: Value, lo: Value, hi: Value) -> None:
+        """Write the codes and the records of this thread's rows of x, f32 [rows, depth]."""
+        b, over, walk = self.over.b, self.over, self.over.walk
+        qmax = over.given.qmax
+        bounds = CodeBounds(low=b.const(F32, 0.0), high=qmax, steps=qmax)
+        padded, none = (depth + 3) // 4 * 4, b.i64(0)
+
+        def write(row: Value, parameters: Parameters) -> None:
+            b.store(b.extract(parameters.scale, 0), walk.records, row * RECORD_BYTES)
+            b.store(b.extract(parameters.zero, 0), walk.records, row * RECORD_BYTES, disp=4)
+            parameters.quantize(x + row * (depth * 4), walk.codes + row * padded, none, depth)
+
+        if over.codes == "tensor":
+            with b.if_(lo < hi):
+                parameters = Parameters(b, range_of_row(b, x, none, hi * depth), bounds)
+                with b.loop(lo, hi) as row:
+                    write(row.index, parameters)
+            return
+        with b.loop(lo, hi) as row:
+            found = range_of_row(b, x + row.index * (depth * 4), none, depth)
+            write(row.index, Parameters(b, found, bounds))
+
+    def _sums_of_codes(
+        self, depth: Value, data: Value, weights: Weights, at: Value, first: Value, gates: int, count: int
+    ) -> None:
+        """Like `_sums` of rows of codes from `first` on. depth: a multiple of 4; at: the byte offset of the panel's
+        bias."""
+        b, over, target = self.over.b, self.over, self.over.b.target
+        registers, lanes, size = over.nv * gates, over.lanes, target.vector_bytes
+        dot4 = target.dot4_pairwise if over.pairs else target.dot4
+        rows = b.rows(over.walk.codes + first * depth, depth, count)
+        start = [b.zero(vector(I32, lanes))] * registers
+        with b.loop(0, depth, 4, carried=[[start] * count, rows.pointers, data]) as loop:
+            acc, pointers, here = loop.carried
+            places = rows.at(pointers)
+            loaded = [b.load(vector(I8, size), here, disp=j * size) for j in range(registers)]
+            columns = [target.dot4_weights(b, w, pairwise=over.pairs) for w in loaded]
+            found = []
+            for r in range(count):
+                xs = target.dot4_activations(b, target.broadcast4(b, *places[r]), pairwise=over.pairs)
+                found.append([dot4(b, acc[r][j], xs, columns[j]) for j in range(registers)])
+            loop.yield_([found, places.moved(4), here + registers * size])
+        row_bytes = over.nv * lanes * over.widest * 4
+        for r, row in enumerate(loop.results[0]):
+            record = (first + r) * RECORD_BYTES
+            scale = b.splat(b.load(F32, over.walk.records, record), lanes)
+            zero = b.splat(b.load(I32, over.walk.records, record, disp=4) - target.dot4_offset, lanes)
+            reals = []
+            for j, total in enumerate(row):
+                of_row, scales, bias = (
+                    b.load(vector(kind, lanes), pointer, at, disp=j * lanes * 4)
+                    for kind, pointer in ((I32, weights.sums), (F32, weights.scales), (F32, weights.bias))
+                )
+                reals.append(b.sitofp(total - zero * of_row) * (scale * scales) + bias)
+            self._store(reals, first * row_bytes, r)
 
     def write(self, place: _Place, h: Value, outputs: Value) -> None:
         """Write the new state of a row. Past the row's length its state stays, and y is 0."""
@@ -328,9 +435,11 @@ def lstm(
     projects: bool = False,
     input_forget: bool = False,
     clips: bool = False,
+    codes: str = "",
+    pairs: bool = False,
 ) -> None:
     """The steps of an lstm: see `qcompiler.ops.recurrent.Lstm`."""
-    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 4, 4, lengths, clips)
+    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 4, 4, lengths, clips, codes, pairs)
     units = a.walk.units
     walk.copy(a.c0, a.c, units)
 
@@ -351,10 +460,13 @@ def lstm(
         else:
             place.step.write(place, h, a.outputs)
 
+    def write_projected(at: _Step) -> Callable[[_Place], None]:
+        return lambda place: at.write(place, place.sum(0), a.outputs)
+
     def step(at: _Step) -> None:
         at.product(at.before, a.outputs, a.weights, 4, units, cell)
         if projects:
-            at.product(a.hidden, units, a.projection, 1, a.outputs, lambda p: at.write(p, p.sum(0), a.outputs))
+            at.product(a.hidden, units, a.projection, 1, a.outputs, write_projected(at), projects=True)
 
     walk.steps(a.outputs, step)
 
@@ -370,9 +482,13 @@ def gru(
     lengths: bool = False,
     linear_before_reset: bool = True,
     clips: bool = False,
+    codes: str = "",
+    pairs: bool = False,
 ) -> None:
     """The steps of a gru: see `qcompiler.ops.recurrent.Gru`."""
-    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 3, 3 if linear_before_reset else 2, lengths, clips)
+    walk = _Walk(
+        b, a.walk, a.activations, mr, nv, functions, 3, 3 if linear_before_reset else 2, lengths, clips, codes, pairs
+    )
     units = a.walk.units
 
     def write(place: _Place, z: Value, n: Value) -> None:
@@ -415,9 +531,11 @@ def rnn(
     functions: tuple[str] = ("tanh",),
     lengths: bool = False,
     clips: bool = False,
+    codes: str = "",
+    pairs: bool = False,
 ) -> None:
     """The steps of an rnn: see `qcompiler.ops.recurrent.Rnn`."""
-    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 1, 1, lengths, clips)
+    walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 1, 1, lengths, clips, codes, pairs)
     units = a.walk.units
 
     def cell(place: _Place) -> None:

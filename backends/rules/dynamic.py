@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from qcompiler.artifact.mapped_file import forget_pages
 from qcompiler.backends.kernels import conv as products
 from qcompiler.backends.kernels import dynamic as kernels
-from qcompiler.backends.kernels.epilogue import DynamicDequantize
+from qcompiler.backends.kernels.epilogue import Clamp, DynamicDequantize
 from qcompiler.backends.lowering.node import NodeLowering, is_in_arena
 from qcompiler.backends.lowering.packing import pack_channels
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import product_tile
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.gemm import (
     Distances,
     ProductCall,
@@ -24,7 +26,7 @@ from qcompiler.backends.rules.gemm import (
     packed_product,
 )
 from qcompiler.backends.rules.linear import window_of_rows
-from qcompiler.backends.rules.weights import Weight
+from qcompiler.backends.rules.weights import BytePacking, Weight
 from qcompiler.backends.target import Target
 from qcompiler.ir import Const, Node
 from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
@@ -138,3 +140,86 @@ def _readable(s: NodeLowering, op: DynamicLinear, past_the_end: bool) -> TensorV
     copy = s.new(op.x.type, f"{s.node.name}.x")
     s.copy(x, copy)
     return copy
+
+
+def quantized(s: NodeLowering, x: TensorView, *, by_row: bool, qmin: int, qmax: int) -> tuple[TensorView, TensorView]:
+    """Append the calls that quantize x, f32 [..., size] and row major, within a node: its codes [rows, size], and the
+    record of each row, or the one that all share."""
+    size = x.shape[-1]
+    rows = math.prod(x.shape[:-1])
+    count = rows if by_row else 1
+    q = TensorView(
+        s.scratch(rows * size, "codes of x"), np.dtype(np.uint8), (rows, size), row_major_strides((rows, size), 1)
+    )
+    scale, zero = s.scratch(4 * count, "scales of x"), s.scratch(count, "zeros of x")
+    codes = kernels.CodeBounds(low=float(qmin), high=float(qmax), steps=float(qmax - qmin))
+    if by_row:
+        arguments = kernels.QuantizeRows(x=x, y=q, scale=scale, zero=zero, rows=rows, size=size, codes=codes)
+        s.call(kernels.quantize_rows(), arguments, bytes=5 * x.elements)
+    else:
+        parts = computed(_part_count, x.elements)
+        ranges = s.scratch(parts * kernels.PART_BYTES, "ranges of x")
+        of_parts = kernels.RangeParts(x=x, y=ranges, count=x.elements, parts=parts)
+        s.call(kernels.range_parts(), of_parts, bytes=4 * x.elements)
+        by_parts = kernels.QuantizeByParts(
+            x=x, ranges=ranges, y=q, scale=scale, zero=zero, count=x.elements, parts=parts, codes=codes
+        )
+        s.call(kernels.quantize_by_parts(), by_parts, bytes=5 * x.elements)
+    y = s.scratch(count * kernels.RECORD_BYTES, "records of x")
+    s.call(kernels.row_records(), kernels.RowRecords(scale=scale, zero=zero, y=y, rows=count), bytes=13 * count)
+    return q, TensorView(y, np.dtype(np.int32), (count, 2), row_major_strides((count, 2), 4))
+
+
+def integer_product(
+    s: NodeLowering,
+    x: TensorView,
+    records: TensorView,
+    y: BufferHandle,
+    weight: Weight,
+    scales: Callable[[], np.ndarray],
+    bias: Callable[[], np.ndarray] | None,
+    *,
+    by_row: bool,
+    highest: int,
+) -> None:
+    """Append the product of codes x [rows, depth], in the arena, with i8 weights [outputs, depth]: f32 [rows, outputs]
+    by rule (8) of qmath. by_row: whether each row has a record. highest: the highest code of x."""
+    (rows, depth), outputs, target = x.shape, weight.shape[0], s.target
+    kc = -(-depth // 4) * 4
+    of_row = kernels.RECORD_BYTES if by_row else 0
+    tile = product_tile(target, True, rows, outputs, depth, depth)
+    window = window_of_rows(s, rows, tile, depth, kc, Distances(depth, outputs * 4, of_row))
+    product = ProductCall(window, tile, x, records, y, weight, None, slice(0, outputs))
+    padded = -(-kc // target.dot_depth) * target.dot_depth
+
+    def is_exact() -> np.ndarray:
+        taps = np.pad(weight.array, ((0, 0), (0, padded - depth)))
+        return np.array(target.pairwise_dot_is_exact(taps, highest))
+
+    where = f"{weight.role} of x, {tile.nv}"
+    pairs = bool(target.has_pairwise_dot and weight.array.size and s.memo(f"{where}, pairs", is_exact).item())
+    packing = BytePacking(target, weight, tile.nv, 1, padded, 1, pairs, in_order=True, narrow=False)
+    product = product.widened(s) if packing.is_wide else product
+    order = packing.order
+    sums = s.packed(f"{where}, sums", lambda: pack_channels(weight.array.sum(axis=1, dtype=np.int32), order))
+    start = s.packed(
+        f"{where}, start",
+        lambda: pack_channels(weight.array.sum(axis=1, dtype=np.int32), order) * np.int32(target.dot4_offset),
+    )
+    dequantize = DynamicDequantize(
+        sums=sums,
+        multiplier=s.packed(f"{where}, scale", lambda: pack_channels(scales(), order)),
+        bias=None if bias is None else s.packed(f"{where}, bias", lambda: pack_channels(bias(), order)),
+        clamp=Clamp(low=-math.inf, high=math.inf),
+    )
+    stored, taps, block = product.window.rows.stored(s), list(product.window.taps), target.k_blocks[-1]
+    shared = product.arguments(s, stored, packing.constant(s), start, taps, block, packing.weight_bytes)
+    s.call(
+        products.conv_u8_dynamic(
+            mr=tile.mr, nv=tile.nv, bias=bias is not None, pairs=packing.pairs, narrow=packing.is_narrow
+        ),
+        products.ConvU8Dynamic(product=shared, dequantize=dequantize, streams=0),
+        macs=window.products * outputs,
+        bytes=outputs * depth + x.elements + 4 * rows * outputs,
+        disjoint=True,
+    )

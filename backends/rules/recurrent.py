@@ -1,9 +1,13 @@
-"""Lowers lstm, gru and rnn: the product of x with w_ih over all steps, then the kernel that walks the steps."""
+"""Lowers lstm, gru and rnn: the product of x with w_ih over all steps, then the kernel that walks the steps.
+
+Weights of codes make both products integer ones. x is quantized before its product, and states by the walk.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +17,18 @@ from qcompiler.backends.kernels import conv as products
 from qcompiler.backends.kernels import recurrent as kernels
 from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.packing import pack_codes
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import product_tile
 from qcompiler.backends.program.recorded import BufferHandle
+from qcompiler.backends.rules.dynamic import integer_product, quantized
 from qcompiler.backends.rules.gemm import Distances, ProductCall
 from qcompiler.backends.rules.linear import window_of_rows
 from qcompiler.backends.rules.weights import Weight
 from qcompiler.backends.target import Target
 from qcompiler.dims import DimLike
-from qcompiler.ir import Value
-from qcompiler.ops.recurrent import Gru, Lstm, Recurrent, Rnn
+from qcompiler.ir import Const, Node, Value
+from qcompiler.ops.recurrent import BY_ROW, Gru, Lstm, Recurrent, Rnn
 
 _REGISTERS_LEFT = 4
 """Registers of a tile that hold no sums: the row's element, and weights that wait for their product."""
@@ -49,7 +55,7 @@ class _Packing:
 
     def weights(
         self, s: NodeLowering, weight: Weight, bias: Weight | None, gates: slice, of: int
-    ) -> kernels.Weights[Memory]:
+    ) -> kernels.Weights[Memory | None]:
         """Pack the weights [of * units, depth] and the bias of some gates."""
         units, depth = weight.shape[0] // of, weight.shape[1]
         if bias is None:
@@ -57,7 +63,52 @@ class _Packing:
         name = f"gates {gates.start} to {gates.stop} of {of}"
         data = weight.taken(name, lambda w: w.reshape(of, units, depth)[gates].transpose(1, 2, 0))
         start = bias.taken(name, lambda v: v.reshape(of, units)[gates].T)
-        return kernels.Weights(data.packed(s, self.nr), start.packed(s, self.nr))
+        return kernels.Weights[Memory | None](data.packed(s, self.nr), start.packed(s, self.nr), None, None)
+
+    def codes(self, s: NodeLowering, op: Recurrent, gates: slice) -> kernels.Weights[Memory | None]:
+        """Pack the codes of the product with the state: those of some gates."""
+        assert isinstance(op.w_hh, Const) and isinstance(op.hh_scale, Const)
+        of, units, depth = op.gate_count, op.units, _columns(op.w_hh)
+        panels, count, role = -(-units // self.nr), gates.stop - gates.start, f"codes of {gates.start} to {gates.stop}"
+
+        def by_panels(values: np.ndarray) -> np.ndarray:
+            """[of * units, ...] as [panels * gates * nr, ...], with zeros for units that pad a panel."""
+            rest = values.shape[1:]
+            found = np.zeros((count, panels * self.nr, *rest), values.dtype)
+            found[:, :units] = values.reshape(of, units, *rest)[gates]
+            return np.moveaxis(found.reshape(count, panels, self.nr, *rest), 1, 0).reshape(-1, *rest)
+
+        def data() -> np.ndarray:
+            packed = np.zeros((panels, -(-depth // 4), count * self.nr, 4), np.int8)
+            pack_codes(packed, by_panels(s.constant(op.w_hh)), np.arange(count * self.nr))
+            return packed
+
+        def bias() -> np.ndarray:
+            given = np.zeros(of * units, np.float32) if op.bias_hh is None else s.constant(op.bias_hh)
+            return by_panels(given)
+
+        return kernels.Weights(
+            s.packed(f"{role}, {self.nr}", data),
+            s.packed(f"bias, {role}, {self.nr}", bias),
+            s.packed(f"sums, {role}, {self.nr}", lambda: by_panels(s.constant(op.w_hh).sum(axis=1, dtype=np.int32))),
+            s.packed(f"scales, {role}, {self.nr}", lambda: by_panels(s.constant(op.hh_scale))),
+        )
+
+
+def _columns(weight: Const) -> int:
+    return int(weight.data.shape[1])
+
+
+def _has_pairs(s: NodeLowering, op: Recurrent) -> bool:
+    """Whether sums of the state's codes are exact where products are added in pairs."""
+    target = s.target
+
+    def is_exact() -> np.ndarray:
+        weights = s.constant(op.w_hh)
+        padded = np.pad(weights, ((0, 0), (0, -weights.shape[1] % 4)))
+        return np.array(target.pairwise_dot_is_exact(padded, op.qmax))
+
+    return bool(target.has_pairwise_dot and s.memo("pairs", is_exact).item())
 
 
 @dataclass(frozen=True)
@@ -69,8 +120,10 @@ class _Layer:
     activations: kernels.Activations[float]
 
 
-def _hidden_weights(s: NodeLowering, op: Recurrent, layer: _Layer, gates: slice) -> kernels.Weights[Memory]:
+def _hidden_weights(s: NodeLowering, op: Recurrent, layer: _Layer, gates: slice) -> kernels.Weights[Memory | None]:
     """The packed weights of some gates of the product with the state."""
+    if op.hh_scale is not None:
+        return layer.packing.codes(s, op, gates)
     bias = None if op.bias_hh is None else Weight.of(s, op.bias_hh)
     return layer.packing.weights(s, Weight.of(s, op.w_hh), bias, gates, op.gate_count)
 
@@ -79,6 +132,8 @@ def _inputs(s: NodeLowering, op: Recurrent) -> BufferHandle | None:
     """The products of all steps of x, with their bias: f32 [steps, rows, gates * units]. None if there are none."""
     if 0 in s.view(op.x).shape[:2]:
         return None
+    if op.ih_scale is not None:
+        return _integer_inputs(s, op)
     x, weight = s.row_major(op.x), Weight.of(s, op.w_ih)
     bias = Weight(np.zeros(weight.shape[0], np.float32), None, f"no bias of {weight.shape[0]}")
     if op.bias_ih is not None:
@@ -101,6 +156,28 @@ def _inputs(s: NodeLowering, op: Recurrent) -> BufferHandle | None:
     return inputs
 
 
+def _integer_inputs(s: NodeLowering, op: Recurrent) -> BufferHandle:
+    """Like `_inputs`, of codes."""
+    assert isinstance(op.w_ih, Const) and isinstance(op.ih_scale, Const)
+    x, weight, scales, bias = s.row_major(op.x), Weight.of(s, op.w_ih), op.ih_scale, op.bias_ih
+    (steps, rows, _), outputs = x.shape, weight.shape[0]
+    count = steps * rows
+    inputs = s.scratch(count * outputs * 4, "inputs")
+    codes, records = quantized(s, x, by_row=op.scale_of == BY_ROW, qmin=0, qmax=op.qmax)
+    integer_product(
+        s,
+        codes,
+        records,
+        inputs,
+        weight,
+        lambda: s.constant(scales),
+        None if bias is None else lambda: s.constant(bias),
+        by_row=op.scale_of == BY_ROW,
+        highest=op.qmax,
+    )
+    return inputs
+
+
 def _state(s: NodeLowering, value: Value | None, rows: int, size: int) -> Memory:
     """A first state [rows, size], zeros where it is absent."""
     if value is not None:
@@ -118,7 +195,7 @@ def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
     """Append the product of x. gates: of the product with the most gates; outputs: elements of a state."""
     steps, rows, _ = s.view(op.x).shape
     packing = _Packing.of(s.target, gates, op.units, op.x.type.shape[1])
-    parameters = op.parameters()
+    parameters, of_codes = op.parameters(), op.hh_scale is not None
     return _Layer(
         packing,
         kernels.Walk(
@@ -129,6 +206,8 @@ def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
             h=s.result(1),
             states=s.scratch(2 * rows * outputs * 4, "states"),
             sums=s.scratch(rows * gates * packing.nr * 4, "sums"),
+            codes=s.scratch(rows * -(-max(outputs, op.units) // 4) * 4, "codes") if of_codes else None,
+            records=s.scratch(rows * kernels.RECORD_BYTES, "records of states") if of_codes else None,
             steps=steps,
             rows=rows,
             units=op.units,
@@ -139,8 +218,23 @@ def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
             alphas=tuple(alpha for alpha, _ in parameters),
             betas=tuple(beta for _, beta in parameters),
             clip=op.clip or 0.0,
+            qmax=float(op.qmax),
         ),
     )
+
+
+def _codes(s: NodeLowering, op: Recurrent) -> Any:
+    """The static arguments of weights that are codes."""
+    return {} if op.hh_scale is None else {"codes": op.scale_of, "pairs": _has_pairs(s, op)}
+
+
+def _why_not_constant(node: Node, target: Target) -> str | None:
+    """Why no kernel serves a node whose weights are codes, or None."""
+    op = Recurrent.of(node)
+    if op is None or op.ih_scale is None:
+        return None
+    values = (op.w_ih, op.w_hh, op.ih_scale, op.hh_scale, op.bias_ih, op.bias_hh)
+    return None if all(isinstance(value, Const | None) for value in values) else "codes and scales are not constant"
 
 
 def _run(s: NodeLowering, op: Recurrent, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
@@ -149,12 +243,12 @@ def _run(s: NodeLowering, op: Recurrent, kernel: KernelKey[A], arguments: Argume
     s.call(kernel, arguments, macs=steps * rows * weights, bytes=4 * steps * (weights + rows * op.w_hh.type.sizes[0]))
 
 
-@lowers("lstm")
+@lowers("lstm", unless=_why_not_constant)
 def lstm(s: NodeLowering) -> None:
     op = Lstm(s.node)
     rows, units, outputs = s.view(op.x).shape[1], op.units, s.result(1).shape[1]
     layer = _layer(s, op, 4, outputs)
-    none = kernels.Weights[Memory | None](None, None)
+    none = kernels.Weights[Memory | None](None, None, None, None)
     projection = none if op.w_hr is None else layer.packing.weights(s, Weight.of(s, op.w_hr), None, slice(0, 1), 1)
     kernel = kernels.lstm(
         mr=layer.packing.mr,
@@ -165,6 +259,7 @@ def lstm(s: NodeLowering) -> None:
         projects=op.w_hr is not None,
         input_forget=op.input_forget,
         clips=op.clip is not None,
+        **_codes(s, op),
     )
     arguments = kernels.Lstm(
         walk=layer.walk,
@@ -180,12 +275,12 @@ def lstm(s: NodeLowering) -> None:
     _run(s, op, kernel, arguments)
 
 
-@lowers("gru")
+@lowers("gru", unless=_why_not_constant)
 def gru(s: NodeLowering) -> None:
     op = Gru(s.node)
     rows, units, linear = s.view(op.x).shape[1], op.units, op.linear_before_reset
     layer = _layer(s, op, 3 if linear else 2, units)
-    none = kernels.Weights[Memory | None](None, None)
+    none = kernels.Weights[Memory | None](None, None, None, None)
     kernel = kernels.gru(
         mr=layer.packing.mr,
         nv=layer.packing.nv,
@@ -193,6 +288,7 @@ def gru(s: NodeLowering) -> None:
         lengths=op.lengths is not None,
         linear_before_reset=linear,
         clips=op.clip is not None,
+        **_codes(s, op),
     )
     arguments = kernels.Gru(
         walk=layer.walk,
@@ -205,7 +301,7 @@ def gru(s: NodeLowering) -> None:
     _run(s, op, kernel, arguments)
 
 
-@lowers("rnn")
+@lowers("rnn", unless=_why_not_constant)
 def rnn(s: NodeLowering) -> None:
     op = Rnn(s.node)
     layer = _layer(s, op, 1, op.units)
@@ -215,6 +311,7 @@ def rnn(s: NodeLowering) -> None:
         functions=(op.activation,),
         lengths=op.lengths is not None,
         clips=op.clip is not None,
+        **_codes(s, op),
     )
     arguments = kernels.Rnn(
         walk=layer.walk, weights=_hidden_weights(s, op, layer, slice(0, 1)), activations=layer.activations

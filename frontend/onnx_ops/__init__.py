@@ -7,7 +7,18 @@ from functools import cache
 
 from qcompiler.frontend.onnx_ops.node import TABLE, Meaning
 
-_FAMILIES = ("elementwise", "layers", "recurrent", "shapes", "resize", "picks", "sequences", "quantized")
+_FAMILIES = (
+    "elementwise",
+    "layers",
+    "recurrent",
+    "shapes",
+    "resize",
+    "picks",
+    "sequences",
+    "quantized",
+    "dynamic",
+    "contrib",
+)
 
 
 @cache

@@ -16,7 +16,6 @@ _LOOP = "a loop over data; LSTM, GRU and RNN are ops"
 _TRAINING = "a loss, for training"
 _NO_OP = "no op of the graph has this meaning yet"
 _SPECTRUM = "complex numbers"
-_DYNAMIC = "dynamic quantization is not there yet: use QDQ, or the float model"
 REASONS: dict[str, str] = {
     **dict.fromkeys(("NonMaxSuppression", "Unique"), _DATA),
     **dict.fromkeys(
@@ -31,9 +30,6 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(("LinearAttention", "Loop", "Scan", "SequenceMap"), _LOOP),
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), _TRAINING),
     **dict.fromkeys(("DFT", "MelWeightMatrix", "STFT"), _SPECTRUM),
-    **dict.fromkeys(
-        ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"), _DYNAMIC
-    ),
 }  # fmt: skip
 """Why an op is refused; `_NO_OP` for the others."""
 _SERVED_IN_PARTS = {

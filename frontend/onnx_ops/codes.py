@@ -8,6 +8,7 @@ with a narrow [qmin, qmax], which stand for the same real numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,24 @@ class Codes(Proxy):
     def __init__(self, traced: Traced, element: CodeType) -> None:
         super().__init__(traced.trace, traced.value)
         self.element = element
+
+
+class Sums(Proxy):
+    """Sums of products of integers, which are i32 in the file. The traced value holds what they round to in f32, which
+    is all that a cast to float reads.
+
+    Attributes:
+        integers: records the exact i32 numbers.
+    """
+
+    __slots__ = ("integers",)
+
+    def __init__(self, traced: Traced, integers: Callable[[], Any]) -> None:
+        super().__init__(traced.trace, traced.value)
+        self.integers = integers
+
+    def real(self) -> Proxy:
+        return Proxy(self.trace, self.value)
 
 
 def element_of(value: Any) -> CodeType | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import binary, kind_of, lift, rank, unary
-from qcompiler.frontend.onnx_ops.codes import Codes
+from qcompiler.frontend.onnx_ops.codes import Codes, Sums
 from qcompiler.frontend.onnx_ops.node import DTYPES, Meaning, OnnxNode, onnx
 from qcompiler.ops.elementwise import converted
 from qcompiler.types import DType
@@ -358,6 +358,8 @@ def _cast(n: OnnxNode) -> Any:
     dtype = dtype_of(n, number)
     if number in _ROUNDED:
         n.trace.note(f"{n.name}: {_ROUNDED[number]} is computed as f32")
+    if isinstance(value, Sums) and dtype is DType.F32:
+        return value.real()
     if not isinstance(value, np.ndarray):
         return ops.cast(n.x(0), dtype)
     if value.dtype == object and dtype.is_integer:

@@ -17,7 +17,7 @@ from qcompiler.dims import Dim
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import kind_of, lift
-from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, as_integers, element_of, real
+from qcompiler.frontend.onnx_ops.codes import Codes, CodeType, Sums, as_integers, element_of, real
 from qcompiler.frontend.ranges import size_value
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
@@ -50,6 +50,7 @@ _MOST_SIZES = 16
 MAX_FOLDED_ELEMENTS = 2**16
 """Of a result that import computes from constants only because shapes may depend on it; larger ones are left to the
 pass constant-fold."""
+_INT32 = 6
 _HELD = (DType.F32, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64, DType.BOOL)
 """The element types of traced values."""
 
@@ -115,7 +116,7 @@ def type_proto(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         dtype = np.dtype(np.int64) if value.dtype == object else value.dtype
         return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), value.shape)
-    number = value.element.number if isinstance(value, Codes) else None
+    number = value.element.number if isinstance(value, Codes) else _INT32 if isinstance(value, Sums) else None
     if number is None:
         number = helper.np_dtype_to_tensor_dtype(value.value.type.dtype.numpy)
     sizes = [size if isinstance(size, int) else str(size) for size in value.value.type.shape]
@@ -204,6 +205,8 @@ class OnnxNode:
         if value is None:
             raise self.refuse(f"operand {index} is missing")
         self._check_tensor(index, value)
+        if isinstance(value, Sums):
+            return value.integers()
         if isinstance(value, np.ndarray) and value.dtype == object and 0 < value.size <= _MOST_SIZES:
             items = [ops.reshape(lift(size_value(item, self.trace), self.trace), (1,)) for item in value.ravel()]
             return ops.reshape(ops.concat(items), value.shape)
@@ -219,6 +222,8 @@ class OnnxNode:
         self._check_tensor(index, value)
         if isinstance(value, Codes):
             return value.element.dtype
+        if isinstance(value, Sums):
+            return DType.I32
         if isinstance(value, np.ndarray) and value.dtype != object:
             return DType.from_numpy(self.representable(value).dtype)
         return kind_of(value)

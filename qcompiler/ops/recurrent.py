@@ -23,6 +23,7 @@ from qcompiler.opdef import (
     Sample,
     bias_operand,
     bool_attr,
+    int_attr,
     operand,
     optional_float_attr,
     optional_floats_attr,
@@ -31,8 +32,10 @@ from qcompiler.opdef import (
     str_attr,
     weight_operand,
 )
+from qcompiler.quantization import qmath
 from qcompiler.types import DType, TensorType, tensor
 
+BY_ROW, BY_TENSOR = "row", "tensor"
 Function = Callable[[np.ndarray, float, float], np.ndarray]
 
 ACTIVATIONS: dict[str, Function] = {
@@ -62,6 +65,10 @@ class Recurrent(Op):
 
     lengths: i64 [N]. Past its length a row keeps its state, and its y is 0. A length above T counts as T, and one below
     0 as 0.
+
+    With ih_scale and hh_scale, f32 [G * H], w_ih and w_hh are i8 codes of weights in [-127, 127], and both products are
+    those of codes by rules (7) and (8) of qmath: x and each step's state are quantized by their range, with one scale
+    for each row of the batch and each step, or, where `scale_of` is "tensor", one for all of x and one for each step.
     """
 
     gate_count: ClassVar[int]
@@ -79,6 +86,12 @@ class Recurrent(Op):
     clip = optional_float_attr(doc="the gates are clamped to [-clip, clip] before their activations")
     alphas = optional_floats_attr(doc="the first parameter of each activation; None if none has parameters")
     betas = optional_floats_attr(doc="the second parameter of each activation")
+    scale_of = str_attr(
+        default=BY_ROW, doc="what has a scale of its own, if weights are codes", choices=(BY_ROW, BY_TENSOR)
+    )
+    qmax = int_attr(default=255, doc="the highest code of x and the states, if weights are codes: 1 to 255")
+    ih_scale: Any
+    hh_scale: Any
 
     def activations(self) -> tuple[str, ...]:
         """The names of the activations, in the order of `alphas` and `betas`."""
@@ -102,15 +115,22 @@ class Recurrent(Op):
 
     def infer_states(self, x: TensorType, w_ih: TensorType, w_hh: TensorType, *more: TensorType | None) -> TensorType:
         """The type of h, for operands in the declared order up to `lengths`."""
-        bias_ih, bias_hh, h0, lengths = more
+        bias_ih, bias_hh, h0, lengths, ih_scale, hh_scale = more
         name = self.name
-        for what, type, rank in ((f"x of {name}", x, 3), (f"w_ih of {name}", w_ih, 2), (f"w_hh of {name}", w_hh, 2)):
-            if type.dtype is not DType.F32 or type.rank != rank:
-                raise ShapeError(what, expected=f"f32 of rank {rank}", got=str(type))
+        kind = DType.F32 if ih_scale is None else DType.I8
+        for what, type, rank, dtype in (
+            (f"x of {name}", x, 3, DType.F32),
+            (f"w_ih of {name}", w_ih, 2, kind),
+            (f"w_hh of {name}", w_hh, 2, kind),
+        ):
+            if type.dtype is not dtype or type.rank != rank or type.is_quantized:
+                raise ShapeError(what, expected=f"{dtype} of rank {rank}", got=str(type))
         gates, kept = w_hh.shape
+        self._check_scales(w_ih, w_hh, ih_scale, hh_scale)
         if not isinstance(gates, int) or gates % self.gate_count:
             raise ShapeError(f"w_hh of {name}", expected=f"[{self.gate_count} * units, state]", got=str(w_hh))
-        _check(f"w_ih of {name}", w_ih, gates, x.shape[2])
+        if w_ih.shape != (gates, x.shape[2]):
+            raise ShapeError(f"w_ih of {name}", expected=str(w_ih.with_shape((gates, x.shape[2]))), got=str(w_ih))
         for what, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
             _check(f"{what} of {name}", bias, gates)
         _check(f"h0 of {name}", h0, x.shape[1], kept)
@@ -123,6 +143,37 @@ class Recurrent(Op):
         if self.clip is not None and not self.clip > 0:
             raise ShapeError(f"clip of {name}", expected="a number above 0", got=self.clip)
         return tensor("f32", x.shape[1], kept)
+
+    def _check_scales(
+        self, w_ih: TensorType, w_hh: TensorType, ih_scale: TensorType | None, hh_scale: TensorType | None
+    ) -> None:
+        """Raise ShapeError unless both scales or none are given, and integer sums stay within i32."""
+        if (ih_scale is None) != (hh_scale is None):
+            raise ShapeError(f"scales of {self.name}", expected="both of ih_scale and hh_scale, or none", got="one")
+        if ih_scale is None:
+            return
+        for what, scale in (("ih_scale", ih_scale), ("hh_scale", hh_scale)):
+            _check(f"{what} of {self.name}", scale, w_hh.shape[0])
+        if not 1 <= self.qmax <= 255:
+            raise ShapeError(f"qmax of {self.name}", expected="1 to 255", got=self.qmax)
+        for what, weight in (("w_ih", w_ih), ("w_hh", w_hh)):
+            if not isinstance(weight.shape[1], int) or weight.shape[1] > qmath.MOST_DYNAMIC_TERMS:
+                raise ShapeError(
+                    f"{what} of {self.name}: its i32 sums could overflow",
+                    expected=f"at most {qmath.MOST_DYNAMIC_TERMS} columns",
+                    got=str(weight),
+                )
+
+    def times(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
+        """x @ w.T + bias: in f64, or, of codes w with scales, by rules (7) and (8) in f32."""
+        if scale is None:
+            found: np.ndarray = x.astype(np.float64) @ w.T.astype(np.float64)
+            return found if bias is None else found + bias
+        codes, x_scale, zero = qmath.dynamic_quantize(
+            x.astype(np.float32), by_row=self.scale_of == BY_ROW, qmin=0, qmax=self.qmax
+        )
+        product = qmath.dynamic_product(codes, x_scale, zero, w.astype(np.int32), scale)
+        return product if bias is None else product + bias
 
     def clamped(self, gate: np.ndarray) -> np.ndarray:
         """A gate before its activation. NaN stays."""
@@ -140,17 +191,14 @@ class Recurrent(Op):
     def walk(
         self,
         x: np.ndarray,
-        w_ih: np.ndarray,
-        bias_ih: np.ndarray | None,
+        gates: np.ndarray,
         states: Sequence[np.ndarray],
         lengths: np.ndarray | None,
         step: Callable[..., tuple[np.ndarray, ...]],
     ) -> tuple[np.ndarray, ...]:
-        """y and the last states. step(gates, *states): the next states, of which the first is written to y."""
+        """y and the last states. gates: the products of x, [T, N, G * H]. step(gates, *states): the next states, of
+        which the first is written to y."""
         wide = [state.astype(np.float64) for state in states]
-        gates = x.astype(np.float64) @ w_ih.T.astype(np.float64)
-        if bias_ih is not None:
-            gates = gates + bias_ih
         y = np.zeros((*x.shape[:2], wide[0].shape[1]), np.float32)
         for t in reversed(range(len(x))) if self.reverse else range(len(x)):
             after = step(gates[t], *wide)
@@ -171,13 +219,13 @@ def _check(what: str, type: TensorType | None, *shape: DimLike) -> None:
         raise ShapeError(what, expected=str(tensor("f32", *shape)), got=str(type))
 
 
+def _check_columns(what: str, weight: TensorType, columns: DimLike) -> None:
+    if weight.shape[1] != columns:
+        raise ShapeError(what, expected=str(weight.with_shape((weight.shape[0], columns))), got=str(weight))
+
+
 def _state(given: np.ndarray | None, x: np.ndarray, size: int) -> np.ndarray:
     return np.zeros((x.shape[1], size), np.float32) if given is None else given
-
-
-def _product(h: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    found: np.ndarray = h @ w.T.astype(np.float64)
-    return found if bias is None else found + bias
 
 
 class Lstm(Recurrent):
@@ -196,6 +244,8 @@ class Lstm(Recurrent):
     gate_activation = activation_attr("sigmoid", "of the gates i, f and o")
     cell_activation = activation_attr("tanh", "of the gate g")
     output_activation = activation_attr("tanh", "of the cell's state")
+    ih_scale = optional_parameter()
+    hh_scale = optional_parameter()
     input_forget = bool_attr(default=False, doc="gate(f) is 1 - gate(i)")
 
     def activations(self) -> tuple[str, ...]:
@@ -213,10 +263,12 @@ class Lstm(Recurrent):
         c0: TensorType | None,
         peephole: TensorType | None,
         w_hr: TensorType | None,
+        ih_scale: TensorType | None,
+        hh_scale: TensorType | None,
     ) -> tuple[TensorType, ...]:
-        h = self.infer_states(x, w_ih, w_hh, bias_ih, bias_hh, h0, lengths)
+        h = self.infer_states(x, w_ih, w_hh, bias_ih, bias_hh, h0, lengths, ih_scale, hh_scale)
         units = _size(w_hh.shape[0]) // self.gate_count
-        _check("w_hh of lstm", w_hh, w_hh.shape[0], units if w_hr is None else w_hr.shape[0])
+        _check_columns("w_hh of lstm", w_hh, units if w_hr is None else w_hr.shape[0])
         _check("c0 of lstm", c0, x.shape[1], units)
         _check("peephole of lstm", peephole, 3 * units)
         _check("w_hr of lstm", w_hr, h.shape[1], units)
@@ -234,20 +286,23 @@ class Lstm(Recurrent):
         c0: np.ndarray | None,
         peephole: np.ndarray | None,
         w_hr: np.ndarray | None,
+        ih_scale: np.ndarray | None,
+        hh_scale: np.ndarray | None,
     ) -> tuple[np.ndarray, ...]:
         units = len(w_hh) // self.gate_count
         act_gate, act_cell, act_output = self.functions()
         p_i, p_f, p_o = np.zeros((3, units)) if peephole is None else peephole.astype(np.float64).reshape(3, units)
 
         def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-            i, f, g, o = np.split(gates + _product(h, w_hh, bias_hh), 4, axis=1)
+            i, f, g, o = np.split(gates + self.times(h, w_hh, bias_hh, hh_scale), 4, axis=1)
             i, g = act_gate(i + p_i * c), act_cell(g)
             f = 1 - i if self.input_forget else act_gate(f + p_f * c)
             c = f * c + i * g
             h = act_gate(o + p_o * c) * act_output(c)
             return (h if w_hr is None else h @ w_hr.T.astype(np.float64)), c
 
-        return self.walk(x, w_ih, bias_ih, [_state(h0, x, w_hh.shape[1]), _state(c0, x, units)], lengths, step)
+        products = self.times(x, w_ih, bias_ih, ih_scale)
+        return self.walk(x, products, [_state(h0, x, w_hh.shape[1]), _state(c0, x, units)], lengths, step)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
@@ -261,6 +316,8 @@ class Lstm(Recurrent):
             _sample(4, (3, 8, 4, 40), None, None, None, tensor("f32", 120), clip=0.25, input_forget=True),
             Sample((*projected, *first), {"reverse": True}, low=-0.5, high=0.5),
             _sample(4, (4, 2, 3, 5), **others, alphas=(0.2, 0.5, 0.0), betas=(0.5, 0.25, 0.0)),
+            _of_codes(4, (5, 3, 7, 9), state, lengths, state, None, None),
+            _of_codes(4, (3, 8, 33, 40), None, None, None, None, None, scale_of=BY_TENSOR, qmax=127, reverse=True),
         ]
 
 
@@ -274,6 +331,8 @@ class Gru(Recurrent):
     gate_count = 3
     gate_activation = activation_attr("sigmoid", "of the gates r and z")
     cell_activation = activation_attr("tanh", "of the gate n")
+    ih_scale = optional_parameter()
+    hh_scale = optional_parameter()
     linear_before_reset = bool_attr(default=True, doc="r multiplies the product, as in torch, not the state before it")
 
     def activations(self) -> tuple[str, ...]:
@@ -291,20 +350,23 @@ class Gru(Recurrent):
         bias_hh: np.ndarray | None,
         h0: np.ndarray | None,
         lengths: np.ndarray | None,
+        ih_scale: np.ndarray | None,
+        hh_scale: np.ndarray | None,
     ) -> tuple[np.ndarray, ...]:
         act_gate, act_cell = self.functions()
         units = len(w_hh) // 3
         before, reset = (slice(0, 2 * units), slice(2 * units, None))
 
         def part(h: np.ndarray, gates: slice) -> np.ndarray:
-            return _product(h, w_hh[gates], None if bias_hh is None else bias_hh[gates])
+            bias, scale = (None if each is None else each[gates] for each in (bias_hh, hh_scale))
+            return self.times(h, w_hh[gates], bias, scale)
 
         def step(gates: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
             r, z = (act_gate(gate) for gate in np.split(gates[:, before] + part(h, before), 2, axis=1))
             n = act_cell(gates[:, reset] + (r * part(h, reset) if self.linear_before_reset else part(r * h, reset)))
             return (n + z * (h - n),)
 
-        return self.walk(x, w_ih, bias_ih, [_state(h0, x, units)], lengths, step)
+        return self.walk(x, self.times(x, w_ih, bias_ih, ih_scale), [_state(h0, x, units)], lengths, step)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
@@ -315,6 +377,9 @@ class Gru(Recurrent):
             _sample(3, (5, 3, 7, 9), state, lengths, linear_before_reset=False),
             _sample(3, (3, 8, 4, 40), clip=0.25, linear_before_reset=False),
             _sample(3, (4, 2, 3, 5), cell_activation="scaled_tanh", alphas=(0.0, 1.5), betas=(0.0, 0.5)),
+            _of_codes(3, (5, 3, 7, 9), state, lengths),
+            _of_codes(3, (3, 2, 8, 33), None, None, linear_before_reset=False),
+            _of_codes(3, (3, 8, 4, 17), None, None, scale_of=BY_TENSOR, qmax=127),
         ]
 
 
@@ -324,6 +389,8 @@ class Rnn(Recurrent):
 
     name = "rnn"
     gate_count = 1
+    ih_scale = optional_parameter()
+    hh_scale = optional_parameter()
     activation = activation_attr("tanh", "of the new state")
 
     def activations(self) -> tuple[str, ...]:
@@ -341,17 +408,21 @@ class Rnn(Recurrent):
         bias_hh: np.ndarray | None,
         h0: np.ndarray | None,
         lengths: np.ndarray | None,
+        ih_scale: np.ndarray | None,
+        hh_scale: np.ndarray | None,
     ) -> tuple[np.ndarray, ...]:
         [function] = self.functions()
-        states = [_state(h0, x, len(w_hh))]
-        return self.walk(
-            x, w_ih, bias_ih, states, lengths, lambda gates, h: (function(gates + _product(h, w_hh, bias_hh)),)
-        )
+
+        def step(gates: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+            return (function(gates + self.times(h, w_hh, bias_hh, hh_scale)),)
+
+        return self.walk(x, self.times(x, w_ih, bias_ih, ih_scale), [_state(h0, x, len(w_hh))], lengths, step)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
         shapes = ((2, 1, 3, 5), (1, 2, 1, 33), (3, 2, 4, 7), (3, 1, 2, 8), (2, 3, 2, 16))
         given = [_sample(1, (5, 3, 7, 9), tensor("f32", 3, 9), np.array([2, 5, 0], np.int64), reverse=True, clip=0.5)]
+        given += [_of_codes(1, (4, 3, 9, 12), tensor("f32", 3, 12), None), _of_codes(1, (2, 1, 3, 33), None, None)]
         return [
             *given,
             *(
@@ -366,7 +437,7 @@ def _infer_square(op: Recurrent, *types: TensorType | None) -> tuple[TensorType,
     x, w_ih, w_hh, *more = types
     assert x is not None and w_ih is not None and w_hh is not None
     h = op.infer_states(x, w_ih, w_hh, *more)
-    _check(f"w_hh of {op.name}", w_hh, w_hh.shape[0], _size(w_hh.shape[0]) // op.gate_count)
+    _check_columns(f"w_hh of {op.name}", w_hh, _size(w_hh.shape[0]) // op.gate_count)
     return tensor("f32", x.shape[0], *h.shape), h
 
 
@@ -378,3 +449,16 @@ def _sample(
     weights = (tensor("f32", gates * units, depth), tensor("f32", gates * units, units))
     biases = (tensor("f32", gates * units),) * 2
     return Sample((tensor("f32", steps, rows, depth), *weights, *biases, *more), attrs, low=-0.5, high=0.5)
+
+
+def _of_codes(
+    gates: int, sizes: tuple[int, int, int, int], *more: TensorType | np.ndarray | None, **attrs: Any
+) -> Sample:
+    """Like `_sample`, with weights of codes."""
+    found, rng = _sample(gates, sizes, *more, **attrs), np.random.default_rng(sizes[3])
+    x, w_ih, w_hh, *others = found.operands
+    codes = [
+        rng.integers(-127, 128, type.sizes).astype(np.int8) for type in (w_ih, w_hh) if isinstance(type, TensorType)
+    ]
+    scales = [rng.uniform(0.001, 0.004, gates * sizes[3]).astype(np.float32) for _ in range(2)]
+    return Sample((x, *codes, *others, *scales), attrs, low=-0.5, high=0.5)
