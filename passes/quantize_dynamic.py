@@ -14,12 +14,14 @@ from qcompiler.opdef import Op, op_of
 from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
 from qcompiler.ops.elementwise import Add, Cast
 from qcompiler.ops.linear import Linear
+from qcompiler.ops.recurrent import Recurrent
+from qcompiler.passes.quantize_recurrent import quantize_recurrent, why_recurrent_float
 from qcompiler.quantization import qmath
 from qcompiler.quantization.observers import weight_params
 from qcompiler.quantization.qconfig import FLOAT16, QConfig
 from qcompiler.types import DType, TensorType
 
-QUANTIZED: tuple[type[Op], ...] = (Linear,)
+QUANTIZED: tuple[type[Op], ...] = (Linear, Recurrent)
 """The ops that the pass quantizes. A matmul by a constant matrix is a linear layer when it runs."""
 
 
@@ -29,7 +31,8 @@ class QuantizeDynamic:
 
     A linear layer with a constant weight becomes a dynamic_linear, whose weight is quantized as its qconfig says and
     whose operand a dynamic_quantize makes. All products that read one value by one qconfig share that. A fused residual
-    becomes an addition behind the product. With the qconfig "dynamic:float16" the weight is stored in f16 and the layer
+    becomes an addition behind the product. lstm, gru and rnn with constant weights get codes of them
+    (`quantize_recurrent.py`). With the qconfig "dynamic:float16" the weight is stored in f16 and the layer
     stays as it is. Every other node stays float, and a note gives the reason.
 
     Before:
@@ -52,6 +55,8 @@ class QuantizeDynamic:
             reason = why_float(node, config)
             if reason is not None:
                 graph.notes.append(KeptFloat(node.name, node.op, reason))
+            elif config is not None and (recurrent := Recurrent.of(node)) is not None:
+                quantize_recurrent(graph, recurrent, config)
             elif config is not None and config.dynamic == FLOAT16:
                 made.halve(Linear(node))
             elif config is not None:
@@ -64,6 +69,9 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
     """Why a node is not quantized dynamically, or None."""
     if config is None:
         return "its qconfig is None"
+    recurrent = Recurrent.of(node)
+    if recurrent is not None:
+        return why_recurrent_float(recurrent, config)
     layer = Linear.of(node)
     if layer is None:
         products = op_of(node).products() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,42 @@ def _lstm(n: OnnxNode) -> Any:
     return _directions(n, "lstm", (0, 2, 3, 1), names, ("Sigmoid", "Tanh", "Tanh"), attrs, peepholes=(0, 2, 1))
 
 
+@onnx("com.microsoft.DynamicQuantizeLSTM")
+def _dynamic_lstm(n: OnnxNode) -> Any:
+    """The weights are codes [directions, inputs, gates * units]; x, and the states of each step, are quantized by their
+    range."""
+    values = list(n.values) + [None] * (12 - len(n.values))
+    weights = [_codes(n, index, index_of_zeros) for index, index_of_zeros in ((1, 9), (2, 11))]
+    scales = [_scales(n, index, weight) for index, weight in zip((8, 10), weights)]
+    held = replace(n, values=[values[0], *weights, *values[3:8], *scales])
+    attrs = {"input_forget": bool(n.attr("input_forget", 0)), "scale_of": "tensor"}
+    names = ("gate_activation", "cell_activation", "output_activation")
+    defaults = ("Sigmoid", "Tanh", "Tanh")
+    return _directions(held, "lstm", (0, 2, 3, 1), names, defaults, attrs, peepholes=(0, 2, 1), has_scales=True)
+
+
+def _codes(n: OnnxNode, index: int, index_of_zeros: int) -> np.ndarray:
+    """A weight of codes as i8 [directions, gates * units, inputs], without zero points."""
+    codes, zeros = n.known(index), n.known(index_of_zeros, np.zeros(1, np.int8))
+    if codes.ndim != 3 or codes.dtype not in (np.int8, np.uint8) or zeros.shape[:1] not in ((1,), codes.shape[:1]):
+        raise n.refuse("the weights", expected="int8 or uint8, of rank 3", got=f"{codes.dtype}{list(codes.shape)}")
+    zeros = zeros.reshape(len(zeros), 1, -1)
+    centered = codes.astype(np.int32) - zeros.astype(np.int32)
+    if centered.min(initial=0) < -128 or centered.max(initial=0) > 127:
+        raise n.refuse("weights less their zero points", expected="8 bits: symmetric weights", got="more")
+    return np.ascontiguousarray(centered.astype(np.int8).transpose(0, 2, 1))
+
+
+def _scales(n: OnnxNode, index: int, weight: np.ndarray) -> np.ndarray:
+    """The scales of a weight, one for each row: f32 [directions, gates * units]."""
+    given = n.known(index).astype(np.float32)
+    directions, rows, _ = weight.shape
+    if given.size not in (1, directions, directions * rows):
+        raise n.refuse("the scales of the weights", expected=f"{directions} or {directions * rows}", got=given.size)
+    shape = (directions, rows) if given.size == directions * rows else (-1, 1)
+    return np.ascontiguousarray(np.broadcast_to(given.reshape(shape), (directions, rows)))
+
+
 @onnx("GRU")
 def _gru(n: OnnxNode) -> Any:
     attrs = {"linear_before_reset": bool(n.attr("linear_before_reset", 0))}
@@ -59,9 +96,11 @@ def _directions(
     defaults: Sequence[str],
     attrs: dict[str, Any],
     peepholes: Sequence[int] = (),
+    has_scales: bool = False,
 ) -> tuple[Proxy, ...]:
     """The outputs of a node. order: which of ONNX's gates each gate is; names: of the attributes of activations, whose
-    defaults follow; peepholes: which of ONNX's parts of P each part is."""
+    defaults follow; peepholes: which of ONNX's parts of P each part is; has_scales: the weights are codes, whose scales
+    are the operands 8 and 9."""
     n.only("direction", "forward", "reverse", "bidirectional")
     direction, batch_first = n.attr("direction", "forward"), n.attr("layout", 0) == 1
     count = 2 if direction == "bidirectional" else 1
@@ -96,6 +135,8 @@ def _directions(
         ]
         if peepholes:
             operands += [state(6), part(7, "peephole", peepholes)]
+        if has_scales:
+            operands += [None, part(8, "ih_scale", order), part(9, "hh_scale", order)]
         reverse = direction == "reverse" or index == 1
         given = {**attrs, **activations[index], "reverse": reverse, "clip": None if clip is None else float(clip)}
         found.append(n.trace.emit_results(op, operands, given))

@@ -1,0 +1,58 @@
+"""The part of quantize-dynamic that is about lstm, gru and rnn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.ir import Const, Graph, Value
+from qcompiler.ops.recurrent import Recurrent
+from qcompiler.quantization import qmath
+from qcompiler.quantization.observers import weight_params
+from qcompiler.quantization.qconfig import FLOAT16, QConfig
+
+
+def why_recurrent_float(op: Recurrent, config: QConfig) -> str | None:
+    """Why a recurrent layer is not quantized dynamically, or None."""
+    if op.ih_scale is not None:
+        return "its weights are codes already"
+    weights = (op.w_ih, op.w_hh)
+    if not all(isinstance(weight, Const) for weight in weights):
+        return "its weights are not constant"
+    if not all(isinstance(bias, Const | None) for bias in (op.bias_ih, op.bias_hh)):
+        return "its biases are not constant"
+    if config.dynamic == FLOAT16:
+        return "recurrent layers have no weights of f16"
+    activation, spec = config.activation, config.weight
+    if activation is None or spec is None or activation.qmin != 0 or not spec.symmetric or spec.qmin < -128:
+        return "recurrent layers have symmetric weights of i8, and codes from 0 on"
+    if spec.qmax > 127:
+        return "recurrent layers have weights of i8"
+    for weight in weights:
+        assert isinstance(weight, Const)
+        if not weight.data.size:
+            return "its weight is empty"
+        if not np.isfinite(weight.data).all():
+            return "its weight is not finite"
+        if weight.data.shape[1] > qmath.MOST_DYNAMIC_TERMS:
+            return f"its i32 accumulator could overflow: at most {qmath.MOST_DYNAMIC_TERMS} inputs"
+    return None
+
+
+def quantize_recurrent(graph: Graph, op: Recurrent, config: QConfig) -> None:
+    """Give a layer the codes of its weights, and their scales, one for each row."""
+    spec, activation, node = config.weight, config.activation, op.node
+    assert spec is not None and activation is not None
+    for weight, scale in ((type(op).w_ih, type(op).ih_scale), (type(op).w_hh, type(op).hh_scale)):
+        given = node.operands[weight.index]
+        assert isinstance(given, Const)
+        quant = weight_params(given.data, spec, 0 if spec.per_channel else None, f"%{given.name}")
+        codes = qmath.quantize(given.data, quant, spec.dtype)
+        scales = np.ascontiguousarray(np.broadcast_to(quant.scales, given.data.shape[:1]))
+        made: tuple[Value, Value] = (
+            graph.add_const(f"{given.name}.q", codes),
+            graph.add_const(f"{given.name}.scale", scales),
+        )
+        graph.set_operand(node, weight.index, made[0])
+        graph.set_operand(node, scale.index, made[1])
+    graph.set_attr(node, "scale_of", str(config.dynamic))
+    graph.set_attr(node, "qmax", int(activation.qmax))
