@@ -49,7 +49,7 @@ def test_every_reason_is_that_of_an_op_that_is_refused() -> None:
     assert set(onnx_ops.REASONS) <= set(ops) and len(ops) > 190
     assert not set(onnx_ops.REASONS) & set(table())
     for op in table():
-        if "." not in op:
+        if op in ops:
             assert f"| {op} | served" in PAGE.read_text()
 
 
