@@ -162,6 +162,12 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         ),
         "export_python": (qc.export_python, {"model": COMPILED, "path": folder / "a.py"}, {}),
         "to_torch": (qc.to_torch, {"model": COMPILED}, {}),
+        "quantize_dynamic": (
+            qc.quantize_dynamic,
+            {**traced, "qconfig_spec": None, "dtype": "qint8", "mapping": None, "inplace": False}
+            | {"target": "reference", "threads": None},
+            {**legal, "qconfig_spec": "None", "mapping": "None", "threads": "None 5"},
+        ),
         "save": (COMPILED.save, {"path": folder / "a"}, {"path": "text"}),
         "export_object": (
             COMPILED.export_object,

@@ -6,10 +6,10 @@ Owns `qc.quantize_dynamic` and what torch's arguments of that name mean. Does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
-from qcompiler.arguments import described
+from qcompiler.arguments import check_type, described
 from qcompiler.dims import Dynamic
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.ir import Graph
@@ -68,6 +68,7 @@ def quantize_dynamic(
     """
     from qcompiler.compiler import compile
 
+    check_type("inplace", inplace, bool, "False")
     if inplace:
         raise QuantizationError(
             "quantize_dynamic can't change a model in place", hint="quantized = quantize_dynamic(model, ...)"
@@ -100,7 +101,8 @@ def dynamic_rules(
     """The rules that torch's `qconfig_spec` stands for. default: the qconfig of classes and names without their own."""
     if qconfig_spec is None:
         return QConfigMapping(default)
-    if isinstance(qconfig_spec, str) or not isinstance(qconfig_spec, Iterable):
+    is_collection = isinstance(qconfig_spec, (Mapping, Set, list, tuple))
+    if not is_collection or not all(isinstance(key, (type, str)) for key in qconfig_spec):
         raise QuantizationError(
             "qconfig_spec", expected="a set of classes and names, or a dict from these to qconfigs",
             got=described(qconfig_spec),
