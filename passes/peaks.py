@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from qcompiler.ir import Graph, Node
+from qcompiler.ir import Graph, Node, Value
 from qcompiler.ops.pool import AdaptiveMaxPool, MaxPool
 from qcompiler.ops.quantized import Observe
 from qcompiler.ops.reduce import Max, Min
@@ -43,9 +43,11 @@ def unclipped(
     found: dict[str, QuantParams] = {}
     reasons: dict[str, str] = {}
     for node in graph.nodes:
-        window, config = _window(node), configs.get(node.name, get_qconfig("int8"))
-        operand = node.operands[0] if window >= LEAST_WINDOW else None
-        observe = None if operand is None else Observe.of(operand.producer)
+        extreme, config = _extreme(node), configs.get(node.name, get_qconfig("int8"))
+        if extreme is None or extreme[1] < LEAST_WINDOW:
+            continue
+        x, window = extreme
+        observe = Observe.of(x.producer)
         if observe is None or config is None or not config.mixed_precision or observe.group not in params:
             continue
         observer, spec = observers.get(observe.group), QuantSpec.parse(observe.spec_text)
@@ -58,19 +60,18 @@ def unclipped(
     return found, reasons
 
 
-def _window(node: Node) -> float:
-    """How many elements a node takes the largest or the smallest of, inf if that depends on symbolic sizes; 0 for other
-    nodes."""
+def _extreme(node: Node) -> tuple[Value, float] | None:
+    """The value of which a node takes largest or smallest elements, and of how many each, inf if that depends on
+    symbolic sizes; None for other nodes."""
     pool = MaxPool.of(node)
     if pool is not None:
-        return math.prod(pool.kernel)
-    if Max.of(node) is None and Min.of(node) is None and AdaptiveMaxPool.of(node) is None:
-        return 0
-    operand = node.operands[0]
-    assert operand is not None  # it is required
-    sizes = [operand.type.shape, node.result.type.shape]
-    symbolic = [{size for size in shape if not isinstance(size, int)} for shape in sizes]
+        return pool.x, math.prod(pool.kernel)
+    reduction = Max.of(node) or Min.of(node) or AdaptiveMaxPool.of(node)
+    if reduction is None:
+        return None
+    shapes = [reduction.x.type.shape, node.result.type.shape]
+    symbolic = [{size for size in shape if not isinstance(size, int)} for shape in shapes]
     if symbolic[0] != symbolic[1]:
-        return math.inf
-    given, made = (math.prod(size for size in shape if isinstance(size, int)) for shape in sizes)
-    return given / max(made, 1)
+        return reduction.x, math.inf
+    given, made = (math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)
+    return reduction.x, given / max(made, 1)
