@@ -11,6 +11,8 @@ import torch
 import qcompiler as qc
 from qcompiler import nn
 from qcompiler.errors import QCompilerError
+from qcompiler.frontend.ranges import arange
+from qcompiler.types import DType
 
 ULPS = 8 * 2.0**-24
 """Bags have at most 8 rows: two sums of them, rounded after each addition in any order, differ by 8 units of the sum of
@@ -114,6 +116,44 @@ def test_torch_modules_are_imported(options: dict[str, Any]) -> None:
     offsets = np.array([0, 3, 8])
     compiled = qc.compile(model, None, (LISTED, offsets))
     np.testing.assert_allclose(compiled(LISTED, offsets), answers(model, LISTED, offsets), rtol=0, atol=24 * ULPS)
+
+
+class RowsOfBags(torch.nn.Module):
+    """Bags of equal length, beside a row of their own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.bag = torch.nn.EmbeddingBag(7, 5, **options)
+
+    def forward(self, indices: Any, row: Any) -> Any:
+        return torch.cat([self.bag(indices), row], 1)
+
+
+@pytest.mark.parametrize("options", [{"mode": "max"}, {"mode": "mean", "padding_idx": 2}, {"mode": "sum"}])
+def test_bags_of_torch_have_any_number_and_length(options: dict[str, Any]) -> None:
+    """torch.export writes rows of indices as a list, with an offset each length: a range whose step is open."""
+    model = RowsOfBags(**options).eval()
+
+    def inputs(bags: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(length)
+        return rng.integers(0, 7, (bags, length)), rng.normal(size=(bags, 5)).astype(np.float32)
+
+    axes = {"indices": {0: "B", 1: "K"}, "row": {0: "B"}}
+    compiled = qc.compile(model, None, inputs(2, 3), dynamic=axes)
+    for bags, length in ((2, 3), (5, 1), (0, 4), (3, 8), (2, 3)):
+        given = inputs(bags, length)
+        np.testing.assert_allclose(compiled(*given), answers(model, *given), rtol=0, atol=24 * ULPS)
+
+
+def test_a_range_whose_open_step_divides_nothing_keeps_the_size_of_the_example() -> None:
+    def every(x: Any) -> Any:
+        return x + arange(0, 12, x.shape[0], DType.F32)
+
+    x = np.ones((3, 4), np.float32)
+    compiled = qc.compile(every, None, (x,), dynamic={"x": {0: "B"}})
+    np.testing.assert_array_equal(compiled(x), x + np.arange(0, 12, 3, dtype=np.float32))
+    with pytest.raises(QCompilerError, match="B == 3"):
+        compiled(np.ones((2, 4), np.float32))
 
 
 @pytest.mark.parametrize(
