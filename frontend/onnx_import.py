@@ -206,6 +206,13 @@ class _Importer:
             self.values[name] = UNKNOWN
             self._counted = len(self.trace.graph.consts)
 
+    def _hold(self, result: Any) -> None:
+        """Keep the constants that are a node's result, as of a CastLike to the type that its operand has: later nodes
+        may be the first to read them."""
+        for each in result if isinstance(result, list) else [result]:
+            if isinstance(each, Traced) and isinstance(each.value, Const):
+                self.trace.hold(each.value)
+
     # -- what the example decides
 
     def baked_sizes(self) -> dict[str, tuple[DimLike, str]]:
@@ -348,6 +355,7 @@ class _Importer:
         for made, result in zip(proto.output, results):
             if made:
                 self.values[made] = result
+                self._hold(result)
 
     def _results(self, proto: Any, where: str, place: str) -> tuple[Any, ...]:
         """The values of a node's outputs."""

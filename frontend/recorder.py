@@ -90,6 +90,7 @@ class Trace:
             tuple[int, str], tuple[Any, Const]
         ] = {}  # holds the source, so that its id is not used again
         self._made_of: dict[int, list[tuple[int, str]]] = {}
+        self._held: set[int] = set()
         self._scalars: dict[tuple[str, str], Const] = {}
         self._inlined: dict[int, tuple[Const, Const]] = {}
         self._open = True
@@ -273,9 +274,13 @@ class Trace:
             self._made_of.setdefault(id(source), []).append(key)
         return self.wrap(known[1])
 
+    def hold(self, const: Const) -> None:
+        """Keep a constant that ops may still read after the array that it was made of is released."""
+        self._held.add(id(const))
+
     def release(self, source: Any) -> None:
-        """Forget an array of which no more constants will be made. Constants of it that have no users leave the
-        graph."""
+        """Forget an array of which no more constants will be made. Constants of it that have no users and are not held
+        leave the graph."""
         self.names.pop(id(source), None)
         for key in self._made_of.pop(id(source), ()):
             known = self._consts.get(key)
@@ -283,7 +288,7 @@ class Trace:
                 continue
             del self._consts[key]
             const = known[1]
-            if not const.uses:
+            if not const.uses and id(const) not in self._held:
                 self.release(const)
                 self.graph.erase_const(const)
 

@@ -227,3 +227,27 @@ def test_initializers_of_a_file_are_not_copied() -> None:
     graph = import_onnx(model([node("Add", ["x", "w"], ["y"])], {"w": held}, (64, 64)))
     (const,) = (const for name, const in graph.consts.items() if name == "w")
     assert not const.data.flags.owndata and not const.data.flags.writeable
+
+
+# -- constants that are the results of nodes
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("CastLike", ["w", "x"], ["c"]), node("Mul", ["c", "x"], ["y"])],
+        [node("CastLike", ["w", "x"], ["c"]), node("Relu", ["x"], ["r"]), node("Mul", ["c", "r"], ["y"])],
+        [node("CastLike", ["w", "x"], ["c"]), node("CastLike", ["c", "x"], ["d"]), node("Sub", ["x", "d"], ["y"])],
+        [
+            node("CastLike", ["w", "x"], ["c"]),
+            node("SequenceConstruct", ["c", "x"], ["s"]),
+            node("SequenceAt", ["s", "zero"], ["a"]),
+            node("Add", ["a", "x"], ["y"]),
+        ],
+        [node("CastLike", ["w", "x"], ["y"])],
+    ],
+    ids=["read_next", "read_later", "twice", "in_a_sequence", "an_output"],
+)
+def test_a_constant_that_a_node_gives_outlives_the_nodes_operand(nodes: Sequence[Any]) -> None:
+    """The operand is an initializer that no later node reads, so the import forgets it."""
+    agrees(model(nodes, {"w": X[0], "zero": np.int64(0)}))
