@@ -29,13 +29,15 @@ def page() -> Iterator[dict[str, Any]]:
     load_rules()
     ops, rules = dict(_REGISTRY), {op: list(found) for op, found in _RULES.items()}
     namespace: dict[str, Any] = {"__name__": "qcompiler.ops.example"}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), namespace)
-    yield namespace
-    _REGISTRY.clear()
-    _REGISTRY.update(ops)
-    _RULES.clear()
-    _RULES.update(rules)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+            exec(compile(block, str(PAGE), "exec"), namespace)
+        yield namespace
+    finally:  # also if an example fails, so that no other test meets its ops
+        _REGISTRY.clear()
+        _REGISTRY.update(ops)
+        _RULES.clear()
+        _RULES.update(rules)
 
 
 def test_the_examples_run_as_float_and_int8(page: dict[str, Any]) -> None:

@@ -14,8 +14,11 @@ import qcompiler as qc
 from qcompiler import nn
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.observers import make_observer
+from qcompiler.quantization.qconfig import get_qconfig, is_dynamic
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.report import count_nodes
+from qcompiler.types import DType
+from tests.backends.rules.harness import check_graph
 from tests.complaints.conftest import sqnr
 
 
@@ -164,13 +167,13 @@ def test_21_skip_this_layer_is_ignored(small_net, batches, x) -> None:
     assert "regex ste.*" in str(table)
 
 
-def _configs() -> list[str]:
+def _configs(dynamic: bool) -> list[str]:
     from qcompiler.quantization.qconfig import _QCONFIGS
 
-    return list(_QCONFIGS)
+    return [name for name in _QCONFIGS if is_dynamic(name) is dynamic]
 
 
-@pytest.mark.parametrize("qconfig", _configs())
+@pytest.mark.parametrize("qconfig", _configs(dynamic=False))
 def test_32_shipped_configs_are_broken(qconfig, small_net, batches, x, every_target) -> None:
     """Every named qconfig builds, calibrates, and runs with the same bits everywhere."""
     compiled = qc.compile(small_net(), qconfig, (x,), calibration_data=batches)
@@ -178,6 +181,34 @@ def test_32_shipped_configs_are_broken(qconfig, small_net, batches, x, every_tar
     got = every_target(compiled.graph, x)
     assert sqnr(qc.compile(small_net(), None, (x,), target="reference")(x), got) > -100
     assert got.std() > 0
+
+
+@pytest.mark.parametrize("qconfig", _configs(dynamic=True))
+def test_32_shipped_dynamic_configs_are_broken(qconfig, small_net, x, every_target) -> None:
+    """Every named dynamic qconfig builds without data, and its products of codes have the same bits everywhere. Those
+    of float16 are float, so that the order of their sums is free."""
+    assert qc.compile(small_net(), qconfig, (x,))(x).std() > 0
+    layers = nn.Sequential(nn.Flatten(1), nn.Linear(192, 24), nn.ReLU(), nn.Linear(24, 5))
+    compiled = qc.compile(layers, qconfig, (x,))
+    exact = qc.compile(layers, None, (x,), target="reference")(x)
+    if get_qconfig(qconfig).kind == "f16":
+        assert [const.type.dtype for const in compiled.graph.consts.values()].count(DType.F16) == 2
+        (got,) = check_graph(compiled.graph, [x], bound=_sum_error(layers.state_dict(), x) / np.abs(exact).max())
+    else:
+        assert [node.op for node in compiled.graph.nodes if "linear" in node.op] == ["dynamic_linear"] * 2
+        got = every_target(compiled.graph, x)
+    assert sqnr(exact, got) > 25
+    assert got.std() > 0
+
+
+def _sum_error(state, x) -> float:
+    """The most by which two orders of the sums of two linear layers differ in f32: n * 2^-24 of the magnitudes that n
+    numbers sum up to, for either order. n counts the bias, and two for terms of second order and weights in f16."""
+    weights = {name: np.abs(array.astype(np.float64)) for name, array in state.items()}
+    (first, bias), (second, other) = ((weights[f"{at}.weight"].T, weights[f"{at}.bias"]) for at in (1, 3))
+    hidden = np.abs(x.astype(np.float64)).reshape(len(x), -1) @ first + bias
+    errors = [(2 * (len(weight) + 3) * 2.0**-24) for weight in (first, second)]
+    return float((errors[0] * (hidden @ second) + errors[1] * (hidden @ second + other)).max())
 
 
 def test_08_tracing_dies_on_control_flow(x) -> None:

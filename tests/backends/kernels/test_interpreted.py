@@ -142,6 +142,12 @@ graph integers(%x: i32[2,35], %y: i32[2,35]) stage=float {
   return %b, %c, %d
 }
 """,
+    "range_of_a_tensor": """qcompiler 1
+graph range_of_a_tensor(%x: f32[2,16401]) stage=integer {
+  %q, %scale, %zero = dynamic_quantize(%x) {axis="tensor"} : u8[2,16401], f32[], u8[]
+  return %q, %scale, %zero
+}
+""",
     "many_axes": """qcompiler 1
 graph many_axes(%x: f32[2,1,2,2,2,2,2]) stage=float {
   %a = flip(%x) {axes=(0, 2, 4, 6)} : f32[2,1,2,2,2,2,2]

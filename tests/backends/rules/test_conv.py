@@ -221,7 +221,7 @@ def test_large_float_results_go_past_the_caches(channels: int, streamed: bool, m
     asked = []
     monkeypatch.setattr(gemm, "_STREAMED_BYTES", 0)
     monkeypatch.setattr(
-        gemm, "_is_streamed", lambda *given, real=gemm._is_streamed: asked.append(real(*given)) or asked[-1]
+        gemm, "is_streamed", lambda *given, real=gemm.is_streamed: asked.append(real(*given)) or asked[-1]
     )
     model = nn.Sequential(
         nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, 7, 1)
