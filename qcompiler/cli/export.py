@@ -61,7 +61,7 @@ def _form(options: argparse.Namespace) -> None:
     print(f"written to {options.output}, {size:,} bytes")
     if rows:
         print("run in a process of its own, against the interpreter:")
-        header = ("output", "SQNR dB", "top-1 agreement", "max abs", "identical")
+        header = ("output", "SQNR dB", "top-1 agreement", "largest error", "identical")
         print_table(header, [list(row.values()) for row in rows])
 
 

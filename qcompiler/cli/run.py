@@ -239,7 +239,9 @@ def compare(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"a": options.a, "b": options.b, "calls": calls, "outputs": rows})
         return
-    print_table(("output", "SQNR dB", "top-1 agreement", "max abs", "identical"), [list(row.values()) for row in rows])
+    print_table(
+        ("output", "SQNR dB", "top-1 agreement", "largest error", "identical"), [list(row.values()) for row in rows]
+    )
 
 
 def targets(options: argparse.Namespace) -> None:

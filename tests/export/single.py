@@ -1,4 +1,5 @@
-"""Graphs of one node, cut out of a graph: what a test of "each node on identical inputs" runs."""
+"""Graphs of one node, cut out of a graph: what a test of "each node on identical inputs" runs; and which nodes have no
+form."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from qcompiler.interpreter import run
 from qcompiler.ir import Const, Graph, Node
+from qcompiler.ops.recurrent import Recurrent
 
 
 def single(node: Node) -> Graph:
@@ -25,6 +27,12 @@ def single(node: Node) -> Graph:
     types, names = [value.type for value in node.results], [value.name for value in node.results]
     graph.set_outputs(graph.create(node.op, operands, node.attrs, types=types, names=names).results)
     return graph
+
+
+def has_coded_weights(node: Node) -> bool:
+    """Whether a node is a recurrent layer whose weights are codes."""
+    layer = Recurrent.of(node)
+    return layer is not None and layer.ih_scale is not None
 
 
 def each_node(

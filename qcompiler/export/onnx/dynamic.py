@@ -7,11 +7,12 @@ import numpy as np
 from qcompiler.export.onnx.builder import ELEMENTS
 from qcompiler.export.onnx.node import NodeWriter, Refusal, writes
 from qcompiler.ir import Const
+from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
 from qcompiler.quantization.qmath import LEAST_DYNAMIC_SCALE, centered
 from qcompiler.types import DType
 
 
-@writes("dynamic_quantize")
+@writes(DynamicQuantize)
 def dynamic_quantize(w: NodeWriter) -> list[str]:
     """Rule (7). All of x in the whole range of u8 is DynamicQuantizeLinear; rows are written out."""
     op, x = w.op, w.x()
@@ -30,7 +31,7 @@ def dynamic_quantize(w: NodeWriter) -> list[str]:
     return [w.emit("Cast", w.emit("Clip", codes, *ends), to=u8), scale, w.emit("Cast", zero, to=u8)]
 
 
-@writes("dynamic_linear")
+@writes(DynamicLinear)
 def dynamic_linear(w: NodeWriter) -> str:
     """Rule (8): the sum of q * (qw - zw) less zp times the sum of (qw - zw), both exact."""
     weight = w.value(3)

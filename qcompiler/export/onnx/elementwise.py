@@ -6,24 +6,96 @@ import numpy as np
 
 from qcompiler.export.onnx.builder import ELEMENTS
 from qcompiler.export.onnx.node import NodeWriter, Refusal, Writer, writes
+from qcompiler.ops.activations import (
+    Celu,
+    Dropout,
+    Elu,
+    Gelu,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyRelu,
+    Logsigmoid,
+    Mish,
+    Prelu,
+    Relu,
+    Relu6,
+    Selu,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+)
+from qcompiler.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
+from qcompiler.ops.elementwise import (
+    Abs,
+    Add,
+    Atan,
+    Cast,
+    Ceil,
+    Cos,
+    Div,
+    Equal,
+    Erf,
+    Exp,
+    Expm1,
+    Floor,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Log,
+    Log1p,
+    Maximum,
+    Minimum,
+    Mul,
+    Neg,
+    NotEqual,
+    Pow,
+    Reciprocal,
+    Round,
+    Rsqrt,
+    Sign,
+    Sin,
+    Sqrt,
+    Square,
+    Sub,
+    Where,
+)
+from qcompiler.ops.logic import (
+    BitwiseAnd,
+    BitwiseNot,
+    BitwiseOr,
+    BitwiseXor,
+    LogicalAnd,
+    LogicalNot,
+    LogicalOr,
+    ShiftLeft,
+    ShiftRight,
+)
 from qcompiler.types import DType
 
 _SAME = {
-    "minimum": "Min", "maximum": "Max", "pow": "Pow", "sub": "Sub", "equal": "Equal", "less": "Less",
-    "less_equal": "LessOrEqual", "greater": "Greater", "greater_equal": "GreaterOrEqual", "where": "Where",
-    "neg": "Neg", "abs": "Abs", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "exp": "Exp", "log": "Log", "sin": "Sin",
-    "cos": "Cos", "atan": "Atan", "erf": "Erf", "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign",
-    "logical_and": "And", "logical_or": "Or", "logical_not": "Not", "bitwise_and": "BitwiseAnd",
-    "bitwise_or": "BitwiseOr", "bitwise_xor": "BitwiseXor", "bitwise_not": "BitwiseNot", "relu": "Relu",
-    "sigmoid": "Sigmoid", "tanh": "Tanh", "hardswish": "HardSwish", "mish": "Mish", "selu": "Selu",
-    "softsign": "Softsign", "dropout": "Identity", "trunc_divide": "Div", "div": "Div",
+    Minimum: "Min", Maximum: "Max", Pow: "Pow", Sub: "Sub", Equal: "Equal", Less: "Less",
+    LessEqual: "LessOrEqual", Greater: "Greater", GreaterEqual: "GreaterOrEqual", Where: "Where",
+    Neg: "Neg", Abs: "Abs", Sqrt: "Sqrt", Reciprocal: "Reciprocal", Exp: "Exp", Log: "Log", Sin: "Sin",
+    Cos: "Cos", Atan: "Atan", Erf: "Erf", Floor: "Floor", Ceil: "Ceil", Round: "Round", Sign: "Sign",
+    LogicalAnd: "And", LogicalOr: "Or", LogicalNot: "Not", BitwiseAnd: "BitwiseAnd",
+    BitwiseOr: "BitwiseOr", BitwiseXor: "BitwiseXor", BitwiseNot: "BitwiseNot", Relu: "Relu",
+    Sigmoid: "Sigmoid", Tanh: "Tanh", Hardswish: "HardSwish", Mish: "Mish", Selu: "Selu",
+    Softsign: "Softsign", Dropout: "Identity", TruncDivide: "Div", Div: "Div",
 }  # fmt: skip
 """Ops that are one op of ONNX with the same operands and no attributes."""
 _ATTRS = {
-    "elu": ("Elu", {"alpha": "alpha"}),
-    "celu": ("Celu", {"alpha": "alpha"}),
-    "leaky_relu": ("LeakyRelu", {"alpha": "negative_slope"}),
-    "gelu": ("Gelu", {"approximate": "approximate"}),
+    Elu: ("Elu", {"alpha": "alpha"}),
+    Celu: ("Celu", {"alpha": "alpha"}),
+    LeakyRelu: ("LeakyRelu", {"alpha": "negative_slope"}),
+    Gelu: ("Gelu", {"approximate": "approximate"}),
 }
 
 
@@ -37,21 +109,21 @@ for _op, _kind in _SAME.items():
 
 @writes(*_ATTRS)
 def with_attributes(w: NodeWriter) -> str:
-    kind, attrs = _ATTRS[w.op.name]
+    kind, attrs = _ATTRS[type(w.op)]
     return w.emit(kind, w.x(), **{name: getattr(w.op, ours) for name, ours in attrs.items()})
 
 
-@writes("add", "mul")
+@writes(Add, Mul)
 def fusing(w: NodeWriter) -> str:
     return w.activated(w.emit(w.op.name.title(), w.x(), w.x(1)))
 
 
-@writes("not_equal")
+@writes(NotEqual)
 def not_equal(w: NodeWriter) -> str:
     return w.emit("Not", w.emit("Equal", w.x(), w.x(1)))
 
 
-@writes("cast")
+@writes(Cast)
 def cast(w: NodeWriter) -> str:
     """ONNX does not say what a float becomes that the integer type does not hold, so it is clamped before."""
     dtype = w.op.dtype
@@ -66,17 +138,17 @@ def cast(w: NodeWriter) -> str:
     return w.emit("Cast", w.x(), to=int(ELEMENTS[w.op.dtype]))
 
 
-@writes("rsqrt")
+@writes(Rsqrt)
 def rsqrt(w: NodeWriter) -> str:
     return w.emit("Reciprocal", w.emit("Sqrt", w.x()))
 
 
-@writes("square")
+@writes(Square)
 def square(w: NodeWriter) -> str:
     return w.emit("Mul", w.x(), w.x())
 
 
-@writes("expm1")
+@writes(Expm1)
 def expm1(w: NodeWriter) -> str:
     """Near 0, where exp(x) - 1 cancels, 2 t / (1 - t) with t = tanh(x / 2)."""
     t = w.emit("Tanh", w.emit("Mul", w.x(), w.number(0.5)))
@@ -85,7 +157,7 @@ def expm1(w: NodeWriter) -> str:
     return w.emit("Where", w.emit("Less", w.emit("Abs", w.x()), w.number(1.0)), near, far)
 
 
-@writes("log1p")
+@writes(Log1p)
 def log1p(w: NodeWriter) -> str:
     """With u = 1 + x rounded: log(u) * x / (u - 1), and x itself where u is 1."""
     one = w.number(1.0)
@@ -98,12 +170,12 @@ def log1p(w: NodeWriter) -> str:
     return w.emit("Where", is_one, w.x(), w.emit("Where", is_infinite, w.emit("Log", u), corrected))
 
 
-@writes("fmod")
+@writes(Fmod)
 def fmod(w: NodeWriter) -> str:
     return w.emit("Mod", w.x(), w.x(1), fmod=1)
 
 
-@writes("remainder")
+@writes(Remainder)
 def remainder(w: NodeWriter) -> str:
     return _remainder(w)
 
@@ -118,34 +190,34 @@ def _remainder(w: NodeWriter) -> str:
     return w.emit("Where", moves, w.emit("Add", rest, w.x(1)), rest)
 
 
-@writes("floor_divide")
+@writes(FloorDivide)
 def floor_divide(w: NodeWriter) -> str:
     difference = w.emit("Sub", w.x(), _remainder(w))
     quotient = w.emit("Div", difference, w.x(1))
     return w.emit("Round", quotient) if w.type().dtype.is_float else quotient
 
 
-@writes("relu6")
+@writes(Relu6)
 def relu6(w: NodeWriter) -> str:
     return w.emit("Clip", w.x(), w.number(0), w.number(6))
 
 
-@writes("hardtanh")
+@writes(Hardtanh)
 def hardtanh(w: NodeWriter) -> str:
     return w.emit("Clip", w.x(), w.number(w.op.min_value), w.number(w.op.max_value))
 
 
-@writes("hardsigmoid")
+@writes(Hardsigmoid)
 def hardsigmoid(w: NodeWriter) -> str:
     return w.emit("HardSigmoid", w.x(), alpha=1 / 6, beta=0.5)
 
 
-@writes("silu")
+@writes(Silu)
 def silu(w: NodeWriter) -> str:
     return w.emit("Mul", w.x(), w.emit("Sigmoid", w.x()))
 
 
-@writes("softplus")
+@writes(Softplus)
 def softplus(w: NodeWriter) -> str:
     beta, threshold = w.op.beta, w.op.threshold
     scaled = w.x() if beta == 1 else w.emit("Mul", w.x(), w.number(beta))
@@ -156,28 +228,28 @@ def softplus(w: NodeWriter) -> str:
     return w.emit("Where", w.emit("Greater", scaled, w.number(threshold)), w.x(), y)
 
 
-@writes("softshrink", "hardshrink")
+@writes(Softshrink, Hardshrink)
 def shrink(w: NodeWriter) -> str:
-    return w.emit("Shrink", w.x(), lambd=w.op.lambd, bias=w.op.lambd if w.op.name == "softshrink" else 0.0)
+    return w.emit("Shrink", w.x(), lambd=w.op.lambd, bias=w.op.lambd if isinstance(w.op, Softshrink) else 0.0)
 
 
-@writes("tanhshrink")
+@writes(Tanhshrink)
 def tanhshrink(w: NodeWriter) -> str:
     return w.emit("Sub", w.x(), w.emit("Tanh", w.x()))
 
 
-@writes("logsigmoid")
+@writes(Logsigmoid)
 def logsigmoid(w: NodeWriter) -> str:
     return w.emit("Neg", w.emit("Softplus", w.emit("Neg", w.x())))
 
 
-@writes("threshold")
+@writes(Threshold)
 def threshold(w: NodeWriter) -> str:
     low = w.emit("LessOrEqual", w.x(), w.number(w.op.threshold))
     return w.emit("Where", low, w.number(w.op.value), w.x())
 
 
-@writes("prelu")
+@writes(Prelu)
 def prelu(w: NodeWriter) -> str:
     slope, rank = w.x(1), w.type().rank
     if rank > 2 and w.type(1).shape[0] != 1:
@@ -185,9 +257,9 @@ def prelu(w: NodeWriter) -> str:
     return w.emit("PRelu", w.x(), slope)
 
 
-@writes("shift_left", "shift_right")
+@writes(ShiftLeft, ShiftRight)
 def shift(w: NodeWriter) -> str:
     """ONNX shifts codes without a sign alone."""
     if w.type().dtype is not DType.U8:
         raise Refusal(f"ONNX shifts unsigned integers, not {w.type().dtype}")
-    return w.emit("BitShift", w.x(), w.x(1), direction="LEFT" if w.op.name == "shift_left" else "RIGHT")
+    return w.emit("BitShift", w.x(), w.x(1), direction="LEFT" if isinstance(w.op, ShiftLeft) else "RIGHT")

@@ -25,7 +25,7 @@ from qcompiler.artifact.replacing import replacing
 from qcompiler.compiled import CompiledModel
 from qcompiler.dims import Dim
 from qcompiler.errors import LoweringError, nearest
-from qcompiler.export.onnx import dynamic, elementwise, layers, movement
+from qcompiler.export.onnx import dynamic, elementwise, layers, movement, recurrent
 from qcompiler.export.onnx.builder import ELEMENTS, OPSET, Builder
 from qcompiler.export.onnx.node import WRITERS, NodeWriter, Refusal
 from qcompiler.export.onnx.tables import write_lookup
@@ -33,13 +33,14 @@ from qcompiler.export.refusals import check_graph, graph_of
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Conversion
+from qcompiler.ops.quantized import Lookup
 from qcompiler.types import DType
 
 FORMS = ("qdq", "qoperator")
 _IR_VERSION = 10
 _MOST_BYTES = 2**31 - 1
 """The most that a protobuf message may hold."""
-assert dynamic and elementwise and layers and movement  # imported for their writers
+assert dynamic and elementwise and layers and movement and recurrent  # imported for their writers
 
 
 def export_onnx(model: CompiledModel | Graph, path: str | os.PathLike[str], *, form: str = "qdq") -> None:
@@ -196,11 +197,11 @@ class Model:
     def _node(self, node: Node) -> list[str]:
         """The tensors of a node's results, under whatever names."""
         value = node.results[0]
-        if node.op == "lookup":
+        if Lookup.of(node) is not None:
             return [write_lookup(NodeWriter(self, node))]
-        if issubclass(opdef(node.op), Conversion):
-            operand = node.operands[0]
-            assert operand is not None
+        conversion = Conversion.of(node)
+        if conversion is not None:
+            operand = conversion.x
             if operand.type.is_quantized and not value.type.is_quantized:
                 return [self._dequantized(operand, self.names[id(operand)], f"{self.names[id(value)]}.real")]
             return [self.quantized(self.real(operand), value)]

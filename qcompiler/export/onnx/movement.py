@@ -8,34 +8,38 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.export.onnx.node import NodeWriter, Refusal, pads, writes
-from qcompiler.ops.shape import sizes_of
+from qcompiler.ops.indexing import Gather, GatherElements, GatherNd
+from qcompiler.ops.resize import Resize
+from qcompiler.ops.scatter import ScatterNd, ScatterNdReduce
+from qcompiler.ops.shape import Concat, Expand, Flip, Pad, Reshape, Size, Slice, Tile, Transpose, Trilu, sizes_of
+from qcompiler.ops.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from qcompiler.types import MAX_ELEMENTS, DType
 
 _END = np.iinfo(np.int64).max
 
 
-@writes("size")
+@writes(Size)
 def size(w: NodeWriter) -> str:
     axis = w.op.axis
     return w.emit("Squeeze", w.emit("Shape", w.x(), start=axis, end=axis + 1), w.ints([0]))
 
 
-@writes("reshape")
+@writes(Reshape)
 def reshape(w: NodeWriter) -> str:
     return w.reshape(w.x(), sizes_of(w.op.shape))
 
 
-@writes("transpose")
+@writes(Transpose)
 def transpose(w: NodeWriter) -> str:
     return w.emit("Transpose", w.x(), perm=w.op.perm)
 
 
-@writes("expand")
+@writes(Expand)
 def expand(w: NodeWriter) -> str:
     return w.emit("Expand", w.x(), w.shape(sizes_of(w.op.shape)))
 
 
-@writes("slice")
+@writes(Slice)
 def slice_(w: NodeWriter) -> str:
     def bounds(entries: Sequence[int | str]) -> str:
         ends = [_END if isinstance(n, int) and n >= MAX_ELEMENTS else n for n in sizes_of(entries)]
@@ -45,30 +49,30 @@ def slice_(w: NodeWriter) -> str:
     return w.emit("Slice", w.x(), bounds(op.starts), bounds(op.stops), w.ints(op.axes), w.ints(op.steps, "steps"))
 
 
-@writes("flip")
+@writes(Flip)
 def flip(w: NodeWriter) -> str:
     axes = w.op.axes
     first, last = w.ints([-1] * len(axes), "starts"), w.ints([-_END] * len(axes), "stops")
     return w.emit("Slice", w.x(), first, last, w.ints(axes), w.ints([-1] * len(axes), "steps"))
 
 
-@writes("concat")
+@writes(Concat)
 def concat(w: NodeWriter) -> str:
     return w.emit("Concat", *w.xs(), axis=w.op.axis)
 
 
-@writes("tile")
+@writes(Tile)
 def tile(w: NodeWriter) -> str:
     return w.emit("Tile", w.x(), w.ints(w.op.repeats, "repeats"))
 
 
-@writes("pad")
+@writes(Pad)
 def pad(w: NodeWriter) -> str:
     value = w.number(w.op.value) if w.op.mode == "constant" else ""
     return w.emit("Pad", w.x(), w.ints(pads(w.op.padding), "pads"), value, mode=w.op.mode)
 
 
-@writes("trilu")
+@writes(Trilu)
 def trilu(w: NodeWriter) -> str:
     diagonal = w.constant(np.array(w.op.diagonal, np.int64), "diagonal")
     return w.emit("Trilu", w.x(), diagonal, upper=int(w.op.upper))
@@ -85,7 +89,7 @@ def _shuffled(
     return w.reshape(parts, joined)
 
 
-@writes("pixel_shuffle")
+@writes(PixelShuffle)
 def pixel_shuffle(w: NodeWriter) -> str:
     *lead, channels, height, width = w.type().shape
     r, n = w.op.factor, w.type().rank - 3
@@ -95,7 +99,7 @@ def pixel_shuffle(w: NodeWriter) -> str:
     return _shuffled(w, split, (*range(n), n, n + 3, n + 1, n + 4, n + 2), w.out.shape)
 
 
-@writes("pixel_unshuffle")
+@writes(PixelUnshuffle)
 def pixel_unshuffle(w: NodeWriter) -> str:
     *lead, channels, height, width = w.type().shape
     r, n = w.op.factor, w.type().rank - 3
@@ -103,7 +107,7 @@ def pixel_unshuffle(w: NodeWriter) -> str:
     return _shuffled(w, split, (*range(n), n, n + 2, n + 4, n + 1, n + 3), w.out.shape)
 
 
-@writes("channel_shuffle")
+@writes(ChannelShuffle)
 def channel_shuffle(w: NodeWriter) -> str:
     batch, channels, *rest = w.type().shape
     split = (batch, w.op.groups, channels // w.op.groups, *rest)
@@ -113,27 +117,27 @@ def channel_shuffle(w: NodeWriter) -> str:
 # -- by index
 
 
-@writes("gather")
+@writes(Gather)
 def gather(w: NodeWriter) -> str:
     return w.emit("Gather", w.x(), _index(w), axis=w.op.axis)
 
 
-@writes("gather_elements")
+@writes(GatherElements)
 def gather_elements(w: NodeWriter) -> str:
     return w.emit("GatherElements", w.x(), _index(w), axis=w.op.axis)
 
 
-@writes("gather_nd")
+@writes(GatherNd)
 def gather_nd(w: NodeWriter) -> str:
     return w.emit("GatherND", w.x(), _wide_index(w))
 
 
-@writes("scatter_nd")
+@writes(ScatterNd)
 def scatter_nd(w: NodeWriter) -> str:
     return w.emit("ScatterND", w.x(), _wide_index(w), w.x(2))
 
 
-@writes("scatter_nd_reduce")
+@writes(ScatterNdReduce)
 def scatter_nd_reduce(w: NodeWriter) -> str:
     return w.emit("ScatterND", w.x(), _wide_index(w), w.x(2), reduction=w.op.reduction)
 
@@ -149,7 +153,7 @@ def _wide_index(w: NodeWriter) -> str:
 # -- images
 
 
-@writes("resize")
+@writes(Resize)
 def resize(w: NodeWriter) -> str:
     """torch's arithmetic of positions differs from ONNX's in the last bits, which may choose another nearest pixel."""
     op = w.op

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.ir import Const, Node, Value
-from qcompiler.opdef import op_of
+from qcompiler.opdef import Op, op_of
 from qcompiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class Refusal(Exception):
     """Why a node has no form in ONNX."""
 
 
-def writes(*ops: str) -> Callable[[Given], Given]:
+def writes(*ops: type[Op]) -> Callable[[Given], Given]:
     """Register a writer."""
 
     def register(writer: Given) -> Given:
         for op in ops:
-            assert op not in WRITERS, op
-            WRITERS[op] = writer
+            assert op.name not in WRITERS, op.name
+            WRITERS[op.name] = writer
         return writer
 
     return register

@@ -28,11 +28,28 @@ from qcompiler.export.torch.node import (
     windows,
     writes,
 )
-from qcompiler.ops.norm import batch_norm_terms, length_floor, normalised_eps
-from qcompiler.ops.pool import adaptive_bounds, window_counts
-from qcompiler.ops.reduce import softmax_table
-from qcompiler.ops.resize import linear_weights, nearest_indices
-from qcompiler.ops.shape import triangle
+from qcompiler.opdef import Op
+from qcompiler.ops.activations import Prelu
+from qcompiler.ops.conv import Conv, ConvTranspose
+from qcompiler.ops.dynamic import DynamicLinear
+from qcompiler.ops.elementwise import Add, Div, Maximum, Minimum, Mul, Sub
+from qcompiler.ops.linear import Linear, Matmul
+from qcompiler.ops.norm import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    L2Normalize,
+    LayerNorm,
+    RmsNorm,
+    batch_norm_terms,
+    length_floor,
+    normalised_eps,
+)
+from qcompiler.ops.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, adaptive_bounds, window_counts
+from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
+from qcompiler.ops.reduce import Max, Mean, Min, Softmax, Sum, softmax_table
+from qcompiler.ops.resize import Resize, linear_weights, nearest_indices
+from qcompiler.ops.shape import Pad, Trilu, triangle
 from qcompiler.quantization import qmath
 from qcompiler.quantization.tables import interpolation_bits, interpolation_shift
 from qcompiler.types import TensorType
@@ -119,7 +136,7 @@ def finish_product(w: NodeWriter, total: Tensor, axis: int, residual: int | None
 # -- conversions and tables
 
 
-@writes(CODES, "quantize")
+@writes(CODES, Quantize)
 def quantize(w: NodeWriter) -> Tensor:
     out = w.out
     quant = out.params
@@ -134,12 +151,12 @@ def quantize(w: NodeWriter) -> Tensor:
     return (codes.to(torch.float64) + w.buffer(points.astype(np.float64))).to(DTYPES[out.dtype])
 
 
-@writes(CODES, "dequantize")
+@writes(CODES, Dequantize)
 def dequantize(w: NodeWriter) -> Tensor:
     return real_of(w, 0)
 
 
-@writes(CODES, "requantize")
+@writes(CODES, Requantize)
 def requantize_node(w: NodeWriter) -> Tensor:
     return requantize(rescaled(w, 0), w.out)
 
@@ -165,7 +182,7 @@ def looked_up(w: NodeWriter, table: Tensor) -> Tensor:
     return torch.take(table, index - least if least else index)
 
 
-@writes(CODES, "lookup")
+@writes(CODES, Lookup)
 def lookup(w: NodeWriter) -> Tensor:
     if w.type().dtype.bits <= 8:
         return looked_up(w, w.x(1))
@@ -185,7 +202,7 @@ def lookup(w: NodeWriter) -> Tensor:
 # -- products
 
 
-@writes(CODES, "linear")
+@writes(CODES, Linear)
 def linear(w: NodeWriter) -> Tensor:
     weight = torch.transpose(centered(w, 1, torch.float64), 0, 1)
     total = torch.matmul(centered(w, 0, torch.float64), weight)
@@ -193,15 +210,15 @@ def linear(w: NodeWriter) -> Tensor:
     return finish_product(w, total, w.out.rank - 1, 3)
 
 
-@writes(CODES, "matmul")
+@writes(CODES, Matmul)
 def matmul(w: NodeWriter) -> Tensor:
     total = torch.matmul(centered(w, 0, torch.float64), centered(w, 1, torch.float64))
     return finish_product(w, total, w.out.rank - 1, None)
 
 
-@writes(CODES, "conv", "conv_transpose")
+@writes(CODES, Conv, ConvTranspose)
 def conv(w: NodeWriter) -> Tensor:
-    transposed = w.op.name == "conv_transpose"
+    transposed = isinstance(w.op, ConvTranspose)
     weight = centered(w, 1, torch.float64)
     weight = torch_weight(w, weight) if transposed else weight
     total = convolved(centered(w, 0, torch.float64), weight, w.op, transposed)
@@ -210,7 +227,7 @@ def conv(w: NodeWriter) -> Tensor:
     return finish_product(w, total, 1, None if transposed else 3)
 
 
-@writes(CODES, "dynamic_linear")
+@writes(CODES, DynamicLinear)
 def dynamic_linear(w: NodeWriter) -> Tensor:
     codes = w.x(0).to(torch.float64) - w.x(2).to(torch.float64)
     weight = centered(w, 3, torch.float64)
@@ -222,15 +239,15 @@ def dynamic_linear(w: NodeWriter) -> Tensor:
 # -- elementwise
 
 
-@writes(CODES, "add", "sub", "minimum", "maximum")
+@writes(CODES, Add, Sub, Minimum, Maximum)
 def exact(w: NodeWriter) -> Tensor:
-    functions: dict[str, Any] = {
-        "add": torch.add,
-        "sub": torch.sub,
-        "minimum": torch.minimum,
-        "maximum": torch.maximum,
+    functions: dict[type[Op], Any] = {
+        Add: torch.add,
+        Sub: torch.sub,
+        Minimum: torch.minimum,
+        Maximum: torch.maximum,
     }
-    function = functions[w.op.name]
+    function = functions[type(w.op)]
     return requantize(function(rescaled(w, 0), rescaled(w, 1)), w.out, getattr(w.op, "activation", "none"))
 
 
@@ -238,7 +255,7 @@ def _scale(w: NodeWriter, index: int) -> np.ndarray:
     return w.type(index).params.along(w.type(index).rank)[0]
 
 
-@writes(CODES, "mul")
+@writes(CODES, Mul)
 def mul(w: NodeWriter) -> Tensor:
     product = (centered(w, 0, torch.int64) * centered(w, 1, torch.int64)).to(torch.float32)
     factor = qmath.multiplier(_scale(w, 0), _scale(w, 1), over=w.out.params.scale[0])
@@ -246,7 +263,7 @@ def mul(w: NodeWriter) -> Tensor:
     return requantize(real, w.out, w.op.activation)
 
 
-@writes(CODES, "div")
+@writes(CODES, Div)
 def div(w: NodeWriter) -> Tensor:
     over = _scale(w, 1).astype(np.float64) * np.float64(w.out.params.scale[0])
     factor = qmath.multiplier(_scale(w, 0), over=over)
@@ -254,7 +271,7 @@ def div(w: NodeWriter) -> Tensor:
     return requantize(quotient * (number(factor) if factor.size == 1 else w.buffer(factor)), w.out)
 
 
-@writes(CODES, "prelu")
+@writes(CODES, Prelu)
 def prelu(w: NodeWriter) -> Tensor:
     slopes, over = w.data(1, "the slopes"), w.out.params.scales
     shaped = along(slopes, 1, w.type().rank)
@@ -268,7 +285,7 @@ def prelu(w: NodeWriter) -> Tensor:
 # -- pools and reductions
 
 
-@writes(CODES, "max_pool")
+@writes(CODES, MaxPool)
 def max_pool(w: NodeWriter) -> Tensor:
     op = w.op
     wide = padded(w.x().to(torch.int32), window_pads(w), w.type().dtype.min)
@@ -280,7 +297,7 @@ def mean_factor(w: NodeWriter, count: np.ndarray | int) -> np.ndarray:
     return qmath.multiplier(w.type().params.scale[0], over=np.float64(w.out.params.scale[0]) * np.asarray(count))
 
 
-@writes(CODES, "avg_pool")
+@writes(CODES, AvgPool)
 def avg_pool(w: NodeWriter) -> Tensor:
     op = w.op
     seen, axes = windows(padded(centered(w), window_pads(w), 0), op.kernel, op.stride, (1,) * len(op.kernel))
@@ -327,7 +344,7 @@ def adaptive(w: NodeWriter, x: Tensor, reduce: Any) -> tuple[Tensor, np.ndarray 
     return x, counts
 
 
-@writes(CODES, "adaptive_avg_pool")
+@writes(CODES, AdaptiveAvgPool)
 def adaptive_avg_pool(w: NodeWriter) -> Tensor:
     sums, counts = adaptive(w, centered(w, 0, torch.int64), torch.sum)
     return _divided(w, sums.to(torch.float32), counts, w.type().shape[2:])
@@ -345,7 +362,7 @@ def _divided(w: NodeWriter, sums: Tensor, counts: np.ndarray | None, sizes: Sequ
     return requantize(sums * factor, w.out)
 
 
-@writes(CODES, "adaptive_max_pool")
+@writes(CODES, AdaptiveMaxPool)
 def adaptive_max_pool(w: NodeWriter) -> Tensor:
     return shared_or_requantized(w, adaptive(w, w.x(), torch.amax)[0])
 
@@ -354,26 +371,26 @@ def _sum(w: NodeWriter) -> Tensor:
     return torch.sum(centered(w), list(w.op.axes), w.op.keepdims, dtype=torch.int64).to(torch.float32)
 
 
-@writes(CODES, "mean")
+@writes(CODES, Mean)
 def mean(w: NodeWriter) -> Tensor:
     sizes = [w.type().shape[axis] for axis in w.op.axes]
     is_open = any(isinstance(size, Dim) for size in sizes)
     return _divided(w, _sum(w), None if is_open else np.asarray(math.prod(w.known(sizes, ""))), sizes)
 
 
-@writes(CODES, "sum")
+@writes(CODES, Sum)
 def total(w: NodeWriter) -> Tensor:
     factor = qmath.multiplier(w.type().params.scale[0], over=w.out.params.scale[0])
     return requantize(_sum(w) * number(factor), w.out)
 
 
-@writes(CODES, "max", "min")
+@writes(CODES, Max, Min)
 def extreme(w: NodeWriter) -> Tensor:
-    function = torch.amax if w.op.name == "max" else torch.amin
+    function = torch.amax if isinstance(w.op, Max) else torch.amin
     return shared_or_requantized(w, function(w.x(), list(w.op.axes), w.op.keepdims))
 
 
-@writes(CODES, "softmax")
+@writes(CODES, Softmax)
 def softmax(w: NodeWriter) -> Tensor:
     q, axis = w.x().to(torch.int64), w.op.axis
     table = w.buffer(softmax_table(TensorType(w.type().dtype, (), w.type().quant)))
@@ -390,7 +407,7 @@ def _channels(w: NodeWriter, parameter: np.ndarray) -> Tensor:
     return w.buffer(parameter.reshape(1, -1, *[1] * (w.type().rank - 2)))
 
 
-@writes(CODES, "batch_norm")
+@writes(CODES, BatchNorm)
 def batch_norm(w: NodeWriter) -> Tensor:
     given = [w.data(i, "a parameter") if w.has(i) else None for i in range(1, 5)]
     assert given[0] is not None and given[1] is not None
@@ -401,7 +418,7 @@ def batch_norm(w: NodeWriter) -> Tensor:
     return requantize(real + _channels(w, shift.astype(np.float32)), w.out)
 
 
-@writes(CODES, "layer_norm", "rms_norm", "group_norm", "instance_norm")
+@writes(CODES, LayerNorm, RmsNorm, GroupNorm, InstanceNorm)
 def norm(w: NodeWriter) -> Tensor:
     op, shape, rank = w.op, w.type().shape, w.type().rank
     codes = centered(w, 0, torch.int64)
@@ -430,7 +447,7 @@ def norm(w: NodeWriter) -> Tensor:
     return requantize(y, w.out)
 
 
-@writes(CODES, "l2_normalize")
+@writes(CODES, L2Normalize)
 def l2_normalize(w: NodeWriter) -> Tensor:
     c = centered(w, 0, torch.int64)
     s2 = torch.sum(c * c, [w.op.axis], True)
@@ -443,7 +460,7 @@ def l2_normalize(w: NodeWriter) -> Tensor:
 # -- movers that compute
 
 
-@writes(CODES, "pad")
+@writes(CODES, Pad)
 def pad(w: NodeWriter) -> Tensor:
     from qcompiler.export.torch.movement import pad_with
 
@@ -451,7 +468,7 @@ def pad(w: NodeWriter) -> Tensor:
     return pad_with(w, fill)
 
 
-@writes(CODES, "trilu")
+@writes(CODES, Trilu)
 def trilu(w: NodeWriter) -> Tensor:
     rows, columns = w.known(w.type().shape[-2:], "a triangle")
     kept = w.buffer(triangle(rows, columns, w.op.upper, w.op.diagonal))
@@ -459,7 +476,7 @@ def trilu(w: NodeWriter) -> Tensor:
     return torch.where(kept, w.x(), w.buffer(np.asarray(zero, w.type().dtype.numpy)))
 
 
-@writes(CODES, "resize")
+@writes(CODES, Resize)
 def resize(w: NodeWriter) -> Tensor:
     if w.op.mode == "nearest":
         return shared_or_requantized(w, resized(w, w.x()))

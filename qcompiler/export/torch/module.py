@@ -16,14 +16,14 @@ from qcompiler.compiled import CompiledModel
 from qcompiler.dims import Dim
 from qcompiler.export.names import Identifiers
 from qcompiler.export.refusals import check_graph, graph_of
-from qcompiler.export.torch import codes, movement, reals
+from qcompiler.export.torch import codes, movement, reals, recurrent, scatter
 from qcompiler.export.torch.node import CODES, MOVES, REALS, NodeWriter, Refusal, Tensor
 from qcompiler.interpreter import unary_function
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import Trait, opdef
 from qcompiler.quantization.tables import build_table
 
-assert codes and movement and reals  # imported for their writers
+assert codes and movement and reals and recurrent and scatter  # imported for their writers
 
 
 def to_torch(model: CompiledModel | Graph) -> torch.nn.Module:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
 from qcompiler.dims import Dim
-from qcompiler.export.torch.node import LAST, MOVES, NodeWriter, Refusal, Tensor, cut, padded, writes
-from qcompiler.ops.shape import sizes_of, triangle
+from qcompiler.export.torch.node import LAST, MOVES, NodeWriter, Tensor, cut, padded, writes
+from qcompiler.ops.activations import Dropout
+from qcompiler.ops.indexing import Gather, GatherElements
+from qcompiler.ops.shape import (
+    Concat,
+    Expand,
+    Flip,
+    Pad,
+    Reshape,
+    Size,
+    Slice,
+    Tile,
+    Transpose,
+    Trilu,
+    sizes_of,
+    triangle,
+)
+from qcompiler.ops.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from qcompiler.types import MAX_ELEMENTS, DType
 
 
-@writes(MOVES, "size")
+@writes(MOVES, Size)
 def size(w: NodeWriter) -> Tensor:
     found = w.type().shape[w.op.axis]
     if not isinstance(found, Dim):
@@ -21,22 +35,22 @@ def size(w: NodeWriter) -> Tensor:
     return torch.ops.aten.scalar_tensor(w.size(found), dtype=torch.int64)
 
 
-@writes(MOVES, "reshape")
+@writes(MOVES, Reshape)
 def reshape(w: NodeWriter) -> Tensor:
     return w.x().reshape(w.sizes(sizes_of(w.op.shape)))
 
 
-@writes(MOVES, "transpose")
+@writes(MOVES, Transpose)
 def transpose(w: NodeWriter) -> Tensor:
     return torch.permute(w.x(), list(w.op.perm))
 
 
-@writes(MOVES, "expand")
+@writes(MOVES, Expand)
 def expand(w: NodeWriter) -> Tensor:
     return w.x().expand(w.sizes(sizes_of(w.op.shape)))
 
 
-@writes(MOVES, "slice")
+@writes(MOVES, Slice)
 def slice_(w: NodeWriter) -> Tensor:
     op, x = w.op, w.x()
     for axis, start, stop, step in zip(op.axes, sizes_of(op.starts), sizes_of(op.stops), op.steps):
@@ -45,27 +59,27 @@ def slice_(w: NodeWriter) -> Tensor:
     return x
 
 
-@writes(MOVES, "concat")
+@writes(MOVES, Concat)
 def concat(w: NodeWriter) -> Tensor:
     return torch.cat(w.xs(), w.op.axis)
 
 
-@writes(MOVES, "flip")
+@writes(MOVES, Flip)
 def flip(w: NodeWriter) -> Tensor:
     return torch.flip(w.x(), list(w.op.axes))
 
 
-@writes(MOVES, "tile")
+@writes(MOVES, Tile)
 def tile(w: NodeWriter) -> Tensor:
     return w.x().repeat(list(w.op.repeats))
 
 
-@writes(MOVES, "dropout")
+@writes(MOVES, Dropout)
 def dropout(w: NodeWriter) -> Tensor:
     return torch.ops.aten.alias(w.x())
 
 
-@writes(MOVES, "pad")
+@writes(MOVES, Pad)
 def pad(w: NodeWriter) -> Tensor:
     value = w.op.value
     if w.type().dtype.is_float or w.op.mode != "constant":
@@ -87,7 +101,7 @@ def pad_with(w: NodeWriter, value: float) -> Tensor:
     return x
 
 
-@writes(MOVES, "trilu")
+@writes(MOVES, Trilu)
 def trilu(w: NodeWriter) -> Tensor:
     rows, columns = w.known(w.type().shape[-2:], "a triangle")
     kept = w.buffer(triangle(rows, columns, w.op.upper, w.op.diagonal))
@@ -97,7 +111,7 @@ def trilu(w: NodeWriter) -> Tensor:
 # -- between channels and pixels
 
 
-@writes(MOVES, "pixel_shuffle")
+@writes(MOVES, PixelShuffle)
 def pixel_shuffle(w: NodeWriter) -> Tensor:
     *lead, channels, height, width = w.type().shape
     r, n = w.op.factor, w.type().rank - 3
@@ -106,7 +120,7 @@ def pixel_shuffle(w: NodeWriter) -> Tensor:
     return torch.permute(split, order).reshape(w.sizes(w.out.shape))
 
 
-@writes(MOVES, "pixel_unshuffle")
+@writes(MOVES, PixelUnshuffle)
 def pixel_unshuffle(w: NodeWriter) -> Tensor:
     *lead, channels, height, width = w.type().shape
     r, n = w.op.factor, w.type().rank - 3
@@ -115,7 +129,7 @@ def pixel_unshuffle(w: NodeWriter) -> Tensor:
     return torch.permute(split, order).reshape(w.sizes(w.out.shape))
 
 
-@writes(MOVES, "channel_shuffle")
+@writes(MOVES, ChannelShuffle)
 def channel_shuffle(w: NodeWriter) -> Tensor:
     batch, channels, *rest = w.type().shape
     split = w.x().reshape(w.sizes((batch, w.op.groups, channels // w.op.groups, *rest)))
@@ -131,7 +145,7 @@ def index(w: NodeWriter, operand: int, size: object, part: Tensor = None) -> Ten
     return torch.where(found < 0, found + size, found)
 
 
-@writes(MOVES, "gather")
+@writes(MOVES, Gather)
 def gather(w: NodeWriter) -> Tensor:
     axis, shape, picked = w.op.axis, w.type().shape, w.type(1).shape
     flat = index(w, 1, w.size(shape[axis])).reshape([-1])
@@ -139,47 +153,6 @@ def gather(w: NodeWriter) -> Tensor:
     return found.reshape(w.sizes((*shape[:axis], *picked, *shape[axis + 1 :])))
 
 
-@writes(MOVES, "gather_elements")
+@writes(MOVES, GatherElements)
 def gather_elements(w: NodeWriter) -> Tensor:
     return torch.gather(w.x(), w.op.axis, index(w, 1, w.size(w.type().shape[w.op.axis])))
-
-
-def _flat_places(w: NodeWriter) -> tuple[Tensor, int]:
-    """The index tuples of operand 1 as indices into the first axes of x taken together, and how many axes these are."""
-    (depth,) = w.known(w.type(1).shape[-1:], "index tuples")
-    last = w.type(1).rank - 1
-    flat = None
-    for axis in range(depth):
-        length = w.size(w.type().shape[axis])
-        place = index(w, 1, length, torch.select(w.x(1), last, axis))
-        flat = place if flat is None else flat * length + place
-    return flat, depth
-
-
-@writes(MOVES, "gather_nd")
-def gather_nd(w: NodeWriter) -> Tensor:
-    flat, depth = _flat_places(w)
-    rows = w.x().reshape([-1, *w.sizes(w.type().shape[depth:])])
-    return torch.index_select(rows, 0, flat.reshape([-1])).reshape(w.sizes(w.out.shape))
-
-
-@writes(MOVES, "scatter_nd")
-def scatter_nd(w: NodeWriter) -> Tensor:
-    """The last of several updates of a place stays, as in `index_copy` on the CPU."""
-    flat, depth = _flat_places(w)
-    rest = w.sizes(w.type().shape[depth:])
-    rows, updates = w.x().reshape([-1, *rest]), w.x(2).reshape([-1, *rest])
-    return torch.index_copy(rows, 0, flat.reshape([-1]), updates).reshape(w.sizes(w.out.shape))
-
-
-@writes(MOVES, "scatter_nd_reduce")
-def scatter_nd_reduce(w: NodeWriter) -> Tensor:
-    kind = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}.get(w.op.reduction)
-    if kind is None:
-        raise Refusal(f"the reduction {w.op.reduction}")
-    flat, depth = _flat_places(w)
-    rest = w.type().shape[depth:]
-    rows = w.x().reshape([-1, w.size(math.prod(rest))])
-    updates = w.x(2).reshape([-1, w.size(math.prod(rest))])
-    places = flat.reshape([-1, 1]).expand([-1, w.size(math.prod(rest))])
-    return torch.scatter_reduce(rows, 0, places, updates, kind).reshape(w.sizes(w.out.shape))

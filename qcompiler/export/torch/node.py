@@ -13,7 +13,7 @@ import torch
 from qcompiler.dims import Dim, DimLike
 from qcompiler.export.sizes import parsed_size, size_name
 from qcompiler.ir import Const, Node, Value
-from qcompiler.opdef import op_of
+from qcompiler.opdef import Op, op_of
 from qcompiler.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class Refusal(Exception):
     """Why a node has no form in torch."""
 
 
-def writes(table: dict[str, Writer], *ops: str) -> Callable[[Given], Given]:
+def writes(table: dict[str, Writer], *ops: type[Op]) -> Callable[[Given], Given]:
     """Register a writer."""
 
     def register(writer: Given) -> Given:
         for op in ops:
-            assert op not in table, op
-            table[op] = writer
+            assert op.name not in table, op.name
+            table[op.name] = writer
         return writer
 
     return register

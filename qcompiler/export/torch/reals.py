@@ -11,48 +11,126 @@ import torch
 from qcompiler.export.torch.codes import activated, adaptive, pool_counts, resized
 from qcompiler.export.torch.node import (
     DTYPES,
-    LAST,
     REALS,
     NodeWriter,
     Refusal,
     Tensor,
     Writer,
     convolved,
-    cut,
     padded,
     torch_weight,
     window_pads,
     windows,
     writes,
 )
+from qcompiler.opdef import Op
+from qcompiler.ops.activations import (
+    Celu,
+    Elu,
+    Gelu,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyRelu,
+    Logsigmoid,
+    Mish,
+    Prelu,
+    Relu,
+    Relu6,
+    Selu,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+)
+from qcompiler.ops.conv import Conv, ConvTranspose
+from qcompiler.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
+from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
+from qcompiler.ops.elementwise import (
+    Abs,
+    Add,
+    Atan,
+    Cast,
+    Ceil,
+    Cos,
+    Div,
+    Equal,
+    Erf,
+    Exp,
+    Expm1,
+    Floor,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Log,
+    Log1p,
+    Maximum,
+    Minimum,
+    Mul,
+    Neg,
+    NotEqual,
+    Pow,
+    Reciprocal,
+    Round,
+    Rsqrt,
+    Sign,
+    Sin,
+    Sqrt,
+    Square,
+    Sub,
+    Where,
+)
+from qcompiler.ops.linear import Linear, Matmul
+from qcompiler.ops.logic import (
+    BitwiseAnd,
+    BitwiseNot,
+    BitwiseOr,
+    BitwiseXor,
+    LogicalAnd,
+    LogicalNot,
+    LogicalOr,
+    ShiftLeft,
+    ShiftRight,
+)
+from qcompiler.ops.norm import BatchNorm, GroupNorm, InstanceNorm, L2Normalize, LayerNorm, RmsNorm
+from qcompiler.ops.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, MaxPoolIndices
+from qcompiler.ops.reduce import Argmax, Argmin, Cumsum, LogSoftmax, Max, Mean, Min, Prod, Softmax, Sum
+from qcompiler.ops.resize import Resize
+from qcompiler.ops.sort import Argsort
 from qcompiler.types import DType
 
 F = torch.nn.functional
-_SAME: dict[str, Callable[..., Tensor]] = {
-    "matmul": torch.matmul, "sub": torch.sub, "minimum": torch.minimum, "maximum": torch.maximum, "equal": torch.eq,
-    "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt, "greater_equal": torch.ge,
-    "where": torch.where, "neg": torch.neg, "abs": torch.abs, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt,
-    "exp": torch.exp, "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p, "sin": torch.sin,
-    "cos": torch.cos, "erf": torch.erf, "atan": torch.atan, "floor": torch.floor, "ceil": torch.ceil,
-    "round": torch.round, "sign": torch.sign,
-    "square": torch.square, "div": torch.div, "reciprocal": torch.reciprocal,
-    "logical_and": torch.logical_and, "logical_or": torch.logical_or, "logical_not": torch.logical_not,
-    "bitwise_and": torch.bitwise_and, "bitwise_or": torch.bitwise_or, "bitwise_xor": torch.bitwise_xor,
-    "bitwise_not": torch.bitwise_not, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
-    "hardswish": F.hardswish, "silu": F.silu, "mish": F.mish, "selu": torch.selu, "logsigmoid": F.logsigmoid,
-    "hardsigmoid": F.hardsigmoid, "relu6": F.relu6, "remainder": torch.remainder, "fmod": torch.fmod,
+_SAME: dict[type[Op], Callable[..., Tensor]] = {
+    Matmul: torch.matmul, Sub: torch.sub, Minimum: torch.minimum, Maximum: torch.maximum, Equal: torch.eq,
+    NotEqual: torch.ne, Less: torch.lt, LessEqual: torch.le, Greater: torch.gt, GreaterEqual: torch.ge,
+    Where: torch.where, Neg: torch.neg, Abs: torch.abs, Sqrt: torch.sqrt, Rsqrt: torch.rsqrt,
+    Exp: torch.exp, Expm1: torch.expm1, Log: torch.log, Log1p: torch.log1p, Sin: torch.sin,
+    Cos: torch.cos, Erf: torch.erf, Atan: torch.atan, Floor: torch.floor, Ceil: torch.ceil,
+    Round: torch.round, Sign: torch.sign,
+    Square: torch.square, Div: torch.div, Reciprocal: torch.reciprocal,
+    LogicalAnd: torch.logical_and, LogicalOr: torch.logical_or, LogicalNot: torch.logical_not,
+    BitwiseAnd: torch.bitwise_and, BitwiseOr: torch.bitwise_or, BitwiseXor: torch.bitwise_xor,
+    BitwiseNot: torch.bitwise_not, Relu: torch.relu, Sigmoid: torch.sigmoid, Tanh: torch.tanh,
+    Hardswish: F.hardswish, Silu: F.silu, Mish: F.mish, Selu: torch.selu, Logsigmoid: F.logsigmoid,
+    Hardsigmoid: F.hardsigmoid, Relu6: F.relu6, Remainder: torch.remainder, Fmod: torch.fmod,
 }  # fmt: skip
 """Ops that are one function of torch with the same operands and no attributes."""
-_ATTRS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
-    "hardtanh": (F.hardtanh, ("min_value", "max_value")),
-    "elu": (F.elu, ("alpha",)),
-    "celu": (torch.celu, ("alpha",)),
-    "softplus": (F.softplus, ("beta", "threshold")),
-    "softshrink": (F.softshrink, ("lambd",)),
-    "hardshrink": (torch.hardshrink, ("lambd",)),
-    "leaky_relu": (F.leaky_relu, ("negative_slope",)),
-    "threshold": (torch.threshold, ("threshold", "value")),
-    "log_softmax": (torch.log_softmax, ("axis",)),
+_ATTRS: dict[type[Op], tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    Hardtanh: (F.hardtanh, ("min_value", "max_value")),
+    Elu: (F.elu, ("alpha",)),
+    Celu: (torch.celu, ("alpha",)),
+    Softplus: (F.softplus, ("beta", "threshold")),
+    Softshrink: (F.softshrink, ("lambd",)),
+    Hardshrink: (torch.hardshrink, ("lambd",)),
+    LeakyRelu: (F.leaky_relu, ("negative_slope",)),
+    Threshold: (torch.threshold, ("threshold", "value")),
+    LogSoftmax: (torch.log_softmax, ("axis",)),
 }
 """Ops that are one function of torch with these attributes in order."""
 
@@ -67,40 +145,40 @@ for _op, _function in _SAME.items():
 
 @writes(REALS, *_ATTRS)
 def with_attributes(w: NodeWriter) -> Tensor:
-    function, names = _ATTRS[w.op.name]
+    function, names = _ATTRS[type(w.op)]
     return function(w.x(), *(getattr(w.op, name) for name in names))
 
 
-@writes(REALS, "add", "mul")
+@writes(REALS, Add, Mul)
 def fusing(w: NodeWriter) -> Tensor:
-    function = torch.add if w.op.name == "add" else torch.mul
+    function = torch.add if isinstance(w.op, Add) else torch.mul
     return activated(function(w.x(), w.x(1)), w.op.activation)
 
 
-@writes(REALS, "pow")
+@writes(REALS, Pow)
 def power(w: NodeWriter) -> Tensor:
     if not w.type().dtype.is_float:
         raise Refusal("a power of integers")
     return torch.pow(w.x().to(torch.float64), w.x(1).to(torch.float64)).to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "floor_divide")
+@writes(REALS, FloorDivide)
 def floor_divide(w: NodeWriter) -> Tensor:
     return torch.floor_divide(w.x(), w.x(1))
 
 
-@writes(REALS, "trunc_divide")
+@writes(REALS, TruncDivide)
 def trunc_divide(w: NodeWriter) -> Tensor:
     return torch.div(w.x(), w.x(1), rounding_mode="trunc")
 
 
-@writes(REALS, "shift_left", "shift_right")
+@writes(REALS, ShiftLeft, ShiftRight)
 def shift(w: NodeWriter) -> Tensor:
-    function = torch.bitwise_left_shift if w.op.name == "shift_left" else torch.bitwise_right_shift
+    function = torch.bitwise_left_shift if isinstance(w.op, ShiftLeft) else torch.bitwise_right_shift
     return function(w.x(), w.x(1))
 
 
-@writes(REALS, "cast")
+@writes(REALS, Cast)
 def cast(w: NodeWriter) -> Tensor:
     """Float to integer saturates, and takes NaN to 0."""
     dtype = w.op.dtype
@@ -113,22 +191,22 @@ def cast(w: NodeWriter) -> Tensor:
     return torch.where(whole > most, dtype.max, found) if dtype is DType.I64 else found
 
 
-@writes(REALS, "gelu")
+@writes(REALS, Gelu)
 def gelu(w: NodeWriter) -> Tensor:
     return F.gelu(w.x(), approximate=w.op.approximate)
 
 
-@writes(REALS, "softsign")
+@writes(REALS, Softsign)
 def softsign(w: NodeWriter) -> Tensor:
     return w.x() / (torch.abs(w.x()) + 1)
 
 
-@writes(REALS, "tanhshrink")
+@writes(REALS, Tanhshrink)
 def tanhshrink(w: NodeWriter) -> Tensor:
     return w.x() - torch.tanh(w.x())
 
 
-@writes(REALS, "prelu")
+@writes(REALS, Prelu)
 def prelu(w: NodeWriter) -> Tensor:
     slope = w.x(1)
     if w.type(1).shape[0] != 1:
@@ -143,14 +221,14 @@ def _finish(w: NodeWriter, y: Tensor, residual: int) -> Tensor:
     return activated(y + w.x(residual) if w.has(residual) else y, w.op.activation)
 
 
-@writes(REALS, "linear")
+@writes(REALS, Linear)
 def linear(w: NodeWriter) -> Tensor:
     return _finish(w, F.linear(w.x(), w.x(1), w.x(2) if w.has(2) else None), 3)
 
 
-@writes(REALS, "conv", "conv_transpose")
+@writes(REALS, Conv, ConvTranspose)
 def conv(w: NodeWriter) -> Tensor:
-    transposed = w.op.name == "conv_transpose"
+    transposed = isinstance(w.op, ConvTranspose)
     weight = torch_weight(w, w.x(1)) if transposed else w.x(1)
     y = convolved(w.x(), weight, w.op, transposed)
     if w.has(2):
@@ -158,14 +236,14 @@ def conv(w: NodeWriter) -> Tensor:
     return activated(y, w.op.activation) if transposed else _finish(w, y, 3)
 
 
-@writes(REALS, "dynamic_linear")
+@writes(REALS, DynamicLinear)
 def dynamic_linear(w: NodeWriter) -> Tensor:
     real = (w.x(0).to(torch.float32) - w.x(2).to(torch.float32)) * w.x(1)
     y = torch.matmul(real, torch.transpose(w.x(3).to(torch.float32), 0, 1))
     return activated(y + w.x(4) if w.has(4) else y, w.op.activation)
 
 
-@writes(REALS, "dynamic_quantize")
+@writes(REALS, DynamicQuantize)
 def dynamic_quantize(w: NodeWriter) -> tuple[Tensor, ...]:
     """Rule (7) of qmath."""
     from qcompiler.quantization.qmath import LEAST_DYNAMIC_SCALE
@@ -196,7 +274,7 @@ def dynamic_quantize(w: NodeWriter) -> tuple[Tensor, ...]:
 # -- pools and reductions
 
 
-@writes(REALS, "max_pool")
+@writes(REALS, MaxPool)
 def max_pool(w: NodeWriter) -> Tensor:
     op = w.op
     least = -math.inf if w.type().dtype.is_float else w.type().dtype.min
@@ -204,7 +282,7 @@ def max_pool(w: NodeWriter) -> Tensor:
     return torch.amax(seen, axes)
 
 
-@writes(REALS, "max_pool_indices")
+@writes(REALS, MaxPoolIndices)
 def max_pool_indices(w: NodeWriter) -> Tensor:
     """By a window's first tap whose element is its largest."""
     op = w.op
@@ -222,36 +300,36 @@ def max_pool_indices(w: NodeWriter) -> Tensor:
     return torch.squeeze(torch.gather(spread, -1, best), -1)
 
 
-@writes(REALS, "avg_pool")
+@writes(REALS, AvgPool)
 def avg_pool(w: NodeWriter) -> Tensor:
     op = w.op
     seen, axes = windows(padded(w.x(), window_pads(w)), op.kernel, op.stride, (1,) * len(op.kernel))
     return torch.sum(seen, axes) / w.buffer(pool_counts(w).astype(w.type().dtype.numpy))
 
 
-@writes(REALS, "adaptive_avg_pool")
+@writes(REALS, AdaptiveAvgPool)
 def adaptive_avg_pool(w: NodeWriter) -> Tensor:
     return adaptive(w, w.x(), torch.mean)[0]
 
 
-@writes(REALS, "adaptive_max_pool")
+@writes(REALS, AdaptiveMaxPool)
 def adaptive_max_pool(w: NodeWriter) -> Tensor:
     return adaptive(w, w.x(), torch.amax)[0]
 
 
-@writes(REALS, "mean", "sum")
+@writes(REALS, Mean, Sum)
 def mean(w: NodeWriter) -> Tensor:
-    function = torch.mean if w.op.name == "mean" else torch.sum
+    function = torch.mean if isinstance(w.op, Mean) else torch.sum
     wide = torch.float64 if w.type().dtype.is_float else DTYPES[w.type().dtype]
     return function(w.x(), list(w.op.axes), w.op.keepdims, dtype=wide).to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "max", "min")
+@writes(REALS, Max, Min)
 def extreme(w: NodeWriter) -> Tensor:
-    return (torch.amax if w.op.name == "max" else torch.amin)(w.x(), list(w.op.axes), w.op.keepdims)
+    return (torch.amax if isinstance(w.op, Max) else torch.amin)(w.x(), list(w.op.axes), w.op.keepdims)
 
 
-@writes(REALS, "prod")
+@writes(REALS, Prod)
 def prod(w: NodeWriter) -> Tensor:
     x = w.x().to(torch.float64) if w.type().dtype.is_float else w.x()
     for axis in sorted(w.op.axes, reverse=True):
@@ -259,7 +337,7 @@ def prod(w: NodeWriter) -> Tensor:
     return x.to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "cumsum")
+@writes(REALS, Cumsum)
 def cumsum(w: NodeWriter) -> Tensor:
     op, wide = w.op, torch.float64 if w.type().dtype.is_float else torch.int64
     x = torch.flip(w.x(), [op.axis]) if op.reverse else w.x()
@@ -269,17 +347,17 @@ def cumsum(w: NodeWriter) -> Tensor:
     return (torch.flip(total, [op.axis]) if op.reverse else total).to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "argmax", "argmin")
+@writes(REALS, Argmax, Argmin)
 def arg_extreme(w: NodeWriter) -> Tensor:
-    return (torch.argmax if w.op.name == "argmax" else torch.argmin)(w.x(), w.op.axis, w.op.keepdims)
+    return (torch.argmax if isinstance(w.op, Argmax) else torch.argmin)(w.x(), w.op.axis, w.op.keepdims)
 
 
-@writes(REALS, "argsort")
+@writes(REALS, Argsort)
 def argsort(w: NodeWriter) -> Tensor:
     return torch.argsort(w.x(), stable=True, dim=w.op.axis, descending=w.op.descending)
 
 
-@writes(REALS, "softmax")
+@writes(REALS, Softmax)
 def softmax(w: NodeWriter) -> Tensor:
     y = torch.softmax(w.x(), w.op.axis)
     if w.op.masked_is_zero:
@@ -294,13 +372,13 @@ def _parameter(w: NodeWriter, index: int) -> Tensor:
     return w.x(index) if w.has(index) else None
 
 
-@writes(REALS, "batch_norm")
+@writes(REALS, BatchNorm)
 def batch_norm(w: NodeWriter) -> Tensor:
     given = (w.x(1), w.x(2), _parameter(w, 3), _parameter(w, 4))
     return F.batch_norm(w.x(), *given, False, 0.0, w.op.eps)
 
 
-@writes(REALS, "layer_norm", "rms_norm", "group_norm", "instance_norm")
+@writes(REALS, LayerNorm, RmsNorm, GroupNorm, InstanceNorm)
 def norm(w: NodeWriter) -> Tensor:
     """In float64, as the reference."""
     op, rank = w.op, w.type().rank
@@ -318,108 +396,13 @@ def norm(w: NodeWriter) -> Tensor:
     return y.to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "l2_normalize")
+@writes(REALS, L2Normalize)
 def l2_normalize(w: NodeWriter) -> Tensor:
     x = w.x().to(torch.float64)
     length = torch.sqrt(torch.sum(x * x, [w.op.axis], True))
     return (x / torch.clamp(length, w.op.eps)).to(DTYPES[w.out.dtype])
 
 
-@writes(REALS, "resize")
+@writes(REALS, Resize)
 def resize(w: NodeWriter) -> Tensor:
     return resized(w, w.x())
-
-
-# -- recurrent layers
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
-    "sigmoid": lambda x, a, b: torch.sigmoid(x),
-    "tanh": lambda x, a, b: torch.tanh(x),
-    "relu": lambda x, a, b: torch.relu(x),
-    "affine": lambda x, a, b: x * a + b,
-    "leaky_relu": lambda x, a, b: torch.where(x < 0, x * a, x),
-    "thresholded_relu": lambda x, a, b: torch.where(x <= a, 0.0, x),
-    "scaled_tanh": lambda x, a, b: torch.tanh(x * b) * a,
-    "hardsigmoid": lambda x, a, b: torch.clamp(x * a + b, 0.0, 1.0),
-    "elu": lambda x, a, b: torch.where(x < 0, torch.expm1(torch.clamp(x, None, 0.0)) * a, x),
-    "softsign": lambda x, a, b: x / (torch.abs(x) + 1),
-    "softplus": lambda x, a, b: torch.clamp(x, 0.0) + torch.log1p(torch.exp(-torch.abs(x))),
-}
-
-
-@writes(REALS, "lstm", "gru", "rnn")
-def recurrent(w: NodeWriter) -> tuple[Tensor, ...]:
-    """The reference's steps in float64, written out for each time."""
-    op = w.op
-    (steps,) = w.known(w.type().shape[:1], "a recurrent layer over a time")
-    rows = w.type().shape[1]
-    units = w.type(2).sizes[0] // op.gate_count
-    names, parameters = op.activations(), op.parameters()
-
-    def act(index: int, x: Tensor) -> Tensor:
-        if op.clip is not None and index < 2:
-            x = torch.clamp(x, -float(np.float32(op.clip)), float(np.float32(op.clip)))
-        return _ACTIVATIONS[names[index]](x, *parameters[index])
-
-    def wide(index: int) -> Tensor:
-        return w.x(index).to(torch.float64) if w.has(index) else None
-
-    def state(index: int, size: int) -> Tensor:
-        found = wide(index)
-        return w.buffer(np.zeros((1, size))).expand([w.size(rows), size]) if found is None else found
-
-    w_ih, w_hh, bias_ih, bias_hh = (wide(index) for index in (1, 2, 3, 4))
-    gates = torch.matmul(wide(0), torch.transpose(w_ih, 0, 1))
-    gates = gates if bias_ih is None else gates + bias_ih
-    recurrent_weight = torch.transpose(w_hh, 0, 1)
-
-    def part(x: Tensor, index: int) -> Tensor:
-        return cut(x, -1, index * units, (index + 1) * units)
-
-    def product(h: Tensor, start: int = 0, stop: int = LAST) -> Tensor:
-        y = torch.matmul(h, cut(recurrent_weight, 1, start, stop))
-        return y if bias_hh is None else y + cut(bias_hh, 0, start, stop)
-
-    def lstm(g: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        g, peephole = g + product(h), wide(8)
-        i, f, o = part(g, 0), part(g, 1), part(g, 3)
-        if peephole is not None:
-            i, f = i + cut(peephole, 0, 0, units) * c, f + cut(peephole, 0, units, 2 * units) * c
-        i = act(0, i)
-        f = 1 - i if op.input_forget else act(0, f)
-        c = f * c + i * act(1, part(g, 2))
-        o = o if peephole is None else o + cut(peephole, 0, 2 * units, 3 * units) * c
-        h = act(0, o) * act(2, c)
-        return (torch.matmul(h, torch.transpose(wide(9), 0, 1)) if w.has(9) else h), c
-
-    def gru(g: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        both = cut(g, -1, 0, 2 * units) + product(h, 0, 2 * units)
-        r, z = act(0, part(both, 0)), act(0, part(both, 1))
-        linear_before = op.linear_before_reset
-        inner = r * product(h, 2 * units) if linear_before else product(r * h, 2 * units)
-        n = act(1, part(g, 2) + inner)
-        return (n + z * (h - n),)
-
-    def rnn(g: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        return (act(0, g + product(h)),)
-
-    states: tuple[Tensor, ...]
-    step: Callable[..., tuple[Tensor, ...]]
-    if op.name == "lstm":
-        step, states = lstm, (state(5, w.type(2).sizes[1]), state(7, units))
-    elif op.name == "gru":
-        step, states = gru, (state(5, units),)
-    else:
-        step, states = rnn, (state(5, units),)
-    outputs: list[Tensor] = [None] * steps
-    for t in reversed(range(steps)) if op.reverse else range(steps):
-        after = step(torch.select(gates, 0, t), *states)
-        if w.has(6):
-            active = torch.unsqueeze(w.x(6) > t, 1)
-            after = tuple(torch.where(active, new, old) for new, old in zip(after, states))
-            outputs[t] = torch.where(active, after[0], 0.0)
-        else:
-            outputs[t] = after[0]
-        states = after
-    return torch.stack(outputs, 0).to(torch.float32), *(state.to(torch.float32) for state in states)

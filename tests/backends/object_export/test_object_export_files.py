@@ -327,9 +327,7 @@ def test_mistakes_get_one_clear_error(mistake: str, folder: pathlib.Path, capsys
     assert made_files(folder) == []
 
 
-@pytest.mark.parametrize(
-    "option", [["--target", "native"], ["--prefix", "a"], ["--size", "B=1"], ["--io", "float"], ["--json"]]
-)
+@pytest.mark.parametrize("option", [["--target", "native"], ["--prefix", "a"], ["--size", "B=1"], ["--io", "float"]])
 def test_options_of_objects_are_refused_elsewhere(
     option: list[str], folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,10 +15,11 @@ from qcompiler.export.onnx.model import onnx_model
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.opdef import OpDef, all_ops
+from qcompiler.ops.recurrent import Gru
 from qcompiler.types import tensor
 from tests.backends.rules.harness import is_quantizable, one_node, random_array
 from tests.export.onnx.sessions import close, run_exported, run_onnx
-from tests.export.single import each_node
+from tests.export.single import each_node, has_coded_weights
 from tests.random_graphs import RandomGraph
 from tests.sample_graphs import CASE_IDS, CASES, sample_graph
 from tests.sample_graphs import random_array as random_operand
@@ -34,6 +35,8 @@ ON_CODES = [(op, i) for op, i in ON_CODES if op.family not in ("quantized", "dyn
 
 def is_refused(op: OpDef, graph: Graph) -> bool:
     node = graph.node_list[-1]
+    if has_coded_weights(node):
+        return True
     kinds = {name: kind for name, kind in REFUSED if name == op.name}
     if op.name not in kinds:
         return False
@@ -214,6 +217,9 @@ def test_refusals(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None
     graph.set_outputs([graph.create("neg", [right]).result])
     with pytest.raises(LoweringError, match="2 nodes have no form in ONNX[\\s\\S]*%left[\\s\\S]*%right"):
         qc.export_onnx(graph, tmp_path / "m.onnx")
+    coded = [index for op, index in CASES if op is Gru and has_coded_weights(sample_graph(op, index).node_list[-1])]
+    with pytest.raises(LoweringError, match="1 nodes have no form in ONNX[\\s\\S]*whose weights are codes"):
+        qc.export_onnx(sample_graph(Gru, coded[0]), tmp_path / "m.onnx")
     with pytest.raises(LoweringError, match="unknown form"):
         qc.export_onnx(demo_stages["float"], tmp_path / "m.onnx", form="qlinear")
     with pytest.raises(LoweringError, match="is not exported"):
