@@ -37,6 +37,8 @@ def dynamic_linear(w: NodeWriter) -> str:
     weight = w.value(3)
     if not isinstance(weight, Const):
         raise Refusal("a weight that is no constant")
+    if not weight.data.shape[1]:
+        raise Refusal("a sum of no products, which ONNX Runtime leaves unset")
     quant = weight.type.params
     turned, _, zero_points = w.model.unsigned(weight, weight.data.T)
     sums = centered(weight.data, quant).sum(axis=1, dtype=np.int64).astype(np.int32)
