@@ -95,7 +95,7 @@ class ChoosePrecision:
                     if price <= left:
                         left -= price
                         groups.add(group)
-                makers = [maker for node in part for maker in _makers(node) if id(maker) in real]
+                makers = [maker for node in part for maker in makers_of(node) if id(maker) in real]
                 layers = [layer for maker in makers if (layer := Weighted.of(maker)) is not None]
                 observes = [Observe.of(layer.x.producer) for layer in layers]
                 groups |= {observe.group for observe in observes if observe is not None}
@@ -208,7 +208,7 @@ class Roles:
             if id(node) in self.bounds:
                 continue
             part = part_of[id(node)] = [node]
-            for maker in (*_makers(node), *self._deciders(node)):
+            for maker in (*makers_of(node), *self._deciders(node)):
                 other = part_of.get(id(maker), part)
                 if other is not part:
                     part, other = (part, other) if len(part) >= len(other) else (other, part)
@@ -295,6 +295,6 @@ def _reals(node: Node) -> list[Value]:
     return [value if observe is None else observe.x for value, observe in observes]
 
 
-def _makers(node: Node) -> list[Node]:
+def makers_of(node: Node) -> list[Node]:
     """The nodes whose float results a node reads."""
     return [value.producer for value in _reals(node) if value.producer is not None]

@@ -15,9 +15,8 @@ from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
 from qcompiler.ops.elementwise import Add, Cast
 from qcompiler.ops.linear import Linear
 from qcompiler.ops.recurrent import Recurrent
+from qcompiler.passes.dynamic_weights import codes_of, why_no_codes
 from qcompiler.passes.quantize_recurrent import quantize_recurrent, why_recurrent_float
-from qcompiler.quantization import qmath
-from qcompiler.quantization.observers import weight_params
 from qcompiler.quantization.qconfig import FLOAT16, QConfig
 from qcompiler.types import DType, TensorType
 
@@ -86,12 +85,7 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
     if config.dynamic == FLOAT16:
         fits = np.abs(weight.data).max(initial=0) <= np.finfo(np.float16).max
         return None if fits else "its weight does not fit f16"
-    inputs = weight.data.shape[1]
-    if inputs > qmath.MOST_DYNAMIC_TERMS:
-        return f"its i32 accumulator could overflow: it has {inputs} inputs, of at most {qmath.MOST_DYNAMIC_TERMS}"
-    if not weight.data.size:
-        return "its weight is empty"
-    return None if np.isfinite(weight.data).all() else "its weight is not finite"
+    return why_no_codes(weight)
 
 
 class _Made:
@@ -136,8 +130,7 @@ class _Made:
         assert spec is not None
         key = (id(weight), spec)
         if key not in self.weights:
-            quant = weight_params(weight.data, spec, 0 if spec.per_channel else None, f"%{weight.name}")
-            codes = qmath.quantize(weight.data, quant, spec.dtype)
+            codes, quant = codes_of(weight, spec)
             type = TensorType(spec.dtype, weight.data.shape, quant)
             self.weights[key] = self.graph.add_const(f"{weight.name}.q", codes, type)
         return self.weights[key]

@@ -6,8 +6,7 @@ import numpy as np
 
 from qcompiler.ir import Const, Graph, Value
 from qcompiler.ops.recurrent import Recurrent
-from qcompiler.quantization import qmath
-from qcompiler.quantization.observers import weight_params
+from qcompiler.passes.dynamic_weights import codes_of, why_no_codes
 from qcompiler.quantization.qconfig import FLOAT16, QConfig
 
 
@@ -27,15 +26,7 @@ def why_recurrent_float(op: Recurrent, config: QConfig) -> str | None:
         return "recurrent layers have symmetric weights of i8, and codes from 0 on"
     if spec.qmax > 127:
         return "recurrent layers have weights of i8"
-    for weight in weights:
-        assert isinstance(weight, Const)
-        if not weight.data.size:
-            return "its weight is empty"
-        if not np.isfinite(weight.data).all():
-            return "its weight is not finite"
-        if weight.data.shape[1] > qmath.MOST_DYNAMIC_TERMS:
-            return f"its i32 accumulator could overflow: at most {qmath.MOST_DYNAMIC_TERMS} inputs"
-    return None
+    return next((why for weight in weights if isinstance(weight, Const) and (why := why_no_codes(weight))), None)
 
 
 def quantize_recurrent(graph: Graph, op: Recurrent, config: QConfig) -> None:
@@ -45,8 +36,7 @@ def quantize_recurrent(graph: Graph, op: Recurrent, config: QConfig) -> None:
     for weight, scale in ((type(op).w_ih, type(op).ih_scale), (type(op).w_hh, type(op).hh_scale)):
         given = node.operands[weight.index]
         assert isinstance(given, Const)
-        quant = weight_params(given.data, spec, 0 if spec.per_channel else None, f"%{given.name}")
-        codes = qmath.quantize(given.data, quant, spec.dtype)
+        codes, quant = codes_of(given, spec)
         scales = np.ascontiguousarray(np.broadcast_to(quant.scales, given.data.shape[:1]))
         made: tuple[Value, Value] = (
             graph.add_const(f"{given.name}.q", codes),

@@ -16,12 +16,12 @@ The choice is the same on every machine, as that of scales is (`equalization.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qcompiler.ir import Graph, Node, Value
+from qcompiler.ir import Graph, Node
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.choose_precision import ChoosePrecision, Roles
+from qcompiler.passes.choose_precision import ChoosePrecision, Roles, makers_of
 from qcompiler.passes.equalization import estimate, judged_multiplications, multiply_cost
 from qcompiler.passes.split_outliers import Split, match_split
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
@@ -121,15 +121,7 @@ def _is_candidate(graph: Graph, roles: Roles, part: list[Node]) -> bool:
     """Whether a part works on codes that products make, and products read what it makes."""
     if not all(id(node) in roles.chosen for node in part):
         return False
-    makers = {id(value.producer) for node in part for value in _sources(node)}
-    return bool(makers & roles.products) and any(
+    reads_products = any(id(maker) in roles.products for node in part for maker in makers_of(node))
+    return reads_products and any(
         roles.reads_codes(graph, value, code_outputs=False) for node in part for value in node.results
     )
-
-
-def _sources(node: Node) -> Iterator[Value]:
-    """The values that a node reads, behind their observers; no constants."""
-    for value in node.operands:
-        if value is not None and not value.is_const:
-            observe = Observe.of(value.producer)
-            yield value if observe is None else observe.x

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from qcompiler.compiler import CompiledModel, compile
 from qcompiler.errors import QuantizationError, TraceError, nearest
-from qcompiler.quantization.dynamic import dynamic_rules, qconfig_of
+from qcompiler.quantization.dynamic import check_torch_options, dynamic_rules, qconfig_of
 from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_qconfig
 from qcompiler.quantization.qconfig import get_default_qconfig as _default_qconfig
 
@@ -262,15 +262,7 @@ def quantize_dynamic(
         QuantizationError: training mode, `inplace`, `mapping`, another dtype, a name that matches no module.
     """
     _check_model("quantize_dynamic", model)
-    if inplace:
-        raise QuantizationError(
-            "quantize_dynamic can't change a module in place", hint="quantized = quantize_dynamic(model, ...)"
-        )
-    if mapping is not None:
-        raise QuantizationError(
-            "mapping is torch's table of modules, and a compiled program has none",
-            hint="qconfig_spec says which modules are quantized",
-        )
+    check_torch_options(mapping, inplace)
     if dynamic is not None and example_inputs is None:
         raise QuantizationError(
             "dynamic names axes of example inputs", hint="quantize_dynamic(..., example_inputs=...)"

@@ -69,6 +69,13 @@ def quantize_dynamic(
     from qcompiler.compiler import compile
 
     check_type("inplace", inplace, bool, "False")
+    check_torch_options(mapping, inplace)
+    rules = dynamic_rules(qconfig_spec, get_qconfig(qconfig_of(dtype)))
+    return compile(model, rules, example_inputs, dynamic=dynamic, target=target, threads=threads)
+
+
+def check_torch_options(mapping: object, inplace: object) -> None:
+    """QuantizationError for values of torch's parameters that ask for what a compiled model can't do."""
     if inplace:
         raise QuantizationError(
             "quantize_dynamic can't change a model in place", hint="quantized = quantize_dynamic(model, ...)"
@@ -79,8 +86,6 @@ def quantize_dynamic(
             got=described(mapping),
             hint="qconfig_spec says which modules are quantized",
         )
-    rules = dynamic_rules(qconfig_spec, get_qconfig(qconfig_of(dtype)))
-    return compile(model, rules, example_inputs, dynamic=dynamic, target=target, threads=threads)
 
 
 def qconfig_of(dtype: object) -> str:
