@@ -1,5 +1,5 @@
-"""Graphs of one node, cut out of a graph: what a test of "each node on identical inputs" runs; and which nodes have no
-form."""
+"""Graphs of one node: of an op's sample on codes, or cut out of a graph, which is what a test of "each node on
+identical inputs" runs; and which nodes have no form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,28 @@ import numpy as np
 
 from qcompiler.interpreter import run
 from qcompiler.ir import Const, Graph, Node
+from qcompiler.opdef import OpDef, all_ops
 from qcompiler.ops.recurrent import Recurrent
+from tests.backends.rules.harness import is_quantizable, one_node, random_array
+
+ON_CODES = [
+    (op, index)
+    for op in all_ops()
+    if is_quantizable(op) and op.family not in ("quantized", "dynamic")
+    for index in range(len(op.samples()))
+]
+"""The samples that `coded_sample` takes."""
+ON_CODES_IDS = [f"{op.name}-{index}" for op, index in ON_CODES]
+
+
+def coded_sample(op: OpDef, index: int) -> tuple[Graph, list[np.ndarray]]:
+    """A graph of one node on codes, of an op's sample, and arrays for its inputs."""
+    sample, rng = op.samples()[index], np.random.default_rng(2)
+    arrays = [
+        given if given is None or isinstance(given, np.ndarray) else random_array(given, rng, sample.low, sample.high)
+        for given in sample.operands
+    ]
+    return one_node(op.name, arrays, sample.attrs, quantized=True)
 
 
 def single(node: Node) -> Graph:

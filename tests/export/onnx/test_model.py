@@ -14,23 +14,19 @@ from qcompiler.errors import ArgumentError, LoweringError
 from qcompiler.export.onnx.model import onnx_model
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
-from qcompiler.opdef import OpDef, all_ops
+from qcompiler.opdef import OpDef
 from qcompiler.ops.recurrent import Gru
 from qcompiler.types import tensor
-from tests.backends.rules.harness import is_quantizable, one_node, random_array
 from tests.export.onnx.sessions import close, run_exported, run_onnx
-from tests.export.single import each_node, has_coded_weights
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, has_coded_weights
 from tests.random_graphs import RandomGraph
-from tests.sample_graphs import CASE_IDS, CASES, sample_graph
-from tests.sample_graphs import random_array as random_operand
+from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 REFUSED = {
     ("observe", None), ("value_range", None), ("channel_range", None), ("value_counts", None), ("shift_left", "i"),
     ("shift_right", "i"), ("group_norm", 2), ("lstm", "projected"), ("dynamic_linear", "empty"),
 }  # fmt: skip
 """(op, which of its samples) that have no form in ONNX."""
-ON_CODES = [(op, i) for op in all_ops() if is_quantizable(op) for i in range(len(op.samples()))]
-ON_CODES = [(op, i) for op, i in ON_CODES if op.family not in ("quantized", "dynamic")]
 
 
 def is_refused(op: OpDef, graph: Graph) -> bool:
@@ -57,7 +53,7 @@ def is_refused(op: OpDef, graph: Graph) -> bool:
 def test_sample(case: tuple[OpDef, int]) -> None:
     op, index = case
     graph, rng = sample_graph(op, index), np.random.default_rng(1)
-    inputs = [random_operand(value.type, rng) for value in graph.inputs]
+    inputs = [random_array(value.type, rng) for value in graph.inputs]
     if is_refused(op, graph):
         with pytest.raises(LoweringError):
             onnx_model(graph)
@@ -69,15 +65,10 @@ def test_sample(case: tuple[OpDef, int]) -> None:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize("case", ON_CODES, ids=[f"{op.name}-{i}" for op, i in ON_CODES])
+@pytest.mark.parametrize("case", ON_CODES, ids=ON_CODES_IDS)
 def test_sample_on_codes(case: tuple[OpDef, int]) -> None:
     op, index = case
-    sample, rng = op.samples()[index], np.random.default_rng(2)
-    arrays = [
-        given if given is None or isinstance(given, np.ndarray) else random_array(given, rng, sample.low, sample.high)
-        for given in sample.operands
-    ]
-    graph, inputs = one_node(op.name, arrays, sample.attrs, quantized=True)
+    graph, inputs = coded_sample(op, index)
     if is_refused(op, graph):
         with pytest.raises(LoweringError):
             onnx_model(graph)

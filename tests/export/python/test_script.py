@@ -16,16 +16,12 @@ from qcompiler.errors import ArgumentError, ArtifactError, LoweringError
 from qcompiler.export.python.script import Script
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph, Origin
-from qcompiler.opdef import OpDef, all_ops
+from qcompiler.opdef import OpDef
 from qcompiler.types import tensor
-from tests.backends.rules.harness import is_quantizable, one_node, random_array
 from tests.export.elsewhere import run_elsewhere, run_scripts
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample
 from tests.random_graphs import RandomGraph
-from tests.sample_graphs import CASE_IDS, CASES, sample_graph
-from tests.sample_graphs import random_array as random_operand
-
-ON_CODES = [(op, i) for op in all_ops() if is_quantizable(op) for i in range(len(op.samples()))]
-ON_CODES = [(op, i) for op, i in ON_CODES if op.family not in ("quantized", "dynamic")]
+from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 
 def check_script(graph: Graph, inputs: Sequence[np.ndarray], folder: pathlib.Path) -> None:
@@ -50,19 +46,14 @@ def test_sample(case: tuple[OpDef, int], tmp_path: pathlib.Path) -> None:
     if op.name == "observe":
         return
     graph, rng = sample_graph(op, index), np.random.default_rng(1)
-    check_script(graph, [random_operand(value.type, rng) for value in graph.inputs], tmp_path)
+    check_script(graph, [random_array(value.type, rng) for value in graph.inputs], tmp_path)
 
 
 @pytest.mark.sampled(12)
-@pytest.mark.parametrize("case", ON_CODES, ids=[f"{op.name}-{i}" for op, i in ON_CODES])
+@pytest.mark.parametrize("case", ON_CODES, ids=ON_CODES_IDS)
 def test_sample_on_codes(case: tuple[OpDef, int], tmp_path: pathlib.Path) -> None:
     op, index = case
-    sample, rng = op.samples()[index], np.random.default_rng(2)
-    arrays = [
-        given if given is None or isinstance(given, np.ndarray) else random_array(given, rng, sample.low, sample.high)
-        for given in sample.operands
-    ]
-    graph, inputs = one_node(op.name, arrays, sample.attrs, quantized=True)
+    graph, inputs = coded_sample(op, index)
     check_script(graph, inputs, tmp_path)
 
 

@@ -15,18 +15,14 @@ import qcompiler as qc
 from qcompiler.errors import ArgumentError, LoweringError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
-from qcompiler.opdef import OpDef, all_ops
+from qcompiler.opdef import OpDef
 from qcompiler.ops.recurrent import Gru
 from qcompiler.types import tensor
-from tests.backends.rules.harness import is_quantizable, one_node, random_array
 from tests.export.elsewhere import run_elsewhere
-from tests.export.single import each_node, has_coded_weights
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, has_coded_weights
 from tests.random_graphs import RandomGraph
-from tests.sample_graphs import CASE_IDS, CASES, sample_graph
-from tests.sample_graphs import random_array as random_operand
+from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
-ON_CODES = [(op, i) for op in all_ops() if is_quantizable(op) for i in range(len(op.samples()))]
-ON_CODES = [(op, i) for op, i in ON_CODES if op.family not in ("quantized", "dynamic")]
 REFUSED = ("observe", "value_range", "channel_range", "value_counts")
 
 
@@ -61,7 +57,7 @@ def check(graph: Graph, inputs: Sequence[np.ndarray], *, scripted: bool = False)
 def test_sample(case: tuple[OpDef, int]) -> None:
     op, index = case
     graph, rng = sample_graph(op, index), np.random.default_rng(1)
-    inputs = [random_operand(value.type, rng) for value in graph.inputs]
+    inputs = [random_array(value.type, rng) for value in graph.inputs]
     is_empty = op.name == "dynamic_quantize" and graph.inputs and graph.inputs[0].type.shape[-1:] == (0,)
     if op.name in REFUSED or is_empty or has_coded_weights(graph.node_list[-1]):
         with pytest.raises(LoweringError):
@@ -71,15 +67,10 @@ def test_sample(case: tuple[OpDef, int]) -> None:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize("case", ON_CODES, ids=[f"{op.name}-{i}" for op, i in ON_CODES])
+@pytest.mark.parametrize("case", ON_CODES, ids=ON_CODES_IDS)
 def test_sample_on_codes(case: tuple[OpDef, int]) -> None:
     op, index = case
-    sample, rng = op.samples()[index], np.random.default_rng(2)
-    arrays = [
-        given if given is None or isinstance(given, np.ndarray) else random_array(given, rng, sample.low, sample.high)
-        for given in sample.operands
-    ]
-    graph, inputs = one_node(op.name, arrays, sample.attrs, quantized=True)
+    graph, inputs = coded_sample(op, index)
     check(graph, inputs, scripted=index == 0)
 
 
