@@ -11,23 +11,31 @@ they gain first, until the errors of the products behind those that are left sum
 their own outputs for the sampled rows of calibration. Plain networks meet it with no real part. Values of which outlier
 channels can be split off (`split_outliers.py`), as behind a GELU, are left to that: it gains more there.
 
+Those that are chosen are then judged by the outputs of the graph, on whole calibration items. With codes in all of them
+the outputs may lose next to nothing; then the parts are codes after all.
+
 The choice is the same on every machine, as that of scales is (`equalization.py`), which it uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from qcompiler.errors import InputError
 from qcompiler.ir import Graph, Node
+from qcompiler.notes import PartsJudged
 from qcompiler.ops.quantized import Observe
 from qcompiler.passes.choose_precision import ChoosePrecision, Roles, makers_of
-from qcompiler.passes.equalization import estimate, judged_multiplications, multiply_cost
+from qcompiler.passes.equalization import estimate, judged_multiplications, multiply_cost, rounded
 from qcompiler.passes.split_outliers import Split, match_split
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import elements
+from qcompiler.quantization.kept_items import Item, KeptItems
+from qcompiler.quantization.output_errors import OutputErrors
 from qcompiler.quantization.product_inputs import ProductInput
 from qcompiler.quantization.qconfig import QConfig
+from qcompiler.signature import bind_inputs
 from qcompiler.types import QuantParams
 
 BUDGET = 1e-3
@@ -38,6 +46,9 @@ LEAST_ERROR = 1e-4
 
 GAIN = 2.0
 """Errors must fall by this factor (3 dB)."""
+
+OUTPUT_BUDGET = 1e-4
+"""If no output loses more than this share of its energy (40 dB) with codes in all parts, none stays real."""
 
 SHARE_FOR_PARTS = 1.0
 """Parts that stay real may add this share to the estimated time of a graph."""
@@ -53,10 +64,12 @@ class RealParts:
     Attributes:
         nodes: the name of a node of each part -> why it stays real.
         values: the names of the values behind them whose channels are multiplied, at a price that is counted.
+        count: how many parts there are.
     """
 
-    nodes: Mapping[str, str]
-    values: frozenset[str]
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    values: frozenset[str] = frozenset()
+    count: int = 0
 
 
 def choose_real_parts(
@@ -82,7 +95,7 @@ def choose_real_parts(
     roles = Roles(settled, configs)
     parts = [part for part in roles.parts() if _is_candidate(settled, roles, part)]
     if not parts:
-        return RealParts({}, frozenset())
+        return RealParts()
     trial = ChoosePrecision(configs, code_outputs, steep, {part[0].name: "" for part in parts}).run(graph.clone())
     number_of = {node.name: number for number, part in enumerate(parts) for node in part}
     gains, costs, values = [0.0] * len(parts), [0.0] * len(parts), [list[str]() for _ in parts]
@@ -104,6 +117,7 @@ def choose_real_parts(
     lost = sum(gains)
     chosen: dict[str, str] = {}
     paid: set[str] = set()
+    count = 0
     priced = [(costs[i] + roles.price(settled, part), i) for i, part in enumerate(parts) if gains[i]]
     for cost, number in sorted(priced, key=lambda item: (item[0] / gains[item[1]], item[1])):
         if lost <= BUDGET:
@@ -114,7 +128,37 @@ def choose_real_parts(
             reason = f"codes of %{value} cost its products {before:.2e} of their energy, and real numbers {after:.2e}"
             chosen |= {node.name: reason for node in parts[number]}
             paid |= set(values[number])
-    return RealParts(chosen, frozenset(paid))
+            count += 1
+    return RealParts(chosen, frozenset(paid), count)
+
+
+def judge_parts(
+    graph: Graph, parts: RealParts, kept: KeptItems | None, without: Callable[[], Graph]
+) -> tuple[RealParts, PartsJudged | None]:
+    """The parts that stay real in view of the outputs: all of them or none; and what to note of that.
+
+    Args:
+        graph: of stage observed.
+        kept: the whole items of the calibration; None if it has none.
+        without: gives the integer graph without real parts.
+    """
+    if not parts.count:
+        return parts, None
+    items = [] if kept is None else [item for item in kept.items if _fits(graph, item)]
+    if not items:
+        return parts, PartsJudged(parts.count, True, None)
+    lost = OutputErrors(graph, items).of(without())
+    real = lost > OUTPUT_BUDGET
+    return parts if real else RealParts(), PartsJudged(parts.count, real, rounded(lost))
+
+
+def _fits(graph: Graph, item: Item) -> bool:
+    """Whether an item, which may be of a calibration for other sizes, fits the inputs of the graph."""
+    try:
+        bind_inputs(graph, item)
+    except InputError:
+        return False
+    return True
 
 
 def _is_candidate(graph: Graph, roles: Roles, part: list[Node]) -> bool:

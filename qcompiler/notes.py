@@ -13,6 +13,7 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04"   read in 16 bits
     note "not calibrated: %x: it was 0 in all items"   calibration data that says little
     note "bias: %y: 37 of 96 channels take up the mean error of rounded weights"
+    note "parts between products: 3 are codes: with codes the outputs lose 2.50e-05 of their energy"
     note "input x: float64 became f32"         a remark, for the reader only
 
 Only `parse_note` reads the text of a note, and only the text parser calls it; everything else asks for the note's
@@ -45,6 +46,10 @@ _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
 _EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+),( shifted,)? error (\S+) -> (\S+)", re.DOTALL)
 _CORRECTED = re.compile(r"%(.*?): (\d+) of (\d+) channels take up the mean error of rounded weights", re.DOTALL)
 _OUTLIERS = re.compile(r"(\d+) of (\d+) channels of %(.*?) for %(.*?): error (\S+) -> (\S+)", re.DOTALL)
+_PARTS = re.compile(
+    r"(\d+) (stay real|are codes): (?:with codes the outputs lose (\S+) of their energy"
+    r"|the calibration kept no items to judge the outputs by)"
+)
 _ESTIMATE = re.compile(r"(.*): (\d+\.\d) us as quantized, (\d+\.\d) us in float", re.DOTALL)
 
 
@@ -312,6 +317,40 @@ class BiasCorrected(Note):
 
 
 @dataclass(frozen=True)
+class PartsJudged(Note):
+    """Whether parts between products stay real, by what codes would cost the outputs of the graph.
+
+    Attributes:
+        parts: how many parts were judged: those whose codes cost the products behind them much.
+        real: whether they stay real.
+        lost: the largest error of an output with codes in all of these parts, as a share of the output's energy; None
+            if the calibration kept no items that fit the graph, so that the parts stay real unjudged.
+    """
+
+    parts: int
+    real: bool
+    lost: float | None
+    kind: ClassVar[str] = "parts between products"
+
+    @staticmethod
+    def parse(text: str) -> PartsJudged | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _PARTS.fullmatch(text)
+        if match is None:
+            return None
+        try:
+            return PartsJudged(int(match[1]), match[2] == "stay real", float(match[3]) if match[3] else None)
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        if self.lost is None:
+            return f"{self.parts} stay real: the calibration kept no items to judge the outputs by"
+        stay = "stay real" if self.real else "are codes"
+        return f"{self.parts} {stay}: with codes the outputs lose {self.lost:.2e} of their energy"
+
+
+@dataclass(frozen=True)
 class Remark(Note):
     """Free text for the reader. It must not read as a guard or a structure, which have a meaning."""
 
@@ -345,6 +384,7 @@ _PARSERS: dict[str, Callable[[str], Note | None]] = {
         Unjudged,
         Outliers,
         BiasCorrected,
+        PartsJudged,
     )
 }
 

@@ -23,6 +23,7 @@ from qcompiler.notes import (
     Interpreted,
     KeptFloat,
     Outliers,
+    PartsJudged,
     RealResult,
     Uncalibrated,
     Unclipped,
@@ -140,6 +141,8 @@ class Report:
         outliers: the values of which a few channels are read in 16 bits.
         uncalibrated: the values of whose range calibration data says little.
         corrected: the products whose biases take up the mean error of rounded weights.
+        parts: whether parts between products stay real, and what codes there would cost the outputs; "" if there was
+            nothing to judge.
         unclipped: the values whose ranges span all that calibration saw, since maxima are taken of them.
         inputs, outputs: `name: type`.
         ops: one row per op, in the order of first use, without conversions, observers and plain integers.
@@ -176,6 +179,7 @@ class Report:
     outliers: tuple[Outliers, ...] = ()
     corrected: tuple[BiasCorrected, ...] = ()
     unclipped: tuple[Unclipped, ...] = ()
+    parts: str = ""
 
     @property
     def int8_nodes(self) -> int:
@@ -218,6 +222,8 @@ class Report:
             lines.append("  stayed float:")
             for row in self.kept_float:
                 lines.append(f"    %{row.node} = {row.op}: {row.reason}" + (f" at {row.where}" if row.where else ""))
+        if self.parts:
+            lines.append(f"  parts between products whose codes cost these much: {self.parts}")
         if self.real:
             lines.append("  int8 products that give real numbers:")
             lines += [f"    {note}" for note in self.real]
@@ -298,6 +304,7 @@ def report(model: Any) -> Report:
         outliers=tuple(note for note in graph.notes if isinstance(note, Outliers)),
         corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),
         unclipped=tuple(note for note in graph.notes if isinstance(note, Unclipped)),
+        parts=next((str(note) for note in graph.notes if isinstance(note, PartsJudged)), ""),
     )
 
 

@@ -18,6 +18,7 @@ from qcompiler.notes import (
     Note,
     Outliers,
     OutputStructure,
+    PartsJudged,
     RealResult,
     Remark,
     Unclipped,
@@ -56,6 +57,16 @@ NOTES: dict[str, Note] = {
     "outliers: 6 of 384 channels of %x for %q: error low": Remark(
         "outliers: 6 of 384 channels of %x for %q: error low"
     ),
+    "parts between products: 3 stay real: with codes the outputs lose 2.50e-02 of their energy": PartsJudged(
+        3, True, 2.5e-2
+    ),
+    "parts between products: 11 are codes: with codes the outputs lose 2.00e-05 of their energy": PartsJudged(
+        11, False, 2e-5
+    ),
+    "parts between products: 3 stay real: the calibration kept no items to judge the outputs by": PartsJudged(
+        3, True, None
+    ),
+    "parts between products: some": Remark("parts between products: some"),
     "bias: %y: some channels": Remark("bias: %y: some channels"),
     "input x: float64 became f32": Remark("input x: float64 became f32"),
     "float: nothing stayed float": Remark("float: nothing stayed float"),

@@ -16,6 +16,7 @@ import numpy as np
 
 from qcompiler.arguments import check_path, check_type
 from qcompiler.errors import ArtifactError, QuantizationError
+from qcompiler.quantization.kept_items import KeptItems
 from qcompiler.quantization.observers import Observer, SavableObserver, make_observer
 from qcompiler.quantization.product_inputs import ProductInput
 from qcompiler.quantization.spec import QuantSpec
@@ -43,6 +44,7 @@ class Calibration(Mapping[str, Observer]):
             and of older versions may lack some or all.
         not_finite: the names of values that held NaN or Inf. The observers took nothing of the items where they did.
         left_out: input -> how many items were left out, since this input held NaN or Inf.
+        kept_items: a few whole items, on which conversion judges outputs. Calibrations of older versions have none.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Calibration(Mapping[str, Observer]):
         inputs: Mapping[str, ProductInput] = MappingProxyType({}),
         not_finite: Iterable[str] = (),
         left_out: Mapping[str, int] = MappingProxyType({}),
+        kept_items: KeptItems | None = None,
     ) -> None:
         self.observers = dict(observers)
         self.specs = dict(specs)
@@ -62,6 +65,7 @@ class Calibration(Mapping[str, Observer]):
         self.inputs = dict(inputs)
         self.not_finite = frozenset(not_finite)
         self.left_out = dict(left_out)
+        self.kept_items = kept_items
 
     def __getitem__(self, group: str) -> Observer:
         return self.observers[group]
@@ -111,7 +115,10 @@ class Calibration(Mapping[str, Observer]):
         interpreted = self.interpreted or other.interpreted
         not_finite = self.not_finite | other.not_finite
         left_out = dict(Counter(self.left_out) + Counter(other.left_out))
-        return Calibration(merged, self.specs, members, interpreted, inputs, not_finite, left_out)
+        items = copy.deepcopy(self.kept_items) if other.kept_items is not None else None
+        if items is not None and other.kept_items is not None:
+            items.merge(other.kept_items)
+        return Calibration(merged, self.specs, members, interpreted, inputs, not_finite, left_out, items)
 
     __add__ = merge
 
@@ -141,7 +148,9 @@ class Calibration(Mapping[str, Observer]):
         check_prepared(prepared)
         specs, members = prepared.specs(), prepared.members()
         found = {group: self._united(group, members[group], spec) for group, spec in specs.items()}
-        return Calibration(found, specs, members, self.interpreted, self.inputs, self.not_finite, self.left_out)
+        return Calibration(
+            found, specs, members, self.interpreted, self.inputs, self.not_finite, self.left_out, self.kept_items
+        )
 
     def _united(self, group: str, members: Members, spec: QuantSpec) -> Observer:
         """The observer of a group with these members: an old one, or a new one that took over all that was seen."""
@@ -206,6 +215,10 @@ class Calibration(Mapping[str, Observer]):
         for number, key in enumerate(sorted(self.inputs)):
             arrays |= {f"input{number}.{name}": array for name, array in self.inputs[key].state().items()}
         content: dict[str, Any] = {"groups": groups, "inputs": sorted(self.inputs)}
+        if self.kept_items is not None:
+            state = self.kept_items.state()
+            content["items"] = sorted(state)
+            arrays |= {f"item.{name}": array for name, array in state.items()}
         if self.interpreted:
             content["interpreted"] = self.interpreted
         if self.not_finite:
@@ -253,6 +266,9 @@ def _rebuilt(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Ca
         key: ProductInput.restored({name: left.pop(f"input{number}.{name}") for name in ProductInput.fields})
         for number, key in enumerate(keys)
     }
+    items = None
+    if "items" in content:
+        items = KeptItems.restored({_text(name): left.pop(f"item.{name}") for name in content["items"]})
     if left:
         raise ValueError(f"no group and no input has the array {next(iter(left))}")
     twice = [name for name, count in Counter(name for names in members.values() for name in names).items() if count > 1]
@@ -260,7 +276,8 @@ def _rebuilt(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Ca
         raise ValueError(f"the value {twice[0]} occurs twice")
     not_finite = [_text(name) for name in content.get("not_finite", [])]
     left_out = {_text(name): int(count) for name, count in content.get("left_out", {}).items()}
-    return Calibration(observers, specs, members, _text(content.get("interpreted", "")), inputs, not_finite, left_out)
+    interpreted = _text(content.get("interpreted", ""))
+    return Calibration(observers, specs, members, interpreted, inputs, not_finite, left_out, items)
 
 
 def _listed(names: Iterable[str]) -> str:

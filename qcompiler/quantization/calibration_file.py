@@ -1,9 +1,10 @@
 """The file of a calibration: one safetensors file, with a digest of all its bytes.
 
-The arrays are the observers' states, named by the number of their group and their field: `3.counts`, and what was kept
-of the inputs of products: `input3.rows`. The metadata holds two texts: `calibration`, a JSON object that says which
-group and spec, and which input, each number stands for, and the digest: sha256 of
-the whole file, computed while its own 64 digits are zeros. Format 1 had no digest and no members of groups.
+The arrays are the observers' states, named by the number of their group and their field: `3.counts`; what was kept of
+the inputs of products: `input3.rows`; and whole items: `item.2.0` is the first input of item 2. The metadata holds two
+texts: `calibration`, a JSON object that says which group and spec, and which input, each number stands for, and the
+digest: sha256 of the whole file, computed while its own 64 digits are zeros. Format 1 had no digest and no members of
+groups, and format 2 no items.
 
 Does not own what a state means (`observers.py`) nor the checks of the header (`qcompiler.artifact.header`).
 """
@@ -35,8 +36,8 @@ from qcompiler.artifact.replacing import replacing
 from qcompiler.errors import ArtifactError
 from qcompiler.regular_file import open_regular
 
-FORMAT = 2
-"""The version that is written; version 1 is read too."""
+FORMAT = 3
+"""The version that is written; older ones are read too."""
 
 KEY = "calibration"
 _ZEROS = "0" * 64

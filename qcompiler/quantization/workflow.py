@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_io, check_threads, check_type
@@ -20,8 +21,10 @@ from qcompiler.passmanager import Instrument, PassManager
 if TYPE_CHECKING:
     import numpy as np
 
+    from qcompiler.notes import Note, PartsJudged
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
+    from qcompiler.passes.real_parts import RealParts
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Collector
     from qcompiler.quantization.executors import Executor
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.resolution import ResolutionTable
     from qcompiler.quantization.spec import QuantSpec
+    from qcompiler.types import QuantParams
 
 
 @dataclass(repr=False)
@@ -191,22 +195,33 @@ def observe_items(
     """What fresh observers collect of the items, which `runner` runs."""
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Taken
+    from qcompiler.quantization.kept_items import KeptItems
     from qcompiler.quantization.observers import make_observer
     from qcompiler.quantization.product_inputs import make_inputs, value_of
 
+    kept_items = KeptItems.of_inputs(prepared.graph.inputs)
     specs = prepared.specs()
     taken = Taken(
         {group: make_observer(spec) for group, spec in specs.items()}, make_inputs(prepared.sampled_products())
     )
     for count, item in enumerate(items, start=1):
         runner.observe(item, taken, threads)
+        kept_items.take(item)
         if progress is not None:
             progress(count)
     for kept in taken.inputs.values():
         kept.settle()
     values = {key: value_of(layer).name for key, layer in prepared.sampled_products().items()}
     inputs = {key: kept for key, kept in taken.inputs.items() if values[key] not in taken.not_finite}
-    return Calibration(taken.observers, specs, prepared.members(), runner.interpreted, inputs, taken.not_finite)
+    return Calibration(
+        taken.observers,
+        specs,
+        prepared.members(),
+        runner.interpreted,
+        inputs,
+        taken.not_finite,
+        kept_items=kept_items,
+    )
 
 
 def convert(
@@ -229,14 +244,12 @@ def convert(
     """
     from qcompiler.notes import Interpreted, Unclipped
     from qcompiler.passes.peaks import unclipped
-    from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
     from qcompiler.passes.read_ranges import ranges_for_functions
-    from qcompiler.passes.real_parts import choose_real_parts
+    from qcompiler.passes.real_parts import RealParts, choose_real_parts, judge_parts
     from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
     from qcompiler.quantization.observers import chosen_params
-    from qcompiler.quantization.tuning import CHOSEN_FIRST, Tuning, choose_tuning, respanned, specs_of
 
     check_prepared(prepared)
     check_io(io)
@@ -268,12 +281,43 @@ def convert(
     inputs = observers.inputs if isinstance(observers, Calibration) else {}
     params |= ranges_for_functions(prepared.graph, observers, prepared.configs)
     parts = choose_real_parts(prepared.graph, params, inputs, prepared.configs, **options)
-    options["sensitive"] = parts.nodes
-    graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
-    params = respanned(params, specs, specs_of(graph))
-    tuning = Tuning(params=params)
+    judged: PartsJudged | None = None
+    make = partial(_converted, prepared, params, observers, options)
     if isinstance(observers, Calibration):
-        tuning = choose_tuning(graph, params, inputs, prepared.configs, parts.values)
+        parts, judged = judge_parts(prepared.graph, parts, observers.kept_items, lambda: make(RealParts()))
+    converted = make(parts, instruments)
+    notes: list[Note] = [] if judged is None else [judged]
+    notes += [Unclipped(value, reason) for value, reason in reasons.items()]
+    if isinstance(observers, Calibration):
+        notes += uncalibrated(prepared.graph, observers)
+        if observers.interpreted:
+            notes.append(Interpreted(observers.interpreted))
+    converted.notes += notes
+    warn(converted.notes)
+    return converted
+
+
+def _converted(
+    prepared: Prepared,
+    params: Mapping[str, QuantParams],
+    observers: Mapping[str, Observer],
+    options: Mapping[str, Any],
+    parts: RealParts,
+    instruments: Sequence[Instrument] = (),
+) -> Graph:
+    """The integer graph in which these parts stay real.
+
+    options: of choose-precision, but for `sensitive`.
+    """
+    from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
+    from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.tuning import CHOSEN_FIRST, Tuning, choose_tuning, respanned, specs_of
+
+    options = {**options, "sensitive": parts.nodes}
+    graph = PassManager(precision_pipeline(prepared.configs, **options)).run(prepared.graph)
+    tuning = Tuning(params=respanned(params, prepared.specs(), specs_of(graph)))
+    if isinstance(observers, Calibration):
+        tuning = choose_tuning(graph, tuning.params, observers.inputs, prepared.configs, parts.values)
     pipeline = convert_pipeline(
         tuning.params,
         {**prepared.configs, **tuning.configs},
@@ -288,13 +332,7 @@ def convert(
     if tuning.graph is not None and not manager.is_watched:
         manager, start = PassManager([each for each in pipeline if each.name not in CHOSEN_FIRST]), tuning.graph
     converted = manager.run(start)
-    notes = [*tuning.notes, *(Unclipped(value, reason) for value, reason in reasons.items())]
-    if isinstance(observers, Calibration):
-        notes += uncalibrated(prepared.graph, observers)
-        if observers.interpreted:
-            notes.append(Interpreted(observers.interpreted))
-        warn(notes)
-    converted.notes += notes
+    converted.notes += tuning.notes
     return converted
 
 

