@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from qcompiler.export.onnx.model import export_onnx
     from qcompiler.export.python.script import export_python
+    from qcompiler.export.text import export_text, load_text
     from qcompiler.export.torch.module import to_torch
     from qcompiler.frontend import nn
     from qcompiler.interpreter import run as interpret
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         get_default_qconfig_mapping,
         get_qconfig,
     )
+    from qcompiler.quantization.quantized_tensor import QuantizedTensor, quantize_per_channel, quantize_per_tensor
     from qcompiler.quantization.spec import QuantSpec
     from qcompiler.text.parser import parse
     from qcompiler.text.printer import print_graph
@@ -78,6 +80,7 @@ __all__ = [
     "QuantParams",
     "QuantSpec",
     "QuantizationError",
+    "QuantizedTensor",
     "ShapeError",
     "TensorType",
     "TraceError",
@@ -88,17 +91,21 @@ __all__ = [
     "convert",
     "export_onnx",
     "export_python",
+    "export_text",
     "fuse",
     "get_default_qconfig",
     "get_default_qconfig_mapping",
     "get_qconfig",
     "interpret",
     "load",
+    "load_text",
     "nn",
     "parse",
     "prepare",
     "print_graph",
     "quantize_dynamic",
+    "quantize_per_channel",
+    "quantize_per_tensor",
     "register_observer",
     "to_torch",
     "trace",
@@ -133,6 +140,7 @@ _MODULES = {
     ),
     "export.onnx.model": ("export_onnx",),
     "export.python.script": ("export_python",),
+    "export.text": ("export_text", "load_text"),
     "export.torch.module": ("to_torch",),
     "ir": ("Graph", "Node", "Value"),
     "quantization.calibration": ("Calibration",),
@@ -144,6 +152,7 @@ _MODULES = {
         "get_default_qconfig_mapping",
         "get_qconfig",
     ),
+    "quantization.quantized_tensor": ("QuantizedTensor", "quantize_per_channel", "quantize_per_tensor"),
     "quantization.spec": ("QuantSpec",),
     "text.parser": ("parse",),
     "text.printer": ("print_graph",),

@@ -33,7 +33,7 @@ def call(arrays):
 _TEXT = """
 sys.path.insert(0, HOME)
 import qcompiler as qc
-from qcompiler.export.text import load_text
+from qcompiler import load_text
 graph = load_text(PATH)
 call = lambda arrays: qc.interpret(graph, arrays)
 """

@@ -8,8 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from qcompiler import export_text, load_text
 from qcompiler.errors import ArtifactError, ParseError, QCompilerError, VerifyError
-from qcompiler.export.text import export_text, load_text
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.text.printer import format_scale, graph_data
