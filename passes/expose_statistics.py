@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -31,7 +31,8 @@ class ExposeStatistics:
     Of large values only a part is counted (`counted_part`).
 
     inputs: the names of observers whose values products read -> the axes along which these find channels. The
-    observers stay, since rows of their values are taken as well.
+    observers stay, since rows of their values are taken as well. The range of such a value is that of its channels'
+    ranges, which are few numbers.
 
     Readers of an observed value read the value itself, so the graph computes what the float graph computes. Nodes on
     which no observed value depends are erased. An observer that takes whole values stays, though nobody reads its
@@ -61,9 +62,10 @@ class ExposeStatistics:
             graph.replace_uses(node.result, observe.x)
             if wanted == "values" or node.name in self.inputs:
                 whole.add(node)
+            channels = [_channel_range(graph, observe, axis) for axis in self.inputs.get(node.name, ())]
             if wanted != "values":
-                outputs += _computed(graph, observe, wanted, part)
-            ranges += [_channel_range(graph, observe, axis) for axis in self.inputs.get(node.name, ())]
+                outputs += _computed(graph, observe, wanted, part, channels)
+            ranges += channels
         outputs += ranges
         if outputs:
             graph.set_outputs(outputs)
@@ -120,11 +122,18 @@ def _channel_range(graph: Graph, observe: Observe, axis: int) -> Value:
     return made.result
 
 
-def _computed(graph: Graph, observe: Observe, wanted: Statistic, part: tuple[int, int]) -> list[Value]:
-    """Add the nodes that compute the range of a value, and its counts if they are wanted."""
+def _computed(
+    graph: Graph, observe: Observe, wanted: Statistic, part: tuple[int, int], channels: Sequence[Value]
+) -> list[Value]:
+    """Add the nodes that compute the range of a value, and its counts if they are wanted.
+
+    channels: the ranges of its channels. The range of these numbers is that of the value, unless it has no elements.
+    """
     name = observe.node.name
+    has_elements = all(isinstance(size, int) and size > 0 for size in observe.x.type.shape)
+    source, after = (channels[0], channels[0].producer) if channels and has_elements else (observe.x, observe.node)
     bounds = graph.create(
-        ValueRange.name, [observe.x], names=graph.fresh_name(f"{name}.range"), loc=observe.node.loc, after=observe.node
+        ValueRange.name, [source], names=graph.fresh_name(f"{name}.range"), loc=observe.node.loc, after=after
     )
     if wanted == "range":
         return [bounds.result]
