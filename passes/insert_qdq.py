@@ -71,7 +71,7 @@ class InsertQdq:
 
     def _replace_observer(self, graph: Graph, observe: Observe) -> None:
         node, value, spec = observe.node, observe.x, QuantSpec.parse(observe.spec_text)
-        quant = _fixed_params(value, spec) or self.params.get(observe.group)
+        quant = fixed_params(value, spec) or self.params.get(observe.group)
         if quant is None:
             raise QuantizationError(
                 "no range was calibrated", where=f"%{value.name}", expected="calibration data that reaches it"
@@ -151,7 +151,7 @@ def insert_pair(graph: Graph, node: Node, index: int, dtype: DType, quant: Quant
     return quantize
 
 
-def _fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
+def fixed_params(value: Value, spec: QuantSpec) -> QuantParams | None:
     """The parameters of a value whose range the op knows, in the qmin and qmax of the spec; None otherwise."""
     rule = opdef(value.producer.op).quant if value.producer is not None else None
     if rule is None or rule.kind is not QuantKind.FIXED or (spec.dtype, spec.qmin, spec.qmax) != (DType.U8, 0, 255):

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         get_qconfig,
     )
     from qcompiler.quantization.quantized_tensor import QuantizedTensor, quantize_per_channel, quantize_per_tensor
+    from qcompiler.quantization.scales import Scales
     from qcompiler.quantization.spec import QuantSpec
     from qcompiler.text.parser import parse
     from qcompiler.text.printer import print_graph
@@ -81,6 +82,7 @@ __all__ = [
     "QuantSpec",
     "QuantizationError",
     "QuantizedTensor",
+    "Scales",
     "ShapeError",
     "TensorType",
     "TraceError",
@@ -153,6 +155,7 @@ _MODULES = {
         "get_qconfig",
     ),
     "quantization.quantized_tensor": ("QuantizedTensor", "quantize_per_channel", "quantize_per_tensor"),
+    "quantization.scales": ("Scales",),
     "quantization.spec": ("QuantSpec",),
     "text.parser": ("parse",),
     "text.printer": ("print_graph",),

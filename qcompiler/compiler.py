@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qcompiler.backends.target import Target
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
+    from qcompiler.quantization.scales import Scales
 
 
 def trace(model: object, example_inputs: object = None, *, dynamic: Dynamic | None = None) -> Graph:
@@ -142,7 +143,7 @@ def compile(
     example_inputs: object = None,
     *,
     calibration_data: Iterable[object] | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Scales | None = None,
     dynamic: Dynamic | None = None,
     target: str = "native",
     threads: int | None = None,
@@ -162,7 +163,7 @@ def compile(
         example_inputs: an array, a tuple by position, or a dict by name; only shapes and dtypes are read.
         calibration_data: an iterable; an item is the inputs of one call: array, tuple by position, or dict by name.
         calibration: the result of an earlier `calibrate`, in place of data. Another qconfig may use it as far as its
-            observers collected enough.
+            observers collected enough. Or the Scales of a file, which are used as they are.
         dynamic: {input: {axis: size name}}. The program of a graph with symbolic sizes is made, and its kernels are
             compiled, at the first call for each binding of them.
         target: "native", "reference", or a level ("x86-64+avx2", ...).
@@ -227,12 +228,13 @@ def compile(
 def _check_calibration(data: object, calibration: object, transform: object, progress: object) -> None:
     """ArgumentError for calibration arguments of other types than they have."""
     from qcompiler.quantization.calibration import Calibration
+    from qcompiler.quantization.scales import Scales
 
     if data is not None:
         check_data("calibration_data", data)
     if calibration is not None:
         hint = "calibration_data= takes batches, and a calibration is what qc.calibrate or Calibration.load gives"
-        check_type("calibration", calibration, Calibration, "a Calibration", hint)
+        check_type("calibration", calibration, (Calibration, Scales), "a Calibration or Scales", hint)
     check_callable("transform", transform, "a calibration item")
     check_callable("progress", progress, "a number of items")
     for name, value in (("transform", transform), ("progress", progress)):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_io, check_threads, check_type
 from qcompiler.dims import Dynamic
@@ -234,8 +234,8 @@ def convert(
     """The integer graph that the calibrated ranges give.
 
     Args:
-        observers: a Calibration, which may be one of another qconfig (see `Calibration.for_prepared`), or a mapping:
-            group of values -> its observer.
+        observers: a Calibration, which may be one of another qconfig (see `Calibration.for_prepared`), Scales, or a
+            mapping: group of values -> its observer.
         io: "quantized" decides for codes at the outputs. The graph's own inputs and outputs are real all the same;
             `compile` and the pass quantized-io strip the conversions there.
 
@@ -243,13 +243,10 @@ def convert(
         QuantizationError: a value was not observed, or an observer saw no data.
     """
     from qcompiler.notes import Interpreted, Unclipped
-    from qcompiler.passes.peaks import unclipped
-    from qcompiler.passes.read_ranges import ranges_for_functions
     from qcompiler.passes.real_parts import RealParts, choose_real_parts, judge_parts
-    from qcompiler.passes.steep import steep_functions
     from qcompiler.quantization.calibration import Calibration
-    from qcompiler.quantization.hostile_data import kept_float, lacks_data, uncalibrated, warn
-    from qcompiler.quantization.observers import chosen_params
+    from qcompiler.quantization.hostile_data import kept_float, uncalibrated, warn
+    from qcompiler.quantization.scales import Scales
 
     check_prepared(prepared)
     check_io(io)
@@ -257,6 +254,8 @@ def convert(
     check_type("observers", observers, Mapping, "a Calibration", hint)
     instruments = check_instruments(instruments)
     specs = prepared.specs()
+    if isinstance(observers, Scales):
+        observers = observers.for_prepared(prepared)
     if isinstance(observers, Calibration):
         observers = observers.for_prepared(prepared)
         prepared = replace(prepared, graph=kept_float(prepared.graph, observers.not_finite))
@@ -267,19 +266,9 @@ def convert(
             got=str(unknown[0])[:80],
             hint=nearest(str(unknown[0]), specs),
         )
-    params = {
-        group: chosen_params(observers[group], spec, f"%{group}")
-        for group, spec in specs.items()
-        if group in observers and not lacks_data(observers, group)
-    }
-    whole, reasons = unclipped(prepared.graph, params, observers, prepared.configs)
-    params |= whole
-    options: dict[str, Any] = {
-        "code_outputs": io == "quantized",
-        "steep": steep_functions(prepared.graph, params, observers),
-    }
+    params, reasons, steep = ranges(prepared, observers)
+    options: dict[str, Any] = {"code_outputs": io == "quantized", "steep": steep}
     inputs = observers.inputs if isinstance(observers, Calibration) else {}
-    params |= ranges_for_functions(prepared.graph, observers, prepared.configs)
     parts = choose_real_parts(prepared.graph, params, inputs, prepared.configs, **options)
     judged: PartsJudged | None = None
     make = partial(_converted, prepared, params, observers, options)
@@ -295,6 +284,33 @@ def convert(
     converted.notes += notes
     warn(converted.notes)
     return converted
+
+
+class Ranges(NamedTuple):
+    """The parameters of the observed groups, why a group is not clipped, and the functions that are steep there."""
+
+    params: dict[str, QuantParams]
+    unclipped: Mapping[str, str]
+    steep: Any
+
+
+def ranges(prepared: Prepared, observers: Mapping[str, Observer]) -> Ranges:
+    """The parameters that observers of the prepared graph's own groups choose, but for groups that saw no numbers."""
+    from qcompiler.passes.peaks import unclipped
+    from qcompiler.passes.read_ranges import ranges_for_functions
+    from qcompiler.passes.steep import steep_functions
+    from qcompiler.quantization.hostile_data import lacks_data
+    from qcompiler.quantization.observers import chosen_params
+
+    params = {
+        group: chosen_params(observers[group], spec, f"%{group}")
+        for group, spec in prepared.specs().items()
+        if group in observers and not lacks_data(observers, group)
+    }
+    whole, reasons = unclipped(prepared.graph, params, observers, prepared.configs)
+    params |= whole
+    steep = steep_functions(prepared.graph, params, observers)
+    return Ranges(params | ranges_for_functions(prepared.graph, observers, prepared.configs), reasons, steep)
 
 
 def _converted(
