@@ -9,19 +9,24 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.ir import Const, Graph, Node, Value
-from qcompiler.notes import KeptFloat
+from qcompiler.notes import NO_PRODUCT, NO_TABLE, KeptFloat
 from qcompiler.opdef import Op, op_of
 from qcompiler.ops.dynamic import DynamicLinear, DynamicQuantize
 from qcompiler.ops.elementwise import Add, Cast
+from qcompiler.ops.indexing import Gather
 from qcompiler.ops.linear import Linear
 from qcompiler.ops.recurrent import Recurrent
 from qcompiler.passes.dynamic_weights import codes_of, why_no_codes
 from qcompiler.passes.quantize_recurrent import quantize_recurrent, why_recurrent_float
-from qcompiler.quantization.qconfig import FLOAT16, QConfig
+from qcompiler.passes.quantize_tables import Tables, why_no_rows
+from qcompiler.quantization.qconfig import FLOAT16, ROWS4, ROWS8, QConfig
 from qcompiler.types import DType, TensorType
 
-QUANTIZED: tuple[type[Op], ...] = (Linear, Recurrent)
+QUANTIZED: tuple[type[Op], ...] = (Linear, Recurrent, Gather)
 """The ops that the pass quantizes. A matmul by a constant matrix is a linear layer when it runs."""
+
+
+_OF_ROWS = (ROWS8, ROWS4)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class QuantizeDynamic:
     whose operand a dynamic_quantize makes. All products that read one value by one qconfig share that. A fused residual
     becomes an addition behind the product. lstm, gru and rnn with constant weights get codes of them
     (`quantize_recurrent.py`). With the qconfig "dynamic:float16" the weight is stored in f16 and the layer
-    stays as it is. Every other node stays float, and a note gives the reason.
+    stays as it is. With "torch:embedding" and "torch:embedding_4bit" a gather of rows of a constant table reads codes
+    (`quantize_tables.py`). Every other node stays float, and a note gives the reason.
 
     Before:
         const @w : f32[3,8]
@@ -48,12 +54,14 @@ class QuantizeDynamic:
 
     def run(self, graph: Graph) -> Graph:
         graph.stage = "integer"
-        made = _Made(graph)
+        made, tables = _Made(graph), Tables(graph)
         for node in graph.nodes:
             config = self.configs.get(node.name)
             reason = why_float(node, config)
             if reason is not None:
                 graph.notes.append(KeptFloat(node.name, node.op, reason))
+            elif config is not None and config.dynamic in _OF_ROWS:
+                tables.quantize(Gather(node), config)
             elif config is not None and (recurrent := Recurrent.of(node)) is not None:
                 quantize_recurrent(graph, recurrent, config)
             elif config is not None and config.dynamic == FLOAT16:
@@ -68,16 +76,21 @@ def why_float(node: Node, config: QConfig | None) -> str | None:
     """Why a node is not quantized dynamically, or None."""
     if config is None:
         return "its qconfig is None"
+    if config.dynamic in _OF_ROWS:
+        table = Gather.of(node)
+        return NO_TABLE if table is None else why_no_rows(table, config)
     recurrent = Recurrent.of(node)
     if recurrent is not None:
         return why_recurrent_float(recurrent, config)
     layer = Linear.of(node)
     if layer is None:
         products = op_of(node).products() is not None
-        return f"{node.op} has no dynamic form" if products else "only products are quantized dynamically"
+        return f"{node.op} has no dynamic form" if products else NO_PRODUCT
     weight, bias = layer.weight, layer.bias
-    if not isinstance(weight, Const) or not isinstance(bias, Const | None):
+    if not isinstance(weight, Const):
         return "its weight is not constant"
+    if not isinstance(bias, Const | None):
+        return "its bias is not constant"
     if layer.x.type.dtype is not DType.F32 or weight.type.dtype is not DType.F32:
         return "its values are not f32"
     if layer.x.is_const:

@@ -133,6 +133,13 @@ class _NodeReason(Note):
         return f"%{self.node} = {self.op}: {self.reason}"
 
 
+NO_PRODUCT = "only products are quantized dynamically"
+NO_TABLE = "its qconfig is for tables of embeddings"
+DECODES_TABLE = "it makes numbers of the codes of a table"
+UNREMARKABLE = (NO_PRODUCT, NO_TABLE, DECODES_TABLE)
+"""Reasons that hold for most nodes of a graph: texts give their count."""
+
+
 class KeptFloat(_NodeReason):
     """Why a node of a quantized graph computes in float."""
 

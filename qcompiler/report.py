@@ -17,6 +17,7 @@ from typing import Any
 from qcompiler.dims import Dim, DimLike
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.notes import (
+    UNREMARKABLE,
     BiasCorrected,
     Equalized,
     Estimate,
@@ -221,7 +222,10 @@ class Report:
         if self.kept_float:
             lines.append("  stayed float:")
             for row in self.kept_float:
-                lines.append(f"    %{row.node} = {row.op}: {row.reason}" + (f" at {row.where}" if row.where else ""))
+                if row.reason not in UNREMARKABLE:
+                    where = f" at {row.where}" if row.where else ""
+                    lines.append(f"    %{row.node} = {row.op}: {row.reason}{where}")
+            lines += self._unremarkable()
         if self.parts:
             lines.append(f"  parts between products whose codes cost these much: {self.parts}")
         if self.real:
@@ -249,6 +253,16 @@ class Report:
             lines.append("  run in numpy, not by a kernel:")
             lines += [f"    %{node}: {reason}" for node, reason in self.python_nodes.items()]
         return "\n".join(lines)
+
+    def _unremarkable(self) -> list[str]:
+        """A line for each reason that most nodes of a graph have, with the count of these nodes by op."""
+        lines = []
+        for reason in UNREMARKABLE:
+            counts = Counter(row.op for row in self.kept_float if row.reason == reason)
+            if counts:
+                ops = ", ".join(f"{count} {op}" for op, count in counts.items())
+                lines.append(f"    {reason}: {ops}")
+        return lines
 
     def _conversions(self) -> str:
         return ", ".join(f"{count} {op}" for op, count in self.conversions.items()) or "no conversions"

@@ -37,6 +37,10 @@ per_channel_dynamic_qconfig = get_qconfig("torch:dynamic_per_channel")
 """The same with one scale for each output of a weight."""
 float16_dynamic_qconfig = get_qconfig("dynamic:float16")
 """Weights are stored in 16 bits."""
+float_qparams_weight_only_qconfig = get_qconfig("torch:embedding")
+"""Tables of embeddings have rows of 8 bits, with a scale and a bias for each."""
+float_qparams_weight_only_qconfig_4bit = get_qconfig("torch:embedding_4bit")
+"""The same in 4 bits."""
 
 
 def get_default_qconfig(backend: str | None = None) -> QConfig:
@@ -253,8 +257,9 @@ def quantize_dynamic(
     Args:
         qconfig_spec: a set of classes and of modules' names, or a dict from these to qconfigs; by default all layers
             that can be quantized.
-        dtype: torch.qint8 (`default_dynamic_qconfig`) or torch.float16 (`float16_dynamic_qconfig`), for classes and
-            names without a qconfig of their own.
+        dtype: torch.qint8 (`default_dynamic_qconfig`), torch.float16 (`float16_dynamic_qconfig`), torch.quint8
+            (`float_qparams_weight_only_qconfig`) or torch.quint4x2 (`float_qparams_weight_only_qconfig_4bit`), for
+            classes and names without a qconfig of their own.
         example_inputs, dynamic: as for `qcompiler.compile`. Without examples the first call compiles, for its sizes,
             and the first axis of all inputs is open if they have one size there.
 

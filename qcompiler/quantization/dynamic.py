@@ -19,7 +19,12 @@ from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_qconfig
 if TYPE_CHECKING:
     from qcompiler.compiler import CompiledModel
 
-_QCONFIGS = {"qint8": "dynamic", "float16": "dynamic:float16"}
+_QCONFIGS = {
+    "qint8": "dynamic",
+    "float16": "dynamic:float16",
+    "quint8": "torch:embedding",
+    "quint4x2": "torch:embedding_4bit",
+}
 """torch's dtype -> the name of the qconfig that it stands for."""
 
 
@@ -51,14 +56,16 @@ def quantize_dynamic(
     target: str = "native",
     threads: int | None = None,
 ) -> CompiledModel:
-    """A compiled model whose linear layers multiply codes: torch's function of this name, for what `compile` takes.
+    """A compiled model whose layers multiply or read codes: torch's function of this name, for what `compile` takes.
 
     Args:
         model: what `compile` takes, with its example inputs and dynamic sizes.
         qconfig_spec: which modules: a set of classes and of modules' names, or a dict from these to qconfigs, where
             None leaves a part float. By default all. A class of which the model has no module is no error, as in torch.
         dtype: "qint8" or torch.qint8: weights of 8 bits per channel, and activations of 8 bits per row (the qconfig
-            "dynamic"); "float16" or torch.float16: weights are stored in 16 bits ("dynamic:float16").
+            "dynamic"); "float16" or torch.float16: weights are stored in 16 bits ("dynamic:float16"); "quint8" or
+            torch.quint8, "quint4x2" or torch.quint4x2: tables of embeddings have rows of 8 or 4 bits (the qconfigs
+            "torch:embedding" and "torch:embedding_4bit").
         mapping, inplace: only None and False. torch's models change in place, a compiled model is another object.
         target, threads: as for `compile`.
 

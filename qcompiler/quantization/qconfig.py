@@ -12,7 +12,7 @@ from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import DType
 
-BY_ROW, BY_TENSOR, FLOAT16 = DYNAMIC = "row", "tensor", "float16"
+BY_ROW, BY_TENSOR, FLOAT16, ROWS8, ROWS4 = DYNAMIC = "row", "tensor", "float16", "rows8", "rows4"
 """The kinds of dynamic quantization, `QConfig.dynamic`."""
 
 
@@ -29,7 +29,8 @@ class QConfig:
 
     `dynamic` quantizes activations at run time, without observers or calibration: by the range of each row of their
     last axis ("row"), or of the whole tensor ("tensor"), to u8 codes within the spec's range. "float16" only stores the
-    weights, in 16 bits.
+    weights, in 16 bits. "rows8" and "rows4" store the tables of embeddings in 8 and 4 bits, with a scale and a bias for
+    each row, and leave everything else float.
 
     Raises:
         QuantizationError: a spec that no kind of tensor can have: activations have one scale, a weight at most 8 bits.
@@ -62,17 +63,17 @@ class QConfig:
     @property
     def kind(self) -> str:
         """What tables call a node of this qconfig."""
-        return "f16" if self.dynamic == FLOAT16 else "int8"
+        return {FLOAT16: "f16", ROWS4: "int4"}.get(self.dynamic or "", "int8")
 
     def _check_dynamic(self, dynamic: str) -> None:
         if dynamic not in DYNAMIC:
             raise QuantizationError(
                 "dynamic of a QConfig", expected=" | ".join(DYNAMIC), got=described(dynamic), where="QConfig.dynamic"
             )
-        if dynamic == FLOAT16:
+        if dynamic in (FLOAT16, ROWS8, ROWS4):
             for name, spec in (("activation", self.activation), ("weight", self.weight)):
                 if spec is not None:
-                    raise QuantizationError(f"float16 has no {name} spec", where=f"QConfig.{name}", expected="None")
+                    raise QuantizationError(f"{dynamic} has no {name} spec", where=f"QConfig.{name}", expected="None")
             return
         activation, weight = self.activation, self.weight
         if activation is None or activation.dtype is not DType.U8 or activation.symmetric:
@@ -128,6 +129,8 @@ _QCONFIGS: Mapping[str, QConfig] = {
     "dynamic:float16": QConfig(None, None, mixed_precision=False, equalize=False, dynamic=FLOAT16),
     "torch:dynamic": _dynamic(BY_TENSOR, _TORCH_TENSOR_WEIGHT, 127),
     "torch:dynamic_per_channel": _dynamic(BY_TENSOR, _TORCH_WEIGHT, 127),
+    "torch:embedding": QConfig(None, None, mixed_precision=False, equalize=False, dynamic=ROWS8),
+    "torch:embedding_4bit": QConfig(None, None, mixed_precision=False, equalize=False, dynamic=ROWS4),
     "torch:default": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_TENSOR_WEIGHT),
     "torch:default_per_channel": _torch(QuantSpec(DType.U8, 0, 127, observer="minmax"), _TORCH_WEIGHT),
     **{f"torch:{backend}": qconfig for backend, qconfig in TORCH_BACKENDS.items()},
@@ -165,7 +168,9 @@ def get_qconfig(name: str) -> QConfig:
     "dynamic:per_tensor" has one range for each tensor, "dynamic:reduced" activations of seven bits, [0, 127], which are
     faster on CPUs without a dot product instruction, and "dynamic:float16" only stores weights in 16 bits.
     "torch:dynamic" and "torch:dynamic_per_channel" are torch's default_dynamic_qconfig and per_channel_dynamic_qconfig,
-    with its reduced range: activations are u8 [0, 127].
+    with its reduced range: activations are u8 [0, 127]. "torch:embedding" and "torch:embedding_4bit" are
+    float_qparams_weight_only_qconfig and float_qparams_weight_only_qconfig_4bit: tables of embeddings have rows of 8 or
+    4 bits, and all else stays float.
 
     Raises:
         QuantizationError: unknown name (nearest given).

@@ -90,7 +90,7 @@ REFUSED = {
     "not prepared": (quantization.convert, r"convert takes what prepare gives"),
     "dynamic in place": (lambda m: quantization.quantize_dynamic(m, inplace=True), r"quantized = quantize_dynamic"),
     "dynamic mapping": (lambda m: quantization.quantize_dynamic(m, mapping={}), r"torch's table of modules"),
-    "dynamic quint4x2": (lambda m: quantization.quantize_dynamic(m, dtype=torch.quint4x2), r"dtype quint4x2"),
+    "dynamic qint32": (lambda m: quantization.quantize_dynamic(m, dtype=torch.qint32), r"dtype qint32"),
     "dynamic axes": (lambda m: quantization.quantize_dynamic(m, dynamic={0: {0: "B"}}), r"example_inputs="),
     "dynamic training": (lambda m: quantization.quantize_dynamic(m.train()), r"training mode"),
     "QAT": (quantization.prepare_qat, r"not there yet"),

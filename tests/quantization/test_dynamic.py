@@ -110,6 +110,7 @@ def test_the_report_counts_products_and_names_what_stayed_float() -> None:
     reasons = {row.op: row.reason for row in report.kept_float}
     assert reasons["matmul"] == "matmul has no dynamic form"
     assert reasons["softmax"] == "only products are quantized dynamically"
+    assert str(report).count("only products are quantized dynamically: ") == 1 and " = softmax" not in str(report)
 
 
 def test_the_report_counts_weights_and_work_where_sizes_are_known() -> None:
@@ -166,7 +167,7 @@ def test_qconfig_specs(name: str) -> None:
 REFUSED = {
     "in place": ({"inplace": True}, r"quantized = quantize_dynamic\(model, \.\.\.\)"),
     "mapping": ({"mapping": {}}, "torch's table of modules"),
-    "quint8": ({"dtype": torch.quint8}, r"dtype quint8[\s\S]*qint8 or float16"),
+    "qint32": ({"dtype": torch.qint32}, r"dtype qint32[\s\S]*qint8 or float16 or quint8 or quint4x2"),
     "int8": ({"dtype": "int8"}, r"did you mean 'qint8'"),
     "unknown name": ({"qconfig_spec": {"upp"}}, r"name 'upp' matches no node[\s\S]*up"),
     "nothing": ({"qconfig_spec": set()}, "selects nothing"),
@@ -186,5 +187,5 @@ def test_refused(name: str) -> None:
 
 def test_kinds_of_qconfigs() -> None:
     assert all(map(is_dynamic, QCONFIGS)) and not is_dynamic("int8") and not is_dynamic(qc.QConfigMapping())
-    with pytest.raises(QuantizationError, match=r"row \| tensor \| float16"):
+    with pytest.raises(QuantizationError, match=r"row \| tensor \| float16 \| rows8 \| rows4"):
         qc.QConfig(qc.QuantSpec(), qc.QuantSpec(), dynamic="rows")  # type: ignore[arg-type]
