@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler import nn
+from qcompiler import knobs, nn
+from qcompiler.backends.target import parse_target
 from qcompiler.ir import Graph
 from qcompiler.notes import PartsJudged
 from qcompiler.passes import real_parts
@@ -83,6 +84,19 @@ def test_the_interpreter_decides_the_same_where_no_kernels_run(monkeypatch: pyte
     monkeypatch.setattr("qcompiler.backends.target.native_target", refuse)
     interpreted = OutputErrors(prepared.graph, kept_items.items[:1])
     assert interpreted.of(graph) == pytest.approx(native.of(graph), rel=1e-2)
+
+
+def test_every_level_measures_the_same_bits() -> None:
+    prepared, found = prepared_and_calibrated(1.0)
+    kept_items = found.kept_items
+    assert kept_items is not None
+    graph = qc.convert(prepared, found)
+    measured = set()
+    for name in ("avx2", "avxvnni", "avx512", "avx512vnni"):
+        if parse_target(f"x86-64+{name}").can_run():
+            with knobs.ISA(name):
+                measured.add(OutputErrors(prepared.graph, kept_items.items).of(graph))
+    assert len(measured) <= 1
 
 
 def test_errors_are_shares_of_the_energy_of_an_output() -> None:
