@@ -15,7 +15,7 @@ from tests.random_graphs import RandomGraph
 SEEDS = 200
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_integer_networks(seed: int) -> None:
     made = RandomGraph(seed)
@@ -50,7 +50,7 @@ def _is_alive(graph: qc.Graph, output: np.ndarray) -> None:
         assert ((codes >= quant.qmax) | (codes <= quant.qmin)).mean() <= 0.2
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("seed", range(0, SEEDS, 4))
 def test_mixed_networks(seed: int) -> None:
     """Integer nodes, with float ones behind the last product and around norms: the same bits on every level, and the

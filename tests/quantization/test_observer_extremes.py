@@ -194,6 +194,7 @@ def by_onnxruntime(data: np.ndarray, bins: int) -> QuantParams:
     return choose_qparams(float(low), float(high), SPEC)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", DISTRIBUTIONS)
 def test_kl_is_at_most_3_db_below_the_better_of_min_max_and_onnx_runtimes_entropy(kind: str) -> None:
     data = DISTRIBUTIONS[kind](np.random.default_rng(0)).astype(np.float32)

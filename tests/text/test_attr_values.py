@@ -87,6 +87,7 @@ def test_values_of_another_kind_are_refused_where_they_stand(op: OpDef) -> None:
             assert f"= {op.name}(" in line, what
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # 1e308 is an infinite f32
 @pytest.mark.parametrize("op", WITH_ATTRS)
 def test_extreme_values_are_refused_or_compile(op: OpDef) -> None:

@@ -218,7 +218,7 @@ def checked(name: str, level: str) -> frozenset[str]:
     return frozenset(key.definition.name for key in program.image.kernels)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_level_has_the_interpreters_codes(name: str, level: str) -> None:

@@ -27,7 +27,7 @@ def _ids(cases: list[tuple[OpDef, int]]) -> list[str]:
     return [f"{op.name}-{i}" for op, i in cases]
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("case", FLOAT, ids=_ids(FLOAT))
 def test_float(case: tuple[OpDef, int]) -> None:
     op, index = case
@@ -35,7 +35,7 @@ def test_float(case: tuple[OpDef, int]) -> None:
     check_op(op.name, sample.operands, sample.attrs, low=sample.low, high=sample.high)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("case", QUANTIZED, ids=_ids(QUANTIZED))
 def test_quantized(case: tuple[OpDef, int]) -> None:
     op, index = case
@@ -43,7 +43,7 @@ def test_quantized(case: tuple[OpDef, int]) -> None:
     check_op(op.name, sample.operands, sample.attrs, quantized=True, low=sample.low, high=sample.high)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("case", BEHIND_A_POOL, ids=_ids(BEHIND_A_POOL))
 def test_channels_last(case: tuple[OpDef, int], quantized: bool) -> None:

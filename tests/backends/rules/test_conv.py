@@ -22,7 +22,7 @@ def test_channels_around_the_tile(channels: int, outputs: int, quantized: bool) 
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("width", [1, 6, 7, 13, 14, 15, 28, 29])
 def test_widths_around_the_tile(width: int, quantized: bool) -> None:
@@ -55,6 +55,7 @@ def test_pixels_of_few_channels_lie_side_by_side(channels: int, window: int, wid
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("spatial", [1, 2, 3])
 @pytest.mark.parametrize("stride,dilation", [(1, 1), (2, 1), (1, 2), (3, 2)])

@@ -80,7 +80,7 @@ def test_channels_around_the_tile(channels: int, outputs: int, quantized: bool) 
     )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
     "channels,outputs,groups", [(8, 8, 2), (6, 4, 2), (12, 24, 3), (4, 8, 4), (34, 34, 34), (17, 51, 17)]

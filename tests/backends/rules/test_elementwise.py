@@ -548,7 +548,7 @@ def _params(name: str) -> list[QuantParams]:
     return [QuantParams.per_tensor(scale, zero, DType.U8) for scale, zero in PARAMS[name]]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("op", BINARY)
 def test_every_pair_of_codes(op: str, params: str) -> None:

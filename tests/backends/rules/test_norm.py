@@ -70,6 +70,7 @@ def test_layer_norm_of_several_axes(quantized: bool) -> None:
             )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_group_norm(channels: int, groups: int, quantized: bool, behind_a_pool: 
             check_op("instance_norm", operands, {"eps": 1e-3}, **options)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("behind_a_pool", [False, True])
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize("channels", [1, 3, 6, 16, 17, 33, 64, 130])

@@ -47,6 +47,7 @@ def test_global(op: str, channels: int, quantized: bool) -> None:
         check_op(op, (tensor("f32", 2, channels, *size),), {"output_size": (1, 1)}, quantized=quantized)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("quantized", [True, False])
 @pytest.mark.parametrize(
     "kernel,stride,padding", [(1, 1, 0), (1, 3, 0), (2, 1, 1), (2, 2, 0), (3, 1, 1), (4, 3, 2), (5, 1, 2), (7, 2, 3)]

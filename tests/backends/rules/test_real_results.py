@@ -20,7 +20,7 @@ def codes(scale: float, zero_point: int) -> QuantParams:
     return QuantParams.per_tensor(scale, zero_point, DType.U8)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("residual", ["none", "codes", "f32"])
 @pytest.mark.parametrize("rows", [1, 2, 7, 15])
 @pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])

@@ -51,6 +51,7 @@ def test_axes(op: str, quantized: bool, behind_a_pool: bool) -> None:
                 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("zero_point", [0, 100, 255])
@@ -133,6 +134,7 @@ def test_cumulative_sums_of_small_integers_run_in_python() -> None:
     check_op("cumsum", (np.full((3, 9), 100, np.int8),), {"axis": 1}, allow_python=True)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("op,quantized", CASES)
 def test_guard_pages(op: str, quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QC_GUARD", "1")

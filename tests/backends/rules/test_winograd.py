@@ -125,6 +125,7 @@ def test_the_largest_transformed_values(pattern: str) -> None:
     assert is_winograd(graph)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("size", [(1, 3, 3), (1, 4, 3), (2, 5, 7), (1, 8, 9), (3, 6, 6), (1, 14, 11)])
@@ -135,6 +136,7 @@ def test_sizes(outputs: int, size: Size, padding: int) -> None:
     check_graph(graph, given(graph, seed=outputs))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def check(
     check_op(op, given, attrs, quantized=True, dtypes=dtypes, **real, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 @pytest.mark.parametrize("rows", [1, 2, 7, 15])
 @pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])
@@ -53,7 +53,7 @@ def test_depths(depth: int) -> None:
     check("linear", (tensor("f32", 5, depth), tensor("f32", 17, depth), tensor("f32", 17)), {}, (None, DType.I16))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 @pytest.mark.parametrize(
     "inputs,outputs,groups", [(3, 5, 1), (8, 33, 1), (6, 6, 6), (35, 70, 35), (6, 9, 3), (16, 16, 16)]

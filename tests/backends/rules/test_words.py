@@ -164,7 +164,7 @@ def product(
     check_op(op, given, attrs, quantized=True, dtypes=dtypes, **real, **options)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("mix", WRITES, ids=str)
 @pytest.mark.parametrize("rows", [1, 2, 7, 15])
 @pytest.mark.parametrize("depth,outputs", [(1, 1), (3, 33), (64, 10), (65, 32), (130, 65)])
@@ -174,7 +174,7 @@ def test_linear(rows: int, depth: int, outputs: int, mix: tuple[DType | None, DT
     product("linear", operands, {"activation": ("none", "relu", "relu6")[(rows + depth) % 3]}, mix, seed=rows)
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize("activation", ["none", "relu6"])
 @pytest.mark.parametrize("mix", WRITES, ids=str)
 @pytest.mark.parametrize(
@@ -205,6 +205,7 @@ def test_matmul_to_words(m: int, k: int, n: int) -> None:
     check_op("matmul", (tensor("f32", 2, m, k), tensor("f32", 2, k, n)), quantized=True, out_dtype=DType.I16)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("zero_point", ENDS[DType.I16])
 @pytest.mark.parametrize("out", [DType.U8, DType.I16, DType.F32])
 @pytest.mark.parametrize("scale", [2.0**-20, 0.3, 2.0**12])
@@ -350,7 +351,7 @@ def test_norms_are_those_of_real_numbers() -> None:
 # -- elementwise
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(48)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix)))
 @pytest.mark.parametrize("op", BINARY)
@@ -361,6 +362,7 @@ def test_binary(op: str, mix: tuple[DType, DType, DType], size: int) -> None:
         check_op(op, operands, quantized=True, low=0.5, high=3.0, dtypes={0: x, 1: y}, out_dtype=out, seed=size)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("out", CODES)
 @pytest.mark.parametrize("op", BINARY)
 def test_extremes_of_codes_and_zero_points(op: str, out: DType) -> None:
@@ -399,6 +401,7 @@ def test_fused_activations(op: str, activation: str) -> None:
         )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("source,to", [(a, b) for a, b in itertools.product(CODES, CODES) if DType.I16 in (a, b)])
 @pytest.mark.parametrize("channels", [1, 7, 8, 33])
 def test_maps_of_channels(channels: int, source: DType, to: DType) -> None:

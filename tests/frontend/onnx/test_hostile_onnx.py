@@ -224,6 +224,7 @@ OTHER_FLAGS = {"new_axis", "input_forget", "layout", "linear_before_reset", "out
 """Flags of sequences and of recurrent nets, which have no recipe."""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("flag", sorted(FLAGS - OTHER_FLAGS))
 def test_a_flag_is_0_or_1(flag: str) -> None:
     found = list(_with_flag(flag))
