@@ -23,7 +23,15 @@ import numpy as np
 from accuracy_cases import CASES
 from accuracy_cases.case import Case, Item, MissingPackage, Outputs
 
-SYSTEMS = ("ours float", "ours int8", "ours int8:plain", "onnxruntime static", "onnxruntime dynamic")
+SYSTEMS = (
+    "ours float",
+    "ours int8",
+    "ours int8:plain",
+    "ours dynamic",
+    "ours dynamic:per_tensor",
+    "onnxruntime static",
+    "onnxruntime dynamic",
+)
 Run = Callable[[Item], Sequence[np.ndarray]]
 
 
@@ -31,7 +39,7 @@ def ours(case: Case, qconfig: str | None) -> tuple[Run, dict[str, float]]:
     import qcompiler as qc
 
     started = time.perf_counter()
-    data = None if qconfig is None else list(case.calibration)
+    data = None if qconfig is None or qconfig.startswith("dynamic") else list(case.calibration)
     compiled = qc.compile(case.onnx, qconfig, calibration_data=data)
     return lambda item: list(compiled(**item).values()), {"compile, s": time.perf_counter() - started}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import qcompiler as qc
 import qcompiler.torch_ao as quantization
@@ -117,6 +118,23 @@ def test_a_program_of_torch_ao_runs_with_one_import_changed() -> None:
     assert isinstance(got, torch.Tensor) and (got - want).abs().max() <= 1e-5 * want.abs().max()
     assert quantized(x[:2]).shape == (2, 9)
     assert [node.op for node in quantized.compiled.graph.nodes].count("dynamic_linear") == 2
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_cells_are_those_of_torch(kind: type[nn.Module]) -> None:
+    """Both products of a cell read codes, and its state may be given or absent."""
+    torch.manual_seed(3)
+    cell, x, h = kind(16, 24).eval(), torch.randn(3, 16), torch.randn(3, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = torch.ao.quantization.quantize_dynamic(nn.Sequential(cell), {kind}, dtype=torch.qint8)[0]
+    state = (h, torch.randn(3, 24)) if kind is nn.LSTMCell else h
+    for inputs, count in (((x,), 1), ((x, state), 2)):
+        quantized = quantization.quantize_dynamic(cell, {kind}, example_inputs=inputs)
+        assert [node.op for node in quantized.compiled.graph.nodes].count("dynamic_linear") == count
+        got, want = quantized.compiled(*(pytree.tree_map(torch.Tensor.numpy, inputs))), theirs(*inputs)
+        for mine, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (got, want))):
+            assert np.abs(mine - other.detach().numpy()).max() <= 1e-5
 
 
 def test_examples_compile_at_once_and_name_open_axes() -> None:
