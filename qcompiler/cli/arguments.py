@@ -18,10 +18,11 @@ from qcompiler import __version__, knobs
 from qcompiler.errors import QCompilerError
 from qcompiler.stages import ORDER
 
-_BUILD, _EXPORT, _RUN = "build", "export", "run"  # loaded when a command needs them
+_BUILD, _EXPORT, _RUN, _SCALES = "build", "export", "run", "scales"  # loaded when a command needs them
 _MODULES = {
     "check": _BUILD, "quantize": _BUILD, "passes": _BUILD, "dump": _BUILD, "draw": _BUILD, "export": _EXPORT,
     "run": _RUN, "bench": _RUN, "compare": _RUN, "targets": _RUN,
+    "scales": _SCALES, "diff": _SCALES,
 }  # fmt: skip
 _MODEL = "FILE.onnx, a saved FILE.qc.safetensors, a text FILE.qir, or package.module:name with --python"
 
@@ -118,6 +119,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="CALIB",
         help=".npz or .npy file, or a folder of them; needed unless --qconfig is dynamic or keep",
     )
+    quantize.add_argument(
+        "--scales",
+        metavar="F.scales",
+        help="a file of scales in place of calibration data; `qcompiler scales` writes one",
+    )
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.qc.safetensors")
 
     run = add("run", "Run a model once.", "model", "threads", "figures")
@@ -208,6 +214,17 @@ def make_parser() -> argparse.ArgumentParser:
     objects.add_argument(
         "--io", choices=["float", "quantized"], help="with quantized, inputs and outputs are codes (default: float)"
     )
+
+    scales = add(
+        "scales", "Calibrate, and write the scale of each value as text.", "model", "qconfig", "batch", "figures"
+    )
+    scales.add_argument("--data", required=True, metavar="CALIB", help=".npz or .npy file, or a folder of them")
+    scales.add_argument("--threads", type=_positive, metavar="N", help="the most threads to use")
+    scales.add_argument("-o", "--output", required=True, metavar="F.scales")
+
+    diff = add("diff", "Show which values differ in two files of scales.", "figures")
+    diff.add_argument("a", metavar="OLD.scales")
+    diff.add_argument("b", metavar="NEW.scales")
 
     add("targets", "List the targets and say which run here.", "figures")
     return parser

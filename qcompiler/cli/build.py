@@ -45,7 +45,7 @@ def _kept(graph: Graph, options: argparse.Namespace, watch: Sequence[Instrument]
     return compiler.compile(graph, "keep", target="reference", instruments=watch).graph
 
 
-def _float_model(options: argparse.Namespace) -> Graph:
+def float_model(options: argparse.Namespace) -> Graph:
     from qcompiler.quantization.qconfig import get_qconfig
 
     get_qconfig(_qconfig(options))
@@ -60,17 +60,29 @@ def _float_model(options: argparse.Namespace) -> Graph:
 def quantize(options: argparse.Namespace) -> None:
     check_writable(options.output, [".qc.safetensors"])
     if options.qconfig == "keep":
+        refuse_unused(options, ["scales"], "the model keeps its own parameters")
         graph = _kept(given_model(options), options)
         _save(compiler.compile(graph, "keep", target=options.target, threads=options.threads), options)
         return
-    graph = _float_model(options)
+    graph = float_model(options)
     if _is_dynamic(options):
-        refuse_unused(options, ["data", "batch"], "dynamic quantization finds ranges at run time")
+        refuse_unused(options, ["data", "batch", "scales"], "dynamic quantization finds ranges at run time")
         _save(compiler.compile(graph, _qconfig(options), target=options.target, threads=options.threads), options)
+        return
+    if options.scales is not None:
+        from qcompiler.quantization.scales import Scales
+
+        refuse_unused(options, ["data", "batch"], "--scales gives all ranges")
+        scales = Scales.load(options.scales)
+        compiled = compiler.compile(
+            graph, _qconfig(options), calibration=scales, target=options.target, threads=options.threads
+        )
+        _save(compiled, options)
         return
     if options.data is None:
         raise QCompilerError(
-            "quantization needs calibration data", hint="--data CALIB.npz, --qconfig dynamic, or --qconfig keep"
+            "quantization needs calibration data",
+            hint="--data CALIB.npz, --scales F.scales, --qconfig dynamic, or --qconfig keep",
         )
     data = open_data(options.data, graph, options.batch)
     model = _calibrated(
@@ -191,7 +203,7 @@ def passes(options: argparse.Namespace) -> None:
     if options.qconfig == "keep":
         final = _kept(given_model(options), options, [watch])
     else:
-        final = _converted(_float_model(options), options, watch)
+        final = _converted(float_model(options), options, watch)
     if options.json:
         print_json({"passes": watch.rows, "stage": final.stage})
         return

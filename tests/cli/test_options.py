@@ -131,7 +131,17 @@ def test_every_option_has_a_row() -> None:
             assert row in EFFECTS or shared or row in READ, row
 
 
-READ = {"quantize --output", "bench --input", "bench --seconds", "export --to", "export --check", "compare --data"}
+READ = {
+    "quantize --output",
+    "quantize --scales",
+    "scales --output",
+    "scales --data",
+    "bench --input",
+    "bench --seconds",
+    "export --to",
+    "export --check",
+    "compare --data",
+}
 """Options whose effect other tests of the command line show."""
 
 USES: dict[str, list[tuple[str, ...]]] = {
@@ -143,6 +153,9 @@ USES: dict[str, list[tuple[str, ...]]] = {
     "dump": [("dump", FLOAT, "--stage", "lowered", *DATA, "--batch", "4", "--qconfig", "int8", "--target", "native")],
     "draw": [("draw", FLOAT, "--stage", "lowered", *DATA, "--batch", "4", "--target", "native", "-o", "g.dot")],
     "passes": [("passes", FLOAT, *DATA, "--batch", "4", "--qconfig", "int8", "--json")],
+    "scales": [
+        ("scales", FLOAT, *DATA, "--batch", "4", "--threads", "1", "--qconfig", "int8", "--json", "-o", "a.scales")
+    ],
     "targets": [("targets", "--json")],
 }
 
@@ -184,6 +197,9 @@ WITHOUT_USE = [
     (("compare", FLOAT, INT8, *DATA, "--type", "f32[2]"), "--type is for Python models"),
     (("check", INT8, "--qconfig", "int8"), "--qconfig has no effect"),
     (("quantize", INT8, *DATA, "-o", "o.qc.safetensors"), "quantized already"),
+    (("quantize", FLOAT, *DATA, "--scales", "a", "-o", "o.qc.safetensors"), "--data has no effect"),
+    (("quantize", FLOAT, "--scales", "a", "--qconfig", "dynamic", "-o", "o.qc.safetensors"), "--scales has no effect"),
+    (("quantize", FLOAT, "--scales", "a", "--qconfig", "keep", "-o", "o.qc.safetensors"), "--scales has no effect"),
     (("passes", FLOAT, "--batch", "4"), "--batch has no effect"),
     (("dump", FLOAT, "--qconfig", "int8"), "--qconfig has no effect"),
     (("dump", FLOAT, *DATA), "--data has no effect"),

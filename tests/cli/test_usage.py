@@ -42,7 +42,20 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    for command in ("check", "quantize", "run", "bench", "dump", "draw", "passes", "compare", "export", "targets"):
+    for command in (
+        "check",
+        "quantize",
+        "run",
+        "bench",
+        "dump",
+        "draw",
+        "passes",
+        "compare",
+        "export",
+        "scales",
+        "diff",
+        "targets",
+    ):
         assert re.search(rf"^ +{command} ", out, re.M)
 
 
