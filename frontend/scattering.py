@@ -9,6 +9,9 @@ from qcompiler.dims import Dim
 from qcompiler.errors import TraceError
 from qcompiler.frontend import indexing
 from qcompiler.frontend.array_ops import (
+    any_of,
+    argmax,
+    binary,
     broadcast_dims,
     cast,
     check_axis,
@@ -20,7 +23,9 @@ from qcompiler.frontend.array_ops import (
     moveaxis,
     rank,
     reshape,
+    squeeze,
     stack,
+    static_size,
     trace_of,
     transpose,
     where,
@@ -166,3 +171,22 @@ def topk(x: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Proxy, P
         return lift(x), order
     order = slice_axes(order, {axis: slice(0, k)})
     return gather_elements(x, order, axis), order
+
+
+def median(x: Any, axis: int = -1, keepdims: bool = False) -> tuple[Proxy, Proxy]:
+    """torch's median along an axis, the lower of two middle elements, and its index; the first NaN if there is one."""
+    x = lift(x, trace_of(x))
+    if rank(x) == 0:
+        return x, lift(0, x.trace)
+    axis = check_axis(axis, rank(x), "median")
+    size = static_size(x, axis, "median")
+    if size == 0:
+        raise TraceError("median: the axis is empty", where=x.trace.place(), expected="an element", got=str(dims(x)))
+    middle = (size - 1) // 2
+    index = slice_axes(argsort(x, axis), {axis: slice(middle, middle + 1)})
+    if kind_of(x).is_float:
+        odd = binary("not_equal", x, x)
+        first = argmax(cast(odd, DType.F32), axis, True)
+        index = where(any_of(odd, axis, True), first, index)
+    found = gather_elements(x, index, axis)
+    return (found, index) if keepdims else (squeeze(found, axis), squeeze(index, axis))

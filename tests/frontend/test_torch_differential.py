@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.ao.quantization.fx._decomposed
 
+import qcompiler as qc
 from qcompiler.errors import QCompilerError
 from qcompiler.frontend.torch_import import import_torch
 from qcompiler.frontend.torch_ops import TABLE
@@ -160,3 +161,19 @@ def test_equal_or_refused(name: str, dtype: torch.dtype) -> None:
     assert (found == "refused") == (
         name.removeprefix("aten.").removesuffix(".default") in refused_in_docs("torch", NAMES[dtype])
     )
+
+
+def test_the_median_of_a_line_with_nan_is_its_first_nan() -> None:
+    """The index too. Without a NaN it is the lower of two middle elements."""
+    nan = float("nan")
+    x = torch.tensor([[3.0, nan, 1.0, nan], [4.0, 1.0, 3.0, 2.0], [nan, float("inf"), -1.0, 0.0]])
+
+    class Median(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            values, indices = x.median(1)
+            return values, indices
+
+    want = x.median(1)
+    values, indices = qc.compile(Median().eval(), None, (x,))(x.numpy())
+    np.testing.assert_array_equal(values, want.values.numpy())
+    np.testing.assert_array_equal(indices, want.indices.numpy())

@@ -114,6 +114,17 @@ def _topk(dtype: torch.dtype) -> list[Arguments]:
     return [(x, 4), (x, 2, 0), (x, 3, 1, False)]
 
 
+@recipe("median")
+def _median(dtype: torch.dtype) -> list[Arguments]:
+    return [(distinct(dtype, 2, 9),), (rows(dtype),), (moderate(dtype, 3, 4),)]
+
+
+@recipe("median.dim")
+def _median_along(dtype: torch.dtype) -> list[Arguments]:
+    x = distinct(dtype, 2, 9)
+    return [(x, 1), (x, 0, True), (x[:, :4].clone(), 1)]
+
+
 @recipe("sort argsort")
 def _sort(dtype: torch.dtype) -> list[Arguments]:
     x = distinct(dtype, 2, 9)
