@@ -93,6 +93,8 @@ def _reshape(n: OnnxNode) -> Any:
 def _flatten(n: OnnxNode) -> Any:
     x = n.x(0)
     axis = n.attr("axis", 1)
+    if axis < 0 and n.opset < 11:
+        raise n.refuse("a negative axis, which opsets before 11 do not have", expected=f"0 to {rank(x)}", got=axis)
     axis = axis + rank(x) if axis < 0 else axis
     shape = dims(x)
     return ops.reshape(x, (math.prod(shape[:axis]), math.prod(shape[axis:])))

@@ -362,7 +362,7 @@ class Threshold(Unary):
 
 def _slopes(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """One slope, or one per channel along axis 1, shaped to broadcast against x."""
-    return weight.reshape(1, -1, *([1] * (x.ndim - 2))) if x.ndim > 1 and weight.size > 1 else weight
+    return weight.reshape(1, -1, *([1] * (x.ndim - 2))) if x.ndim > 1 and weight.size != 1 else weight
 
 
 class Prelu(Op):

@@ -405,6 +405,7 @@ def test_prelu() -> None:
         ((7,), 1),
         ((2, 33, 70), 33),
         ((1, 2, 3, 2, 3), 2),
+        ((2, 0, 5, 3), 0),
     ):
         check("prelu", [floats(*shape), floats(slopes, seed=1)])
         check("prelu", [floats(*shape), floats(slopes, seed=1)], quantized=True)

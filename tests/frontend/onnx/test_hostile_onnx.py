@@ -326,6 +326,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "too many operands": (lambda: model([node("Relu", ["x", "x"], ["y"])]), "number of operands"),
     "too few operands": (lambda: model([node("Add", ["x"], ["y"])]), "number of operands"),
     "another type": (lambda: model([RELU], outputs=[info("y", (2, 3), TensorProto.INT32)]), "declared element type"),
+    "a negative axis before opset 11": (lambda: model([node("Flatten", ["x"], ["y"], axis=-1)], opset=10), "negative"),
     "a newer opset": (lambda: model([RELU], opset=9999), "opset"),
     "an op of another opset": (lambda: model([node("Gelu", ["x"], ["y"])], opset=17), "not an op of opset"),
 }
