@@ -9,7 +9,7 @@ take turns, so that the machine's state is the same for all, and the least of al
 those of the saved graph's constants.
 
     python benchmarks/dynamic.py --model bert-base --lengths 128 16 --threads 1
-    python benchmarks/dynamic.py --model lstm --lengths 100
+    python benchmarks/dynamic.py --model lstm --lengths 100 --markdown
 """
 
 from __future__ import annotations
@@ -225,6 +225,21 @@ def measure(options: argparse.Namespace, length: int) -> dict[str, Any]:
     return {"model": options.model, "length": length, "threads": options.threads, "systems": found}
 
 
+PEERS = ("ort", "torch", "openvino")
+
+
+def markdown(row: dict[str, Any], head: bool) -> str:
+    """The row of a table: milliseconds of each system, and how many times as long the fastest dynamic peer takes. head:
+    put the lines of the head before it."""
+    systems = row["systems"]
+    ours, peers = systems.get("ours dynamic"), [f"{peer} dynamic" for peer in PEERS if f"{peer} dynamic" in systems]
+    best = f"{min(systems[peer]['ms'] for peer in peers) / ours['ms']:.2f}x" if ours and peers else ""
+    columns = ["model", "steps", "threads", *systems, "best dynamic peer"]
+    values = [row["model"], row["length"], row["threads"], *(f"{each['ms']:.2f}" for each in systems.values()), best]
+    lines = [columns, ["---"] * len(columns), values] if head else [values]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", choices=MODELS, default="bert-base")
@@ -236,6 +251,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="default: all that can be imported")
     parser.add_argument("--serve", choices=SYSTEMS, help="run one system in this process, as the parent asks")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print rows of a table")
     options = parser.parse_args()
     if options.serve:
         serve(options)
@@ -246,6 +262,9 @@ def main() -> None:
         row = measure(options, length)
         if options.json:
             print(json.dumps(row), flush=True)
+            continue
+        if options.markdown:
+            print(markdown(row, head=length == options.lengths[0]), flush=True)
             continue
         print(f"{row['model']}, {length} steps, {row['threads']} threads")
         for name, system in row["systems"].items():
