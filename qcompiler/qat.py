@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from qcompiler.ops.quantized import Observe
 from qcompiler.passes.insert_qdq import fixed_params
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.observers import Observer, weight_params
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qconfig
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.workflow import Prepared, convert, prepare
 from qcompiler.types import QuantParams
@@ -289,6 +289,19 @@ def prepare_qat(
                 hint='"int8:plain"',
             )
     return QatModule(source, prepared, _layers(source, prepared.graph, settings), schedule, settings)
+
+
+def get_default_qat_qconfig(backend: str = "x86") -> QConfig:
+    """torch's get_default_qat_qconfig of torch 2.13: what `get_default_qconfig` says, with moving averages as ranges.
+
+    torch averages the ranges of weights too; here a weight has the range of its present numbers, as in deployment.
+
+    Raises:
+        QuantizationError: unknown backend (nearest given).
+    """
+    static = get_default_qconfig(backend)
+    assert static.activation is not None
+    return replace(static, activation=replace(static.activation, observer="moving_average"))
 
 
 def _prepared(source: torch.nn.Module, qconfig: Any, example_inputs: object, dynamic: Dynamic | None) -> Prepared:

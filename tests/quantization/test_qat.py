@@ -10,10 +10,11 @@ import pytest
 import qcompiler as qc
 from qcompiler.errors import InputError, QuantizationError
 from qcompiler.quantization import qmath
+from qcompiler.quantization.choose_qparams import choose_qparams
 
 torch = pytest.importorskip("torch")
 
-from qcompiler.qat import QatSchedule, fake_quantize, prepare_qat  # noqa: E402
+from qcompiler.qat import QatSchedule, fake_quantize, get_default_qat_qconfig, prepare_qat  # noqa: E402
 
 nn = torch.nn
 SPARE = {"x": {0: "N"}}
@@ -190,6 +191,35 @@ def test_wide_sums_of_extreme_codes_are_exact():
     x = torch.where(torch.rand(3, 4608) < 0.5, 1.0, 0.9961)
     got = qc.interpret(model.convert(), [x.numpy()])
     assert np.array_equal(np.asarray(got[0] if isinstance(got, (tuple, list)) else got), model(x).detach().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Please use quant_min")
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack", "onednn"])
+def test_default_qconfigs_are_those_of_torch(backend):
+    """The range, the scheme and the granularity; and the same scale and zero point for the same data."""
+    theirs = torch.ao.quantization.get_default_qat_qconfig(backend)
+    ours = get_default_qat_qconfig(backend)
+    for spec, made in ((ours.activation, theirs.activation()), (ours.weight, theirs.weight())):
+        observer = made.activation_post_process
+        assert (spec.qmin, spec.qmax) == (made.quant_min, made.quant_max)
+        assert spec.symmetric == ("symmetric" in str(observer.qscheme))
+        assert spec.per_channel == ("channel" in str(observer.qscheme))
+        assert spec.eps == float(observer.eps)
+    model = prepare_qat(nn.Sequential(nn.Linear(4, 3)), ours, (torch.ones(2, 4),))
+    observer = theirs.activation()
+    for seed in range(3):
+        x = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed))
+        model(x)
+        observer(x)
+    params = choose_qparams(model.qat_state.low[0].numpy(), model.qat_state.high[0].numpy(), ours.activation)
+    scale, point = observer.calculate_qparams()
+    assert params.zero_point == tuple(point.tolist())
+    assert abs(params.scale[0] - float(scale[0])) <= 4 * 2.0**-24 * params.scale[0]  # f32 roundings of the averages
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(QuantizationError, match="unknown backend"):
+        get_default_qat_qconfig("x87")
 
 
 def test_bad_input_is_refused():
