@@ -13,6 +13,7 @@ _FAMILIES = (
     "recurrent",
     "shapes",
     "resize",
+    "grid_sample",
     "picks",
     "sequences",
     "quantized",

@@ -81,6 +81,10 @@ REFUSALS = (
     Refusal(
         "Resize", "align_corners with scales that give a fraction of a pixel", "positions depend on it", "align_corners"
     ),
+    Refusal("GridSample", "integers", "ONNX leaves the rounding open", "integers are not supported"),
+    Refusal(
+        "GridSample", "mode=cubic; images of 3 axes", "no recipe yet", "mode='(bi)?cubic' is not|the rank of the image"
+    ),
     Refusal("Pad", "mode=wrap", "no such kernel", "mode=.* is not"),
     Refusal("Pad", "integer values beyond 2^53", "the value is a float in the graph", "not exact as a float"),
     Refusal(

@@ -107,3 +107,17 @@ def _compress(d: Draw) -> tuple[Operands, dict[str, Any]]:
     axis = int(d.rng.integers(0, x.ndim)) if d.chance(0.6) else None
     size = x.size if axis is None else x.shape[axis]
     return [x, d.rng.random(size) < 0.5], {} if axis is None else {"axis": axis}
+
+
+@recipe("GridSample", bound="scaled")
+def _grid_sample(d: Draw) -> tuple[Operands, dict[str, Any]]:
+    """Places are eighths, so that each oracle finds the same elements."""
+    batch, channels, height, width, rows, columns = (int(d.one(1, 2, 3, 5)) for _ in range(6))
+    image = no_nan(d.data((batch, channels, height, width), "T1", tame=True))
+    grid = d.rng.integers(-20, 21, (batch, rows, columns, 2)) / 8
+    old = d.opset < 20
+    mode = d.one(*["bilinear" if old else "linear", "nearest"] * 3, "bicubic" if old else "cubic")
+    if not old and d.chance(0.1):
+        image, grid = image[..., None], np.zeros((batch, rows, columns, 1, 3))
+    attrs = {"mode": mode, "padding_mode": d.one("zeros", "border", "reflection"), "align_corners": int(d.chance(0.5))}
+    return [image, grid.astype(helper.tensor_dtype_to_np_dtype(d.types["T2"]))], attrs

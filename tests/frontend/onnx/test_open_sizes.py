@@ -151,3 +151,17 @@ def test_masks_and_positions_of_open_length_as_torch_writes_them(tmp_path: pathl
         mask[:, length - 2 :] = 0
         (got,) = compiled(x.numpy(), mask.numpy()).values()
         np.testing.assert_allclose(got, module(x, mask).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["native", "reference"])
+def test_a_grid_of_an_open_batch_may_lie_far_out(target: str) -> None:
+    """NaN and infinities are outside of the image, so no index is read there."""
+    made = model([node("GridSample", ["x", "g"], ["y"])], {"x": ["B", 2, 3, 4], "g": ["B", 2, 3, 2]})
+    rng = np.random.default_rng(0)
+    x, grid = rng.normal(size=(5, 2, 3, 4)), rng.uniform(-1.5, 1.5, (5, 2, 3, 2))
+    x, grid = x.astype(np.float32), grid.astype(np.float32)
+    want = torch.nn.functional.grid_sample(torch.from_numpy(x), torch.from_numpy(grid), align_corners=False).numpy()
+    far = [np.nan, np.inf, -np.inf, 3e38, -3e38]
+    grid[:, 0, 0, 0], want[:, :, 0, 0] = far, 0
+    got = qc.compile(made, None, target=target)(x=x, g=grid)["y"]
+    np.testing.assert_allclose(got, want, rtol=0, atol=64 * 2**-24 * np.abs(x).max())
