@@ -35,7 +35,12 @@ UNARY = (
 
 
 class RandomGraph:
-    """Grows a graph of images, then of rows. `build` gives it. inputs: arrays for its signature."""
+    """Grows a graph of images, then of rows. `build` gives it. inputs: arrays for its signature.
+
+    more_rows: steps for rows besides those that all networks have.
+    """
+
+    more_rows: tuple[Callable[[RandomGraph, Value], Value | None], ...] = ()
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -50,7 +55,7 @@ class RandomGraph:
         if self.rng.random() < 0.5:
             self._rows()
             for _ in range(nodes // 2):
-                self._grow(_ROW_STEPS)
+                self._grow(_ROW_STEPS + self.more_rows)
         outputs = [self._weighted_end(self.pool[-1])]
         if self.rng.random() < 0.3 and len(self.pool) > 2:
             outputs.append(self.pool[len(self.pool) // 2])
@@ -198,6 +203,24 @@ class RandomGraph:
     def product(self, x: Value) -> Value:
         return self._node("matmul", x, self._node("transpose", x, perm=(0, 2, 1)))
 
+    def recurrent(self, x: Value) -> Value:
+        """A recurrent layer whose steps are the first axis."""
+        op, gates = (("lstm", 4), ("gru", 3), ("rnn", 1))[self._int(0, 2)]
+        depth, units = x.type.shape[-1], self._int(1, 20)
+        weights = (
+            self._weights(gates * units, depth, fan_in=depth),
+            self._weights(gates * units, units, fan_in=units),
+        )
+        biases = [self._vector(gates * units, -0.5, 0.5) if self.rng.random() < 0.7 else None for _ in range(2)]
+        reverse = bool(self.rng.random() < 0.5)
+        node = self.graph.create(op, [x, *weights, *biases, None, None], {"reverse": reverse})
+        return node.results[0]
+
+    def lookup(self, x: Value) -> Value:
+        """Rows of a table, picked by where the largest numbers are."""
+        table = self._weights(x.type.shape[-1], self._int(1, 20), fan_in=1)
+        return self._node("gather", table, self._node("argmax", x, axis=2, keepdims=False), axis=0)
+
 
 _IMAGE_STEPS = (
     RandomGraph.conv,
@@ -216,6 +239,8 @@ _IMAGE_STEPS = (
     RandomGraph.transpose,
     RandomGraph.gate,
 )
+RECURRENT_STEPS = (RandomGraph.recurrent, RandomGraph.lookup)
+"""Steps for `more_rows`: recurrent layers, and embeddings."""
 _ROW_STEPS = (
     RandomGraph.linear,
     RandomGraph.linear,

@@ -26,6 +26,8 @@ from tests.text.test_quick_reader import plain
 
 OBSERVED = ["int8", "int8:minmax", "int8:percentile", "int8:mse", "int8:kl", "torch:fbgemm", "torch:qnnpack"]
 """qconfigs with every kind of observer."""
+DYNAMIC = ["dynamic", "dynamic:per_tensor", "dynamic:reduced", "dynamic:float16"]
+"""qconfigs that need no calibration."""
 MOST_ELEMENTS = 200_000
 """The most elements of all values of a graph together; larger graphs are not run."""
 
@@ -100,8 +102,9 @@ def check_runs(graph: Graph, chance: Chance, *, native: bool = False, config: st
     with np.errstate(all="ignore"):
         _check_types(graph, sizes, run(graph, inputs))
         if config is not None and graph.stage == "float":
-            graph = qc.compile(graph, config, calibration_data=[tuple(inputs)], target="reference").graph
-            check_legal(graph, "the integer graph")
+            data = None if config in DYNAMIC else [tuple(inputs)]
+            graph = qc.compile(graph, config, calibration_data=data, target="reference").graph
+            check_legal(graph, "the quantized graph")
             check_text(graph)
         wanted = "keep" if graph.stage == "qdq" else None
         model = qc.compile(graph, wanted, target="reference")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from qcompiler.errors import QCompilerError
-from tests.fuzz.accepted import OBSERVED, check_runs
+from tests.fuzz.accepted import DYNAMIC, OBSERVED, check_runs
 from tests.fuzz.damage import Chance
 from tests.fuzz.door import generator
-from tests.random_graphs import RandomGraph
+from tests.random_graphs import RECURRENT_STEPS, RandomGraph
 
 
 class _Seeded:
@@ -56,13 +56,19 @@ class QdqGraphs(_Seeded):
         return one(seed, "native" if seed % 16 == 0 else "reference")
 
 
+class _Network(RandomGraph):
+    """A network that may have recurrent layers and embeddings too."""
+
+    more_rows = RECURRENT_STEPS
+
+
 class Networks(_Seeded):
     """A network of a few dozen nodes, as it is or quantized, on the interpreter and on two levels."""
 
     def one(self, seed: int) -> str:
         chance = Chance(generator("networks", seed))
-        graph = RandomGraph(chance.below(2**31)).build(chance.one([3, 6, 10]))
-        config = chance.one([None, None, *OBSERVED])
+        graph = _Network(chance.below(2**31)).build(chance.one([3, 6, 10]))
+        config = chance.one([None, None, *OBSERVED, *DYNAMIC])
         return check_runs(graph, chance, native=True, config=config)
 
 
