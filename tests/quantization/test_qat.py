@@ -42,7 +42,7 @@ def batch(seed: int, n: int = 8):
     return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def trained(steps: int = 6, qconfig: str = "int8:plain", schedule: QatSchedule | None = None):
+def trained(steps: int = 6, qconfig: str | qc.QConfig = "int8:plain", schedule: QatSchedule | None = None):
     torch.manual_seed(0)
     model = prepare_qat(Net(), qconfig, (batch(0),), dynamic=SPARE, schedule=schedule)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
@@ -57,7 +57,15 @@ def trained(steps: int = 6, qconfig: str = "int8:plain", schedule: QatSchedule |
     return model, losses
 
 
-@pytest.mark.parametrize("qconfig", ["int8:plain", "torch:x86"])
+FOUR_BITS = qc.QConfig(
+    qc.QuantSpec(qc.DType.U8, 0, 15),
+    qc.QuantSpec(qc.DType.I8, -7, 7, symmetric=True, per_channel=True, observer="minmax"),
+    mixed_precision=False,
+    equalize=False,
+)
+
+
+@pytest.mark.parametrize("qconfig", ["int8:plain", "torch:x86", FOUR_BITS], ids=["int8", "x86", "w4a4"])
 def test_evaluation_is_the_converted_program_to_the_bit(qconfig):
     model, losses = trained(6, qconfig)
     assert losses[-1] < losses[0]
