@@ -122,7 +122,10 @@ def _isinf(x: Any) -> Any:
 
 
 def _round(x: Any, decimals: int) -> Any:
-    """x rounded to a number of decimals, in the way of torch: scaled, rounded, scaled back."""
+    """x rounded to a number of decimals, in the way of torch: scaled, rounded, scaled back; f16 in f32."""
+    kind = kind_of(x)
+    if kind is DType.F16 and decimals:
+        return cast(_round(cast(x, DType.F32), decimals), kind)
     factor = 10.0 ** abs(decimals)
     if decimals < 0:
         return binary("mul", unary("round", binary("div", x, factor)), factor)

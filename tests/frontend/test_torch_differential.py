@@ -72,10 +72,12 @@ class Call(torch.nn.Module):
         return self.overload(*args, **keywords)
 
     def exact(self) -> Any:
-        """The result in float64, if the call computes in a float type."""
+        """The result in float64, if the call computes in a float type: on floats, or on integers alone."""
+        tensors = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        floats = [leaf for leaf in tensors if leaf.dtype.is_floating_point]
         leaves = [
             leaf.double()
-            if isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
+            if isinstance(leaf, torch.Tensor) and (leaf.dtype.is_floating_point or not floats)
             else torch.float64
             if leaf in (torch.float32, torch.float16)
             else leaf

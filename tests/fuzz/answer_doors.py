@@ -88,7 +88,11 @@ class NumpyOps(_Seeded):
 
 
 class TorchOps(_Seeded):
-    """A call of a torch op by its recipe, with other numbers."""
+    """A call of a torch op by its recipe, with other numbers: those for which torch defines the answer."""
+
+    need_order = ("searchsorted", "bucketize")
+    leave_ties_open = ("topk", "sort", "argsort", "median")
+    """torch may give the index of any of equal elements."""
 
     def one(self, seed: int) -> str:
         import torch
@@ -99,6 +103,11 @@ class TorchOps(_Seeded):
         name, dtype = chance.one(owner.CASES)
 
         def other(tensor: torch.Tensor) -> torch.Tensor:
+            op = name.removeprefix("aten.").partition(".")[0]
+            if op in self.leave_ties_open and not name.endswith(".stable"):
+                return tensor.ravel()[torch.from_numpy(chance.rng.permutation(tensor.numel()))].reshape(tensor.shape)
+            if op in self.need_order:
+                return torch.sort(torch.from_numpy(varied(tensor.numpy(), chance, within=True))).values
             return torch.from_numpy(varied(tensor.numpy(), chance, within=name in owner.SUMS))
 
         leaves, structure = owner.pytree.tree_flatten(chance.one(owner.RECIPES[name](dtype)))
