@@ -22,6 +22,7 @@ from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
+from qcompiler.passes.per_tensor_codes import PerTensorCodes
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.quantize_dynamic import QuantizeDynamic
 from qcompiler.passes.recognize import Recognize
@@ -104,6 +105,7 @@ def dynamic_pipeline(configs: Configs) -> list[Pass]:
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
     """qdq -> integer; without `configs` for imported qdq graphs, whose roundings all stay."""
     return [
+        *([PerTensorCodes()] if configs is None else []),
         UnsignedCodes(),
         PropagateQparams(),
         *([DynamicProducts()] if configs is None else []),

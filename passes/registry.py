@@ -50,6 +50,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.insert_observers import InsertObservers
     from qcompiler.passes.insert_qdq import InsertQdq
     from qcompiler.passes.integerize import Integerize
+    from qcompiler.passes.per_tensor_codes import PerTensorCodes
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantize_dynamic import QuantizeDynamic
     from qcompiler.passes.quantized_io import QuantizedIo
@@ -77,6 +78,7 @@ def passes_by_name() -> dict[str, type]:
         SplitOutliers,
         CorrectBias,
         InsertQdq,
+        PerTensorCodes,
         UnsignedCodes,
         PropagateQparams,
         QuantizedIo,
