@@ -23,7 +23,7 @@ from qcompiler.notes import Guard, Note, OutputStructure, Remark
 from qcompiler.opdef import opdef
 from qcompiler.signature import guards, structure_of
 from qcompiler.structure import restore_outputs
-from qcompiler.types import DType
+from qcompiler.types import DType, QuantParams, TensorType
 
 if TYPE_CHECKING:
     from qcompiler.frontend.proxy import Proxy
@@ -213,6 +213,16 @@ class Trace:
             raise error from None
         return tuple(self.wrap(result) for result in node.results)
 
+    def emit_quantized(self, x: Traced, type: TensorType) -> Proxy:
+        """Record a quantize of x. The result has this quantized type."""
+        self.check_open()
+        origin = (self._scopes[-1],) if self._scopes else ()
+        name = _join(self.path, "quantize")
+        made = self.graph.create(
+            "quantize", [x.value], names=name, types=type, loc=self.loc or user_loc(), origin=origin
+        )
+        return self.wrap(made.result)
+
     def guard(self, guard: Guard) -> None:
         self._note(guard)
 
@@ -271,6 +281,16 @@ class Trace:
         known = self._consts.get(key)
         if known is None or known[0] is not source or not _same(known[1].data, data):
             self._consts[key] = known = (source, self.graph.add_const(name, np.array(data, order="C")))
+            self._made_of.setdefault(id(source), []).append(key)
+        return self.wrap(known[1])
+
+    def codes(self, source: Any, codes: np.ndarray, dtype: DType, params: QuantParams, name: str) -> Proxy:
+        """The constant of a quantized type that holds the codes of `source`. There is one per source."""
+        key = (id(source), "codes")
+        known = self._consts.get(key)
+        if known is None or known[0] is not source or not _same(known[1].data, codes):
+            const = self.graph.add_const(_join(self.path, name), codes, TensorType(dtype, codes.shape, params))
+            self._consts[key] = known = (source, const)
             self._made_of.setdefault(id(source), []).append(key)
         return self.wrap(known[1])
 

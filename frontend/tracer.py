@@ -22,6 +22,7 @@ from qcompiler.frontend.array_ops import lift
 from qcompiler.frontend.recorder import Trace, Traced, current_trace, required_trace
 from qcompiler.ir import Graph
 from qcompiler.notes import Guard
+from qcompiler.quantization.quantized_tensor import QuantizedTensor
 from qcompiler.signature import record_structure, structure_of
 from qcompiler.structure import flatten_outputs, restore_outputs
 from qcompiler.types import DType, TensorType
@@ -84,7 +85,10 @@ def inline(callee: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function of the frontend on arrays outside of a trace: record it on constants and interpret the graph."""
+    """Call a function of the frontend on arrays outside of a trace: record it on constants and interpret the graph.
+
+    Quantized tensors stand for values of a quantized type, also among the results.
+    """
     from qcompiler.interpreter import run
 
     recorder = Trace("eager")
@@ -94,7 +98,11 @@ def run_eagerly(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
             **{key: _constant(item, recorder) for key, item in kwargs.items()},
         )
         set_outputs(recorder, returned)
-    return restore_outputs(structure_of(recorder.graph), run(recorder.graph, []))
+    outputs = [
+        QuantizedTensor(array, value.type.params, value.type.dtype) if value.type.is_quantized else array
+        for array, value in zip(run(recorder.graph, []), recorder.graph.outputs)
+    ]
+    return restore_outputs(structure_of(recorder.graph), outputs)
 
 
 def set_outputs(recorder: Trace, returned: Any) -> None:
@@ -302,6 +310,8 @@ def _name_constants(recorder: Trace, model: Any) -> None:
 
 
 def _constant(item: Any, recorder: Trace) -> Any:
+    if isinstance(item, QuantizedTensor):
+        return recorder.codes(item, item.int_repr(), item.dtype, item.params, "x")
     if isinstance(item, np.ndarray) or (hasattr(item, "detach") and hasattr(item, "numpy")):
         return recorder.constant(item)
     if isinstance(item, (tuple, list)) and any(isinstance(part, np.ndarray) for part in item):

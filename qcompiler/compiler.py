@@ -188,7 +188,7 @@ def compile(
         )
     graph = None
     may_be_quantized = _is_file(model) or _is_torch_program(model) or isinstance(model, (Graph, CompiledModel))
-    if may_be_quantized or (_is_torch_module(model) and qconfig == "keep"):
+    if may_be_quantized or qconfig == "keep":
         graph = trace(model, example_inputs, dynamic=dynamic)
     stage = "float" if graph is None else graph.stage
     has_data = calibration_data is not None or calibration is not None
@@ -273,7 +273,8 @@ def _check_stage(stage: str, qconfig: str | QConfig | QConfigMapping | None, io:
     if qconfig == "keep" and stage not in ("qdq", "integer"):
         raise QuantizationError(
             'qconfig "keep" is for a model that is quantized already',
-            expected="an ONNX model with QuantizeLinear or QLinear ops, or a graph of stage qdq or integer",
+            expected="an ONNX model with QuantizeLinear or QLinear ops, modules of nn.quantized, or a graph of "
+            "stage qdq or integer",
             hint='qconfig="int8" with calibration_data',
         )
     if stage == "qdq" and qconfig != "keep":

@@ -5,7 +5,7 @@ qconfig keys are short (`qcompiler.nn.Conv2d`). `functional` has the functions o
 """
 
 from qcompiler.frontend import functional
-from qcompiler.frontend.nn import init
+from qcompiler.frontend.nn import init, quantized
 from qcompiler.frontend.nn.activation import (
     CELU,
     ELU,
@@ -218,6 +218,7 @@ __all__ = [
     "functional",
     "init",
     "manual_seed",
+    "quantized",
 ]
 
 for _exported in (globals()[name] for name in __all__):

@@ -10,7 +10,7 @@ from qcompiler.frontend.nn import init
 from qcompiler.frontend.nn.module import Module
 from qcompiler.frontend.source import user_place
 
-_PAD_MODES = ("zeros", "reflect", "replicate", "circular")
+PAD_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _Convolution(Module):
@@ -30,12 +30,12 @@ class _Convolution(Module):
         padding_mode: str,
     ) -> None:
         super().__init__()
-        if padding_mode not in _PAD_MODES or (self.transposed and padding_mode != "zeros"):
+        if padding_mode not in PAD_MODES or (self.transposed and padding_mode != "zeros"):
             raise TraceError(
                 f"{type(self).__name__}: padding_mode",
                 where=user_place(),
                 got=padding_mode,
-                expected="zeros" if self.transposed else " | ".join(_PAD_MODES),
+                expected="zeros" if self.transposed else " | ".join(PAD_MODES),
             )
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise TraceError(
@@ -77,13 +77,7 @@ class _Conv(_Convolution):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
 
     def forward(self, x: Any) -> Any:
-        padding: str | int | tuple[int, ...] = self.padding
-        if self.padding_mode != "zeros":
-            pairs = F.conv_padding(padding, self.kernel_size, self.stride, self.dilation)
-            x = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], self.padding_mode)
-            padding = 0
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial - 1]
-        return convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolve(self, x, self.weight, self.bias)
 
 
 class Conv1d(_Conv):
@@ -124,10 +118,7 @@ class _ConvTranspose(_Convolution):
         self.output_padding = F.ints(output_padding, self.spatial, "output_padding")
 
     def forward(self, x: Any) -> Any:
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.spatial - 1]
-        return convolve(
-            x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return convolve(self, x, self.weight, self.bias)
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -146,3 +137,18 @@ class ConvTranspose3d(_ConvTranspose):
     """weight [in, out/groups, kd, kh, kw]."""
 
     spatial = 3
+
+
+def convolve(layer: Any, x: Any, weight: Any, bias: Any) -> Any:
+    """x convolved with a weight, by the geometry of a layer, whose weight and bias are not read."""
+    if layer.transposed:
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[layer.spatial - 1]
+        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        return transposed(x, weight, bias, *sizes)
+    padding: str | int | tuple[int, ...] = layer.padding
+    if layer.padding_mode != "zeros":
+        pairs = F.conv_padding(padding, layer.kernel_size, layer.stride, layer.dilation)
+        x = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], layer.padding_mode)
+        padding = 0
+    plain = (F.conv1d, F.conv2d, F.conv3d)[layer.spatial - 1]
+    return plain(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
