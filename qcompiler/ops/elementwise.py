@@ -215,7 +215,10 @@ class Pow(Binary):
             power = np.power(x, np.where(y < 0, 0, y).astype(x.dtype))
             unit = np.where(x == 1, 1, np.where(x == -1, np.where(y % 2 == 0, 1, -1), 0))
             return np.where(y < 0, unit, power).astype(x.dtype)
-        return np.power(np.asarray(x, np.float64), np.asarray(y, np.float64)).astype(np.result_type(x, y))
+        kind = np.result_type(x, y)
+        # numpy takes the root for one exponent of 0.5 that serves several elements: NaN for -inf, -0 for -0
+        base, exponent = (np.atleast_1d(z).astype(np.float64) for z in np.broadcast_arrays(x, y))
+        return np.power(base, exponent).astype(kind).reshape(np.broadcast_shapes(x.shape, y.shape))
 
 
 class Comparison(Op):

@@ -414,13 +414,14 @@ def test_prelu() -> None:
 def test_pow() -> None:
     x, y = pairs(SPECIAL)
     check_op("pow", [np.abs(floats(33, 9)), floats(9, seed=1)])
-    for graph, inputs in (one_node("pow", [x, y], {}),):
+    one_exponent = np.array(SPECIAL, np.float32), np.array(0.5, np.float32)
+    for graph, inputs in (one_node("pow", [x, y], {}), one_node("pow", [*one_exponent], {})):
         want = interpret(graph, inputs)[0]
         for _, program in programs(graph):
             got = program.run(inputs)[0]
             assert np.array_equal(np.isnan(want), np.isnan(got))
             close = np.isclose(want, got, rtol=2.0**-22, atol=0, equal_nan=True)
-            assert close.all(), (x[~close], y[~close])
+            assert close.all(), [np.broadcast_to(z, want.shape)[~close] for z in inputs]
 
 
 DIVISIONS = ("floor_divide", "remainder", "fmod")
