@@ -6,8 +6,8 @@ along the features, and layers follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from qcompiler.errors import TraceError
@@ -22,13 +22,19 @@ from qcompiler.types import DType
 
 @dataclass(frozen=True)
 class Layer:
-    """The parameters of one layer in one direction, with torch's shapes. w_hr: the projection of an lstm."""
+    """The parameters of one layer in one direction, with torch's shapes. w_hr: the projection of an lstm.
+
+    ih_scale, hh_scale: where weights are plain codes, their scales. product: what multiplies in cells.
+    """
 
     w_ih: Any
     w_hh: Any
     bias_ih: Any = None
     bias_hh: Any = None
     w_hr: Any = None
+    ih_scale: Any = None
+    hh_scale: Any = None
+    product: Callable[..., Any] = field(default=linear, kw_only=True)
 
     @staticmethod
     def listed(flat: Sequence[Any], has_biases: bool, count: int) -> list[Layer]:
@@ -109,17 +115,21 @@ def _layer(
     op: str, x: Proxy, states: Sequence[Proxy | None], layer: Layer, lengths: Proxy | None, **attrs: Any
 ) -> tuple[Proxy, ...]:
     """One layer in one direction: y and the last states."""
-    given = (layer.w_ih, layer.w_hh, layer.bias_ih, layer.bias_hh, layer.w_hr)
-    *weights, w_hr = (None if each is None else ops.single(each, op, x.trace) for each in given)
+    given = (layer.bias_ih, layer.bias_hh, layer.w_hr, layer.ih_scale, layer.hh_scale)
+    bias_ih, bias_hh, w_hr, *scales = (None if each is None else ops.single(each, op, x.trace) for each in given)
+    weights = [layer.w_ih, layer.w_hh]
+    if layer.ih_scale is None:
+        weights = [ops.single(weight, op, x.trace) for weight in weights]
+    weights += [bias_ih, bias_hh]
     first, *others = states
-    more = [*others, None, w_hr] if others else []
+    more = [*([*others, None, w_hr] if others else []), *scales]
     return x.trace.emit_results(op, [x, *weights, first, lengths, *more], attrs)
 
 
 def lstm_cell(x: Any, states: Sequence[Any], layer: Layer) -> tuple[Any, Any]:
     """One step of an lstm: the next h and c."""
     h, c = states
-    gates = binary("add", linear(x, layer.w_ih, layer.bias_ih), linear(h, layer.w_hh, layer.bias_hh))
+    gates = binary("add", layer.product(x, layer.w_ih, layer.bias_ih), layer.product(h, layer.w_hh, layer.bias_hh))
     i, f, g, o = _parts(gates, 4)
     c = binary("add", binary("mul", F.sigmoid(f), c), binary("mul", F.sigmoid(i), F.tanh(g)))
     return binary("mul", F.sigmoid(o), F.tanh(c)), c
@@ -127,8 +137,8 @@ def lstm_cell(x: Any, states: Sequence[Any], layer: Layer) -> tuple[Any, Any]:
 
 def gru_cell(x: Any, h: Any, layer: Layer) -> Any:
     """One step of a gru: the next h."""
-    own = _parts(linear(x, layer.w_ih, layer.bias_ih), 3)
-    kept = _parts(linear(h, layer.w_hh, layer.bias_hh), 3)
+    own = _parts(layer.product(x, layer.w_ih, layer.bias_ih), 3)
+    kept = _parts(layer.product(h, layer.w_hh, layer.bias_hh), 3)
     r, z = (F.sigmoid(binary("add", *pair)) for pair in list(zip(own, kept))[:2])
     n = F.tanh(binary("add", own[2], binary("mul", r, kept[2])))
     return binary("add", n, binary("mul", z, binary("sub", h, n)))
@@ -136,7 +146,7 @@ def gru_cell(x: Any, h: Any, layer: Layer) -> Any:
 
 def rnn_cell(x: Any, h: Any, layer: Layer, nonlinearity: str) -> Any:
     """One step of an rnn: the next h. nonlinearity: tanh or relu."""
-    total = binary("add", linear(x, layer.w_ih, layer.bias_ih), linear(h, layer.w_hh, layer.bias_hh))
+    total = binary("add", layer.product(x, layer.w_ih, layer.bias_ih), layer.product(h, layer.w_hh, layer.bias_hh))
     return F.tanh(total) if nonlinearity == "tanh" else F.relu(total)
 
 

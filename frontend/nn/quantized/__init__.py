@@ -4,6 +4,7 @@ A model of them starts with Quantize and ends with DeQuantize. Called on arrays 
 a graph of stage qdq, which `compile(model, "keep", x)` turns into an integer program.
 """
 
+from qcompiler.frontend.nn.quantized import dynamic
 from qcompiler.frontend.nn.quantized.products import (
     Conv1d,
     Conv2d,
@@ -34,7 +35,9 @@ __all__ = [
     "Linear",
     "LinearReLU",
     "Quantize",
+    "dynamic",
 ]
 
 for _exported in (globals()[name] for name in __all__):
-    _exported.__module__ = "qcompiler.nn.quantized"
+    if isinstance(_exported, type):
+        _exported.__module__ = "qcompiler.nn.quantized"

@@ -14,13 +14,30 @@ from qcompiler.arguments import check_type, described
 from qcompiler.errors import QuantizationError, TraceError
 from qcompiler.frontend.nn.module import Module, Parameter
 from qcompiler.frontend.proxy import Proxy
-from qcompiler.frontend.recorder import required_trace
+from qcompiler.frontend.recorder import Trace, required_trace
 from qcompiler.frontend.source import user_place
 from qcompiler.quantization import qmath
 from qcompiler.quantization.observers import weight_params
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
 from qcompiler.quantization.quantized_tensor import QuantizedTensor
 from qcompiler.types import DType, QuantParams, TensorType
+
+
+def enter_stage(trace: Trace, stage: str) -> None:
+    """Let a graph have the ops of quantized modules: of "qdq" those of static ones, of "integer" those of dynamic ones.
+
+    Raises:
+        TraceError: the graph has both.
+    """
+    if trace.graph.stage not in ("float", stage):
+        raise TraceError(
+            "static and dynamic quantized modules in one model",
+            where=user_place(),
+            expected=f"a graph of stage {trace.graph.stage}",
+            got=f"a module of stage {stage}",
+            hint="take modules of nn.quantized or of nn.quantized.dynamic alone",
+        )
+    trace.graph.stage = stage
 
 
 def code_type(x: Any, what: str) -> TensorType:
@@ -39,7 +56,7 @@ def code_type(x: Any, what: str) -> TensorType:
 def dequantized(x: Any, what: str) -> Proxy:
     """The real numbers of a traced value that has codes."""
     code_type(x, what)
-    x.trace.graph.stage = "qdq"
+    enter_stage(x.trace, "qdq")
     found: Proxy = x.trace.emit("dequantize", (x,))
     return found
 
@@ -47,7 +64,7 @@ def dequantized(x: Any, what: str) -> Proxy:
 def quantized(x: Proxy, scale: float, zero_point: int, dtype: DType) -> Proxy:
     """Codes of a traced f32 value."""
     trace = x.trace
-    trace.graph.stage = "qdq"
+    enter_stage(trace, "qdq")
     type = TensorType(dtype, x.value.type.shape, QuantParams.per_tensor(scale, zero_point, dtype))
     return trace.emit_quantized(x, type)
 
