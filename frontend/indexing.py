@@ -32,6 +32,7 @@ from qcompiler.frontend.array_ops import (
 )
 from qcompiler.frontend.recorder import Trace, Traced, shape_entry
 from qcompiler.frontend.sizes import Size, sized
+from qcompiler.notes import Guard
 from qcompiler.types import DType
 
 if TYPE_CHECKING:
@@ -96,6 +97,33 @@ def normalised(x: Proxy, axis: int, wanted: slice) -> Range:
     return Range(start, stop, abs(step), step < 0)
 
 
+def within_example(x: Proxy, axis: int, wanted: slice) -> slice:
+    """A slice of numpy's meaning whose bounds lie within the example's axis, in their order: those outside become its
+    ends, and a slice that ends before its start is empty.
+
+    A guard says that it is so in each call. Other sizes are refused.
+    """
+    size, sizes = dims(x)[axis], x.trace.sizes
+    if not isinstance(size, Dim) or not size.names() <= sizes.keys() or (wanted.step is not None and wanted.step < 1):
+        return wanted
+    bounds = [wanted.start, wanted.stop]
+    for i, bound in enumerate(bounds):
+        if bound is None or isinstance(bound, (Size, Dim)) or abs(int(bound)) <= size.evaluate(sizes):
+            continue
+        if abs(int(bound)) < FULL:
+            x.trace.guard(Guard(size, "<=", abs(int(bound))))
+        if (i == 0) == (int(bound) > 0):  # it starts behind the end, or ends before the start
+            return slice(0, 0, wanted.step)
+        bounds[i] = None
+    start, stop = bounds
+    if isinstance(start, int) and isinstance(stop, int) and (start < 0) != (stop < 0):
+        number = size.evaluate(sizes)
+        if slice(start, stop).indices(number)[0] >= slice(start, stop).indices(number)[1]:  # empty, as for these sizes
+            x.trace.guard(Guard(size, "<=" if stop < 0 else ">=", abs(start) + abs(stop)))
+            return slice(0, 0, wanted.step)
+    return slice(start, stop, wanted.step)
+
+
 def _index(bound: Any) -> int | None:
     return None if bound is None else int(bound)
 
@@ -141,7 +169,7 @@ def getitem(x: Proxy, index: Any) -> Proxy:
         if part is None:
             continue
         if isinstance(part, slice):
-            ranges[axis] = part
+            ranges[axis] = within_example(x, axis, part)
         elif isinstance(part, (int, np.integer, Size)) and not isinstance(part, bool):
             ranges[axis] = _single(x, axis, part)
             dropped.add(axis)

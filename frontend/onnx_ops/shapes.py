@@ -136,7 +136,8 @@ def _slice(n: OnnxNode) -> Any:
     bounds = [bound for each in ranges.values() for bound in (each.start, each.stop)]
     if isinstance(value, np.ndarray) and not any(isinstance(bound, Size) for bound in bounds):
         return value[tuple(ranges.get(axis, slice(None)) for axis in range(len(shape)))]
-    return indexing.slice_axes(n.x(0), ranges)
+    x = n.x(0)
+    return indexing.slice_axes(x, {axis: indexing.within_example(x, axis, each) for axis, each in ranges.items()})
 
 
 def _range_of(n: OnnxNode, size: Any, start: Any, end: Any, step: int) -> slice:

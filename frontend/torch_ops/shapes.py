@@ -60,7 +60,7 @@ def _squeeze(x: Any, dim: Any) -> Any:
 def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     axis = ops.check_axis(dim, rank(x), "slice")
     stop = None if isinstance(end, int) and end >= indexing.FULL else end
-    return indexing.slice_axes(x, {axis: slice(start, stop, step)})
+    return indexing.slice_axes(x, {axis: indexing.within_example(x, axis, slice(start, stop, step))})
 
 
 @aten("select_scatter")

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler as qc
 from qcompiler.dims import Dim, parse_dim
-from qcompiler.errors import TraceError
+from qcompiler.errors import InputError, TraceError
 from qcompiler.frontend.sizes import Size
 from qcompiler.notes import Guard
 
@@ -114,3 +114,55 @@ def test_an_onnx_expand_to_an_open_batch_needs_no_example(tmp_path: pathlib.Path
         x = np.random.default_rng(batch).normal(size=(batch, 4, 8)).astype(np.float32)
         (y,) = model(x).values()
         np.testing.assert_array_equal(y, np.concatenate([np.repeat(token, batch, 0), x], 1))
+
+
+@pytest.mark.parametrize("length", [8, 3])
+@pytest.mark.parametrize(
+    ("start", "stop", "step"),
+    [
+        (-5, None, 1),
+        (None, -5, 1),
+        (-5, -2, 1),
+        (2, -2, 1),
+        (-7, 3, 1),
+        (2, 6, 1),
+        (4, 6, 1),
+        (-5, None, 2),
+        (-5, 2, 1),
+        (-1, -6, -1),
+    ],
+)
+def test_bounds_outside_of_an_open_axis_are_clamped_or_refused(
+    length: int, start: int | None, stop: int | None, step: int
+) -> None:
+    def model(x):
+        return x[:, start:stop:step] * 2
+
+    compiled = qc.compile(model, None, (np.ones((2, length), np.float32),), dynamic={0: {1: "S"}})
+    served = set()
+    for size in range(1, 10):
+        x = np.arange(2 * size, dtype=np.float32).reshape(2, size)
+        try:
+            result = compiled(x)
+        except InputError:
+            continue
+        assert np.array_equal(result, model(x))
+        served.add(size)
+    assert length in served or (step < 0 and length < 6)
+
+
+def test_an_example_shorter_than_a_bound_of_onnx_slice_is_served() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", "S"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([n]), k) for k, n in (("start", -5), ("end", 2**63 - 1), ("axis", 1))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    compiled = qc.compile(model, None, (np.ones((2, 3), np.float32),))
+    for size in (1, 3, 4, 5):
+        x = np.arange(2 * size, dtype=np.float32).reshape(2, size)
+        assert np.array_equal(compiled(x)["y"], x)
+    with pytest.raises(InputError, match="S <= 5"):
+        compiled(np.ones((2, 6), np.float32))
