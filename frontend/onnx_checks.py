@@ -22,10 +22,10 @@ _OF_ONNX_RUNTIME = frozenset({"SimplifiedLayerNormalization"})
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 """AttributeProto.AttributeType -> the field that holds the value."""
 FLAGS = frozenset({
-    "allowzero", "antialias", "ceil_mode", "count_include_pad", "detect_negative", "detect_positive", "exclude_outside",
-    "exclusive", "fmod", "input_forget", "keepdims", "largest", "layout", "linear_before_reset", "new_axis",
-    "noop_with_empty_axes", "output_sequence", "reverse", "saturate", "select_last_index", "sorted", "storage_order",
-    "training_mode", "transA", "transB", "upper",
+    "align_corners", "allowzero", "antialias", "ceil_mode", "count_include_pad", "detect_negative", "detect_positive",
+    "exclude_outside", "exclusive", "fmod", "input_forget", "keepdims", "largest", "layout", "linear_before_reset",
+    "new_axis", "noop_with_empty_axes", "output_sequence", "reverse", "saturate", "select_last_index", "sorted",
+    "storage_order", "training_mode", "transA", "transB", "upper",
 })  # fmt: skip
 """Attributes that are 0 or 1 wherever they occur. Of another number, readers of the file make different things."""
 

@@ -24,7 +24,7 @@ from qcompiler.export.torch.module import to_torch
 from qcompiler.export.torch.node import MOVES, REALS, NodeWriter, convolved
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.ops.conv import Conv
-from qcompiler.ops.interfaces import Weighted
+from qcompiler.ops.interfaces import TakesActivation, Weighted
 from qcompiler.ops.linear import Linear
 from qcompiler.ops.norm import BatchNorm
 from qcompiler.ops.quantized import Observe
@@ -407,8 +407,9 @@ class _Player:
                 if writer is None:
                     raise QuantizationError("torch has no such op", where=node.describe())
                 made = writer(NodeWriter(self, node))  # type: ignore[arg-type]
-            if node.attrs.get("activation") in ("relu", "relu6"):  # again, for torch's gradient of 0 at 0 and at 6
-                made = torch.relu(made) if node.attrs["activation"] == "relu" else torch.nn.functional.relu6(made)
+            fused = TakesActivation.of(node)
+            if fused is not None and fused.activation != "none":  # again, for torch's gradient of 0 at 0 and at 6
+                made = torch.relu(made) if fused.activation == "relu" else torch.nn.functional.relu6(made)
             results = made if isinstance(made, tuple) else (made,)
             self._tensors.update((id(value), tensor) for value, tensor in zip(node.results, results))
         return list(self.graph.outputs)

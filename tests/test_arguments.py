@@ -63,6 +63,8 @@ WRONG: dict[str, Callable[[], object]] = {
 PREPARED = qc.prepare(qc.trace(model, (X,)), "int8")
 CALIBRATION = qc.calibrate(PREPARED, [X])
 COMPILED = qc.compile(model, "int8", (X,), calibration_data=[X])
+SCALES = qc.Scales.of(PREPARED, CALIBRATION)
+CODES = qc.quantize_per_tensor(X, 0.1, 0, "u8")
 
 
 def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[str, Any], dict[str, str]]]:
@@ -72,6 +74,7 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
     qconfig = {"qconfig": "None"}
     traced: dict[str, Any] = {"model": model, "example_inputs": (X,), "dynamic": None}
     legal = {"example_inputs": "f64", "dynamic": "None {}"}
+    numbers = {"scale": "5 2.5 True", "zero_point": "5 True"}
     per_tensor = {"scale": 0.1, "zero_point": 0, "dtype": qc.DType.U8, "qmin": 0, "qmax": 255}
     spec = {name: p.default for name, p in inspect.signature(qc.QuantSpec).parameters.items()}
     return {
@@ -150,7 +153,7 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "QuantParams.per_tensor": (
             qc.QuantParams.per_tensor,
             {key: per_tensor[key] for key in ("scale", "zero_point", "dtype")},
-            {"scale": "5 2.5 True", "zero_point": "5 True"},
+            numbers,
         ),
         "Dim.name": (qc.Dim.name, {"name": "B"}, {"name": "text"}),
         "a call": (COMPILED, {"x": X}, {}),
@@ -162,6 +165,40 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         ),
         "export_python": (qc.export_python, {"model": COMPILED, "path": folder / "a.py"}, {}),
         "to_torch": (qc.to_torch, {"model": COMPILED}, {}),
+        "export_text": (qc.export_text, {"model": COMPILED, "path": folder / "a.qir"}, {}),
+        "load_text": (qc.load_text, {"path": folder / "none.qir"}, {}),
+        "Scales": (qc.Scales, {"lines": {}}, {"lines": "{}"}),
+        "Scales.of": (qc.Scales.of, {"prepared": PREPARED, "observers": CALIBRATION}, {}),
+        "Scales.diff": (SCALES.diff, {"other": SCALES}, {}),
+        "Scales.save": (SCALES.save, {"path": folder / "s.txt"}, {"path": "text"}),
+        "Scales.load": (qc.Scales.load, {"path": folder / "none"}, {}),
+        "QuantizedTensor": (
+            qc.QuantizedTensor,
+            {"codes": np.zeros(2, np.uint8), "params": CODES.params, "dtype": "u8"},
+            {},
+        ),
+        "QuantizedTensor.add": (CODES.add, {"other": CODES, "scale": 0.1, "zero_point": 0}, numbers),
+        "QuantizedTensor.sort": (CODES.sort, {"axis": 0, "descending": False}, {"axis": "True", "descending": "True"}),
+        "QuantizedTensor.topk": (
+            CODES.topk,
+            {"k": 1, "axis": 0, "largest": True},
+            dict.fromkeys(("k", "axis", "largest"), "True"),
+        ),
+        "QuantizedTensor.clamp": (
+            CODES.clamp,
+            {"low": 0.0, "high": 1.0},
+            dict.fromkeys(("low", "high"), "None 5 2.5 True"),
+        ),
+        "quantize_per_tensor": (
+            qc.quantize_per_tensor,
+            {"x": X, "scale": 0.1, "zero_point": 0, "dtype": "u8"},
+            {"x": "5 2.5 True [] f64 nested", **numbers},
+        ),
+        "quantize_per_channel": (
+            qc.quantize_per_channel,
+            {"x": X, "scales": [0.1, 0.2], "zero_points": 0, "axis": 0, "dtype": "u8"},
+            {"x": "f64", "zero_points": "5 True", "axis": "True"},
+        ),
         "quantize_dynamic": (
             qc.quantize_dynamic,
             {**traced, "qconfig_spec": None, "dtype": "qint8", "mapping": None, "inplace": False}

@@ -117,7 +117,6 @@ def test_configuration_and_models(call: Callable[[], object], kind: type[Excepti
         ({"io": "codes"}, QuantizationError, "io"),
         ({"qconfig": "int7"}, QuantizationError, "int8"),
         ({"qconfig": 7}, QuantizationError, "not a qconfig"),
-        ({"qconfig": "keep"}, QuantizationError, "quantized already"),
         ({"calibration_data": None}, QuantizationError, "needs calibration data"),
         ({"qconfig": None, "io": "quantized"}, QuantizationError, "quantized graph"),
         ({"calibration": qc.Calibration({}, {})}, QuantizationError, "both calibration_data"),

@@ -150,6 +150,19 @@ def rules(**options: Any) -> str:
     return str(qc.prepare(GRAPH, qc.QConfigMapping(**{"default": qc.get_qconfig("int8"), **options})).table)
 
 
+CODES = qc.quantize_per_tensor(np.random.default_rng(3).permutation(24).reshape(2, 3, 4) / 10, 0.1, 3, "u8")
+
+
+def codes(call: Callable[..., Any], **options: Any) -> Effect:
+    """The shape and the numbers that a method gives with an option and without."""
+
+    def result(**given: Any) -> object:
+        made = call(**given)
+        return [(np.shape(each), np.asarray(each).tolist()) for each in (made if isinstance(made, tuple) else (made,))]
+
+    return pair(result, **options)
+
+
 EFFECTS: dict[str, Effect] = {
     "compile.qconfig": lambda f: (text(compiled(qconfig="torch:qnnpack")), text(compiled())),
     "compile.example_inputs": lambda f: (
@@ -248,6 +261,21 @@ EFFECTS: dict[str, Effect] = {
     "QuantParams.per_channel.qmax": pair(
         lambda **o: qc.QuantParams.per_channel([0.1], 9, 0, qc.DType.U8, **o), qmax=99
     ),
+    "QuantizedTensor.flatten.start": codes(lambda **o: CODES.flatten(**o), start=1),
+    "QuantizedTensor.flatten.end": codes(lambda **o: CODES.flatten(**o), end=1),
+    "QuantizedTensor.as_strided.offset": codes(lambda **o: CODES.as_strided((2, 2), (2, 1), **o), offset=3),
+    "QuantizedTensor.max.axis": codes(lambda **o: CODES.max(**o), axis=1),
+    "QuantizedTensor.max.keepdims": codes(lambda **o: CODES.max(1, **o), keepdims=True),
+    "QuantizedTensor.min.axis": codes(lambda **o: CODES.min(**o), axis=1),
+    "QuantizedTensor.min.keepdims": codes(lambda **o: CODES.min(1, **o), keepdims=True),
+    "QuantizedTensor.mean.axis": codes(lambda **o: CODES.mean(**o), axis=1),
+    "QuantizedTensor.mean.keepdims": codes(lambda **o: CODES.mean(1, **o), keepdims=True),
+    "QuantizedTensor.sort.axis": codes(lambda **o: CODES.sort(**o), axis=0),
+    "QuantizedTensor.sort.descending": codes(lambda **o: CODES.sort(**o), descending=True),
+    "QuantizedTensor.topk.axis": codes(lambda **o: CODES.topk(1, **o), axis=0),
+    "QuantizedTensor.topk.largest": codes(lambda **o: CODES.topk(1, **o), largest=False),
+    "QuantizedTensor.clamp.low": codes(lambda **o: CODES.clamp(high=9.0, **o), low=0.5),
+    "QuantizedTensor.clamp.high": codes(lambda **o: CODES.clamp(low=0.0, **o), high=0.5),
     "TensorType.quant": lambda f: (
         str(qc.TensorType(qc.DType.U8, (2, 3), qc.QuantParams.per_tensor(0.1, 0, qc.DType.U8))),
         str(qc.TensorType(qc.DType.U8, (2, 3))),

@@ -15,6 +15,7 @@ import numpy as np
 from qcompiler.arguments import check_type, described
 from qcompiler.errors import ArgumentError, QuantizationError, ShapeError, nearest
 from qcompiler.quantization import qmath
+from qcompiler.quantization.channel_index import indexed, moved
 from qcompiler.types import DType, QuantParams
 
 _DTYPES = {str(dtype): dtype for dtype in (DType.U8, DType.I8, DType.I16, DType.U4, DType.I4)}
@@ -85,7 +86,7 @@ class QuantizedTensor:
 
     def dequantize(self) -> np.ndarray:
         """f32, the real numbers: rule (1) of `qmath`."""
-        return qmath.dequantize(self._codes, self._params)
+        return np.asarray(qmath.dequantize(self._codes, self._params))
 
     def qscheme(self) -> str:
         """ "per_tensor" or "per_channel"."""
@@ -222,8 +223,8 @@ class QuantizedTensor:
             return self._like(codes, None)
         if not all(item is None or item is Ellipsis or type(item) in (slice, int, np.int64) for item in items):
             self._only("an index of arrays")
-        axis, params = _indexed(items, self.ndim, self._params)
-        return QuantizedTensor(codes, params if axis is None else _moved(params, axis), self._dtype)
+        axis, params = indexed(items, self.ndim, self._params)
+        return QuantizedTensor(codes, params if axis is None else moved(params, axis), self._dtype)
 
     def __setitem__(self, index: Any, value: object) -> None:
         """Put real numbers, or a quantized tensor with the same parameters, at an index."""
@@ -347,6 +348,7 @@ class QuantizedTensor:
 
     def sort(self, axis: int = -1, *, descending: bool = False) -> tuple[QuantizedTensor, np.ndarray]:
         """(the elements in order along an axis, their i64 indices). Equal elements keep their order."""
+        check_type("descending", descending, (bool, np.bool_), "True or False")
         self._only("sort")
         keys = self._codes.astype(np.int64) * (-1 if descending else 1)
         order = np.argsort(keys, axis=self._axis(axis), kind="stable")
@@ -355,6 +357,7 @@ class QuantizedTensor:
     def topk(self, k: int, axis: int = -1, *, largest: bool = True) -> tuple[QuantizedTensor, np.ndarray]:
         """(the k largest or smallest elements along an axis, in order, their i64 indices)."""
         check_type("k", k, _INTEGER, "a number of elements")
+        check_type("largest", largest, (bool, np.bool_), "True or False")
         self._only("topk")
         if not 0 <= k <= self.shape[self._axis(axis)]:
             raise ShapeError("topk", expected=f"0 <= k <= {self.shape[self._axis(axis)]}", got=k)
@@ -424,7 +427,7 @@ class QuantizedTensor:
 
     def _like(self, codes: np.ndarray, axis: int | None) -> QuantizedTensor:
         """Codes with these parameters; their channels, if any, lie along `axis`."""
-        params = self._params if self._params.axis in (None, axis) else _moved(self._params, axis)
+        params = self._params if self._params.axis in (None, axis) else moved(self._params, axis)
         return QuantizedTensor(codes, params, self._dtype)
 
     def _axis(self, axis: int) -> int:
@@ -527,7 +530,7 @@ def quantize_per_channel(
     try:
         points = zero_points if isinstance(zero_points, int) else [operator.index(point) for point in zero_points]
         steps = [float(scale) for scale in scales]
-    except TypeError:
+    except (TypeError, ValueError):
         raise ArgumentError(
             "arguments 'scales' and 'zero_points'",
             expected="a list of numbers, and one of ints or an int",
@@ -570,30 +573,3 @@ def _check_channels(shape: tuple[int, ...], params: QuantParams) -> None:
             expected=f"{len(params.scale)} channels along axis {params.axis}",
             got=f"shape {shape}",
         )
-
-
-def _moved(params: QuantParams, axis: int | None) -> QuantParams:
-    return QuantParams(params.scale, params.zero_point, axis, params.qmin, params.qmax)
-
-
-def _indexed(items: tuple[Any, ...], rank: int, params: QuantParams) -> tuple[int | None, QuantParams]:
-    """(the channel axis, the parameters) behind an index of numbers, slices, None and `...`."""
-    used = sum(item is not None and item is not Ellipsis for item in items)
-    rest = [slice(None)] * (rank - used)
-    at = next((i for i, item in enumerate(items) if item is Ellipsis), len(items))
-    axis = place = 0
-    for item in (*items[:at], *rest, *items[at + 1 :]):
-        if item is None:
-            place += 1
-            continue
-        if axis == params.axis:
-            chosen = params.scales[item], params.zero_points[item]
-            if not isinstance(item, slice):
-                return None, QuantParams((float(chosen[0]),), (int(chosen[1]),), None, params.qmin, params.qmax)
-            if not len(chosen[0]):
-                raise QuantizationError("a slice without channels", got=f"{item} of {len(params.scale)} channels")
-            scale, zero_point = tuple(map(float, chosen[0])), tuple(map(int, chosen[1]))
-            return place, QuantParams(scale, zero_point, axis, params.qmin, params.qmax)
-        axis += 1
-        place += isinstance(item, slice)
-    raise ShapeError("the index", expected=f"one for rank {rank}", got=str(items))

@@ -14,7 +14,7 @@ import qcompiler as qc
 from qcompiler import nn
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.observers import make_observer
-from qcompiler.quantization.qconfig import get_qconfig, is_dynamic
+from qcompiler.quantization.qconfig import ROWS4, ROWS8, get_qconfig, is_dynamic
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.report import count_nodes
 from qcompiler.types import DType
@@ -183,7 +183,22 @@ def test_32_shipped_configs_are_broken(qconfig, small_net, batches, x, every_tar
     assert got.std() > 0
 
 
-@pytest.mark.parametrize("qconfig", _configs(dynamic=True))
+OF_TABLES = [name for name in _configs(dynamic=True) if get_qconfig(name).dynamic in (ROWS8, ROWS4)]
+"""The qconfigs that quantize tables of embeddings, and nothing else."""
+
+
+@pytest.mark.parametrize("qconfig", OF_TABLES)
+def test_32_shipped_configs_of_tables_are_broken(qconfig, every_target) -> None:
+    """Every named qconfig of tables builds without data, and its rows have the same bits everywhere."""
+    indices = np.array([[0, 3, 9], [5, 5, 1]])
+    table = nn.Embedding(10, 16)
+    compiled = qc.compile(table, qconfig, (indices,))
+    assert DType.F32 not in {const.type.dtype for const in compiled.graph.consts.values() if const.data.size == 160}
+    got = every_target(compiled.graph, indices)
+    assert sqnr(qc.compile(table, None, (indices,), target="reference")(indices), got) > 15
+
+
+@pytest.mark.parametrize("qconfig", sorted(set(_configs(dynamic=True)) - set(OF_TABLES)))
 def test_32_shipped_dynamic_configs_are_broken(qconfig, small_net, x, every_target) -> None:
     """Every named dynamic qconfig builds without data, and its products of codes have the same bits everywhere. Those
     of float16 are float, so that the order of their sums is free."""
