@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend import trigonometry
 from qcompiler.frontend.array_ops import binary, kind_of, lift, rank, unary
 from qcompiler.frontend.onnx_ops.codes import Codes, Sums
 from qcompiler.frontend.onnx_ops.node import DTYPES, Meaning, OnnxNode, onnx
@@ -270,64 +271,9 @@ def _prelu(n: OnnxNode) -> Any:
     return ops.where(binary("less", x, 0.0), binary("mul", n.x(1), x), x)
 
 
-@onnx("Tan")
-def _tan(n: OnnxNode) -> Any:
-    x = n.floats(0)
-    return binary("div", unary("sin", x), unary("cos", x))
-
-
-@onnx("Asin", "Acos")
-def _arc(n: OnnxNode) -> Any:
-    """asin(x) = 2 atan(x / (1 + sqrt((1 - x)(1 + x)))), acos(x) = 2 atan(sqrt((1 - x) / (1 + x)))."""
-    x = n.floats(0)
-    below, above = binary("sub", 1.0, x), binary("add", 1.0, x)
-    if n.op == "Acos":
-        return binary("mul", unary("atan", unary("sqrt", binary("div", below, above))), 2.0)
-    root = unary("sqrt", binary("mul", below, above))
-    return binary("mul", unary("atan", binary("div", x, binary("add", root, 1.0))), 2.0)
-
-
-@onnx("Atanh")
-def _atanh(n: OnnxNode) -> Any:
-    """(log(1 + x) - log(1 - x)) / 2."""
-    x = n.floats(0)
-    grown, shrunk = unary("log1p", x), unary("log1p", unary("neg", x))
-    return binary("mul", binary("sub", grown, shrunk), 0.5)
-
-
-@onnx("Asinh", "Acosh")
-def _area(n: OnnxNode) -> Any:
-    """asinh(x) = sign(x) log1p(a + a^2 / (1 + sqrt(a^2 + 1))) with a = |x|; acosh(x) = log1p(t + sqrt(t) sqrt(t + 2))
-    with t = x - 1. Beyond 2^14 both are log(|x|) + log(2), to within f32."""
-    x = n.floats(0)
-    size = unary("abs", x) if n.op == "Asinh" else x
-    large = binary("greater", size, 2.0**14)
-    a = ops.where(large, 2.0, size)
-    if n.op == "Asinh":
-        square = binary("mul", a, a)
-        root = unary("sqrt", binary("add", square, 1.0))
-        near = unary("log1p", binary("add", a, binary("div", square, binary("add", root, 1.0))))
-    else:
-        t = binary("sub", a, 1.0)
-        root = binary("mul", unary("sqrt", t), unary("sqrt", binary("add", t, 2.0)))
-        near = unary("log1p", binary("add", t, root))
-    far = binary("add", unary("log", ops.where(large, size, 2.0)), math.log(2))
-    found = ops.where(large, far, near)
-    return found if n.op == "Acosh" else ops.where(binary("less", x, 0.0), unary("neg", found), found)
-
-
-@onnx("Sinh", "Cosh")
-def _hyperbolic(n: OnnxNode) -> Any:
-    """(e^x -+ e^-x) / 2 as a^2 / 2 -+ 1 / (2 a^2) with a = e^(x/2), which is finite wherever the result is."""
-    x = n.floats(0)
-    root = unary("exp", binary("mul", x, 0.5))
-    grown = binary("mul", binary("mul", root, 0.5), root)
-    shrunk = binary("div", binary("div", 0.5, root), root)
-    if n.op == "Cosh":
-        return binary("add", grown, shrunk)
-    less_one = unary("expm1", x)  # near 0 both terms are near 1/2: e^x - e^-x = t + t / (1 + t), t = e^x - 1
-    near = binary("mul", binary("add", less_one, binary("div", less_one, binary("add", less_one, 1.0))), 0.5)
-    return ops.where(binary("less", unary("abs", x), 1.0), near, binary("sub", grown, shrunk))
+@onnx("Tan", "Asin", "Acos", "Atanh", "Asinh", "Acosh", "Sinh", "Cosh")
+def _trigonometric(n: OnnxNode) -> Any:
+    return getattr(trigonometry, n.op.lower())(n.floats(0))
 
 
 @onnx("Dropout", "Identity")

@@ -16,6 +16,9 @@ REASONS: dict[str, str] = {
     r"nonzero|masked_select|_local_scalar_dense": "a shape, or a number of Python, that depends on data",
     r"_fft_.*|view_as_complex|view_as_real": "complex numbers",
     r"_native_batch_norm_legit.*": "statistics of the batch, for training",
+    r"as_strided|empty_strided|resize_|sym_storage_offset": "the layout of memory, which a graph does not have",
+    r"masked_scatter": "positions that depend on how many elements of a mask are true",
+    r"atan2": "writes to a given tensor; atan2 itself is served",
 }
 """A regular expression of the names of ops -> why they are refused; the others have no meaning yet."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
+from qcompiler.frontend import trigonometry
 from qcompiler.frontend.array_ops import binary, cast, kind_of, lift, reshape, unary
 from qcompiler.frontend.proxy import power
 from qcompiler.frontend.torch_ops.table import aten, dtype_of, scaled_by, unsupported
@@ -79,6 +80,8 @@ for _name, _op in (
     ("selu", "selu"),
 ):
     aten(_name)(lambda x, _op=_op: unary(_op, x))
+for _name in ("tan", "asin", "acos", "atan2", "atanh", "asinh", "acosh", "sinh", "cosh"):
+    aten(_name)(getattr(trigonometry, _name))
 aten("log_sigmoid")(lambda x: unary("logsigmoid", x))
 aten("log_sigmoid_forward")(lambda x: (unary("logsigmoid", x), None))
 aten("softshrink")(F.softshrink)

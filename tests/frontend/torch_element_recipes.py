@@ -26,7 +26,7 @@ from tests.frontend.torch_recipes import (
     " square relu relu6 sigmoid hardsigmoid tanh hardswish silu mish selu log_sigmoid log2 log10 exp2 isnan isinf trunc"
     " fix alias"
     " detach lift_fresh_copy lift_fresh positive max min any all celu softplus leaky_relu hardtanh gelu elu softshrink"
-    " hardshrink clone zeros_like ones_like numpy_T squeeze"
+    " hardshrink tan asin acos atanh asinh acosh sinh cosh clone zeros_like ones_like numpy_T squeeze"
 )
 def _one(dtype: torch.dtype) -> list[Arguments]:
     return [(extremes(dtype),), (extremes(dtype)[:1].reshape(()),)]
@@ -51,7 +51,7 @@ def _first_only(dtype: torch.dtype) -> list[Arguments]:
     " le.Tensor gt.Tensor ge.Tensor logical_and logical_or logical_xor bitwise_and.Tensor bitwise_or.Tensor"
     " bitwise_xor.Tensor __and__.Tensor __or__.Tensor __xor__.Tensor bitwise_left_shift.Tensor"
     " bitwise_right_shift.Tensor __lshift__.Tensor __rshift__.Tensor div.Tensor true_divide.Tensor "
-    " clamp_min.Tensor clamp_max.Tensor"
+    " clamp_min.Tensor clamp_max.Tensor atan2"
 )
 def _two(dtype: torch.dtype) -> list[Arguments]:
     x, y = pairs(dtype)
