@@ -211,7 +211,10 @@ class Program:
             bound = self._link(*self._lowering.image(dict(key)))
             if self._stored_as is not None:
                 stored_as, self._stored_as = self._stored_as, None
-                program_cache.store(stored_as.digest, self.target, stored_as.signature, bound.image, bound.constants)
+                if not self._lowering.holds_own:
+                    program_cache.store(
+                        stored_as.digest, self.target, stored_as.signature, bound.image, bound.constants
+                    )
             for const in self.graph.consts.values():  # what was read of a saved model is packed now
                 forget_pages(const.data)
             return self._add(key, bound)

@@ -89,9 +89,13 @@ def _pattern(rule: Rewrite[Any]) -> frozenset[str]:
 
 @cache
 def names_of(interface: type[Op], last: str = ", ") -> str:
-    """The names of the ops that derive from `interface` and may stand in a float graph, for a refusal: "conv,
+    """The names of qcompiler's ops that derive from `interface` and may stand in a float graph, for a refusal: "conv,
     conv_transpose, linear"."""
-    ops = [op for op in all_ops() if issubclass(op, interface) and (op.stages is None or "float" in op.stages)]
+    ops = [
+        op
+        for op in all_ops()
+        if not op.is_own and issubclass(op, interface) and (op.stages is None or "float" in op.stages)
+    ]
     ops.sort(key=lambda op: (Trait.ELEMENTWISE in op.traits, op.name))
     *others, final = (op.name for op in ops)
     return f"{', '.join(others)}{last}{final}" if others else final

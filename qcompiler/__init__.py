@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from qcompiler.frontend import nn
     from qcompiler.interpreter import run as interpret
     from qcompiler.ir import Graph, Node, Value
+    from qcompiler.op_check import check_op
+    from qcompiler.own_ops import unregister_op
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import register_observer
     from qcompiler.quantization.qconfig import (
@@ -89,6 +91,7 @@ __all__ = [
     "Value",
     "VerifyError",
     "calibrate",
+    "check_op",
     "compile",
     "convert",
     "export_onnx",
@@ -111,6 +114,7 @@ __all__ = [
     "register_observer",
     "to_torch",
     "trace",
+    "unregister_op",
 ]
 
 _MODULES = {
@@ -145,6 +149,8 @@ _MODULES = {
     "export.text": ("export_text", "load_text"),
     "export.torch.module": ("to_torch",),
     "ir": ("Graph", "Node", "Value"),
+    "op_check": ("check_op",),
+    "own_ops": ("unregister_op",),
     "quantization.calibration": ("Calibration",),
     "quantization.observers": ("register_observer",),
     "quantization.qconfig": (

@@ -15,6 +15,7 @@ from qcompiler.errors import QCompilerError, VerifyError, no_memory
 from qcompiler.ir import AttrValue, Graph, Node
 from qcompiler.opdef import OpDef, Trait, opdef
 from qcompiler.ops.interfaces import Conversion
+from qcompiler.own_ops import check_results
 from qcompiler.quantization.tables import build_table
 from qcompiler.signature import bind_inputs
 from qcompiler.types import TensorType
@@ -31,9 +32,14 @@ def evaluate_node(
         LoweringError: no memory for them.
     """
     try:
-        return _evaluate(node, arrays, sizes)
+        results = _evaluate(node, arrays, sizes)
     except MemoryError as error:
         raise no_memory(node.describe(), error) from None
+    except Exception as error:
+        if opdef(node.op).is_own and not isinstance(error, QCompilerError):
+            error.add_note(f"in the op of {node.describe()}")
+        raise
+    return results
 
 
 def _evaluate(
@@ -46,12 +52,17 @@ def _evaluate(
         return (definition.run_integer(arrays, types, node.result.type, attrs),)
     codes = any(type is not None and type.is_quantized for type in types)
     if any(value.type.is_quantized for value in node.results) or (codes and definition.gives_real):
-        return (_run_quantized(definition, node, arrays, types, attrs),)
+        found = _run_quantized(definition, node, arrays, types, attrs)
+        if definition.is_own:
+            method = "reference" if definition.integer is None else "integer"
+            check_results(definition, method, found, [value.type.bind(sizes or {}) for value in node.results])
+        return (found,)
     if codes:
         raise VerifyError("a float op reads a quantized value", where=node.describe(), hint="insert dequantize")
-    return tuple(
-        _as_declared(array, value.type) for array, value in zip(definition.run_reference(arrays, attrs), node.results)
-    )
+    results = definition.run_reference(arrays, attrs)
+    if definition.is_own:
+        check_results(definition, "reference", results, [value.type.bind(sizes or {}) for value in node.results])
+    return tuple(_as_declared(array, value.type) for array, value in zip(results, node.results))
 
 
 def _as_declared(array: np.ndarray, type: TensorType) -> np.ndarray:

@@ -70,8 +70,9 @@ from qcompiler.opfields import (
     variadic_operand,
     weight_operand,
 )
+from qcompiler.quant_rules import FLOAT_ONLY, OWN_RANGE, SHARES_INPUT, QuantKind, QuantRule, fixed, weighted
 from qcompiler.quantization.typed_array import TypedArray
-from qcompiler.types import DType, QuantParams, TensorType
+from qcompiler.types import TensorType
 
 __all__ = [
     "ACTIVATIONS",
@@ -133,38 +134,6 @@ class Trait(enum.Enum):
     DECOMPOSES = "decomposes"  # the decompose pass rewrites it into simpler ops
 
 
-class QuantKind(enum.Enum):
-    """How quantization parameters of the result come about."""
-
-    WEIGHTED = "weighted"  # i32 accumulator, requantized to a range of its own
-    SHARES_INPUT = "shares_input"  # result has the parameters of its activation operands, all equal
-    OWN_RANGE = "own_range"  # observed range
-    FIXED = "fixed"  # known range: `fixed` below
-    FLOAT_ONLY = "float_only"  # stays float
-
-
-@dataclass(frozen=True)
-class QuantRule:
-    """Quantization of an op.
-
-    Attributes:
-        kind: see QuantKind.
-        weight_axis: for WEIGHTED, the channel axis of the weight operand (output channels).
-        fixed: for FIXED, u8 (scale, zero_point) of the result.
-    """
-
-    kind: QuantKind
-    weight_axis: int | None = None
-    fixed: tuple[float, int] | None = None
-
-    def fixed_params(self) -> QuantParams:
-        """The parameters of a FIXED result."""
-        if self.fixed is None:
-            raise VerifyError(f"an op of the kind {self.kind.value} has no fixed range")
-        scale, zero_point = self.fixed
-        return QuantParams.per_tensor(scale, zero_point, DType.U8)
-
-
 class LayoutRule(enum.Enum):
     """How `assign-layout` lays out the result of an op."""
 
@@ -177,21 +146,6 @@ class LayoutRule(enum.Enum):
 
 def no_accumulator(op: Op) -> None:
     """`terms = no_accumulator`: the integer meaning sums nothing in 32 bits."""
-
-
-OWN_RANGE = QuantRule(QuantKind.OWN_RANGE)
-SHARES_INPUT = QuantRule(QuantKind.SHARES_INPUT)
-FLOAT_ONLY = QuantRule(QuantKind.FLOAT_ONLY)
-
-
-def weighted(axis: int) -> QuantRule:
-    """An i32 accumulator; `axis` is the channel axis of the weight."""
-    return QuantRule(QuantKind.WEIGHTED, weight_axis=axis)
-
-
-def fixed(scale: float, zero_point: int) -> QuantRule:
-    """A result of a known range, in u8."""
-    return QuantRule(QuantKind.FIXED, fixed=(scale, zero_point))
 
 
 @dataclass(frozen=True)
@@ -256,6 +210,7 @@ class Op:
     Class members that follow from the declaration:
         doc: the docstring, in one line.
         family: the file in which the op stands.
+        is_own: whether it is declared outside of qcompiler, in a file of a user.
         operands, attrs: the declared fields in order. The fields of base classes come first; a field that is declared
             again moves to its new place.
     """
@@ -263,6 +218,7 @@ class Op:
     name: ClassVar[str] = ""
     doc: ClassVar[str] = ""
     family: ClassVar[str] = ""
+    is_own: ClassVar[bool] = False
     operands: ClassVar[tuple[OperandSpec[Any], ...]] = ()
     attrs: ClassVar[tuple[AttrSpec[Any], ...]] = ()
     results: ClassVar[tuple[str, ...]] = ("result",)
@@ -365,6 +321,15 @@ class Op:
         """The operands of these roles that are present."""
         return [value for spec, _, value in self.present_operands() if spec.role in roles]
 
+    # -- a call in a model
+
+    @classmethod
+    def apply(cls, *operands: Any, **attrs: Any) -> Any:
+        """The op in a model: recorded on traced values, computed by its reference on arrays (see `own_ops.apply`)."""
+        from qcompiler.own_ops import apply
+
+        return apply(cls, operands, attrs)
+
     # -- the declaration
 
     def __init_subclass__(cls) -> None:
@@ -391,6 +356,12 @@ class Op:
                 )
             cls.doc = " ".join((cls.__doc__ or "").split())
             cls.family = cls.__module__.rpartition(".")[2]
+            cls.is_own = not is_of_package(cls.__module__)
+            if cls.is_own:
+                from qcompiler.own_ops import check_declaration
+
+                _load()  # so that no op of the package is declared after one that took its name
+                check_declaration(cls)
             register(cls)
 
     @classmethod
@@ -461,7 +432,12 @@ class Op:
             inferred = cls.from_attrs(attrs).infer(*expressed)
         except ShapeError as error:
             raise error.located(cls.name) from None
-        return inferred if isinstance(inferred, tuple) else (inferred,)
+        found = inferred if isinstance(inferred, tuple) else (inferred,)
+        if cls.is_own:
+            from qcompiler.own_ops import check_inferred
+
+            check_inferred(cls, found)
+        return found
 
     @classmethod
     def run_reference(
@@ -522,10 +498,22 @@ _FAMILIES = (
 _loaded = False
 
 
+def is_of_package(module: str) -> bool:
+    """Whether a module is one of qcompiler's."""
+    return module.partition(".")[0] == "qcompiler"
+
+
 def register(definition: OpDef) -> OpDef:
     """Add an op; a second one of the same name is an error."""
-    if definition.name in _REGISTRY:
-        raise VerifyError(f"the op {definition.name!r} is declared twice")
+    known = _REGISTRY.get(definition.name)
+    if known is not None:
+        hint = f"choose another name, or call qc.unregister_op({known.name!r}) first" if known.is_own else None
+        raise VerifyError(
+            f"the op {definition.name!r} is declared twice",
+            where=f"{definition.__module__}.{definition.__qualname__}",
+            got=f"it is declared in {known.__module__} already",
+            hint=hint or "choose another name",
+        )
     _REGISTRY[definition.name] = definition
     return definition
 
@@ -545,7 +533,10 @@ def opdef(name: str) -> OpDef:
         _load()
         found = _REGISTRY.get(name)
         if found is None:
-            raise VerifyError(f"unknown op {name!r}", hint=nearest(name, _REGISTRY))
+            raise VerifyError(
+                f"unknown op {name!r}",
+                hint=f"if it is an op of your own, import the file that declares it first; {nearest(name, _REGISTRY)}",
+            )
     return found
 
 
@@ -560,7 +551,8 @@ def all_ops() -> tuple[OpDef, ...]:
     _load()
     return tuple(
         sorted(
-            _REGISTRY.values(), key=lambda op: _FAMILIES.index(op.family) if op.family in _FAMILIES else len(_FAMILIES)
+            _REGISTRY.values(),
+            key=lambda op: _FAMILIES.index(op.family) if op.family in _FAMILIES and not op.is_own else len(_FAMILIES),
         )
     )
 

@@ -114,6 +114,12 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "parse": (qc.parse, {"text": str(graph)}, {}),
         "print_graph": (qc.print_graph, {"graph": graph}, {}),
         "interpret": (qc.interpret, {"graph": graph, "inputs": [X]}, {}),
+        "check_op": (
+            qc.check_op,
+            {"op": "relu", "targets": ["x86-64+avx2"], "most_steps": 0.51},
+            {"targets": "None []", "most_steps": "5 2.5 True"},
+        ),
+        "unregister_op": (qc.unregister_op, {"name": "none"}, {}),
         "register_observer": (
             qc.register_observer,
             {"name": "another", "factory": len},

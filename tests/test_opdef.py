@@ -122,6 +122,12 @@ def test_a_field_that_is_declared_again_moves() -> None:
         extra = optional_operand()
         activation = str_attr("gelu")
 
+        def infer(self, x: TensorType, weight: TensorType, extra: TensorType | None) -> TensorType:
+            return x
+
+        def reference(self, x: np.ndarray, weight: np.ndarray, extra: np.ndarray | None) -> np.ndarray:
+            return x
+
     assert [spec.name for spec in Other.operands] == ["x", "weight", "extra"]
     assert [spec.default for spec in Other.attrs] == ["gelu"] and _Layer.attrs[0].default == "none"
 
@@ -240,6 +246,12 @@ def test_a_required_attribute() -> None:
         name = "needs"
         x = operand()
         size = int_attr()
+
+        def infer(self, x: TensorType) -> TensorType:
+            return x
+
+        def reference(self, x: np.ndarray) -> np.ndarray:
+            return x
 
     assert Needs.attrs[0].default is REQUIRED
     with pytest.raises(VerifyError, match="needs needs the attr 'size'"):

@@ -164,6 +164,11 @@ def codes(call: Callable[..., Any], **options: Any) -> Effect:
 
 
 EFFECTS: dict[str, Effect] = {
+    "check_op.targets": lambda f: (str(qc.check_op("relu", targets=["x86-64+avx2"])), str(qc.check_op("relu"))),
+    "check_op.most_steps": lambda f: (
+        refusal(lambda: qc.check_op("relu", targets=[], most_steps=-1)),
+        str(qc.check_op("relu", targets=[])),
+    ),
     "compile.qconfig": lambda f: (text(compiled(qconfig="torch:qnnpack")), text(compiled())),
     "compile.example_inputs": lambda f: (
         text(compiled(example_inputs=(X[:1],), calibration_data=[X[:1]])),

@@ -54,6 +54,14 @@ class GraphLowering:
         """The rule that lowers each node, or why none does."""
         return {node: self._why_python(node) or find_rule(node, self.target) for node in self.graph.node_list}
 
+    @property
+    def holds_own(self) -> bool:
+        """Whether the steps depend on ops or rules from outside of qcompiler, whose sources no key of the cache has."""
+        return any(
+            opdef(node.op).is_own or (isinstance(rule, LoweringRule) and rule.is_own)
+            for node, rule in self.rules.items()
+        )
+
     def image(self, sizes: Mapping[str, int]) -> tuple[ProgramImage, Constants]:
         """The program image of one binding of sizes, and the constants that it alone has.
 

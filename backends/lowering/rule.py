@@ -19,9 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from qcompiler.arguments import described
 from qcompiler.backends.target import Target
+from qcompiler.errors import LoweringError, VerifyError
 from qcompiler.ir import Node
-from qcompiler.opdef import opdef
+from qcompiler.opdef import is_of_package, opdef
 
 if TYPE_CHECKING:
     from qcompiler.backends.lowering.node import NodeLowering
@@ -47,6 +49,11 @@ class LoweringRule:
     unless: Refusal
     strided: Callable[[Node], bool]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is declared outside of qcompiler."""
+        return not is_of_package(self.function.__module__)
+
 
 _RULES: dict[str, list[LoweringRule]] = {}
 
@@ -54,7 +61,19 @@ _RULES: dict[str, list[LoweringRule]] = {}
 def lowers(
     *ops: str, unless: Refusal = lambda node, target: None, strided: Callable[[Node], bool] = lambda node: False
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Declare a rule for ops; see `LoweringRule`."""
+    """Declare a rule for ops; see `LoweringRule`.
+
+    Args:
+        ops: names of ops that are declared.
+        unless: unless(node, target) gives the reason why the rule does not fit, or None.
+        strided: see `LoweringRule`.
+
+    Raises:
+        VerifyError: an op that is not declared.
+    """
+
+    if not ops or not all(isinstance(op, str) for op in ops):
+        raise VerifyError("@lowers takes the names of ops", expected='@lowers("gated_add")', got=described(ops))
 
     def declare(function: RuleFunction) -> RuleFunction:
         for op in ops:
@@ -75,8 +94,19 @@ def find_rule(node: Node, target: Target) -> LoweringRule | str:
         reason = rule.unless(node, target)
         if reason is None:
             return rule
+        if not isinstance(reason, str):
+            raise LoweringError(
+                f"`unless` of the rule {rule.name} of {node.op} gives no reason",
+                expected="a text, or None",
+                got=described(reason),
+            )
         reasons.append(f"{rule.name}: {reason}")
     return "; ".join(reasons) or f"no kernel for {node.op}"
+
+
+def forget_rules(op: str) -> None:
+    """Drop the rules of an op."""
+    _RULES.pop(op, None)
 
 
 def lowered_ops() -> frozenset[str]:

@@ -19,11 +19,12 @@ _INT64 = 7
 
 @functools.cache
 def known_functions() -> tuple[OpDef, ...]:
-    """The ops of one element that need no attributes, in the order of the registry."""
+    """qcompiler's ops of one element that need no attributes, in the order of the registry."""
     return tuple(
         op
         for op in all_ops()
         if Trait.UNARY in op.traits
+        and not op.is_own
         and len(op.operands) == 1
         and op.name in WRITERS
         and all(spec.default is not REQUIRED for spec in op.attrs)
