@@ -165,7 +165,7 @@ class Recurrent(Op):
                 )
 
     def times(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
-        """x @ w.T + bias: in f64, or, of codes w with scales, by rules (7) and (8) in f32."""
+        """x @ w.T + bias, as f64: of codes w with scales by rules (7) and (8), whose results are rounded to f32."""
         if scale is None:
             found: np.ndarray = x.astype(np.float64) @ w.T.astype(np.float64)
             return found if bias is None else found + bias
@@ -173,7 +173,7 @@ class Recurrent(Op):
             x.astype(np.float32), by_row=self.scale_of == BY_ROW, qmin=0, qmax=self.qmax
         )
         product = qmath.dynamic_product(codes, x_scale, zero, w.astype(np.int32), scale)
-        return product if bias is None else product + bias
+        return (product if bias is None else product + bias).astype(np.float64)
 
     def clamped(self, gate: np.ndarray) -> np.ndarray:
         """A gate before its activation. NaN stays."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,25 @@ class Builder:
             inputs = inputs[:-1]
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], **given))
         return outputs
+
+    @contextmanager
+    def body(self) -> Iterator[list[onnx.NodeProto]]:
+        """The nodes that are added meanwhile: those of a body. They may read what was made before; sizes and other
+        tensors that later nodes share must be made before, too."""
+        outer, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outer
+
+    def read(self) -> set[str]:
+        """The tensors that nodes read, those of bodies too."""
+        found, left = set(), list(self.nodes)
+        while left:
+            node = left.pop()
+            found.update(node.input)
+            left += [inner for attr in node.attribute for inner in attr.g.node]
+        return found
 
     def rename(self, tensor: str, name: str, first: int) -> None:
         """Give the output of a node another name. `first`: the nodes from this one on may read it."""

@@ -240,7 +240,7 @@ class Model:
     # -- the file
 
     def proto(self) -> onnx.ModelProto:
-        read = {name for node in self.build.nodes for name in node.input}
+        read = self.build.read()
         for const in self.graph.consts.values():
             name = self.names[id(const)]
             if name in read or name in self.outputs:

@@ -5,38 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from qcompiler.export.onnx.builder import ELEMENTS
+from qcompiler.export.onnx.cells import ACTIVATIONS, scanned
 from qcompiler.export.onnx.node import NodeWriter, Refusal, writes
+from qcompiler.ir import Const
 from qcompiler.ops.recurrent import Gru, Lstm, Rnn
 from qcompiler.types import DType
 
 _ONNX_GATES = {Lstm: (0, 3, 1, 2), Gru: (1, 0, 2), Rnn: (0,)}
 """Which of our gates each of ONNX's is: i o f c of i f g o, z r h of r z n."""
-_ACTIVATIONS: dict[str, tuple[str, bool, bool]] = {
-    "sigmoid": ("Sigmoid", False, False),
-    "tanh": ("Tanh", False, False),
-    "relu": ("Relu", False, False),
-    "softsign": ("Softsign", False, False),
-    "softplus": ("Softplus", False, False),
-    "affine": ("Affine", True, True),
-    "leaky_relu": ("LeakyRelu", True, False),
-    "thresholded_relu": ("ThresholdedRelu", True, False),
-    "scaled_tanh": ("ScaledTanh", True, True),
-    "hardsigmoid": ("HardSigmoid", True, True),
-    "elu": ("Elu", True, False),
-}
-"""Ours -> ONNX's name, and whether it has an alpha and a beta."""
 
 
 @writes(Lstm, Gru, Rnn)
 def recurrent(w: NodeWriter) -> list[str]:
-    """Weights are constants in ONNX's order of gates."""
+    """ONNX's op, with constant weights in its order of gates; else a Scan."""
     op, order = w.op, _ONNX_GATES[type(w.op)]
     if any(value is not None and value.type.is_quantized for value in w.node.operands):
         raise Refusal("a recurrent layer on codes")
-    if op.ih_scale is not None:
-        raise Refusal("a recurrent layer whose weights are codes")
-    if isinstance(op, Lstm) and w.has(9):
-        raise Refusal("an lstm that projects its states")
+    fixed = [w.value(index) for index in (1, 2, 3, 4) if w.has(index)]
+    fixed += [w.value(8)] if isinstance(op, Lstm) and w.has(8) else []
+    projects = isinstance(op, Lstm) and w.has(9)
+    if op.ih_scale is not None or projects or not all(isinstance(value, Const) for value in fixed):
+        return scanned(w)
     units = w.type(2).sizes[0] // len(order)
 
     def gates(index: int, places: tuple[int, ...] = order) -> np.ndarray:
@@ -60,7 +49,7 @@ def recurrent(w: NodeWriter) -> list[str]:
         fields["input_forget"] = int(op.input_forget)
     if isinstance(op, Gru):
         fields["linear_before_reset"] = int(op.linear_before_reset)
-    named = [(_ACTIVATIONS[name], given_) for name, given_ in zip(op.activations(), op.parameters())]
+    named = [(ACTIVATIONS[name], given_) for name, given_ in zip(op.activations(), op.parameters())]
     alphas = [alpha for (_, has, _), (alpha, _) in named if has]
     betas = [beta for (_, _, has), (_, beta) in named if has]
     y, *states = w.emits(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from qcompiler.dims import Dim
+from qcompiler.export.torch.dynamic import dynamic_product
 from qcompiler.export.torch.node import (
     CODES,
     DTYPES,
@@ -229,10 +230,7 @@ def conv(w: NodeWriter) -> Tensor:
 
 @writes(CODES, DynamicLinear)
 def dynamic_linear(w: NodeWriter) -> Tensor:
-    codes = w.x(0).to(torch.float64) - w.x(2).to(torch.float64)
-    weight = centered(w, 3, torch.float64)
-    total = torch.matmul(codes, torch.transpose(weight, 0, 1)).to(torch.float32)
-    y = total * (w.x(1) * w.buffer(w.type(3).params.scales))
+    y = dynamic_product(w.x(0), w.x(1), w.x(2), centered(w, 3, torch.float64), w.buffer(w.type(3).params.scales))
     return activated(y + w.x(4) if w.has(4) else y, w.op.activation)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qcompiler.export.torch.codes import activated, adaptive, pool_counts, resized
+from qcompiler.export.torch.dynamic import dynamic_codes
 from qcompiler.export.torch.node import (
     DTYPES,
     REALS,
@@ -245,29 +246,11 @@ def dynamic_linear(w: NodeWriter) -> Tensor:
 
 @writes(REALS, DynamicQuantize)
 def dynamic_quantize(w: NodeWriter) -> tuple[Tensor, ...]:
-    """Rule (7) of qmath."""
-    from qcompiler.quantization.qmath import LEAST_DYNAMIC_SCALE
-
-    op, x = w.op, w.x()
+    op = w.op
     if op.by_row and w.type().shape[-1] == 0 or not op.by_row and 0 in w.type().shape:
         raise Refusal("the range of no elements")
-    low, high = (
-        function(x, [-1] if op.by_row else list(range(w.type().rank)), op.by_row)
-        for function in (torch.amin, torch.amax)
-    )
-    low, high = torch.where(low > 0, 0.0, low), torch.where(high < 0, 0.0, high)
-    scale = (high - low) / w.buffer(np.float32(op.qmax - op.qmin))
-    is_finite = torch.abs(scale) < math.inf
-    scale = torch.where(scale < LEAST_DYNAMIC_SCALE, 1.0, scale)
-    scale = torch.where(is_finite, scale, w.buffer(np.float32(np.nan)))
-
-    def clamp(y: Tensor, least: Tensor, most: Tensor) -> Tensor:
-        y = torch.where(y > least, y, least)
-        return torch.where(y < most, y, most)
-
-    ends = w.buffer(np.float32(op.qmin)), w.buffer(np.float32(op.qmax))
-    zero = torch.round(clamp(ends[0] - low / scale, *ends))
-    codes = torch.round(clamp(x / scale, ends[0] - zero, ends[1] - zero)) + zero
+    axes = [-1] if op.by_row else list(range(w.type().rank))
+    codes, scale, zero = dynamic_codes(w, w.x(), axes, op.by_row, op.qmin, op.qmax)
     return codes.to(torch.uint8), scale, zero.to(torch.uint8)
 
 

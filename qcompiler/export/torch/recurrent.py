@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from qcompiler.export.torch.dynamic import dynamic_codes, dynamic_product
 from qcompiler.export.torch.node import LAST, REALS, NodeWriter, Refusal, Tensor, cut, writes
-from qcompiler.ops.recurrent import Gru, Lstm, Rnn
+from qcompiler.ops.recurrent import BY_ROW, Gru, Lstm, Rnn
 
 _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "sigmoid": lambda x, a, b: torch.sigmoid(x),
@@ -29,8 +30,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 def recurrent(w: NodeWriter) -> tuple[Tensor, ...]:
     """The reference's steps in float64, written out for each time."""
     op = w.op
-    if op.ih_scale is not None:
-        raise Refusal("a recurrent layer whose weights are codes")
+    if op.ih_scale is not None and 0 in (w.type(1).shape[1], w.type(2).shape[1]):
+        raise Refusal("the range of no elements")
     (steps,) = w.known(w.type().shape[:1], "a recurrent layer over a time")
     rows = w.type().shape[1]
     units = w.type(2).sizes[0] // op.gate_count
@@ -48,17 +49,26 @@ def recurrent(w: NodeWriter) -> tuple[Tensor, ...]:
         found = wide(index)
         return w.buffer(np.zeros((1, size))).expand([w.size(rows), size]) if found is None else found
 
-    w_ih, w_hh, bias_ih, bias_hh = (wide(index) for index in (1, 2, 3, 4))
-    gates = torch.matmul(wide(0), torch.transpose(w_ih, 0, 1))
-    gates = gates if bias_ih is None else gates + bias_ih
-    recurrent_weight = torch.transpose(w_hh, 0, 1)
-
     def part(x: Tensor, index: int) -> Tensor:
         return cut(x, -1, index * units, (index + 1) * units)
 
+    def times(x: Tensor, index: int, start: int = 0, stop: int = LAST) -> Tensor:
+        """x by a weight's rows [start:stop], transposed, plus those of its bias."""
+        weight, bias = wide(index), wide(index + 2)
+        if op.ih_scale is None:
+            y = torch.matmul(x, torch.transpose(cut(weight, 0, start, stop), 0, 1))
+            return y if bias is None else y + cut(bias, 0, start, stop)
+        by_row, scale = op.scale_of == BY_ROW, w.x((type(op).ih_scale, type(op).hh_scale)[index - 1].index)
+        axes = [-1] if by_row else [0, 1, 2] if index == 1 else [0, 1]
+        given = dynamic_codes(w, x.to(torch.float32), axes, by_row, 0, op.qmax)
+        y = dynamic_product(*given, cut(weight, 0, start, stop), cut(scale, 0, start, stop))
+        y = y if bias is None else y + cut(w.x(index + 2), 0, start, stop)
+        return y.to(torch.float64)
+
     def product(h: Tensor, start: int = 0, stop: int = LAST) -> Tensor:
-        y = torch.matmul(h, cut(recurrent_weight, 1, start, stop))
-        return y if bias_hh is None else y + cut(bias_hh, 0, start, stop)
+        return times(h, 2, start, stop)
+
+    gates = times(wide(0), 1)
 
     def lstm(g: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         g, peephole = g + product(h), wide(8)

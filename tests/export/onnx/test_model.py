@@ -15,24 +15,21 @@ from qcompiler.export.onnx.model import onnx_model
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.opdef import OpDef
-from qcompiler.ops.recurrent import Gru
 from qcompiler.types import tensor
 from tests.export.onnx.sessions import close, run_exported, run_onnx
-from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, has_coded_weights
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node
 from tests.random_graphs import RandomGraph
 from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 REFUSED = {
     ("observe", None), ("value_range", None), ("channel_range", None), ("value_counts", None), ("shift_left", "i"),
-    ("shift_right", "i"), ("group_norm", 2), ("lstm", "projected"), ("dynamic_linear", "empty"),
+    ("shift_right", "i"), ("group_norm", 2), ("dynamic_linear", "empty"),
 }  # fmt: skip
 """(op, which of its samples) that have no form in ONNX."""
 
 
 def is_refused(op: OpDef, graph: Graph) -> bool:
     node = graph.node_list[-1]
-    if has_coded_weights(node):
-        return True
     kinds = {name: kind for name, kind in REFUSED if name == op.name}
     if op.name not in kinds:
         return False
@@ -43,7 +40,6 @@ def is_refused(op: OpDef, graph: Graph) -> bool:
         kind is None
         or (kind == "i" and first.type.dtype.value[0] == "i")
         or (kind == 2 and first.type.rank == 2)
-        or (kind == "projected" and len(node.operands) > 9)
         or (kind == "empty" and first.type.shape[-1] == 0)
     )
 
@@ -209,9 +205,6 @@ def test_refusals(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None
     graph.set_outputs([graph.create("neg", [right]).result])
     with pytest.raises(LoweringError, match="2 nodes have no form in ONNX[\\s\\S]*%left[\\s\\S]*%right"):
         qc.export_onnx(graph, tmp_path / "m.onnx")
-    coded = [index for op, index in CASES if op is Gru and has_coded_weights(sample_graph(op, index).node_list[-1])]
-    with pytest.raises(LoweringError, match="1 nodes have no form in ONNX[\\s\\S]*whose weights are codes"):
-        qc.export_onnx(sample_graph(Gru, coded[0]), tmp_path / "m.onnx")
     with pytest.raises(LoweringError, match="unknown form"):
         qc.export_onnx(demo_stages["float"], tmp_path / "m.onnx", form="qlinear")
     with pytest.raises(LoweringError, match="is not exported"):

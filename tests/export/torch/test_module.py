@@ -16,10 +16,9 @@ from qcompiler.errors import ArgumentError, LoweringError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.opdef import OpDef
-from qcompiler.ops.recurrent import Gru
 from qcompiler.types import tensor
 from tests.export.elsewhere import run_elsewhere
-from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, has_coded_weights
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node
 from tests.random_graphs import RandomGraph
 from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
@@ -59,7 +58,7 @@ def test_sample(case: tuple[OpDef, int]) -> None:
     graph, rng = sample_graph(op, index), np.random.default_rng(1)
     inputs = [random_array(value.type, rng) for value in graph.inputs]
     is_empty = op.name == "dynamic_quantize" and graph.inputs and graph.inputs[0].type.shape[-1:] == (0,)
-    if op.name in REFUSED or is_empty or has_coded_weights(graph.node_list[-1]):
+    if op.name in REFUSED or is_empty:
         with pytest.raises(LoweringError):
             qc.to_torch(graph)
         return
@@ -169,9 +168,6 @@ def test_refusals(demo_stages: dict[str, Graph]) -> None:
     graph.set_outputs([first, second])
     with pytest.raises(LoweringError, match="2 nodes have no form in torch[\\s\\S]*%first[\\s\\S]*%second"):
         qc.to_torch(graph)
-    coded = [index for op, index in CASES if op is Gru and has_coded_weights(sample_graph(op, index).node_list[-1])]
-    with pytest.raises(LoweringError, match="1 nodes have no form in torch[\\s\\S]*whose weights are codes"):
-        qc.to_torch(sample_graph(Gru, coded[0]))
     with pytest.raises(LoweringError, match="is not exported"):
         qc.to_torch(demo_stages["observed"])
     with pytest.raises(ArgumentError):
