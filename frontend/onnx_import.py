@@ -45,6 +45,7 @@ from qcompiler.frontend.onnx_ops.node import DTYPES, OnnxNode, check_held, folde
 from qcompiler.frontend.onnx_ops.shapes import moves_codes
 from qcompiler.frontend.onnx_tensors import TensorReader
 from qcompiler.frontend.recorder import Trace, Traced
+from qcompiler.frontend.register import is_own
 from qcompiler.frontend.tracer import set_outputs
 from qcompiler.ir import Const, Graph, Loc
 from qcompiler.notes import Remark
@@ -136,7 +137,8 @@ class _Importer:
         self.trace = Trace(_identifier(proto.graph.name) or "main")
         self.examples = self._by_name(examples)
         self.dynamic = None if dynamic is None else {key: axes for key, axes in dynamic.items() if isinstance(key, str)}
-        self.functions = functions_of(proto, self.file)
+        named = functions_of(proto, self.file)
+        self.functions = {key: each for key, each in named.items() if not is_own(f"{key[0]}.{key[1]}")}
         self.values: MutableMapping[str, Any] = {"": None}
         self.opsets: Mapping[str, int] = {}
         self.faults = Faults(self.file)
@@ -503,7 +505,10 @@ class _Importer:
         if self._unknown((index, node) for index, node in nodes if op_key(node) != "If").counts:
             unknown = self._unknown(nodes)
             raise TraceError(
-                f"{len(unknown.counts)} kinds of ONNX ops are not supported", where=self.file, got=unknown.listed()
+                f"{len(unknown.counts)} kinds of ONNX ops are not supported",
+                where=self.file,
+                got=unknown.listed(),
+                hint='qc.register_importer("onnx", "domain::Op", meaning) says what an op means',
             )
 
     def _check_axis(self, proto: Any, axis: Any, where: str) -> None:

@@ -175,8 +175,11 @@ def _check_supported(program: Any) -> None:
         raise TraceError(
             f"{len(unknown)} kinds of torch ops are not supported",
             got=listed,
-            hint=near and f"did you mean {near!r}?",
+            hint=f"did you mean {near!r}?" if near else _HINT,
         )
+
+
+_HINT = 'qc.register_importer("torch", "namespace::op", meaning) says what an op means'
 
 
 def _plain_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The pipelines, as plain lists to be read top to bottom."""
+"""The pipelines, as plain lists to be read top to bottom. `with_own` adds the passes that a user registered."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from qcompiler.passes.fuse import Fuse
 from qcompiler.passes.insert_observers import InsertObservers
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.integerize import Integerize
+from qcompiler.passes.own_passes import with_own
 from qcompiler.passes.per_tensor_codes import PerTensorCodes
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.quantize_dynamic import QuantizeDynamic
@@ -39,7 +40,7 @@ Configs = Mapping[str, QConfig | None]
 
 def float_pipeline(configs: Configs | None = None, *, equalize: bool = False) -> list[Pass]:
     """Simplify a float graph and fuse its nodes; with `configs`, only those that resolved to the same qconfig."""
-    return [
+    passes: list[Pass] = [
         Dce(),
         ConstantFold(),
         Canonicalize(),
@@ -52,11 +53,12 @@ def float_pipeline(configs: Configs | None = None, *, equalize: bool = False) ->
         *([Equalize()] if equalize else []),
         Dce(),
     ]
+    return with_own(passes, configs)
 
 
 def observe_pipeline(configs: Configs, slow: Mapping[str, str] = MappingProxyType({})) -> list[Pass]:
     """float -> observed; `slow` nodes stay float."""
-    return [InsertObservers(configs, slow)]
+    return with_own([InsertObservers(configs, slow)], configs)
 
 
 def precision_pipeline(
@@ -68,7 +70,7 @@ def precision_pipeline(
 ) -> list[Pass]:
     """observed -> observed: which values stay real. steep, sensitive: what calibration found
     (`steep.steep_functions`, `real_parts.choose_real_parts`)."""
-    return [ChoosePrecision(configs, code_outputs, steep, sensitive)]
+    return with_own([ChoosePrecision(configs, code_outputs, steep, sensitive)], configs)
 
 
 def convert_pipeline(
@@ -87,24 +89,27 @@ def convert_pipeline(
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
     outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
     corrections: what biases take up (`correct_bias.choose_corrections`)."""
-    return [
-        *precision_pipeline(configs, code_outputs=code_outputs, steep=steep, sensitive=sensitive),
+    passes: list[Pass] = [
         *([ScaleChannels(scales, shifts)] if scales else []),
         *([SplitOutliers(outliers, wide)] if outliers else []),
         *([CorrectBias(corrections)] if corrections else []),
         InsertQdq(params, configs),
+    ]
+    return [
+        *precision_pipeline(configs, code_outputs=code_outputs, steep=steep, sensitive=sensitive),
+        *with_own(passes, configs),
         *integer_pipeline(configs),
     ]
 
 
 def dynamic_pipeline(configs: Configs) -> list[Pass]:
     """float -> integer, by dynamic qconfigs."""
-    return [*float_pipeline(configs), QuantizeDynamic(configs), VerifyIntegerSafety()]
+    return [*float_pipeline(configs), *with_own([QuantizeDynamic(configs), VerifyIntegerSafety()], configs)]
 
 
 def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
     """qdq -> integer; without `configs` for imported qdq graphs, whose roundings all stay."""
-    return [
+    passes: list[Pass] = [
         *([PerTensorCodes()] if configs is None else []),
         UnsignedCodes(),
         PropagateQparams(),
@@ -115,6 +120,7 @@ def integer_pipeline(configs: Configs | None = None) -> list[Pass]:
         Dce(),
         VerifyIntegerSafety(),
     ]
+    return with_own(passes, configs)
 
 
 def lower_pipeline() -> list[Pass]:

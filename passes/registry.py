@@ -50,6 +50,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.insert_observers import InsertObservers
     from qcompiler.passes.insert_qdq import InsertQdq
     from qcompiler.passes.integerize import Integerize
+    from qcompiler.passes.own_passes import own_passes
     from qcompiler.passes.per_tensor_codes import PerTensorCodes
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantize_dynamic import QuantizeDynamic
@@ -89,7 +90,7 @@ def passes_by_name() -> dict[str, type]:
         VerifyIntegerSafety,
         AssignLayout,
     )
-    return {each.name: each for each in known}
+    return {each.name: each for each in known} | own_passes()
 
 
 def format_pass(given: Pass) -> str:

@@ -37,14 +37,17 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from qcompiler.export.onnx.model import export_onnx
+    from qcompiler.export.own import register_exporter
     from qcompiler.export.python.script import export_python
     from qcompiler.export.text import export_text, load_text
     from qcompiler.export.torch.module import to_torch
     from qcompiler.frontend import nn
+    from qcompiler.frontend.register import register_importer, unregister_importer
     from qcompiler.interpreter import run as interpret
     from qcompiler.ir import Graph, Node, Value
     from qcompiler.op_check import check_op
     from qcompiler.own_ops import unregister_op
+    from qcompiler.passes.own_passes import register_pass, unregister_pass
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import register_observer
     from qcompiler.quantization.qconfig import (
@@ -111,10 +114,15 @@ __all__ = [
     "quantize_dynamic",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "register_exporter",
+    "register_importer",
     "register_observer",
+    "register_pass",
     "to_torch",
     "trace",
+    "unregister_importer",
     "unregister_op",
+    "unregister_pass",
 ]
 
 _MODULES = {
@@ -145,12 +153,15 @@ _MODULES = {
         "VerifyError",
     ),
     "export.onnx.model": ("export_onnx",),
+    "export.own": ("register_exporter",),
     "export.python.script": ("export_python",),
     "export.text": ("export_text", "load_text"),
     "export.torch.module": ("to_torch",),
+    "frontend.register": ("register_importer", "unregister_importer"),
     "ir": ("Graph", "Node", "Value"),
     "op_check": ("check_op",),
     "own_ops": ("unregister_op",),
+    "passes.own_passes": ("register_pass", "unregister_pass"),
     "quantization.calibration": ("Calibration",),
     "quantization.observers": ("register_observer",),
     "quantization.qconfig": (

@@ -158,6 +158,8 @@ def unregister_op(name: str) -> None:
         what = f"{name!r} is an op of qcompiler" if name in declared._REGISTRY else f"there is no op {name!r}"
         raise VerifyError(what, hint=nearest(name, own) if own else "no op of your own is registered")
     from qcompiler.backends.lowering.rule import forget_rules
+    from qcompiler.export.own import forget_exporters
 
     forget_rules(name)
+    forget_exporters(name)
     del declared._REGISTRY[name]

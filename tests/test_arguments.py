@@ -119,6 +119,15 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
             {"op": "relu", "targets": ["x86-64+avx2"], "most_steps": 0.51},
             {"targets": "None []", "most_steps": "5 2.5 True"},
         ),
+        "register_exporter": (
+            qc.register_exporter,
+            {"form": "onnx", "op": None, "write": len, "domain": None, "on_codes": False},
+            {},
+        ),
+        "register_importer": (qc.register_importer, {"source": "onnx", "name": "a::B", "meaning": len}, {}),
+        "unregister_importer": (qc.unregister_importer, {"source": "onnx", "name": "a::B"}, {}),
+        "register_pass": (qc.register_pass, {"item": None, "before": None, "after": None}, {}),
+        "unregister_pass": (qc.unregister_pass, {"name": "none"}, {}),
         "unregister_op": (qc.unregister_op, {"name": "none"}, {}),
         "register_observer": (
             qc.register_observer,

@@ -6,12 +6,13 @@ fails here until it has one. The classes of the IR, which are for authors of pas
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ import pytest
 import qcompiler as qc
 from qcompiler import cpus, nn
 from qcompiler.errors import QCompilerError
-from qcompiler.quantization import collect
+from qcompiler.opdef import OWN_RANGE, Op, no_accumulator, operand
+from qcompiler.passes.pipelines import float_pipeline
+from qcompiler.quantization import collect, qmath
 from qcompiler.quantization.observers import make_observer
 from qcompiler.text.printer import graph_data
 from qcompiler.types import Layout
@@ -163,7 +166,70 @@ def codes(call: Callable[..., Any], **options: Any) -> Effect:
     return pair(result, **options)
 
 
+def own_op_as_onnx(folder: pathlib.Path, **options: Any) -> bytes:
+    """The file of an op of a user, with options of its exporter."""
+    with own_op() as op:
+        qc.register_exporter("onnx", op, lambda w: w.emit("Neg", w.x()), **options)
+        qc.export_onnx(qc.trace(lambda x: op.apply(x), (X,)), folder / "m.onnx")
+    return (folder / "m.onnx").read_bytes()
+
+
+def own_op_on_codes(**options: Any) -> str:
+    """Why an op of a user on codes is not exported to torch, if it is not."""
+    with own_op() as op:
+        qc.register_exporter("torch", op, lambda w: w.x(), **options)
+        data = [X]
+        model = qc.compile(lambda x: op.apply(x + 1), "int8:plain", (X,), calibration_data=data, target="reference")
+        try:
+            return str(len(list(qc.to_torch(model).buffers())))
+        except QCompilerError as error:
+            return str(error)
+
+
+@contextlib.contextmanager
+def own_op() -> Iterator[type[Op]]:
+    """An op of a user, which is forgotten afterwards."""
+    members = {
+        "name": "negated",
+        "x": operand(),
+        "quant": OWN_RANGE,
+        "chooses_params": True,
+        "terms": no_accumulator,
+        "infer": lambda self, x: x,
+        "reference": lambda self, x: -x,
+        "integer": lambda self, x, *, out: qmath.quantize(-x.real(), out.params, out.dtype),
+        "__module__": "of_a_user",
+    }
+    try:
+        yield type("Negated", (Op,), members)
+    finally:
+        qc.unregister_op("negated")
+
+
+@dataclass(frozen=True)
+class OwnPass:
+    """A pass that does nothing."""
+
+    name: ClassVar[str] = "own-pass"
+
+    def run(self, graph: qc.Graph) -> qc.Graph:
+        return graph
+
+
+def with_own_pass(**options: Any) -> list[str]:
+    """The passes of a pipeline after a pass was registered."""
+    qc.register_pass(OwnPass(), **options)
+    try:
+        return [each.name for each in float_pipeline()]
+    finally:
+        qc.unregister_pass("own-pass")
+
+
 EFFECTS: dict[str, Effect] = {
+    "register_exporter.domain": lambda f: (own_op_as_onnx(f, domain="com.example"), own_op_as_onnx(f)),
+    "register_exporter.on_codes": lambda f: (own_op_on_codes(on_codes=True), own_op_on_codes()),
+    "register_pass.before": lambda f: (with_own_pass(before="fuse"), with_own_pass(after="fuse")),
+    "register_pass.after": lambda f: (with_own_pass(after="fuse"), with_own_pass()),
     "check_op.targets": lambda f: (str(qc.check_op("relu", targets=["x86-64+avx2"])), str(qc.check_op("relu"))),
     "check_op.most_steps": lambda f: (
         refusal(lambda: qc.check_op("relu", targets=[], most_steps=-1)),

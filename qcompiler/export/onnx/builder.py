@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 
 from qcompiler.dims import Dim, DimLike
 from qcompiler.export.sizes import parsed_size, size_name
-from qcompiler.ir import Value
-from qcompiler.types import DType
+from qcompiler.types import DType, TensorType
 
 OPSET = 21
 """The oldest opset with DequantizeLinear of 16 bits."""
@@ -35,15 +34,22 @@ ELEMENTS = {
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.FloorDiv: "Div"}
 
 
+class Input(NamedTuple):
+    """A tensor that is given to a graph or a function, and its type."""
+
+    name: str
+    type: TensorType
+
+
 class Builder:
     """Grows the nodes and initializers of one ONNX graph. A tensor is known by its name.
 
     Args:
-        inputs: the graph's inputs, which bind the names of sizes.
+        inputs: what the graph is given, which binds the names of sizes.
         taken: names that generated tensors must not get.
     """
 
-    def __init__(self, inputs: Sequence[Value], taken: set[str]) -> None:
+    def __init__(self, inputs: Sequence[Input], taken: set[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._taken = {"", *taken}

@@ -26,9 +26,11 @@ from qcompiler.compiled import CompiledModel
 from qcompiler.dims import Dim
 from qcompiler.errors import LoweringError, nearest
 from qcompiler.export.onnx import dynamic, elementwise, layers, movement, recurrent
-from qcompiler.export.onnx.builder import ELEMENTS, OPSET, Builder
+from qcompiler.export.onnx.builder import ELEMENTS, OPSET, Builder, Input
+from qcompiler.export.onnx.functions import DOMAIN_VERSION, checked_results, write_in_domain
 from qcompiler.export.onnx.node import WRITERS, NodeWriter, Refusal
 from qcompiler.export.onnx.tables import write_lookup
+from qcompiler.export.own import find_exporter, why_no_exporter
 from qcompiler.export.refusals import check_graph, graph_of
 from qcompiler.ir import Const, Graph, Node, Value
 from qcompiler.opdef import opdef
@@ -94,7 +96,8 @@ class Model:
         self.outputs = self._output_names()
         self.used = {*self.names.values(), *self.outputs}
         taken = {*self.used, *(value.name for value in graph.values())}
-        self.build = Builder(graph.inputs, taken)
+        self.build = Builder([Input(value.name, value.type) for value in graph.inputs], taken)
+        self.functions: list[onnx.FunctionProto] = []
         self._reals: dict[int, str] = {}
         self._transposed: dict[int, str] = {}
 
@@ -211,14 +214,38 @@ class Model:
             found = write_on_codes(NodeWriter(self, node))
             if found is not None:
                 return [found]
-        writer = WRITERS.get(node.op)
-        if writer is None:
-            raise Refusal("ONNX has no such op")
-        made = writer(NodeWriter(self, node))
-        results = [made] if isinstance(made, str) else list(made)
+        if opdef(node.op).is_own:
+            results = self._own(node)
+        else:
+            writer = WRITERS.get(node.op)
+            if writer is None:
+                raise Refusal("ONNX has no such op")
+            made = writer(NodeWriter(self, node))
+            results = [made] if isinstance(made, str) else list(made)
         if value.type.is_quantized:
             results = [self.quantized(self.named(results[0], value), value)]
         return results
+
+    def _own(self, node: Node) -> list[str]:
+        """The real results of an op of a user."""
+        exporter = find_exporter("onnx", node.op)
+        if exporter is None:
+            raise Refusal(why_no_exporter("onnx", opdef(node.op)))
+        if exporter.domain is not None:
+            return write_in_domain(self, node, exporter)
+        assert exporter.write is not None
+        return checked_results(exporter.write(NodeWriter(self, node)), node)
+
+    def function(self, made: onnx.FunctionProto) -> str:
+        """Add a function of the model, unless it has an equal one; its overload."""
+        alike = [each for each in self.functions if (each.domain, each.name) == (made.domain, made.name)]
+        for each in alike:
+            made.overload = each.overload
+            if made == each:
+                return each.overload
+        made.overload = str(len(alike)) if alike else ""
+        self.functions.append(made)
+        return made.overload
 
     def named(self, real: str, value: Value) -> str:
         """The real result of a node, which gets the name of its value if a node has just made it."""
@@ -248,9 +275,11 @@ class Model:
         inputs = [_info(self.names[id(value)], value) for value in self.graph.inputs]
         outputs = [_info(name, value) for name, value in zip(self.outputs, self.graph.outputs)]
         graph = helper.make_graph(self.build.nodes, self.graph.name or "main", inputs, outputs, self.build.initializers)
+        domains = sorted({node.domain for node in self.build.nodes} - {""})
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            functions=self.functions,
+            opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, DOMAIN_VERSION) for d in domains)],
             ir_version=_IR_VERSION,
             producer_name="qcompiler",
             producer_version=__version__,

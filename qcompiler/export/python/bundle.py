@@ -23,6 +23,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import qcompiler
 from qcompiler.errors import LoweringError
 from qcompiler.opdef import OpDef
 from qcompiler.opfields import AttrSpec, OperandSpec
@@ -119,6 +120,8 @@ def find(module: str, name: str) -> Ref | str | None:
         return Ref(RUNTIME, "GraphError")
     if name in REPLACED.get(module, ()):
         return Ref(RUNTIME, name)
+    if module == "qcompiler" and name in qcompiler._HOMES:  # a file of a user says qc.ShapeError
+        return find(f"qcompiler.{qcompiler._HOMES[name]}", name)
     source = source_of(module)
     if name in source.bound:
         return Ref(module, name)

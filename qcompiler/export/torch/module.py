@@ -15,6 +15,7 @@ from torch import fx
 from qcompiler.compiled import CompiledModel
 from qcompiler.dims import Dim
 from qcompiler.export.names import Identifiers
+from qcompiler.export.own import find_exporter, why_no_exporter
 from qcompiler.export.refusals import check_graph, graph_of
 from qcompiler.export.torch import codes, movement, reals, recurrent, scatter
 from qcompiler.export.torch.node import CODES, MOVES, REALS, NodeWriter, Refusal, Tensor
@@ -114,7 +115,9 @@ class Recorder:
         w, definition = NodeWriter(self, node), opdef(node.op)
         on_codes = any(value is not None and value.type.is_quantized for value in node.operands)
         gives_codes = any(value.type.is_quantized for value in node.results)
-        if gives_codes or (on_codes and (definition.gives_real or node.op in CODES)):
+        if definition.is_own:
+            found = self._own(w, on_codes or gives_codes)
+        elif gives_codes or (on_codes and (definition.gives_real or node.op in CODES)):
             found = self._on_codes(w)
         else:
             writer = REALS.get(node.op) or MOVES.get(node.op)
@@ -122,6 +125,19 @@ class Recorder:
                 raise Refusal("torch has no such op")
             found = writer(w)
         return found if isinstance(found, tuple) else (found,)
+
+    def _own(self, w: NodeWriter, on_codes: bool) -> Tensor:
+        """An op of a user. The codes of one that moves elements are moved as numbers are, and a function of one element
+        is a table."""
+        definition = opdef(w.node.op)
+        moves = Trait.MOVES_DATA in definition.traits and definition.integer is None
+        exporter = find_exporter("torch", w.node.op, on_codes=on_codes and not moves)
+        if exporter is None and on_codes and Trait.UNARY in definition.traits and definition.integer is None:
+            return self._on_codes(w)
+        if exporter is None or exporter.write is None:
+            why = why_no_exporter("torch", definition)
+            raise Refusal(f"{why[:-1]}, on_codes=True)" if on_codes and not moves else why)
+        return exporter.write(w)
 
     def _on_codes(self, w: NodeWriter) -> Tensor:
         name, definition = w.node.op, opdef(w.node.op)
