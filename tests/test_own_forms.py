@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -23,6 +24,11 @@ from qcompiler.quantization import qmath
 from qcompiler.types import TensorType
 
 X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(2, 12)
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
@@ -399,3 +405,60 @@ def test_a_wrong_result_of_an_exporter(
     with pytest.raises(LoweringError, match="its exporter gave"):
         qc.export_onnx(compiled(scaled), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+# -- the command line
+
+
+FILE = """
+import qcompiler as qc
+from qcompiler.opdef import Op, operand
+
+class Doubled(Op):
+    name = "doubled_by_a_file"
+    x = operand()
+
+    def infer(self, x):
+        return x
+
+    def reference(self, x):
+        return x * 2
+"""
+
+
+def test_the_command_line_imports_a_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qcompiler.cli import main
+    from qcompiler.cli.extensions import import_extensions
+
+    (tmp_path / "a_file_of_a_user.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    import_extensions(["a_file_of_a_user.py"])
+    from a_file_of_a_user import Doubled  # type: ignore[import-not-found]
+
+    qc.compile(lambda x: Doubled.apply(x), None, (X,)).save("m.qc.safetensors")
+    qc.unregister_op("doubled_by_a_file")
+    del sys.modules["a_file_of_a_user"]
+    np.save("x.npy", X)
+    run = ["run", "m.qc.safetensors", "--input", "x.npy", "-o", "y.npz"]
+    assert main(run) == 1
+    assert "unknown op 'doubled_by_a_file'" in capsys.readouterr().err
+    try:
+        for _ in range(2):  # a second time the module is there
+            assert main([*run, "--import", "a_file_of_a_user.py"]) == 0
+    finally:
+        qc.unregister_op("doubled_by_a_file")
+    with np.load("y.npz") as file:
+        np.testing.assert_array_equal(next(iter(file.values())), 2 * X)
+    capsys.readouterr()
+    (tmp_path / "fails_of_a_user.py").write_text("1 // 0")
+    (tmp_path / "numpy.py").write_text("")
+    for name, message in (
+        ("nothing.py", "there is no such file"),
+        ("nothing_at_all", "ModuleNotFoundError"),
+        ("fails_of_a_user.py", "ZeroDivisionError"),
+        ("numpy.py", "there is a module 'numpy' already"),
+    ):
+        assert main([*run, "--import", name]) == 1
+        assert message in capsys.readouterr().err and "fails_of_a_user" not in sys.modules

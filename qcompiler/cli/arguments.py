@@ -61,6 +61,14 @@ def _shared() -> dict[str, argparse.ArgumentParser]:
         metavar="TYPE",
         help='the type of a Python model\'s input, such as "f32[B,3,224,224]"; once per input; named sizes may vary',
     )
+    source.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a Python file, or a module, of yours to run first: it declares ops, observers, passes and importers",
+    )
     model = argparse.ArgumentParser(add_help=False, parents=[source])
     model.add_argument("model", metavar="MODEL", help=_MODEL)
     target = argparse.ArgumentParser(add_help=False)
@@ -287,6 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _logging():
             _check_source(options)
+            if getattr(options, "imports", None):
+                from qcompiler.cli.extensions import import_extensions
+
+                import_extensions(options.imports)
             module = importlib.import_module(f"qcompiler.cli.{_MODULES[options.command]}")
             getattr(module, options.command)(options)
             sys.stdout.flush()

@@ -63,6 +63,7 @@ def exported(say: Said, *more: str) -> bytes:
 EFFECTS: dict[str, Callable[[Said], tuple[object, object]]] = {
     "check --python": lambda s: (s("check", *PYTHON), fail_of(s, "check", PYTHON[0], *PYTHON[2:])),
     "check --type": lambda s: (s("check", *PYTHON), s("check", *PYTHON[:3], "f32[3,4]")),
+    "check --imports": lambda s: (fail_of(s, "check", FLOAT, "--import", "none.py"), s("check", FLOAT)),
     "check --qconfig": lambda s: (s("check", FLOAT, "--qconfig", "int8:kl"), s("check", FLOAT)),
     "check --json": lambda s: (is_json(s("check", FLOAT, "--json")), is_json(s("check", FLOAT))),
     "quantize --qconfig": lambda s: (quantized(s, "--qconfig", "torch:qnnpack"), quantized(s)),
@@ -95,7 +96,19 @@ EFFECTS: dict[str, Callable[[Said], tuple[object, object]]] = {
     "export --io": lambda s: (exported(s, *ONE, "--io", "quantized"), exported(s)),
     "export --size": lambda s: (exported(s, "--size", "B=2"), exported(s)),
 }
-SHARED_EFFECT = {"python", "type", "qconfig", "json", "data", "batch", "stage", "target", "threads", "output"}
+SHARED_EFFECT = {
+    "python",
+    "type",
+    "imports",
+    "qconfig",
+    "json",
+    "data",
+    "batch",
+    "stage",
+    "target",
+    "threads",
+    "output",
+}
 """Options that mean the same for several commands; the effect is shown for some, and that the others read them by
 `test_options_of_a_command_are_read`."""
 

@@ -7,6 +7,7 @@ from typing import Generic
 
 import numpy as np
 
+import qcompiler as qc
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, P, S, Written
 from qcompiler.backends.kernel_ir.types import F32, I8, I32, vector
@@ -16,6 +17,7 @@ from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.why_not import why_not_f32, why_not_u8
 from qcompiler.backends.rules.convert import code_range
 from qcompiler.errors import ShapeError
+from qcompiler.export.onnx.node import NodeWriter
 from qcompiler.opdef import (
     OWN_RANGE,
     LayoutRule,
@@ -155,3 +157,15 @@ def codes(s: NodeLowering) -> None:
         codes=code_range(out, op.activation),
     )
     s.call(gated_add_codes(), arguments, bytes=3 * y.elements)
+
+
+# -- other forms
+
+
+def onnx_gated_add(w: NodeWriter) -> str:
+    """The body of the function com.example::GatedAdd."""
+    return w.activated(w.emit("Add", w.x(0), w.emit("Mul", w.x(1), w.number(w.op.gate))))
+
+
+qc.register_exporter("onnx", GatedAdd, onnx_gated_add, domain="com.example")
+qc.register_importer("onnx", "com.example::GatedAdd", GatedAdd)
