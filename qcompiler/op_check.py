@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.arguments import check_type, described
-from qcompiler.errors import ArgumentError, VerifyError
+from qcompiler.errors import ArgumentError, QCompilerError, VerifyError
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph, Value
 from qcompiler.opdef import Op, OpDef, QuantKind, Role, Sample, Trait, opdef
 from qcompiler.own_ops import check_results
+from qcompiler.passmanager import PassManager
 from qcompiler.quantization import qmath
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.types import DType, QuantParams, TensorType, type_of
 
 if TYPE_CHECKING:
+    from qcompiler.backends.lower import Program
     from qcompiler.backends.target import Target
 
 FLOAT_BOUND = 64 * 2.0**-24
@@ -39,8 +41,8 @@ class OpCheck:
     Attributes:
         op: the op's name.
         samples: how many samples it has.
-        ran: (target, "f32" or "codes") -> how the kernels ran: "native", "emulated", "not run here" (built only), or
-            "numpy: " and the reason why no kernel serves a sample.
+        ran: (target, "f32" or "codes") -> how the kernels ran: "native", "emulated", "interpreted" where neither is
+            possible, or "numpy: " and the reason why no kernel serves a sample.
         steps: the largest distance of codes from the real function, in units of the result's scale; None if the op has
             no meaning on codes.
     """
@@ -73,7 +75,9 @@ def check_op(op: OpDef | str, *, targets: Sequence[str] | None = None, most_step
 
     Args:
         op: its class, or its name.
-        targets: names of targets; by default all of them. One that this machine cannot run is built only.
+        targets: names of targets; by default all of them. Where this machine cannot run one, its kernels are
+            interpreted. Kernels of your own are interpreted first on every target, which finds accesses outside of
+            their buffers.
         most_steps: how far codes may lie from the real function, in units of the result's scale.
 
     Raises:
@@ -141,7 +145,7 @@ def _one_node(
 ) -> tuple[Graph, list[np.ndarray]]:
     """A graph of one node, and arrays for its inputs: activations and indices. Other operands are constants."""
     graph, inputs, operands = Graph("check"), [], list[Value | None]()
-    graph.stage = "integer" if quantized else "float"
+    graph.stage = "integer"  # where float ops may stand too
     for position, array in enumerate(arrays):
         if array is None:
             operands.append(None)
@@ -153,7 +157,7 @@ def _one_node(
             type = type_of(array)
         if role in (Role.ACTIVATION, Role.INDEX):
             operands.append(graph.add_input(f"{op.spec(position).name}{position}", type))
-            inputs.append(array)
+            inputs.append(np.asarray(array))
         else:
             operands.append(graph.add_const(f"c{position}", array, type))
     attrs = op.complete_attrs(sample.attrs)
@@ -237,29 +241,44 @@ def _real(value: Value, array: np.ndarray) -> np.ndarray:
 def _compare_targets(
     result: OpCheck, machines: Sequence[Target], kind: str, graph: Graph, inputs: list[np.ndarray]
 ) -> None:
-    from qcompiler.backends.lower import lower, lower_graph
+    from qcompiler.backends.lower import lower_graph
+    from qcompiler.backends.runtime.interpreting import InterpretedProgram
+    from qcompiler.passes.pipelines import lower_pipeline
 
     expected = run(graph, inputs)
+    lowered = PassManager(lower_pipeline()).run(graph)
     first: tuple[str, list[np.ndarray]] | None = None
     for target in machines:
         key, how = (target.name, kind), target.execution()
-        if how == "none":
-            for kernel in lower(graph, target).kernels:
-                kernel.build(target)
-            result.ran.setdefault(key, "not run here")
-            continue
-        program = lower_graph(graph, target)
-        for reason in program.python_nodes.values():
-            result.ran[key] = f"numpy: {reason}"
-        result.ran.setdefault(key, how)
-        for threads in _THREADS:
-            got = program.bind({}).run(inputs, threads=threads)
-            where = f"{target.name}, {kind}, {threads} threads"
-            _compare(graph, expected, got, where)
-            first = first or (where, got)
-            for value, one, other in zip(graph.outputs, first[1], got):
-                if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
-                    raise _differ(value, one, other, f"{where} and {first[0]}")
+        checked = InterpretedProgram(lowered, target)
+        programs: list[tuple[str, Program]] = []
+        if how == "none" or _has_own_kernels(checked):
+            programs.append(("interpreted", checked))
+        if how != "none":
+            programs.append((how, lower_graph(graph, target)))
+        if not result.ran.get(key, "").startswith("numpy"):
+            result.ran[key] = next((f"numpy: {reason}" for reason in checked.python_nodes.values()), programs[-1][0])
+        for made, program in programs:
+            for threads in _THREADS[-1:] if made == "interpreted" else _THREADS:
+                where = f"{target.name}, {kind}, {threads} threads, {made}"
+                got = _run(program, inputs, threads, where)
+                _compare(graph, expected, got, where)
+                first = first or (where, got)
+                for value, one, other in zip(graph.outputs, first[1], got):
+                    if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+                        raise _differ(value, one, other, f"{where} and {first[0]}")
+
+
+def _has_own_kernels(program: Program) -> bool:
+    """Whether a program calls kernels from outside of qcompiler."""
+    return any(key.is_local for key in program.image({}).kernels)
+
+
+def _run(program: Program, inputs: list[np.ndarray], threads: int, where: str) -> list[np.ndarray]:
+    try:
+        return program.bind({}).run(inputs, threads=threads)
+    except QCompilerError as error:  # of the interpreter of kernels: an access outside of a buffer
+        raise error.located(where) from None
 
 
 def _compare(graph: Graph, expected: Sequence[np.ndarray], got: Sequence[np.ndarray], where: str) -> None:

@@ -8,26 +8,20 @@ for which programs tests do it.
 from __future__ import annotations
 
 import ctypes
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
-import llvmlite.binding as llvm
 import numpy as np
 
-from qcompiler.backends.codegen.emit_llvm import emit_module
 from qcompiler.backends.codegen.jit import compile_kernels
-from qcompiler.backends.kernel_ir.interpreter import interpret
 from qcompiler.backends.kernel_ir.ir import KernelFunction
-from qcompiler.backends.kernel_ir.kernel_key import KernelKey
 from qcompiler.backends.lower import Program, lower_graph
-from qcompiler.backends.program.image import ProgramImage
 from qcompiler.backends.runtime.executable import Executable
-from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, Loader, StepTable
+from qcompiler.backends.runtime.interpreting import InterpretedProgram, InterpretingLoader, register
+from qcompiler.backends.runtime.loader import Bases, LoadedKernel, StepTable
 from qcompiler.backends.target import Target, known_targets, parse_target
 from qcompiler.ir import Graph
 from qcompiler.passes.pipelines import lower_pipeline
@@ -62,13 +56,6 @@ def execution(target: Target) -> Literal["native", "emulated", "interpreted"]:
 
 
 # -- whole programs
-
-
-class InterpretedProgram(Program):
-    """A program whose kernels are interpreted. Their LLVM text is emitted too."""
-
-    def _load(self, image: ProgramImage) -> tuple[Mapping[KernelKey, LoadedKernel], Loader]:
-        return {key: _built(key, self.target) for key in image.kernels}, InterpretingLoader()
 
 
 def lower_for(graph: Graph, target: Target) -> Program:
@@ -122,7 +109,7 @@ def load(functions: Sequence[KernelFunction]) -> list[CallableKernel]:
     """Load kernels of one target, so that `call` can call them."""
     functions = list(functions)
     can_run = bool(functions) and functions[0].target.can_run()
-    loaded = compile_kernels(functions) if can_run else [_registered(function) for function in functions]
+    loaded = compile_kernels(functions) if can_run else [register(function) for function in functions]
     return [CallableKernel(*each) for each in zip(functions, loaded)]
 
 
@@ -150,61 +137,14 @@ def call(
 
 # -- interpreted kernels
 
-_functions: list[KernelFunction] = []
 _interpreted: set[int] = set()
-_lock = threading.Lock()
 
 
-class InterpretingLoader:
-    """Runs step tables in which the address of a kernel is its number among `_functions`, from 1."""
-
-    def load(self, objects: Sequence[KernelObject]) -> list[LoadedKernel]:
-        raise NotImplementedError("machine code is not interpreted")
-
-    def run(self, table: StepTable, first: int, count: int, bases: Bases, threads: int, times: int) -> None:
-        blocks = [_memory(start, block.nbytes) for start, block in zip(bases.words, bases.blocks)]
-        for step in range(first, first + count):
-            number = table.kernels[step]
-            function = _functions[number - 1]
-            if number not in _interpreted:
-                _interpreted.add(number)
-                interpreted_kernels[function.target.level] += 1
-            buffers, values = _arguments(function, table.arguments[table.starts[step] :], blocks)
-            for thread in range(threads):
-                interpret(function, buffers, thread=thread, threads=threads, **values)
+def _count(number: int, function: KernelFunction) -> None:
+    """Count each interpreted kernel once."""
+    if number not in _interpreted:
+        _interpreted.add(number)
+        interpreted_kernels[function.target.level] += 1
 
 
-@cache
-def _built(key: KernelKey, target: Target) -> LoadedKernel:
-    return _registered(key.build(target))
-
-
-def _registered(function: KernelFunction) -> LoadedKernel:
-    """Give a kernel a new number. LLVM must accept its text."""
-    with _lock:
-        llvm.parse_assembly(emit_module([function], [function.name])).verify()
-        _functions.append(function)
-        return LoadedKernel(function.name, len(_functions))
-
-
-def _arguments(
-    function: KernelFunction, words: np.ndarray, blocks: list[np.ndarray]
-) -> tuple[dict[str, tuple[np.ndarray, int]], dict[str, float]]:
-    """The pointers, then the extents and scalars, that the words of an argument block hold."""
-    buffers, values, rest = {}, {}, iter(words)
-    for parameter in function.parameters:
-        word = next(rest)
-        if parameter.kind == "pointer":
-            buffers[parameter.name] = blocks[word], int(next(rest))
-        elif parameter.kind == "extent":
-            values[parameter.name] = int(word)
-        else:
-            values[parameter.name] = float(word.astype(np.uint32).view(np.float32))
-    return buffers, values
-
-
-def _memory(address: int, nbytes: int) -> np.ndarray:
-    """The bytes of this process from an address on."""
-    if not nbytes:
-        return np.empty(0, np.uint8)
-    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+InterpretingLoader.seen = staticmethod(_count)
