@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from qcompiler.errors import PassError
 from qcompiler.ir import Graph, Node, Value
 from qcompiler.opdef import Op, Trait, all_ops
 
@@ -68,6 +69,12 @@ class RewritePass:
             for node in graph.nodes:
                 if node.op in pattern:
                     match = rule.match(graph, node)
+                    if match is None:
+                        raise PassError(
+                            f"match of {type(rule).__name__} gave None",
+                            where=node.describe(),
+                            expected="what it found, or self.refuse(node, reason)",
+                        )
                     if not isinstance(match, Refusal):
                         rule.rewrite(graph, match)
         graph.erase_unused_consts()

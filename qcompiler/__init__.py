@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from qcompiler.own_ops import unregister_op
     from qcompiler.passes.own_passes import register_pass, unregister_pass
     from qcompiler.quantization.calibration import Calibration
-    from qcompiler.quantization.observers import register_observer
+    from qcompiler.quantization.observers import register_observer, unregister_observer
     from qcompiler.quantization.qconfig import (
         QConfig,
         QConfigMapping,
@@ -121,6 +121,7 @@ __all__ = [
     "to_torch",
     "trace",
     "unregister_importer",
+    "unregister_observer",
     "unregister_op",
     "unregister_pass",
 ]
@@ -163,7 +164,7 @@ _MODULES = {
     "own_ops": ("unregister_op",),
     "passes.own_passes": ("register_pass", "unregister_pass"),
     "quantization.calibration": ("Calibration",),
-    "quantization.observers": ("register_observer",),
+    "quantization.observers": ("register_observer", "unregister_observer"),
     "quantization.qconfig": (
         "QConfig",
         "QConfigMapping",

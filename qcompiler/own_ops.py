@@ -27,11 +27,18 @@ def check_declaration(op: OpDef) -> None:
     """Check the class of an op of a user.
 
     Raises:
-        VerifyError: a name that the text of a graph cannot hold, a missing meaning, a method with other parameters than
-            the op has operands, or a quantization rule without a meaning on codes.
+        VerifyError: a name that the text of a graph cannot hold, a base class that is an op, a missing meaning, other
+            parameters of a method than the op has operands, or a quantization rule without a meaning on codes.
     """
     if not isinstance(op.name, str) or not _NAME.fullmatch(op.name):
         raise _wrong(op, "the name of an op", expected="letters, digits and _", got=repr(op.name)[:80])
+    parent = next((base for base in op.__mro__[1:] if base.__dict__.get("name")), None)
+    if parent is not None:  # passes and rules take what derives from an op for that op
+        raise _wrong(
+            op,
+            f"{op.name} derives from another op, {parent.__dict__['name']}",
+            expected="Op, or a base class of several ops (qcompiler.ops.interfaces)",
+        )
     for method in ("infer", "reference"):
         if getattr(op, method) is getattr(Op, method):
             raise _wrong(op, f"{op.name} has no {method}", expected=f"a method {method}({_spelled(op)})")

@@ -127,6 +127,7 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
         "register_importer": (qc.register_importer, {"source": "onnx", "name": "a::B", "meaning": len}, {}),
         "unregister_importer": (qc.unregister_importer, {"source": "onnx", "name": "a::B"}, {}),
         "register_pass": (qc.register_pass, {"item": None, "before": None, "after": None}, {}),
+        "unregister_observer": (qc.unregister_observer, {"name": "none"}, {}),
         "unregister_pass": (qc.unregister_pass, {"name": "none"}, {}),
         "unregister_op": (qc.unregister_op, {"name": "none"}, {}),
         "register_observer": (

@@ -16,9 +16,11 @@ import qcompiler as qc
 from qcompiler.errors import ArgumentError, LoweringError, PassError, TraceError
 from qcompiler.frontend import register
 from qcompiler.opdef import OWN_RANGE, Op, float_attr, no_accumulator, operand
+from qcompiler.ops.activations import Relu
 from qcompiler.passes import own_passes
 from qcompiler.passes.pipelines import convert_pipeline, dynamic_pipeline, float_pipeline
 from qcompiler.passes.registry import format_pipeline, parse_pipeline
+from qcompiler.passes.rewrite import Rewrite, RewritePass
 from qcompiler.passmanager import PassManager
 from qcompiler.quantization import qmath
 from qcompiler.types import TensorType
@@ -183,6 +185,25 @@ def renamed(name: Any, **members: Any) -> Any:
 def test_wrong_passes(passes: None, make: Callable[[], object], message: str) -> None:
     with pytest.raises((PassError, ArgumentError), match=message):
         make()
+
+
+def test_a_pattern_that_finds_nothing_has_to_say_so() -> None:
+    class Silent(Rewrite[Any]):
+        rule = "a rule"
+        ops = (Relu,)
+
+        def match(self, graph: qc.Graph, node: qc.Node) -> Any:
+            return None
+
+    @dataclass(frozen=True)
+    class SilentPass(RewritePass):
+        name: ClassVar[str] = "silent"
+
+        def rules(self, graph: qc.Graph) -> tuple[Rewrite[Any], ...]:
+            return (Silent(),)
+
+    with pytest.raises(PassError, match=r"(?s)match of Silent gave None.*self.refuse\(node, reason\)"):
+        PassManager([SilentPass()]).run(qc.fuse(lambda x: np.maximum(x, 0), (X,)))
 
 
 # -- importers

@@ -34,6 +34,7 @@ from qcompiler.opdef import (
 )
 from qcompiler.ops.activations import Unary
 from qcompiler.ops.interfaces import Mover
+from qcompiler.ops.linear import Linear
 from qcompiler.types import TensorType, tensor
 
 X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(2, 12)
@@ -103,6 +104,13 @@ def test_a_wrong_declaration_is_refused(name: str) -> None:
     with pytest.raises(VerifyError, match=message):
         declare(**members)
     assert before == _REGISTRY
+
+
+def test_an_op_does_not_derive_from_another() -> None:
+    plus = declare()
+    for parent in (plus, Linear):
+        with pytest.raises(VerifyError, match=r"(?s)minus derives from another op, (plus|linear).*base class"):
+            type("Minus", (parent,), {"name": "minus", "__module__": "of_a_user"})
 
 
 def test_a_second_declaration_is_refused_until_the_first_is_forgotten() -> None:

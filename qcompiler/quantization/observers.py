@@ -11,7 +11,7 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from qcompiler.arguments import check_text, check_type
+from qcompiler.arguments import check_text, check_type, described
 from qcompiler.errors import QuantizationError, nearest
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.histogram import Entropy, Histogram, MeanSquaredError, Percentile
@@ -62,6 +62,8 @@ _OBSERVERS: dict[str, Callable[..., Observer]] = {
 }
 
 
+_own: set[str] = set()
+"""The names that users registered."""
 _SYNONYMS = {"per_channel_minmax": "minmax", "entropy": "kl", "min_max": "minmax", "max": "minmax"}
 """What else the field calls an observer. A spec says by itself whether there is one scale per channel."""
 
@@ -80,15 +82,27 @@ def register_observer(name: str, factory: Callable[..., Observer]) -> None:
     if not name.isidentifier():
         raise QuantizationError("the name of an observer", expected="an identifier", got=repr(name)[:80])
     if name in _OBSERVERS:
-        raise QuantizationError(f"the observer {name!r} exists already")
+        hint = f"qc.unregister_observer({name!r})" if name in _own else None
+        raise QuantizationError(f"the observer {name!r} exists already", hint=hint)
     _OBSERVERS[name] = factory
+    _own.add(name)
+
+
+def unregister_observer(name: str) -> None:
+    """Forget an observer that `register_observer` was given. QuantizationError if there is none of this name."""
+    check_text("name", name, "a name")
+    if name not in _own:
+        raise QuantizationError(f"no observer {name!r} was registered", hint=nearest(name, _own) if _own else None)
+    _own.remove(name)
+    _OBSERVERS.pop(name, None)
 
 
 def make_observer(spec: QuantSpec) -> Observer:
     """A fresh observer for a spec.
 
     Raises:
-        QuantizationError: unknown name (nearest given), or numbers that it does not take.
+        QuantizationError: unknown name (nearest given), numbers that it does not take, or a factory of a user that
+            makes no observer.
     """
     name, _, rest = spec.observer.partition("(")
     factory = _OBSERVERS.get(name)
@@ -98,11 +112,17 @@ def make_observer(spec: QuantSpec) -> Observer:
         if bool(rest) != rest.endswith(")"):
             raise ValueError("its parentheses do not match")
         numbers = [float(part) for part in rest.removesuffix(")").split(",")] if rest else []
-        return factory(spec, *numbers)
+        made = factory(spec, *numbers)
     except (TypeError, ValueError) as error:
         raise QuantizationError(
             f"the observer {spec.observer!r} cannot be made: {error}", expected="name or name(number,...)"
         ) from None
+    missing = [method for method in ("observe", "qparams", "merge") if not callable(getattr(made, method, None))]
+    if missing:
+        raise QuantizationError(
+            f"the observer {spec.observer!r} lacks a method", expected=", ".join(missing), got=described(made)
+        )
+    return made
 
 
 Statistic = Literal["values", "range", "counts"]
@@ -182,5 +202,6 @@ __all__ = [
     "make_observer",
     "register_observer",
     "statistic",
+    "unregister_observer",
     "weight_params",
 ]

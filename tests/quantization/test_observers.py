@@ -15,7 +15,7 @@ from torch.ao.quantization import observer as theirs
 from qcompiler.errors import QuantizationError
 from qcompiler.quantization.choose_qparams import choose_qparams
 from qcompiler.quantization.histogram import Entropy
-from qcompiler.quantization.observers import make_observer, register_observer, weight_params
+from qcompiler.quantization.observers import make_observer, register_observer, unregister_observer, weight_params
 from qcompiler.quantization.qmath import fake_quantize
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.torch_histogram import _linspace
@@ -227,6 +227,21 @@ def test_fixed_and_users_observers() -> None:
     assert made.qparams().scale == (0.25,)
     with pytest.raises(QuantizationError, match="exists already"):
         register_observer("minmax", Half)
+    with pytest.raises(QuantizationError, match=r"unregister_observer\('half_of_test'\)"):
+        register_observer("half_of_test", Half)
+    unregister_observer("half_of_test")
+    for name in ("half_of_test", "minmax"):
+        with pytest.raises(QuantizationError, match=f"no observer '{name}' was registered"):
+            unregister_observer(name)
+
+
+def test_a_factory_that_makes_no_observer() -> None:
+    register_observer("nothing_of_test", lambda spec: object())  # type: ignore[arg-type,return-value]
+    try:
+        with pytest.raises(QuantizationError, match=r"(?s)lacks a method.*observe, qparams, merge"):
+            make_observer(QuantSpec(observer="nothing_of_test"))
+    finally:
+        unregister_observer("nothing_of_test")
 
 
 def test_bad_data_and_names() -> None:
