@@ -11,6 +11,7 @@ from qcompiler.notes import KeptFloat, RealResult
 from qcompiler.opdef import opdef
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.quantized import Observe
+from qcompiler.ops.recurrent import Recurrent
 from qcompiler.quantization.cost_profile import ZEN5_AVX512VNNI as PROFILE
 from qcompiler.quantization.cost_profile import elements, products
 from qcompiler.quantization.qconfig import QConfig, get_qconfig
@@ -177,7 +178,7 @@ def widen_groups(graph: Graph, groups: Container[str]) -> None:
 
 
 class Roles:
-    """What nodes do in an observed graph.
+    """What nodes do in an observed graph. Recurrent layers read and write real numbers, also if they are static.
 
     Attributes:
         chosen: the ids of the nodes that were chosen for int8.
@@ -192,7 +193,7 @@ class Roles:
         self.chosen, self.products, self.bounds = set[int](), set[int](), set[int]()
         for node in self.nodes:
             config = None if node.name in kept else configs.get(node.name, default)
-            if config is None:
+            if config is None or Recurrent.of(node) is not None:
                 continue
             self.chosen.add(id(node))
             is_product = opdef(node.op).gives_real

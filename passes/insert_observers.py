@@ -13,8 +13,10 @@ from qcompiler.ir import Graph, Node, Use, Value
 from qcompiler.notes import KeptFloat
 from qcompiler.opdef import QuantKind, Role, op_of, opdef
 from qcompiler.ops.quantized import Observe
+from qcompiler.ops.recurrent import Recurrent
 from qcompiler.ops.shape import Pad
 from qcompiler.passes.agreement import agree
+from qcompiler.passes.quantize_states import observe_states
 from qcompiler.passes.regions import Region, pointwise_regions
 from qcompiler.passes.unary_form import activations, is_unary
 from qcompiler.quantization.qconfig import QConfig
@@ -86,7 +88,8 @@ class InsertObservers:
     A node is quantizable if its qconfig is set, its op has an integer meaning and its weight is constant. Movers and
     unary ops are quantized only if their operands are (`follows`). Values tied by sharing ops form one group with one
     observer. Values inside of a region that becomes one table have no observer. A node that reads or makes a mask
-    stays float. A node that stays float is noted with its reason.
+    stays float. A node that stays float is noted with its reason. Of recurrent layers the operand, y and the last cell
+    state are observed, for quantize-states.
 
     Before:
         %y = conv(%x, @w) {...} : f32[1,4,8,8]
@@ -110,6 +113,7 @@ class InsertObservers:
                 for _, value in activations(node):
                     groups.join(value, node.result)
         self._insert(graph, chosen, groups, tables)
+        observe_states(graph, self.configs)
         graph.stage = "observed"
         return graph
 
@@ -129,6 +133,8 @@ class InsertObservers:
         chosen: dict[int, Node] = {}
         for node in graph.nodes:
             region = tables.region_of.get(id(node))
+            if Recurrent.of(node) is not None:  # see quantize_states
+                continue
             reason = why_float(node, self.configs.get(node.name), region is not None) or self.slow.get(node.name)
             mask = next((v for v in (*node.operands, *node.results) if v is not None and id(v) in masked), None)
             if reason is None and mask is not None:

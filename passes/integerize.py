@@ -13,6 +13,7 @@ from qcompiler.notes import KeptFloat, RealResult
 from qcompiler.opdef import Op, Role, Trait, op_of, opdef, works_on_codes
 from qcompiler.ops.interfaces import Conversion, RangeConversion, Weighted
 from qcompiler.ops.quantized import Dequantize, Lookup, Quantize, Requantize
+from qcompiler.ops.recurrent import has_coded_weights
 from qcompiler.passes.dequantized import codes_behind
 from qcompiler.passes.integer_bias import IntegerBias, integer_bias
 from qcompiler.passes.regions import Region, pointwise_region
@@ -352,7 +353,9 @@ class Integerize:
         is_float = {
             node.name: node
             for node in graph.nodes
-            if not issubclass(opdef(node.op), (Conversion, RangeConversion)) and not works_on_codes(node)
+            if not issubclass(opdef(node.op), (Conversion, RangeConversion))
+            and not works_on_codes(node)
+            and not has_coded_weights(node)
         }
         graph.notes[:] = [
             note

@@ -54,6 +54,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.per_tensor_codes import PerTensorCodes
     from qcompiler.passes.propagate_qparams import PropagateQparams
     from qcompiler.passes.quantize_dynamic import QuantizeDynamic
+    from qcompiler.passes.quantize_states import QuantizeStates
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
     from qcompiler.passes.scale_channels import ScaleChannels
@@ -84,6 +85,7 @@ def passes_by_name() -> dict[str, type]:
         PropagateQparams,
         QuantizedIo,
         QuantizeDynamic,
+        QuantizeStates,
         Integerize,
         DynamicProducts,
         FoldRequantize,

@@ -11,6 +11,7 @@ from qcompiler.errors import QCompilerError
 from qcompiler.ir import Graph, Value
 from qcompiler.opdef import REQUIRED, OpDef, QuantKind, Role, Sample, Trait, all_ops
 from qcompiler.ops.interfaces import RangeConversion
+from qcompiler.ops.recurrent import Recurrent
 from qcompiler.types import DType, QuantParams, TensorType, type_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _RULES = {
     QuantKind.FIXED: "a known range",
     QuantKind.FLOAT_ONLY: "stays float",
 }
+
+_OF_RECURRENT = "weights of i8; codes of u8 of x and of the states, by calibrated ranges or by those of each call"
 
 
 def _quantizable(op: OpDef) -> bool:
@@ -114,7 +117,8 @@ def _row(op: OpDef) -> str:
             )
             for each in _ARCHITECTURES
         ]
-        cells = ["yes", "yes" if quantizable else "no", "yes" if _is_dynamic(op) else "no", "no", *columns]
+        is_static = quantizable or issubclass(op, Recurrent)
+        cells = ["yes", "yes" if is_static else "no", "yes" if _is_dynamic(op) else "no", "no", *columns]
     return f"| [{op.name}](#{op.name}) | {' | '.join(cells)} |"
 
 
@@ -135,7 +139,7 @@ def _section(op: OpDef) -> str:
         op.doc,
         "",
         f"Operands: {operands}.",
-        f"Quantization: {_RULES[op.quant.kind]}"
+        f"Quantization: {_OF_RECURRENT if issubclass(op, Recurrent) else _RULES[op.quant.kind]}"
         + (", by a table of 256 entries." if Trait.UNARY in op.traits else ".")
         + (" It wants real numbers: see [numerics.md](numerics.md#what-stays-real)." if op.wants_real else ""),
     ]

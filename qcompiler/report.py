@@ -33,6 +33,7 @@ from qcompiler.notes import (
 from qcompiler.opdef import Role, op_of, works_on_codes
 from qcompiler.ops.interfaces import Conversion, RangeConversion
 from qcompiler.ops.quantized import Observe
+from qcompiler.ops.recurrent import Recurrent, has_coded_weights
 
 _NO_REASON = "no reason is recorded"
 
@@ -54,7 +55,7 @@ def node_kind(node: Node) -> NodeKind:
         return NodeKind.CONVERSION
     if node.op == Observe.name:
         return NodeKind.OBSERVER
-    if works_on_codes(node):
+    if works_on_codes(node) or has_coded_weights(node):
         return NodeKind.INTEGER
     return NodeKind.FLOAT if any(value.type.dtype.is_float for value in node.results) else NodeKind.INDEX
 
@@ -73,7 +74,12 @@ def constant_bytes(graph: Graph) -> int:
 
 def float_constant_bytes(graph: Graph) -> int:
     """Bytes of all constants with every quantized one in f32."""
-    return sum(4 * const.data.size if const.type.is_quantized else const.data.nbytes for const in graph.consts.values())
+    layers = [layer for node in graph.nodes if (layer := Recurrent.of(node)) is not None and has_coded_weights(node)]
+    coded = {id(weight) for layer in layers for weight in layer.values(Role.WEIGHT)}
+    return sum(
+        4 * const.data.size if const.type.is_quantized or id(const) in coded else const.data.nbytes
+        for const in graph.consts.values()
+    )
 
 
 def product_work(graph: Graph) -> dict[str, tuple[int, int | None]]:
@@ -89,7 +95,7 @@ def product_work(graph: Graph) -> dict[str, tuple[int, int | None]]:
         sizes = op.products()
         if sizes is None:
             continue
-        kind = "int8" if works_on_codes(node) else "float"
+        kind = "int8" if works_on_codes(node) or has_coded_weights(node) else "float"
         work[kind].append(math.prod(sizes, start=1))
         for value in op.values(Role.WEIGHT):
             stored = _stored(value)

@@ -13,7 +13,8 @@ Packed weights are f32 [panels][state][gates][nr], nr = nv registers of units; b
 
 If weights are i8 codes, each step quantizes the states first, row by row or, in one thread, all at once; then the sums
 are integers, and become f32 by rule (8) of qmath. Packed weights are i8 [panels][state / 4][gates][nr][4]; the sums and
-the scales of weights lie like biases.
+the scales of weights lie like biases. Of static codes the parameters of the states are given, and gates go through rule
+(9). What is stored as a state is the real number that its code stands for, and quantizing that gives the code again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,9 @@ from typing import Generic
 from qcompiler.backends.kernel_ir.builder import KernelBuilder, kernel
 from qcompiler.backends.kernel_ir.definition import Arguments, E, Group, P, S, Written
 from qcompiler.backends.kernel_ir.ir import Value
-from qcompiler.backends.kernel_ir.types import F32, F64, I8, I32, I64, vector
+from qcompiler.backends.kernel_ir.types import F32, I8, I32, I64, vector
 from qcompiler.backends.kernels.dynamic import CodeBounds, Parameters, range_of_row
-from qcompiler.backends.kernels.math import exp, expm1, log1p
-from qcompiler.backends.kernels.math import tanh as tanh_f64
-from qcompiler.backends.kernels.real_functions import FLOAT
+from qcompiler.backends.kernels.recurrent_gates import ACTIVATIONS, STATIC_FUNCTIONS, clip
 
 RECORD_BYTES = 8
 """Bytes of the scale (f32) and the zero point (i32) of a row of codes."""
@@ -77,13 +76,26 @@ class Walk(Group, Generic[P, E]):
     stride: E
 
 
+class StateCodes(Group, Generic[S]):
+    """Static codes of the states: u8 of scale h and this zero point, from low to high after it is subtracted; and the
+    scale of the i16 codes of cell states."""
+
+    h: S
+    zero: S
+    low: S
+    high: S
+    c: S
+
+
 class Activations(Group, Generic[S]):
-    """The parameters of the activations, in the order of the op's, the bound of gates, and the highest code."""
+    """The parameters of the activations, in the order of the op's, the bound of gates, the highest code, and the
+    static codes, which kernels of other codes don't read."""
 
     alphas: tuple[S, ...]
     betas: tuple[S, ...]
     clip: S
     qmax: S
+    states: StateCodes[S]
 
 
 class Lstm(Arguments["Lstm"], Generic[P, E, S]):
@@ -121,45 +133,19 @@ class Rnn(Arguments["Rnn"], Generic[P, E, S]):
     activations: Activations[S]
 
 
-def _clip(b: KernelBuilder, x: Value, low: Value, high: Value) -> Value:
-    """x within [low, high]; NaN stays."""
-    return b.select(x < low, low, b.select(x > high, high, x))
+class _StaticParameters(Parameters):
+    """Parameters that are given. round_trip(x): x as its code stands for it, by rules (2) and (1)."""
 
+    def __init__(self, b: KernelBuilder, scale: Value, zero: Value | None, low: Value, high: Value) -> None:
+        self.b, self.lanes = b, b.target.f32_lanes
+        self.scale, self.low, self.high = (b.splat(value, self.lanes) for value in (scale, low, high))
+        none = b.zero(vector(I32, self.lanes))
+        self.zero = none if zero is None else b.target.round_to_i32(b, b.splat(zero, self.lanes))
 
-def _named(name: str) -> Callable[..., Value]:
-    return lambda b, x, alpha, beta: FLOAT[name](b, x)
-
-
-def _scaled_tanh(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
-    real, outer, inner = (b.convert("fpext", v, F64) for v in (x, alpha, beta))
-    return b.convert("fptrunc", outer * tanh_f64(b, inner * real), F32)
-
-
-def _elu(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
-    low, factor = b.convert("fpext", b.fmin(x, 0.0), F64), b.convert("fpext", alpha, F64)
-    return b.select(x < 0.0, b.convert("fptrunc", factor * expm1(b, low), F32), x)
-
-
-def _softplus(b: KernelBuilder, x: Value, alpha: Value, beta: Value) -> Value:
-    real = b.convert("fpext", x, F64)
-    positive = b.select(real < 0.0, b.zero(real.type), real)
-    return b.convert("fptrunc", positive + log1p(b, exp(b, -b.fabs(real))), F32)
-
-
-ACTIVATIONS: dict[str, Callable[[KernelBuilder, Value, Value, Value], Value]] = {
-    "sigmoid": _named("sigmoid"),
-    "tanh": _named("tanh"),
-    "relu": _named("relu"),
-    "softsign": _named("softsign"),
-    "softplus": _softplus,
-    "affine": lambda b, x, alpha, beta: alpha * x + beta,
-    "leaky_relu": lambda b, x, alpha, beta: b.select(x < 0.0, alpha * x, x),
-    "thresholded_relu": lambda b, x, alpha, beta: b.select(x <= alpha, b.zero(x.type), x),
-    "scaled_tanh": _scaled_tanh,
-    "hardsigmoid": lambda b, x, alpha, beta: _clip(b, alpha * x + beta, b.zero(x.type), b.const(x.type, 1.0)),
-    "elu": _elu,
-}
-"""The activations of `qcompiler.ops.recurrent`, of f32 registers."""
+    def round_trip(self, x: Value) -> Value:
+        b = self.b
+        code = b.target.round_to_i32(b, b.clamp(x / self.scale, self.low, self.high))
+        return b.sitofp(code) * self.scale
 
 
 @dataclass
@@ -172,7 +158,7 @@ class _Walk:
         gates: G, the gates of `inputs`.
         widest: see `Walk.sums`. Rows lie equally far apart for all products, since threads are not at the same one.
         has_lengths, clips: whether `Walk.lengths` is read, and whether gates are clamped.
-        codes: "" of f32 weights; else what has a scale of its own, "row" or "tensor".
+        codes: "" of f32 weights; else what has a scale of its own, "row" or "tensor", or "static".
         pairs: whether products of codes are added in pairs, see `Target.pairwise_dot_is_exact`.
     """
 
@@ -200,28 +186,56 @@ class _Walk:
     def lanes(self) -> int:
         return self.b.target.f32_lanes
 
+    @property
+    def is_static(self) -> bool:
+        return self.codes == "static"
+
+    def state_codes(self) -> _StaticParameters:
+        """The static codes of h."""
+        h = self.given.states
+        return _StaticParameters(self.b, h.h, h.zero, h.low, h.high)
+
+    def settle(self, h: Value) -> Value:
+        """A new state as the next step reads it."""
+        return self.state_codes().round_trip(h) if self.is_static else h
+
+    def settle_cell(self, c: Value) -> Value:
+        """A new cell state as the next step reads it."""
+        b = self.b
+        if not self.is_static:
+            return c
+        low, high = (b.const(F32, bound) for bound in (-(2.0**15), 2.0**15 - 1))
+        return _StaticParameters(b, self.given.states.c, None, low, high).round_trip(c)
+
+    def sum_of_products(self, x: Value, y: Value, z: Value) -> Value:
+        """x * y + z: an fma, or, of static codes, two roundings."""
+        return x * y + z if self.is_static else self.b.fma(x, y, z)
+
     def activate(self, index: int, x: Value, *, of_gate: bool = True) -> Value:
         """The activation at this index. of_gate: whether x is a gate, which may have to be clamped."""
         b = self.b
         if self.clips and of_gate:
             bound = b.splat(self.given.clip, self.lanes)
-            x = _clip(b, x, -bound, bound)
+            x = clip(b, x, -bound, bound)
+        if self.is_static:
+            return STATIC_FUNCTIONS[self.names[index]](b, x)
         alpha, beta = (b.splat(values[index], self.lanes) for values in (self.given.alphas, self.given.betas))
         return ACTIVATIONS[self.names[index]](b, x, alpha, beta)
 
-    def copy(self, x: Value, y: Value, count: Value) -> None:
-        """Copy the rows of this thread, of `count` elements each."""
+    def copy(self, x: Value, y: Value, count: Value, settle: Callable[[Value], Value] = lambda state: state) -> None:
+        """Copy the rows of this thread, of `count` elements each, as settle(register) gives them."""
         b = self.b
         lo, hi = self.share()
         with b.loop(lo * count, hi * count, self.lanes) as loop:
             left = hi * count - loop.index
-            b.store_prefix(b.load_prefix(b.target.f32_vector(), x, loop.index * 4, left), y, loop.index * 4, left)
+            state = b.load_prefix(b.target.f32_vector(), x, loop.index * 4, left)
+            b.store_prefix(settle(state), y, loop.index * 4, left)
 
     def steps(self, outputs: Value, body: Callable[[_Step], None]) -> None:
         """Emit body(step) for each step, between the first state and the last one. outputs: R."""
         b, walk = self.b, self.walk
         size = walk.rows * outputs * 4
-        self.copy(walk.h0, walk.states, outputs)
+        self.copy(walk.h0, walk.states, outputs, self.settle)
         with b.loop(0, walk.steps) as loop:
             t, odd = walk.first + loop.index * walk.stride, loop.index & 1
             states = walk.states + odd * size, walk.states + (b.const(I64, 1) - odd) * size
@@ -311,6 +325,12 @@ class _Step:
     def _quantize(self, x: Value, depth: Value, lo: Value, hi: Value) -> None:
         """Write the codes and the records of this thread's rows of x, f32 [rows, depth]."""
         b, over, walk = self.over.b, self.over, self.over.walk
+        if over.is_static:
+            given = over.state_codes()
+            with b.loop(lo, hi) as row:
+                at = row.index * ((depth + 3) // 4 * 4)
+                given.quantize(x + row.index * (depth * 4), walk.codes + at, b.i64(0), depth)
+            return
         qmax = over.given.qmax
         bounds = CodeBounds(low=b.const(F32, 0.0), high=qmax, steps=qmax)
         padded, none = (depth + 3) // 4 * 4, b.i64(0)
@@ -351,10 +371,14 @@ class _Step:
                 found.append([dot4(b, acc[r][j], xs, columns[j]) for j in range(registers)])
             loop.yield_([found, places.moved(4), here + registers * size])
         row_bytes = over.nv * lanes * over.widest * 4
+        given = over.state_codes() if over.is_static else None
         for r, row in enumerate(loop.results[0]):
-            record = (first + r) * RECORD_BYTES
-            scale = b.splat(b.load(F32, over.walk.records, record), lanes)
-            zero = b.splat(b.load(I32, over.walk.records, record, disp=4) - target.dot4_offset, lanes)
+            if given is not None:
+                scale, zero = given.scale, given.zero - target.dot4_offset
+            else:
+                record = (first + r) * RECORD_BYTES
+                scale = b.splat(b.load(F32, over.walk.records, record), lanes)
+                zero = b.splat(b.load(I32, over.walk.records, record, disp=4) - target.dot4_offset, lanes)
             reals = []
             for j, total in enumerate(row):
                 of_row, scales, bias = (
@@ -367,7 +391,7 @@ class _Step:
     def write(self, place: _Place, h: Value, outputs: Value) -> None:
         """Write the new state of a row. Past the row's length its state stays, and y is 0."""
         b, over, walk = self.over.b, self.over, self.over.walk
-        y = h
+        y = h = over.settle(h)
         if over.has_lengths:
             active = place.is_active()
             old = place.load(self.before, outputs)
@@ -441,7 +465,7 @@ def lstm(
     """The steps of an lstm: see `qcompiler.ops.recurrent.Lstm`."""
     walk = _Walk(b, a.walk, a.activations, mr, nv, functions, 4, 4, lengths, clips, codes, pairs)
     units = a.walk.units
-    walk.copy(a.c0, a.c, units)
+    walk.copy(a.c0, a.c, units, walk.settle_cell)
 
     def cell(place: _Place) -> None:
         i, f, g, o = (place.input(gate) + place.sum(gate) for gate in range(4))
@@ -450,7 +474,7 @@ def lstm(
             i, f = i + place.parameter(a.peephole, 0) * c, f + place.parameter(a.peephole, 1) * c
         i = walk.activate(0, i)
         f = b.const(i.type, 1.0) - i if input_forget else walk.activate(0, f)
-        new = b.fma(f, c, i * walk.activate(1, g))
+        new = walk.settle_cell(walk.sum_of_products(f, c, i * walk.activate(1, g)))
         if peephole:
             o = o + place.parameter(a.peephole, 2) * new
         h = walk.activate(0, o) * walk.activate(2, new, of_gate=False)
@@ -493,7 +517,7 @@ def gru(
 
     def write(place: _Place, z: Value, n: Value) -> None:
         h = place.load(place.step.before, units)
-        place.step.write(place, b.fma(z, h - n, n), units)
+        place.step.write(place, walk.sum_of_products(z, h - n, n), units)
 
     def gates(place: _Place) -> tuple[Value, Value]:
         r, z = (walk.activate(0, place.input(gate) + place.sum(gate)) for gate in range(2))
@@ -501,7 +525,7 @@ def gru(
 
     def cell(place: _Place) -> None:
         r, z = gates(place)
-        write(place, z, walk.activate(1, b.fma(r, place.sum(2), place.input(2))))
+        write(place, z, walk.activate(1, walk.sum_of_products(r, place.sum(2), place.input(2))))
 
     def reset(place: _Place) -> None:
         r, z = gates(place)

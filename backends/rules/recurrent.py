@@ -14,12 +14,15 @@ import numpy as np
 from qcompiler.backends.kernel_ir.definition import Arguments, Memory
 from qcompiler.backends.kernel_ir.kernel_key import A, KernelKey
 from qcompiler.backends.kernels import conv as products
+from qcompiler.backends.kernels import convert
 from qcompiler.backends.kernels import recurrent as kernels
+from qcompiler.backends.kernels.code_range import CodeRange
 from qcompiler.backends.kernels.epilogue import Clamp
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.packing import pack_codes
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.lowering.tiles import product_tile
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.rules.dynamic import integer_product, quantized
 from qcompiler.backends.rules.gemm import Distances, ProductCall
@@ -163,7 +166,10 @@ def _integer_inputs(s: NodeLowering, op: Recurrent) -> BufferHandle:
     (steps, rows, _), outputs = x.shape, weight.shape[0]
     count = steps * rows
     inputs = s.scratch(count * outputs * 4, "inputs")
-    codes, records = quantized(s, x, by_row=op.scale_of == BY_ROW, qmin=0, qmax=op.qmax)
+    if op.is_static:
+        codes, records = _static_codes(s, op, x)
+    else:
+        codes, records = quantized(s, x, by_row=op.scale_of == BY_ROW, qmin=0, qmax=op.qmax)
     integer_product(
         s,
         codes,
@@ -176,6 +182,26 @@ def _integer_inputs(s: NodeLowering, op: Recurrent) -> BufferHandle:
         highest=op.qmax,
     )
     return inputs
+
+
+def _static_codes(s: NodeLowering, op: Recurrent, x: TensorView) -> tuple[TensorView, TensorView]:
+    """Like `quantized`, by the parameters that the op gives."""
+    (steps, rows, depth), params = x.shape, op.x_params()
+    codes = s.scratch(x.elements, "codes of x")
+    zero = params.zero_point[0]
+    bounds = CodeRange(zero=zero, low=float(params.qmin - zero), high=float(params.qmax - zero))
+    arguments = convert.Quantize(x=x, y=codes, count=x.elements, scale=params.scale[0], codes=bounds)
+    s.call(convert.quantize_flat(to="u8"), arguments, bytes=5 * x.elements)
+
+    def record() -> np.ndarray:
+        scale_bits = params.scales.astype(np.float32).view(np.int32)
+        return np.array([[scale_bits.item(), zero]], np.int32)
+
+    shape = (steps * rows, depth)
+    return (
+        TensorView(codes, np.dtype(np.uint8), shape, row_major_strides(shape, 1)),
+        TensorView(s.packed("record of x", record), np.dtype(np.int32), (1, 2), row_major_strides((1, 2), 4)),
+    )
 
 
 def _state(s: NodeLowering, value: Value | None, rows: int, size: int) -> Memory:
@@ -219,7 +245,17 @@ def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
             betas=tuple(beta for _, beta in parameters),
             clip=op.clip or 0.0,
             qmax=float(op.qmax),
+            states=_state_codes(op),
         ),
+    )
+
+
+def _state_codes(op: Recurrent) -> kernels.StateCodes[float]:
+    """The static codes of the states."""
+    h, c = op.h_params(), op.c_params()
+    zero = h.zero_point[0]
+    return kernels.StateCodes(
+        h=h.scale[0], zero=float(zero), low=float(h.qmin - zero), high=float(h.qmax - zero), c=c.scale[0]
     )
 
 

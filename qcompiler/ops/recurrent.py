@@ -8,12 +8,14 @@ ONNX. The reference computes in f64 and rounds its results once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from qcompiler.dims import DimLike
 from qcompiler.errors import ShapeError
+from qcompiler.ir import Node
 from qcompiler.opdef import (
     FLOAT_ONLY,
     AttrSpec,
@@ -33,9 +35,9 @@ from qcompiler.opdef import (
     weight_operand,
 )
 from qcompiler.quantization import qmath
-from qcompiler.types import DType, TensorType, tensor
+from qcompiler.types import MAX_SCALE, MIN_SCALE, DType, QuantParams, TensorType, tensor
 
-BY_ROW, BY_TENSOR = "row", "tensor"
+BY_ROW, BY_TENSOR, STATIC = "row", "tensor", "static"
 Function = Callable[[np.ndarray, float, float], np.ndarray]
 
 ACTIVATIONS: dict[str, Function] = {
@@ -53,6 +55,13 @@ ACTIVATIONS: dict[str, Function] = {
 }
 """ONNX's activations of recurrent ops: functions of x and of two parameters, which most of them don't read."""
 
+STATIC_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sigmoid": qmath.gate_sigmoid,
+    "tanh": qmath.gate_tanh,
+    "relu": lambda x: np.where(x < 0, np.float32(0), x),
+}
+"""The activations of static layers, f32 to f32: those of rule (9), and relu for an rnn."""
+
 
 def activation_attr(default: str, doc: str) -> AttrSpec[str]:
     return str_attr(default=default, doc=doc, choices=tuple(ACTIVATIONS))
@@ -69,6 +78,11 @@ class Recurrent(Op):
     With ih_scale and hh_scale, f32 [G * H], w_ih and w_hh are i8 codes of weights in [-127, 127], and both products are
     those of codes by rules (7) and (8) of qmath: x and each step's state are quantized by their range, with one scale
     for each row of the batch and each step, or, where `scale_of` is "tensor", one for all of x and one for each step.
+
+    Where `scale_of` is "static", x and the states are u8 codes of the parameters x_scale, x_zero_point, h_scale and
+    h_zero_point in [0, qmax], and the cell's state is an i16 code of c_scale, which saturates. Gates are f32, and their
+    functions those of rule (9). So y, h and c are real numbers that codes stand for, and their bits are the same on the
+    interpreter and on every level.
     """
 
     gate_count: ClassVar[int]
@@ -87,9 +101,16 @@ class Recurrent(Op):
     alphas = optional_floats_attr(doc="the first parameter of each activation; None if none has parameters")
     betas = optional_floats_attr(doc="the second parameter of each activation")
     scale_of = str_attr(
-        default=BY_ROW, doc="what has a scale of its own, if weights are codes", choices=(BY_ROW, BY_TENSOR)
+        default=BY_ROW,
+        doc="what has a scale of its own, if weights are codes; static: scales are given",
+        choices=(BY_ROW, BY_TENSOR, STATIC),
     )
     qmax = int_attr(default=255, doc="the highest code of x and the states, if weights are codes: 1 to 255")
+    x_scale = optional_float_attr(doc="static: the scale of x")
+    x_zero_point = int_attr(default=0, doc="static: the zero point of x")
+    h_scale = optional_float_attr(doc="static: the scale of the states")
+    h_zero_point = int_attr(default=0, doc="static: the zero point of the states")
+    c_scale = optional_float_attr(doc="static: the scale of the i16 codes of an lstm's cell state")
     ih_scale: Any
     hh_scale: Any
 
@@ -103,6 +124,23 @@ class Recurrent(Op):
         return tuple(
             (float(np.float32(a)), float(np.float32(b))) for a, b in zip(self.alphas or none, self.betas or none)
         )
+
+    @property
+    def is_static(self) -> bool:
+        """Whether x and the states have given scales."""
+        return bool(self.scale_of == STATIC)
+
+    def x_params(self) -> QuantParams:
+        """Static: the parameters of x."""
+        return QuantParams((float(self.x_scale or 1),), (self.x_zero_point,), None, 0, self.qmax)
+
+    def h_params(self) -> QuantParams:
+        """Static: the parameters of the states."""
+        return QuantParams((float(self.h_scale or 1),), (self.h_zero_point,), None, 0, self.qmax)
+
+    def c_params(self) -> QuantParams:
+        """Static: the parameters of an lstm's cell state."""
+        return QuantParams((float(self.c_scale or 1),), (0,), None, DType.I16.min, DType.I16.max)
 
     @property
     def units(self) -> int:
@@ -150,6 +188,8 @@ class Recurrent(Op):
         """Raise ShapeError unless both scales or none are given, and integer sums stay within i32."""
         if (ih_scale is None) != (hh_scale is None):
             raise ShapeError(f"scales of {self.name}", expected="both of ih_scale and hh_scale, or none", got="one")
+        if self.is_static:
+            self._check_static(has_codes=ih_scale is not None)
         if ih_scale is None:
             return
         for what, scale in (("ih_scale", ih_scale), ("hh_scale", hh_scale)):
@@ -164,16 +204,52 @@ class Recurrent(Op):
                     got=str(weight),
                 )
 
-    def times(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
-        """x @ w.T + bias, as f64: of codes w with scales by rules (7) and (8), whose results are rounded to f32."""
+    def _check_static(self, has_codes: bool) -> None:
+        """Raise ShapeError unless the attributes of static codes are legal. has_codes: whether weights are codes."""
+        if not has_codes:
+            raise ShapeError(f"a static {self.name}", expected="weights of codes, with ih_scale", got="none")
+        scales = {"x_scale": self.x_scale, "h_scale": self.h_scale}
+        if self.name == "lstm":
+            scales["c_scale"] = self.c_scale
+        for what, scale in scales.items():
+            if scale is None or not MIN_SCALE <= scale <= MAX_SCALE:
+                raise ShapeError(f"{what} of a static {self.name}", expected="2^-60 to 2^60", got=scale)
+        for what, zero in (("x_zero_point", self.x_zero_point), ("h_zero_point", self.h_zero_point)):
+            if not 0 <= zero <= self.qmax:
+                raise ShapeError(f"{what} of a static {self.name}", expected=f"0 to {self.qmax}", got=zero)
+        reason = self.why_not_static()
+        if reason is not None:
+            raise ShapeError(f"a static {self.name}", expected="gates of sigmoid and tanh", got=reason)
+
+    def why_not_static(self) -> str | None:
+        """Why the layer has no static form, or None: rule (9) has only these functions."""
+        names = self.activations()
+        if names[:-1] != ("sigmoid", "tanh")[: len(names) - 1] or names[-1] not in STATIC_FUNCTIONS:
+            return f"its activations are {', '.join(names)}"
+        return None
+
+    def times(
+        self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scale: np.ndarray | None, *, of_x: bool = False
+    ) -> np.ndarray:
+        """x @ w.T + bias, as f64: of codes w with scales by rules (7) and (8), whose results are rounded to f32. Static
+        ones are f32, by rules (2) and (8)."""
         if scale is None:
             found: np.ndarray = x.astype(np.float64) @ w.T.astype(np.float64)
             return found if bias is None else found + bias
-        codes, x_scale, zero = qmath.dynamic_quantize(
-            x.astype(np.float32), by_row=self.scale_of == BY_ROW, qmin=0, qmax=self.qmax
-        )
+        if self.is_static:
+            quant = self.x_params() if of_x else self.h_params()
+            codes, x_scale, zero = (
+                qmath.quantize(x, quant, DType.U8),
+                quant.scales,
+                np.array(quant.zero_point[0], np.uint8),
+            )
+        else:
+            codes, x_scale, zero = qmath.dynamic_quantize(
+                x.astype(np.float32), by_row=self.scale_of == BY_ROW, qmin=0, qmax=self.qmax
+            )
         product = qmath.dynamic_product(codes, x_scale, zero, w.astype(np.int32), scale)
-        return (product if bias is None else product + bias).astype(np.float64)
+        gates = product if bias is None else product + bias
+        return gates if self.is_static else gates.astype(np.float64)
 
     def clamped(self, gate: np.ndarray) -> np.ndarray:
         """A gate before its activation. NaN stays."""
@@ -186,7 +262,20 @@ class Recurrent(Op):
             of_gates = index < 2
             return lambda x: ACTIVATIONS[name](self.clamped(x) if of_gates else x, alpha, beta)
 
-        return [bound(i, name, *given) for i, (name, given) in enumerate(zip(self.activations(), self.parameters()))]
+        names = self.activations()
+        if self.is_static:
+            return [partial(self._static_function, index, STATIC_FUNCTIONS[name]) for index, name in enumerate(names)]
+        return [bound(i, name, *given) for i, (name, given) in enumerate(zip(names, self.parameters()))]
+
+    def _static_function(self, index: int, function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+        return function(self.clamped(x) if index < 2 else x)
+
+    def settled(self, state: np.ndarray, index: int = 0) -> np.ndarray:
+        """The state at this index, of (h, c), as the next step reads it: static ones are those that codes stand for."""
+        if not self.is_static:
+            return state
+        quant, dtype = (self.c_params(), DType.I16) if index else (self.h_params(), DType.U8)
+        return qmath.fake_quantize(state, quant, dtype)
 
     def walk(
         self,
@@ -198,7 +287,10 @@ class Recurrent(Op):
     ) -> tuple[np.ndarray, ...]:
         """y and the last states. gates: the products of x, [T, N, G * H]. step(gates, *states): the next states, of
         which the first is written to y."""
-        wide = [state.astype(np.float64) for state in states]
+        wide = [
+            self.settled(state, index) if self.is_static else state.astype(np.float64)
+            for index, state in enumerate(states)
+        ]
         y = np.zeros((*x.shape[:2], wide[0].shape[1]), np.float32)
         for t in reversed(range(len(x))) if self.reverse else range(len(x)):
             after = step(gates[t], *wide)
@@ -206,6 +298,12 @@ class Recurrent(Op):
             wide = [np.where(active, new, old) for new, old in zip(after, wide)]
             y[t] = np.where(active, wide[0], 0)
         return (y, *(state.astype(np.float32) for state in wide))
+
+
+def has_coded_weights(node: Node) -> bool:
+    """Whether a node is a recurrent layer whose weights are codes."""
+    layer = Recurrent.of(node)
+    return layer is not None and layer.ih_scale is not None
 
 
 def _size(size: DimLike) -> int:
@@ -272,6 +370,8 @@ class Lstm(Recurrent):
         _check("c0 of lstm", c0, x.shape[1], units)
         _check("peephole of lstm", peephole, 3 * units)
         _check("w_hr of lstm", w_hr, h.shape[1], units)
+        if w_hr is not None and self.is_static:
+            raise ShapeError("a static lstm", expected="states that are not projected", got=f"w_hr {w_hr}")
         return tensor("f32", x.shape[0], *h.shape), h, tensor("f32", x.shape[1], units)
 
     def reference(
@@ -291,17 +391,18 @@ class Lstm(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         units = len(w_hh) // self.gate_count
         act_gate, act_cell, act_output = self.functions()
-        p_i, p_f, p_o = np.zeros((3, units)) if peephole is None else peephole.astype(np.float64).reshape(3, units)
+        p = np.zeros(3 * units, np.float32) if peephole is None else peephole
+        p_i, p_f, p_o = p.astype(np.float32 if self.is_static else np.float64).reshape(3, units)
 
         def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
             i, f, g, o = np.split(gates + self.times(h, w_hh, bias_hh, hh_scale), 4, axis=1)
             i, g = act_gate(i + p_i * c), act_cell(g)
             f = 1 - i if self.input_forget else act_gate(f + p_f * c)
-            c = f * c + i * g
-            h = act_gate(o + p_o * c) * act_output(c)
+            c = self.settled(f * c + i * g, 1)
+            h = self.settled(act_gate(o + p_o * c) * act_output(c))
             return (h if w_hr is None else h @ w_hr.T.astype(np.float64)), c
 
-        products = self.times(x, w_ih, bias_ih, ih_scale)
+        products = self.times(x, w_ih, bias_ih, ih_scale, of_x=True)
         return self.walk(x, products, [_state(h0, x, w_hh.shape[1]), _state(c0, x, units)], lengths, step)
 
     @staticmethod
@@ -318,6 +419,8 @@ class Lstm(Recurrent):
             _sample(4, (4, 2, 3, 5), **others, alphas=(0.2, 0.5, 0.0), betas=(0.5, 0.25, 0.0)),
             _of_codes(4, (5, 3, 7, 9), state, lengths, state, None, None),
             _of_codes(4, (3, 8, 33, 40), None, None, None, None, None, scale_of=BY_TENSOR, qmax=127, reverse=True),
+            _of_codes(4, (5, 3, 7, 9), state, lengths, state, tensor("f32", 27), None, **_STATIC, c_scale=2.0**-11),
+            _of_codes(4, (3, 8, 33, 40), *[None] * 5, **_STATIC, c_scale=2.0**-14, clip=0.5, input_forget=True),
         ]
 
 
@@ -364,9 +467,9 @@ class Gru(Recurrent):
         def step(gates: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
             r, z = (act_gate(gate) for gate in np.split(gates[:, before] + part(h, before), 2, axis=1))
             n = act_cell(gates[:, reset] + (r * part(h, reset) if self.linear_before_reset else part(r * h, reset)))
-            return (n + z * (h - n),)
+            return (self.settled(n + z * (h - n)),)
 
-        return self.walk(x, self.times(x, w_ih, bias_ih, ih_scale), [_state(h0, x, units)], lengths, step)
+        return self.walk(x, self.times(x, w_ih, bias_ih, ih_scale, of_x=True), [_state(h0, x, units)], lengths, step)
 
     @staticmethod
     def samples() -> Sequence[Sample]:
@@ -380,6 +483,8 @@ class Gru(Recurrent):
             _of_codes(3, (5, 3, 7, 9), state, lengths),
             _of_codes(3, (3, 2, 8, 33), None, None, linear_before_reset=False),
             _of_codes(3, (3, 8, 4, 17), None, None, scale_of=BY_TENSOR, qmax=127),
+            _of_codes(3, (5, 3, 7, 9), state, lengths, **_STATIC, reverse=True),
+            _of_codes(3, (3, 2, 8, 33), None, None, **_STATIC, linear_before_reset=False),
         ]
 
 
@@ -414,15 +519,19 @@ class Rnn(Recurrent):
         [function] = self.functions()
 
         def step(gates: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
-            return (function(gates + self.times(h, w_hh, bias_hh, hh_scale)),)
+            return (self.settled(function(gates + self.times(h, w_hh, bias_hh, hh_scale))),)
 
-        return self.walk(x, self.times(x, w_ih, bias_ih, ih_scale), [_state(h0, x, len(w_hh))], lengths, step)
+        return self.walk(
+            x, self.times(x, w_ih, bias_ih, ih_scale, of_x=True), [_state(h0, x, len(w_hh))], lengths, step
+        )
 
     @staticmethod
     def samples() -> Sequence[Sample]:
         shapes = ((2, 1, 3, 5), (1, 2, 1, 33), (3, 2, 4, 7), (3, 1, 2, 8), (2, 3, 2, 16))
         given = [_sample(1, (5, 3, 7, 9), tensor("f32", 3, 9), np.array([2, 5, 0], np.int64), reverse=True, clip=0.5)]
         given += [_of_codes(1, (4, 3, 9, 12), tensor("f32", 3, 12), None), _of_codes(1, (2, 1, 3, 33), None, None)]
+        given += [_of_codes(1, (4, 3, 9, 12), tensor("f32", 3, 12), None, **_STATIC)]
+        given += [_of_codes(1, (2, 1, 3, 33), None, None, **_STATIC, activation="relu")]
         return [
             *given,
             *(
@@ -430,6 +539,16 @@ class Rnn(Recurrent):
                 for i, name in enumerate(ACTIVATIONS)
             ),
         ]
+
+
+_STATIC: dict[str, Any] = {
+    "scale_of": STATIC,
+    "x_scale": 0.004,
+    "x_zero_point": 125,
+    "h_scale": 0.0078,
+    "h_zero_point": 128,
+}
+"""The attributes of static samples."""
 
 
 def _infer_square(op: Recurrent, *types: TensorType | None) -> tuple[TensorType, ...]:

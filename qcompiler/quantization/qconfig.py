@@ -109,6 +109,11 @@ TORCH_BACKENDS: Mapping[str, QConfig] = {
 _INT8 = QConfig(QuantSpec(DType.U8), _OURS_WEIGHT)
 
 
+def has_torchs_weights(config: QConfig) -> bool:
+    """Whether the weights of a QConfig are those of torch's static qconfigs."""
+    return config.weight in (_TORCH_WEIGHT, _TORCH_TENSOR_WEIGHT)
+
+
 def _dynamic(kind: str, weight: QuantSpec, qmax: int = 255) -> QConfig:
     """A QConfig of activations that are quantized at run time. Its observer is that of no calibration."""
     activation = QuantSpec(DType.U8, 0, qmax, observer="minmax")

@@ -37,6 +37,16 @@ codes are the zero point, which moves no number by more than 255 * 2^-126. A sca
 codes are qmin: a number is NaN or inf, or high - low overflows. So what a product makes of that row is NaN, as the
 float product would be NaN or inf there, and other rows don't change.
 
+Recurrent layers whose ranges are calibrated multiply by (8) too, with constant parameters of x and of the states. What
+follows the products is f32, each operation rounded once and none contracted:
+
+    (9) gates:      tanh x = 2 P Q / (P P + Q Q),  sigmoid x = 0.5 + 0.5 tanh(0.5 x),  v = 0.5 clamp(x, -9, 9), u = v v,
+                    P = v (135135 + u (17325 + u (378 + u))),  Q = 135135 + u (62370 + u (3150 + 28 u))
+
+P / Q is the seventh convergent of Lambert's continued fraction of tanh v, v / (1 + u / (3 + u / (5 + ...))), and the
+first formula is tanh 2v. All its constants are integers below 2^24. The result is within 2.5e-7 of tanh x, where x is
+f32, and magnitudes are at most 1 + 2^-23.
+
 (8) is ONNX MatMulInteger, Cast, Mul by scale * sw, and Add: each product and sum of f32 is rounded. acc is exact: each
 of its terms is below 255 * 255, so up to MOST_DYNAMIC_TERMS of them stay within i32, and so does either sum alone.
 """
@@ -53,6 +63,10 @@ MOST_DYNAMIC_TERMS = (2**31 - 1) // (255 * 255)
 """The most products that one accumulator of rule (8) sums."""
 LEAST_DYNAMIC_SCALE = 2.0**-126
 """Rule (7) gives 1 in place of a smaller scale."""
+GATE_BOUND = 9.0
+GATE_P = (1.0, 378.0, 17325.0, 135135.0)
+GATE_Q = (28.0, 3150.0, 62370.0, 135135.0)
+"""The polynomials of rule (9), the highest coefficient first."""
 
 
 def clamp(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
@@ -114,6 +128,28 @@ def dynamic_product(
     centered = q.astype(np.int32) - zero_point.astype(np.int32)
     with np.errstate(all="ignore"):
         return exact_dot(centered, weight.T).astype(F32) * (scale * weight_scale)
+
+
+def gate_tanh(x: np.ndarray) -> np.ndarray:
+    """Rule (9): tanh of f32 numbers. NaN gives tanh -9."""
+    v = F32(0.5) * clamp(x, -GATE_BOUND, GATE_BOUND)
+    u = v * v
+    p = v * _horner(u, GATE_P)
+    q = _horner(u, GATE_Q)
+    return np.asarray((p + p) * q / (p * p + q * q), F32)
+
+
+def gate_sigmoid(x: np.ndarray) -> np.ndarray:
+    """Rule (9): the sigmoid of f32 numbers."""
+    return np.asarray(F32(0.5) + F32(0.5) * gate_tanh(F32(0.5) * x), F32)
+
+
+def _horner(u: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
+    """The polynomial in u with these coefficients, the highest first."""
+    total = np.full_like(u, F32(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        total = total * u + F32(coefficient)
+    return total
 
 
 def dequantize(q: np.ndarray, quant: QuantParams) -> np.ndarray:

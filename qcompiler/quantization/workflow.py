@@ -243,6 +243,8 @@ def convert(
         QuantizationError: a value was not observed, or an observer saw no data.
     """
     from qcompiler.notes import Interpreted, Unclipped
+    from qcompiler.ops.recurrent import Recurrent
+    from qcompiler.passes.quantize_states import QuantizeStates
     from qcompiler.passes.real_parts import RealParts, choose_real_parts, judge_parts
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.hostile_data import kept_float, uncalibrated, warn
@@ -267,6 +269,9 @@ def convert(
             hint=nearest(str(unknown[0]), specs),
         )
     params, reasons, steep = ranges(prepared, observers)
+    if any(Recurrent.of(node) is not None for node in prepared.graph.nodes):
+        states = PassManager([QuantizeStates(params, prepared.configs)], instruments)
+        prepared = replace(prepared, graph=states.run(prepared.graph))
     options: dict[str, Any] = {"code_outputs": io == "quantized", "steep": steep}
     inputs = observers.inputs if isinstance(observers, Calibration) else {}
     parts = choose_real_parts(prepared.graph, params, inputs, prepared.configs, **options)

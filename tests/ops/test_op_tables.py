@@ -31,6 +31,7 @@ ALLOWED = {
     "backends/kernels/real_functions.py": {"table"},
     "backends/kernels/trigonometry.py": {"table"},
     "backends/kernels/recurrent.py": {"table"},
+    "backends/kernels/recurrent_gates.py": {"table"},
     "backends/kernels/reduce.py": {"table"},
     "backends/kernels/gather.py": {"table"},  # how a scatter combines
 }

@@ -21,6 +21,8 @@ def recurrent(w: NodeWriter) -> list[str]:
     op, order = w.op, _ONNX_GATES[type(w.op)]
     if any(value is not None and value.type.is_quantized for value in w.node.operands):
         raise Refusal("a recurrent layer on codes")
+    if op.is_static:
+        raise Refusal("a recurrent layer with calibrated codes of its states")
     fixed = [w.value(index) for index in (1, 2, 3, 4) if w.has(index)]
     fixed += [w.value(8)] if isinstance(op, Lstm) and w.has(8) else []
     projects = isinstance(op, Lstm) and w.has(9)

@@ -30,6 +30,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 def recurrent(w: NodeWriter) -> tuple[Tensor, ...]:
     """The reference's steps in float64, written out for each time."""
     op = w.op
+    if op.is_static:
+        raise Refusal("a recurrent layer with calibrated codes of its states")
     if op.ih_scale is not None and 0 in (w.type(1).shape[1], w.type(2).shape[1]):
         raise Refusal("the range of no elements")
     (steps,) = w.known(w.type().shape[:1], "a recurrent layer over a time")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qcompiler.opdef import opdef
+from qcompiler.ops.recurrent import STATIC
 from qcompiler.types import tensor
 from tests.backends.rules.harness import check_op
 
@@ -52,3 +53,30 @@ def test_nan_stays_in_its_row(op: str) -> None:
     x = np.random.default_rng(1).uniform(-1, 1, (4, 3, 5)).astype(np.float32)
     x[1, 1, 2] = np.nan
     check_op(op, (x, *types[1:]), {"clip": 0.75}, **data)
+
+
+STATIC_SAMPLES = [
+    (name, index)
+    for name in OPS
+    for index, sample in enumerate(opdef(name).samples())
+    if sample.attrs.get("scale_of") == STATIC
+]
+
+
+@pytest.mark.parametrize("case", STATIC_SAMPLES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_static_codes_have_the_bits_of_the_interpreter(case: tuple[str, int]) -> None:
+    """A layer of calibrated ranges rounds nothing that the interpreter rounds otherwise, so the bound is 0."""
+    name, index = case
+    sample = opdef(name).samples()[index]
+    check_op(name, sample.operands, sample.attrs, low=sample.low, high=sample.high, bound=0, threads=(1, 3))
+
+
+def test_static_states_saturate_and_take_nan_as_the_lowest_code() -> None:
+    """x, h0 and c0 far outside of their ranges, and NaN among them."""
+    sample = next(sample for sample in opdef("lstm").samples() if sample.attrs.get("scale_of") == STATIC)
+    x, h, c = (np.random.default_rng(i).uniform(-1e3, 1e3, (3, 7 + 2 * (i > 0))).astype(np.float32) for i in range(3))
+    x[0, 1], h[1, 2], c[2, 0] = np.nan, np.inf, np.nan
+    operands = list(sample.operands)
+    operands[0], operands[5], operands[7] = np.stack([x] * 5), h, c
+    y, last, cell = check_op("lstm", operands, sample.attrs, bound=0, threads=(1,))
+    assert np.isfinite(y).all() and np.abs(cell).max() <= 2.0**4 and np.abs(last).max() <= 0.0078 * 128 + 1e-6
