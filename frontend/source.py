@@ -47,12 +47,15 @@ def display_path(filename: str) -> str:
     return shown.replace(os.sep, "/")
 
 
-def user_frame() -> FrameType | None:
-    """The innermost frame that is neither qcompiler's nor numpy's."""
+def user_frame(others: tuple[str, ...] = ()) -> FrameType | None:
+    """The innermost frame that is neither qcompiler's nor numpy's, and whose path has none of `others` in it."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_internal(frame.f_code.co_filename):
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not _is_internal(filename) and not any(part in filename.replace(os.sep, "/") for part in others):
+            return frame
         frame = frame.f_back
-    return frame
+    return None
 
 
 def user_loc() -> Loc | None:
@@ -61,9 +64,9 @@ def user_loc() -> Loc | None:
     return None if frame is None else Loc(display_path(frame.f_code.co_filename), frame.f_lineno)
 
 
-def user_place() -> str:
-    """`file:line: source` of the user's line, for messages."""
-    frame = user_frame()
+def user_place(others: tuple[str, ...] = ()) -> str:
+    """`file:line: source` of the user's line, for messages. others: see `user_frame`."""
+    frame = user_frame(others)
     if frame is None:
         return "unknown source line"
     filename, line = frame.f_code.co_filename, frame.f_lineno

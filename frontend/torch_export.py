@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import linecache
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -130,9 +132,18 @@ def export(
         raise TraceError(
             f"torch.export refuses {type(module).__name__}: {_first_lines(error)}",
             where=_place_of(error),
-            hint=_other_floats(module, tensors)
-            or "take control flow on data out of forward(), and see that dynamic sizes are really free",
+            hint=_other_floats(module, tensors) or _advice(error),
         ) from error
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about a module that torch.export refuses."""
+    text = f"{type(error).__name__} {error}"
+    if "data-dependent" in text or "DataDependent" in text:
+        return "write conditions on data as torch.where, and take counts that data decides out of forward()"
+    if "ynamic" in text or "onstraint" in text:
+        return "see that dynamic sizes are really free"
+    return "use torch's functions on tensors alone in forward(); an ONNX file of the model is another way in"
 
 
 @contextlib.contextmanager
@@ -184,18 +195,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_lines(error: BaseException) -> str:
+    """What torch says, without its own places in our files and its advice on logs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:4])}"[:600]
+    text = re.sub(r"\s*(Caused by: \(.*?\)|For (more information|extended logs).*)", "", " ".join(lines[:4]))
+    return f"{type(error).__name__}: {text}"[:600]
 
 
 def _place_of(error: BaseException) -> str | None:
-    """The user's line in an exception's traceback."""
+    """The user's line in an exception's traceback: `file:line: source`."""
     trace = error.__traceback__
     place = None
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
         if not is_library(filename):
-            place = f"{display_path(filename)}:{trace.tb_lineno}"
+            source = linecache.getline(filename, trace.tb_lineno, trace.tb_frame.f_globals).strip()
+            place = f"{display_path(filename)}:{trace.tb_lineno}" + (f": {source}" if source else "")
         trace = trace.tb_next
     return place
 

@@ -71,7 +71,7 @@ def kept_whole(torch: Any) -> Iterator[None]:
             if function is torch._VF._pack_padded_sequence:
                 raise TraceError(
                     "packed sequences are not supported in torch modules: their sizes depend on the lengths",
-                    where=user_place(),
+                    where=user_place(("/torch/",)),
                     hint="qcompiler.nn.LSTM, GRU and RNN take lengths= and load the state dicts of torch's",
                 )
             if replacement is None:

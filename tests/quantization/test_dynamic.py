@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import qcompiler as qc
-from qcompiler.errors import QuantizationError
+from qcompiler import nn
+from qcompiler.errors import InputError, QuantizationError
 from qcompiler.notes import KeptFloat
 from qcompiler.quantization.qconfig import is_dynamic
 
@@ -189,3 +191,65 @@ def test_kinds_of_qconfigs() -> None:
     assert all(map(is_dynamic, QCONFIGS)) and not is_dynamic("int8") and not is_dynamic(qc.QConfigMapping())
     with pytest.raises(QuantizationError, match=r"row \| tensor \| float16 \| rows8 \| rows4"):
         qc.QConfig(qc.QuantSpec(), qc.QuantSpec(), dynamic="rows")  # type: ignore[arg-type]
+
+
+class Sentences(nn.Module):
+    """An encoder of words, whose padding is masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu")
+        self.words, self.encoder, self.head = nn.Embedding(100, 32), nn.TransformerEncoder(layer, 2), nn.Linear(32, 8)
+
+    def forward(self, ids: Any, padding: Any) -> Any:
+        return self.head(self.encoder(self.words(ids), src_key_padding_mask=padding))
+
+
+@pytest.mark.parametrize("qconfig", ["dynamic", None])
+def test_a_sentence_alone_in_a_batch_of_16_and_padded_to_512_has_the_same_bits(qconfig: str | None) -> None:
+    """Padding is masked with -inf: behind softmax it adds exact zeros, in an order that its length does not change."""
+    rng, model = np.random.default_rng(0), Sentences()
+    drawn = {key: rng.normal(0, 0.3, each.shape).astype(np.float32) for key, each in model.state_dict().items()}
+    model.load_state_dict(drawn)
+    sentences = [rng.integers(1, 100, count) for count in (30, *rng.integers(3, 30, 15))]
+
+    def batch(chosen: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, padding = np.zeros((len(chosen), length), np.int64), np.ones((len(chosen), length), bool)
+        for row, words in enumerate(chosen):
+            ids[row, : len(words)], padding[row, : len(words)] = words, False
+        return ids, padding
+
+    axes = {"ids": {0: "B", 1: "S"}, "padding": {0: "B", 1: "S"}}
+    compiled = qc.compile(model, qconfig, batch(sentences[:2], 30), dynamic=axes)
+    together, padded = compiled(*batch(sentences, 30)), compiled(*batch(sentences, 512))
+    for row, words in enumerate(sentences):
+        [alone] = compiled(*batch([words], len(words)))
+        assert np.array_equal(alone, together[row, : len(words)])
+        assert np.array_equal(alone, padded[row, : len(words)])
+
+
+class Scored(nn.Module):
+    """A recurrent layer over rows of their own lengths."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer = getattr(nn, name)(4, 5, batch_first=True)
+
+    def forward(self, x: Any, lengths: Any) -> Any:
+        return self.layer(x, lengths=lengths)[0]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_lengths_beyond_the_input_and_no_steps(name: str) -> None:
+    """A length above the steps counts as all of them, one below 0 as 0; without steps or rows there is nothing."""
+    rng = np.random.default_rng(1)
+    x, lengths = rng.normal(size=(3, 6, 4)).astype(np.float32), np.array([6, 2, 0])
+    axes = {"x": {0: "B", 1: "T"}, "lengths": {0: "B"}}
+    compiled = qc.compile(Scored(name), "dynamic", (x, lengths), dynamic=axes)
+    assert np.array_equal(compiled(x, np.array([99, 2, -4])), compiled(x, lengths))
+    assert compiled(x[:, :0], lengths).shape == (3, 0, 5) and compiled(x[:0], lengths[:0]).shape == (0, 6, 5)
+    for wrong in (np.float16, np.float64, np.int64):
+        with pytest.raises(InputError, match=r"'x' has another dtype[\s\S]*astype\(np.float32\)"):
+            compiled(x.astype(wrong), lengths)
+    with pytest.raises(InputError, match="'lengths' has another dtype"):
+        compiled(x, lengths.astype(np.float32))
