@@ -71,6 +71,7 @@ class Target(ABC):
         k_blocks_f32: the sizes, in floats of K, of the blocks that the loop over K of an f32 product takes at a time.
             The largest comes first; the last one is 1; the others fill whole registers.
         row_group: how many rows of a tile one moving pointer serves; see `kernel_ir.rows.Rows`.
+        multiplies_memory: whether a multiplying instruction takes an operand from memory, so that it needs no register.
     """
 
     level: str
@@ -84,6 +85,7 @@ class Target(ABC):
     pack_saturates: ClassVar[bool] = False
     k_blocks_f32: ClassVar[tuple[int, ...]] = (1,)
     row_group: ClassVar[int] = 3
+    multiplies_memory: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

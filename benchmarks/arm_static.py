@@ -25,7 +25,9 @@ from op_costs import graph_of
 from qcompiler.backends.arm import emulate
 from qcompiler.backends.codegen.jit import disassemble
 from qcompiler.backends.kernels import conv
+from qcompiler.backends.kernels.recurrent import lstm
 from qcompiler.backends.lower import lower_graph
+from qcompiler.backends.rules.recurrent import Packing
 from qcompiler.backends.target import parse_target
 from qcompiler.quantization.cost_profile import elements, products
 
@@ -57,7 +59,10 @@ PRODUCTS = {"usmmla": 32, "sdot": 16, "usdot": 16, "smull|smlal": 8, "fmla": 4}
 LOOPS = (
     ("conv_u8, linear", conv.conv_u8, {"residual": None, "proven": True}, "gemm_tiles"),
     ("conv_f32, linear", conv.conv_f32, {"residual": False}, "gemm_tiles_f32"),
+    ("dynamic_linear", conv.conv_u8_dynamic, {"bias": True}, "gemm_tiles"),
 )
+STATES = (1, 8)
+"""The batches whose tiles of the product with the states of an lstm are shown."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,17 @@ def cycles(loop: InnerLoop, cpu: str) -> float:
 
 
 def loops(level: str) -> Iterator[tuple[str, int, int, InnerLoop]]:
-    """(kernel, mr, nv, its innermost loop) for the first two tiles of each kernel of a level."""
+    """(kernel, mr, nv, its innermost loop) for the first two tiles of each kernel of a level, and for those of the
+    states."""
     target = parse_target(f"aarch64-linux+{level}")
     for name, kernel, static, tiles in LOOPS:
         for mr, nv in getattr(target, tiles)[:2]:
-            pairs = {"pairs": True} if level == "neon" and kernel is conv.conv_u8 else {}
+            pairs = {"pairs": True} if level == "neon" and kernel is not conv.conv_f32 else {}
             yield name, mr, nv, hottest_loop(disassemble(kernel.build(target, mr=mr, nv=nv, **static, **pairs)))
+    for rows in STATES:
+        tile = Packing.of(target, 4, 512, rows)
+        built = lstm.build(target, mr=tile.mr, nv=tile.nv, codes="row", pairs=level == "neon")
+        yield "lstm of codes, 4 gates", tile.mr, 4 * tile.nv, hottest_loop(disassemble(built))
 
 
 def loop_rows() -> list[str]:
@@ -229,7 +239,8 @@ These are the innermost loops of the matrix product (convolutions with any windo
 pixels x registers of channels. llvm-mca (of LLVM {llvm}, {date}) computes multiply-adds per cycle from its models of
 the pipelines, with all data in the nearest cache. LLVM models Cortex-A76 by the pipeline of Cortex-A57, which is
 older and slower, so that column is a lower bound. A test holds the loops of dotprod to at most 1.25 instructions per
-sdot.
+sdot. `lstm of codes` is the product of the states with the weights of a register's four gates, for one row and for a
+batch; dynamic_linear is that of the matrix product with a scale for each row. Tests hold them to floors too.
 
 | level | kernel | tile | instructions | multiplies | instructions per multiply | stack accesses | {cpus} |
 |---|---|---|---|---|---|---|{lines}|

@@ -363,12 +363,15 @@ class _Step:
         with b.loop(0, depth, 4, carried=[[start] * count, rows.pointers, data]) as loop:
             acc, pointers, here = loop.carried
             places = rows.at(pointers)
-            loaded = [b.load(vector(I8, size), here, disp=j * size) for j in range(registers)]
-            columns = [target.dot4_weights(b, w, pairwise=over.pairs) for w in loaded]
-            found = []
-            for r in range(count):
-                xs = target.dot4_activations(b, target.broadcast4(b, *places[r]), pairwise=over.pairs)
-                found.append([dot4(b, acc[r][j], xs, columns[j]) for j in range(registers)])
+            elements = [
+                target.dot4_activations(b, target.broadcast4(b, *places[r]), pairwise=over.pairs) for r in range(count)
+            ]
+            found: list[list[Value]] = [[] for _ in range(count)]
+            for j in range(registers):  # one register of weights at a time, or sums would be spilled
+                loaded = b.load(vector(I8, size), here, disp=j * size)
+                column = target.dot4_weights(b, loaded, pairwise=over.pairs)
+                for r in range(count):
+                    found[r].append(dot4(b, acc[r][j], elements[r], column))
             loop.yield_([found, places.moved(4), here + registers * size])
         row_bytes = over.nv * lanes * over.widest * 4
         given = over.state_codes() if over.is_static else None

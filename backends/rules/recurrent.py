@@ -34,13 +34,13 @@ from qcompiler.ir import Const, Node, Value
 from qcompiler.ops.recurrent import BY_ROW, Gru, Lstm, Recurrent, Rnn
 
 _REGISTERS_LEFT = 4
-"""Registers of a tile that hold no sums: the row's element, and weights that wait for their product."""
+"""Registers of a tile that hold neither sums nor weights: elements of rows, and weights that wait for their product."""
 _MOST_ROWS = 6
 """The most rows of a tile. Batches of fewer rows are computed one row at a time."""
 
 
 @dataclass(frozen=True)
-class _Packing:
+class Packing:
     """The tile of a product with packed weights: mr rows by nv registers of units for each of its gates."""
 
     mr: int
@@ -48,13 +48,14 @@ class _Packing:
     nr: int
 
     @staticmethod
-    def of(target: Target, gates: int, units: int, rows: DimLike) -> _Packing:
+    def of(target: Target, gates: int, units: int, rows: DimLike) -> Packing:
         """The tile for the product with the most gates. A panel is not wider than all units. A quarter of the
         registers hold one row, so that its sums alone hide the latency of an fma."""
         lanes = target.f32_lanes
         nv = max(1, min(target.register_count // 4 // gates, -(-units // lanes)))
-        mr = min(_MOST_ROWS, (target.register_count - _REGISTERS_LEFT) // (nv * gates))
-        return _Packing(max(1, min(mr, rows) if isinstance(rows, int) else mr), nv, nv * lanes)
+        weights = 0 if target.multiplies_memory else nv * gates
+        mr = min(_MOST_ROWS, (target.register_count - weights - _REGISTERS_LEFT) // (nv * gates))
+        return Packing(max(1, min(mr, rows) if isinstance(rows, int) else mr), nv, nv * lanes)
 
     def weights(
         self, s: NodeLowering, weight: Weight, bias: Weight | None, gates: slice, of: int
@@ -118,7 +119,7 @@ def _has_pairs(s: NodeLowering, op: Recurrent) -> bool:
 class _Layer:
     """What the three rules share: the packing, and the arguments of the walk and of the activations."""
 
-    packing: _Packing
+    packing: Packing
     walk: kernels.Walk[Memory | None, int]
     activations: kernels.Activations[float]
 
@@ -220,7 +221,7 @@ def zeros(rows: int, size: int) -> np.ndarray:
 def _layer(s: NodeLowering, op: Recurrent, gates: int, outputs: int) -> _Layer:
     """Append the product of x. gates: of the product with the most gates; outputs: elements of a state."""
     steps, rows, _ = s.view(op.x).shape
-    packing = _Packing.of(s.target, gates, op.units, op.x.type.shape[1])
+    packing = Packing.of(s.target, gates, op.units, op.x.type.shape[1])
     parameters, of_codes = op.parameters(), op.hh_scale is not None
     return _Layer(
         packing,

@@ -108,6 +108,7 @@ class X86Target(Target):
     dialect = DIALECT
     instructions = MappingProxyType(INSTRUCTIONS)
     streams = True
+    multiplies_memory = True
     pack_saturates = True
 
     @property

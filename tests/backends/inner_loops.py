@@ -11,6 +11,8 @@ MULTIPLIES = {
     "aarch64": r"(smull|smlal|sdot|usdot|usmmla|fmla)",
 }
 """Architecture -> a pattern of the names of instructions that multiply vectors."""
+FLOATS = re.compile(r"fn?madd|fmla")
+"""A pattern in the names of those that multiply floats."""
 _LABEL = re.compile(r"(\.L\w+):")
 _BRANCH = re.compile(r"\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s+(?:\w+, )?(?:#\d+, )?(\.L\w+)")
 
@@ -52,6 +54,9 @@ def inner_loops(arch: str, assembly: str) -> Iterator[InnerLoop]:
                 yield InnerLoop(arch, body)
 
 
-def hottest_loop(arch: str, assembly: str) -> InnerLoop:
-    """The innermost loop with the most instructions that multiply."""
-    return max(inner_loops(arch, assembly), key=lambda loop: len(loop.multiplies))
+def hottest_loop(arch: str, assembly: str, of_codes: bool = False) -> InnerLoop:
+    """The innermost loop with the most instructions that multiply. of_codes: among those that multiply no floats."""
+    loops = list(inner_loops(arch, assembly))
+    if of_codes:
+        loops = [loop for loop in loops if not any(FLOATS.search(name) for name in loop.multiplies)]
+    return max(loops, key=lambda loop: len(loop.multiplies))

@@ -17,6 +17,8 @@ import pytest
 
 from qcompiler.backends.codegen.jit import disassemble
 from qcompiler.backends.kernels import conv
+from qcompiler.backends.kernels.recurrent import lstm
+from qcompiler.backends.rules.recurrent import Packing
 from qcompiler.backends.target import Target, parse_target
 from tests.backends.inner_loops import InnerLoop, hottest_loop
 
@@ -37,25 +39,40 @@ FLOORS: list[tuple[str, str, str, float]] = [
     ("x86-64+avx512", "floats", "skylake-avx512", 27.0),
     ("x86-64+avx512vnni", "bytes", "icelake-server", 100.0),
     ("aarch64+dotprod", "bytes", "neoverse-n1", 20.0),
+    ("x86-64+avx512vnni", "dynamic", "icelake-server", 100.0),
+    ("aarch64+dotprod", "dynamic", "neoverse-n1", 20.0),
+    ("x86-64+avx512vnni", "states", "icelake-server", 95.0),
+    ("aarch64+dotprod", "states", "neoverse-n1", 11.0),
+    ("aarch64+neon", "states", "neoverse-n1", 5.0),
 ]
-"""(level, arithmetic, CPU, the least multiply-adds a cycle of the two largest tiles)."""
+"""(level, arithmetic, CPU, the least multiply-adds a cycle of the two largest tiles). dynamic: dynamic_linear; states:
+the product of an lstm's states with the weights of four gates, of one row and of a batch."""
 
 
 def loop_of(target: Target, arithmetic: str, mr: int, nv: int) -> InnerLoop:
-    if arithmetic == "floats":
+    if arithmetic == "states":
+        built = lstm.build(target, mr=mr, nv=nv // 4, codes="row")
+    elif arithmetic == "dynamic":
+        built = conv.conv_u8_dynamic.build(target, mr=mr, nv=nv, bias=True)
+    elif arithmetic == "floats":
         built = conv.conv_f32.build(target, mr=mr, nv=nv, residual=False)
     else:
         pairs = arithmetic == "pairs"
         built = conv.conv_u8.build(target, mr=mr, nv=nv, residual="u8", proven=True, pairs=pairs)
-    return hottest_loop(target.arch, disassemble(built))
+    return hottest_loop(target.arch, disassemble(built), of_codes=arithmetic == "states")
 
 
-def tiles_of(target: Target, arithmetic: str) -> list[tuple[int, int]]:
-    return list((target.gemm_tiles_f32 if arithmetic == "floats" else target.gemm_tiles)[:2])
+def tiles_of(target: Target, arithmetic: str, every: bool = False) -> list[tuple[int, int]]:
+    if arithmetic == "states":
+        packings = [Packing.of(target, 4, 512, rows) for rows in (1, 8)]
+        return [(packing.mr, 4 * packing.nv) for packing in packings]
+    return list((target.gemm_tiles_f32 if arithmetic == "floats" else target.gemm_tiles)[: None if every else 2])
 
 
 def macs_of(target: Target, arithmetic: str, mr: int, nv: int) -> int:
     """Multiply-adds of one iteration: the largest K block."""
+    if arithmetic == "states":
+        return mr * nv * target.i32_lanes * 4
     depth = (target.k_blocks_f32 if arithmetic == "floats" else target.k_blocks)[0]
     return mr * nv * target.i32_lanes * depth
 
@@ -93,6 +110,6 @@ def test_multiply_adds_a_cycle(level: str, arithmetic: str, cpu: str, least: flo
 @pytest.mark.parametrize(("level", "arithmetic"), sorted({row[:2] for row in FLOORS}))
 def test_no_access_to_the_stack(level: str, arithmetic: str) -> None:
     target = parse_target(level, exact=True)
-    for mr, nv in target.gemm_tiles_f32 if arithmetic == "floats" else target.gemm_tiles:
+    for mr, nv in tiles_of(target, arithmetic, every=True):
         loop = loop_of(target, arithmetic, mr, nv)
         assert not loop.stack, (mr, nv, loop.stack)
