@@ -277,7 +277,9 @@ def _why_not_constant(node: Node, target: Target) -> str | None:
 def _run(s: NodeLowering, op: Recurrent, kernel: KernelKey[A], arguments: Arguments[A]) -> None:
     """Append the call that walks the steps."""
     (steps, rows, _), weights = s.view(op.x).shape, math.prod(s.view(op.w_hh).shape)
-    s.call(kernel, arguments, macs=steps * rows * weights, bytes=4 * steps * (weights + rows * op.w_hh.type.sizes[0]))
+    width = 4 if op.hh_scale is None else 1
+    nbytes = steps * (width * weights + 4 * rows * op.w_hh.type.sizes[0])
+    s.call(kernel, arguments, macs=steps * rows * weights, bytes=nbytes)
 
 
 @lowers("lstm", unless=_why_not_constant)
