@@ -32,6 +32,8 @@ SYSTEMS = (
     "onnxruntime static",
     "onnxruntime dynamic",
 )
+FEW_BITS = tuple(f"ours {bits}{rounding}" for bits in ("w4a8", "w4a4") for rounding in ("", ":gptq", ":adaround"))
+"""Systems that are measured only where --system names them."""
 Run = Callable[[Item], Sequence[np.ndarray]]
 
 
@@ -146,7 +148,7 @@ def table(name: str, figures: dict[str, dict[str, float]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--system", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--system", nargs="+", choices=SYSTEMS + FEW_BITS, default=list(SYSTEMS))
     parser.add_argument("--items", type=int, help="the most test items (all by default)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -27,6 +27,7 @@ from qcompiler.passes.per_tensor_codes import PerTensorCodes
 from qcompiler.passes.propagate_qparams import PropagateQparams
 from qcompiler.passes.quantize_dynamic import QuantizeDynamic
 from qcompiler.passes.recognize import Recognize
+from qcompiler.passes.round_weights import RoundWeights
 from qcompiler.passes.scale_channels import ScaleChannels, Scales
 from qcompiler.passes.split_outliers import SplitOutliers
 from qcompiler.passes.unsigned_codes import UnsignedCodes
@@ -82,18 +83,21 @@ def convert_pipeline(
     outliers: Scales = MappingProxyType({}),
     wide: Mapping[str, str] = MappingProxyType({}),
     corrections: Scales = MappingProxyType({}),
+    codes: Mapping[str, str] = MappingProxyType({}),
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
     sensitive: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Pass]:
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
     outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
-    corrections: what biases take up (`correct_bias.choose_corrections`)."""
+    corrections: what biases take up (`correct_bias.choose_corrections`).
+    codes: those of weights that are chosen on data (`round_weights.choose_roundings`)."""
     passes: list[Pass] = [
         *([ScaleChannels(scales, shifts)] if scales else []),
         *([SplitOutliers(outliers, wide)] if outliers else []),
         *([CorrectBias(corrections)] if corrections else []),
         InsertQdq(params, configs),
+        *([RoundWeights(codes)] if codes else []),
     ]
     return [
         *precision_pipeline(configs, code_outputs=code_outputs, steep=steep, sensitive=sensitive),

@@ -144,7 +144,7 @@ def judge_parts(
     """
     if not parts.count:
         return parts, None
-    items = [] if kept is None else [item for item in kept.items if _fits(graph, item)]
+    items = [] if kept is None else [item for item in kept.to_judge() if fits(graph, item)]
     if not items:
         return parts, PartsJudged(parts.count, True, None)
     lost = OutputErrors(graph, items).of(without())
@@ -152,7 +152,7 @@ def judge_parts(
     return parts if real else RealParts(), PartsJudged(parts.count, real, rounded(lost))
 
 
-def _fits(graph: Graph, item: Item) -> bool:
+def fits(graph: Graph, item: Item) -> bool:
     """Whether an item, which may be of a calibration for other sizes, fits the inputs of the graph."""
     try:
         bind_inputs(graph, item)

@@ -25,8 +25,8 @@ from qcompiler.types import QuantParams
 _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([A-Za-z_][\w-]*)|(-?\d[\w.+-]*|-?inf)|([{}\[\],=:]))')
 _FLAGS = {"plain": "mixed_precision", "unequalized": "equalize"}
 """What the text of a qconfig says of a field that is False."""
-_DYNAMIC = "dynamic="
-"""What stands in front of the kind of a dynamic qconfig."""
+_WORDS = {"dynamic": None, "rounding": "nearest"}
+"""The fields of a qconfig that are words, and their defaults: the text has `field=word` of others."""
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -57,6 +57,7 @@ def passes_by_name() -> dict[str, type]:
     from qcompiler.passes.quantize_states import QuantizeStates
     from qcompiler.passes.quantized_io import QuantizedIo
     from qcompiler.passes.recognize import Recognize
+    from qcompiler.passes.round_weights import RoundWeights
     from qcompiler.passes.scale_channels import ScaleChannels
     from qcompiler.passes.split_outliers import SplitOutliers
     from qcompiler.passes.unsigned_codes import UnsignedCodes
@@ -80,6 +81,7 @@ def passes_by_name() -> dict[str, type]:
         SplitOutliers,
         CorrectBias,
         InsertQdq,
+        RoundWeights,
         PerTensorCodes,
         UnsignedCodes,
         PropagateQparams,
@@ -122,7 +124,8 @@ def _format(value: Any) -> str:
         return json.dumps(_floats(value))
     if isinstance(value, QConfig):
         flags = [word for word, field in _FLAGS.items() if not getattr(value, field)]
-        flags += [] if value.dynamic is None else [f"{_DYNAMIC}{value.dynamic}"]
+        words = {field: getattr(value, field) for field in _WORDS}
+        flags += [f"{field}={word}" for field, word in words.items() if word != _WORDS[field]]
         return json.dumps("; ".join([str(value.activation), str(value.weight), *flags]))
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
@@ -314,11 +317,11 @@ def _qconfig(text: Any, where: str) -> QConfig:
     try:
         parts = [part.strip() for part in text.split(";")]
         activation, weight = (None if part == "None" else QuantSpec.parse(part) for part in parts[:2])
-        words = [part for part in parts[2:] if not part.startswith(_DYNAMIC)]
-        kind = next((part.removeprefix(_DYNAMIC) for part in parts[2:] if part not in words), None)
-        return QConfig(activation, weight, dynamic=kind, **{_FLAGS[word]: False for word in words})
+        given: dict[str, Any] = dict(part.split("=") for part in parts[2:] if part.partition("=")[0] in _WORDS)
+        flags: dict[str, Any] = {_FLAGS[part]: False for part in parts[2:] if part.partition("=")[0] not in _WORDS}
+        return QConfig(activation, weight, **given, **flags)
     except (ValueError, KeyError, AttributeError, QCompilerError) as error:
-        flags = "".join(f"[; {word}]" for word in _FLAGS)
+        rest = "".join(f"[; {word}]" for word in (*_FLAGS, *(f"{field}=word" for field in _WORDS)))
         raise PassError(
-            "malformed qconfig", where=where, expected=f"activation spec; weight spec{flags}", got=repr(text)[:80]
+            "malformed qconfig", where=where, expected=f"activation spec; weight spec{rest}", got=repr(text)[:80]
         ) from error

@@ -13,6 +13,8 @@ A note prints as one line of the graph's text, and `parse_note` reads it back, s
     note "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04"   read in 16 bits
     note "not calibrated: %x: it was 0 in all items"   calibration data that says little
     note "bias: %y: 37 of 96 channels take up the mean error of rounded weights"
+    note "rounded: %y by adaround: error 2.50e-03 -> 1.21e-04"   codes of a weight that were chosen on data
+    note "not rounded by data: %y: its corrected bias needs a larger scale"
     note "parts between products: 3 are codes: with codes the outputs lose 2.50e-05 of their energy"
     note "input x: float64 became f32"         a remark, for the reader only
 
@@ -46,6 +48,7 @@ _NODE_REASON = re.compile(r"%(.*?) = (\w+): (.*)", re.DOTALL)
 _EQUALIZED = re.compile(r"%(.*?) for %(.*?)( by %.*)?: a = ([\d.]+),( shifted,)? error (\S+) -> (\S+)", re.DOTALL)
 _CORRECTED = re.compile(r"%(.*?): (\d+) of (\d+) channels take up the mean error of rounded weights", re.DOTALL)
 _OUTLIERS = re.compile(r"(\d+) of (\d+) channels of %(.*?) for %(.*?): error (\S+) -> (\S+)", re.DOTALL)
+_ROUNDED = re.compile(r"%(.*?) by (\w+): error (\S+) -> (\S+)", re.DOTALL)
 _PARTS = re.compile(
     r"(\d+) (stay real|are codes): (?:with codes the outputs lose (\S+) of their energy"
     r"|the calibration kept no items to judge the outputs by)"
@@ -324,6 +327,43 @@ class BiasCorrected(Note):
 
 
 @dataclass(frozen=True)
+class Rounded(Note):
+    """The weight of a product has codes that were chosen on calibration data.
+
+    Attributes:
+        product: its name. method: "adaround" or "gptq".
+        before, after: the energy of the error of its output as a share of the output's, with the nearest codes and with
+            the chosen ones.
+    """
+
+    product: str
+    method: str
+    before: float
+    after: float
+    kind: ClassVar[str] = "rounded"
+
+    @staticmethod
+    def parse(text: str) -> Rounded | None:
+        """Read what `str(note)` prints; None for other text."""
+        match = _ROUNDED.fullmatch(text)
+        if match is None:
+            return None
+        try:
+            return Rounded(match[1], match[2], float(match[3]), float(match[4]))
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"%{self.product} by {self.method}: error {self.before:.2e} -> {self.after:.2e}"
+
+
+class NotRounded(_ValueReason):
+    """Why the weight of a product has the nearest codes, though its qconfig asks for others."""
+
+    kind = "not rounded by data"
+
+
+@dataclass(frozen=True)
 class PartsJudged(Note):
     """Whether parts between products stay real, by what codes would cost the outputs of the graph.
 
@@ -391,6 +431,8 @@ _PARSERS: dict[str, Callable[[str], Note | None]] = {
         Unjudged,
         Outliers,
         BiasCorrected,
+        Rounded,
+        NotRounded,
         PartsJudged,
     )
 }

@@ -23,9 +23,11 @@ from qcompiler.notes import (
     Estimate,
     Interpreted,
     KeptFloat,
+    NotRounded,
     Outliers,
     PartsJudged,
     RealResult,
+    Rounded,
     Uncalibrated,
     Unclipped,
     Unjudged,
@@ -148,6 +150,8 @@ class Report:
         outliers: the values of which a few channels are read in 16 bits.
         uncalibrated: the values of whose range calibration data says little.
         corrected: the products whose biases take up the mean error of rounded weights.
+        rounded: the products whose weights have codes that were chosen on data; not_rounded: those of which a qconfig
+            asks so, but that have the nearest codes.
         parts: whether parts between products stay real, and what codes there would cost the outputs; "" if there was
             nothing to judge.
         unclipped: the values whose ranges span all that calibration saw, since maxima are taken of them.
@@ -186,6 +190,8 @@ class Report:
     outliers: tuple[Outliers, ...] = ()
     corrected: tuple[BiasCorrected, ...] = ()
     unclipped: tuple[Unclipped, ...] = ()
+    rounded: tuple[Rounded, ...] = ()
+    not_rounded: tuple[NotRounded, ...] = ()
     parts: str = ""
 
     @property
@@ -255,6 +261,12 @@ class Report:
         if self.corrected:
             lines.append("  biases corrected:")
             lines += [f"    {note}" for note in self.corrected]
+        if self.rounded:
+            lines.append("  weights rounded by data, with the error of the products on calibration items:")
+            lines += [f"    {note}" for note in self.rounded]
+        if self.not_rounded:
+            lines.append("  weights rounded to nearest all the same:")
+            lines += [f"    {note}" for note in self.not_rounded]
         if self.python_nodes:
             lines.append("  run in numpy, not by a kernel:")
             lines += [f"    %{node}: {reason}" for node, reason in self.python_nodes.items()]
@@ -324,6 +336,8 @@ def report(model: Any) -> Report:
         outliers=tuple(note for note in graph.notes if isinstance(note, Outliers)),
         corrected=tuple(note for note in graph.notes if isinstance(note, BiasCorrected)),
         unclipped=tuple(note for note in graph.notes if isinstance(note, Unclipped)),
+        rounded=tuple(note for note in graph.notes if isinstance(note, Rounded)),
+        not_rounded=tuple(note for note in graph.notes if isinstance(note, NotRounded)),
         parts=next((str(note) for note in graph.notes if isinstance(note, PartsJudged)), ""),
     )
 

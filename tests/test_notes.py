@@ -16,11 +16,13 @@ from qcompiler.notes import (
     Guard,
     KeptFloat,
     Note,
+    NotRounded,
     Outliers,
     OutputStructure,
     PartsJudged,
     RealResult,
     Remark,
+    Rounded,
     Unclipped,
     Unjudged,
     parse_note,
@@ -51,6 +53,12 @@ NOTES: dict[str, Note] = {
     "not clipped: %x: %y = max takes one of 900 elements": Unclipped("x", "%y = max takes one of 900 elements"),
     "not equalized: nothing": Remark("not equalized: nothing"),
     "bias: %y: 3 of 16 channels take up the mean error of rounded weights": BiasCorrected("y", 3, 16),
+    "rounded: %y by adaround: error 2.50e-03 -> 1.21e-04": Rounded("y", "adaround", 2.5e-3, 1.21e-4),
+    "rounded: %y by hand": Remark("rounded: %y by hand"),
+    "rounded: %y by gptq: error small -> 0": Remark("rounded: %y by gptq: error small -> 0"),
+    "not rounded by data: %y: its corrected bias needs a larger scale": NotRounded(
+        "y", "its corrected bias needs a larger scale"
+    ),
     "outliers: 6 of 384 channels of %x for %q, %k: error 2.50e-03 -> 1.21e-04": Outliers(
         6, 384, "x", ("q", "k"), 2.5e-3, 1.21e-4
     ),

@@ -134,6 +134,12 @@ def qconfig_effect(name: str, model: Callable[[], nn.Module], data: list[np.ndar
     return lambda folder: (graph(True), graph(False))
 
 
+def rounded(rounding: str) -> qc.CompiledModel:
+    """A layer with weights of 4 bits that are rounded so."""
+    config = replace(qc.get_qconfig("w4a8:plain"), rounding=rounding)
+    return qc.compile(normed(), config, (items(8, 64)[0],), calibration_data=items(8, 64), target="reference")
+
+
 ROWS = np.linspace(-1, 1, 20, dtype=np.float32).reshape(4, 5)
 
 
@@ -303,6 +309,7 @@ EFFECTS: dict[str, Effect] = {
         "mixed_precision", lambda: nn.Sequential(nn.Linear(5, 4), nn.Softmax(-1)), [X[0, 0]]
     ),
     "QConfig.equalize": qconfig_effect("equalize", normed, items(8, 64)),
+    "QConfig.rounding": lambda f: (text(rounded("gptq")), text(rounded("nearest"))),
     "QConfig.dynamic": lambda f: (text(dynamically()), text(dynamically(qconfig_spec={"": "dynamic:per_tensor"}))),
     "quantize_dynamic.qconfig_spec": lambda f: (
         text(dynamically(qconfig_spec={"": "dynamic", "1": None})),

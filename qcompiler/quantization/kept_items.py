@@ -26,6 +26,9 @@ MAX_TOTAL_BYTES = 1 << 24
 
 ENOUGH_ITEMS = 2
 
+MAX_ITEMS_TO_ROUND, MAX_BYTES_TO_ROUND = 512, 1 << 26
+"""The same where weights are rounded on calibration items (`QConfig.rounding`)."""
+
 Item = Sequence[np.ndarray]
 """The inputs of one call, in the order of the graph's inputs."""
 
@@ -38,20 +41,26 @@ class KeptItems:
         items: the items.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, most_bytes: int | None = None) -> None:
+        self.limit, self.most_bytes = limit, MAX_TOTAL_BYTES if most_bytes is None else most_bytes
         self.keys: list[int] = []
         self.items: list[Item] = []
 
     @staticmethod
-    def of_inputs(inputs: Iterable[Value]) -> KeptItems:
-        """Nothing yet, for items of a graph with these inputs."""
+    def of_inputs(inputs: Iterable[Value], to_round: bool = False) -> KeptItems:
+        """Nothing yet, for items of a graph with these inputs. to_round: weights will be rounded on them."""
+        most, most_bytes = (MAX_ITEMS_TO_ROUND, MAX_BYTES_TO_ROUND) if to_round else (MAX_ITEMS, MAX_TOTAL_BYTES)
         size = sum(elements(value) * value.type.dtype.numpy.itemsize for value in inputs)
-        return KeptItems(max(ENOUGH_ITEMS, min(MAX_ITEMS, MAX_TOTAL_BYTES // max(1, size))))
+        return KeptItems(max(ENOUGH_ITEMS, min(most, most_bytes // max(1, size))), most_bytes)
+
+    def to_judge(self) -> list[Item]:
+        """The items on which outputs are judged: those that are kept where no weights are rounded."""
+        size = max((sum(array.nbytes for array in item) for item in self.items), default=0)
+        return self.items[: max(ENOUGH_ITEMS, min(MAX_ITEMS, MAX_TOTAL_BYTES // max(1, size)))]
 
     def take(self, item: Item) -> None:
         """Take in the inputs of one call; a copy of them if they stay."""
-        if sum(array.nbytes for array in item) > MAX_TOTAL_BYTES:
+        if sum(array.nbytes for array in item) > self.most_bytes:
             return
         key = int(np.bitwise_xor.reduce(sample_seeds(item)) >> np.uint64(1))
         if len(self.keys) < self.limit or key <= self.keys[-1]:
@@ -88,7 +97,7 @@ class KeptItems:
             KeyError, ValueError: arrays that no state has.
         """
         limit, keys = np.asarray(state["limit"]), np.asarray(state["keys"])
-        if limit.shape != () or not 1 <= limit <= MAX_ITEMS or keys.dtype != np.int64 or keys.ndim != 1:
+        if limit.shape != () or not 1 <= limit <= MAX_ITEMS_TO_ROUND or keys.dtype != np.int64 or keys.ndim != 1:
             raise ValueError("fields of other types or shapes")
         found = KeptItems(int(limit))
         inputs = (len(state) - 2) // max(1, len(keys))

@@ -241,6 +241,13 @@ def _offered(seeds: np.ndarray, salt: np.uint64, counts: tuple[int, ...]) -> tup
     return keys.reshape(-1), positions.reshape(-1)
 
 
+def spread_positions(total: int, most: int) -> np.ndarray:
+    """At most `most` different positions below `total`, spread evenly, ascending."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(np.arange(most) * _coprime(total) % total)
+
+
 @functools.lru_cache(maxsize=1024)
 def _coprime(places: int) -> int:
     """A number without a common divisor with `places`, near to the golden section of it, so that its multiples lie

@@ -16,6 +16,10 @@ BY_ROW, BY_TENSOR, FLOAT16, ROWS8, ROWS4 = DYNAMIC = "row", "tensor", "float16",
 """The kinds of dynamic quantization, `QConfig.dynamic`."""
 
 
+NEAREST, ADAROUND, GPTQ = ROUNDINGS = "nearest", "adaround", "gptq"
+"""How the weights of products become codes, `QConfig.rounding`."""
+
+
 @dataclass(frozen=True)
 class QConfig:
     """The specs of activations and weights. A node stays float if either is None.
@@ -26,6 +30,9 @@ class QConfig:
     products read may be divided by scales, and their weights multiplied (`passes/equalization.py`), the widest few
     may be read in 16 bits (`passes/outliers.py`), and biases take up the mean error of rounded weights
     (`passes/correct_bias.py`).
+
+    `rounding` says how weights become codes: "nearest", or by the inputs that calibration saw, "adaround" (Nagel et
+    al., 2020) or "gptq" (Frantar et al., 2022); see `passes/round_weights.py`.
 
     `dynamic` quantizes activations at run time, without observers or calibration: by the range of each row of their
     last axis ("row"), or of the whole tensor ("tensor"), to u8 codes within the spec's range. "float16" only stores the
@@ -41,6 +48,7 @@ class QConfig:
     mixed_precision: bool = True
     equalize: bool = True
     dynamic: str | None = None
+    rounding: str = NEAREST
 
     def __post_init__(self) -> None:
         check_type("mixed_precision", self.mixed_precision, bool, "True or False")
@@ -57,12 +65,28 @@ class QConfig:
             )
         if self.weight is not None and self.weight.dtype.bits > 8:
             raise QuantizationError("a weight has at most 8 bits", where="QConfig.weight", got=self.weight.dtype)
+        if self.rounding not in ROUNDINGS:
+            raise QuantizationError(
+                "rounding of a QConfig",
+                expected=" | ".join(ROUNDINGS),
+                got=described(self.rounding),
+                where="QConfig.rounding",
+            )
+        if self.rounding != NEAREST and (self.weight is None or self.dynamic is not None):
+            raise QuantizationError(
+                f"{self.rounding} rounds weights on calibration data",
+                where="QConfig.rounding",
+                expected="a weight spec, and dynamic=None",
+            )
         if self.dynamic is not None:
             self._check_dynamic(self.dynamic)
 
     @property
     def kind(self) -> str:
         """What tables call a node of this qconfig."""
+        bits = [spec.bits for spec in (self.weight, self.activation) if spec is not None]
+        if bits and min(bits) < 7:
+            return "".join(f"{role}{spec.bits}" for role, spec in zip("wa", (self.weight, self.activation)) if spec)
         return {FLOAT16: "f16", ROWS4: "int4"}.get(self.dynamic or "", "int8")
 
     def _check_dynamic(self, dynamic: str) -> None:
@@ -120,6 +144,16 @@ def _dynamic(kind: str, weight: QuantSpec, qmax: int = 255) -> QConfig:
     return QConfig(activation, weight, mixed_precision=False, equalize=False, dynamic=kind)
 
 
+def _few_bits(weight: int, activation: int) -> QConfig:
+    """Weights of 2 to 8 bits, per channel, and activations of 4 to 8 or of 16."""
+    most = 2 ** (weight - 1) - 1
+    of_activation = QuantSpec(DType.U8, 0, 2**activation - 1) if activation <= 8 else QuantSpec().widened()
+    return QConfig(of_activation, replace(_OURS_WEIGHT, qmin=-most, qmax=most))
+
+
+_FEW_BITS = re.compile("w([2-8])a([4-8]|16)(?::(adaround|gptq|plain))?")
+"""The names of qconfigs by their bits."""
+
 _QCONFIGS: Mapping[str, QConfig] = {
     "int8": _INT8,
     "auto": _INT8,
@@ -128,6 +162,14 @@ _QCONFIGS: Mapping[str, QConfig] = {
     "int8:percentile": QConfig(QuantSpec(DType.U8, observer="percentile"), _OURS_WEIGHT),
     "int8:mse": QConfig(QuantSpec(DType.U8, observer="mse"), _OURS_WEIGHT),
     "int8:kl": QConfig(QuantSpec(DType.U8, observer="kl"), _OURS_WEIGHT),
+    "int8:adaround": replace(_INT8, rounding=ADAROUND),
+    "int8:gptq": replace(_INT8, rounding=GPTQ),
+    "w4a8": _few_bits(4, 8),
+    "w4a8:adaround": replace(_few_bits(4, 8), rounding=ADAROUND),
+    "w4a8:gptq": replace(_few_bits(4, 8), rounding=GPTQ),
+    "w4a4": _few_bits(4, 4),
+    "w4a4:adaround": replace(_few_bits(4, 4), rounding=ADAROUND),
+    "w4a4:gptq": replace(_few_bits(4, 4), rounding=GPTQ),
     "dynamic": _dynamic(BY_ROW, _OURS_WEIGHT),
     "dynamic:per_tensor": _dynamic(BY_TENSOR, _OURS_WEIGHT),
     "dynamic:reduced": _dynamic(BY_ROW, _OURS_WEIGHT, 127),
@@ -169,6 +211,9 @@ def get_qconfig(name: str) -> QConfig:
     except for nodes that are slower in int8 by a cost model. "torch:x86", "torch:fbgemm", "torch:qnnpack" and
     "torch:onednn" have torch's numbers for its backends; "torch:default" and "torch:default_per_channel" are its
     default_qconfig and default_per_channel_qconfig.
+    "w4a8" and "w4a4" are "int8" with weights of 4 bits, [-7, 7], and activations of 8 and 4, [0, 15]; likewise all from
+    w2 to w8 and from a4 to a8, and a16, whose activations are i16. ":plain" behind such a name is as with int8, and
+    ":adaround" and ":gptq", there and behind int8, choose the codes of weights on calibration data (`QConfig`).
     "dynamic" quantizes activations at run time, per row, and needs no calibration data; weights are those of "int8".
     "dynamic:per_tensor" has one range for each tensor, "dynamic:reduced" activations of seven bits, [0, 127], which are
     faster on CPUs without a dot product instruction, and "dynamic:float16" only stores weights in 16 bits.
@@ -181,10 +226,21 @@ def get_qconfig(name: str) -> QConfig:
         QuantizationError: unknown name (nearest given).
     """
     check_text("name", name, "the name of a qconfig")
-    found = _QCONFIGS.get(name)
+    found = _QCONFIGS.get(name) or _by_bits(name)
     if found is None:
         raise QuantizationError(f"unknown qconfig {name!r}", hint=nearest(name, [*_QCONFIGS, "keep"], _SYNONYMS))
     return found
+
+
+def _by_bits(name: str) -> QConfig | None:
+    """The QConfig that a name such as "w3a6:gptq" stands for."""
+    match = _FEW_BITS.fullmatch(name)
+    if match is None:
+        return None
+    found = _few_bits(int(match[1]), int(match[2]))
+    if match[3] == "plain":
+        return replace(found, mixed_precision=False, equalize=False)
+    return replace(found, rounding=match[3] or NEAREST)
 
 
 def get_default_qconfig(backend: str = "x86") -> QConfig:

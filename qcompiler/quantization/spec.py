@@ -58,6 +58,11 @@ class QuantSpec:
         granularity = "per_channel" if self.per_channel else "per_tensor"
         return f"{self.dtype} [{self.qmin},{self.qmax}] {scheme} {granularity} {self.observer} eps={self.eps!r}"
 
+    @property
+    def bits(self) -> int:
+        """The bits that codes from qmin to qmax need, however wide the element type is."""
+        return (self.qmax - self.qmin).bit_length()
+
     def widened(self) -> QuantSpec:
         """The spec of 16 bits in place of this one."""
         return replace(self, dtype=DType.I16, qmin=DType.I16.min, qmax=DType.I16.max)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qcompiler.ops.interfaces import Weighted
     from qcompiler.ops.quantized import Observe
     from qcompiler.passes.real_parts import RealParts
+    from qcompiler.passes.round_weights import Roundings
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Collector
     from qcompiler.quantization.executors import Executor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from qcompiler.quantization.qconfig import QConfig, QConfigMapping
     from qcompiler.quantization.resolution import ResolutionTable
     from qcompiler.quantization.spec import QuantSpec
+    from qcompiler.quantization.tuning import Tuning
     from qcompiler.types import QuantParams
 
 
@@ -193,13 +195,14 @@ def observe_items(
     progress: Callable[[int], object] | None = None,
 ) -> Calibration:
     """What fresh observers collect of the items, which `runner` runs."""
+    from qcompiler.passes.round_weights import rounds_by_data
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Taken
     from qcompiler.quantization.kept_items import KeptItems
     from qcompiler.quantization.observers import make_observer
     from qcompiler.quantization.product_inputs import make_inputs, value_of
 
-    kept_items = KeptItems.of_inputs(prepared.graph.inputs)
+    kept_items = KeptItems.of_inputs(prepared.graph.inputs, rounds_by_data(prepared.configs))
     specs = prepared.specs()
     taken = Taken(
         {group: make_observer(spec) for group, spec in specs.items()}, make_inputs(prepared.sampled_products())
@@ -240,7 +243,8 @@ def convert(
             `compile` and the pass quantized-io strip the conversions there.
 
     Raises:
-        QuantizationError: a value was not observed, or an observer saw no data.
+        QuantizationError: a value was not observed, or an observer saw no data; a qconfig rounds weights on calibration
+            items, and `observers` has none that fit the graph.
     """
     from qcompiler.notes import Interpreted, Unclipped
     from qcompiler.ops.recurrent import Recurrent
@@ -278,7 +282,9 @@ def convert(
     judged: PartsJudged | None = None
     make = partial(_converted, prepared, params, observers, options)
     if isinstance(observers, Calibration):
-        parts, judged = judge_parts(prepared.graph, parts, observers.kept_items, lambda: make(RealParts()))
+        parts, judged = judge_parts(
+            prepared.graph, parts, observers.kept_items, lambda: make(RealParts(), rounds=False)
+        )
     converted = make(parts, instruments)
     notes: list[Note] = [] if judged is None else [judged]
     notes += [Unclipped(value, reason) for value, reason in reasons.items()]
@@ -325,12 +331,15 @@ def _converted(
     options: Mapping[str, Any],
     parts: RealParts,
     instruments: Sequence[Instrument] = (),
+    rounds: bool = True,
 ) -> Graph:
     """The integer graph in which these parts stay real.
 
-    options: of choose-precision, but for `sensitive`.
+    options: of choose-precision, but for `sensitive`. rounds: whether weights are rounded by data where a
+    qconfig says so.
     """
     from qcompiler.passes.pipelines import convert_pipeline, precision_pipeline
+    from qcompiler.passes.round_weights import Roundings
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.tuning import CHOSEN_FIRST, Tuning, choose_tuning, respanned, specs_of
 
@@ -339,6 +348,7 @@ def _converted(
     tuning = Tuning(params=respanned(params, prepared.specs(), specs_of(graph)))
     if isinstance(observers, Calibration):
         tuning = choose_tuning(graph, tuning.params, observers.inputs, prepared.configs, parts.values)
+    rounding = _roundings(prepared, observers, tuning) if rounds else Roundings()
     pipeline = convert_pipeline(
         tuning.params,
         {**prepared.configs, **tuning.configs},
@@ -346,15 +356,45 @@ def _converted(
         shifts=tuning.shifts,
         outliers=tuning.outliers,
         wide=tuning.wide,
-        corrections=tuning.corrections,
+        corrections={**tuning.corrections, **rounding.corrections},
+        codes=rounding.codes,
         **options,
     )
     manager, start = PassManager(pipeline, instruments), prepared.graph
     if tuning.graph is not None and not manager.is_watched:
         manager, start = PassManager([each for each in pipeline if each.name not in CHOSEN_FIRST]), tuning.graph
     converted = manager.run(start)
-    converted.notes += tuning.notes
+    converted.notes += [note for note in tuning.notes if not _is_replaced(note, rounding)]
+    converted.notes += rounding.notes
     return converted
+
+
+def _roundings(prepared: Prepared, observers: Mapping[str, Observer], tuning: Tuning) -> Roundings:
+    """The codes of weights that are chosen on whole calibration items, if a qconfig asks for it."""
+    from qcompiler.cpus import thread_count
+    from qcompiler.passes.real_parts import fits
+    from qcompiler.passes.round_weights import Roundings, choose_roundings, rounds_by_data
+    from qcompiler.quantization.calibration import Calibration
+
+    configs = {**prepared.configs, **tuning.configs}
+    if not rounds_by_data(configs):
+        return Roundings()
+    kept = observers.kept_items if isinstance(observers, Calibration) else None
+    items = [] if kept is None else [item for item in kept.items if fits(prepared.graph, item)]
+    if not items or tuning.graph is None:
+        raise QuantizationError(
+            "no calibration items to round weights on",
+            expected="a Calibration with items that fit the graph",
+            got="other observers" if kept is None else "none that fit",
+            hint="qc.calibrate(prepared, batches) with this qconfig keeps items of up to 64 MB",
+        )
+    return choose_roundings(tuning.graph, tuning.params, configs, items, thread_count(None))
+
+
+def _is_replaced(note: Note, rounding: Roundings) -> bool:
+    from qcompiler.notes import BiasCorrected
+
+    return isinstance(note, BiasCorrected) and note.product in rounding.corrections
 
 
 def check_prepared(prepared: object) -> None:

@@ -32,6 +32,7 @@ CONFIGS = {
     "d": get_qconfig("torch:x86"),
     "e": get_qconfig("dynamic"),
     "f": get_qconfig("dynamic:float16"),
+    "g": get_qconfig("w4a8:gptq"),
 }
 
 TEXTS = [
