@@ -3,9 +3,10 @@
     u64 little endian: bytes of the header | header: JSON, padded with spaces to 8 | the tensors, without holes
 
 The text (`qcompiler.text`) is the U8 tensor `graph.qir`; constants and per-channel parameters are tensors under their
-own names. The metadata holds the version of this format, a digest of the data, and what the caller adds. Nothing in a
-file is ever run, and no name in it is used as a path. Does not own the checks of the header (`header.py`), replacing a
-file (`replacing.py`), the text form, or what a legal graph is (`verify.py`).
+own names. Constants whose codes have 4 bits are packed, two to a byte (`four_bits.py`); a file with such ones has
+version 2 of the format, others have version 1. The metadata holds the version, a digest of the data, and what the
+caller adds. Nothing in a file is ever run, and no name in it is used as a path. Does not own the checks of the header
+(`header.py`), replacing a file (`replacing.py`), the text form, or what a legal graph is (`verify.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from qcompiler.artifact.four_bits import is_packed_name, pack, packed_constants, unpack
 from qcompiler.artifact.header import (
     DIGEST_KEY,
     METADATA,
@@ -40,6 +42,8 @@ from qcompiler.ir import Graph
 from qcompiler.regular_file import open_regular
 
 FORMAT_VERSION = 1
+PACKED_VERSION = 2
+"""The version of files with packed constants."""
 VERSION_KEY = "qcompiler"
 TEXT = "graph.qir"
 MAX_TEXT = 64 * 2**20
@@ -90,16 +94,21 @@ def _pieces(graph: Graph, path: Path, metadata: Mapping[str, str]) -> Iterator[b
     text = np.frombuffer(print_graph(graph).encode(), np.uint8)
     if text.size > MAX_TEXT:
         fail(path, "the graph's text is too long", expected=f"at most {MAX_TEXT} bytes", got=text.size)
-    arrays = {TEXT: text, **{_stored_name(name): array for name, array in graph_data(graph).items()}}
+    packed = packed_constants(graph)
+    version = PACKED_VERSION if packed else FORMAT_VERSION
+    arrays = {TEXT: text}
+    for name, array in graph_data(graph).items():
+        arrays[packed.get(name) or _stored_name(name, version)] = pack(array) if name in packed else array
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     arrays = {name: arrays[name] for name in names}
-    header = encoded_header(path, arrays, _written_metadata(path, arrays, metadata))
+    header = encoded_header(path, arrays, _written_metadata(path, arrays, metadata, version))
     return itertools.chain([header], itertools.chain.from_iterable(map(_parts, arrays.values())))
 
 
-def _stored_name(name: str) -> str:
-    return _ESCAPE + name if name.startswith((TEXT, METADATA, _ESCAPE)) else name
+def _stored_name(name: str, version: int) -> str:
+    is_taken = name.startswith((TEXT, METADATA, _ESCAPE)) or (version == PACKED_VERSION and is_packed_name(name))
+    return _ESCAPE + name if is_taken else name
 
 
 def _parts(array: np.ndarray) -> Iterator[memoryview]:
@@ -109,7 +118,9 @@ def _parts(array: np.ndarray) -> Iterator[memoryview]:
         yield little[start : start + _CHUNK].data
 
 
-def _written_metadata(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict[str, str]:
+def _written_metadata(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], version: int
+) -> dict[str, str]:
     """The caller's metadata, and the format's own."""
     for key, value in metadata.items():
         if not _is_text(key) or not _is_text(value) or key in (VERSION_KEY, DIGEST_KEY):
@@ -117,7 +128,7 @@ def _written_metadata(path: Path, arrays: Mapping[str, np.ndarray], metadata: Ma
     digest = hashlib.sha256()
     for part in itertools.chain.from_iterable(map(_parts, arrays.values())):
         digest.update(part)
-    return {VERSION_KEY: str(FORMAT_VERSION), DIGEST_KEY: digest.hexdigest(), **dict(sorted(metadata.items()))}
+    return {VERSION_KEY: str(version), DIGEST_KEY: digest.hexdigest(), **dict(sorted(metadata.items()))}
 
 
 def _is_text(item: Any) -> bool:
@@ -215,7 +226,13 @@ def _graph(path: Path, header: Header, data: np.ndarray, is_legal: bool) -> Grap
 
     arrays = {name: array_of(path, entry, data) for name, entry in header.entries.items()}
     text = _text(path, arrays.pop(TEXT))
-    arrays = {_own_name(path, name): array for name, array in arrays.items()}
+    version = int(header.metadata[VERSION_KEY])
+    named = (_named(path, name, array, version) for name, array in arrays.items())
+    arrays = {}
+    for name, array in named:
+        if name in arrays:
+            fail(path, "the file holds a constant twice", got=name[:200])
+        arrays[name] = array
     asked: set[str] = set()
     try:
         graph = parse(text, _Recorded(arrays, asked))
@@ -251,11 +268,14 @@ class _Recorded(dict[str, np.ndarray]):
         return super().get(name, default)
 
 
-def _own_name(path: Path, stored: str) -> str:
+def _named(path: Path, stored: str, array: np.ndarray, version: int) -> tuple[str, np.ndarray]:
+    """The name of a constant or of parameters, and the array, from a tensor."""
+    if version == PACKED_VERSION and is_packed_name(stored):
+        return unpack(path, stored, array)
     name = stored.removeprefix(_ESCAPE)
-    if _stored_name(name) != stored:
+    if _stored_name(name, version) != stored:
         fail(path, "a tensor has a name that is reserved", got=stored[:200])
-    return name
+    return name, array
 
 
 def _read(path: Path) -> tuple[Header, np.ndarray]:
@@ -291,11 +311,11 @@ def _read_header(path: Path, file: BinaryIO, total: int) -> Header:
             expected=f"{VERSION_KEY}: {FORMAT_VERSION}",
             hint="qcompiler reads files that CompiledModel.save wrote",
         )
-    if version != str(FORMAT_VERSION):
+    if version not in (str(FORMAT_VERSION), str(PACKED_VERSION)):
         fail(
             path,
             "the file has another version of the format",
-            expected=FORMAT_VERSION,
+            expected=f"{FORMAT_VERSION} or {PACKED_VERSION}",
             got=version[:40],
             hint="load it with the qcompiler that saved it, or a newer one",
         )
