@@ -328,10 +328,15 @@ class Target(ABC):
         blocks = self.i32_lanes // 4
         return [8 * block + 4 * half + lane for half in range(2) for block in range(blocks) for lane in range(4)]
 
-    def quad_order(self) -> list[int]:
+    @property
+    def dot4_registers(self) -> tuple[int, ...]:
+        """Bytes of the registers that `dot4`, `pack_words` and `pack_bytes` take, the largest first."""
+        return (self.vector_bytes,)
+
+    def quad_order(self, channels: int) -> list[int]:
         """The order in which four registers of sums hold the channels of a register of bytes whose quads are made by
-        `interleaved`: the channel of each lane."""
-        blocks = self.vector_bytes // 16
+        `interleaved`: the channel of each lane. channels: bytes of that register."""
+        blocks = channels // 16
         return [16 * block + 4 * i + lane for i in range(4) for block in range(blocks) for lane in range(4)]
 
     def interleaved(self, b: KernelBuilder, x: Value, y: Value) -> tuple[Value, Value]:

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 
+from qcompiler.backends.kernels.depthwise_sums import quads_of
 from qcompiler.backends.target import Target
 
 _LEAST_SCRATCH = 1 << 18
@@ -70,13 +71,31 @@ def pack_channels(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return ordered
 
 
-def pack_depthwise(w: np.ndarray, order: np.ndarray, depth: int) -> np.ndarray:
-    """Pack [C, tap rows, kw] to [channel blocks][kw][groups of `depth` tap rows][channels of a block][depth]. order:
-    the channel of a block at each position."""
+def pack_depthwise(w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Pack i16 [C, tap rows, kw] to [channel blocks][kw][pairs of tap rows][channels of a block][2]. order: the channel
+    of a block at each position."""
     channels, taps, kw = w.shape
-    block = len(order)
-    groups = -(-taps // depth)
+    block, pairs = len(order), -(-taps // 2)
     blocks = -(-channels // block)
-    padded = np.zeros((blocks * block, groups * depth, kw), w.dtype)
+    padded = np.zeros((blocks * block, pairs * 2, kw), w.dtype)
     padded[:channels, :taps] = w
-    return np.ascontiguousarray(padded.reshape(blocks, block, groups, depth, kw)[:, order].transpose(0, 4, 2, 1, 3))
+    return np.ascontiguousarray(padded.reshape(blocks, block, pairs, 2, kw)[:, order].transpose(0, 4, 2, 1, 3))
+
+
+def pack_quads(w: np.ndarray, order: np.ndarray, rows: int) -> np.ndarray:
+    """Pack i8 [C, tap rows, kw] to [channel blocks][quads][rows][channels of a block][4].
+
+    The quads are those of `depthwise_sums.quads_of` for tiles of `rows` rows; those of row r have the window's weights
+    moved by r tap rows. order: the channel of a block at each position.
+    """
+    channels, taps, kw = w.shape
+    quads, blocks = quads_of(taps + rows - 1, kw), -(-channels // len(order))
+    padded = np.zeros((rows, blocks * len(order), taps + rows + 3, kw + 3), w.dtype)
+    for row in range(rows):
+        padded[row, :channels, row : row + taps, :kw] = w
+    packed = np.zeros((blocks, len(quads), rows, len(order), 4), w.dtype)
+    for number, quad in enumerate(quads):
+        taken = padded[:, :, quad.first : quad.first + quad.rows, quad.k : quad.k + quad.columns]
+        lanes = taken.swapaxes(2, 3).reshape(rows, blocks, len(order), quad.rows * quad.columns)
+        packed[:, number, ..., : lanes.shape[-1]] = lanes[:, :, order].swapaxes(0, 1)
+    return packed

@@ -140,6 +140,10 @@ class X86Target(Target):
         """Whether there is vpdpbusd for whole registers."""
         return self.has("avx512vnni") if self.vector_bytes == 64 else self.has("vnni256")
 
+    @property
+    def dot4_registers(self) -> tuple[int, ...]:
+        return (64, 32) if self.has("avx512vnni") else super().dot4_registers
+
     def masks(self, type: Type) -> bool:
         return self.has("avx512") or type.bits >= 32
 
@@ -162,7 +166,7 @@ class X86Target(Target):
         xs = x if isinstance(x, tuple) else self.dot4_activations(b, x)
         ws = w if isinstance(w, tuple) else self.dot4_weights(b, w)
         if self._vnni:
-            return b.instr(f"x86.vpdpbusd.{self._bits}", acc, xs[0], ws[0])
+            return b.instr(f"x86.vpdpbusd.{8 * acc.type.bytes}", acc, xs[0], ws[0])
         for x_part, w_part in zip(xs, ws):
             acc = acc + b.instr(f"x86.vpmaddwd.{self._bits}", x_part, w_part)
         return acc
@@ -213,7 +217,7 @@ class X86Target(Target):
 
     def pack_words(self, b: KernelBuilder, x: Value, y: Value) -> Value:
         """vpackssdw."""
-        return b.instr(f"x86.vpackssdw.{self._bits}", x, y)
+        return b.instr(f"x86.vpackssdw.{8 * x.type.bytes}", x, y)
 
     def dot2(self, b: KernelBuilder, acc: Value, x: Value, y: Value) -> Value:
         """vpmaddwd."""
@@ -221,7 +225,7 @@ class X86Target(Target):
 
     def pack_bytes(self, b: KernelBuilder, x: Value, y: Value) -> Value:
         """vpackuswb."""
-        return b.instr(f"x86.vpackuswb.{self._bits}", x, y)
+        return b.instr(f"x86.vpackuswb.{8 * x.type.bytes}", x, y)
 
     def load_table(self, b: KernelBuilder, pointer: Value, offset: Operand = 0) -> list[Value]:
         """VBMI: four registers of 64 entries. Otherwise sixteen registers with 16 entries in every 128-bit lane."""

@@ -54,6 +54,17 @@ def inner_loops(arch: str, assembly: str) -> Iterator[InnerLoop]:
                 yield InnerLoop(arch, body)
 
 
+def hottest_block(arch: str, assembly: str) -> InnerLoop:
+    """The run of instructions without labels and branches that multiplies most."""
+    blocks: list[list[str]] = [[]]
+    for line in assembly.splitlines():
+        if _LABEL.match(line) or _BRANCH.match(line):
+            blocks.append([])
+        else:
+            blocks[-1].append(line)
+    return max((InnerLoop(arch, tuple(lines)) for lines in blocks), key=lambda block: len(block.multiplies))
+
+
 def hottest_loop(arch: str, assembly: str, of_codes: bool = False) -> InnerLoop:
     """The innermost loop with the most instructions that multiply. of_codes: among those that multiply no floats."""
     loops = list(inner_loops(arch, assembly))

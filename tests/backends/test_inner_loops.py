@@ -16,11 +16,11 @@ from functools import cache
 import pytest
 
 from qcompiler.backends.codegen.jit import disassemble
-from qcompiler.backends.kernels import conv
+from qcompiler.backends.kernels import conv, depthwise
 from qcompiler.backends.kernels.recurrent import lstm
 from qcompiler.backends.rules.recurrent import Packing
 from qcompiler.backends.target import Target, parse_target
-from tests.backends.inner_loops import InnerLoop, hottest_loop
+from tests.backends.inner_loops import InnerLoop, hottest_block, hottest_loop
 
 ITERATIONS = 200
 FLOORS: list[tuple[str, str, str, float]] = [
@@ -113,3 +113,31 @@ def test_no_access_to_the_stack(level: str, arithmetic: str) -> None:
     for mr, nv in tiles_of(target, arithmetic, every=True):
         loop = loop_of(target, arithmetic, mr, nv)
         assert not loop.stack, (mr, nv, loop.stack)
+
+
+@pytest.mark.parametrize(
+    ("taps", "stride", "rows", "interleaves", "spilled"),
+    [(3, 1, 2, 16, 0), (3, 2, 1, 32, 2), (5, 1, 2, 84, 6), (5, 2, 1, 56, 4)],
+)
+def test_depthwise_tiles_keep_vectors_in_registers(
+    taps: int, stride: int, rows: int, interleaves: int, spilled: int
+) -> None:
+    """interleaves: the most instructions that interleave taps. Tiles of windows of 3x3 take over the columns that they
+    share with the tile before. spilled: the most accesses of vectors to the stack."""
+    target = parse_target("x86-64+avx512vnni", exact=True)
+    kernel = depthwise.depthwise_u8.build(
+        target,
+        taps=taps,
+        kw=taps,
+        stride=stride,
+        dilation=1,
+        mr=2,
+        rows=rows,
+        block=target.dot4_registers[0],
+        residual=False,
+        proven=True,
+    )
+    found = hottest_block(target.arch, disassemble(kernel))
+    assert len(found.multiplies) >= 4 * 2 * rows * taps
+    assert sum(line.startswith("vpunpck") for line in found.instructions) <= interleaves
+    assert len([line for line in found.stack if "mm" in line]) <= spilled
