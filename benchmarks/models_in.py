@@ -8,27 +8,35 @@ of the largest magnitude of each result.
     python benchmarks/models_in.py --seed 14 --results results.json             # all of them, one process each
     python benchmarks/models_in.py --seed 14 --results results.json --only bert # those again whose names contain "bert"
     python benchmarks/models_in.py --results results.json --second others.json --table > docs/models.md
+
+With `--exporter` the drawn models come in by a file that torch.onnx.export writes, and a model counts if the exporter
+writes one that ONNX Runtime runs for other sizes too:
+
+    python benchmarks/models_in.py --exporter dynamo --drawn results.json --results dynamo.json --limit 120
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import multiprocessing
 import os
 import pathlib
 import random
+import resource
+import signal
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BOUND = 1e-4
+from models_in_page import table
+from models_in_result import BOUND, EXPORTERS, LARGEST, Result
+
 COUNTS = {"transformers": 34, "timm": 26, "torchvision": 20}
-LARGEST = 40_000_000
-"""Models with more parameters than this are not drawn, except that a transformers' configuration is made small."""
 
 
 @dataclass
@@ -40,18 +48,6 @@ class Case:
     others: dict[str, Any]
     dynamic: dict[str, dict[int, str]]
     by_name: bool
-
-
-@dataclass
-class Result:
-    """What became of one model. stage: passed over, import, compile, run or ok."""
-
-    library: str
-    name: str
-    stage: str
-    cause: str = ""
-    error: float | None = None
-    seconds: float = 0.0
 
 
 # -- the registries
@@ -197,6 +193,19 @@ def _randomize(module: Any) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
 
 
+def _fit_batch_norms(case: Case) -> None:
+    """Give batch norms the statistics that they see with the examples."""
+    import torch
+
+    for layer in case.module.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None
+            layer.reset_running_stats()
+    with torch.no_grad():
+        _called(Case(case.module.train(), case.examples, {}, {}, case.by_name), case.examples)
+    case.module.eval()
+
+
 # -- one model
 
 
@@ -233,7 +242,105 @@ def _distance(got: Any, want: Any) -> float:
     return worst if worst == worst else float("inf")
 
 
-def _check(library: str, name: str, stage: str) -> Result:
+def _tensors(item: Any) -> list[Any]:
+    """The tensors of nested results, in order."""
+    import torch
+
+    if isinstance(item, torch.Tensor):
+        return [item]
+    parts = item.values() if hasattr(item, "items") else item if isinstance(item, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _export(case: Case, exporter: str, path: pathlib.Path) -> None:
+    """Write the model by torch.onnx.export. Its inputs have the names of the examples, and its results are flat."""
+    import torch
+
+    names = tuple(case.examples)
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = case.module
+
+        def forward(self, *tensors: Any) -> tuple[Any, ...]:
+            given = dict(zip(names, tensors))
+            return tuple(_tensors(_called(case, given)))
+
+    sizes: dict[str, Any]
+    if exporter == "dynamo":
+        dims = [{axis: torch.export.Dim.DYNAMIC for axis in axes} for axes in case.dynamic.values()]
+        sizes = {"dynamic_shapes": (tuple(dims),), "verbose": False}
+    else:
+        sizes = {"dynamic_axes": case.dynamic}
+    arguments = tuple(case.examples.values())
+    with torch.no_grad():
+        torch.onnx.export(Flat().eval(), arguments, path, dynamo=exporter == "dynamo", input_names=list(names), **sizes)
+
+
+def _onnxruntime_refuses(path: pathlib.Path, arrays: dict[str, Any], want: Any) -> str:
+    """Why the file is wrong by ONNX Runtime's answer for these inputs; "" if it is not."""
+    import onnxruntime
+
+    try:
+        onnxruntime.set_default_logger_severity(4)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        got = session.run(None, arrays)
+    except Exception as error:
+        return " ".join(f"ONNX Runtime: {type(error).__name__}: {error}".split())[:300]
+    distance = _distance(got, _tensors(want))
+    return f"ONNX Runtime's results differ by {distance:.1e}" if distance > BOUND else ""
+
+
+def _check_onnx(library: str, name: str, exporter: str, tell: Callable[[str], None]) -> Result:
+    """What becomes of a model that comes in by a file of torch.onnx.export."""
+    import onnx
+    import torch
+
+    import qcompiler as qc
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    case = LIBRARIES[library][1](name)
+    _randomize(case.module)
+    with torch.no_grad():
+        wants = [_called(case, inputs) for inputs in (case.examples, case.others)]
+    result = Result(library, name, "export")
+    examples, others = ({k: t.numpy() for k, t in inputs.items()} for inputs in (case.examples, case.others))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        tell("export")
+        try:
+            _export(case, exporter, path)
+        except Exception as error:
+            result.cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return result
+        try:
+            tell("compile")
+            result.stage = "compile"
+            read = {each.name for each in onnx.load(path, load_external_data=False).graph.input}
+            examples, others = ({k: t for k, t in arrays.items() if k in read} for arrays in (examples, others))
+            compiled = qc.compile(path, None, examples)
+            tell("run")
+            result.stage = "run"
+            for inputs, want in zip((others, examples), reversed(wants)):
+                got = compiled(**inputs)
+                result.error = max(result.error or 0.0, _distance(got, _tensors(want)))
+            if result.error is not None and result.error <= BOUND:
+                result.stage = "ok"
+                return result
+            result.cause = f"results differ by {result.error:.1e}"
+        except Exception as error:
+            result.cause = " ".join(f"{type(error).__name__}: {error}".split())[:600]
+        refused = _onnxruntime_refuses(path, others, wants[1])
+        if refused:
+            result.stage, result.cause = "export", refused
+    return result
+
+
+def _check(library: str, name: str, stage: str, fitted: bool = False) -> Result:
+    """What becomes of a model. fitted: give its batch norms the statistics of the example, because with drawn ones
+    torch's own results in f32 and in f64 differ by more than the bound."""
     import torch
 
     import qcompiler as qc
@@ -243,6 +350,8 @@ def _check(library: str, name: str, stage: str) -> Result:
     torch.set_num_threads(1)
     case = LIBRARIES[library][1](name)
     _randomize(case.module)
+    if fitted:
+        _fit_batch_norms(case)
     result = Result(library, name, "import")
     try:
         with torch.no_grad():
@@ -266,6 +375,8 @@ def _check(library: str, name: str, stage: str) -> Result:
         if result.error is not None and result.error > BOUND:
             own = _distance(wants[1], _in_double(case, case.others))
             result.cause = f"results differ by {result.error:.1e}; torch's own in f32 and f64 by {own:.1e}"
+            if own > BOUND and not fitted:
+                return _check(library, name, stage, fitted=True)
         else:
             result.stage = "ok"
     except Exception as error:
@@ -291,10 +402,17 @@ def _in_double(case: Case, inputs: dict[str, Any]) -> Any:
         return _called(case, wide)
 
 
-def _child(connection: Any, library: str, name: str, stage: str) -> None:
+def _child(connection: Any, library: str, name: str, stage: str, exporter: str | None, limit: int) -> None:
+    def tell(reached: str) -> None:
+        """Say which stage begins, and end the process if it needs more CPU time than the limit."""
+        most = int(time.process_time()) + limit
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+        connection.send(reached)
+
     begin = time.process_time()
+    tell("export" if exporter else "run")
     try:
-        result = _check(library, name, stage)
+        result = _check_onnx(library, name, exporter, tell) if exporter else _check(library, name, stage)
     except NotDrawn as reason:
         result = Result(library, name, "passed over", str(reason))
     except Exception as error:
@@ -305,18 +423,23 @@ def _child(connection: Any, library: str, name: str, stage: str) -> None:
     connection.send(result)
 
 
-def run(library: str, name: str, stage: str, limit: float) -> Result:
-    """One model in a forked process, so that a crash is one model's."""
+def run(library: str, name: str, stage: str, limit: int, exporter: str | None = None) -> Result:
+    """One model in a forked process, so that a crash is one model's. limit: seconds of CPU time of each stage."""
     here, there = multiprocessing.get_context("fork").Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(there, library, name, stage))
+    arguments = (there, library, name, stage, exporter, limit)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=arguments)
     process.start()
     there.close()
+    reached = "run"
     try:
-        if here.poll(limit):
-            return here.recv()  # type: ignore[no-any-return]
-        return Result(library, name, "run", f"more than {limit:.0f} s")
+        while not isinstance(told := here.recv(), Result):
+            reached = told
+        return told
     except EOFError:
-        return Result(library, name, "run", f"the process ended with {process.exitcode}")
+        process.join()
+        late = process.exitcode == -signal.SIGXCPU
+        cause = f"more than {limit} s of CPU time" if late else f"the process ended with {process.exitcode}"
+        return Result(library, name, reached, cause)
     finally:
         process.kill()
         process.join()
@@ -333,19 +456,29 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="try again the drawn models whose names contain one of these")
     parser.add_argument("--failed", action="store_true", help="try again the models that do not count")
     parser.add_argument("--stage", choices=("import", "all", "trace"), default="all")
-    parser.add_argument("--limit", type=float, default=400.0, help="seconds for one model")
+    parser.add_argument("--limit", type=int, default=400, help="seconds of CPU time for one model")
     parser.add_argument("--second", type=pathlib.Path, help="with --table: the results of another seed")
     parser.add_argument("--table", action="store_true", help="print the page of results")
+    parser.add_argument("--exporter", choices=EXPORTERS, help="let the drawn models come in by ONNX files")
+    parser.add_argument("--drawn", type=pathlib.Path, help="with --exporter: the results that name the models")
+    parser.add_argument(
+        "--onnx", nargs=2, type=pathlib.Path, default=(), help="with --table: results of dynamo and of torchscript"
+    )
     options = parser.parse_args()
     known = json.loads(options.results.read_text()) if options.results.exists() else []
     results = {(each["library"], each["name"]): Result(**each) for each in known}
     if options.table:
         second = json.loads(options.second.read_text()) if options.second else []
-        print(table(list(results.values()), options.seed, [Result(**each) for each in second]), end="")
+        files = [json.loads(path.read_text()) for path in options.onnx]
+        onnx = [[Result(**each) for each in file] for file in files]
+        print(table(list(results.values()), options.seed, [Result(**each) for each in second], onnx), end="")
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.simplefilter("ignore")
     _import_libraries()
+    if options.exporter:
+        _through_onnx(options, results)
+        return
     visited: dict[tuple[str, str], Result] = {}
     counts = COUNTS if not options.counts else {k: int(v) for k, v in (c.split("=") for c in options.counts.split(","))}
     for library, count in counts.items():
@@ -369,6 +502,21 @@ def main() -> None:
     print(f"{sum(each.stage == 'ok' for each in drawn_results)} of {len(drawn_results)}")
 
 
+def _through_onnx(options: argparse.Namespace, results: dict[tuple[str, str], Result]) -> None:
+    """Let the models that another file of results names come in by ONNX files, in the order of that file."""
+    for each in json.loads(options.drawn.read_text()):
+        library, name = key = each["library"], each["name"]
+        again = options.only is not None and any(part in name for part in options.only)
+        again |= options.failed and key in results and results[key].stage not in ("ok", "export")
+        if each["stage"] == "passed over" or (key in results and not again):
+            continue
+        results[key] = result = run(library, name, "all", options.limit, options.exporter)
+        print(f"{library} {name}: {result.stage} {result.cause} {result.error}", file=sys.stderr, flush=True)
+        options.results.write_text(json.dumps([asdict(each) for each in results.values()], indent=1))
+    written = [each for each in results.values() if each.stage != "export"]
+    print(f"{sum(each.stage == 'ok' for each in written)} of {len(written)} that were written")
+
+
 def _import_libraries() -> None:
     """Import what every child needs, once."""
     import timm  # noqa: F401
@@ -383,94 +531,6 @@ def _import_libraries() -> None:
     small = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     module = transformers.AutoModel.from_config(small).eval()
     torch.export.export(module, (torch.zeros(1, 2, dtype=torch.int64),), strict=False)
-
-
-_PAGE = """# Models that come in
-
-{counted} of {total} models of torchvision, timm and transformers are imported and compiled for floats with an open
-batch, and an open length where a model reads tokens. Each then runs with another batch and length than the example's,
-and its results are torch's within {bound} of the largest magnitude of each result. All transformers get an attention
-mask whose first row ends in two zeros. Models that failed were tried again after a change of the importer, so the
-results may be of several states of it.
-
-The names are drawn from the libraries' registries by seed {seed}. Weights are random; configurations of transformers
-are made small (`_SIZES` in the program). Models of more than {largest} million parameters are passed over, as are those
-that read other inputs. Versions: {versions}.
-
-    python benchmarks/models_in.py --seed {seed} --results results.json
-    python benchmarks/models_in.py --seed 15 --counts transformers=8,timm=7,torchvision=5 --results second.json
-    python benchmarks/models_in.py --seed {seed} --results results.json --second second.json --table > docs/models.md
-
-| library | drawn | come in |
-|---|---|---|
-{summary}
-
-## Failures
-
-{failures}
-
-## All models
-
-| library | model | comes in | relative error |
-|---|---|---|---|
-{rows}
-
-## Passed over
-
-{passed}
-
-## A second draw
-
-{second}
-"""
-
-
-def table(results: list[Result], seed: int, second: list[Result]) -> str:
-    """The page of results, as Markdown. second: the results of another seed."""
-    drawn = [each for each in results if each.stage != "passed over"]
-    good = [each for each in drawn if each.stage == "ok"]
-    summary, passed = [], []
-    for library in LIBRARIES:
-        own = [each for each in drawn if each.library == library]
-        summary.append(f"| {library} | {len(own)} | {sum(each.stage == 'ok' for each in own)} |")
-        skipped = [each for each in results if each.library == library and each.stage == "passed over"]
-        for reason in sorted({_reason(each) for each in skipped}):
-            names = ", ".join(f"`{each.name}`" for each in skipped if _reason(each) == reason)
-            passed.append(f"- {library}, {reason}: {names}")
-    failures = [f"- `{each.name}` ({each.library}), {each.stage}: {each.cause}" for each in drawn if each.stage != "ok"]
-    rows = [
-        f"| {each.library} | {each.name} | {'yes' if each.stage == 'ok' else each.stage} |"
-        f" {'' if each.error is None else f'{each.error:.1e}'} |"
-        for each in drawn
-    ]
-    return _PAGE.format(
-        counted=len(good),
-        total=len(drawn),
-        bound=BOUND,
-        seed=seed,
-        largest=LARGEST // 10**6,
-        versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *LIBRARIES)),
-        summary="\n".join(summary),
-        failures="\n".join(failures) or "None.",
-        rows="\n".join(rows),
-        passed="\n".join(passed),
-        second=_second(second),
-    )
-
-
-def _second(results: list[Result]) -> str:
-    """What became of the models of another seed."""
-    drawn = [each for each in results if each.stage != "passed over"]
-    good = [each for each in drawn if each.stage == "ok"]
-    failures = [f"- `{each.name}` ({each.library}), {each.stage}: {each.cause}" for each in drawn if each.stage != "ok"]
-    names = ", ".join(f"`{each.name}`" for each in good)
-    return "\n".join([f"{len(good)} of {len(drawn)} models of another seed come in: {names}.", "", *failures])
-
-
-def _reason(result: Result) -> str:
-    """Why a name was passed over, without what is its own."""
-    start = result.cause.partition(":")[0]
-    return f"more than {LARGEST // 10**6} million parameters" if start.endswith(" parameters") else start
 
 
 if __name__ == "__main__":

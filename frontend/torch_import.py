@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from qcompiler.dims import Dim, DimLike, Dynamic
-from qcompiler.errors import QCompilerError, TraceError, near_name
+from qcompiler.errors import QCompilerError, ShapeError, TraceError, near_name
 from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import Size
 from qcompiler.frontend.source import display_path
+from qcompiler.frontend.stepped_sizes import with_numbers
 from qcompiler.frontend.torch_eager_quantized import has_mode, is_eager_quantized, readable
 from qcompiler.frontend.torch_export import (
     by_path,
@@ -343,7 +344,7 @@ class _Importer:
                 leaves = self.torch.utils._pytree.tree_leaves((args, kwargs))
                 if any(isinstance(leaf, (Complex, self.torch.dtype)) for leaf in leaves):
                     meaning = meaning_of(functional_name(node.target), meaning, leaves)
-                result = meaning(*args, **kwargs)
+                result = self._meaning_of_call(meaning, args, kwargs)
                 if isinstance(result, Later):  # a getitem reads it
                     result = result.compute()
                 self._check_type(node, result)
@@ -359,6 +360,19 @@ class _Importer:
             produced = result[0] if isinstance(result, tuple) and result else result
             if isinstance(produced, Traced):
                 self.recorder.adopt_name(produced, path)
+
+    def _meaning_of_call(self, meaning: Any, args: Any, kwargs: Any) -> Any:
+        """What an op gives. If its sizes do not fit, those that the example decides become numbers."""
+        try:
+            return meaning(*args, **kwargs)
+        except (ShapeError, TraceError):
+            pytree = self.torch.utils._pytree
+            leaves, structure = pytree.tree_flatten((args, kwargs))
+            numbers = [with_numbers(leaf, self.recorder) for leaf in leaves]
+            if all(number is leaf for number, leaf in zip(numbers, leaves)):
+                raise
+            args, kwargs = pytree.tree_unflatten(numbers, structure)
+            return meaning(*args, **kwargs)
 
     def _missing(self, values: Any) -> Missing | None:
         """The first of the values that has no meaning here."""

@@ -108,6 +108,26 @@ def test_compiled(name: str) -> None:
         np.testing.assert_allclose(compiled(x.numpy()), module(x).numpy(), rtol=1e-6, atol=1e-6)
 
 
+def _chunks(m: Calls, x: torch.Tensor) -> torch.Tensor:
+    """Sums of chunks of 8 rows beside the sums before them, as state space models compute them: torch broadcasts the
+    number of chunks with the example's number, which is in no size of the results."""
+    batch, length, width = x.shape
+    y = nn.functional.pad(x, (0, 0, 0, (8 - length % 8) % 8)).reshape(batch, -1, 8, width)
+    sums = nn.functional.pad(y.sum((2, 3)), (1, 0))[:, :, None].expand(batch, 2, 2)
+    z = torch.cat([torch.zeros_like(y), y], 1)
+    return (torch.einsum("bzc,bcld->bzld", sums, z)[:, :-1] + y).reshape(batch, -1, width)[:, :length]
+
+
+def test_a_size_that_is_one_number_for_many_lengths_is_that_number_under_a_guard() -> None:
+    module = Calls(_chunks).eval()
+    graph = import_torch(module, (torch.zeros(2, 6, 4),), dynamic={0: {0: "B", 1: "S"}})
+    for length in (1, 6, 8):
+        x = torch.randn(3, length, 4)
+        np.testing.assert_allclose(run(graph, [x.numpy()])[0], module(x).numpy(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="S"):
+        run(graph, [np.zeros((3, 9, 4), np.float32)])
+
+
 def test_a_longer_sequence_than_the_buffer_is_refused() -> None:
     module = Calls(FUNCTIONS["position buffer"]).eval()
     compiled = qc.compile(module, None, (torch.zeros(2, 6, 4),), dynamic={0: {0: "B", 1: "S"}})
