@@ -139,6 +139,10 @@ def _place(x: Proxy, size: DimLike, bound: Any) -> DimLike | None:
         return number if number is None or number >= 0 else size + number
     if bound.dim == size:
         return size
+    greatest = bound.dim.bounds()[1]
+    if greatest is not None and greatest <= 0:  # minus a size
+        x.trace.guard(Guard(bound.dim, "<", 0))
+        return bound.dim + size
     known = bound.dim.names() | names_of(size)
     if not known <= x.trace.sizes.keys():
         return bound.dim

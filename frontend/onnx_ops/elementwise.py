@@ -15,6 +15,7 @@ from qcompiler.frontend import trigonometry
 from qcompiler.frontend.array_ops import binary, kind_of, lift, rank, unary
 from qcompiler.frontend.onnx_ops.codes import Codes, Sums
 from qcompiler.frontend.onnx_ops.node import DTYPES, Meaning, OnnxNode, onnx
+from qcompiler.frontend.sizes import Size
 from qcompiler.ops.elementwise import converted
 from qcompiler.types import DType
 
@@ -25,7 +26,6 @@ _UNARY = {
     "Log": "log",
     "Sqrt": "sqrt",
     "Reciprocal": "reciprocal",
-    "Neg": "neg",
     "Abs": "abs",
     "Floor": "floor",
     "Ceil": "ceil",
@@ -41,7 +41,7 @@ _UNARY = {
 }
 
 
-_OF_INTEGERS = ("abs", "neg", "sign")
+_OF_INTEGERS = ("abs", "sign")
 """Ops of `_UNARY` that mean the same on integers. ONNX has Relu on them too, and Erf until opset 13."""
 
 
@@ -53,19 +53,36 @@ for _name, _op in _UNARY.items():
     onnx(_name)(_unary(_op))
 
 
+@onnx("Neg")
+def _neg(n: OnnxNode) -> Any:
+    """Minus a symbolic size stays symbolic: exporters write x[:, -S:] with it."""
+    value = n.raw(0)
+    is_of_sizes = isinstance(value, np.ndarray) and value.dtype == object
+    return np.asarray(-value, object) if is_of_sizes else unary("neg", n.x(0))
+
+
 @onnx("Relu")
 def _relu(n: OnnxNode) -> Any:
     return unary("relu", n.x(0)) if n.dtype(0).is_float else binary("maximum", n.x(0), 0)
 
 
 def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Div of known numbers: integers truncate. Symbolic sizes are not negative, so the floor is the same."""
+    """Div of known numbers: integers truncate. Symbolic sizes are not negative, so the floor is the same; what is minus
+    a size is divided as its opposite."""
     if object in (x.dtype, y.dtype):
-        return np.asarray(x.astype(object) // y.astype(object), object)
+        return np.asarray(_size_quotient(x.astype(object), y.astype(object)), object)
     if x.dtype.kind not in "iu":
         return x / y
     rest = np.fmod(x, y)  # 0 for the least integer over -1, whose quotient wraps
     return np.asarray(np.where(y == -1, np.negative(x), (x - rest) // y), x.dtype)
+
+
+def _is_minus_a_size(item: Any) -> bool:
+    greatest = item.dim.bounds()[1] if isinstance(item, Size) else item
+    return greatest is not None and greatest <= 0
+
+
+_size_quotient = np.frompyfunc(lambda x, y: -(-x // y) if _is_minus_a_size(x) else x // y, 2, 1)
 
 
 def _remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:

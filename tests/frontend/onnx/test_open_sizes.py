@@ -108,6 +108,23 @@ def test_a_large_bound_means_the_end(end: int, example: bool) -> None:
     assert qc.compile(graph, None, target="reference")(zeros(2, 9))["y"].shape == (2, 8)
 
 
+@pytest.mark.parametrize("example", [False, True])
+@pytest.mark.parametrize(("start", "divisor"), [("minus", 1), ("half", 2)])
+def test_a_start_of_minus_the_length_counts_from_the_end(start: str, divisor: int, example: bool) -> None:
+    """torch's TorchScript exporter writes x[:, -x.shape[1]:] so. ONNX's division rounds towards 0."""
+    nodes = [
+        node("Shape", ["x"], ["sizes"]),
+        node("Gather", ["sizes", "one"], ["length"]),
+        node("Neg", ["length"], ["minus"]),
+        node("Div", ["minus", "two"], ["half"]),
+        node("Slice", ["x", start, "end", "one"], ["y"]),
+    ]
+    made = model(nodes, {"x": [2, "S"]}, {"end": [2**63 - 1], "one": [1], "two": [2]})
+    graph = import_onnx(made, {"x": zeros(2, 7)} if example else None)
+    for size in (3, 7, 10):
+        assert qc.compile(graph, None, target="reference")(zeros(2, size))["y"].shape == (2, size // divisor)
+
+
 def test_an_example_says_on_which_side_of_a_bound_a_size_is() -> None:
     made = model(
         [node("Slice", ["x", "zero", "end", "one"], ["y"])], {"x": [2, "S"]}, {"zero": [0], "one": [1], "end": [5]}
