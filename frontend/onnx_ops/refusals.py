@@ -68,9 +68,15 @@ REFUSALS = (
     ),
     Refusal(
         "Resize",
-        "mode=cubic, antialias, exclude_outside",
+        "antialias; exclude_outside with mode=linear",
         "no such kernel",
-        "(mode|antialias|exclude_outside)=.* is not",
+        "(antialias|exclude_outside)=.* is not",
+    ),
+    Refusal(
+        "Resize",
+        "mode=cubic of an open axis",
+        "the weights of its pixels are constants",
+        "mode='cubic' of an open axis",
     ),
     Refusal(
         "Resize",
