@@ -143,6 +143,7 @@ class Program:
         source: a graph of stage lowered (with physical layouts), or what makes it when it is first needed.
         constants: that images share; packed already if the program comes from the cache.
         stored_as: under which name the cache gets the first image that is bound, or None.
+        checks_indices: whether a call whose indices are outside of their axis is refused. Otherwise they are clamped.
     """
 
     def __init__(
@@ -151,8 +152,9 @@ class Program:
         target: Target,
         constants: Constants | None = None,
         stored_as: StoredAs | None = None,
+        checks_indices: bool = True,
     ) -> None:
-        self.target = target
+        self.target, self._checks_indices = target, checks_indices
         self.constants = Constants() if constants is None else constants
         self._source, self._stored_as = source, stored_as
         self._bound: OrderedDict[_Key, Executable] = OrderedDict()
@@ -172,7 +174,7 @@ class Program:
     def _lowering(self) -> GraphLowering:
         from qcompiler.backends.lowering.graph import GraphLowering
 
-        return GraphLowering(self.graph, self.target, self.constants, self._why_python)
+        return GraphLowering(self.graph, self.target, self.constants, self._why_python, self._checks_indices)
 
     def _why_python(self, node: Node) -> str | None:
         """Why a node shall run in Python although a rule may fit it, or None."""
@@ -228,14 +230,22 @@ class Program:
         """Outputs for inputs in signature order; sizes as the inputs bind them.
 
         Raises:
+            InputError: an index is outside of its axis.
             LoweringError: no memory for the call.
         """
         bound = self.bind(sizes)
         useful = min(threads, 1 + bound.image.work // SMALL_PROGRAM_WORK)
         try:
-            return bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
+            outputs = bound.run([np.asarray(array, order="C") for array in arrays], threads=useful)
         except MemoryError as error:  # for an output, or a copy of an input
             raise no_memory(f"a call of {bound.image.name}", error) from None
+        if bound.image.has_index_checks:
+            found = outputs.pop()
+            if found[: len(bound.image.index_checks), 0].any():
+                from qcompiler.backends.lowering.index_checks import refuse_outside
+
+                refuse_outside(found, bound.image.index_checks, self.graph)
+        return outputs
 
     def _link(self, image: ProgramImage, own: Constants) -> Executable:
         nodes = {step.node for step in image.python_steps}

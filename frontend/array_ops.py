@@ -19,6 +19,7 @@ from qcompiler.frontend.recorder import Trace, Traced, is_traced, required_trace
 from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_place
 from qcompiler.ir import Const
+from qcompiler.notes import Guard
 from qcompiler.opdef import opdef
 from qcompiler.ops.linear import broadcast_shapes
 from qcompiler.types import DType, TensorType
@@ -335,13 +336,25 @@ def expand_dims(x: Any, axis: Any) -> Proxy:
 
 
 def squeeze(x: Proxy, axis: Any = None) -> Proxy:
-    """Drop all axes of size 1, or only those in `axis`, where another size is an error."""
+    """Drop all axes of size 1, or only those in `axis`, where another size is an error.
+
+    An open axis stays, and a guard says that its size is not 1.
+    """
     shape = dims(x)
-    axes = [i for i, size in enumerate(shape) if size == 1] if axis is None else check_axes(axis, rank(x), "squeeze")
+    axes = singles(x, range(rank(x))) if axis is None else check_axes(axis, rank(x), "squeeze")
     for i in axes:
         if shape[i] != 1:
             raise TraceError(f"squeeze: axis {i} is not of size 1", where=x.trace.place(), got=str(type_of(x)))
     return reshape(x, tuple(size for i, size in enumerate(shape) if i not in axes))
+
+
+def singles(x: Proxy, axes: Sequence[int]) -> list[int]:
+    """Those of the axes that have size 1. An open axis is not one of them, which a guard says."""
+    for axis in axes:
+        size = dims(x)[axis]
+        if isinstance(size, Dim):
+            x.trace.guard(Guard(size, "!=", 1))
+    return [axis for axis in axes if dims(x)[axis] == 1]
 
 
 def flatten(x: Any, start: int = 0, end: int = -1) -> Proxy:

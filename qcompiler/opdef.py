@@ -196,7 +196,7 @@ class Op:
         wants_real: its answer depends on differences that are small against the range of its operands. Codes lose
             them, so it stays float, with what is computed around it (see passes/choose_precision.py).
         neutral: a second operand of this value gives the first one back.
-        checks_values: the reference refuses values (indices, say) of which kernels make something that does no harm.
+        checks_values: the reference refuses indices outside of their axes. Programs have steps that check them.
         stages: the stages in which the op may stand; None: all.
         element_cost: nanoseconds per element of its larger side, as (int8, float); see quantization/cost_profile.
         is_identity(): whether a node whose result has the type of its first operand gives that operand back.

@@ -219,6 +219,10 @@ def _refusals() -> list[str]:
         "types, mostly as numpy steps. Where numpy computes integers in float64, a trace rounds them to f32 and "
         "computes in f32.",
         "",
+        "An index outside of its axis, known or computed, ends the call in an InputError. A negative index counts from "
+        "the end, where some functions of torch (embedding, gather, scatter) refuse it; torch's one_hot of a class "
+        "that is not there gives zeros.",
+        "",
         "Integers divided by 0 give 0, and the smallest integer over -1 wraps; torch stops there. Conversions of "
         "floats to integers saturate where C and torch leave the result open.",
         "",

@@ -1,7 +1,7 @@
 """Kernels that gather and scatter elements by index.
 
 A negative index counts from the end. An index outside is clamped, so nothing outside of an operand is ever read
-or written.
+or written; `check_indices` finds it, and the call ends in an InputError.
 """
 
 from __future__ import annotations
@@ -82,11 +82,43 @@ class ScatterTuples(Arguments["ScatterTuples"], Generic[P, E]):
     inner: E
 
 
+class IndexCheck(Arguments["IndexCheck"], Generic[P, E]):
+    """The arguments of `check_indices`: indices [picks, depth] into axes of these sizes. found: i64 [3], how many
+    indices are outside, the last of them, and the size of its axis."""
+
+    indices: P
+    found: Written[P]
+    sizes: tuple[E, ...]
+    picks: E
+
+
+def _load(b: KernelBuilder, start: Value, number: Value, wide: bool) -> Value:
+    """Index `number` behind `start`. wide: indices are i64, otherwise i32."""
+    return b.load(I64, start, number * 8) if wide else b.sext(b.load(I32, start, number * 4), I64)
+
+
 def _index(b: KernelBuilder, start: Value, size: Value, number: Value, wide: bool) -> Value:
-    """Index `number` behind `start`, clamped to an axis of this size. wide: indices are i64, otherwise i32."""
-    index = b.load(I64, start, number * 8) if wide else b.sext(b.load(I32, start, number * 4), I64)
+    """Index `number` behind `start`, clamped to an axis of this size."""
+    index = _load(b, start, number, wide)
     index = b.select(index < 0, index + size, index)
     return b.smin(b.smax(index, 0), size - 1)
+
+
+@kernel(sizes=AXES)
+def check_indices(b: KernelBuilder, a: IndexCheck, *, wide: bool, depth: int) -> None:
+    """Look for indices outside of their axes. One thread does it all."""
+    lo, hi = b.share(1)
+    with b.loop(lo, hi):
+        with b.loop(0, a.picks, carried=[b.i64(0), b.i64(0), b.i64(0)]) as each:
+            count, last, size = each.carried
+            for number, axis in enumerate(a.sizes[:depth]):
+                index = _load(b, a.indices, each.index * depth + number, wide)
+                outside = (index + axis < 0) | (index >= axis)
+                count = count + b.select(outside, b.i64(1), 0)
+                last, size = b.select(outside, index, last), b.select(outside, axis, size)
+            each.yield_([count, last, size])
+        for place, value in enumerate(each.results):
+            b.store(value, a.found, 8 * place)
 
 
 @kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,10 @@ from qcompiler.backends.lowering.views import (
     storage_bytes,
 )
 from qcompiler.backends.program.builder import ProgramBuilder
+from qcompiler.backends.program.image import CHECK_WORDS
 from qcompiler.backends.program.recorded import BufferHandle
 from qcompiler.backends.target import Target
-from qcompiler.ir import Const, Value
+from qcompiler.ir import Const, Node, Value
 from qcompiler.types import Layout, TensorType
 
 _LARGE = 1 << 16
@@ -39,6 +41,7 @@ class Lowering:
         row_major: row-major copies of values that lie otherwise.
         records: scales and zero points joined to records for products, by these two values.
         widened: copies as i16 of memory that holds bytes, see `rules.widening`.
+        checked: the nodes whose indices are checked. found: the output that takes what the checks find, or None.
     """
 
     builder: ProgramBuilder
@@ -49,6 +52,18 @@ class Lowering:
     row_major: dict[Value, TensorView] = field(default_factory=dict)
     records: dict[tuple[Value, Value], TensorView] = field(default_factory=dict)
     widened: dict[tuple[Any, ...], TensorView] = field(default_factory=dict)
+    checked: Collection[Node] = ()
+    found: BufferHandle | None = None
+    _checks: int = 0
+
+    def next_check(self, node: Node) -> TensorView | None:
+        """Where the check of a node's indices writes what it finds; None if the node has no check."""
+        if self.found is None or node not in self.checked:
+            return None
+        self._checks += 1
+        itemsize = np.dtype(np.int64).itemsize
+        offset = (self._checks - 1) * CHECK_WORDS * itemsize
+        return TensorView(self.found, np.dtype(np.int64), (CHECK_WORDS,), (itemsize,), offset)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:
         return bound_shape(type, self.sizes)

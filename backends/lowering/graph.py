@@ -8,12 +8,13 @@ from typing import cast
 import numpy as np
 
 from qcompiler.backends.lowering.context import Lowering
+from qcompiler.backends.lowering.index_checks import checked_nodes
 from qcompiler.backends.lowering.node import NodeLowering, Steps
 from qcompiler.backends.lowering.rule import LoweringRule, find_rule
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
 from qcompiler.backends.program.builder import ProgramBuilder
 from qcompiler.backends.program.constants import Constants
-from qcompiler.backends.program.image import ArraySpec, ProgramImage
+from qcompiler.backends.program.image import CHECK_WORDS, ArraySpec, ProgramImage
 from qcompiler.backends.program.template import ImageTemplate
 from qcompiler.backends.target import Target
 from qcompiler.binding import check_sizes
@@ -35,6 +36,7 @@ class GraphLowering:
 
     Args:
         why_python: gives the reason why a node must run in Python although a rule may fit it, or None.
+        checks_indices: whether programs check indices, for which they have one output more.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class GraphLowering:
         target: Target,
         constants: Constants,
         why_python: Callable[[Node], str | None] = lambda node: None,
+        checks_indices: bool = True,
     ) -> None:
         self.graph, self.target, self.constants = graph, target, constants
-        self._why_python = why_python
+        self._why_python, self._checks_indices = why_python, checks_indices
         self._memo: dict[tuple[str, str], np.ndarray] = {}
         self._templates: list[ImageTemplate] = []
 
@@ -61,6 +64,11 @@ class GraphLowering:
             opdef(node.op).is_own or (isinstance(rule, LoweringRule) and rule.is_own)
             for node, rule in self.rules.items()
         )
+
+    @cached_property
+    def checked(self) -> list[Node]:
+        """The nodes whose indices are checked when a program runs."""
+        return checked_nodes(self.rules) if self._checks_indices else []
 
     def image(self, sizes: Mapping[str, int]) -> tuple[ProgramImage, Constants]:
         """The program image of one binding of sizes, and the constants that it alone has.
@@ -103,9 +111,10 @@ class GraphLowering:
 
     def _lower(self, sizes: Mapping[str, int], trace: Trace | None) -> ProgramBuilder:
         check_sizes(self.graph, sizes)
+        found = [ArraySpec(np.dtype(np.int64), (len(self.checked), CHECK_WORDS))] if self.checked else []
         builder = ProgramBuilder(
             [_spec(value, sizes) for value in self.graph.inputs],
-            [_spec(value, sizes) for value in self.graph.outputs],
+            [*(_spec(value, sizes) for value in self.graph.outputs), *found],
             self.constants,
             self.graph.name,
             self.target.key,
@@ -113,6 +122,8 @@ class GraphLowering:
             trace,
         )
         lowering = Lowering(builder, self.target, dict(sizes), self._memo)
+        if found:
+            lowering.checked, lowering.found = self.checked, builder.output(len(self.graph.outputs))
         for index, value in enumerate(self.graph.inputs):
             array = _spec(value, sizes)
             lowering.views[value] = TensorView(

@@ -66,7 +66,7 @@ def build_object(
     check_target(target)
     sizes = bound_sizes(graph, sizes)
     check_guards(graph, sizes)
-    program = Program(PassManager(lower_pipeline()).run(graph), target)
+    program = Program(PassManager(lower_pipeline()).run(graph), target, checks_indices=False)
     _refuse_python(program)
     with knobs.GUARD(False):
         image = program.image(sizes)

@@ -24,6 +24,11 @@ from qcompiler.traced_size import whole
 CONSTANTS, ARENA, FIRST_INPUT = 0, 1, 2
 """Indices of bases; outputs follow the inputs, then come the constants of the image alone."""
 
+CHECK_WORDS = 3
+"""What a step that checks indices writes: how many are outside, the last of them, the size of its axis."""
+
+_CHECK = "qcompiler.backends.kernels.gather:check_indices"
+
 ARGUMENT_WORDS = 8
 """Argument blocks begin at multiples of this many words: 64 bytes, a cache line."""
 
@@ -187,6 +192,17 @@ class ProgramImage:
     def kernels(self) -> tuple[KernelKey[Any], ...]:
         """The kernels that it needs, in the order of their first steps."""
         return tuple(dict.fromkeys(step.key for step in self.kernel_steps))
+
+    @property
+    def has_index_checks(self) -> bool:
+        """Whether the last output is what checks of indices find (`backends/lowering/index_checks.py`). It has no name;
+        the values of a graph have."""
+        return bool(self.outputs) and not self.outputs[-1].name
+
+    @cached_property
+    def index_checks(self) -> tuple[str, ...]:
+        """The nodes of the steps that check indices, in order."""
+        return tuple(step.node for step in self.kernel_steps if step.key.place == _CHECK)
 
     @cached_property
     def work(self) -> int:

@@ -6,6 +6,7 @@ import math
 from typing import cast
 
 from qcompiler.backends.kernels import gather as kernels
+from qcompiler.backends.lowering.index_checks import check_indices
 from qcompiler.backends.lowering.node import NodeLowering
 from qcompiler.backends.lowering.rule import lowers
 from qcompiler.backends.target import Target
@@ -26,6 +27,7 @@ def _why_not_indices(node: Node, target: Target) -> str | None:
 def gather(s: NodeLowering) -> None:
     op = Gather(s.node)
     x, indices, y = s.row_major(op.x), s.row_major(op.indices), s.result()
+    check_indices(s, indices, [x.shape[op.axis]])
     s.call(
         kernels.gather_rows(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8),
         kernels.GatherRows(
@@ -44,6 +46,7 @@ def gather(s: NodeLowering) -> None:
 def gather_elements(s: NodeLowering) -> None:
     op = GatherElements(s.node)
     x, indices, y, axis = s.view(op.x), s.row_major(op.indices), s.result(), op.axis
+    check_indices(s, indices, [x.shape[axis]])
     axes = [
         kernels.GatherAxis(size, 0 if i == axis else stride) for i, (size, stride) in enumerate(zip(y.shape, x.strides))
     ]
@@ -65,6 +68,7 @@ def gather_nd(s: NodeLowering) -> None:
     op = GatherNd(s.node)
     x, indices, y = s.row_major(op.x), s.row_major(op.indices), s.result()
     depth = indices.shape[-1]
+    check_indices(s, indices, x.shape[:depth])
     axes = [kernels.GatherAxis(size, stride) for size, stride in zip(x.shape[:depth], x.strides)]
     s.call(
         kernels.gather_tuples(itemsize=x.dtype.itemsize, wide=indices.dtype.itemsize == 8, depth=depth),
@@ -101,6 +105,7 @@ def _scatter(s: NodeLowering, reduction: kernels.Reduction) -> None:
     assert op is not None
     indices, updates, y = s.row_major(op.indices), s.row_major(op.updates), s.result()
     depth = indices.shape[-1]
+    check_indices(s, indices, y.shape[:depth])
     axes = [kernels.GatherAxis(size, stride) for size, stride in zip(y.shape[:depth], y.strides)]
     s.copy(s.view(op.x), y)
     s.call(

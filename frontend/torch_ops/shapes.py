@@ -53,7 +53,7 @@ def _cat(xs: Sequence[Any], dim: int) -> Any:
 def _squeeze(x: Any, dim: Any) -> Any:
     """Squeeze; like torch, leave axes of another size than 1."""
     axes = [ops.check_axis(axis, rank(x), "squeeze") for axis in (dim if isinstance(dim, (list, tuple)) else [dim])]
-    return ops.squeeze(x, [axis for axis in axes if dims(x)[axis] == 1])
+    return ops.squeeze(x, ops.singles(x, axes))
 
 
 @aten("slice.Tensor")

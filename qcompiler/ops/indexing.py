@@ -1,7 +1,7 @@
 """Gathers: elements picked by integer indices. On quantized operands the codes move.
 
-An index i may be negative: then it counts from the end. Outside -size <= i < size it is an error (InputError) here;
-compiled code never reads outside the operand.
+An index i may be negative: then it counts from the end. Outside -size <= i < size it is an error (InputError), in
+compiled programs too. In exported objects it is clamped.
 """
 
 from __future__ import annotations

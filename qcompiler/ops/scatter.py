@@ -1,8 +1,7 @@
 """Scatters: elements written to places that integer indices name.
 
 Updates are applied in the order of the indices, so of several updates of one place the last one stays. Indices are
-those of `ops/indexing.py`: negative ones count from the end, and others outside are an InputError. Compiled code never
-writes outside of the result; what an index outside does there is not defined.
+those of `ops/indexing.py`: negative ones count from the end, and others outside are an InputError.
 """
 
 from __future__ import annotations

@@ -166,3 +166,31 @@ def test_an_example_shorter_than_a_bound_of_onnx_slice_is_served() -> None:
         assert np.array_equal(compiled(x)["y"], x)
     with pytest.raises(InputError, match="S <= 5"):
         compiled(np.ones((2, 6), np.float32))
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch", "torch axis", "onnx"])
+def test_an_open_axis_that_has_one_element_is_not_squeezed(form: str) -> None:
+    """The owner drops it then, so a call of one element is refused."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 1, 4)
+    if form == "numpy":
+        model = qc.compile(lambda x: np.squeeze(x), None, x, dynamic={0: {0: "B"}})
+    elif form == "onnx":
+        made = helper.make_graph(
+            [helper.make_node("Squeeze", ["x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 1, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        )
+        model = qc.compile(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)]), None)
+    else:
+        torch = pytest.importorskip("torch")
+
+        class Squeeze(torch.nn.Module):  # type: ignore[misc, name-defined]
+            def forward(self, x: object) -> object:
+                return x.squeeze((0, 1)) if form == "torch axis" else x.squeeze()  # type: ignore[attr-defined]
+
+        model = qc.compile(Squeeze().eval(), None, x, dynamic={0: {0: "B"}})
+    found = model(np.concatenate([x, x]))
+    assert (found["y"] if form == "onnx" else found).shape == (6, 4)
+    with pytest.raises(InputError, match="B != 1"):
+        model(x[:1])
