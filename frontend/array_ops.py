@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.arguments import described
 from qcompiler.dims import Dim, DimLike
 from qcompiler.errors import TraceError
+from qcompiler.frontend.argument_kinds import is_int
 from qcompiler.frontend.recorder import Trace, Traced, is_traced, required_trace, shape_entry
 from qcompiler.frontend.sizes import Size, as_dim
 from qcompiler.frontend.source import user_place
@@ -155,6 +157,8 @@ def single(x: Any, what: str, trace: Trace | None = None) -> Proxy:
 
 def check_axis(axis: Any, count: int, what: str) -> int:
     """`axis` made non-negative; TraceError if there is no such axis."""
+    if not is_int(axis):
+        raise TraceError(f"{what}: no axis", where=user_place(), expected="an int", got=described(axis))
     number = int(axis)
     if not -count <= number < count:
         raise TraceError(f"{what}: no axis {number}", where=user_place(), expected=f"{-count} to {count - 1}")

@@ -6,8 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from qcompiler.arguments import described
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
+from qcompiler.frontend.argument_kinds import check_arguments, is_int
 from qcompiler.frontend.array_ops import dims, lift, rank, reshape, trace_of
 from qcompiler.frontend.recorder import current_trace
 from qcompiler.frontend.source import user_place
@@ -17,10 +19,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def traceable(function: _Function) -> _Function:
-    """Outside of a trace, run the function on arrays through the interpreter."""
+    """Outside of a trace, run the function on arrays through the interpreter. Arguments are checked by annotation."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        check_arguments(function, args, kwargs)
         if current_trace() is None:
             from qcompiler.frontend.tracer import run_eagerly
 
@@ -37,6 +40,8 @@ def ints(value: Any, count: int, what: str) -> tuple[int, ...]:
         listed = listed * count
     if len(listed) != count:
         raise TraceError(f"{what}: one int, or one for each of {count} axes", where=user_place(), got=value)
+    if not all(map(is_int, listed)):
+        raise TraceError(f"{what}: not ints", where=user_place(), expected="ints", got=described(value))
     return tuple(int(item) for item in listed)
 
 

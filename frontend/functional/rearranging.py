@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qcompiler.arguments import described
 from qcompiler.errors import TraceError, nearest
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import indexing
@@ -53,6 +54,8 @@ def interpolate(
         attrs["size"] = tuple(shape_entry(item) for item in listed)
     else:
         listed = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * spatial
+        if any(isinstance(factor, str) or not hasattr(factor, "__float__") for factor in listed):
+            raise TraceError("scale_factor: numbers", where=user_place(), got=described(scale_factor))
         factors = tuple(float(factor) for factor in listed)
         if recompute_scale_factor:
             attrs["size"] = tuple(int(ops.static_size(x, 2 + i, "interpolate") * f) for i, f in enumerate(factors))

@@ -6,6 +6,7 @@ from typing import Any
 
 from qcompiler.errors import TraceError
 from qcompiler.frontend import functional as F
+from qcompiler.frontend.argument_kinds import check_sizes
 from qcompiler.frontend.nn import init
 from qcompiler.frontend.nn.module import Module
 from qcompiler.frontend.source import user_place
@@ -45,6 +46,7 @@ class _Convolution(Module):
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = F.ints(kernel_size, self.spatial, "kernel_size")
+        check_sizes("kernel_size", self.kernel_size)
         self.stride = F.ints(stride, self.spatial, "stride")
         self.dilation = F.ints(dilation, self.spatial, "dilation")
         self.padding = padding if isinstance(padding, str) else F.ints(padding, self.spatial, "padding")

@@ -7,23 +7,46 @@ on arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 
-from qcompiler.errors import TraceError, nearest
+from qcompiler.arguments import described
+from qcompiler.errors import ArgumentError, TraceError, nearest
+from qcompiler.frontend.argument_kinds import check_arguments
 from qcompiler.frontend.recorder import Traced, current_trace
 from qcompiler.frontend.source import user_place
 
 CONTAINERS = ("Module", "Sequential", "ModuleList", "ModuleDict")
 
 
+_LAYERS = "qcompiler.frontend.nn."
+
+
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """A layer's `__init__` that checks its arguments by their annotations."""
+
+    @functools.wraps(init)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        check_arguments(init, args, kwargs)
+        init(*args, **kwargs)
+
+    return checked
+
+
 class Parameter(np.ndarray):
     """A float32 array that a Module registers as a parameter when it is assigned."""
 
     def __new__(cls, data: Any) -> Parameter:
-        return np.array(data, np.float32).view(cls)
+        try:
+            array = np.asarray(data)
+            if array.dtype.kind not in "fiub":
+                raise TypeError
+            return np.array(array, np.float32).view(cls)
+        except (TypeError, ValueError):  # text, ragged lists and other objects
+            raise ArgumentError("a parameter", expected="an array of numbers", got=described(data)) from None
 
 
 class Module:
@@ -33,6 +56,11 @@ class Module:
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, np.ndarray | None]
     _modules: dict[str, Module | None]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(_LAYERS) and "__init__" in vars(cls):
+            setattr(cls, "__init__", _checked(cls.__init__))  # noqa: B010
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", {})

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler.errors import TraceError
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend import functional as F
+from qcompiler.frontend.argument_kinds import check_sizes
 from qcompiler.frontend.nn.module import Module, Parameter
 from qcompiler.frontend.source import user_place
 
@@ -115,9 +116,7 @@ class LayerNorm(Module):
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
     ) -> None:
         super().__init__()
-        self.normalized_shape = (
-            tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
-        )
+        self.normalized_shape = _shape(normalized_shape)
         self.eps = eps
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None)
         self.register_parameter(
@@ -131,12 +130,16 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}"
 
 
+def _shape(normalized_shape: Any) -> tuple[int, ...]:
+    shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    check_sizes("normalized_shape", shape)
+    return shape
+
+
 class RMSNorm(Module):
     def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
         super().__init__()
-        self.normalized_shape = (
-            tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
-        )
+        self.normalized_shape = _shape(normalized_shape)
         self.eps = eps
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None)
 
@@ -147,7 +150,7 @@ class RMSNorm(Module):
 class GroupNorm(Module):
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        if num_channels % num_groups:
+        if num_groups < 1 or num_channels % num_groups:
             raise TraceError(
                 "GroupNorm: groups must divide the channels",
                 where=user_place(),

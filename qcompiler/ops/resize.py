@@ -103,6 +103,8 @@ class Resize(Op):
             )
         if scales is None:
             return TensorType(x.dtype, (*x.shape[:2], *sizes_of(size or ())))
+        if not all(0 < f < math.inf for f in scales):
+            raise ShapeError("scales of resize", expected="finite numbers above 0", got=str(scales))
         if any(isinstance(s, Dim) and f != int(f) for s, f in zip(x.shape[2:], scales)):
             raise ShapeError("scales of a symbolic size", expected="whole numbers", got=str(scales))
         scaled: list[DimLike] = [

@@ -6,8 +6,9 @@ passes don't use this class. `docs/quantized-tensor.md` compares each method wit
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -125,10 +126,9 @@ class QuantizedTensor:
 
     def reshape(self, *shape: int) -> QuantizedTensor:
         """The codes in another shape, a view if possible. One size may be -1. Channels stay along one axis."""
-        for size in shape:
-            check_type("shape", size, _INTEGER, "sizes")
+        sizes = _integers("shape", shape)
         try:
-            codes = self._codes.reshape(shape)
+            codes = self._codes.reshape(sizes)
         except ValueError:
             raise ShapeError("reshape", expected=f"{self.size} elements", got=f"shape {shape}") from None
         return self._like(codes, self._axis_in(codes.shape))
@@ -164,6 +164,11 @@ class QuantizedTensor:
         self._only("as_strided")
         if not self._codes.flags.c_contiguous:
             raise ShapeError("as_strided of codes that are not in row-major order", hint="clone() first")
+        shape, strides, (offset,) = (
+            _integers("shape", shape),
+            _integers("strides", strides),
+            _integers("offset", [offset]),
+        )
         if len(shape) != len(strides) or any(number < 0 for number in (*shape, *strides, offset)):
             raise ShapeError("as_strided", expected="as many strides as sizes, none below 0", got=f"{shape}, {strides}")
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -288,7 +293,8 @@ class QuantizedTensor:
     def resize_(self, *shape: int) -> QuantizedTensor:
         """Keep the first codes, in another shape. ShapeError if the shape has more codes than there are."""
         self._only("resize_")
-        count = int(np.prod(shape, dtype=np.int64))
+        shape = _integers("shape", shape)
+        count = math.prod(shape)
         if count > self.size or min(shape, default=0) < 0:
             raise ShapeError("resize_", expected=f"at most {self.size} elements", got=f"shape {shape}")
         self._codes = self._codes.reshape(-1)[:count].reshape(shape)
@@ -338,7 +344,7 @@ class QuantizedTensor:
         """The mean, rounded half to even to a code: rne(sum(q - zero_point) / count) + zero_point."""
         zero_point = self._only("mean").zero_point[0]
         given = range(self.ndim) if axis is None else [axis] if isinstance(axis, _INTEGER) else axis
-        axes = tuple(self._axis(each) for each in given)
+        axes = tuple(self._axis(each) for each in _integers("axis", given))
         count = int(np.prod([self.shape[each] for each in axes], dtype=np.int64))
         if not count:
             raise ShapeError("mean of no elements", got=f"shape {self.shape}")
@@ -539,6 +545,15 @@ def quantize_per_channel(
     params = QuantParams.per_channel(steps, points, int(axis) % real.ndim, kind)
     _check_channels(real.shape, params)
     return QuantizedTensor(qmath.quantize(real, params, kind), params, kind)
+
+
+def _integers(name: str, given: object) -> tuple[int, ...]:
+    """A sequence of ints. ArgumentError for anything else."""
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        listed = tuple(given)
+        if all(isinstance(each, _INTEGER) for each in listed):
+            return tuple(map(int, listed))
+    raise ArgumentError(f"argument {name!r}", expected="ints", got=described(given))
 
 
 def _dtype(dtype: object) -> DType:
