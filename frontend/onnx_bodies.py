@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qcompiler.errors import TraceError
+from qcompiler.verify import MAX_NODES
 
 FunctionKey = tuple[str, str, str]
 """Domain ("" for ONNX's own), name and overload of a function of the model."""
@@ -56,7 +57,8 @@ def functions_of(proto: Any, file: str) -> dict[FunctionKey, Any]:
     """The functions of a model.
 
     Raises:
-        TraceError: two have one name, or one calls itself, directly or not.
+        TraceError: two have one name, one calls itself, directly or not, or with the nodes of all calls the model has
+            too many.
     """
     found: dict[FunctionKey, Any] = {}
     for function in proto.functions:
@@ -64,20 +66,31 @@ def functions_of(proto: Any, file: str) -> dict[FunctionKey, Any]:
         if key in found:
             raise TraceError(f"two functions of the model have the name {function.name!r}", where=file)
         found[key] = function
-    done: set[FunctionKey] = set()
+    done: dict[FunctionKey, int] = {}
     for key in found:
         _check_calls(key, found, done, file)
+    if found and _count(proto.graph.node, done) > MAX_NODES:
+        raise TraceError("too many nodes", where=file, expected=f"at most {MAX_NODES}, with those of functions")
     return found
 
 
-def _check_calls(first: FunctionKey, functions: Mapping[FunctionKey, Any], done: set[FunctionKey], file: str) -> None:
-    """Raise if a function reaches itself. The walk keeps its own stack: a chain of calls may be as long as a file."""
+def _count(nodes: Iterable[Any], functions: Mapping[FunctionKey, int]) -> int:
+    """How many nodes an import visits, where these are the counts of functions; MAX_NODES + 1 stands for more."""
+    return min(sum(1 + functions.get(function_key(node), 0) for node in all_nodes(nodes)), MAX_NODES + 1)
+
+
+def _check_calls(
+    first: FunctionKey, functions: Mapping[FunctionKey, Any], done: dict[FunctionKey, int], file: str
+) -> None:
+    """Raise if a function reaches itself, and count the nodes of those that it reaches. The walk keeps its own stack: a
+    chain of calls may be as long as a file."""
     path, stack = [first], [_calls(functions[first], functions)]
     while stack:
         called = next((key for key in stack[-1] if key not in done), None)
         if called is None:
             stack.pop()
-            done.add(path.pop())
+            last = path.pop()
+            done[last] = _count(functions[last].node, done)
             continue
         if called in path:
             raise TraceError(f"the function {called[1]!r} of the model calls itself", where=file)

@@ -125,7 +125,8 @@ REFUSALS = (
 )
 
 DIFFERENCES = (
-    "Floats of 16 and 64 bits are computed as f32, constants and casts too; the graph has a note for each.",
+    "Floats of 16 and 64 bits are computed as f32, constants and casts too; the graph has a note for each. So what is "
+    "beyond 65504 (a sum, or a bound of Clip on Inf) stays a number where floats of 16 bits have Inf.",
     "A cast of a float to an integer saturates and takes NaN to 0, where ONNX leaves it open.",
     "Integers wrap, in their own type. Dividing by 0 gives 0, and the least integer divided by -1 itself.",
     "NaN stays NaN in ThresholdedRelu and Shrink, as in torch; ONNX's definitions give 0.",

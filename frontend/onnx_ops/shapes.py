@@ -129,9 +129,13 @@ def _slice(n: OnnxNode) -> Any:
     shape = _shape(n, value)
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
-    ranges = {}
+    ranges: dict[int, slice] = {}
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise n.refuse("starts, ends, axes and steps of different lengths", got=f"{starts}, {ends}, {axes}, {steps}")
     for axis, start, end, step in zip(axes, starts, ends, steps):
         axis = ops.check_axis(axis, len(shape), "Slice")
+        if axis in ranges:
+            raise n.refuse("an axis is given twice", got=str(list(axes)))
         ranges[axis] = _range_of(n, shape[axis], start, end, int(step))
     bounds = [bound for each in ranges.values() for bound in (each.start, each.stop)]
     if isinstance(value, np.ndarray) and not any(isinstance(bound, Size) for bound in bounds):

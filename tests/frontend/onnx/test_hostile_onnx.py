@@ -417,6 +417,42 @@ def test_deeply_nested_bodies_give_one_error(tmp_path: pathlib.Path) -> None:
             qc.trace(path)
 
 
+def test_functions_whose_calls_multiply() -> None:
+    made = model([node("F0", ["x"], ["y"], domain="d")])
+    made.opset_import.append(helper.make_opsetid("d", 1))
+    for index in range(40):
+        calls = [node(f"F{index + 1}", [a], [b], domain="d") for a, b in (("a", "t"), ("t", "b"))]
+        body = calls if index < 39 else [node("Relu", ["a"], ["b"])]
+        made.functions.append(helper.make_function("d", f"F{index}", ["a"], ["b"], body, made.opset_import))
+    with pytest.raises(TraceError, match="^too many nodes") as caught:
+        qc.trace(made)
+    assert "node" not in str(caught.value.where)  # no node was imported before
+
+
+@pytest.mark.parametrize(
+    "opset, starts, ends, axes, steps, message",
+    [
+        (9, [0, 1], [2], [0, 1], None, "lengths"),
+        (9, [0, 1], [2, 3], [0, -2], None, "twice"),
+        (13, [0, 1], [2], [0, 1], [1, 1], "lengths"),
+        (13, [0], [2], [0, 1], [1], "lengths"),
+        (13, [0], [2], [0], [1, 1], "lengths"),
+        (13, [0, 1], [2, 3], [0, 0], [1, 1], "twice"),
+    ],
+)
+def test_bounds_of_slice_that_contradict_each_other(
+    opset: int, starts: list[int], ends: list[int], axes: list[int], steps: list[int] | None, message: str
+) -> None:
+    if steps is None:
+        made = model([node("Slice", ["x"], ["y"], starts=starts, ends=ends, axes=axes)], opset=opset)
+    else:
+        names = ["s", "e", "a", "t"]
+        tensors = [_ints(values, name) for values, name in zip((starts, ends, axes, steps), names)]
+        made = model([node("Slice", ["x", *names], ["y"])], tensors, opset=opset)
+    with pytest.raises(TraceError, match=message):
+        qc.trace(made)
+
+
 @pytest.mark.parametrize("length", [1, 2, 2000])
 def test_functions_that_call_themselves(length: int) -> None:
     made = model([node("F0", ["x"], ["y"], domain="d")])
