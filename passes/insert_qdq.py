@@ -52,6 +52,7 @@ class InsertQdq:
     params: Mapping[str, QuantParams] = field(default_factory=dict)
     configs: Mapping[str, QConfig | None] = field(default_factory=dict)
     per_channel: bool = True
+    weight_params: Mapping[str, QuantParams] = field(default_factory=dict)
     name: ClassVar[str] = "insert-qdq"
 
     def run(self, graph: Graph) -> Graph:
@@ -93,7 +94,8 @@ class InsertQdq:
         if spec is None:
             raise QuantizationError("a quantized layer has a weight spec", where=layer.node.describe())
         axis = layer.quant.weight_axis if spec.per_channel and self.per_channel else None
-        quant = weight_params(weight.data, spec, axis, f"%{weight.name}")
+        known = self.weight_params.get(layer.node.name)
+        quant = weight_params(weight.data, spec, axis, f"%{weight.name}") if known is None else known
         if isinstance(bias, Const):
             quant = _raised_for_bias(quant, x, bias.data)
         key = (id(weight), quant, spec.dtype)

@@ -84,6 +84,7 @@ def convert_pipeline(
     wide: Mapping[str, str] = MappingProxyType({}),
     corrections: Scales = MappingProxyType({}),
     codes: Mapping[str, str] = MappingProxyType({}),
+    weight_params: Mapping[str, QuantParams] = MappingProxyType({}),
     code_outputs: bool = False,
     steep: Mapping[str, str] = MappingProxyType({}),
     sensitive: Mapping[str, str] = MappingProxyType({}),
@@ -91,12 +92,12 @@ def convert_pipeline(
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
     outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
     corrections: what biases take up (`correct_bias.choose_corrections`).
-    codes: those of weights that are chosen on data (`round_weights.choose_roundings`)."""
+    codes: those of weights that are chosen on data (`round_weights.choose_roundings`). weight_params: of `InsertQdq`."""
     passes: list[Pass] = [
         *([ScaleChannels(scales, shifts)] if scales else []),
         *([SplitOutliers(outliers, wide)] if outliers else []),
         *([CorrectBias(corrections)] if corrections else []),
-        InsertQdq(params, configs),
+        InsertQdq(params, configs, weight_params=weight_params),
         *([RoundWeights(codes)] if codes else []),
     ]
     return [

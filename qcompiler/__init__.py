@@ -48,11 +48,14 @@ if TYPE_CHECKING:
     from qcompiler.op_check import check_op
     from qcompiler.own_ops import unregister_op
     from qcompiler.passes.own_passes import register_pass, unregister_pass
+    from qcompiler.qat import prepare_qat
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.observers import register_observer, unregister_observer
+    from qcompiler.quantization.qat_schedule import QatSchedule
     from qcompiler.quantization.qconfig import (
         QConfig,
         QConfigMapping,
+        get_default_qat_qconfig,
         get_default_qconfig,
         get_default_qconfig_mapping,
         get_qconfig,
@@ -83,6 +86,7 @@ __all__ = [
     "QCompilerError",
     "QConfig",
     "QConfigMapping",
+    "QatSchedule",
     "QuantParams",
     "QuantSpec",
     "QuantizationError",
@@ -101,6 +105,7 @@ __all__ = [
     "export_python",
     "export_text",
     "fuse",
+    "get_default_qat_qconfig",
     "get_default_qconfig",
     "get_default_qconfig_mapping",
     "get_qconfig",
@@ -110,6 +115,7 @@ __all__ = [
     "nn",
     "parse",
     "prepare",
+    "prepare_qat",
     "print_graph",
     "quantize_dynamic",
     "quantize_per_channel",
@@ -163,11 +169,14 @@ _MODULES = {
     "op_check": ("check_op",),
     "own_ops": ("unregister_op",),
     "passes.own_passes": ("register_pass", "unregister_pass"),
+    "qat": ("prepare_qat",),
     "quantization.calibration": ("Calibration",),
     "quantization.observers": ("register_observer", "unregister_observer"),
+    "quantization.qat_schedule": ("QatSchedule",),
     "quantization.qconfig": (
         "QConfig",
         "QConfigMapping",
+        "get_default_qat_qconfig",
         "get_default_qconfig",
         "get_default_qconfig_mapping",
         "get_qconfig",

@@ -1,17 +1,17 @@
 """Quantization-aware training in torch: `prepare_qat`.
 
-A module is traced and fused to the observed graph that static quantization makes of it, and trained by playing that
-graph in torch: weights and observed values are rounded by the rules of qmath, and gradients pass straight through. In
-evaluation the module runs the very program that `QatModule.convert` gives, on codes. Does not own the passes.
+A module is traced and fused to the observed graph that static quantization makes of it, and trained by computing that
+graph in torch (`qat_simulation.py`): weights and observed values are rounded by the rules of qmath. In evaluation the
+module runs the very program that `QatModule.convert` gives, on codes. Does not own the passes.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,54 +19,28 @@ import torch
 from qcompiler.arguments import check_type
 from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import InputError, QuantizationError
-from qcompiler.export.torch.codes import activated
 from qcompiler.export.torch.module import to_torch
-from qcompiler.export.torch.node import MOVES, REALS, NodeWriter, convolved
-from qcompiler.ir import Const, Graph, Node, Value
+from qcompiler.fake_quant import first_weight_scale
+from qcompiler.ir import Graph
 from qcompiler.ops.conv import Conv
-from qcompiler.ops.interfaces import TakesActivation, Weighted
+from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.linear import Linear
 from qcompiler.ops.norm import BatchNorm
 from qcompiler.ops.quantized import Observe
-from qcompiler.passes.insert_qdq import fixed_params
-from qcompiler.quantization.choose_qparams import choose_qparams
-from qcompiler.quantization.observers import Observer, weight_params
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qconfig
+from qcompiler.passmanager import Instrument
+from qcompiler.qat_simulation import Simulation, norm_factor
+from qcompiler.quantization.choose_qparams import choose_qparams, symmetric_zero_point
+from qcompiler.quantization.observers import Observer
+from qcompiler.quantization.qat_schedule import QatSchedule
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qat_qconfig
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.workflow import Prepared, convert, prepare
-from qcompiler.types import QuantParams
+from qcompiler.types import MAX_SCALE, MIN_SCALE, QuantParams
+
+__all__ = ["QatModule", "QatSchedule", "get_default_qat_qconfig", "prepare_qat"]
 
 STATE = "qat_state"
 """The name of the submodule that holds what training adds: ranges, the count of steps, and a digest of the graph."""
-AVERAGING = 0.01
-"""How much a batch moves a range, as in torch's MovingAverageMinMaxObserver."""
-
-
-@dataclass(frozen=True)
-class QatSchedule:
-    """At which training step, counted from 0 by calls of forward in training mode, a phase begins.
-
-    Attributes:
-        quantize: values and weights are rounded from here on. Before it ranges are only observed.
-        freeze_observers: ranges stay as they are.
-        freeze_batch_norm: batch norms use their running statistics, which stay as they are.
-
-    Raises:
-        QuantizationError: a step below 0, or no step at which ranges are observed.
-    """
-
-    quantize: int = 0
-    freeze_observers: int = 2**62
-    freeze_batch_norm: int = 2**62
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            check_type(field.name, value, int, "a number of training steps")
-            if value < 0:
-                raise QuantizationError("a training step", where=field.name, expected="at least 0", got=value)
-        if self.freeze_observers == 0:
-            raise QuantizationError("no range is ever observed", where="freeze_observers", expected="at least 1", got=0)
 
 
 @dataclass(frozen=True)
@@ -78,11 +52,11 @@ class _Layer:
     norm: str | None
 
 
-class _Range:
-    """An observer that gives the range which training has found."""
+class _Found:
+    """An observer that gives the parameters which training has found."""
 
-    def __init__(self, low: float, high: float, spec: QuantSpec) -> None:
-        self._params = choose_qparams(np.float32(low), np.float32(high), spec)
+    def __init__(self, params: QuantParams) -> None:
+        self._params = params
 
     def observe(self, array: np.ndarray, name: str = "") -> None:
         raise QuantizationError("a trained range observes nothing")
@@ -94,27 +68,122 @@ class _Range:
         return self._params
 
 
-class _Rounded(torch.autograd.Function):
-    """dequantize(quantize(x)) by rules (1) and (2) of qmath. The gradient passes where x lies within the range."""
+@dataclass
+class Setup:
+    """What a module in training is made of.
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        units = x / scale
-        ctx.save_for_backward((units >= low - 0.5) & (units <= high + 0.5))
-        return torch.round(torch.minimum(torch.maximum(units, low), high)) * scale
+    Attributes:
+        source: a module with the same parameters, buffers and submodules, without what training adds.
+        groups: group of observed values -> its index in the buffers `low`, `high` and `seen`.
+        settings: the qconfig, the example inputs and the dynamic sizes.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
+    source: Any
+    prepared: Prepared
+    layers: Mapping[str, _Layer]
+    schedule: QatSchedule
+    settings: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        self.groups = {group: index for index, group in enumerate(self.prepared.specs())}
+        self._specs = self.prepared.specs()
+        nodes = {node.name: node for node in self.prepared.graph.nodes}
+        rounded = {name: Weighted.of(nodes[name]) for name in self.layers}
+        self._products = {
+            name: (f"weight_scale{index}", layer, spec)
+            for index, (name, layer) in enumerate(rounded.items())
+            if layer is not None and (spec := self._weight_spec(name, layer)) is not None
+        }
+
+    def _weight_spec(self, name: str, layer: Weighted) -> QuantSpec | None:
+        """The spec of a weight that is rounded."""
+        config = self.prepared.configs.get(name)
+        return None if config is None or Observe.of(layer.x.producer) is None else config.weight
+
+    def add_learned(self, state: torch.nn.Module) -> None:
+        """Add the parameters that are learned, with values that `begin_learning` replaces."""
+        for name, (_, _layer, spec) in self._products.items():
+            if not spec.symmetric:
+                raise QuantizationError(
+                    "zero points of weights are not learned", where=f"%{name}", expected="a symmetric weight spec"
+                )
+        state.register_buffer("learning", torch.zeros((), dtype=torch.bool))
+        state.register_parameter("scale", torch.nn.Parameter(torch.ones(len(self.groups))))
+        state.register_parameter("zero_point", torch.nn.Parameter(torch.zeros(len(self.groups))))
+        for key, layer, spec in self._products.values():
+            scale = self._first_scale(layer, spec)
+            state.register_parameter(key, torch.nn.Parameter(torch.ones_like(scale)))
+
+    def _first_scale(self, layer: Weighted, spec: QuantSpec) -> torch.Tensor:
+        axis = layer.quant.weight_axis if spec.per_channel else None
+        return first_weight_scale(self._folded(layer.node.name), spec, axis)
+
+    def _folded(self, name: str) -> torch.Tensor:
+        names = self.layers[name]
+        weight: torch.Tensor = self.source.get_parameter(names.weight).detach()
+        if names.norm is None:
+            return weight
+        factor = norm_factor(self.source.get_submodule(names.norm)).detach()
+        return weight * factor.reshape([-1] + [1] * (weight.dim() - 1))
+
+    def begin_learning(self, state: Any) -> None:
+        """Give the learned parameters their first values, once."""
+        if bool(state.learning):
+            return
+        with torch.no_grad():
+            for group, index in self.groups.items():
+                params = choose_qparams(float(state.low[index]), float(state.high[index]), self._specs[group])
+                state.scale[index], state.zero_point[index] = params.scale[0], float(params.zero_point[0])
+            for key, layer, spec in self._products.values():
+                getattr(state, key).copy_(self._first_scale(layer, spec))
+            state.learning.fill_(True)
+
+    def learned_activation(self, state: Any, group: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scale and the real zero point of a group; gradients reach what of them is learned."""
+        index, spec = self.groups[group], self._specs[group]
+        zero = state.zero_point[index]
+        return state.scale[index].clamp(_least(spec), MAX_SCALE), zero.detach() if spec.symmetric else zero
+
+    def learned_weight(self, state: Any, name: str) -> torch.Tensor:
+        """The scale of a weight, shaped to broadcast."""
+        key, _, spec = self._products[name]
+        found: torch.Tensor = getattr(state, key).clamp(_least(spec), MAX_SCALE)
+        return found
+
+    def params(self, state: Any) -> dict[str, QuantParams]:
+        """Group -> the parameters that training has found, of the groups that were observed."""
+        found = {}
+        for group, index in self.groups.items():
+            spec = self._specs[group]
+            if not bool(state.seen[index]):
+                continue
+            params = choose_qparams(float(state.low[index]), float(state.high[index]), spec)
+            if self.is_learning(state):
+                scale, zero = self.learned_activation(state, group)
+                point = int(torch.round(zero.detach()).clamp(spec.qmin, spec.qmax))
+                params = replace(params, scale=(float(scale.detach()),), zero_point=(point,))
+            found[group] = params
+        return found
+
+    def weight_params(self, state: Any) -> dict[str, QuantParams]:
+        """Node of a product -> the parameters of its weight, where they are learned."""
+        if not self.is_learning(state):
+            return {}
+        found = {}
+        for name, (_, layer, spec) in self._products.items():
+            scales = self.learned_weight(state, name).detach().cpu().reshape(-1).tolist()
+            axis = layer.quant.weight_axis if spec.per_channel else None
+            points = (symmetric_zero_point(spec),) * len(scales)
+            found[name] = QuantParams(tuple(scales), points, axis, spec.qmin, spec.qmax)
+        return found
+
+    def is_learning(self, state: Any) -> bool:
+        """Whether scales are parameters by now."""
+        return self.schedule.learns and bool(state.learning)
 
 
-def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
-    """`qmath.fake_quantize` of a float32 tensor of any shape, in the same shape, with a straight-through gradient: 1
-    within half a step of the range, 0 outside (Bengio et al. 2013; Jacob et al. 2018)."""
-    scale, points = (torch.from_numpy(np.array(each)).to(x.device) for each in params.along(x.dim()))
-    low, high = ((bound - points).to(torch.float32) for bound in (params.qmin, params.qmax))
-    return _Rounded.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+def _least(spec: QuantSpec) -> float:
+    return float(np.float32(max(spec.eps, MIN_SCALE)))
 
 
 class QatModule(torch.nn.Module):
@@ -125,31 +194,25 @@ class QatModule(torch.nn.Module):
     """
 
     qat_state: Any
-    _source: Any
+    _setup: Setup
+    _evaluated: tuple[Any, torch.nn.Module] | None
+    _simulation: Simulation | None
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        prepared: Prepared,
-        layers: Mapping[str, _Layer],
-        schedule: QatSchedule,
-        settings: tuple[Any, ...],
-    ) -> None:
+    def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self.__dict__["_source"] = module
-        self.__dict__["_parameters"], self.__dict__["_buffers"] = module._parameters, module._buffers
-        self._modules.update(module._modules)
-        self.prepared, self.schedule = prepared, schedule
-        self._layers, self._settings = dict(layers), settings
-        self._groups = {group: index for index, group in enumerate(prepared.specs())}
-        self._evaluated: tuple[Any, torch.nn.Module] | None = None
-        state = torch.nn.Module()
-        state.register_buffer("low", torch.zeros(len(self._groups)))
-        state.register_buffer("high", torch.zeros(len(self._groups)))
-        state.register_buffer("seen", torch.zeros(len(self._groups), dtype=torch.bool))
+        source = setup.source
+        self.__dict__["_parameters"], self.__dict__["_buffers"] = source._parameters, source._buffers
+        self._modules.update(source._modules)
+        self.__dict__.update(_setup=setup, _evaluated=None, _simulation=None)
+        state, count = torch.nn.Module(), len(setup.groups)
+        state.register_buffer("low", torch.zeros(count))
+        state.register_buffer("high", torch.zeros(count))
+        state.register_buffer("seen", torch.zeros(count, dtype=torch.bool))
         state.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        digest = hashlib.sha256(str(prepared.graph).encode()).digest()
+        digest = hashlib.sha256(str(setup.prepared.graph).encode()).digest()
         state.register_buffer("graph", torch.frombuffer(bytearray(digest), dtype=torch.uint8).clone())
+        if setup.schedule.learns:
+            setup.add_learned(state)
         self._modules[STATE] = state
         self.register_load_state_dict_pre_hook(_check_checkpoint)  # type: ignore[no-untyped-call]
 
@@ -163,43 +226,43 @@ class QatModule(torch.nn.Module):
         sizes = self._checked(inputs)
         if not self.training:
             return self._evaluation()(*inputs)
-        player = _Player(self, inputs, sizes)
-        outputs = tuple(player.tensor(value) for value in player.run())
+        if self._simulation is None:
+            self.__dict__["_simulation"] = Simulation(self._setup, self.qat_state)
+        assert self._simulation is not None
+        outputs = tuple(self._simulation.run(inputs, sizes))
         self.qat_state.steps += 1
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def convert(self) -> Graph:
+    def convert(self, *, io: Literal["float", "quantized"] = "float", instruments: Sequence[Instrument] = ()) -> Graph:
         """The integer graph of the present weights and ranges, which evaluation computes to the bit. Nothing of the
-        module changes.
+        module changes. io, instruments: of `qc.convert`.
 
         Raises:
             QuantizationError: a value was never observed, or the weights give another graph than at the beginning.
         """
-        prepared = _prepared(self._source, *self._settings)
-        if prepared.members() != self.prepared.members():
+        setup = self._setup
+        prepared = _prepared(setup.source, *setup.settings)
+        if prepared.members() != setup.prepared.members():
             raise QuantizationError(
                 "the trained weights give a graph with other values to observe than prepare_qat found",
-                got=", ".join(sorted(set(prepared.members()) ^ set(self.prepared.members()))[:5]),
+                got=", ".join(sorted(set(prepared.members()) ^ set(setup.prepared.members()))[:5]),
             )
-        params = self.qat_state
-        missing = [group for group, index in self._groups.items() if not bool(params.seen[index])]
+        params = setup.params(self.qat_state)
+        missing = [group for group in setup.groups if group not in params]
         if missing:
             raise QuantizationError(
-                "no range was observed",
+                f"no range was observed by {len(missing)} of {len(setup.groups)} observers",
                 where=", ".join(f"%{group}" for group in missing[:5]) + (", ..." if len(missing) > 5 else ""),
                 expected="at least one step in training mode",
                 hint="model.train(), and call the model on a batch",
             )
-        specs = prepared.specs()
-        ranges = {
-            group: _Range(float(params.low[index]), float(params.high[index]), specs[group])
-            for group, index in self._groups.items()
-        }
-        return convert(prepared, ranges)
+        prepared = replace(prepared, weight_params=setup.weight_params(self.qat_state))
+        observers = {group: _Found(found) for group, found in params.items()}
+        return convert(prepared, observers, io=io, instruments=instruments)
 
     def _checked(self, inputs: tuple[torch.Tensor, ...]) -> dict[str, int]:
         """The sizes that the inputs give to the graph's symbols."""
-        declared = self.prepared.graph.inputs
+        declared = self._setup.prepared.graph.inputs
         if len(inputs) != len(declared):
             raise InputError("another number of inputs", expected=len(declared), got=len(inputs))
         sizes: dict[str, int] = {}
@@ -226,12 +289,14 @@ class QatModule(torch.nn.Module):
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         key = (digest.digest(), tensors[0].device)
-        if self._evaluated is None or self._evaluated[0] != key:
-            self._evaluated = key, to_torch(self.convert()).to(tensors[0].device)
-        return self._evaluated[1]
+        if self._evaluated is not None and self._evaluated[0] == key:
+            return self._evaluated[1]
+        made = to_torch(self.convert()).to(tensors[0].device)
+        self.__dict__["_evaluated"] = key, made
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_evaluated": None}
+        return {**self.__dict__, "_evaluated": None, "_simulation": None}
 
 
 def prepare_qat(
@@ -288,20 +353,7 @@ def prepare_qat(
                 expected="a QConfig with mixed_precision=False and equalize=False",
                 hint='"int8:plain"',
             )
-    return QatModule(source, prepared, _layers(source, prepared.graph, settings), schedule, settings)
-
-
-def get_default_qat_qconfig(backend: str = "x86") -> QConfig:
-    """torch's get_default_qat_qconfig of torch 2.13: what `get_default_qconfig` says, with moving averages as ranges.
-
-    torch averages the ranges of weights too; here a weight has the range of its present numbers, as in deployment.
-
-    Raises:
-        QuantizationError: unknown backend (nearest given).
-    """
-    static = get_default_qconfig(backend)
-    assert static.activation is not None
-    return replace(static, activation=replace(static.activation, observer="moving_average"))
+    return QatModule(Setup(source, prepared, _layers(source, prepared.graph, settings), schedule, settings))
 
 
 def _prepared(source: torch.nn.Module, qconfig: Any, example_inputs: object, dynamic: Dynamic | None) -> Prepared:
@@ -367,106 +419,3 @@ def _check_checkpoint(module: torch.nn.Module, state: Mapping[str, Any], prefix:
             got=bytes(given.tolist()).hex()[:16],
             hint="prepare the same module with the same qconfig and example inputs",
         )
-
-
-class _Player:
-    """Computes the observed graph for one batch. The writers of `export/torch` see it as their recorder."""
-
-    def __init__(self, module: QatModule, inputs: tuple[torch.Tensor, ...], sizes: Mapping[str, int]) -> None:
-        self.module, self.state, self._sizes = module, module.qat_state, sizes
-        self.graph = module.prepared.graph
-        step, schedule = int(self.state.steps), module.schedule
-        self.rounds = step >= schedule.quantize
-        self.observes = step < schedule.freeze_observers
-        self.trains_norms = step < schedule.freeze_batch_norm
-        self.device = next(iter(inputs)).device
-        self._tensors: dict[int, Any] = {id(value): each for value, each in zip(self.graph.inputs, inputs)}
-
-    def tensor(self, value: Value) -> Any:
-        if id(value) not in self._tensors:
-            assert isinstance(value, Const)
-            self._tensors[id(value)] = self.buffer(value.data)
-        return self._tensors[id(value)]
-
-    def buffer(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).reshape(array.shape).to(self.device)
-
-    def size(self, name: str) -> int:
-        return self._sizes[name]
-
-    def run(self) -> list[Value]:
-        """Compute all nodes. Returns the graph's outputs."""
-        for node in self.graph.nodes:
-            observe, layer = Observe.of(node), Weighted.of(node)
-            if observe is not None:
-                made = self._observed(observe)
-            elif layer is not None:
-                made = self._product(node, layer)
-            else:
-                writer = REALS.get(node.op) or MOVES.get(node.op)
-                if writer is None:
-                    raise QuantizationError("torch has no such op", where=node.describe())
-                made = writer(NodeWriter(self, node))  # type: ignore[arg-type]
-            fused = TakesActivation.of(node)
-            if fused is not None and fused.activation != "none":  # again, for torch's gradient of 0 at 0 and at 6
-                made = torch.relu(made) if fused.activation == "relu" else torch.nn.functional.relu6(made)
-            results = made if isinstance(made, tuple) else (made,)
-            self._tensors.update((id(value), tensor) for value, tensor in zip(node.results, results))
-        return list(self.graph.outputs)
-
-    def _observed(self, observe: Observe) -> torch.Tensor:
-        x, group = self.tensor(observe.x), observe.group
-        state, index, spec = self.state, self.module._groups[group], QuantSpec.parse(observe.spec_text)
-        if self.observes and x.numel():
-            low, high = (each.to(torch.float32) for each in torch.aminmax(x.detach()))
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
-                raise QuantizationError(
-                    "NaN or Inf in training", where=f"%{observe.x.name}", hint="a lower learning rate"
-                )
-            if bool(state.seen[index]):
-                low = state.low[index] + AVERAGING * (low - state.low[index])
-                high = state.high[index] + AVERAGING * (high - state.high[index])
-            state.low[index], state.high[index], state.seen[index] = low, high, True
-        if not self.rounds:
-            return x
-        params = fixed_params(observe.x, spec)
-        if params is None:
-            params = choose_qparams(state.low[index].cpu().numpy(), state.high[index].cpu().numpy(), spec)
-        return fake_quantize(x, params)
-
-    def _product(self, node: Node, layer: Weighted) -> torch.Tensor:
-        names, source = self.module._layers[node.name], self.module._source
-        weight = source.get_parameter(names.weight)
-        bias = None if names.bias is None else source.get_parameter(names.bias)
-        if names.norm is None:
-            return self._plain(node, layer, self._weight(node, layer, weight), bias)
-        norm: Any = source.get_submodule(names.norm)
-        factor = torch.rsqrt(norm.running_var + norm.eps)
-        factor = factor if norm.weight is None else factor * norm.weight
-        along = [-1] + [1] * (weight.dim() - 1)
-        rounded = self._weight(node, layer, weight * factor.reshape(along))
-        if not (self.trains_norms and norm.training):
-            shift = (-norm.running_mean if bias is None else bias - norm.running_mean) * factor
-            return self._plain(node, layer, rounded, shift if norm.bias is None else shift + norm.bias)
-        zero = (factor == 0).reshape(along)  # the folded weight of such a channel is 0, and says nothing of its inputs
-        seen = torch.where(zero, weight, rounded / torch.where(factor == 0, 1.0, factor).reshape(along))
-        x = self.tensor(layer.x)
-        y = convolved(x, seen, layer) if isinstance(layer, Conv) else torch.nn.functional.linear(x, seen)
-        y = norm(y if bias is None else y + bias.reshape([1, -1] + [1] * (y.dim() - 2)))
-        return activated(y if layer.added is None else y + self.tensor(layer.added), layer.activation)
-
-    def _plain(self, node: Node, layer: Weighted, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The product by its own writer, with these tensors in place of the constants."""
-        self._tensors[id(layer.weight)] = weight
-        if layer.bias is not None:
-            self._tensors[id(layer.bias)] = bias
-        made: torch.Tensor = REALS[node.op](NodeWriter(self, node))  # type: ignore[arg-type]
-        return made
-
-    def _weight(self, node: Node, layer: Weighted, weight: torch.Tensor) -> torch.Tensor:
-        config = self.module.prepared.configs.get(node.name)
-        if not self.rounds or Observe.of(layer.x.producer) is None or config is None or config.weight is None:
-            return weight
-        data = weight.detach().cpu().numpy()
-        axis = layer.quant.weight_axis if config.weight.per_channel else None
-        return fake_quantize(weight, weight_params(data, config.weight, axis, f"%{layer.weight.name}"))

@@ -67,6 +67,11 @@ SCALES = qc.Scales.of(PREPARED, CALIBRATION)
 CODES = qc.quantize_per_tensor(X, 0.1, 0, "u8")
 
 
+def _torch_layer() -> Any:
+    torch = pytest.importorskip("torch")
+    return torch.nn.Sequential(torch.nn.Linear(4, 3))
+
+
 def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[str, Any], dict[str, str]]]:
     """Name -> (a function, arguments that it takes, parameter -> the wrong values that are legal there)."""
     graph, mapping = qc.trace(model, (X,)), qc.QConfigMapping
@@ -103,6 +108,18 @@ def _calls(folder: pathlib.Path) -> dict[str, tuple[Callable[..., object], dict[
             {"prepared": PREPARED, "observers": CALIBRATION, "instruments": ()},
             instruments,
         ),
+        "prepare_qat": (
+            qc.prepare_qat,
+            {"module": _torch_layer(), "qconfig": "int8:plain", "example_inputs": (X,), "dynamic": None}
+            | {"schedule": None},
+            {**legal, "schedule": "None"},
+        ),
+        "QatSchedule": (
+            qc.QatSchedule,
+            {"quantize": 0, "freeze_observers": 1, "freeze_batch_norm": 1, "learn_scales": 1},
+            dict.fromkeys(("quantize", "freeze_observers", "freeze_batch_norm", "learn_scales"), "5"),
+        ),
+        "get_default_qat_qconfig": (qc.get_default_qat_qconfig, {"backend": "x86"}, {}),
         "load": (qc.load, {"path": folder / "none", "target": "reference", "threads": None}, {}),
         "Calibration.load": (qc.Calibration.load, {"path": folder / "none"}, {}),
         "Calibration.save": (CALIBRATION.save, {"path": folder / "c"}, {"path": "text"}),

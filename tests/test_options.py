@@ -149,6 +149,32 @@ def dynamically(**options: Any) -> qc.CompiledModel:
     return qc.quantize_dynamic(model, **{"example_inputs": (ROWS,), "target": "reference", **options})
 
 
+def in_training(**options: Any) -> Any:
+    """A torch layer after two training steps."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    given = {"qconfig": "int8:plain", "example_inputs": (torch.ones(2, 5),), **options}
+    model = qc.prepare_qat(torch.nn.Sequential(torch.nn.Linear(5, 3)), **given)
+    for scale in (1, 2):
+        model(torch.tensor(ROWS[:2] * scale))
+    return model
+
+
+def trained(**options: Any) -> str:
+    return text(qc.convert(in_training(**options)))
+
+
+def scheduled(**options: Any) -> list[str]:
+    """What a schedule leaves in the state and in the outputs of a training step."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 2), torch.nn.BatchNorm1d(3))
+    x = torch.tensor(ROWS.reshape(2, 2, 5))
+    model = qc.prepare_qat(net, "int8:plain", (x,), schedule=qc.QatSchedule(**options))
+    outputs = [model(x * scale).tolist() for scale in (1, 2)]
+    return [str(outputs), *(f"{name} {each.tolist()}" for name, each in model.state_dict().items())]
+
+
 def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(QCompilerError) as caught:
         call()
@@ -271,6 +297,19 @@ EFFECTS: dict[str, Effect] = {
     "calibrate.progress": lambda f: progressed(lambda **options: qc.calibrate(PREPARED, [X, X], **options)),
     "calibrate.threads": lambda f: (threads_of_calibration(3), threads_of_calibration(None)),
     "calibrate.executor": lambda f: sent(),
+    "convert.observers": lambda f: (text(qc.convert(PREPARED, WIDER)), refusal(lambda: qc.convert(PREPARED))),
+    "prepare_qat.qconfig": lambda f: (trained(qconfig="torch:x86"), trained()),
+    "prepare_qat.example_inputs": lambda f: (
+        refusal(lambda: in_training(example_inputs=(ROWS[:3],))),
+        refusal(lambda: in_training(example_inputs=None)),
+    ),
+    "prepare_qat.dynamic": lambda f: (trained(dynamic={"input": {0: "N"}}), trained()),
+    "prepare_qat.schedule": lambda f: (trained(schedule=qc.QatSchedule(freeze_observers=1)), trained()),
+    "QatSchedule.quantize": pair(scheduled, quantize=1),
+    "QatSchedule.freeze_observers": pair(scheduled, freeze_observers=1),
+    "QatSchedule.freeze_batch_norm": pair(scheduled, freeze_batch_norm=1),
+    "QatSchedule.learn_scales": pair(scheduled, learn_scales=1),
+    "get_default_qat_qconfig.backend": pair(qc.get_default_qat_qconfig, backend="qnnpack"),
     "convert.instruments": lambda f: watched(lambda **options: qc.convert(PREPARED, CALIBRATION, **options)),
     "load.target": lambda f: (
         qc.load(saved(f), target="reference").target,

@@ -257,6 +257,19 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
     return found
 
 
+def get_default_qat_qconfig(backend: str = "x86") -> QConfig:
+    """torch's get_default_qat_qconfig of torch 2.13: what `get_default_qconfig` says, with moving averages as ranges.
+
+    torch averages the ranges of weights too; here a weight has the range of its present numbers, as in deployment.
+
+    Raises:
+        QuantizationError: unknown backend (nearest given).
+    """
+    static = get_default_qconfig(backend)
+    assert static.activation is not None
+    return replace(static, activation=replace(static.activation, observer="moving_average"))
+
+
 @dataclass
 class QConfigMapping:
     """QConfig rules: which nodes get which QConfig.

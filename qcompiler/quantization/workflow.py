@@ -6,11 +6,13 @@ they are needed.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 from qcompiler.arguments import check_callable, check_data, check_instruments, check_io, check_threads, check_type
 from qcompiler.dims import Dynamic
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from qcompiler.ops.quantized import Observe
     from qcompiler.passes.real_parts import RealParts
     from qcompiler.passes.round_weights import Roundings
+    from qcompiler.qat import QatModule
     from qcompiler.quantization.calibration import Calibration
     from qcompiler.quantization.collect import Collector
     from qcompiler.quantization.executors import Executor
@@ -46,11 +49,13 @@ class Prepared:
         graph: the graph at stage observed.
         table: which qconfig rule decided each node of the traced graph.
         configs: node name -> its qconfig, None where it stays float.
+        weight_params: node name of a product -> the parameters of its weight, where they are known already.
     """
 
     graph: Graph
     table: ResolutionTable
     configs: Mapping[str, QConfig | None]
+    weight_params: Mapping[str, QuantParams] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         quantized = sum(config is not None for config in self.configs.values())
@@ -228,17 +233,18 @@ def observe_items(
 
 
 def convert(
-    prepared: Prepared,
-    observers: Mapping[str, Observer],
+    prepared: Prepared | QatModule,
+    observers: Mapping[str, Observer] | None = None,
     *,
     io: Literal["float", "quantized"] = "float",
     instruments: Sequence[Instrument] = (),
 ) -> Graph:
-    """The integer graph that the calibrated ranges give.
+    """The integer graph that the calibrated ranges give, or that a module in training simulates.
 
     Args:
-        observers: a Calibration, which may be one of another qconfig (see `Calibration.for_prepared`), Scales, or a
-            mapping: group of values -> its observer.
+        prepared: what `prepare` gives, or `prepare_qat`.
+        observers: None for a module in training, which has its own. Otherwise a Calibration, which may be one of
+            another qconfig (see `Calibration.for_prepared`), Scales, or a mapping: group of values -> its observer.
         io: "quantized" decides for codes at the outputs. The graph's own inputs and outputs are real all the same;
             `compile` and the pass quantized-io strip the conversions there.
 
@@ -254,10 +260,15 @@ def convert(
     from qcompiler.quantization.hostile_data import kept_float, uncalibrated, warn
     from qcompiler.quantization.scales import Scales
 
-    check_prepared(prepared)
     check_io(io)
+    if _is_in_training(prepared):
+        check_type("observers", observers, NoneType, "None, since the module observed its own ranges")
+        return prepared.convert(io=io, instruments=check_instruments(instruments))
+    check_prepared(prepared)
+    assert isinstance(prepared, Prepared)
     hint = "qc.calibrate(prepared, batches) makes one of data"
     check_type("observers", observers, Mapping, "a Calibration", hint)
+    assert observers is not None
     instruments = check_instruments(instruments)
     specs = prepared.specs()
     if isinstance(observers, Scales):
@@ -358,6 +369,7 @@ def _converted(
         wide=tuning.wide,
         corrections={**tuning.corrections, **rounding.corrections},
         codes=rounding.codes,
+        weight_params=prepared.weight_params,
         **options,
     )
     manager, start = PassManager(pipeline, instruments), prepared.graph
@@ -395,6 +407,12 @@ def _is_replaced(note: Note, rounding: Roundings) -> bool:
     from qcompiler.notes import BiasCorrected
 
     return isinstance(note, BiasCorrected) and note.product in rounding.corrections
+
+
+def _is_in_training(prepared: object) -> TypeGuard[QatModule]:
+    """Whether it is what `prepare_qat` gives, without an import of torch."""
+    module = sys.modules.get("qcompiler.qat")
+    return module is not None and isinstance(prepared, module.QatModule)
 
 
 def check_prepared(prepared: object) -> None:

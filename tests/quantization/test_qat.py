@@ -14,7 +14,8 @@ from qcompiler.quantization.choose_qparams import choose_qparams
 
 torch = pytest.importorskip("torch")
 
-from qcompiler.qat import QatSchedule, fake_quantize, get_default_qat_qconfig, prepare_qat  # noqa: E402
+from qcompiler import QatSchedule, get_default_qat_qconfig, prepare_qat  # noqa: E402
+from qcompiler.fake_quant import fake_quantize  # noqa: E402
 
 nn = torch.nn
 SPARE = {"x": {0: "N"}}
@@ -70,7 +71,7 @@ def test_evaluation_is_the_converted_program_to_the_bit(qconfig):
     model, losses = trained(6, qconfig)
     assert losses[-1] < losses[0]
     model.eval()
-    graph = model.convert()
+    graph = qc.convert(model)
     assert graph.stage == "integer"
     x = batch(7, 16)
     native = qc.compile(graph, "keep", target="native")
