@@ -20,8 +20,8 @@ from qcompiler.arguments import check_type
 from qcompiler.dims import Dim, Dynamic
 from qcompiler.errors import InputError, QuantizationError
 from qcompiler.export.torch.module import to_torch
-from qcompiler.fake_quant import first_weight_scale
-from qcompiler.ir import Graph
+from qcompiler.fake_quant import fake_quantize, first_weight_scale
+from qcompiler.ir import Const, Graph
 from qcompiler.ops.conv import Conv
 from qcompiler.ops.interfaces import Weighted
 from qcompiler.ops.linear import Linear
@@ -32,13 +32,16 @@ from qcompiler.qat_simulation import Simulation, norm_factor
 from qcompiler.quantization.choose_qparams import choose_qparams, symmetric_zero_point
 from qcompiler.quantization.observers import Observer
 from qcompiler.quantization.qat_schedule import QatSchedule
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qat_qconfig
+from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qat_qconfig, is_dynamic
 from qcompiler.quantization.spec import QuantSpec
+from qcompiler.quantization.torch_qconfig import from_torch
 from qcompiler.quantization.workflow import Prepared, convert, prepare
 from qcompiler.types import MAX_SCALE, MIN_SCALE, QuantParams
 
 __all__ = ["QatModule", "QatSchedule", "get_default_qat_qconfig", "prepare_qat"]
 
+FITTED = tuple(part / 20 for part in range(20, 3, -1))
+"""The parts of a range that learned scales may begin with."""
 STATE = "qat_state"
 """The name of the submodule that holds what training adds: ranges, the count of steps, and a digest of the graph."""
 
@@ -74,6 +77,7 @@ class Setup:
 
     Attributes:
         source: a module with the same parameters, buffers and submodules, without what training adds.
+        read: parameters that nodes other than products read, such as tables of embeddings.
         groups: group of observed values -> its index in the buffers `low`, `high` and `seen`.
         settings: the qconfig, the example inputs and the dynamic sizes.
     """
@@ -83,6 +87,7 @@ class Setup:
     layers: Mapping[str, _Layer]
     schedule: QatSchedule
     settings: tuple[Any, ...]
+    read: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.groups = {group: index for index, group in enumerate(self.prepared.specs())}
@@ -126,10 +131,10 @@ class Setup:
         factor = norm_factor(self.source.get_submodule(names.norm)).detach()
         return weight * factor.reshape([-1] + [1] * (weight.dim() - 1))
 
-    def begin_learning(self, state: Any) -> None:
-        """Give the learned parameters their first values, once."""
+    def begin_learning(self, state: Any) -> bool:
+        """Give the learned parameters their first values, once. Whether it did."""
         if bool(state.learning):
-            return
+            return False
         with torch.no_grad():
             for group, index in self.groups.items():
                 params = choose_qparams(float(state.low[index]), float(state.high[index]), self._specs[group])
@@ -137,12 +142,26 @@ class Setup:
             for key, layer, spec in self._products.values():
                 getattr(state, key).copy_(self._first_scale(layer, spec))
             state.learning.fill_(True)
+        return True
+
+    def fit_activation(self, state: Any, group: str, x: torch.Tensor) -> None:
+        """Let learning begin with the part of the observed range that has the least squared error on a batch (LSQ+,
+        Bhalgat et al. 2020, section 3.3)."""
+        index, spec, x = self.groups[group], self._specs[group], x.detach()
+        low, high = float(state.low[index]), float(state.high[index])
+        errors = []
+        for part in FITTED:
+            params = choose_qparams(part * low, part * high, spec)
+            errors.append((float((fake_quantize(x, params) - x).square().mean()), params))
+        params = min(errors, key=lambda each: each[0])[1]
+        with torch.no_grad():
+            state.scale[index], state.zero_point[index] = params.scale[0], float(params.zero_point[0])
 
     def learned_activation(self, state: Any, group: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The scale and the real zero point of a group; gradients reach what of them is learned."""
         index, spec = self.groups[group], self._specs[group]
-        zero = state.zero_point[index]
-        return state.scale[index].clamp(_least(spec), MAX_SCALE), zero.detach() if spec.symmetric else zero
+        zero = state.zero_point[index].clone()  # the vectors change in place when learning begins
+        return state.scale[index].clone().clamp(_least(spec), MAX_SCALE), zero.detach() if spec.symmetric else zero
 
     def learned_weight(self, state: Any, name: str) -> torch.Tensor:
         """The scale of a weight, shaped to broadcast."""
@@ -315,8 +334,9 @@ def prepare_qat(
     Args:
         module: in training mode, with float32 parameters.
         qconfig: static, without choices that need calibration data: "int8:plain", "torch:x86" and its like, or a
-            QConfig with mixed_precision=False and equalize=False. Of its observers that of weights is used;
-            ranges of activations are moving averages of minima and maxima.
+            QConfig with mixed_precision=False and equalize=False. Ranges of activations are moving averages of minima
+            and maxima, or with the observer minmax those of all batches. torch.ao's QConfig of FakeQuantize or
+            FusedMovingAvgObsFakeQuantize is taken too.
         example_inputs, dynamic: as for `prepare`. A training batch has the same sizes where they are not dynamic.
         schedule: when phases begin; by default everything is rounded and observed from the first step.
 
@@ -342,6 +362,13 @@ def prepare_qat(
             raise QuantizationError(
                 "dropout is not simulated", where=name, expected="p=0", got=f"p={each.p}", hint="train without dropout"
             )
+    qconfig = from_torch(qconfig)
+    if is_dynamic(qconfig):
+        raise QuantizationError(
+            "training with dynamic quantization is not simulated",
+            expected="a static qconfig",
+            hint='"int8:plain", or qc.quantize_dynamic on the trained float module',
+        )
     settings = qconfig, example_inputs, dynamic
     source = copy.deepcopy(module)
     prepared = _prepared(source, *settings)
@@ -353,7 +380,10 @@ def prepare_qat(
                 expected="a QConfig with mixed_precision=False and equalize=False",
                 hint='"int8:plain"',
             )
-    return QatModule(Setup(source, prepared, _layers(source, prepared.graph, settings), schedule, settings))
+    read = _read_by_others(source, prepared.graph)
+    layers = _layers(source, prepared.graph, settings)
+    _check_all_trained(source, layers, read)
+    return QatModule(Setup(source, prepared, layers, schedule, settings, read))
 
 
 def _prepared(source: torch.nn.Module, qconfig: Any, example_inputs: object, dynamic: Dynamic | None) -> Prepared:
@@ -377,7 +407,6 @@ def _layers(source: torch.nn.Module, graph: Graph, settings: tuple[Any, ...]) ->
             bias = None if layer.bias is None else layer.bias.name
             by_weight.setdefault(layer.weight.name, []).append(_Layer(layer.weight.name, bias, name))
     found: dict[str, _Layer] = {}
-    bound: set[str] = set()
     for node in graph.nodes:
         layer = Weighted.of(node)
         if layer is None:
@@ -394,18 +423,39 @@ def _layers(source: torch.nn.Module, graph: Graph, settings: tuple[Any, ...]) ->
                 hint="give each layer a weight of its own",
             )
         found[node.name] = own[0]
-        bound.update(name for name in (own[0].weight, own[0].bias) if name is not None)
-        if own[0].norm is not None:
-            bound.update(f"{own[0].norm}.{name}" for name in ("weight", "bias"))
-    lost = [name for name, each in parameters.items() if each.requires_grad and name not in bound]
+    return found
+
+
+def _read_by_others(source: torch.nn.Module, graph: Graph) -> frozenset[str]:
+    """The parameters that nodes other than products read as they are."""
+    shapes = {name: tuple(each.shape) for name, each in source.named_parameters()}
+    found = set()
+    for node in graph.nodes:
+        layer = Weighted.of(node)
+        of_layer = () if layer is None else (id(layer.weight), id(layer.bias))
+        if BatchNorm.of(node) is not None:  # its statistics would not be trained
+            continue
+        for value in node.operands:
+            if isinstance(value, Const) and id(value) not in of_layer and shapes.get(value.name) == value.data.shape:
+                found.add(value.name)
+    return frozenset(found)
+
+
+def _check_all_trained(source: torch.nn.Module, layers: Mapping[str, _Layer], read: frozenset[str]) -> None:
+    """Refuse parameters that no node would read while they are trained."""
+    bound = set(read)
+    for layer in layers.values():
+        bound.update(name for name in (layer.weight, layer.bias) if name is not None)
+        if layer.norm is not None:
+            bound.update(f"{layer.norm}.{name}" for name in ("weight", "bias"))
+    lost = [name for name, each in source.named_parameters() if each.requires_grad and name not in bound]
     if lost:
         raise QuantizationError(
             "parameters would not be trained",
             got=", ".join(lost[:5]),
-            expected="weights, biases and batch norms of convolutions and linear layers",
+            expected="parameters that nodes of the fused graph read, or batch norms of convolutions and linear layers",
             hint="requires_grad_(False) keeps a parameter as it is",
         )
-    return found
 
 
 def _check_checkpoint(module: torch.nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -24,14 +24,13 @@ from qcompiler.ops.pool import MaxPool
 from qcompiler.ops.quantized import Observe
 from qcompiler.passes.insert_qdq import fixed_params
 from qcompiler.quantization.choose_qparams import choose_qparams, symmetric_zero_point
-from qcompiler.quantization.observers import weight_params
+from qcompiler.quantization.minmax import MovingAverage
+from qcompiler.quantization.observers import make_observer, weight_params
 from qcompiler.quantization.spec import QuantSpec
 
 if TYPE_CHECKING:
     from qcompiler.qat import Setup
 
-AVERAGING = 0.01
-"""How much a batch moves a range, as in torch's MovingAverageMinMaxObserver."""
 F = torch.nn.functional
 Form = Callable[[], Any]
 
@@ -44,9 +43,10 @@ class Simulation:
         self._constants: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._tensors: dict[int, Any] = {}
         self._sizes: Mapping[str, int] = {}
+        self._read = {name: _parameter(setup.source, name) for name in setup.read}
         self._forms = [(node, self._form(node)) for node in self.graph.nodes]
         self.device = torch.device("cpu")
-        self.rounds = self.observes = self.trains_norms = self.learns = False
+        self.rounds = self.observes = self.trains_norms = self.learns = self.begins = False
 
     def run(self, inputs: tuple[torch.Tensor, ...], sizes: Mapping[str, int]) -> list[torch.Tensor]:
         """The graph's outputs for one batch. Ranges are updated as the schedule says.
@@ -61,8 +61,7 @@ class Simulation:
         self.trains_norms = step < schedule.freeze_batch_norm
         self.device, self._sizes = inputs[0].device, sizes
         self._tensors = {id(value): each for value, each in zip(self.graph.inputs, inputs)}
-        if self.learns:
-            self.setup.begin_learning(self.state)
+        self.begins = self.learns and self.setup.begin_learning(self.state)
         try:
             for node, form in self._forms:
                 made = form()
@@ -81,6 +80,9 @@ class Simulation:
         if found is not None:
             return found
         assert isinstance(value, Const)
+        if value.name in self._read:
+            module, name = self._read[value.name]
+            return getattr(module, name)
         key = (id(value), self.device)
         if key not in self._constants:
             self._constants[key] = self.buffer(value.data)
@@ -119,17 +121,19 @@ class Simulation:
     def _observe_form(self, observe: Observe) -> Form:
         group, spec = observe.group, QuantSpec.parse(observe.spec_text)
         index, fixed = self.setup.groups[group], fixed_params(observe.x, spec)
-        name = observe.x.name
+        name, averaging = observe.x.name, averaging_constant(spec)
 
         def form() -> torch.Tensor:
             x: torch.Tensor = self.tensor(observe.x)
             if self.observes and x.numel():
-                self._widen(x, index, name)
+                self._widen(x, index, averaging, name)
             if not self.rounds:
                 return x
             if fixed is not None:
                 return fake_quantize(x, fixed)
             if self.learns:
+                if self.begins:
+                    self.setup.fit_activation(self.state, group, x)
                 scale, zero = self.setup.learned_activation(self.state, group)
                 factor = _gradient_factor(x.numel() // max(1, x.shape[0] if x.dim() else 1), spec)
                 return learned_fake_quantize(x, scale, zero, spec.qmin, spec.qmax, factor)
@@ -139,15 +143,17 @@ class Simulation:
 
         return form
 
-    def _widen(self, x: torch.Tensor, index: int, name: str) -> None:
+    def _widen(self, x: torch.Tensor, index: int, averaging: float | None, name: str) -> None:
         """Let a range follow the least and the largest element of a batch."""
         low, high = (each.to(torch.float32) for each in torch.aminmax(x.detach()))
         state = self.state
         if not bool(torch.isfinite(high - low)):
             raise QuantizationError("NaN or Inf in training", where=f"%{name}", hint="a lower learning rate")
-        if bool(state.seen[index]):
-            low = state.low[index] + AVERAGING * (low - state.low[index])
-            high = state.high[index] + AVERAGING * (high - state.high[index])
+        if bool(state.seen[index]) and averaging is None:
+            low, high = torch.minimum(low, state.low[index]), torch.maximum(high, state.high[index])
+        elif bool(state.seen[index]):
+            low = state.low[index] + averaging * (low - state.low[index])
+            high = state.high[index] + averaging * (high - state.high[index])
         state.low[index], state.high[index], state.seen[index] = low, high, True
 
     def _product_form(self, node: Node, layer: Weighted) -> Form:
@@ -262,6 +268,15 @@ class Simulation:
 
 
 _HINT = "a lower learning rate, or a look at the batch"
+
+
+def averaging_constant(spec: QuantSpec) -> float | None:
+    """How much a batch moves a range, by torch's default of MovingAverageMinMaxObserver; None for the observer minmax,
+    whose range only grows."""
+    observer = make_observer(spec)
+    return (
+        float(observer.constant) if isinstance(observer, MovingAverage) else None if spec.observer == "minmax" else 0.01
+    )
 
 
 def _is_finite(x: torch.Tensor) -> bool:

@@ -404,6 +404,7 @@ EFFECTS: dict[str, Effect] = {
 }
 OBSERVERS: dict[str, Effect] = {
     "percentile(percent)": spec_effect("observer", "percentile(60)"),
+    "moving_average(constant)": lambda f: (averaged("moving_average(0.5)"), averaged("moving_average")),
     "fixed(scale)": lambda f: tuple(  # type: ignore[arg-type, return-value]
         make_observer(qc.QuantSpec(observer=f"fixed({scale},3)")).qparams() for scale in (0.5, 0.25)
     ),
@@ -411,6 +412,13 @@ OBSERVERS: dict[str, Effect] = {
         make_observer(qc.QuantSpec(observer=f"fixed(0.5,{point})")).qparams() for point in (3, 4)
     ),
 }
+
+
+def averaged(observer: str) -> qc.QuantParams:
+    made = make_observer(qc.QuantSpec(observer=observer))
+    for scale in (1, 5):
+        made.observe(X * np.float32(scale))
+    return made.qparams()
 
 
 def sent() -> Pair:

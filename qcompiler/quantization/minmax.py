@@ -131,7 +131,11 @@ class MinMax:
 class MovingAverage(MinMax):
     """torch's MovingAverageMinMaxObserver: each batch moves the range by `constant`. The order of batches matters."""
 
-    constant = np.float32(0.01)
+    def __init__(self, spec: QuantSpec, constant: float = 0.01) -> None:
+        super().__init__(spec)
+        if not 0 < constant <= 1:
+            raise ValueError("a constant above 0 and at most 1")
+        self.constant = np.float32(constant)
 
     def _extend(self, low: Bound, high: Bound) -> None:
         if self.is_empty:

@@ -20,8 +20,9 @@ class QatSchedule:
         freeze_observers: ranges stay as they are.
         freeze_batch_norm: batch norms use their running statistics, which stay as they are.
         learn_scales: scales and zero points become parameters, which gradients change (LSQ, Esser et al. 2020; LSQ+,
-            Bhalgat et al. 2020), and ranges freeze. Activations begin with the observed ranges, weights with three
-            deviations from their mean. By default they are never learned.
+            Bhalgat et al. 2020), and ranges freeze. Activations begin with the part of the observed range that
+            has the least error on the first batch, weights with three deviations from their mean. By default they are
+            never learned.
 
     Raises:
         QuantizationError: a step below 0, or no step at which ranges are observed.

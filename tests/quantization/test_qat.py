@@ -241,7 +241,7 @@ def test_bad_input_is_refused():
     with pytest.raises(QuantizationError, match="dropout"):
         prepare_qat(nn.Sequential(net, nn.Dropout(0.5)), "int8:plain", (x,))
     with pytest.raises(QuantizationError, match="would not be trained"):
-        prepare_qat(nn.Sequential(net, nn.LayerNorm(3)), "int8:plain", (x,))
+        prepare_qat(nn.Sequential(net, nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3)), "int8:plain", (x,))
     with pytest.raises(QuantizationError, match="read once"):
         prepare_qat(nn.Sequential(square := nn.Linear(4, 4), nn.ReLU(), square), "int8:plain", (x,))
     turned = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.BatchNorm2d(4))
@@ -254,8 +254,40 @@ def test_bad_input_is_refused():
         model.convert()
     with pytest.raises(QuantizationError, match="NaN or Inf in training"):
         model(x * float("nan"))
+    with pytest.raises(QuantizationError, match="(?s)gradient of NaN.*%0"):
+        (model(x).sum() * float("nan")).backward()
+    with torch.no_grad():
+        frozen = prepare_qat(net, "int8:plain", (x,), schedule=QatSchedule(freeze_observers=1))
+        frozen(x)
+        frozen.get_submodule("0").bias[1] = float("nan")
+    with pytest.raises(QuantizationError, match="the parameter 0.bias"):
+        frozen(x)
     with pytest.raises(InputError, match="shape of an input"):
         model(torch.ones(3, 4))
     other = prepare_qat(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), "int8:plain", (x,))
     with pytest.raises(QuantizationError, match="another graph"):
         model.load_state_dict(other.state_dict())
+
+
+def test_parameters_that_other_nodes_read_are_trained():
+    """Tables of embeddings, layer norms and their like stay as they are in the graph, and are read anew each step."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(11, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ELU(), nn.Linear(6, 3))
+    nn.init.uniform_(net[1].weight, 0.5, 1.5)  # with ones and zeros it would be simplified, and refused
+    nn.init.uniform_(net[1].bias)
+    indices = torch.arange(10).reshape(2, 5) % 11
+    model = prepare_qat(net, "int8:plain", (indices,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for _ in range(4):
+        loss = (model(indices) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(each.grad is not None and bool(each.grad.abs().max() > 0) for each in model.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    graph = qc.convert(model)
+    model.eval()
+    compiled = qc.compile(graph, "keep", target="native")
+    assert np.allclose(np.asarray(compiled(indices.numpy())), model(indices).detach().numpy(), atol=1e-5)
