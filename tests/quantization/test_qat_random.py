@@ -5,6 +5,10 @@ python -m pytest tests/quantization/test_qat_random.py -m "exhaustive or not exh
 
 from __future__ import annotations
 
+import pathlib
+import runpy
+import sys
+
 import numpy as np
 import pytest
 
@@ -15,7 +19,8 @@ from tests.quantization.test_qat import FOUR_BITS
 torch = pytest.importorskip("torch")
 nn = torch.nn
 IMAGES = 256
-FEW = (0, 1, 2)
+FEW = (0, 2)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class RandomNet(nn.Module):
@@ -135,3 +140,26 @@ def test_codes_of_a_random_network_are_equal_at_every_node(seed: int) -> None:
     model = qc.prepare_qat(RandomNet(seed), qconfig, (x,), dynamic={"x": {0: "N"}}, schedule=schedule)
     train(model, seed)
     check_codes(model, torch.randn(IMAGES, 3, 12, 12))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("bits", ["int8", "w4a4-learned"])
+def test_codes_of_the_example_s_networks_are_equal_at_every_node(
+    name: str, bits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks of examples/qat_fashion_mnist, after some steps from their first weights, on 256 test images."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+    run = runpy.run_path(str(ROOT / "examples" / "qat_fashion_mnist" / "run.py"))
+    torch.manual_seed(0)
+    model = run["prepared"](run["NETS"][name](), bits, 24)
+    images, labels = run["dataset"].load_split("calib")
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for step in range(24):
+        chosen = np.arange(step * 13, step * 13 + 13) % len(images)
+        x = torch.from_numpy(run["preprocess"](images[chosen]))
+        loss = nn.functional.cross_entropy(model(x), torch.from_numpy(labels[chosen].astype(np.int64)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    check_codes(model, torch.from_numpy(run["preprocess"](run["dataset"].load_split("test")[0][:IMAGES])))
