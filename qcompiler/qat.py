@@ -161,13 +161,12 @@ class Setup:
         """The scale and the real zero point of a group; gradients reach what of them is learned."""
         index, spec = self.groups[group], self._specs[group]
         zero = state.zero_point[index].clone()  # the vectors change in place when learning begins
-        return state.scale[index].clone().clamp(_least(spec), MAX_SCALE), zero.detach() if spec.symmetric else zero
+        return _positive(state.scale[index].clone(), spec), zero.detach() if spec.symmetric else zero
 
     def learned_weight(self, state: Any, name: str) -> torch.Tensor:
         """The scale of a weight, shaped to broadcast."""
         key, _, spec = self._products[name]
-        found: torch.Tensor = getattr(state, key).clamp(_least(spec), MAX_SCALE)
-        return found
+        return _positive(getattr(state, key), spec)
 
     def params(self, state: Any) -> dict[str, QuantParams]:
         """Group -> the parameters that training has found, of the groups that were observed."""
@@ -201,8 +200,9 @@ class Setup:
         return self.schedule.learns and bool(state.learning)
 
 
-def _least(spec: QuantSpec) -> float:
-    return float(np.float32(max(spec.eps, MIN_SCALE)))
+def _positive(learned: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
+    """The legal scale of a learned parameter: its magnitude, so that a step of an optimizer across 0 can be undone."""
+    return learned.abs().clamp(float(np.float32(max(spec.eps, MIN_SCALE))), MAX_SCALE)
 
 
 class QatModule(torch.nn.Module):

@@ -116,7 +116,7 @@ def fit(
         losses.append(float(loss.detach()))
         left = (time.monotonic() - started) / (step + 1 - begin) * (total - step - 1)
         print(f"\r{done:6.1%}  loss {np.mean(losses[-50:]):.4f}  {left:5.0f} s left ", end="", flush=True)
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 100 == 0 or step + 1 == total:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state, checkpoint.with_suffix(".new"))
             os.replace(checkpoint.with_suffix(".new"), checkpoint)
@@ -201,7 +201,7 @@ def main() -> None:
     for seed in options.seeds:
         for method in options.methods:
             path = options.out / f"{options.net}-{method}-{seed}.json"
-            if not path.exists():
+            if not path.exists() or (options.compare and method != "float" and "same" not in path.read_text()):
                 path.write_text(json.dumps(run(options.net, method, seed, options, train, test)) + "\n")
             rows.append(json.loads(path.read_text()))
             print(json.dumps(rows[-1]), flush=True)

@@ -103,6 +103,18 @@ def test_learning_resumes_from_a_checkpoint():
     assert torch.equal(model(batch(5)), other(batch(5)))
 
 
+def test_the_sign_of_a_learned_parameter_says_nothing():
+    model, _ = trained(4, FOUR_BITS, qc.QatSchedule(learn_scales=2, freeze_batch_norm=3))
+    before = model(batch(5))
+    with torch.no_grad():
+        model.qat_state.scale.neg_()
+        model.qat_state.weight_scale0.neg_()
+    after = model(batch(5))
+    assert torch.equal(before, after)
+    after.sum().backward()
+    assert bool(model.qat_state.scale.grad.abs().max() > 0)
+
+
 def test_scales_that_cannot_be_learned_are_refused():
     affine = qc.QConfig(
         qc.QuantSpec(), qc.QuantSpec(qc.DType.I8, -128, 127, observer="minmax"), mixed_precision=False, equalize=False
