@@ -92,7 +92,8 @@ def convert_pipeline(
     """observed -> qdq -> integer. scales, shifts: those that equalization chose (`equalization.choose_scales`).
     outliers, wide: what is read in 16 bits (`outliers.choose_outliers`).
     corrections: what biases take up (`correct_bias.choose_corrections`).
-    codes: those of weights that are chosen on data (`round_weights.choose_roundings`). weight_params: of `InsertQdq`."""
+    codes: those of weights that are chosen on data (`round_weights.choose_roundings`).
+    weight_params: of `InsertQdq`."""
     passes: list[Pass] = [
         *([ScaleChannels(scales, shifts)] if scales else []),
         *([SplitOutliers(outliers, wide)] if outliers else []),

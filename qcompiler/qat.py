@@ -32,7 +32,7 @@ from qcompiler.qat_simulation import Simulation, norm_factor
 from qcompiler.quantization.choose_qparams import choose_qparams, symmetric_zero_point
 from qcompiler.quantization.observers import Observer
 from qcompiler.quantization.qat_schedule import QatSchedule
-from qcompiler.quantization.qconfig import QConfig, QConfigMapping, get_default_qat_qconfig, is_dynamic
+from qcompiler.quantization.qconfig import NEAREST, QConfig, QConfigMapping, get_default_qat_qconfig, is_dynamic
 from qcompiler.quantization.spec import QuantSpec
 from qcompiler.quantization.torch_qconfig import from_torch
 from qcompiler.quantization.workflow import Prepared, convert, prepare
@@ -373,11 +373,11 @@ def prepare_qat(
     source = copy.deepcopy(module)
     prepared = _prepared(source, *settings)
     for name, config in prepared.configs.items():
-        if config is not None and (config.mixed_precision or config.equalize):
+        if config is not None and (config.mixed_precision or config.equalize or config.rounding != NEAREST):
             raise QuantizationError(
                 "training cannot simulate what conversion chooses from calibration data",
                 where=f"%{name}",
-                expected="a QConfig with mixed_precision=False and equalize=False",
+                expected=f"a QConfig with mixed_precision=False, equalize=False and rounding={NEAREST!r}",
                 hint='"int8:plain"',
             )
     read = _read_by_others(source, prepared.graph)

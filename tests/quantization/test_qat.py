@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,8 @@ def test_bad_input_is_refused():
         prepare_qat(copy.deepcopy(net).eval(), "int8:plain", (x,))
     with pytest.raises(QuantizationError, match="from calibration data"):
         prepare_qat(net, "int8", (x,))
+    with pytest.raises(QuantizationError, match="from calibration data"):
+        prepare_qat(net, replace(FOUR_BITS, rounding="gptq"), (x,))
     with pytest.raises(QuantizationError, match="dropout"):
         prepare_qat(nn.Sequential(net, nn.Dropout(0.5)), "int8:plain", (x,))
     with pytest.raises(QuantizationError, match="would not be trained"):
