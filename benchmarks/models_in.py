@@ -1,4 +1,5 @@
-"""How many models of torchvision, timm and transformers come in: docs/models.md is this program's output.
+"""How many models of torchvision, timm and transformers come in: docs/models.md is this program's output, but for the
+section that `transformers_dynamic.py` appends.
 
 A seed draws model names from the libraries' registries. Weights are random, and configurations of transformers are
 made small; nothing else of a model is changed. A model counts if it is imported, compiled for floats with an open batch
