@@ -100,6 +100,7 @@ TEXT = """\
 Measured on **{cpu}, level {level}**, {date}, and written by `make bench` (`python benchmarks/bench.py`, then
 `python benchmarks/chart.py`). The picture differs on a CPU without VNNI:
 [measured on Zen 3](speed-without-vnni.md). [Where the time goes](speed-by-kernel.md) says which kernels take it.
+Dynamic int8 has [a page of its own](speed-dynamic.md).
 
 The table gives milliseconds, the medians of {rounds} rounds. Each system has a process of its own; they take turns,
 and the others are parked. Peers run at their best setting: ONNX Runtime with QDQ per channel, OpenVINO on the same

@@ -1,8 +1,9 @@
 """The time budget of dynamic int8, kernel by kernel: what each takes, and the least that this CPU could take for it.
 
-The limit of a step is the larger of its multiply-adds over the peak of a loop that does nothing else, of bytes or of
-f32 as the kernel's, and its bytes over the speed of copying BLOCK bytes. Measured is the least of all rounds, of each
-step by itself. Models and inputs are those of `dynamic.py`; one thread.
+The limit of a step is the larger of two times: its multiply-adds over the peak of a loop that does nothing else, of
+bytes or of f32 as the kernel's, and its bytes over the speed at which this CPU reads a block of that size (of at most
+4 MiB for products: weights come from a cache at best). Measured is the least of all rounds, of each step by itself.
+Models and inputs are those of `dynamic.py`; one thread.
 
     python benchmarks/dynamic_budget.py --model bert-base --lengths 128 16
     python benchmarks/dynamic_budget.py --model lstm --lengths 100
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from functools import cache
 
 import numpy as np
 from dynamic import MODELS, model_and_sample
@@ -20,20 +22,24 @@ from dynamic import MODELS, model_and_sample
 import qcompiler as qc
 from qcompiler.backends.runtime.peak import peak
 from qcompiler.ops.recurrent import has_coded_weights
-
-BLOCK = 1 << 22
-"""Bytes of the copy: more than L2 and less than L3 of most CPUs, as the weights of a layer are."""
+from qcompiler.report import constant_bytes
 
 
-def copy_speed(seconds: float = 0.5) -> float:
-    """Bytes read and written per second by a copy of BLOCK bytes."""
-    x, y = np.ones(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+@cache
+def read_speed(power: int, seconds: float = 0.3) -> float:
+    """Bytes per millisecond that the largest of 2^power bytes takes to be found."""
+    block = np.ones(1 << power, np.uint8)
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         begin = time.perf_counter()
-        np.copyto(y, x)
+        block.max()
         best = min(best, time.perf_counter() - begin)
-    return 2 * BLOCK / best
+    return block.nbytes / best / 1e3
+
+
+def _power(nbytes: int) -> int:
+    """The power of two of the block whose reading stands for reading this many bytes."""
+    return min(max(nbytes - 1, 1).bit_length(), 27) if nbytes > 1 << 16 else 16
 
 
 def budget(name: str, length: int, layers: int | None, rounds: int) -> list[tuple[str, int, float, float]]:
@@ -45,12 +51,13 @@ def budget(name: str, length: int, layers: int | None, rounds: int) -> list[tupl
     for _ in range(3):
         program.run([x])
     times = np.min([program.profile([x]) for _ in range(rounds)], axis=0) / 1e6
-    peaks = {floats: peak(compiled.program.target, floats=floats) * 1e6 for floats in (False, True)}
-    copied = copy_speed() / 1e3
+    peaks = {floats: peak(compiled.program.target, floats=floats, seconds=2.0) * 1e6 for floats in (False, True)}
+    of_weights = min(_power(constant_bytes(compiled.graph)), 22)
     found: dict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for step, took in zip(program.image.steps, times):
         floats = "u8" not in step.kernel and step.node not in coded
-        limit = max(step.macs / peaks[floats], step.bytes / copied)
+        speed = read_speed(of_weights if step.macs and not floats else _power(step.bytes))
+        limit = max(step.macs / peaks[floats], step.bytes / speed)
         kernel = str(step.kernel).partition("(")[0]
         row = found[kernel]
         found[kernel] = [row[0] + 1, row[1] + limit, row[2] + took]

@@ -1,10 +1,10 @@
 """Configurations of transformers, quantized dynamically: a section of docs/models.md is this program's output.
 
 The names are NAMES, or those that `models_in.py` draws from the registry of transformers. Small configurations, random
-weights, inputs and open sizes are those of that program. Each model goes through two doors: torch.export, and the ONNX file that
-torch.onnx.export writes of it. `qconfig="dynamic"` compiles both. A row shows, for each door, the share of the weight
-bytes of products with constant weights that is int8, and the cosine between the first result and torch's in f32, for a
-batch and a length other than the example's.
+weights, inputs and open sizes are those of that program. Each model goes through two doors: torch.export, and the ONNX
+file that torch.onnx.export writes of it. `qconfig="dynamic"` compiles both. A row shows, for each door, the share of
+the weight bytes of linear layers that is int8, and the cosine between the first result and torch's in f32, for a batch
+and a length other than the example's.
 
     python benchmarks/transformers_dynamic.py --results dynamic.json                 # one process for each model
     python benchmarks/transformers_dynamic.py --results dynamic.json --only bert     # those names again
@@ -29,11 +29,37 @@ from typing import Any
 from models_in import Case, NotDrawn, _called, _leaves, _randomize, _transformers_case, _transformers_names
 
 SHARE, COSINE = 0.99, 0.99
-NAMES = (
-    "bert distilbert roberta electra mpnet albert xlm-roberta-xl flaubert jina_embeddings_v3 bert-generation deberta-v2 "
-    "bart mbart mvp t5 mt5 gpt2 opt gpt_neox gpt_bigcode phi granite glm4 cohere neomme ultrabert hrm_text mellum "
-    "exaone_moe"
-).split()
+NAMES = [
+    "bert",
+    "distilbert",
+    "roberta",
+    "electra",
+    "mpnet",
+    "albert",
+    "xlm-roberta-xl",
+    "flaubert",
+    "jina_embeddings_v3",
+    "bert-generation",
+    "deberta-v2",
+    "bart",
+    "mbart",
+    "mvp",
+    "t5",
+    "mt5",
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "gpt_bigcode",
+    "phi",
+    "granite",
+    "glm4",
+    "cohere",
+    "neomme",
+    "ultrabert",
+    "hrm_text",
+    "mellum",
+    "exaone_moe",
+]
 """Encoders, encoders with decoders, and decoders."""
 
 

@@ -1,5 +1,7 @@
 """Models with a metric, found inside packages of others or trained here. See `benchmarks/accuracy.py`."""
 
+from functools import partial
+
 from accuracy_cases import pictures, sentences, sound, trained
 from accuracy_cases.case import Maker
 
@@ -15,5 +17,7 @@ CASES: dict[str, Maker] = {
     "the demo's ResNet": pictures.fashion,
     "GRU in small ops": trained.gru,
     "LSTM in small ops": trained.lstm,
+    "LSTM layers": partial(trained.recurrent_layers, kind="LSTM"),
+    "GRU layers": partial(trained.recurrent_layers, kind="GRU"),
     "log front end": trained.log_front_end,
 }

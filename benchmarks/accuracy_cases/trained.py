@@ -112,6 +112,24 @@ def lstm(folder: pathlib.Path, items: int | None) -> Case:
     return _case(folder, "lstm", Lstm(), _digits(), items)
 
 
+def recurrent_layers(folder: pathlib.Path, items: int | None, kind: str) -> Case:
+    """Two layers of LSTM or GRU over the rows of a digit, kept whole."""
+    import torch
+    from torch import nn
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = getattr(nn, kind)(8, 64, 2, batch_first=True)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layers(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    return _case(folder, f"{kind} layers".lower().replace(" ", "_"), Layers(), _digits(), items)
+
+
 def log_front_end(folder: pathlib.Path, items: int | None) -> Case:
     """A classifier of chirps in noise whose front end is a spectrogram by convolution, its power, and a log."""
     import torch

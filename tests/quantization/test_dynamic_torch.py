@@ -152,3 +152,12 @@ def test_qconfigs_by_name() -> None:
     assert quantization.default_dynamic_qconfig == qc.get_qconfig("torch:dynamic")
     assert quantization.per_channel_dynamic_qconfig == qc.get_qconfig("torch:dynamic_per_channel")
     assert quantization.float16_dynamic_qconfig == qc.get_qconfig("dynamic:float16")
+
+
+def test_ranges_below_torchs_least_scale_have_finer_codes_than_torchs() -> None:
+    """torch's scales are at least 6.1e-5, so numbers of 1e-4 have 3 codes there; ours have all of them."""
+    x = np.linspace(-1e-4, 1e-4, 101).astype(np.float32)
+    scale, _ = torch._choose_qparams_per_tensor(torch.from_numpy(x), reduce_range=True)
+    assert abs(scale - 6.1e-5) < 1e-9
+    codes, ours, zero = qmath.dynamic_quantize(x, by_row=False, qmin=0, qmax=127)
+    assert np.abs((codes.astype(np.float32) - zero) * ours - x).max() <= 0.51 * ours < 0.02 * scale
