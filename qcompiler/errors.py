@@ -47,7 +47,8 @@ class QCompilerError(Exception):
             lines.append(f"  got:      {self.got}")
         if self.hint is not None:
             lines.append(f"  try:      {self.hint}")
-        return "\n".join(lines)
+        # names of a file may have halves of a character, with which the message could be neither printed nor logged
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
     def located(self, where: object) -> QCompilerError:
         """This error, with a place if it has none yet."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HEADER = "qcompiler scales 1"
 _MOST_BYTES = 2**26
-_LINE = re.compile(r" (\w+) \[(-?\d{1,10}),(-?\d{1,10})\] scale=([\d.e+-]{1,40}) zero_point=(-?\d{1,10})")
+_LINE = re.compile(r" (\w+) \[(-?\d{1,10}),(-?\d{1,10})\] scale=([\d.e+-]{1,40}) zero_point=(-?\d{1,10})", re.ASCII)
 
 
 class Scale(NamedTuple):
@@ -207,7 +207,7 @@ class Scales(Mapping[str, "Observer"]):
         if len(data) > _MOST_BYTES:
             raise ArtifactError("the scales are too long", where=where, expected=f"at most {_MOST_BYTES} bytes")
         try:
-            return _parsed(data.decode().split("\n"), where)
+            return _parsed(data.decode("utf-8-sig").split("\n"), where)
         except UnicodeDecodeError as error:
             raise ArtifactError("the scales are not UTF-8", where=where, got=str(error)) from None
 

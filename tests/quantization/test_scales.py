@@ -119,6 +119,14 @@ def test_hostile_names(locked: qc.Scales, tmp_path: pathlib.Path) -> None:
     scales.save(tmp_path / "hostile.scales")
     assert qc.Scales.load(tmp_path / "hostile.scales") == scales
     assert len((tmp_path / "hostile.scales").read_text().splitlines()) == 1 + len(names)
+    with pytest.raises(QuantizationError, match="not observed") as caught:
+        changed(locked, f'"{next(iter(locked))}"', '"\\ud800"', tmp_path).for_prepared(prepared())
+    assert str(caught.value).encode()  # it can be printed
+
+
+def test_a_mark_of_the_byte_order_is_no_text(locked: qc.Scales, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "marked.scales").write_text(str(locked), encoding="utf-8-sig")
+    assert qc.Scales.load(tmp_path / "marked.scales") == locked
 
 
 GOOD = '"x" u8 [0,255] scale=0.5 zero_point=3'
@@ -127,6 +135,7 @@ BAD = {
     '"x" u8 [0,255] scale=half zero_point=3': (ParseError, "line 2"),
     '"x" u9 [0,255] scale=0.5 zero_point=3': (ParseError, "line 2"),
     '"x" u8 [0,255] scale=0.5 zero_point=3 more': (ParseError, "line 2"),
+    '"x" u8 [0,255] scale=0.5 zero_point=\u0663': (ParseError, "line 2"),
     "[" * 100_000: (ParseError, "line 2"),
     '"x" u8 [0,255] scale=0.0 zero_point=3': (QuantizationError, "scale out of range"),
     '"x" u8 [0,255] scale=1e99 zero_point=3': (QuantizationError, "scale out of range"),
