@@ -184,7 +184,7 @@ def run(net: str, method: str, seed: int, options: argparse.Namespace, train: An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", choices=NETS, default="resnet")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["float", "int8", "w4a4"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["float", "int8", "w4a4-learned"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--pretrain", type=int, default=6, help="epochs of a float network without stored weights")
