@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 
@@ -167,5 +167,18 @@ def onnx_gated_add(w: NodeWriter) -> str:
     return w.activated(w.emit("Add", w.x(0), w.emit("Mul", w.x(1), w.number(w.op.gate))))
 
 
+def torch_gated_add(w: Any) -> Any:
+    """Codes from codes, with the roundings of `GatedAdd.integer`."""
+    import torch
+
+    from qcompiler.export.torch import codes
+
+    scales = w.type(0).params.scales, w.type(1).params.scales, w.out.params.scales
+    x = codes.scaled(w, codes.centered(w, 0, torch.float32), qmath.multiplier(scales[0], over=scales[2]))
+    r = codes.scaled(w, codes.centered(w, 1, torch.float32), qmath.multiplier(scales[1], w.op.gate, over=scales[2]))
+    return codes.requantize(x + r, w.out, w.op.activation)
+
+
 qc.register_exporter("onnx", GatedAdd, onnx_gated_add, domain="com.example")
+qc.register_exporter("torch", GatedAdd, torch_gated_add, on_codes=True)
 qc.register_importer("onnx", "com.example::GatedAdd", GatedAdd)

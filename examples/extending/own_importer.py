@@ -60,6 +60,8 @@ def main() -> None:
         compiled = qc.compile(model, "int8:plain", (x,), calibration_data=[x])
         print(f"{name}:", *(node.op for node in compiled.graph.nodes))
         run_everywhere(compiled.graph, x)
+        [reference] = qc.interpret(compiled.graph, [x])
+        assert np.array_equal(qc.to_torch(compiled)(torch.from_numpy(x)).numpy(), reference)  # back to torch
 
 
 if __name__ == "__main__":

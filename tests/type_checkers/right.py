@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 import qcompiler as qc
 from qcompiler import nn
 from qcompiler.backends.target import known_targets
+from qcompiler.opdef import Op, Sample, operand
+from qcompiler.types import tensor
 
 
 class Net(nn.Module):
@@ -22,6 +26,33 @@ class Net(nn.Module):
     def forward(self, x: Any) -> Any:
         x = self.blocks(np.maximum(self.norm(self.conv(x)), 0))
         return self.head(x.mean(axis=(2, 3)))
+
+
+class Twice(Op):
+    """2 * x."""
+
+    name = "twice"
+    x = operand()
+
+    def infer(self, x: qc.TensorType) -> qc.TensorType:
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return 2 * x
+
+    @staticmethod
+    def samples() -> Sequence[Sample]:
+        return [Sample((tensor("f32", 5),))]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A pass."""
+
+    name: ClassVar[str] = "nothing"
+
+    def run(self, graph: qc.Graph) -> qc.Graph:
+        return graph
 
 
 def main() -> None:
@@ -46,6 +77,10 @@ def main() -> None:
     graph = qc.convert(prepared, calibration)
     print(qc.print_graph(qc.fuse(graph)).splitlines(), mixed.threads + 1)
     print([target.upper() for target in known_targets()])
+    qc.register_pass(Nothing(), after="fuse")
+    qc.register_importer("onnx", "com.example::Twice", Twice)
+    qc.register_exporter("onnx", Twice, lambda w: w.emit("Add", w.x(), w.x()), domain="com.example")
+    print(qc.check_op(Twice, targets=["native"]).has_kernels, Twice.apply(batches[0]))
     try:
         qc.compile(lambda x: x + 1, None, (batches[0],), threads=1)
     except qc.TraceError as error:
