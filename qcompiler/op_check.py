@@ -11,8 +11,9 @@ import numpy as np
 from qcompiler.arguments import check_type, described
 from qcompiler.errors import ArgumentError, QCompilerError, VerifyError
 from qcompiler.interpreter import run
-from qcompiler.ir import Graph, Value
+from qcompiler.ir import AttrValue, Graph, Value
 from qcompiler.opdef import Op, OpDef, QuantKind, Role, Sample, Trait, opdef
+from qcompiler.ops.pool import MaxPool
 from qcompiler.own_ops import check_results
 from qcompiler.passmanager import PassManager
 from qcompiler.quantization import qmath
@@ -68,7 +69,7 @@ class OpCheck:
 
 def check_op(op: OpDef | str, *, targets: Sequence[str] | None = None, most_steps: float = MOST_STEPS) -> OpCheck:
     """Check an op on its samples: `infer` against `reference`, the meaning on codes against the real one, and compiled
-    programs, with 1 and 3 threads, against the interpreter.
+    programs, with 1 and 3 threads, against the interpreter; operands of rank 3 to 5 also where they lie channels last.
 
     Codes have to be equal to the bit. Float results have to have the same bits on all targets, and lie within 64
     roundings of f32 of the reference, relative to the largest value.
@@ -81,7 +82,7 @@ def check_op(op: OpDef | str, *, targets: Sequence[str] | None = None, most_step
         most_steps: how far codes may lie from the real function, in units of the result's scale.
 
     Raises:
-        ArgumentError: `op` is no op. VerifyError: something disagrees, or the op has no samples. LoweringError: a
+        ArgumentError: `op` is no op. VerifyError: something disagrees, or the op has no samples, or takes codes alone. LoweringError: a
             kernel is not legal on a target.
     """
     found = opdef(op) if isinstance(op, str) else op
@@ -92,16 +93,22 @@ def check_op(op: OpDef | str, *, targets: Sequence[str] | None = None, most_step
     samples = found.samples()
     if not samples:
         raise VerifyError(f"{found.name} has no samples to check", hint="add a static method samples()")
+    if found.always_codes:
+        raise VerifyError(f"{found.name} takes codes alone: there is no real meaning of its samples to compare with")
     result = OpCheck(found.name, len(samples))
-    on_codes = found.has_integer_meaning() and not found.always_codes
+    on_codes = found.has_integer_meaning()
     for number, sample in enumerate(samples):
         arrays = _arrays(sample, number)
         _check_declaration(found, arrays, sample)
-        _compare_targets(result, machines, "f32", *_one_node(found, arrays, sample))
+        kinds = ["f32"]
         if on_codes and any(array is not None and array.dtype == np.float32 for array in arrays):
-            graph, codes = _one_node(found, arrays, sample, quantized=True)
-            _check_codes(result, found, graph, codes, most_steps)
-            _compare_targets(result, machines, "codes", graph, codes)
+            kinds.append("codes")
+            _check_codes(result, found, *_one_node(found, arrays, sample, quantized=True), most_steps)
+        for kind in kinds:
+            graph, inputs = _one_node(found, arrays, sample, quantized=kind == "codes")
+            _compare_targets(result, machines, kind, graph, inputs)
+            if _lies_channels_last(graph):
+                _compare_targets(result, machines, kind, graph, inputs, " behind a pool, which lie channels last")
     return result
 
 
@@ -168,6 +175,26 @@ def _one_node(
     node = graph.create(op.name, operands, attrs, types=types)
     graph.set_outputs(node.results)
     return graph, inputs
+
+
+def _lies_channels_last(graph: Graph) -> bool:
+    """Put a pool of one pixel, which changes nothing, behind each input that may lie channels last; whether there is
+    one."""
+    [node] = graph.nodes
+    found = [value for value in graph.inputs if 3 <= value.type.rank <= 5 and value.type.dtype in (DType.F32, DType.U8)]
+    for value in found:
+        ones = (1,) * (value.type.rank - 2)
+        attrs: dict[str, AttrValue] = {
+            "kernel": ones,
+            "stride": ones,
+            "padding": ((0, 0),) * len(ones),
+            "dilation": ones,
+        }
+        made = graph.create(MaxPool.name, [value], attrs, types=value.type, before=node)
+        for index, operand in enumerate(node.operands):
+            if operand is value:
+                graph.set_operand(node, index, made.result)
+    return bool(found)
 
 
 def _as_codes(
@@ -239,7 +266,12 @@ def _real(value: Value, array: np.ndarray) -> np.ndarray:
 
 
 def _compare_targets(
-    result: OpCheck, machines: Sequence[Target], kind: str, graph: Graph, inputs: list[np.ndarray]
+    result: OpCheck,
+    machines: Sequence[Target],
+    kind: str,
+    graph: Graph,
+    inputs: list[np.ndarray],
+    placed: str = "",
 ) -> None:
     from qcompiler.backends.lower import lower_graph
     from qcompiler.backends.runtime.interpreting import InterpretedProgram
@@ -260,7 +292,7 @@ def _compare_targets(
             result.ran[key] = next((f"numpy: {reason}" for reason in checked.python_nodes.values()), programs[-1][0])
         for made, program in programs:
             for threads in _THREADS[-1:] if made == "interpreted" else _THREADS:
-                where = f"{target.name}, {kind}, {threads} threads, {made}"
+                where = f"{target.name}, {kind}, {threads} threads, {made}{placed and ', operands' + placed}"
                 got = _run(program, inputs, threads, where)
                 _compare(graph, expected, got, where)
                 first = first or (where, got)

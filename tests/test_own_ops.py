@@ -24,6 +24,7 @@ from qcompiler.opdef import (
     _REGISTRY,
     OWN_RANGE,
     SHARES_INPUT,
+    LayoutRule,
     Op,
     Sample,
     all_ops,
@@ -265,6 +266,13 @@ def test_a_kernel_on_one_target_alone() -> None:
     assert "not written for aarch64" in str(compiled.report())
 
 
+def test_what_cannot_be_checked_is_said() -> None:
+    with pytest.raises(VerifyError, match="dynamic_linear takes codes alone"):
+        qc.check_op("dynamic_linear")
+    with pytest.raises(VerifyError, match="plus has no samples"):
+        qc.check_op(declare(samples=staticmethod(lambda: [])))
+
+
 def test_a_kernel_that_is_wrong_is_found() -> None:
     plus = declare()
 
@@ -302,6 +310,32 @@ def test_a_kernel_that_leaves_its_buffer_is_found_before_machine_code_runs() -> 
     for target in ("x86-64+avx512vnni", "aarch64+neon"):
         with pytest.raises(LoweringError, match=r"(?s)outside its buffer.*copy_past_the_end.*bytes 0 to 40 of x"):
             qc.check_op(plus, targets=[target])
+
+
+def test_a_kernel_that_takes_no_notice_of_the_layout_is_found() -> None:
+    """By default a result lies channels last where an operand does."""
+
+    @kernel
+    def copied(b: KernelBuilder, a: Copied) -> None:
+        begin, end = b.share(a.count)
+        with b.loop(begin, end) as loop:
+            b.store(b.load(F32, a.x, loop.index * 4), a.y, loop.index * 4)
+
+    samples = staticmethod(lambda: [Sample((tensor("f32", 2, 3, 4, 5),) * 2)])
+    for layout, is_right in ((LayoutRule.KEEPS, False), (LayoutRule.ROW_MAJOR, True)):
+        plus = declare(reference=lambda self, x, y: x.copy(), samples=samples, layout=layout)
+
+        @lowers("plus")
+        def rule(s: Any) -> None:
+            x, y = s.row_major(s.node.operands[0]), s.result()
+            s.call(copied(), Copied(x=x, y=y, count=y.elements))
+
+        if is_right:
+            assert qc.check_op(plus, targets=["native"]).has_kernels
+        else:
+            with pytest.raises(VerifyError, match="(?s)differ.*behind a pool, which lie channels last"):
+                qc.check_op(plus, targets=["native"])
+        qc.unregister_op("plus")
 
 
 def test_a_rule_that_gives_no_reason() -> None:

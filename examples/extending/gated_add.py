@@ -63,8 +63,8 @@ class GatedAdd(TakesActivation):
 
     @staticmethod
     def samples() -> Sequence[Sample]:
-        shapes = ((7,), (2, 33), (4, 17, 3), (1, 1), (3, 129), (1, 8, 5, 5))
-        chosen = ("none", "relu", "relu6", "relu", "none", "relu")
+        shapes = ((7,), (2, 33), (4, 5, 3), (1, 1), (1, 8, 5, 5))
+        chosen = ("none", "relu", "relu6", "none", "relu")
         return [
             Sample((tensor("f32", *shape),) * 2, {"gate": 0.5, "activation": activation})
             for shape, activation in zip(shapes, chosen)
