@@ -42,6 +42,7 @@ class Lowering:
         records: scales and zero points joined to records for products, by these two values.
         widened: copies as i16 of memory that holds bytes, see `rules.widening`.
         checked: the nodes whose indices are checked. found: the output that takes what the checks find, or None.
+        checks: how many checks there are so far.
     """
 
     builder: ProgramBuilder
@@ -54,15 +55,15 @@ class Lowering:
     widened: dict[tuple[Any, ...], TensorView] = field(default_factory=dict)
     checked: Collection[Node] = ()
     found: BufferHandle | None = None
-    _checks: int = 0
+    checks: int = 0
 
     def next_check(self, node: Node) -> TensorView | None:
         """Where the check of a node's indices writes what it finds; None if the node has no check."""
         if self.found is None or node not in self.checked:
             return None
-        self._checks += 1
+        self.checks += 1
         itemsize = np.dtype(np.int64).itemsize
-        offset = (self._checks - 1) * CHECK_WORDS * itemsize
+        offset = (self.checks - 1) * CHECK_WORDS * itemsize
         return TensorView(self.found, np.dtype(np.int64), (CHECK_WORDS,), (itemsize,), offset)
 
     def shape(self, type: TensorType) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from qcompiler.backends.lowering.context import Lowering
-from qcompiler.backends.lowering.index_checks import checked_nodes
+from qcompiler.backends.lowering.index_checks import check_nothing, checked_nodes
 from qcompiler.backends.lowering.node import NodeLowering, Steps
 from qcompiler.backends.lowering.rule import LoweringRule, find_rule
 from qcompiler.backends.lowering.views import TensorView, row_major_strides
@@ -137,6 +137,8 @@ class GraphLowering:
             except QCompilerError as error:
                 raise error.located(node.describe()) from None
         self._copy_outputs(lowering, placed)
+        if found and not lowering.checks:
+            check_nothing(lowering)
         return builder
 
     def _lower_node(self, steps: NodeLowering) -> None:

@@ -13,9 +13,11 @@ from typing import NoReturn
 import numpy as np
 
 from qcompiler.backends.kernels import gather as kernels
-from qcompiler.backends.lowering.node import NodeLowering
+from qcompiler.backends.lowering.context import Lowering
+from qcompiler.backends.lowering.node import NodeLowering, Steps
 from qcompiler.backends.lowering.rule import LoweringRule
-from qcompiler.backends.lowering.views import TensorView
+from qcompiler.backends.lowering.views import TensorView, row_major_strides
+from qcompiler.backends.program.image import CHECK_WORDS
 from qcompiler.dims import DimLike
 from qcompiler.errors import InputError
 from qcompiler.ir import Const, Graph, Node, Value
@@ -59,6 +61,17 @@ def check_indices(s: NodeLowering, indices: TensorView, sizes: Sequence[int]) ->
         ),
         bytes=indices.elements * indices.dtype.itemsize,
     )
+
+
+def check_nothing(lowering: Lowering) -> None:
+    """Append a copy of zeros to the output of the checks: there are none with these sizes, but it must be written."""
+    assert lowering.found is not None  # as the caller has checked
+    zeros, strides = np.zeros(CHECK_WORDS, np.int64), row_major_strides((CHECK_WORDS,), 8)
+    x, y = (
+        TensorView(buffer, zeros.dtype, zeros.shape, strides)
+        for buffer in (lowering.builder.constant(zeros), lowering.found)
+    )
+    Steps(lowering).copy(x, y)
 
 
 def refuse_outside(found: np.ndarray, names: Sequence[str], graph: Graph) -> NoReturn:

@@ -77,6 +77,20 @@ def test_known_indices_into_an_open_axis() -> None:
     np.testing.assert_array_equal(model(X), X[[0, 2, 3]])
 
 
+@pytest.mark.parametrize("op", ["gather", "scatter_nd_reduce"])
+def test_sizes_with_which_nothing_is_indexed(op: str) -> None:
+    module = _module(
+        (lambda x, i: x[i]) if op == "gather" else lambda x, i: x.index_add(0, i, x[:1].expand(i.shape[0], 3))
+    )
+    model = qc.compile(module, None, (X, np.abs(INSIDE)), dynamic={1: {0: "N"}})
+    reference = qc.compile(model.graph, None, target="reference")
+    for count in (0, 3, 0, 2):
+        given = np.abs(INSIDE)[:count]
+        np.testing.assert_array_equal(model(X, given), reference(X, given))
+    with pytest.raises(InputError, match="outside"):
+        model(X, np.array([4, 0]))
+
+
 def test_a_saved_program_checks_indices(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QC_CACHE", f"{tmp_path}/cache")
     qc.compile(_module(lambda x, i: x[i]), None, (X, np.abs(INSIDE))).save(f"{tmp_path}/m.qc.safetensors")
