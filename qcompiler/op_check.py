@@ -82,8 +82,9 @@ def check_op(op: OpDef | str, *, targets: Sequence[str] | None = None, most_step
         most_steps: how far codes may lie from the real function, in units of the result's scale.
 
     Raises:
-        ArgumentError: `op` is no op. VerifyError: something disagrees, or the op has no samples, or takes codes alone. LoweringError: a
-            kernel is not legal on a target.
+        ArgumentError: `op` is no op.
+        VerifyError: something disagrees, or the op has no samples, or takes codes alone.
+        LoweringError: a kernel is not legal on a target, or leaves its buffers.
     """
     found = opdef(op) if isinstance(op, str) else op
     if not (isinstance(found, type) and issubclass(found, Op) and found.name):
