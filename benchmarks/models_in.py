@@ -314,7 +314,10 @@ def _check_onnx(library: str, name: str, exporter: str, tell: Callable[[str], No
         try:
             _export(case, exporter, path)
         except Exception as error:
-            result.cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            root: BaseException = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            result.cause = " ".join(f"{type(root).__name__}: {root}".split())[:200]
             return result
         try:
             tell("compile")
