@@ -130,6 +130,24 @@ def recurrent_layers(folder: pathlib.Path, items: int | None, kind: str) -> Case
     return _case(folder, f"{kind} layers".lower().replace(" ", "_"), Layers(), _digits(), items)
 
 
+def lstm_layer(folder: pathlib.Path, items: int | None) -> Case:
+    """An LSTM in two directions over the rows of a digit, as torch's layer and ONNX's op."""
+    import torch
+    from torch import nn
+
+    class Layer(nn.Module):
+        def __init__(self, width: int = 48) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(8, width, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(2 * width, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layer(x)[0].mean(1))
+
+    torch.manual_seed(0)
+    return _case(folder, "lstm_layer", Layer(), _digits(), items)
+
+
 def log_front_end(folder: pathlib.Path, items: int | None) -> Case:
     """A classifier of chirps in noise whose front end is a spectrogram by convolution, its power, and a log."""
     import torch

@@ -16,9 +16,9 @@ from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.opdef import OpDef
 from qcompiler.types import tensor
+from tests.export.networks import network
 from tests.export.onnx.sessions import close, run_exported, run_onnx
 from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, is_static
-from tests.random_graphs import RandomGraph
 from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 REFUSED = {
@@ -74,17 +74,11 @@ def test_sample_on_codes(case: tuple[OpDef, int]) -> None:
         close(graph.outputs, run(graph, inputs), run_exported(graph, inputs, form))
 
 
-def _network(seed: int, qconfig: str) -> tuple[Graph, list[np.ndarray]]:
-    made = RandomGraph(seed)
-    data = [tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)]
-    return qc.compile(made.build(), qconfig, calibration_data=data, target="reference").graph, made.arrays(seed)
-
-
 @pytest.mark.sampled(20)
 @pytest.mark.parametrize("seed", range(0, 200))
 def test_nodes_of_networks_within_one_code(seed: int) -> None:
     """Each node on identical inputs, in both forms; the file of the whole network runs too."""
-    graph, inputs = _network(seed, ("int8:plain", "int8")[seed % 2])
+    graph, inputs = network(seed)
     for form in ("qdq", "qoperator"):
         for node, alone, read, made in each_node(graph, inputs):
             close(node.results, made, run_exported(alone, read, form))
@@ -97,7 +91,7 @@ def test_nodes_of_networks_within_one_code(seed: int) -> None:
 def test_the_way_back(seed: int) -> None:
     """An imported file has the codes that the graph had, by name. Products with real results stay float on import, so
     only graphs whose results are all codes are compared at their outputs."""
-    graph, inputs = _network(seed, "int8:plain")
+    graph, inputs = network(seed, "int8:plain")
     kept = qc.compile(onnx_model(graph), "keep", target="reference", io="float")
     assert all(np.array_equal(a, b) for a, b in zip(run(graph, inputs), run(kept.graph, inputs)))
     before: dict[str, np.ndarray] = {}

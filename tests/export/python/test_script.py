@@ -19,8 +19,8 @@ from qcompiler.ir import Graph, Origin
 from qcompiler.opdef import OpDef
 from qcompiler.types import tensor
 from tests.export.elsewhere import run_elsewhere, run_scripts
+from tests.export.networks import network, with_all_values
 from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample
-from tests.random_graphs import RandomGraph
 from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 
@@ -57,22 +57,28 @@ def test_sample_on_codes(case: tuple[OpDef, int], tmp_path: pathlib.Path) -> Non
     check_script(graph, inputs, tmp_path)
 
 
-@pytest.mark.parametrize("qconfig", ["int8:plain", "int8", None])
-def test_random_graphs_without_qcompiler(qconfig: str | None, tmp_path: pathlib.Path) -> None:
-    graphs, folders, calls, wanted = [], [], [], []
-    for seed in range(0, 40, 10):
-        made = RandomGraph(seed)
-        data = [tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)] if qconfig else None
-        model = qc.compile(made.build(), qconfig, calibration_data=data, target="reference")
+def test_random_graphs_without_qcompiler(tmp_path: pathlib.Path) -> None:
+    """Every value of networks of all kinds."""
+    folders, calls, wanted = [], [], []
+    for seed in (0, 8, 1, 9, 2, 6, 10, 3, 7, 11):
+        graph, inputs = network(seed)
+        graph = with_all_values(graph)
         folder = tmp_path / str(seed)
         folder.mkdir()
-        qc.export_python(model, folder / "model.py")
-        graphs.append(model.graph)
+        qc.export_python(graph, folder / "model.py")
         folders.append(folder)
-        calls.append(dict(zip([value.name for value in model.graph.inputs], made.arrays(seed))))
-        wanted.append(run(model.graph, made.arrays(seed)))
+        calls.append(dict(zip([value.name for value in graph.inputs], inputs)))
+        wanted.append(run(graph, inputs))
     for expected, found in zip(wanted, run_scripts(folders, calls)):
         equal(expected, found)
+
+
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("seed", range(200))
+def test_networks(seed: int, tmp_path: pathlib.Path) -> None:
+    """Every value of a network, to the bit."""
+    graph, inputs = network(seed)
+    check_script(with_all_values(graph), inputs, tmp_path)
 
 
 def test_demo_without_qcompiler(demo_stages: dict[str, Graph], tmp_path: pathlib.Path) -> None:
