@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 
@@ -56,6 +57,8 @@ def test_plain_gcc(model: qc.CompiledModel, tmp_path: pathlib.Path) -> None:
 
 def test_cmake(model: qc.CompiledModel, tmp_path: pathlib.Path) -> None:
     cmake = tool("cmake")
+    compiled = runpy.run_path(str(EMBED / "stream.py"))["compiled_stream"]("x86-64+avx2")
+    compiled.export_object(tmp_path / "stream.o", target="x86-64-linux+avx2", prefix="stream")
     project = tmp_path / "project"
     shutil.copytree(EMBED, project)
     missing = subprocess.run(
@@ -69,6 +72,21 @@ def test_cmake(model: qc.CompiledModel, tmp_path: pathlib.Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     check(model, tmp_path / "out" / "embed_c", tmp_path)
+    check_stream(tmp_path / "out" / "stream", compiled)
+
+
+def check_stream(program: pathlib.Path, compiled: qc.CompiledModel) -> None:
+    """The second chunk takes the states of the first, as in Python."""
+    chunks = np.random.default_rng(6).normal(size=(3, *compiled.graph.inputs[0].type.sizes)).astype(np.float32)
+    done = subprocess.run([program], input=chunks.tobytes(), capture_output=True, check=True)
+    h = c = np.zeros(compiled.graph.inputs[1].type.sizes, np.float32)
+    wanted = []
+    for chunk in chunks:
+        made = compiled(chunk, h, c)
+        wanted.append(made["scores"])
+        h, c = made["next_h"], made["next_c"]
+    assert done.stdout == np.stack(wanted).tobytes()
+    assert not np.array_equal(wanted[1], compiled(chunks[1], 0 * h, 0 * c)["scores"])
 
 
 def test_the_example_names_the_classes_of_the_demo() -> None:

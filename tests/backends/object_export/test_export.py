@@ -20,6 +20,7 @@ from qcompiler.backends.target import parse_target
 from qcompiler.errors import LoweringError
 from qcompiler.ir import Graph
 from qcompiler.opdef import all_ops
+from qcompiler.ops.recurrent import Recurrent
 from qcompiler.passes.quantized_io import QuantizedIo
 from qcompiler.types import tensor
 from tests.backends import c_programs
@@ -136,13 +137,18 @@ def test_several_inputs_and_outputs_of_several_types(target: str, tmp_path: path
     assert len(got) == 5 and all(same_bits(g, w) for g, w in zip(got, want))
 
 
+@pytest.mark.parametrize("qconfig", [None, "dynamic"])
 @pytest.mark.parametrize("target", ["x86-64-linux+avx2", *ARM_TARGETS])
-def test_a_recurrent_net_takes_and_gives_its_states(target: str, tmp_path: pathlib.Path) -> None:
+def test_a_recurrent_net_takes_and_gives_its_states(target: str, qconfig: str | None, tmp_path: pathlib.Path) -> None:
+    """Float, and dynamically quantized with weights that are codes."""
     lstm, state = nn.LSTM(5, 9, 2), tensor("f32", 2, 2, 9)
-    graph = qc.trace(lambda x, h, c: lstm(x, (h, c)), (tensor("f32", 4, 2, 5), state, state))
-    rng = np.random.default_rng(4)
+    example = [np.zeros(shape, np.float32) for shape in ((4, 2, 5), state.sizes, state.sizes)]
+    compiled = qc.compile(lambda x, h, c: lstm(x, (h, c)), qconfig, tuple(example), target="x86-64+avx2")
+    graph, rng = compiled.graph, np.random.default_rng(4)
+    coded = [layer for node in graph.nodes if (layer := Recurrent.of(node)) is not None and layer.ih_scale is not None]
+    assert len(coded) == (0 if qconfig is None else 2)
     inputs = [rng.normal(size=value.type.sizes).astype(np.float32) for value in graph.inputs]
-    want = qc.compile(graph, None, target="x86-64+avx2")(*inputs)
+    want = compiled(*inputs)
     got = run_in_c(tmp_path, build_object(graph, parse_target(target, exact=True), prefix="stream"), inputs)
     assert len(got) == 3 and all(same_bits(g, w) for g, w in zip(got, [want[0], *want[1]]))
 
