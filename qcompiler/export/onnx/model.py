@@ -87,11 +87,15 @@ class Model:
 
     Attributes:
         refused: id of a node -> why it has no form in ONNX.
+        done: ids of the nodes that are written.
+        written_ahead: id of a node -> the outputs of an op that computes it too, and was written for another node.
     """
 
     def __init__(self, graph: Graph, form: str) -> None:
         self.graph, self.form = graph, form
         self.refused: dict[int, str] = {}
+        self.done: set[int] = set()
+        self.written_ahead: dict[int, list[str]] = {}
         self.names = _names(graph)
         self.outputs = self._output_names()
         self.used = {*self.names.values(), *self.outputs}
@@ -186,6 +190,7 @@ class Model:
         """All nodes, then the outputs. A node that has no form is recorded in `refused`."""
         for node in self.graph.nodes:
             first = len(self.build.nodes)
+            self.done.add(id(node))
             try:
                 results = self._node(node)
             except Refusal as refusal:

@@ -13,7 +13,7 @@ import qcompiler as qc
 from qcompiler.errors import ArgumentError, LoweringError
 from qcompiler.export.onnx.model import onnx_model
 from qcompiler.interpreter import run
-from qcompiler.ir import Graph
+from qcompiler.ir import Graph, Value
 from qcompiler.opdef import OpDef
 from qcompiler.types import tensor
 from tests.export.networks import network
@@ -172,6 +172,39 @@ def test_open_sizes() -> None:
         inputs = [rng.normal(size=s).astype(np.float32) for s in ((batch, size, 8), (2 * size, batch))]
         close(graph.outputs, run(graph, inputs), run_exported(graph, inputs))
     assert [dim.dim_param for dim in onnx_model(graph).graph.input[1].type.tensor_type.shape.dim] == ["2*S", "lambda"]
+
+
+@pytest.mark.parametrize("first_is_reverse", [False, True])
+def test_two_directions_are_one_op(first_is_reverse: bool) -> None:
+    """Two layers over one sequence are one op, with states, lengths and peepholes; not if one needs the other's state,
+    or if they differ in more than the direction."""
+    rng, units = np.random.default_rng(0), 7
+    graph = Graph("directions", "float")
+    x = graph.add_input("x", tensor("f32", 6, 3, 5))
+    lengths = graph.add_input("lengths", tensor("i64", 3))
+    states = [graph.add_input(name, tensor("f32", 3, units)) for name in ("h0", "c0", "h1", "c1")]
+
+    def layer(h: Value, c: Value, has_bias: bool, **attrs: object) -> tuple[Value, ...]:
+        shapes = ((4 * units, 5), (4 * units, units), (4 * units,), (4 * units,), (3 * units,))
+        consts = [graph.add_const(graph.fresh_name("w"), rng.normal(size=s).astype(np.float32) / 3) for s in shapes]
+        biases = consts[2:4] if has_bias else [None, None]
+        return graph.create("lstm", [x, *consts[:2], *biases, h, lengths, c, consts[4], None], attrs).results
+
+    one = layer(*states[:2], has_bias=True, reverse=first_is_reverse)
+    other = layer(*states[2:], has_bias=False, reverse=not first_is_reverse)
+    late = layer(*other[1:], has_bias=True, reverse=True)
+    clipped = layer(*states[:2], has_bias=True, clip=0.5)
+    graph.set_outputs([*one, *other, *late, *clipped])
+    inputs = [rng.normal(size=v.type.sizes).astype(np.float32) for v in (x, *states)]
+    inputs.insert(1, np.array([6, 0, 4], np.int64))
+    close(graph.outputs, run(graph, inputs), run_exported(graph, inputs))
+    directions = [
+        attr.s.decode()
+        for node in onnx_model(graph).graph.node
+        for attr in node.attribute
+        if node.op_type == "LSTM" and attr.name == "direction"
+    ]
+    assert directions == ["bidirectional", "reverse", "forward"]
 
 
 def test_names() -> None:
