@@ -10,7 +10,6 @@ import numpy as np
 from qcompiler.interpreter import run
 from qcompiler.ir import Const, Graph, Node
 from qcompiler.opdef import OpDef, all_ops
-from qcompiler.ops.recurrent import Recurrent
 from tests.backends.rules.harness import is_quantizable, one_node, random_array
 
 ON_CODES = [
@@ -48,12 +47,6 @@ def single(node: Node) -> Graph:
     types, names = [value.type for value in node.results], [value.name for value in node.results]
     graph.set_outputs(graph.create(node.op, operands, node.attrs, types=types, names=names).results)
     return graph
-
-
-def is_static(node: Node) -> bool:
-    """Whether a node is a recurrent layer with calibrated codes of its states, which has no other form."""
-    layer = Recurrent.of(node)
-    return layer is not None and layer.is_static
 
 
 def each_node(

@@ -16,7 +16,8 @@ from qcompiler.export.onnx.dynamic import dynamic_codes, product_of_codes
 from qcompiler.export.onnx.node import NodeWriter, Refusal
 from qcompiler.ir import Const
 from qcompiler.ops.recurrent import BY_ROW, Gru, Lstm
-from qcompiler.types import DType
+from qcompiler.quantization import qmath
+from qcompiler.types import DType, QuantParams
 
 ACTIVATIONS: dict[str, tuple[str, bool, bool]] = {
     "sigmoid": ("Sigmoid", False, False),
@@ -79,6 +80,9 @@ class Cell:
         w = self.w
         if not self.has_codes:
             y = w.emit("MatMul", x, self._part(self.turned[weight], 1, gates))
+        elif self.op.is_static:
+            quant = self.op.x_params() if weight == 1 else self.op.h_params()
+            y = self._product(*self.codes(x, quant, DType.U8), weight, gates)
         else:
             codes, scale, zero = dynamic_codes(w, x, self.op.scale_of == BY_ROW, 0, self.op.qmax)
             y = self._product(codes, scale, zero, weight, gates)
@@ -96,6 +100,23 @@ class Cell:
         turned = w.constant((data.T + 128).astype(np.uint8), "weight")
         sums = data.sum(axis=1, dtype=np.int64).astype(np.int32)
         return product_of_codes(w, (codes, scale, zero), turned, w.constant(np.uint8(128)), sums, scales.data[gates])
+
+    def codes(self, x: str, quant: QuantParams, dtype: DType) -> tuple[str, str, str]:
+        """Codes of given parameters, their scale and their zero point."""
+        w = self.w
+        scale = w.constant(quant.scales.reshape(()), "scale")
+        zero = w.constant(np.array(quant.zero_point[0], dtype.numpy), "zero_point")
+        found = w.emit("QuantizeLinear", x, scale, zero)
+        if quant.qmax < dtype.max:
+            found = w.emit("Min", found, w.constant(np.array(quant.qmax, dtype.numpy), "qmax"))
+        return found, scale, zero
+
+    def settled(self, x: str, index: int = 0) -> str:
+        """A state as the next step reads it: static ones are those that codes stand for."""
+        if not self.op.is_static:
+            return x
+        given = (self.op.c_params(), DType.I16) if index else (self.op.h_params(), DType.U8)
+        return self.w.emit("DequantizeLinear", *self.codes(x, *given))
 
     def _part(self, x: str, axis: int, gates: slice) -> str:
         """Some of the gates along an axis."""
@@ -117,12 +138,35 @@ class Cell:
         if self.op.clip is not None and index < 2:
             x = w.emit("Clip", x, w.number(-self.op.clip), w.number(self.op.clip))
         name = self.names[index]
+        if self.op.is_static:
+            return self._static(name, x)
         if name == "affine":
             return w.emit("Add", w.emit("Mul", x, w.number(alpha)), w.number(beta))
         if name == "scaled_tanh":
             return w.emit("Mul", w.emit("Tanh", w.emit("Mul", x, w.number(beta))), w.number(alpha))
         kind, has_alpha, has_beta = ACTIVATIONS[name]
         return w.emit(kind, x, alpha=alpha if has_alpha else None, beta=beta if has_beta else None)
+
+    def _static(self, name: str, x: str) -> str:
+        """The functions of rule (9)."""
+        w, half = self.w, self.w.number(0.5)
+        if name == "relu":
+            return w.emit("Relu", x)
+        if name == "sigmoid":
+            return w.emit("Add", w.emit("Mul", self._static("tanh", w.emit("Mul", x, half)), half), half)
+        bounded = w.emit("Clip", x, w.number(-qmath.GATE_BOUND), w.number(qmath.GATE_BOUND))
+        v = w.emit("Mul", bounded, half)
+        u = w.emit("Mul", v, v)
+
+        def polynomial(coefficients: tuple[float, ...]) -> str:
+            total = w.number(coefficients[0])
+            for coefficient in coefficients[1:]:
+                total = w.emit("Add", w.emit("Mul", total, u), w.number(coefficient))
+            return total
+
+        p, q = w.emit("Mul", v, polynomial(qmath.GATE_P)), polynomial(qmath.GATE_Q)
+        over = w.emit("Add", w.emit("Mul", p, p), w.emit("Mul", q, q))
+        return w.emit("Div", w.emit("Mul", w.emit("Add", p, p), q), over)
 
     def step(self, gates: str, *states: str) -> list[str]:
         """The next states, of which the first is y."""
@@ -140,10 +184,10 @@ class Cell:
             f = w.emit("Add", f, w.emit("Mul", p_f, c))
         i = self.act(0, i)
         f = w.emit("Sub", w.number(1.0), i) if self.op.input_forget else self.act(0, f)
-        c = w.emit("Add", w.emit("Mul", f, c), w.emit("Mul", i, self.act(1, g)))
+        c = self.settled(w.emit("Add", w.emit("Mul", f, c), w.emit("Mul", i, self.act(1, g))), 1)
         if w.has(8):
             o = w.emit("Add", o, w.emit("Mul", p_o, c))
-        h = w.emit("Mul", self.act(0, o), self.act(2, c))
+        h = self.settled(w.emit("Mul", self.act(0, o), self.act(2, c)))
         return [w.emit("MatMul", h, self.turned[9]) if 9 in self.turned else h, c]
 
     def gru(self, gates: str, h: str) -> list[str]:
@@ -159,19 +203,18 @@ class Cell:
         else:
             inner = self.times(w.emit("Mul", r, h), 2, 4, slice(2 * self.units, None))
         n = self.act(1, w.emit("Add", n, inner))
-        return [w.emit("Add", n, w.emit("Mul", z, w.emit("Sub", h, n)))]
+        return [self.settled(w.emit("Add", n, w.emit("Mul", z, w.emit("Sub", h, n))))]
 
     def rnn(self, gates: str, h: str) -> list[str]:
-        return [self.act(0, self.w.emit("Add", gates, self.times(h, 2, 4)))]
+        return [self.settled(self.act(0, self.w.emit("Add", gates, self.times(h, 2, 4))))]
 
     # -- the walk
 
     def first_state(self, index: int, size: DimLike) -> str:
         """A state before the first step: an operand, or zeros."""
         w = self.w
-        if w.has(index):
-            return w.x(index)
-        return w.emit("Expand", w.number(0.0), w.shape((w.type().shape[1], size)))
+        first = w.x(index) if w.has(index) else w.emit("Expand", w.number(0.0), w.shape((w.type().shape[1], size)))
+        return self.settled(first, int(index == 7))
 
     def body(self, states: int) -> onnx.GraphProto:
         """One step: (states, gates, the number of the step) to (states, y)."""

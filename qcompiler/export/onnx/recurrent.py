@@ -25,8 +25,6 @@ def recurrent(w: NodeWriter) -> list[str]:
     both directions are one op, as ONNX's own exporters write them."""
     if any(value is not None and value.type.is_quantized for value in w.node.operands):
         raise Refusal("a recurrent layer on codes")
-    if w.op.is_static:
-        raise Refusal("a recurrent layer with calibrated codes of its states")
     if not _fits(w.node):
         return scanned(w)
     if id(w.node) in w.model.written_ahead:

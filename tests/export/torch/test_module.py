@@ -19,7 +19,7 @@ from qcompiler.opdef import OpDef
 from qcompiler.types import tensor
 from tests.export.elsewhere import run_elsewhere
 from tests.export.networks import QCONFIGS, network
-from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node, is_static
+from tests.export.single import ON_CODES, ON_CODES_IDS, coded_sample, each_node
 from tests.sample_graphs import CASE_IDS, CASES, random_array, sample_graph
 
 REFUSED = ("observe", "value_range", "channel_range", "value_counts")
@@ -62,7 +62,7 @@ def test_sample(case: tuple[OpDef, int]) -> None:
     graph, rng = sample_graph(op, index), np.random.default_rng(1)
     inputs = [random_array(value.type, rng) for value in graph.inputs]
     is_empty = op.name == "dynamic_quantize" and graph.inputs and graph.inputs[0].type.shape[-1:] == (0,)
-    if op.name in REFUSED or is_empty or is_static(graph.node_list[-1]):
+    if op.name in REFUSED or is_empty:
         with pytest.raises(LoweringError):
             qc.to_torch(graph)
         return
