@@ -531,43 +531,6 @@ def test_unsupported_ops_are_listed_together() -> None:
     assert "test_torch_import.py:" in text
 
 
-def test_control_flow_on_data_names_the_line() -> None:
-    class Model(nn.Module):
-        def forward(self, x):
-            if x.sum() > 0:  # the condition
-                return x
-            return -x
-
-    with pytest.raises(TraceError, match=r"torch.export refuses Model[\s\S]*test_torch_import\.py:\d+") as caught:
-        import_torch(Model().eval(), data(2, 2))
-    text = str(caught.value)
-    assert ": if x.sum() > 0:" in text and "torch.where" in text
-    assert "qcompiler/" not in text and "TORCH_LOGS" not in text
-
-
-def test_a_module_that_leaves_torch_is_told_what_to_try() -> None:
-    class Model(nn.Module):
-        def forward(self, x):
-            return torch.from_numpy(x.numpy() * 2)
-
-    with pytest.raises(TraceError, match=r"torch.export refuses Model: RuntimeError: .numpy\(\)") as caught:
-        import_torch(Model().eval(), data(2, 2))
-    assert "torch.from_numpy(x.numpy() * 2)" in str(caught.value) and "on tensors alone" in str(caught.value)
-
-
-def test_packed_sequences_name_the_users_line() -> None:
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.LSTM(4, 5)
-
-        def forward(self, x, lengths):
-            return self.layer(nn.utils.rnn.pack_padded_sequence(x, lengths))[1][0]
-
-    with pytest.raises(TraceError, match=r"packed sequences[\s\S]*pack_padded_sequence\(x, lengths\)"):
-        import_torch(Model().eval(), (data(3, 2, 4), torch.tensor([3, 2])))
-
-
 def test_a_size_that_cannot_be_dynamic_is_an_error() -> None:
     with pytest.raises(TraceError, match="torch.export refuses Linear"):
         import_torch(nn.Linear(4, 2).eval(), data(3, 4), dynamic={"input": {1: "W"}})

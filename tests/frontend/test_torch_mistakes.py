@@ -13,6 +13,7 @@ from torch.nn import functional as TF
 
 import qcompiler as qc
 from qcompiler.errors import TraceError
+from qcompiler.frontend.torch_import import import_torch
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 2, 4, 4)).astype(np.float32)
@@ -152,3 +153,40 @@ def test_inputs_and_weights_of_different_float_types(dtype: torch.dtype) -> None
         qc.trace(module, (x.to(dtype),))
     with pytest.raises(TraceError, match=rf"\(torch.float32\) to .*\({dtype}\)"):
         qc.trace(module.to(dtype), (x,))
+
+
+def test_control_flow_on_data_names_the_line() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            if x.sum() > 0:  # the condition
+                return x
+            return -x
+
+    with pytest.raises(TraceError, match=r"torch.export refuses Model[\s\S]*test_torch_mistakes\.py:\d+") as caught:
+        import_torch(Model().eval(), torch.ones(2, 2))
+    text = str(caught.value)
+    assert ": if x.sum() > 0:" in text and "torch.where" in text
+    assert "qcompiler/" not in text and "TORCH_LOGS" not in text
+
+
+def test_a_module_that_leaves_torch_is_told_what_to_try() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(x.numpy() * 2)
+
+    with pytest.raises(TraceError, match=r"torch.export refuses Model: RuntimeError: .numpy\(\)") as caught:
+        import_torch(Model().eval(), torch.ones(2, 2))
+    assert "torch.from_numpy(x.numpy() * 2)" in str(caught.value) and "on tensors alone" in str(caught.value)
+
+
+def test_packed_sequences_name_the_users_line() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.LSTM(4, 5)
+
+        def forward(self, x, lengths):
+            return self.layer(torch.nn.utils.rnn.pack_padded_sequence(x, lengths))[1][0]
+
+    with pytest.raises(TraceError, match=r"packed sequences[\s\S]*pack_padded_sequence\(x, lengths\)"):
+        import_torch(Model().eval(), (torch.ones(3, 2, 4), torch.tensor([3, 2])))
