@@ -61,8 +61,8 @@ def _is_partner(w: NodeWriter, other: Node) -> bool:
     node, done = w.node, w.model.done
     if other.op != node.op or id(other) in done or not _fits(other):
         return False
-    directions = [bool(each.attrs.get("reverse")) for each in (node, other)]
-    if directions[0] == directions[1] or {**other.attrs, "reverse": 0} != {**node.attrs, "reverse": 0}:
+    layer: Any = op_of(other)
+    if bool(layer.reverse) == bool(w.op.reverse) or {**other.attrs, "reverse": 0} != {**node.attrs, "reverse": 0}:
         return False
     if any(_operand(other, index) is not _operand(node, index) for index in (0, 6)):
         return False
