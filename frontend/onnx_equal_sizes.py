@@ -10,11 +10,31 @@ from typing import Any
 import numpy as np
 
 from qcompiler.dims import Dim, DimLike, evaluate, names_of, substitute
-from qcompiler.frontend.recorder import Traced
+from qcompiler.frontend.recorder import Trace, Traced
 from qcompiler.frontend.sizes import as_dim
 
 _Decided = dict[str, tuple[DimLike, str]]
 """What a size is, and which node needs it, by the size's name."""
+AS_IN_EXAMPLE = ", as in the example inputs"
+
+
+class Decided(Exception):
+    """Import has to start again with sizes that a node decides.
+
+    Args:
+        sizes: name -> (what it is, which node needs it).
+        source: what else made the decision, as notes and messages say it: ", as in the example inputs", or nothing.
+    """
+
+    def __init__(self, sizes: _Decided, source: str) -> None:
+        super().__init__(", ".join(sizes))
+        self.sizes, self.source = sizes, source
+
+
+def require_size(size: DimLike, number: DimLike, trace: Trace) -> None:
+    """Raise Decided if a node needs a named size to be a number, and no example has another number for it."""
+    if isinstance(size, Dim) and isinstance(number, int) and str(size) in size.names() - trace.sizes.keys():
+        raise Decided({str(size): (number, trace.place())}, source="")
 
 
 def equal_in_example(values: Sequence[Any], sizes: Mapping[str, int], where: str) -> _Decided:

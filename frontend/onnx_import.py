@@ -36,7 +36,7 @@ from qcompiler.frontend.onnx_checks import (
     checked_opsets,
     read_attributes,
 )
-from qcompiler.frontend.onnx_equal_sizes import equal_in_example, sizes_in
+from qcompiler.frontend.onnx_equal_sizes import AS_IN_EXAMPLE, Decided, equal_in_example, sizes_in
 from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
 from qcompiler.frontend.onnx_file import load_proto
 from qcompiler.frontend.onnx_ops import table
@@ -71,7 +71,8 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
         model: a path, or an onnx.ModelProto.
         example_inputs: arrays by name or position. They decide what the names of sizes leave open: the size that a node
             needs as a number gets the example's everywhere, and two sizes that a node needs equal become one size if
-            they are equal in the example. Notes say so.
+            they are equal in the example. An initial state of a fixed batch gives an open batch this size even
+            without an example. Notes say so.
         dynamic: {input: {axis: size name}}: these stay open, or the import is refused. By default the file decides:
             named dimensions have their names, and open ones (a size of 0 or less too) are named after input and axis.
 
@@ -83,12 +84,13 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
     known: dict[str, DimLike] = {}
     remarks: list[str] = []
     while True:
+        source = AS_IN_EXAMPLE
         reader = TensorReader(loaded.name, loaded.folder, loaded.path, loaded.marker)
         importer = _Importer(loaded.proto, reader, example_inputs, dynamic, known)
         try:
             graph = importer.run()
-        except _Decided as decided:
-            found = {**decided.sizes, **importer.baked_sizes()}
+        except Decided as decided:
+            found, source = {**decided.sizes, **importer.baked_sizes()}, decided.source
         except QCompilerError:
             found = importer.baked_sizes()
             if not found:
@@ -99,8 +101,8 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
                 graph.notes.extend(map(Remark, remarks))
                 return graph
         for size, (value, where) in found.items():
-            importer.check_may_decide(size, value, where)
-            remarks.append(f"the size {size} is {value}, as in the example inputs: {where} needs it")
+            importer.check_may_decide(size, value, where, source)
+            remarks.append(f"the size {size} is {value}{source}: {where} needs it")
             known = {key: substitute(old, {size: value}) for key, old in known.items()} | {size: value}
 
 
@@ -113,14 +115,6 @@ def has_meaning(node: Any, opset: int) -> bool:
 def op_key(node: Any) -> str:
     """The name of a node's op in the table of recipes: with the domain, where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-class _Decided(Exception):
-    """The example decides sizes on which a node depends: name -> (what it is, which node needs it)."""
-
-    def __init__(self, sizes: dict[str, tuple[DimLike, str]]) -> None:
-        super().__init__(", ".join(sizes))
-        self.sizes = sizes
 
 
 class _Importer:
@@ -225,14 +219,14 @@ class _Importer:
                 found.setdefault(name, (self.trace.sizes[name], where))
         return found
 
-    def check_may_decide(self, size: str, value: DimLike, where: str) -> None:
+    def check_may_decide(self, size: str, value: DimLike, where: str, source: str) -> None:
         """Raise if a size that `dynamic` names would become a number."""
         named = {str(name) for axes in (self.dynamic or {}).values() for name in axes.values()}
         if size in named and not isinstance(value, Dim):
             raise TraceError(
                 f"the size {size} cannot stay open: a node needs it as a number",
                 where=where,
-                got=f"{size} = {value} in the example inputs",
+                got=f"{size} = {value}{source}",
                 hint=f"leave {size} out of dynamic=, and the model is compiled for {size} = {value}",
             )
 
@@ -389,7 +383,7 @@ class _Importer:
             except VerifyError as error:  # an operand or attribute that the op of the graph does not take
                 decided = equal_in_example(node.values, self.trace.sizes, where)
                 if decided:
-                    raise _Decided(decided) from None
+                    raise Decided(decided, AS_IN_EXAMPLE) from None
                 raise TraceError(
                     f"{proto.op_type}: {error.message}",
                     where=where,

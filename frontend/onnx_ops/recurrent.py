@@ -11,6 +11,7 @@ import numpy as np
 from qcompiler.frontend import array_ops as ops
 from qcompiler.frontend.array_ops import dims, lift
 from qcompiler.frontend.indexing import slice_axes
+from qcompiler.frontend.onnx_equal_sizes import require_size
 from qcompiler.frontend.onnx_ops.node import OnnxNode, onnx
 from qcompiler.frontend.proxy import Proxy
 from qcompiler.types import DType
@@ -122,7 +123,11 @@ def _directions(
             return _gates(n, operand, index, f"{label}{'_reverse' * index}", [start + gate for gate in order], units)
 
         def state(operand: int, index: int = index) -> Any:
-            return _entry(n.floats(operand), index, axis=1 if batch_first else 0) if n.has(operand) else None
+            if not n.has(operand):
+                return None
+            found = _entry(n.floats(operand), index, axis=1 if batch_first else 0)
+            require_size(dims(x)[1], dims(found)[0], n.trace)  # exporters write states of the example's batch
+            return found
 
         operands = [
             x,

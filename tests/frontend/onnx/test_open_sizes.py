@@ -182,3 +182,21 @@ def test_a_grid_of_an_open_batch_may_lie_far_out(target: str) -> None:
     grid[:, 0, 0, 0], want[:, :, 0, 0] = far, 0
     got = qc.compile(made, None, target=target)(x=x, g=grid)["y"]
     np.testing.assert_allclose(got, want, rtol=0, atol=64 * 2**-24 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_an_initial_state_of_a_fixed_batch_decides_an_open_one(kind: str) -> None:
+    gates = 3 if kind == "GRU" else 4
+    consts = {"w": zeros(1, gates * 5, 2), "r": zeros(1, gates * 5, 5)}
+    states = ["h", "c"][: 1 if kind == "GRU" else 2]
+    nodes = [node(kind, ["x", "w", "r", "", "", *states], ["y"], hidden_size=5)]
+    made = model(nodes, {"x": ["T", "N", 2], **{name: [1, 1, 5] for name in states}}, consts)
+    graph = import_onnx(made)
+    assert str(graph.inputs[0].type) == "f32[T,1,2]"
+    assert any(note.text.startswith("the size N is 1: g, node 0 ") for note in graph.notes)
+    compiled = qc.compile(made, None, target="reference")
+    assert compiled(zeros(4, 1, 2), *(np.ones((1, 1, 5), np.float32) for _ in states))["y"].shape == (4, 1, 1, 5)
+    with pytest.raises(TraceError, match="the size N cannot stay open: a node needs it as a number"):
+        import_onnx(made, dynamic={"x": {0: "T", 1: "N"}})
+    with pytest.raises(TraceError, match="h0 of "):
+        import_onnx(made, {"x": zeros(4, 2, 2)})
