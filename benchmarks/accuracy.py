@@ -6,7 +6,8 @@
 Every case runs in a process of its own. The command prints a table and writes build/accuracy.json. A case whose package
 is missing is named with the command that installs it, and the command then fails. Calibration items are never test
 items. ONNX Runtime is at its best setting: QDQ, weights per channel, activations u8, its own preprocessing, min and
-max; its dynamic quantization with weights per channel.
+max; its dynamic quantization with weights per channel. torch's dynamic quantization is measured where a case has a
+torch module.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SYSTEMS = (
     "ours dynamic:per_tensor",
     "onnxruntime static",
     "onnxruntime dynamic",
+    "torch dynamic",
 )
 FEW_BITS = tuple(f"ours {bits}{rounding}" for bits in ("w4a8", "w4a4") for rounding in ("", ":gptq", ":adaround"))
 """Systems that are measured only where --system names them."""
@@ -42,8 +44,17 @@ def ours(case: Case, qconfig: str | None) -> tuple[Run, dict[str, float]]:
 
     started = time.perf_counter()
     data = None if qconfig is None or qconfig.startswith("dynamic") else list(case.calibration)
-    compiled = qc.compile(case.onnx, qconfig, calibration_data=data)
-    return lambda item: list(compiled(**item).values()), {"compile, s": time.perf_counter() - started}
+    if case.open is None:
+        compiled = qc.compile(case.onnx, qconfig, calibration_data=data)
+    else:
+        model = case.open
+        compiled = qc.compile(model.model, qconfig, model.example, calibration_data=data, dynamic=model.dynamic)
+
+    def run(item: Item) -> list[np.ndarray]:
+        result = compiled(**item)
+        return list(result.values()) if isinstance(result, Mapping) else [result]
+
+    return run, {"compile, s": time.perf_counter() - started}
 
 
 def _session(path: pathlib.Path) -> Run:
@@ -87,6 +98,23 @@ def onnxruntime_dynamic(case: Case, folder: pathlib.Path) -> tuple[Run, dict[str
     return _session(path), {"compile, s": time.perf_counter() - started}
 
 
+def torch_dynamic(case: Case) -> tuple[Run, dict[str, float]]:
+    """torch's own dynamic quantization of linear and recurrent layers, at its defaults."""
+    import torch
+    from torch.ao.quantization import quantize_dynamic
+
+    assert case.open is not None
+    started = time.perf_counter()
+    kinds = {torch.nn.Linear, torch.nn.LSTM, torch.nn.GRU}
+    quantized = quantize_dynamic(case.open.model, kinds, torch.qint8)
+
+    def run(item: Item) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [quantized(*(torch.from_numpy(each) for each in item.values())).numpy()]
+
+    return run, {"compile, s": time.perf_counter() - started}
+
+
 def _prepared(case: Case, folder: pathlib.Path) -> pathlib.Path:
     """The model at opset 13 or later, which per-channel QDQ needs, after ONNX Runtime's own preprocessing."""
     import onnx
@@ -107,6 +135,8 @@ def build(system: str, case: Case, folder: pathlib.Path) -> tuple[Run, dict[str,
             return onnxruntime_static(case, folder)
         case "onnxruntime dynamic":
             return onnxruntime_dynamic(case, folder)
+        case "torch dynamic":
+            return torch_dynamic(case)
         case "ours float":
             return ours(case, None)
         case _:
@@ -119,6 +149,8 @@ def measure(name: str, systems: Sequence[str], items: int | None, folder: pathli
     real: Outputs | None = None
     figures: dict[str, dict[str, float]] = {}
     for system in ("ours float", *(each for each in systems if each != "ours float")):
+        if system == "torch dynamic" and (case.open is None or isinstance(case.open.model, pathlib.Path)):
+            continue  # it takes torch modules only
         try:
             run, built = build(system, case, folder)
             outputs, seconds = [], []
@@ -133,6 +165,7 @@ def measure(name: str, systems: Sequence[str], items: int | None, folder: pathli
             continue
         real = outputs if real is None else real
         figures[system] = {**case.judge(real, outputs), "ms": 1000 * float(np.median(seconds)), **built}
+        print(f"{name}, {system}: {figures[system]}", file=sys.stderr, flush=True)
     return figures
 
 

@@ -2,15 +2,18 @@
 
 from functools import partial
 
-from accuracy_cases import pictures, sentences, sound, trained
+from accuracy_cases import calls, lines, pictures, sentences, sound, trained
 from accuracy_cases.case import Maker
 
 CASES: dict[str, Maker] = {
     "MiniLM-L6, opset 14": sentences.opset_14,
     "MiniLM-L6, opset 17": sentences.opset_17,
     "SIG, speech quality": sound.speech_quality,
+    "AEC, echo in calls": calls.echo,
+    "PLC, lost packets": calls.lost_packets,
     "LAY, layout": pictures.layout,
     "CREPE, pitch": sound.pitch,
+    "G2, text lines": lines.text_lines,
     "ORI, page orientation": pictures.page_orientation,
     "EFF, EfficientNet-Lite0": pictures.photographs,
     "MobileNetV2 features": pictures.features,

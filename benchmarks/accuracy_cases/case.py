@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,25 @@ class MissingPackage(Exception):
 
 
 @dataclass(frozen=True)
+class OpenModel:
+    """A model with open sizes: a torch module or an ONNX file, inputs of one call, and the axes whose sizes are open.
+    They are the arguments of `qcompiler.compile`."""
+
+    model: Any
+    example: Item
+    dynamic: Mapping[str, Mapping[int, str]]
+
+
+@dataclass(frozen=True)
 class Case:
     """A model with data and a metric. Calibration and test items are disjoint: no test item calibrates, nor another cut
-    of the same source."""
+    of the same source. Where `open` is given, our systems compile it in place of `onnx`."""
 
     onnx: pathlib.Path
     calibration: Sequence[Item]
     test: Sequence[Item]
     judge: Judge
+    open: OpenModel | None = None
 
 
 Maker = Callable[[pathlib.Path, int | None], Case]

@@ -16,12 +16,12 @@ _TEXT = (
     "the river runs slowly past the old mill while seven ships carry copper and silver to a distant harbour under "
     "grey morning light and nobody asks why the engine stopped before noon"
 )
-_WORDS = _TEXT.split()
+WORDS = _TEXT.split()
 CALIBRATION_VOICES = ("en-us", "de", "it")
 TEST_VOICES = ("en-gb", "fr", "es", "pt", "nl", "sv")
 
 
-def _speak(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
+def speak(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
     """Speech by espeak-ng at 16 kHz, f32 in [-1, 1]."""
     import wave
 
@@ -42,9 +42,9 @@ def _recordings(voices: tuple[str, ...], count: int, samples: int, seed: int) ->
     rng = np.random.default_rng(seed)
     found = []
     for index in range(count):
-        text = " ".join(rng.choice(_WORDS, 40))
+        text = " ".join(rng.choice(WORDS, 40))
         voice = voices[index % len(voices)]
-        speech = _speak(text, voice, int(rng.integers(20, 80)), int(rng.integers(120, 200)))
+        speech = speak(text, voice, int(rng.integers(20, 80)), int(rng.integers(120, 200)))
         speech = np.resize(speech, samples) * rng.uniform(0.1, 1.0)
         noise = rng.normal(size=samples)
         if rng.integers(2):  # pink
