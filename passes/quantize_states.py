@@ -135,28 +135,43 @@ def observe_states(graph: Graph, configs: Mapping[str, QConfig | None]) -> None:
         wide = replace(config.activation, symmetric=True, observer="minmax").widened()
         for value in cell:
             _observe(graph, value, wide, node)
+        starts = (op.h0, op.c0) if isinstance(op, Lstm) else (op.h0,)
+        for start, state in zip(starts, (y, *cell)):
+            if start is not None:  # has the codes of the states that follow, so its range counts too
+                seen = _observer(state)
+                assert seen is not None  # observed above
+                _append(graph, start, seen.spec_text, seen.group, node)
 
 
 def _observe(graph: Graph, value: Value, spec: QuantSpec, node: Node) -> None:
     """Append an observer of a value, in a group of its own, unless it has one."""
-    if _group(value) is None:
-        producer, first = value.producer, next(iter(graph.nodes), None)
-        graph.create(
-            Observe.name,
-            [value],
-            {Observe.spec_text.name: str(spec), Observe.group.name: value.name},
-            types=value.type,
-            names=f"{value.name}.obs",
-            loc=node.loc,
-            before=first if producer is None else None,
-            after=producer,
-        )
+    if _observer(value) is None:
+        _append(graph, value, str(spec), value.name, node)
 
 
-def _group(value: Value) -> str | None:
-    """The group of the observer that makes or reads a value."""
+def _append(graph: Graph, value: Value, spec: str, group: str, node: Node) -> None:
+    producer, first = value.producer, next(iter(graph.nodes), None)
+    graph.create(
+        Observe.name,
+        [value],
+        {Observe.spec_text.name: spec, Observe.group.name: group},
+        types=value.type,
+        names=f"{value.name}.obs",
+        loc=node.loc,
+        before=first if producer is None else None,
+        after=producer,
+    )
+
+
+def _observer(value: Value) -> Observe | None:
+    """The observer that makes or reads a value."""
     for node in (value.producer, *value.users):
         observe = Observe.of(node)
         if observe is not None:
-            return observe.group
+            return observe
     return None
+
+
+def _group(value: Value) -> str | None:
+    observe = _observer(value)
+    return None if observe is None else observe.group

@@ -6,7 +6,6 @@ It needs no CPU that has the level, and is slow. LLVM's text of the kernels is m
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -20,9 +19,10 @@ from qcompiler.backends.lower import Program
 from qcompiler.backends.program.image import ProgramImage
 from qcompiler.backends.runtime.loader import Bases, KernelObject, LoadedKernel, Loader, StepTable
 from qcompiler.backends.target import Target
+from qcompiler.fork_safety import fork_safe_lock
 
 _functions: list[KernelFunction] = []
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 
 
 class InterpretedProgram(Program):

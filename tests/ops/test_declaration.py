@@ -94,12 +94,9 @@ def test_variadic_operands_come_as_a_tuple() -> None:
 
 
 def test_a_copy_of_sum_is_no_safer_than_sum(registry: None) -> None:
-    class SumAgain(Sum):
-        """The op sum under another name."""
-
-        name = "sum_again"
-
-    for op in ("sum", SumAgain.name):
+    members = {key: member for key, member in vars(Sum).items() if key in ("__doc__", "__module__") or key[:2] != "__"}
+    again = type("SumAgain", Sum.__bases__, {**members, "name": "sum_again"})
+    for op in ("sum", again.name):
         graph = Graph("test", "integer")
         x = graph.add_input("x", TensorType(DType.U8, (9_000_000,), PARAMS))
         attrs = {"axes": (0,), "keepdims": False}
@@ -142,6 +139,12 @@ def test_the_proof_counts_codes_of_any_operand(registry: None) -> None:
         condition = index_operand()
         x = operand()
 
+        def infer(self, condition: TensorType, x: TensorType) -> TensorType:
+            return TensorType(x.dtype, ())
+
+        def reference(self, condition: np.ndarray, x: np.ndarray) -> np.ndarray:
+            return x[condition].sum()
+
         def integer(self, condition: TypedArray, x: TypedArray, *, out: TensorType) -> np.ndarray:
             return x.array
 
@@ -159,8 +162,16 @@ def test_an_op_is_declared_once(registry: None) -> None:
     with pytest.raises(VerifyError, match="declared twice"):
 
         class Again(Op):
+            """Another sum."""
+
             name = "sum"
             x = operand()
+
+            def infer(self, x: TensorType) -> TensorType:
+                return x
+
+            def reference(self, x: np.ndarray) -> np.ndarray:
+                return x
 
 
 def test_an_operand_stands_at_one_position(registry: None) -> None:
