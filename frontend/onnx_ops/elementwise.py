@@ -169,6 +169,9 @@ _BITWISE = {"BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or", "BitwiseXor"
 
 @onnx(*_BITWISE)
 def _bitwise(n: OnnxNode) -> Any:
+    codes, mask = n.raw(0), n.raw(1)
+    if n.op == "BitwiseOr" and isinstance(codes, Codes) and isinstance(mask, np.ndarray) and mask.ndim == 0 == mask:
+        return codes  # as 16-bit codes are exported
     return binary(_BITWISE[n.op], n.x(0), n.x(1))
 
 

@@ -93,6 +93,14 @@ class Builder:
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], **given))
         return outputs
 
+    def kept_words(self, codes: str, base: str) -> str:
+        """16-bit codes that QuantizeLinear has just made, behind a BitwiseOr with 0, which changes none.
+
+        OpenVINO removes a QuantizeLinear of 16 bits with the DequantizeLinear that reads it, as if that only rounded:
+        then nothing saturates. It keeps them where another op lies between.
+        """
+        return self.add("BitwiseOr", [codes, self.constant(np.int16(0), "no_bits")], f"{base}.words")[0]
+
     @contextmanager
     def body(self) -> Iterator[list[onnx.NodeProto]]:
         """The nodes that are added meanwhile: those of a body. They may read what was made before; sizes and other

@@ -107,7 +107,9 @@ class Cell:
         scale = w.constant(quant.scales.reshape(()), "scale")
         zero = w.constant(np.array(quant.zero_point[0], dtype.numpy), "zero_point")
         found = w.emit("QuantizeLinear", x, scale, zero)
-        if quant.qmax < dtype.max:
+        if dtype is DType.I16:
+            found = w.build.kept_words(found, w.base)
+        elif quant.qmax < dtype.max:
             found = w.emit("Min", found, w.constant(np.array(quant.qmax, dtype.numpy), "qmax"))
         return found, scale, zero
 

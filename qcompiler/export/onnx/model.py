@@ -182,7 +182,8 @@ class Model:
             low, high = (self.build.constant(end, f"{name}.bound") for end in ends)
             real = self.build.add("Clip", [real, low, high], f"{name}.clipped")[0]
         given = [real, *self.params(value)]
-        return self.build.add("QuantizeLinear", given, f"{name}.codes", axis=quant.axis)[0]
+        codes = self.build.add("QuantizeLinear", given, f"{name}.codes", axis=quant.axis)[0]
+        return self.build.kept_words(codes, name) if dtype is DType.I16 else codes
 
     # -- nodes
 

@@ -14,7 +14,7 @@ from qcompiler.opdef import REQUIRED, OpDef, Trait, all_ops
 from qcompiler.quantization.tables import build_table, interpolation_bits, interpolation_shift
 from qcompiler.types import DType, TensorType
 
-_INT64 = 7
+_INT32, _INT64 = 6, 7
 
 
 @functools.cache
@@ -63,22 +63,23 @@ def write_lookup(w: NodeWriter) -> str:
 
 
 def _interpolated(w: NodeWriter, knots: np.ndarray) -> str:
-    """The formula of `qcompiler/quantization/tables.py` on i64."""
+    """The formula of `qcompiler/quantization/tables.py` on i32, which holds every number of it. OpenVINO computes i64
+    as i32, and remainders in f32: so remainders by powers of two are written as masks."""
 
     def number(value: int) -> str:
-        return w.constant(np.int64(value), "number")
+        return w.constant(np.int32(value), "number")
 
     shift = interpolation_shift(len(knots))
     bits, out = interpolation_bits(shift), w.node.result.type
-    place = w.emit("Add", w.emit("Cast", w.model.names[id(w.value(0))], to=_INT64), number(2**15))
+    place = w.emit("Add", w.emit("Cast", w.model.names[id(w.value(0))], to=_INT32), number(2**15))
     index = w.emit("Div", place, number(2**shift))
-    fraction = w.emit("Mod", place, number(2**shift))
-    wide = w.emit("Cast", w.model.names[id(w.value(1))], to=_INT64)
-    first = w.emit("Gather", wide, index, axis=0)
-    second = w.emit("Gather", wide, w.emit("Add", index, number(1)), axis=0)
+    fraction = w.emit("BitwiseAnd", place, number(2**shift - 1))
+    first, second = (
+        w.emit("Gather", w.model.names[id(w.value(1))], at, axis=0) for at in (index, w.emit("Add", index, number(1)))
+    )
     rise = w.emit("Mul", w.emit("Sub", second, first), fraction)
     total = w.emit("Add", w.emit("Mul", first, number(2**shift)), rise)
-    shifted = w.emit("Add", total, number(2 ** (bits - 1) + (1 << 40)))  # positive, so that Div rounds down
-    rounded = w.emit("Sub", w.emit("Div", shifted, number(2**bits)), number((1 << 40) >> bits))
+    floored = w.emit("BitwiseAnd", w.emit("Add", total, number(2 ** (bits - 1))), number(-(2**bits)))
+    rounded = w.emit("Div", floored, number(2**bits))
     clamped = w.emit("Min", w.emit("Max", rounded, number(out.params.qmin)), number(out.params.qmax))
     return w.emit("Cast", clamped, to=int(ELEMENTS[out.dtype]))
