@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qcompiler.errors import TraceError
+from qcompiler.frontend.onnx_described import described
 from qcompiler.verify import MAX_NODES
 
 FunctionKey = tuple[str, str, str]
@@ -18,7 +19,9 @@ _GRAPH, _GRAPHS = 5, 10
 
 
 def branches(node: Any) -> Iterator[Any]:
-    """The graphs in a node's attributes."""
+    """The graphs in a node's attributes, from which it is imported."""
+    if described(node) is not None:
+        return
     for attribute in node.attribute:
         if attribute.type == _GRAPH:
             yield attribute.g
@@ -27,7 +30,12 @@ def branches(node: Any) -> Iterator[Any]:
 
 
 def names_read(node: Any) -> Iterator[str]:
-    """The names that a node reads, those of the enclosing graph that its branches read included."""
+    """The names that a node reads, those of the enclosing graph that its branches read included. A node that says
+    what it computes reads the operands of that op alone."""
+    known = described(node)
+    if known is not None:
+        yield from known.names()
+        return
     yield from node.input
     for graph in branches(node):
         own = {value.name for value in (*graph.input, *graph.initializer)}

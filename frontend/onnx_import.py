@@ -36,6 +36,7 @@ from qcompiler.frontend.onnx_checks import (
     checked_opsets,
     read_attributes,
 )
+from qcompiler.frontend.onnx_described import Described, described, emitted, operands_of
 from qcompiler.frontend.onnx_equal_sizes import AS_IN_EXAMPLE, Decided, equal_in_example, sizes_in
 from qcompiler.frontend.onnx_faults import UNKNOWN, Faults, UnknownOps, unknown_ops
 from qcompiler.frontend.onnx_file import load_proto
@@ -109,7 +110,8 @@ def import_onnx(model: Any, example_inputs: Any = None, *, dynamic: Dynamic | No
 def has_meaning(node: Any, opset: int) -> bool:
     """Whether the importer knows an op, or ONNX defines it by others."""
     key = op_key(node)
-    return key in table() or key == "If" or (key == node.op_type and is_defined(key, opset))
+    known = key in table() or key == "If" or described(node) is not None
+    return known or (key == node.op_type and is_defined(key, opset))
 
 
 def op_key(node: Any) -> str:
@@ -338,7 +340,7 @@ class _Importer:
                     where=where,
                     hint=_maker_after(nodes, index, read),
                 )
-        if any(self.values[read] is UNKNOWN for read in proto.input):
+        if any(self.values[read] is UNKNOWN for read in operands_of(proto)):
             self.values.update((made, UNKNOWN) for made in proto.output if made)
             return
         try:
@@ -362,6 +364,9 @@ class _Importer:
         check_schema(proto, opset, where)
         if key == "If":
             return self._branch(proto, where)
+        layer = described(proto)
+        if layer is not None:
+            return self._layer(layer, proto, where)
         if key not in table():
             return self._defined(proto, opset, where)
         attrs = read_attributes(proto, self.reader, where, place.removeprefix(f"{self.file}, "))
@@ -412,6 +417,14 @@ class _Importer:
         """What to do where sizes of a node may differ, for want of an example."""
         has_open = any(isinstance(size, Dim) for value in node.values for size in sizes_in(value))
         return self.trace.missing_example if has_open and not self.examples else None
+
+    def _layer(self, layer: Described, proto: Any, where: str) -> tuple[Any, ...]:
+        """The outputs of a recurrent layer that we exported as a Scan."""
+        with self.trace.scope(_path(proto), f"onnx.{layer.op}"):
+            results = emitted(layer, self.values, self.trace, where)
+        for name, result in zip(proto.output, results):
+            self._name(name, result, bool(name))
+        return results
 
     def _branch(self, proto: Any, where: str) -> tuple[Any, ...]:
         """The outputs of the branch of an If that its condition selects."""

@@ -20,7 +20,7 @@ def network(seed: int, qconfig: str | None = None) -> tuple[Graph, list[np.ndarr
     """The integer graph of a random network, by default with the seed's own qconfig, and arrays for its inputs."""
     qconfig = qconfig or QCONFIGS[seed % len(QCONFIGS)]
     is_dynamic = qconfig.startswith("dynamic")
-    made = _Network(seed) if is_dynamic else RandomGraph(seed)
+    made = _Network(seed)
     graph = made.build()
     data = None if is_dynamic else [tuple(made.arrays(seed + 1000 * i)) for i in (1, 2)]
     return qc.compile(graph, qconfig, calibration_data=data, target="reference").graph, made.arrays(seed)

@@ -11,11 +11,15 @@ import pytest
 
 import qcompiler as qc
 from qcompiler import nn
+from qcompiler.errors import TraceError
 from qcompiler.export.check import check_export
 from qcompiler.export.forms import FORMS
+from qcompiler.export.onnx.model import onnx_model
+from qcompiler.frontend.onnx_import import import_onnx
 from qcompiler.interpreter import run
 from qcompiler.ir import Graph
 from qcompiler.ops.recurrent import Recurrent
+from tests.sample_graphs import CASES, random_array, sample_graph
 
 STEPS, UNITS = 6, 24
 
@@ -68,3 +72,33 @@ def test_states_are_carried_without_qcompiler(form: str, tmp_path: pathlib.Path)
         else:  # a state is in [-1, 1]: a code of it is at most 2 / 255
             assert error.max_abs <= 2 / 255, error.name
             assert error.sqnr_db > 60, error.name
+
+
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn"])
+def test_layers_come_back_from_onnx(op: str) -> None:
+    """Layers that were exported as a Scan are the same layers again, to the bit; not if the Scan was changed."""
+    tried = 0
+    for case, index in CASES:
+        if case.name != op:
+            continue
+        graph, rng = sample_graph(case, index), np.random.default_rng(2)
+        model = onnx_model(graph)
+        scans = [node for node in model.graph.node if node.op_type == "Scan"]
+        if not scans:
+            continue
+        tried += 1
+        back = import_onnx(model)
+        (was,), (now,) = graph.node_list, back.node_list
+        assert (was.op, dict(was.attrs)) == (now.op, dict(now.attrs))
+        assert [value and value.name for value in was.operands] == [value and value.name for value in now.operands]
+        inputs = [random_array(value.type, rng) for value in graph.inputs]
+        assert [a.tobytes() for a in run(graph, inputs)] == [b.tobytes() for b in run(back, inputs)]
+        said = scans[0].metadata_props[0]
+        kept, said.value = said.value, said.value.replace('"clip": ', '"clip": "much", "unused": ')
+        with pytest.raises(TraceError, match="does not fit"):
+            import_onnx(model)
+        said.value = kept
+        scans[0].attribute[0].g.node[0].name = "changed"
+        with pytest.raises(TraceError, match="Scan is not supported|not supported"):
+            import_onnx(model)
+    assert tried >= 2

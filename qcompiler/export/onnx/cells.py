@@ -14,6 +14,7 @@ from qcompiler.dims import DimLike
 from qcompiler.export.onnx.builder import ELEMENTS
 from qcompiler.export.onnx.dynamic import dynamic_codes, product_of_codes
 from qcompiler.export.onnx.node import NodeWriter, Refusal
+from qcompiler.frontend.onnx_described import KEY, Stored, description
 from qcompiler.ir import Const
 from qcompiler.ops.recurrent import BY_ROW, Gru, Lstm
 from qcompiler.quantization import qmath
@@ -48,16 +49,19 @@ def scanned(w: NodeWriter) -> list[str]:
         steps = w.emit("Squeeze", w.build.size(w.type().shape[0], w.base), w.ints([0]))
         walked.append(w.emit("Range", w.constant(np.int64(0)), steps, w.constant(np.int64(1))))
     direction = [int(w.op.reverse)] * len(walked)
+    body = cell.body(len(states))
     *last, y = w.emits(
         len(states) + 1,
         "Scan",
         *states,
         *walked,
-        body=cell.body(len(states)),
+        body=body,
         num_scan_inputs=len(walked),
         scan_input_directions=direction,
         scan_output_directions=direction[:1],
     )
+    text = description(w.node.op, cell.operands(), w.node.attrs, body)
+    w.build.nodes[-1].metadata_props.add(key=KEY, value=text)
     return [y, *last]
 
 
@@ -72,6 +76,16 @@ class Cell:
         self.turned = {} if self.has_codes else {index: w.model.transposed(w.value(index)) for index in (1, 2)}
         if w.has(9) and isinstance(w.op, Lstm):
             self.turned[9] = w.model.transposed(w.value(9))
+        self.stored: dict[int, list[str]] = {index: [name] for index, name in self.turned.items()}
+
+    def operands(self) -> list[str | Stored]:
+        """The operands in the file. Weights are constants in the form that the products read, of which OpenVINO does
+        not let a body read any that nodes compute."""
+        found: list[str | Stored] = []
+        for index, value in enumerate(self.w.operands):
+            is_stored = index in self.stored and isinstance(value, Const)
+            found.append(Stored(value.name, self.stored[index]) if is_stored and value else self.w.x(index))
+        return found
 
     # -- products
 
@@ -91,15 +105,16 @@ class Cell:
     def _product(self, codes: str, scale: str, zero: str, index: int, gates: slice) -> str:
         """Rule (8). The weights become u8, plus 128: see `Model.unsigned`."""
         w, weight, op = self.w, self.w.value(index), type(self.op)
-        scales = w.value((op.ih_scale if index == 1 else op.hh_scale).index)
-        if not isinstance(weight, Const) or not isinstance(scales, Const):
+        if not isinstance(weight, Const):
             raise Refusal("a recurrent layer whose weights are codes that are no constants")
         data = weight.data[gates].astype(np.int32)
         if not data.shape[1]:
             raise Refusal("a sum of no products, which ONNX Runtime leaves unset")
         turned = w.constant((data.T + 128).astype(np.uint8), "weight")
+        self.stored.setdefault(index, []).append(turned)
         sums = data.sum(axis=1, dtype=np.int64).astype(np.int32)
-        return product_of_codes(w, (codes, scale, zero), turned, w.constant(np.uint8(128)), sums, scales.data[gates])
+        scales = self._part(w.x((op.ih_scale if index == 1 else op.hh_scale).index), 0, gates)
+        return product_of_codes(w, (codes, scale, zero), turned, w.constant(np.uint8(128)), sums, scales)
 
     def codes(self, x: str, quant: QuantParams, dtype: DType) -> tuple[str, str, str]:
         """Codes of given parameters, their scale and their zero point."""

@@ -42,19 +42,19 @@ def dynamic_codes(w: NodeWriter, x: str, by_row: bool, qmin: int, qmax: int) -> 
 
 
 def product_of_codes(
-    w: NodeWriter, given: Sequence[str], weight: str, zero_points: str, sums: np.ndarray, scales: np.ndarray
+    w: NodeWriter, given: Sequence[str], weight: str, zero_points: str, sums: np.ndarray, scales: str
 ) -> str:
     """Rule (8) without the bias: the sum of q * (qw - zw) less zp times the sum of (qw - zw), both exact.
 
     given: codes, scales and zero points of the rows. weight: [inputs, outputs], with its zero points. sums: i32
-    [outputs], those of the centered weight. scales: f32 [outputs] or [1], the weight's.
+    [outputs], those of the centered weight. scales: the tensor f32 [outputs] or [1] of the weight's.
     """
     codes, scale, zero = given
     i32 = int(ELEMENTS[DType.I32])
     products = w.emit("MatMulInteger", codes, weight, w.constant(np.uint8(0), "no_zero_point"), zero_points)
     shift = w.emit("Mul", w.emit("Cast", zero, to=i32), w.constant(sums, "sums"))
     total = w.emit("Cast", w.emit("Sub", products, shift), to=int(ELEMENTS[DType.F32]))
-    return w.emit("Mul", total, w.emit("Mul", scale, w.constant(scales, "weight_scale")))
+    return w.emit("Mul", total, w.emit("Mul", scale, scales))
 
 
 @writes(DynamicLinear)
@@ -68,5 +68,7 @@ def dynamic_linear(w: NodeWriter) -> str:
     quant = weight.type.params
     turned, _, zero_points = w.model.unsigned(weight, weight.data.T)
     sums = centered(weight.data, quant).sum(axis=1, dtype=np.int64).astype(np.int32)
-    y = product_of_codes(w, [w.x(0), w.x(1), w.x(2)], turned, zero_points, sums, quant.scales)
+    y = product_of_codes(
+        w, [w.x(0), w.x(1), w.x(2)], turned, zero_points, sums, w.constant(quant.scales, "weight_scale")
+    )
     return w.activated(w.emit("Add", y, w.x(4)) if w.has(4) else y)
