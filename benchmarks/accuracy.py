@@ -61,7 +61,7 @@ def _session(path: pathlib.Path) -> Run:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda item: session.run(None, dict(item))
 
