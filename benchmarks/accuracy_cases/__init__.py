@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from accuracy_cases import calls, lines, pictures, sentences, sound, trained
+from accuracy_cases import calls, hearing, lines, pictures, scenes, sentences, sound, texts, trained
 from accuracy_cases.case import Maker
 
 CASES: dict[str, Maker] = {
@@ -23,4 +23,11 @@ CASES: dict[str, Maker] = {
     "LSTM layers": partial(trained.recurrent_layers, kind="LSTM"),
     "GRU layers": partial(trained.recurrent_layers, kind="GRU"),
     "log front end": trained.log_front_end,
+    "Magika, file types": texts.file_types,
+    "AttaCut, Thai words": texts.thai_words,
+    "Resemblyzer, speakers": hearing.speakers,
+    "openWakeWord, a wake word": hearing.wake_word,
+    "Basic Pitch, notes": hearing.notes,
+    "CenterFace, faces": scenes.faces,
+    "Real-ESRGAN, enlarged photographs": scenes.enlarge,
 }
