@@ -125,7 +125,12 @@ def _prepared(case: Case, folder: pathlib.Path) -> pathlib.Path:
     if next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")) < 13:
         model = version_converter.convert_version(model, 13)
     onnx.save(model, folder / "float.onnx")
-    quant_pre_process(str(folder / "float.onnx"), str(folder / "prepared.onnx"))
+    source, target = str(folder / "float.onnx"), str(folder / "prepared.onnx")
+    try:
+        quant_pre_process(source, target)
+    except Exception as error:  # it raises no other class where its symbolic shapes are incomplete
+        print(f"{case.onnx.name}: {error}: prepared without symbolic shapes", file=sys.stderr)
+        quant_pre_process(source, target, skip_symbolic_shape=True)
     return folder / "prepared.onnx"
 
 
