@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from accuracy_cases.case import Case, Outputs, agreement, first, package_folder
-from accuracy_cases.sound import _WORDS, RATE, _speak
+from accuracy_cases.sound import RATE, WORDS, speak
 
 _VARIANTS = ("m1", "m3", "m7", "f1", "f2", "f4")
 
@@ -34,7 +34,7 @@ def _speaker(voice: str, pieces: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < pieces * RATE * 1.6 + RATE:
-        parts.append(_speak(" ".join(rng.choice(_WORDS, 60)), voice, 50, int(rng.integers(140, 190))))
+        parts.append(speak(" ".join(rng.choice(WORDS, 60)), voice, 50, int(rng.integers(140, 190))))
     speech = np.concatenate(parts)
     speech = speech * (10 ** (-30 / 20) / np.sqrt(np.mean(speech**2)))
     noise = rng.normal(size=len(speech)) * 10 ** (-rng.uniform(50, 60) / 20)
@@ -101,7 +101,7 @@ def speakers(folder: pathlib.Path, items: int | None) -> Case:
 
 def _wake_clip(word: str, voice: str, rng: np.random.Generator) -> np.ndarray:
     """Two seconds that end soon after the word, in noise: f32 in the range of i16."""
-    sound = _speak(word, voice, int(rng.integers(20, 80)), int(rng.integers(110, 180)))
+    sound = speak(word, voice, int(rng.integers(20, 80)), int(rng.integers(110, 180)))
     loud = np.flatnonzero(np.abs(sound) > 0.02)
     sound = sound[: loud[-1] + 1] if len(loud) else sound
     end = 2 * RATE - int(rng.uniform(0.05, 0.35) * RATE)
