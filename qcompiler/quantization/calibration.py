@@ -169,6 +169,8 @@ class Calibration(Mapping[str, Observer]):
         """The old groups whose members are, together, exactly the given ones."""
         if group in self and group not in self.members:
             return [group]  # unknown members
+        if set(self.members.get(group, ())) == set(members):
+            return [group]  # also where a member is in two groups, as one first state of both h and c
         group_of = {name: each for each, names in self.members.items() for name in names}
         missing = [name for name in members if name not in group_of]
         if missing:

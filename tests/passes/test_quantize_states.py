@@ -68,6 +68,24 @@ def test_first_states_count_in_the_range_of_states(name: str) -> None:
     assert np.abs(compiled(*given) - qc.compile(Continued(), None, given)(*given)).max() < 0.06
 
 
+def test_one_first_state_of_both_h_and_c() -> None:
+    """Torch exports the zeros of both, of all layers, as one constant, which is then in the groups of all states."""
+    inner, x = layer("LSTM"), BATCHES[0][:3]
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any, state: Any) -> Any:
+            return self.inner(x, (state, state))[0]
+
+    given = (x, np.full((1, 3, 20), 0.5, np.float32))
+    compiled = qc.compile(Shared(), "int8", given, calibration_data=[given])
+    assert not compiled.program.python_nodes
+    assert np.abs(compiled(*given) - qc.compile(Shared(), None, given)(*given)).max() < 0.06
+
+
 def test_a_row_has_the_same_bits_alone_and_in_a_batch() -> None:
     compiled, x = static(layer("LSTM")), BATCHES[1]
     together = compiled(x)[0]
