@@ -13,6 +13,7 @@ torch module.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -125,9 +126,10 @@ def _prepared(case: Case, folder: pathlib.Path) -> pathlib.Path:
     if next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")) < 13:
         model = version_converter.convert_version(model, 13)
     onnx.save(model, folder / "float.onnx")
-    source, target = str(folder / "float.onnx"), str(folder / "prepared.onnx")
+    source, target = str((folder / "float.onnx").resolve()), str((folder / "prepared.onnx").resolve())
     try:
-        quant_pre_process(source, target)
+        with contextlib.chdir(folder):  # a failed inference of symbolic shapes leaves files, with weights, behind
+            quant_pre_process(source, target)
     except Exception as error:  # it raises no other class where its symbolic shapes are incomplete
         print(f"{case.onnx.name}: {error}: prepared without symbolic shapes", file=sys.stderr)
         quant_pre_process(source, target, skip_symbolic_shape=True)
