@@ -19,6 +19,7 @@ class Refusal:
         why: the reason.
         message: a regular expression of the error's first line, behind the op's name.
         at_call: whether a call is refused, for its sizes, and not the import.
+        open_sizes: whether the import is refused for sizes that the file leaves open.
     """
 
     ops: str
@@ -26,6 +27,7 @@ class Refusal:
     why: str
     message: str
     at_call: bool = False
+    open_sizes: bool = False
 
     def fits(self, op: str, message: str) -> bool:
         return (self.ops == "any" or op in self.ops.split()) and re.search(self.message, message) is not None
@@ -77,7 +79,9 @@ REFUSALS = (
         "mode=cubic of an open axis",
         "the weights of its pixels are constants",
         "mode='cubic' of an open axis",
+        open_sizes=True,
     ),
+    Refusal("Flatten", "a negative axis before opset 11", "ONNX had none then", "a negative axis, which opsets before"),
     Refusal(
         "Resize",
         "coordinate_transformation_mode half_pixel_symmetric, tf_half_pixel_for_nn, tf_crop_and_resize",
